@@ -1,0 +1,209 @@
+"""Where a round meets nnU-Net: training sets on disk, trainings, checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import shutil
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from tqdm import tqdm
+
+from nnunet_assft.active.paths import TRAINERS, ExperimentPaths
+from nnunet_assft.active.state import Model
+from nnunet_assft.errors import AssftError
+from nnunet_assft.files import PARTIAL, link_or_copy, read_json, sha256_file, write_json
+from nnunet_assft.network.pretrained import load_pretrained_encoder
+from nnunet_assft.planning.planner import CONFIGURATION
+from nnunet_assft.planning.preprocessing import check_label, image_properties, write_training_label
+from nnunet_assft.planning.raw_dataset import RawDataset
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every step of a round reads: the raw dataset, the plans, the device to compute on."""
+
+    dataset: RawDataset
+    plans: dict[str, Any]
+    paths: ExperimentPaths
+    device: torch.device
+
+    @property
+    def image_folder(self) -> Path:
+        return self.paths.preprocessed / self.plans["configurations"][CONFIGURATION]["data_identifier"]
+
+    def checked_label(self, case: str, label_file: Path) -> Any:
+        """The label of a case that may be seen, see `check_label`."""
+        properties = image_properties(self.image_folder, case, self.plans)
+        return check_label(case, label_file, self.dataset.reader, properties, self.dataset.labels)
+
+
+# The network before round 0 --------------------------------------------------------------------------------------------
+
+
+def write_initial_network(
+    file: Path, plans: dict[str, Any], dataset_json: dict[str, Any], seed: int, encoder: Path | None
+) -> dict[str, Any] | None:
+    """[E^(p); D^(0)]: Kaiming initialisation under `seed`, then the pretrained encoder, strictly. Returns its report."""
+    plans_manager = PlansManager(plans)
+    configuration = plans_manager.get_configuration(CONFIGURATION)
+    torch.manual_seed(seed)
+    network = get_network_from_plans(
+        configuration.network_arch_class_name,
+        configuration.network_arch_init_kwargs,
+        configuration.network_arch_init_kwargs_req_import,
+        determine_num_input_channels(plans_manager, configuration, dataset_json),
+        plans_manager.get_label_manager(dataset_json).num_segmentation_heads,
+        allow_init=True,
+        deep_supervision=False,
+    )
+    report = None
+    if encoder is not None:
+        try:
+            report = load_pretrained_encoder(network, encoder)
+        except ValueError as error:
+            raise AssftError(str(error)) from error
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_weights(file, network.state_dict())
+    return None if report is None else dataclasses.asdict(report)
+
+
+def save_weights(file: Path, weights: Mapping[str, torch.Tensor]) -> None:
+    partial = file.with_name(f"{PARTIAL}_{file.name}")
+    torch.save({"network_weights": dict(weights)}, partial)
+    os.replace(partial, file)
+
+
+def load_weights(file: Path) -> dict[str, torch.Tensor]:
+    try:
+        weights: dict[str, torch.Tensor] = torch.load(file, map_location="cpu", weights_only=False)["network_weights"]
+    except (RuntimeError, OSError, EOFError, KeyError) as error:
+        raise AssftError(f"The checkpoint {file} cannot be read ({' '.join(str(error).split())[:120]}). Restore it, or "
+                         "move it away to train this stage again.") from error  # fmt: skip
+    return weights
+
+
+def weights_sha256(weights: Mapping[str, torch.Tensor]) -> str:
+    """Checksum of the weights alone: equal trainings have equal sums, whatever else their checkpoints hold."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode())
+        digest.update(weights[name].detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+# Training sets ---------------------------------------------------------------------------------------------------------
+
+
+def write_training_set(
+    context: Context,
+    r: int,
+    stage: str,
+    human_labels: Mapping[str, Path],
+    pseudo_labels: Mapping[str, Path],
+    *,
+    start_from: str,
+    epochs: int,
+) -> dict[str, Any]:
+    """The folder that holds exactly the cases this stage may see, and its stage file. Returns the content of that file.
+
+    Images are hard links to the preprocessed pool. A label that an earlier stage has preprocessed is linked as well.
+    The folder appears in one step, when it is complete.
+    """
+    paths = context.paths
+    labels = {**human_labels, **pseudo_labels}
+    cases = {
+        case: {"kind": "pseudo" if case in pseudo_labels else "human", "label_sha256": sha256_file(labels[case])}
+        for case in sorted(labels)
+    }
+    content = {"round": r, "stage": stage, "start_from": start_from, "epochs": epochs, "cases": cases}
+    folder, file = paths.training_set(r, stage), paths.stage_file(r, stage)
+    if folder.is_dir() and file.is_file() and read_json(file) == content:
+        return content
+    file.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial = folder.with_name(f"{PARTIAL}_{folder.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    preprocessed_before = _preprocessed_labels(paths)
+    for case, entry in tqdm(cases.items(), desc=f"round {r}: {stage} training set", unit="case", leave=False):
+        link_or_copy(context.image_folder / f"{case}.b2nd", partial / f"{case}.b2nd")
+        earlier = preprocessed_before.get((case, entry["label_sha256"]))
+        if earlier is None:
+            label = context.checked_label(case, labels[case])
+            write_training_label(label, case, context.image_folder, partial, context.plans, context.dataset.dataset_json)
+        else:
+            for ending in ("_seg.b2nd", ".pkl"):
+                link_or_copy(earlier / f"{case}{ending}", partial / f"{case}{ending}")
+    for case, label_file in human_labels.items():  # where stock nnU-Net looks for the reference of its validation
+        link_or_copy(label_file, paths.stages / "gt_segmentations" / f"{case}{context.dataset.file_ending}")
+    os.replace(partial, folder)
+    write_json(file, content)
+    return content
+
+
+def _preprocessed_labels(paths: ExperimentPaths) -> dict[tuple[str, str], Path]:
+    """(case, checksum of the raw label) -> training set of an earlier stage that has it preprocessed."""
+    found = {}
+    for file in sorted(paths.stages.glob("round_*.json")):
+        folder = file.with_suffix("")
+        if folder.is_dir():
+            for case, entry in read_json(file)["cases"].items():
+                found[case, entry["label_sha256"]] = folder
+    return found
+
+
+# Training --------------------------------------------------------------------------------------------------------------
+
+
+def train_stage(context: Context, r: int, stage: str, stage_content: dict[str, Any]) -> Model:
+    """Trains one stage, or goes on with it from nnU-Net's latest checkpoint, or finds it done.
+
+    What belongs to another training set (a label was replaced, the round was planned anew) is moved aside, never resumed.
+    """
+    paths = context.paths
+    checkpoint = paths.checkpoint(r, stage)
+    fold = checkpoint.parent
+    owner = fold / "stage.json"
+    if any(fold.glob("checkpoint_*.pth")) and not (owner.is_file() and read_json(owner) == stage_content):
+        os.replace(fold, _free_name(fold.with_name(f"outdated_{fold.name}")))
+    if not checkpoint.is_file():
+        write_json(owner, stage_content)
+        with open(paths.log_file, "a") as log, redirect_stdout(log):
+            _run_training(context, r, stage, fold)
+    weights = load_weights(checkpoint)
+    return Model(stage, str(checkpoint.relative_to(paths.results_of_dataset)), weights_sha256(weights))
+
+
+def _run_training(context: Context, r: int, stage: str, fold: Path) -> None:
+    trainer_class = recursive_find_trainer_class_by_name(TRAINERS[stage])
+    latest = fold / "checkpoint_latest.pth"
+    plans = {**context.plans, "continue_training": latest.is_file()}
+    trainer = trainer_class(plans, CONFIGURATION, r, context.dataset.dataset_json, context.device)
+    if context.device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+    if latest.is_file():
+        load_weights(latest)  # says which file is broken, instead of starting anew
+        trainer.load_checkpoint(str(latest))
+    with tqdm(total=trainer.num_epochs, initial=trainer.current_epoch, desc=f"round {r}: {stage} training", unit="epoch", leave=False) as bar:
+
+        def show(done: Any) -> None:
+            bar.set_postfix(loss=f"{done.logger.get_value('train_losses', step=-1):.3f}", refresh=False)
+            bar.update()
+
+        trainer.after_epoch = show
+        trainer.run_training()
+
+
+def _free_name(path: Path) -> Path:
+    return next(p for n in range(1, 10_000) if not (p := path.with_name(f"{path.name}_{n}")).exists())

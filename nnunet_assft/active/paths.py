@@ -1,0 +1,112 @@
+"""Every path of an experiment, in one class. Fold = round."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
+
+from nnunet_assft.planning.planner import CONFIGURATION
+
+TRAINERS = {"supervised": "nnUNetTrainerASSFTSupervised", "semi": "nnUNetTrainerASSFT"}
+
+
+@dataclass(frozen=True)
+class ExperimentPaths:
+    """dataset: folder name `Dataset218_NAME`; experiment: its name, `assft` by default."""
+
+    dataset: str
+    experiment: str
+
+    # nnUNet_raw ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def raw(self) -> Path:
+        return Path(str(nnUNet_raw), self.dataset)
+
+    def pseudo_label_folder(self, r: int) -> Path:
+        """Holds pseudo_labels/CASE.nii.gz, provenance.json and dataset.json of round r."""
+        return self.raw / "assft" / self.experiment / f"round_{r:02d}"
+
+    # nnUNet_preprocessed ------------------------------------------------------------------------------------------------
+
+    @property
+    def preprocessed(self) -> Path:
+        return Path(str(nnUNet_preprocessed), self.dataset)
+
+    @property
+    def plans_name(self) -> str:
+        return "nnUNetASSFTPlans" if self.experiment == "assft" else f"nnUNetASSFTPlans_{self.experiment}"
+
+    @property
+    def plans(self) -> Path:
+        return self.preprocessed / f"{self.plans_name}.json"
+
+    @property
+    def fingerprint_cases(self) -> Path:
+        return self.preprocessed / "assft_fingerprint"
+
+    @property
+    def stages(self) -> Path:
+        """What the trainers see as nnU-Net's preprocessed dataset folder: training sets, fingerprint, gt_segmentations."""
+        return self.preprocessed / "assft" / self.experiment
+
+    def training_set(self, r: int, stage: str) -> Path:
+        return self.stages / f"round_{r:02d}_{stage}"
+
+    def stage_file(self, r: int, stage: str) -> Path:
+        return self.stages / f"round_{r:02d}_{stage}.json"
+
+    # nnUNet_results -----------------------------------------------------------------------------------------------------
+
+    @property
+    def results_of_dataset(self) -> Path:
+        return Path(str(nnUNet_results), self.dataset)
+
+    @property
+    def results(self) -> Path:
+        return self.results_of_dataset / "assft" / self.experiment
+
+    @property
+    def experiment_file(self) -> Path:
+        return self.results / "experiment.json"
+
+    @property
+    def initial_network(self) -> Path:
+        """E^(p) and D^(0): what round 0 starts from."""
+        return self.results / "initial_network.pth"
+
+    @property
+    def splits_file(self) -> Path:
+        return self.results / "splits.json"
+
+    @property
+    def lock_file(self) -> Path:
+        return self.results / ".lock"
+
+    @property
+    def log_file(self) -> Path:
+        return self.results / "log.txt"
+
+    def round_file(self, r: int) -> Path:
+        return self.results / f"round_{r:02d}.json"
+
+    def step_file(self, r: int, step: str) -> Path:
+        return self.results / "steps" / f"round_{r:02d}_{step}.json"
+
+    def scores_file(self, r: int) -> Path:
+        return self.results / f"scores_round_{r:02d}.csv"
+
+    def records(self, name: str) -> Path:
+        return self.results / "records" / name
+
+    def test_predictions(self, r: int) -> Path:
+        return self.results / f"test_round_{r:02d}"
+
+    def model_folder(self, stage: str) -> Path:
+        """An ordinary nnU-Net model folder (`nnUNetv2_predict_from_modelfolder -m`)."""
+        return self.results_of_dataset / f"{TRAINERS[stage]}__{self.plans_name}__{CONFIGURATION}"
+
+    def checkpoint(self, r: int, stage: str) -> Path:
+        return self.model_folder(stage) / f"fold_{r}" / "checkpoint_final.pth"

@@ -1,0 +1,69 @@
+"""Pseudo-labels written back into the raw dataset: original geometry, never into labelsTr, with their provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from nnunet_assft.active.inference import Scorer
+from nnunet_assft.active.nnunet_io import Context
+from nnunet_assft.files import atomic_path, sha256_file, write_json
+from nnunet_assft.planning.preprocessing import load_image, load_properties
+
+
+def write_pseudo_labels(
+    context: Context,
+    r: int,
+    scorer: Scorer,
+    selected: Mapping[str, Mapping[str, Any]],
+    human_labels: Mapping[str, Path],
+    provenance: Mapping[str, Any],
+) -> dict[str, Path]:
+    """Predict the selected cases and write round_RR/{pseudo_labels/CASE, provenance.json, dataset.json}.
+
+    selected: case -> confidence, distance, reliability, rank. provenance: what holds for all of them (round, model, ...).
+    dataset.json lists the exact training set of the round, human and pseudo labels, in nnU-Net's `dataset` form.
+    """
+    folder = context.paths.pseudo_label_folder(r)
+    files = {case: folder / "pseudo_labels" / f"{case}{context.dataset.file_ending}" for case in selected}
+    entries = {}
+    for case in tqdm(selected, desc=f"round {r}: pseudo-labels", unit="case", leave=False):
+        properties = load_properties(context.image_folder, case)
+        segmentation = scorer.segment(load_image(context.image_folder, case), properties, mirroring=False)
+        write_segmentation(context, segmentation, files[case], properties)
+        counts = np.bincount(segmentation.ravel(), minlength=max(context.dataset.foreground_labels) + 1)
+        entries[case] = {**selected[case], "sha256": sha256_file(files[case]), "voxels": counts.tolist()}
+    for stale in (folder / "pseudo_labels").glob("*"):  # of an attempt with another model
+        if stale not in files.values():
+            stale.unlink()
+    write_json(folder / "dataset.json", _dataset_json(context, human_labels, files))
+    write_json(folder / "provenance.json", {**provenance, "cases": entries})  # last: it vouches for the others
+    return files
+
+
+def write_segmentation(context: Context, segmentation: np.ndarray, file: Path, properties: dict[str, Any]) -> None:
+    """A segmentation, (z, y, x), in the geometry of its image, by nnU-Net's own writer."""
+    with atomic_path(file) as partial:
+        context.dataset.reader.write_seg(segmentation, str(partial), properties)
+
+
+def _dataset_json(context: Context, human_labels: Mapping[str, Path], pseudo_labels: Mapping[str, Path]) -> dict[str, Any]:
+    root = context.paths.raw.parent
+    keep = {key: value for key, value in context.dataset.dataset_json.items() if key not in ("dataset", "numTraining")}
+    labels = {**human_labels, **pseudo_labels}
+
+    def portable(file: Path) -> str:  # nnU-Net expands variables, so the file can be copied to any dataset folder
+        return f"$nnUNet_raw/{file.relative_to(root).as_posix()}" if file.is_relative_to(root) else str(file)
+
+    return {
+        **keep,
+        "numTraining": len(labels),
+        "dataset": {
+            case: {"images": [portable(file) for file in context.dataset.images[case]], "label": portable(labels[case])}
+            for case in sorted(labels)
+        },
+    }

@@ -1,0 +1,344 @@
+"""Algorithm 1 of the paper. `run_round` is the body of its loop; the functions below it are its lines, in order."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from nnunet_assft.active import metrics
+from nnunet_assft.active.annotation import annotate
+from nnunet_assft.active.inference import CaseRecord, Scorer
+from nnunet_assft.active.nnunet_io import Context, load_weights, train_stage, write_training_set
+from nnunet_assft.active.pseudo_labels import write_pseudo_labels, write_segmentation
+from nnunet_assft.active.state import Experiment, Model, Round, command, finished_rounds, step, write_splits
+from nnunet_assft.active.strategies import STRATEGIES, QueryPool
+from nnunet_assft.errors import AssftError
+from nnunet_assft.evaluation.dice import evaluate_cases
+from nnunet_assft.files import read_json, write_json, write_text
+from nnunet_assft.planning.preprocessing import load_image, load_properties
+from nnunet_assft.planning.raw_dataset import find_dataset
+
+
+def run_round(experiment: Experiment, r: int, device: torch.device) -> Round:
+    """Round r of Algorithm 1; round 0 is its one-shot start. Goes on where an earlier call stopped; a finished round is kept.
+
+    Raises `AssftError` if an earlier round is not finished or an input cannot be used, `WaitingForAnnotation` if a human
+    has to label the queried cases first.
+    """
+    if experiment.paths.round_file(r).is_file():
+        return Round.load(experiment.paths, r)
+    before = _round_before(experiment, r)
+    context = open_context(experiment, device)
+    strategy = STRATEGIES[experiment.strategy]
+    with _only_process(experiment):
+        queried, excluded = _query(context, experiment, r, before)  # lines 6, 10-13
+        annotate(context, experiment.annotator, queried)  # lines 6, 13
+        labelled = tuple(sorted({*(before.labelled if before else ()), *queried}))  # lines 7, 14
+        unlabelled = tuple(case for case in experiment.pool if case not in labelled)
+        start = before.model.checkpoint if before else str(experiment.paths.initial_network.relative_to(context.paths.results_of_dataset))
+        model = _train(context, experiment, r, "supervised", labelled, {}, start)  # lines 6, 15
+        reliability: dict[str, float] = {}
+        if strategy.semi_supervised and r >= 1 and unlabelled:
+            selected = _select(context, experiment, r, model, labelled, unlabelled)  # line 16
+            reliability = {case: entry["reliability"] for case, entry in selected.items()}
+            pseudo_labels = _write_pseudo_labels(context, experiment, r, model, labelled, selected)  # line 17
+            model = _train(context, experiment, r, "semi", labelled, pseudo_labels, model.checkpoint)  # lines 18-19
+        dice = _evaluate(context, experiment, r, model)
+        done = Round(
+            round=r,
+            labelled=labelled,
+            unlabelled=unlabelled,
+            queried=tuple(queried),
+            excluded=tuple(excluded),
+            pseudo_labelled=tuple(sorted(reliability)),
+            reliability=reliability,
+            test=experiment.test,
+            model=model,
+            dice=dice,
+        )
+        done.save(experiment.paths)
+        write_splits(experiment)
+    return done
+
+
+def open_context(experiment: Experiment, device: torch.device) -> Context:
+    """The dataset and plans of an experiment. Raises `AssftError` if an image it was planned with has gone."""
+    dataset = find_dataset(experiment.dataset)
+    gone = [case for case in experiment.pool if case not in dataset.images]
+    if gone:
+        raise AssftError(f"{dataset.folder / 'imagesTr'} lacks {len(gone)} cases the experiment was planned with: {', '.join(gone[:5])}. "
+                         "Put them back and type the same command again.")  # fmt: skip
+    context = Context(dataset, read_json(experiment.paths.plans), experiment.paths, device)
+    lost = [case for case in (*experiment.pool, *experiment.test) if not (context.image_folder / f"{case}.pkl").is_file()]
+    if lost:
+        raise AssftError(f"{context.image_folder} lacks {len(lost)} preprocessed cases: {', '.join(lost[:5])}. "
+                         f"Type {command('plan', experiment.dataset, experiment.name)} with its options to preprocess them again.")  # fmt: skip
+    return context
+
+
+def _round_before(experiment: Experiment, r: int) -> Round | None:
+    if not 0 <= r <= experiment.n_rounds:
+        raise AssftError(f"Round {r} does not exist: experiment {experiment.name!r} has rounds 0 to {experiment.n_rounds}.")
+    if r == 0:
+        return None
+    done = finished_rounds(experiment)
+    if len(done) < r:
+        next_command = command("round", experiment.dataset, experiment.name, "-r", str(len(done)))
+        raise AssftError(f"Round {r} starts from round {r - 1}, which is not finished; {len(done)} of {experiment.n_rounds + 1} rounds "
+                         f"are. Type: {next_command}")  # fmt: skip
+    if not done[r - 1].unlabelled:
+        raise AssftError(f"Every case of the pool is labelled since round {r - 1}; there is nothing left to query.")
+    return done[r - 1]
+
+
+# Query: Eqs. 1-16 ------------------------------------------------------------------------------------------------------
+
+
+def _query(context: Context, experiment: Experiment, r: int, before: Round | None) -> tuple[list[str], list[str]]:
+    """(cases to annotate, best first; cases that rule 3.4 keeps out of this query)."""
+    if before is None:
+        return [experiment.permutation[0]], []  # x_1: the same for every strategy
+    strategy = STRATEGIES[experiment.strategy]
+    excluded = before.pseudo_labelled if strategy.excludes_pseudo_labelled and experiment.exclude_pseudo else ()
+    pool = metrics.query_pool(before.unlabelled, excluded, before.reliability, experiment.n_query)
+
+    def compute() -> dict[str, Any]:
+        query = strategy.query(_query_pool(context, experiment, r, before, pool), experiment.n_query)
+        rank = {case: i + 1 for i, case in enumerate(query.ids)}
+        rows = [{"case": case, "query_rank": rank.get(case, ""), **{name: column[i] for name, column in query.scores.items()}}
+                for i, case in enumerate(pool)]  # fmt: skip
+        _write_csv(experiment.paths.scores_file(r), rows)
+        return {"queried": list(query.ids), "excluded": sorted(set(before.unlabelled) - set(pool))}
+
+    inputs = {
+        "model": before.model.weights_sha256,
+        "pool": pool,
+        "n_query": experiment.n_query,
+        "strategy": experiment.strategy,
+        "options": asdict(experiment.query_options),
+    }
+    result = step(experiment.paths.step_file(r, "query"), inputs, compute)
+    return result["queried"], result["excluded"]
+
+
+def _query_pool(context: Context, experiment: Experiment, r: int, before: Round, pool: list[str]) -> QueryPool:
+    """What the strategy needs of the cases of Q_r, and no more."""
+    needs = STRATEGIES[experiment.strategy].needs
+    arrays: dict[str, Any] = {}
+    if needs & {"sums", "embeddings", "labelled_embeddings"}:
+        tau = metrics.temperature(r, experiment.n_rounds)
+        cases = [*pool, *(before.labelled if "labelled_embeddings" in needs else ())]
+        records = _score(context, before.model, cases, tau, f"round_{r:02d}_query", f"round {r}: scoring")
+        arrays["sums"] = tuple(records[case].sums for case in pool)
+        arrays["embeddings"] = _embeddings(records, pool)
+        if "labelled_embeddings" in needs:
+            arrays["labelled_embeddings"] = _embeddings(records, before.labelled)
+    if "pretrained_embeddings" in needs:
+        arrays["pretrained_embeddings"] = _embeddings(_pretrained_records(context, experiment), pool)
+    return QueryPool(
+        ids=tuple(pool),
+        permutation=experiment.permutation,
+        round=r,
+        n_rounds=experiment.n_rounds,
+        seed=experiment.seed,
+        options=experiment.query_options,
+        **arrays,
+    )
+
+
+def _pretrained_records(context: Context, experiment: Experiment) -> dict[str, CaseRecord]:
+    """Embeddings of the whole pool by E^(p), computed once per experiment."""
+    folder = experiment.paths.records("pretrained")
+    made_from = {"model": experiment.initial_network_sha256}
+    return _records(context, experiment.paths.initial_network, experiment.pool, folder, made_from, None, "pre-trained embeddings")
+
+
+def _score(
+    context: Context, model: Model, cases: Sequence[str], tau: float, name: str, desc: str
+) -> dict[str, CaseRecord]:
+    """Records of these cases under a model at temperature tau; those that are there are not computed again."""
+    checkpoint = context.paths.results_of_dataset / model.checkpoint
+    made_from = {"model": model.weights_sha256, "tau": tau}
+    return _records(context, checkpoint, cases, context.paths.records(name), made_from, tau, desc)
+
+
+def _records(
+    context: Context, checkpoint: Path, cases: Sequence[str], folder: Path, made_from: Mapping[str, Any], tau: float | None, desc: str
+) -> dict[str, CaseRecord]:
+    found = {case: CaseRecord.load(folder / f"{case}.npz", made_from) for case in cases}
+    records = {case: record for case, record in found.items() if record is not None}
+    todo = [case for case in cases if case not in records]
+    if todo:
+        scorer = _scorer(context, checkpoint)
+        for case in tqdm(todo, desc=desc, unit="case", leave=False):
+            image = load_image(context.image_folder, case)
+            record = scorer.embed(case, image) if tau is None else scorer.record(case, image, tau)
+            record.save(folder / f"{case}.npz", made_from)
+            records[case] = record
+    return records
+
+
+def _scorer(context: Context, checkpoint: Path) -> Scorer:
+    return Scorer(context.plans, context.dataset.dataset_json, load_weights(checkpoint), context.device)
+
+
+def _embeddings(records: Mapping[str, CaseRecord], cases: Sequence[str]) -> np.ndarray:
+    return np.stack([records[case].embedding for case in cases])
+
+
+# Training --------------------------------------------------------------------------------------------------------------
+
+
+def _train(
+    context: Context,
+    experiment: Experiment,
+    r: int,
+    stage: str,
+    labelled: Sequence[str],
+    pseudo_labels: Mapping[str, Path],
+    start_from: str,
+) -> Model:
+    """One stage of fine-tuning: all cases weighted alike, warm start, fresh optimiser and schedule."""
+    human_labels = {case: context.dataset.label_file(case) for case in labelled}
+    epochs = experiment.training["one_shot_epochs" if r == 0 else "epochs"]
+    content = write_training_set(context, r, stage, human_labels, pseudo_labels, start_from=start_from, epochs=epochs)
+    result = step(
+        experiment.paths.step_file(r, stage),
+        content,
+        lambda: asdict(train_stage(context, r, stage, content)),
+    )
+    return Model(**result)
+
+
+# Selection and pseudo-labels: Eqs. 17-26 -------------------------------------------------------------------------------
+
+
+def _select(
+    context: Context, experiment: Experiment, r: int, model: Model, labelled: Sequence[str], unlabelled: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """The N_SU = N_B r most reliable unlabelled cases: case -> confidence, distance, reliability, rank; best first."""
+
+    def compute() -> dict[str, Any]:
+        tau = metrics.temperature(r, experiment.n_rounds)
+        records = _score(context, model, [*unlabelled, *labelled], tau, f"round_{r:02d}_select", f"round {r}: selecting")
+        options = experiment.selection_options
+        confidence = np.array([metrics.confidence_from_sums(records[case].sums, options["confidence"]) for case in unlabelled])
+        selection = metrics.rank_reliable(
+            confidence,
+            _embeddings(records, unlabelled),
+            _embeddings(records, labelled),  # anchors: all of T_l under E^(r)
+            experiment.n_query * r,
+            options["tau_c"],
+            metrics.SCALE_OF_CONFIDENCE[options["confidence"]],
+            unlabelled,
+        )
+        rank = {int(i): n + 1 for n, i in enumerate(selection.indices)}
+        rows = [{
+            "case": case,
+            "selection_rank": rank.get(i, ""),
+            "confidence": float(confidence[i]),
+            "candidate": int(i in selection.candidates),
+            "distance": float(selection.distance[i]),
+            "reliability": float(selection.reliability[i]),
+        } for i, case in enumerate(unlabelled)]  # fmt: skip
+        _write_csv(experiment.paths.results / f"selection_round_{r:02d}.csv", rows)
+        chosen = sorted((row for row in rows if row["selection_rank"]), key=lambda row: row["selection_rank"])
+        keys = ("confidence", "distance", "reliability")
+        return {row["case"]: {**{key: row[key] for key in keys}, "rank": row["selection_rank"]} for row in chosen}
+
+    inputs = {
+        "model": model.weights_sha256,
+        "labelled": list(labelled),
+        "unlabelled": list(unlabelled),
+        "n_select": experiment.n_query * r,
+        "options": experiment.selection_options,
+    }
+    return step(experiment.paths.step_file(r, "select"), inputs, compute)
+
+
+def _write_pseudo_labels(
+    context: Context, experiment: Experiment, r: int, model: Model, labelled: Sequence[str], selected: Mapping[str, dict[str, Any]]
+) -> dict[str, Path]:
+    """Argmax predictions of the selected cases by the network of the supervised stage, in the raw dataset."""
+    folder = experiment.paths.pseudo_label_folder(r) / "pseudo_labels"
+    ending = context.dataset.file_ending
+
+    def compute() -> dict[str, Any]:
+        human_labels = {case: context.dataset.label_file(case) for case in labelled}
+        scorer = _scorer(context, context.paths.results_of_dataset / model.checkpoint)
+        provenance = {"experiment": experiment.name, "round": r, "model": asdict(model)}
+        files = write_pseudo_labels(context, r, scorer, selected, human_labels, provenance)
+        return {"cases": sorted(files)}
+
+    inputs = {"model": model.weights_sha256, "selected": dict(selected), "labelled": list(labelled)}
+    result = step(experiment.paths.step_file(r, "pseudo_labels"), inputs, compute)
+    return {case: folder / f"{case}{ending}" for case in result["cases"]}
+
+
+# Evaluation ------------------------------------------------------------------------------------------------------------
+
+
+def _evaluate(context: Context, experiment: Experiment, r: int, model: Model) -> dict[str, Any]:
+    """Dice on the test cases, predicted as `nnUNetv2_predict` does (with mirroring). Test labels are first read here."""
+    if not experiment.test:
+        return {"mean": None, "sd": None, "n_cases": 0, "per_structure": {}, "per_case": {}}
+    dataset = context.dataset
+    references = {case: dataset.label_file(case) for case in experiment.test}
+
+    def compute() -> dict[str, Any]:
+        for case, file in references.items():
+            context.checked_label(case, file)
+        predictions = _predict_test_cases(context, experiment, r, model)
+        labels = {name: value for name, value in dataset.labels.items() if value in dataset.foreground_labels}
+        return evaluate_cases(predictions, references, dataset.reader, labels, ignore_label=dataset.labels.get("ignore"))
+
+    inputs = {"model": model.weights_sha256, "test": list(experiment.test)}
+    return step(experiment.paths.step_file(r, "evaluate"), inputs, compute)
+
+
+def _predict_test_cases(context: Context, experiment: Experiment, r: int, model: Model) -> dict[str, Path]:
+    folder = experiment.paths.test_predictions(r)
+    if not (folder / "model.json").is_file() or read_json(folder / "model.json") != asdict(model):
+        shutil.rmtree(folder, ignore_errors=True)
+        write_json(folder / "model.json", asdict(model))
+    files = {case: folder / f"{case}{context.dataset.file_ending}" for case in experiment.test}
+    todo = [case for case, file in files.items() if not file.is_file()]
+    scorer = _scorer(context, context.paths.results_of_dataset / model.checkpoint) if todo else None
+    for case in tqdm(todo, desc=f"round {r}: predicting test cases", unit="case", leave=False):
+        assert scorer is not None
+        properties = load_properties(context.image_folder, case)
+        segmentation = scorer.segment(load_image(context.image_folder, case), properties, mirroring=True)
+        write_segmentation(context, segmentation, files[case], properties)
+    return files
+
+
+# Files -----------------------------------------------------------------------------------------------------------------
+
+
+def _write_csv(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(file, text.getvalue())
+
+
+def _only_process(experiment: Experiment) -> FileLock:
+    """A convenience: two commands on one experiment would do the same work twice. Correctness does not rest on it."""
+    lock = FileLock(experiment.paths.lock_file, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise AssftError(f"Another process is working on experiment {experiment.name!r} of {experiment.dataset}. "
+                         "Wait for it, or end it.") from error  # fmt: skip
+    return lock

@@ -1,0 +1,116 @@
+"""What every command shares: options, exit codes, one-line errors. Heavy imports stay inside functions, so `-h` is quick."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import shutil
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from nnunet_assft.errors import AssftError, WaitingForAnnotation
+
+if TYPE_CHECKING:
+    import torch
+
+EXIT_ERROR, EXIT_WAITING = 1, 3
+ALMOST_FULL = 2**20  # bytes: below this a failed write is put down to the disk
+
+
+def make_parser(name: str, description: str, *, dataset: bool = True) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=f"nnUNetv2_assft_{name}", description=description, formatter_class=_Help, allow_abbrev=False)
+    if dataset:
+        parser.add_argument("-d", required=True, metavar="ID", help="dataset id or name (218 or Dataset218_NAME)")
+        parser.add_argument("-e", default="assft", metavar="NAME", help="experiment")
+    parser.add_argument("--verbose", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=34, width=min(120, shutil.get_terminal_size((110, 24)).columns))
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, False) or "default" in (action.help or ""):
+            return action.help
+        return super()._get_help_string(action)
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-device", choices=["cuda", "cpu", "mps"], help="where to compute (default: cuda if there is one, else cpu)")
+
+
+def add_processes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-np", type=positive_int, metavar="N", help="processes (default: one per core, fewer for small data)")
+
+
+def positive_int(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def choose_device(name: str | None) -> torch.device:
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise AssftError("-device cuda, but torch finds no CUDA device here. Leave the option out to use the CPU.")
+    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def run(command: Callable[[argparse.Namespace], int | None], parser: argparse.ArgumentParser, argv: list[str] | None) -> None:
+    """Parse, call, exit: 0 done, 1 error, 2 wrong usage (argparse), 3 waiting for annotation."""
+    args = parser.parse_args(argv)
+    warnings.filterwarnings("ignore", message=".*GradScaler.*|.*not writable.*|.*lr_scheduler.*")
+    try:
+        from nnunet_assft.nnunet_registration import register
+
+        register()
+        sys.exit(command(args) or 0)
+    except WaitingForAnnotation as waiting:
+        print(f"{parser.prog}: {waiting}", file=sys.stderr)
+        sys.exit(EXIT_WAITING)
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if args.verbose:
+            traceback.print_exc()
+        print(f"{parser.prog}: error: {_one_line(error)}", file=sys.stderr)
+        sys.exit(EXIT_ERROR)
+
+
+def _one_line(error: Exception) -> str:
+    full = _full_disk(error)
+    if full:
+        return f"the disk that holds {full} is full. Free some space and type the same command again; nothing is lost."
+    if isinstance(error, AssftError):
+        return str(error)
+    return f"{type(error).__name__}: {' '.join(str(error).split())} (--verbose shows where)"
+
+
+def _full_disk(error: BaseException | None) -> str | None:
+    """The folder without space that made a write fail, if that is what happened. Many writers hide the reason."""
+    cause = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return str(cause.filename or "the results")
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(error, AssftError):
+        return None
+    folders = [os.environ[name] for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results") if name in os.environ]
+    return next((f for f in folders if os.path.isdir(f) and shutil.disk_usage(f).free < ALMOST_FULL), None)
+
+
+def load_experiment(args: argparse.Namespace) -> Any:
+    """The experiment named by -d and -e."""
+    from nnunet_assft.active.paths import ExperimentPaths
+    from nnunet_assft.active.state import Experiment
+    from nnunet_assft.planning.raw_dataset import find_dataset
+
+    return Experiment.load(ExperimentPaths(find_dataset(args.d).name, args.e))

@@ -1,0 +1,78 @@
+"""nnUNetv2_assft_plan: create an experiment."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from nnunet_assft.cli.common import add_processes, make_parser, positive_int, run
+from nnunet_assft.planning.domains import DOMAINS
+
+
+def parser() -> argparse.ArgumentParser:
+    p = make_parser("plan", "Create an experiment: image-only fingerprint, plans, preprocessed pool and test images, first case. No label is read.")
+    add_plan_options(p)
+    return p
+
+
+def add_plan_options(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--strategy", default="assft", metavar="NAME", help="query strategy: assft, dkd_asd, random")
+    p.add_argument("--rounds", type=positive_int, metavar="R", help="query rounds (default: the domain's)")
+    p.add_argument("--budget", metavar="B", help="cases to query per round: 5%% of the pool, or a count (default: the domain's)")
+    p.add_argument("--seed", type=int, default=0, metavar="N", help="decides the first case and all training")
+    p.add_argument("--domain", default="auto", choices=["auto", *DOMAINS], metavar="NAME",
+                   help=f"auto looks the dataset up: {', '.join(DOMAINS)}")  # fmt: skip
+    p.add_argument("--preset", default="ctfm", metavar="NAME", help="network: ctfm, ctfm_dec1224, assft_paper, tiny")
+    p.add_argument("--encoder", type=Path, metavar="FILE", help="pretrained CT-FM encoder (default: random start)")
+    p.add_argument("--normalization", default="percentile", choices=["percentile", "ctfm"], help="input scaling; ctfm: HU window, CT only")
+    p.add_argument("--annotator", default="oracle", choices=["oracle", "human"], help="oracle: labels are in labelsTr already")
+    p.add_argument("--test_split", metavar="S", help="fraction of imagesTr or file of case ids (default: labelled imagesTs, else 0.2)")
+    p.add_argument("--epochs", type=positive_int, metavar="N", help="per stage; round 0 takes the paper's share (default: the domain's)")
+    p.add_argument("--iterations_per_epoch", type=positive_int, default=250, metavar="N", help="batches per epoch")
+    p.add_argument("--initial_lr", type=float, default=1e-4, metavar="LR", help="AdamW, polynomial decay in each stage")
+    p.add_argument("--deep_supervision", action="store_true", help="losses at four resolutions (the paper has one output)")
+    add_processes(p)
+
+
+def plan(args: argparse.Namespace) -> None:
+    experiment = make_experiment(args)
+    training = experiment.training
+    print(f"{experiment.dataset}, experiment {experiment.name!r}: {experiment.strategy}, domain {experiment.domain}, preset {experiment.preset}, "
+          f"encoder {(experiment.encoder or {}).get('path', 'random')}")  # fmt: skip
+    print(f"pool {len(experiment.pool)} cases, test {len(experiment.test)} ({experiment.test_source}); rounds 1 to {experiment.n_rounds} query "
+          f"{experiment.n_query} each; first case {experiment.permutation[0]}")  # fmt: skip
+    print(f"epochs {training['one_shot_epochs']} in round 0, {training['epochs']} per stage after it, of {training['iterations_per_epoch']} "
+          f"iterations; initial learning rate {training['initial_lr']:g}")  # fmt: skip
+    if 1 + experiment.n_query * experiment.n_rounds > len(experiment.pool):
+        print("The budget of all rounds exceeds the pool: the last rounds will find fewer cases, or none.")
+    from nnunet_assft.active.state import command
+
+    print(f"Next: {command('round', experiment.dataset, experiment.name, '-r', '0')}")
+
+
+def make_experiment(args: argparse.Namespace):  # type: ignore[no-untyped-def]
+    from nnunet_assft.active.experiment import create_experiment
+
+    return create_experiment(
+        args.d,
+        args.e,
+        strategy=args.strategy,
+        rounds=args.rounds,
+        budget=args.budget,
+        seed=args.seed,
+        domain=args.domain,
+        preset=args.preset,
+        encoder=args.encoder,
+        annotator=args.annotator,
+        test_split=args.test_split,
+        epochs=args.epochs,
+        iterations_per_epoch=args.iterations_per_epoch,
+        initial_lr=args.initial_lr,
+        deep_supervision=args.deep_supervision,
+        normalization=args.normalization,
+        num_processes=args.np,
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    run(plan, parser(), argv)

@@ -1,0 +1,35 @@
+"""nnUNetv2_assft_round: run or resume one round."""
+
+from __future__ import annotations
+
+import argparse
+
+from nnunet_assft.cli.common import add_device, choose_device, load_experiment, make_parser, run
+
+
+def parser() -> argparse.ArgumentParser:
+    p = make_parser("round", "Run one round, or go on with it: query, annotate, train, select, pseudo-label, train, evaluate.")
+    p.add_argument("-r", type=int, required=True, metavar="R", help="round; 0 is the one-shot start")
+    add_device(p)
+    return p
+
+
+def round_(args: argparse.Namespace) -> None:
+    from nnunet_assft.active.rounds import run_round
+    from nnunet_assft.active.state import command
+
+    experiment = load_experiment(args)
+    print_round(run_round(experiment, args.r, choose_device(args.device)))
+    if args.r < experiment.n_rounds:
+        print(f"Next: {command('round', experiment.dataset, experiment.name, '-r', str(args.r + 1))}")
+
+
+def print_round(done) -> None:  # type: ignore[no-untyped-def]
+    dice = done.dice
+    score = f"Dice {dice['mean']:.4f} on {dice['n_cases']} test cases" if dice["n_cases"] else "no test cases"
+    print(f"round {done.round}: queried {', '.join(done.queried)}; {len(done.labelled)} labelled, {len(done.unlabelled)} unlabelled, "
+          f"{len(done.pseudo_labelled)} pseudo-labelled; {score}")  # fmt: skip
+
+
+def main(argv: list[str] | None = None) -> None:
+    run(round_, parser(), argv)

@@ -1,0 +1,35 @@
+"""nnUNetv2_assft_run: plan if needed, then every round that is left."""
+
+from __future__ import annotations
+
+import argparse
+
+from nnunet_assft.cli.common import add_device, choose_device, load_experiment, make_parser, run
+from nnunet_assft.cli.plan import add_plan_options, make_experiment
+from nnunet_assft.cli.round import print_round
+
+
+def parser() -> argparse.ArgumentParser:
+    p = make_parser("run", "Plan if needed, then run every round that is left. The options of plan count only for a new experiment.")
+    add_plan_options(p)
+    add_device(p)
+    return p
+
+
+def run_all(args: argparse.Namespace) -> None:
+    from nnunet_assft.active.paths import ExperimentPaths
+    from nnunet_assft.active.rounds import run_round
+    from nnunet_assft.planning.raw_dataset import find_dataset
+
+    planned = ExperimentPaths(find_dataset(args.d).name, args.e).experiment_file.is_file()
+    experiment = load_experiment(args) if planned else make_experiment(args)
+    device = choose_device(args.device)
+    for r in range(experiment.n_rounds + 1):
+        done = run_round(experiment, r, device)
+        print_round(done)
+        if not done.unlabelled:
+            break
+
+
+def main(argv: list[str] | None = None) -> None:
+    run(run_all, parser(), argv)

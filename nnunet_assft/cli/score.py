@@ -1,0 +1,52 @@
+"""nnUNetv2_assft_score: scores of saved softmax outputs, without an experiment."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from nnunet_assft.cli.common import EXIT_ERROR, add_processes, make_parser, run
+
+FOLDER = "output of nnUNetv2_predict --save_probabilities; CASE.pkl and plans.json in it tell where each crop was"
+EMBEDDINGS = "npz with ids (N,), pretrained (N, d), latest (N, d): adds DKD, Q and the order to annotate in"
+
+
+def parser() -> argparse.ArgumentParser:
+    p = make_parser("score", "Score saved nnU-Net softmax outputs: a CSV with one row per case. No experiment.", dataset=False)
+    p.add_argument("-i", type=Path, required=True, metavar="FOLDER", help=FOLDER)
+    p.add_argument("-r", type=int, required=True, metavar="R", help="round to query for, from 1")
+    p.add_argument("-R", type=int, required=True, metavar="N", help="number of query rounds")
+    p.add_argument("-o", type=Path, required=True, metavar="FILE", help="CSV to write")
+    p.add_argument("--embeddings", type=Path, metavar="FILE", help=EMBEDDINGS)
+    add_processes(p)
+    return p
+
+
+def score(args: argparse.Namespace) -> int:
+    from nnunet_assft.active.saved_softmax import score_folder, write_scores
+    from nnunet_assft.errors import AssftError
+
+    if args.o.is_dir():
+        raise AssftError(f"-o {args.o} is a folder; expected the name of a CSV file.")
+    scores = score_folder(args.i, args.r, args.R, embeddings_file=args.embeddings, num_processes=args.np)
+    for case, finding in scores.findings.items():
+        print(f"nnUNetv2_assft_score: {case}: {finding}", file=sys.stderr)
+    if not scores.cases:
+        raise AssftError(f"none of {len(scores.findings)} cases could be scored; nothing is written. The lines above say why.")
+    write_scores(scores, args.o)
+    n_scored, n_all = len(scores.cases), len(scores.cases) + len(scores.findings)
+    print(f"{n_scored} of {n_all} cases scored for round {args.r} of {args.R} (tau {scores.tau:.6g}): {args.o}")
+    uncropped = sum(not case.cropped for case in scores.cases)
+    if uncropped:
+        print(
+            f"{uncropped} not cropped (no CASE.pkl or no plans.json): "
+            "padding dilutes their entropy, least_confidence, margin and asd_mean."
+        )
+    if scores.query is not None:
+        print(f"to annotate first: {', '.join(scores.query.ids[:5])}{', ...' if n_scored > 5 else ''}")
+    return EXIT_ERROR if scores.findings else 0
+
+
+def main(argv: list[str] | None = None) -> None:
+    run(score, parser(), argv)

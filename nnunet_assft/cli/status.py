@@ -1,0 +1,48 @@
+"""nnUNetv2_assft_status: what is done, what is missing, what to type next."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from nnunet_assft.cli.common import load_experiment, make_parser, run
+
+
+def parser() -> argparse.ArgumentParser:
+    p = make_parser("status", "What is done, what is missing, and the next command.", dataset=False)
+    p.add_argument("-d", metavar="ID", help="dataset id or name")
+    p.add_argument("-e", default="assft", metavar="NAME", help="experiment")
+    p.add_argument("--ext_trainer_path", action="store_true", help="print the folder for nnUNet_extTrainer, for stock nnU-Net commands")
+    return p
+
+
+def status(args: argparse.Namespace) -> None:
+    if args.ext_trainer_path:
+        import nnunet_assft.trainers
+
+        print(Path(nnunet_assft.trainers.__file__).parent / "ext_trainer")
+        return
+    if args.d is None:
+        parser().error("-d is required (or --ext_trainer_path)")
+    from nnunet_assft.active.state import STEPS, command, finished_rounds
+
+    experiment = load_experiment(args)
+    paths, done = experiment.paths, finished_rounds(experiment)
+    print(f"{experiment.dataset}, experiment {experiment.name!r}: {experiment.strategy}, {experiment.n_query} of {len(experiment.pool)} cases per round, "
+          f"{experiment.n_rounds} rounds, seed {experiment.seed}")  # fmt: skip
+    print("round  labelled  unlabelled  pseudo-labelled  Dice (test)  model folder")
+    for r in done:
+        dice = f"{r.dice['mean']:.4f}" if r.dice["n_cases"] else "-"
+        print(f"{r.round:5d}  {len(r.labelled):8d}  {len(r.unlabelled):10d}  {len(r.pseudo_labelled):15d}  {dice:>11}  "
+              f"{paths.model_folder(r.model.stage).name}/fold_{r.round}")  # fmt: skip
+    if len(done) > experiment.n_rounds or (done and not done[-1].unlabelled):
+        print("All rounds are done.")
+        return
+    begun = [name for name in STEPS if paths.step_file(len(done), name).is_file()]
+    if begun:
+        print(f"round {len(done)} has begun; steps done: {', '.join(begun)}")
+    print(f"Next: {command('round', experiment.dataset, experiment.name, '-r', str(len(done)))}")
+
+
+def main(argv: list[str] | None = None) -> None:
+    run(status, parser(), argv)

@@ -1,0 +1,51 @@
+"""Dice on the test cases, by nnU-Net's own evaluator.
+
+Absent structures as nnU-Net has it: absent in reference and prediction is NaN and left out of every mean; absent in one of
+them is 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nnunetv2.evaluation.evaluate_predictions import compute_metrics
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+from tqdm import tqdm
+
+
+def evaluate_cases(
+    predictions: Mapping[str, Path],
+    references: Mapping[str, Path],
+    reader: BaseReaderWriter,
+    labels: Mapping[str, int],
+    *,
+    ignore_label: int | None = None,
+) -> dict[str, Any]:
+    """Dice per case and structure, and their mean and SD as the paper prints them: per case over structures, then over cases.
+
+    labels: structure -> value, foreground only. Dice in [0, 1]; None where nnU-Net has NaN. SD over cases, with n - 1.
+    """
+    per_case: dict[str, dict[str, float | None]] = {}
+    for case in tqdm(sorted(predictions), desc="evaluation", unit="case", leave=False):
+        metrics = compute_metrics(str(references[case]), str(predictions[case]), reader, list(labels.values()), ignore_label)
+        dice = {name: float(metrics["metrics"][value]["Dice"]) for name, value in labels.items()}
+        per_case[case] = {name: None if math.isnan(d) else d for name, d in dice.items()}
+    case_means = {case: mean_of(dice.values()) for case, dice in per_case.items()}
+    known = [m for m in case_means.values() if m is not None]
+    return {
+        "mean": mean_of(known),
+        "sd": float(np.std(known, ddof=1)) if len(known) > 1 else None,
+        "n_cases": len(known),
+        "per_structure": {name: mean_of(dice[name] for dice in per_case.values()) for name in labels},
+        "per_case": per_case,
+    }
+
+
+def mean_of(values: Any) -> float | None:
+    """Mean of what is not None; None if nothing is left."""
+    known = [v for v in values if v is not None]
+    return float(np.mean(known)) if known else None

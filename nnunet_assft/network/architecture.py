@@ -1,0 +1,346 @@
+"""The segmentation network: the CT-FM encoder, value for value, and a symmetric decoder. Needs torch alone.
+
+CT-FM is MONAI's `SegResNetDS`: a bare stem convolution, levels of pre-activation residual blocks, a bare strided
+convolution between two levels, and skips by addition. The encoder here has the same parameter names as the released files:
+
+    conv_init.weight
+    layers.{level}.blocks.{block}.norm{1,2}.{weight,bias,running_mean,running_var,num_batches_tracked}
+    layers.{level}.blocks.{block}.conv{1,2}.weight
+    layers.{level}.downsample.weight                    all levels but the last
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+BlockOrder = Literal["preactivation", "postactivation"]
+NormName = Literal["batch", "instance"]
+
+NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "batch": nn.BatchNorm3d,  # CT-FM: running statistics, eps 1e-5, momentum 0.1
+    "instance": partial(nn.InstanceNorm3d, affine=True),  # another function: pre-trained weights do not fit
+}
+
+
+def conv3x3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv3d:
+    return nn.Conv3d(in_channels, out_channels, kernel_size=3, stride=stride, padding=1, bias=False)
+
+
+class PreActivationBlock(nn.Module):
+    """CT-FM's residual block: x + conv2(relu(norm2(conv1(relu(norm1(x)))))). (B, C, Z, Y, X) -> same shape."""
+
+    def __init__(self, channels: int, norm: NormName) -> None:
+        super().__init__()
+        self.norm1 = NORMS[norm](channels)
+        self.conv1 = conv3x3x3(channels, channels)
+        self.norm2 = NORMS[norm](channels)
+        self.conv2 = conv3x3x3(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv1(F.relu(self.norm1(x), inplace=True))
+        y = self.conv2(F.relu(self.norm2(y), inplace=True))
+        y += x
+        return y
+
+
+class PostActivationBlock(nn.Module):
+    """The residual block as the ASSFT paper prints it: relu(x + norm2(conv2(relu(norm1(conv1(x)))))).
+
+    The paper: "two cascading convolutional layers followed by a batch normalization layers and a ReLU function". It is
+    read as: each convolution is followed by its own batch norm and ReLU, and the input is added before the last ReLU, as
+    in the first residual networks. (Two convolutions with nothing between them would be one linear 5x5x5 convolution.)
+    (B, C, Z, Y, X) -> same shape.
+    """
+
+    def __init__(self, channels: int, norm: NormName) -> None:
+        super().__init__()
+        self.conv1 = conv3x3x3(channels, channels)
+        self.norm1 = NORMS[norm](channels)
+        self.conv2 = conv3x3x3(channels, channels)
+        self.norm2 = NORMS[norm](channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.norm1(self.conv1(x)), inplace=True)
+        y = self.norm2(self.conv2(y))
+        y += x
+        return F.relu(y, inplace=True)
+
+
+BLOCKS: dict[str, Callable[[int, NormName], nn.Module]] = {
+    "preactivation": PreActivationBlock,
+    "postactivation": PostActivationBlock,
+}
+
+
+def block_sequence(n_blocks: int, channels: int, norm: NormName, block: BlockOrder) -> nn.Sequential:
+    return nn.Sequential(*(BLOCKS[block](channels, norm) for _ in range(n_blocks)))
+
+
+class EncoderLevel(nn.Module):
+    """Residual blocks, then the way down. Returns (output of this level, input of the next level)."""
+
+    def __init__(self, channels: int, next_channels: int | None, n_blocks: int, norm: NormName, block: BlockOrder) -> None:
+        super().__init__()
+        self.blocks = block_sequence(n_blocks, channels, norm, block)
+        self.downsample = nn.Identity() if next_channels is None else conv3x3x3(channels, next_channels, stride=2)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.blocks(x)
+        return x, self.downsample(x)
+
+
+class Encoder(nn.Module):
+    """CT-FM's encoder. Can be called alone, on any image size.
+
+    forward: (B, input_channels, Z, Y, X) -> list of the level outputs, finest first: (B, widths[i], Z / 2^i, Y / 2^i, X / 2^i),
+    rounded up. The last one is the bottleneck; its mean over the three axes is the embedding. With pre-activation blocks
+    an output is the raw residual sum: no norm and no ReLU follow it, and values are negative too.
+    """
+
+    def __init__(
+        self, input_channels: int, widths: Sequence[int], n_blocks: Sequence[int], norm: NormName, block: BlockOrder
+    ) -> None:
+        super().__init__()
+        self.conv_init = conv3x3x3(input_channels, widths[0])
+        next_widths = [*widths[1:], None]
+        self.layers = nn.ModuleList(
+            EncoderLevel(width, next_width, n, norm, block)
+            for width, next_width, n in zip(widths, next_widths, n_blocks, strict=True)
+        )
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        x = self.conv_init(x)
+        outputs = []
+        for level in self.layers:
+            output, x = level(x)
+            outputs.append(output)
+        return outputs
+
+
+class DecoderLevel(nn.Module):
+    """Transposed convolution (doubles every axis), addition of the skip, residual blocks."""
+
+    def __init__(self, in_channels: int, channels: int, n_blocks: int, norm: NormName, block: BlockOrder) -> None:
+        super().__init__()
+        self.upsample = nn.ConvTranspose3d(
+            in_channels, channels, kernel_size=3, stride=2, padding=1, output_padding=1, bias=False
+        )
+        self.blocks = block_sequence(n_blocks, channels, norm, block)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        x = self.upsample(x)
+        x += skip
+        return self.blocks(x)
+
+
+class Decoder(nn.Module):
+    """The symmetric decoder, with one head per level. Levels and heads are ordered deepest first.
+
+    All heads exist whether `deep_supervision` is on or not, so one state dict serves training and inference; nnU-Net sets
+    the attribute at any time. On: list of logits, highest resolution first. Off: the logits of the highest resolution.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        widths: Sequence[int],
+        n_blocks: Sequence[int],
+        norm: NormName,
+        block: BlockOrder,
+        deep_supervision: bool,
+    ) -> None:
+        super().__init__()
+        self.deep_supervision = deep_supervision
+        deepest_first = list(widths[::-1])
+        self.layers = nn.ModuleList(
+            DecoderLevel(below, width, n, norm, block)
+            for below, width, n in zip(deepest_first[:-1], deepest_first[1:], n_blocks, strict=True)
+        )
+        self.heads = nn.ModuleList(nn.Conv3d(width, num_classes, kernel_size=1) for width in deepest_first[1:])
+
+    def forward(self, levels: list[Tensor]) -> Tensor | list[Tensor]:
+        x = levels[-1]
+        logits = []
+        for i, layer in enumerate(self.layers):
+            x = layer(x, levels[-2 - i])
+            if self.deep_supervision:
+                logits.append(self.heads[i](x))
+        return logits[::-1] if self.deep_supervision else self.heads[-1](x)
+
+
+class CTFMSegmentationNet(nn.Module):
+    """CT-FM's encoder and a symmetric decoder, in the form in which nnU-Net builds and drives a network.
+
+    nnU-Net calls `cls(input_channels=..., num_classes=..., deep_supervision=..., **arch_kwargs)`, then
+    `network.apply(network.initialize)`; `PRESETS[name].arch_kwargs` is what the plans carry.
+
+    widths: feature maps per level, finest first, bottleneck last. n_blocks: residual blocks per level, same order.
+    n_blocks_decoder: residual blocks per decoder level, DEEPEST FIRST (one entry less: the bottleneck has none).
+    norm: "batch" (CT-FM) or "instance". block: "preactivation" (CT-FM) or "postactivation" (see PostActivationBlock).
+    strides: what nnU-Net reads from the plans for deep supervision; only [[1, 1, 1], [2, 2, 2], ...] exists here.
+
+    forward: (B, input_channels, Z, Y, X), every axis divisible by 2^(levels - 1), which is 16 for five levels.
+    Returns logits (B, num_classes, Z, Y, X); with deep supervision a list of them, one per decoder level, highest
+    resolution first. The form depends on `decoder.deep_supervision` alone, never on train() or eval().
+    """
+
+    def __init__(
+        self,
+        input_channels: int,
+        num_classes: int,
+        deep_supervision: bool = False,
+        *,
+        widths: Sequence[int] = (32, 64, 128, 256, 512),
+        n_blocks: Sequence[int] = (1, 2, 2, 4, 4),
+        n_blocks_decoder: Sequence[int] = (1, 1, 1, 1),
+        norm: NormName = "batch",
+        block: BlockOrder = "preactivation",
+        strides: Sequence[Sequence[int]] | None = None,
+    ) -> None:
+        super().__init__()
+        _check_architecture(widths, n_blocks, n_blocks_decoder, norm, block, strides)
+        self.input_channels = input_channels
+        self.num_classes = num_classes
+        self.widths = tuple(widths)
+        self.n_blocks = tuple(n_blocks)
+        self.n_blocks_decoder = tuple(n_blocks_decoder)
+        self.norm = norm
+        self.block = block
+        self.encoder = Encoder(input_channels, self.widths, self.n_blocks, norm, block)
+        self.decoder = Decoder(num_classes, self.widths, self.n_blocks_decoder, norm, block, deep_supervision)
+
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        self._check_input(x)
+        return self.decoder(self.encoder(x))
+
+    def _check_input(self, x: Tensor) -> None:
+        factor = 2 ** (len(self.widths) - 1)
+        if x.ndim != 5 or x.shape[1] != self.input_channels:
+            raise ValueError(
+                f"input has shape {tuple(x.shape)}; expected (B, {self.input_channels}, Z, Y, X). "
+                "Give a 3D batch with the channels the network was built for."
+            )
+        if any(size % factor for size in x.shape[2:]):
+            padded = tuple(math.ceil(size / factor) * factor for size in x.shape[2:])
+            raise ValueError(
+                f"input has size {tuple(x.shape[2:])}; expected every axis to be divisible by {factor}. "
+                f"Pad it, or set the patch size of the plans, to {padded}."
+            )
+
+    @staticmethod
+    def initialize(module: nn.Module) -> None:
+        """Kaiming initialisation (He et al., 2015) of a convolution; anything else is left alone. For `net.apply`."""
+        if isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+    def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
+        """Values in the outputs of all convolutions, for one sample of `input_size` (Z, Y, X): nnU-Net's memory estimate."""
+        voxels = [math.prod(size // 2**level for size in input_size) for level in range(len(self.widths))]
+        maps = [width * n for width, n in zip(self.widths, voxels, strict=True)]
+        encoder = sum(values * (1 + 2 * n) for values, n in zip(maps, self.n_blocks, strict=True))
+        decoder = sum(values * (1 + 2 * n) for values, n in zip(maps[-2::-1], self.n_blocks_decoder, strict=True))
+        heads = self.num_classes * (sum(voxels[:-1]) if self.decoder.deep_supervision else voxels[0])
+        return encoder + decoder + heads
+
+
+def _check_architecture(
+    widths: Sequence[int],
+    n_blocks: Sequence[int],
+    n_blocks_decoder: Sequence[int],
+    norm: str,
+    block: str,
+    strides: Sequence[Sequence[int]] | None,
+) -> None:
+    n_levels = len(widths)
+    if n_levels < 2:
+        raise ValueError(f"widths is {list(widths)}; expected one entry for each of at least two levels.")
+    for name, values, expected in (
+        ("widths", widths, n_levels),
+        ("n_blocks", n_blocks, n_levels),
+        ("n_blocks_decoder", n_blocks_decoder, n_levels - 1),
+    ):
+        if len(values) != expected or any(value < 1 for value in values):
+            raise ValueError(
+                f"{name} is {list(values)}; expected {expected} positive numbers for {n_levels} levels. "
+                "The decoder has one level less than the encoder: the bottleneck has no counterpart."
+            )
+    for name, value, table in (("norm", norm, NORMS), ("block", block, BLOCKS)):
+        if value not in table:
+            raise ValueError(f"{name} is {value!r}; expected one of {sorted(table)}.")
+    if strides is not None and [list(stride) for stride in strides] != level_strides(n_levels):
+        raise ValueError(
+            f"strides is {strides}; expected {level_strides(n_levels)}: every level halves every axis. "
+            "Plan with nnUNetv2_assft_plan, or correct arch_kwargs in the plans."
+        )
+
+
+def level_strides(n_levels: int) -> list[list[int]]:
+    """The strides of all levels in the plans' form: 1 at the finest level, then 2 on every axis."""
+    return [[1, 1, 1], *([2, 2, 2] for _ in range(n_levels - 1))]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named architecture. `arch_kwargs` is what nnU-Net's plans carry."""
+
+    description: str
+    widths: tuple[int, ...]
+    n_blocks: tuple[int, ...]
+    n_blocks_decoder: tuple[int, ...]  # deepest first
+    norm: NormName = "batch"
+    block: BlockOrder = "preactivation"
+
+    @property
+    def arch_kwargs(self) -> dict[str, Any]:
+        """Keyword arguments of CTFMSegmentationNet in JSON's types; a new dictionary each time."""
+        return {
+            "widths": list(self.widths),
+            "n_blocks": list(self.n_blocks),
+            "n_blocks_decoder": list(self.n_blocks_decoder),
+            "norm": self.norm,
+            "block": self.block,
+            "strides": level_strides(len(self.widths)),
+        }
+
+    @property
+    def accepts_pretrained_encoder(self) -> bool:
+        """Whether the encoder computes CT-FM's function, so that an encoder file of the same widths can be loaded."""
+        return self.norm == "batch" and self.block == "preactivation"
+
+
+PRESETS = {
+    "ctfm": Preset(
+        "CT-FM's encoder with one residual block per decoder level; takes the CT-FM weights (default)",
+        widths=(32, 64, 128, 256, 512),
+        n_blocks=(1, 2, 2, 4, 4),
+        n_blocks_decoder=(1, 1, 1, 1),
+    ),
+    "ctfm_dec1224": Preset(
+        "CT-FM's encoder with a mirrored decoder of 4, 2, 2, 1 blocks from deepest to finest; takes the CT-FM weights",
+        widths=(32, 64, 128, 256, 512),
+        n_blocks=(1, 2, 2, 4, 4),
+        n_blocks_decoder=(4, 2, 2, 1),
+    ),
+    "assft_paper": Preset(
+        "the ASSFT paper's printed widths, blocks and block order, read literally; random start, no weights exist for it",
+        widths=(32, 64, 256, 512, 1024),
+        n_blocks=(1, 2, 2, 4, 4),
+        n_blocks_decoder=(4, 2, 2, 1),
+        block="postactivation",
+    ),
+    "tiny": Preset(
+        "the same code, small enough for a CPU: demo and tests; takes only an encoder file of its own widths",
+        widths=(4, 16, 32, 64, 64),
+        n_blocks=(1, 1, 2, 2, 2),
+        n_blocks_decoder=(1, 1, 1, 1),
+    ),
+}

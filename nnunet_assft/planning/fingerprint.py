@@ -1,0 +1,107 @@
+"""Dataset fingerprint from images alone. nnU-Net's own reads every label; here nothing of a label may be seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
+
+from nnunet_assft.errors import AssftError
+from nnunet_assft.files import read_json, write_json
+from nnunet_assft.planning.parallel import map_cases
+
+SAMPLES_PER_CASE = 1_000  # only for the record: no normalisation of ours reads them
+
+
+@dataclass(frozen=True)
+class _Job:
+    case: str
+    images: tuple[Path, ...]
+    reader: BaseReaderWriter
+    file: Path
+
+
+def image_signature(images: tuple[Path, ...]) -> list[list[int]]:
+    """Size and modification time of each file: enough to notice that an image was replaced."""
+    return [[file.stat().st_size, file.stat().st_mtime_ns] for file in images]
+
+
+def check_images(
+    images: dict[str, tuple[Path, ...]], reader: BaseReaderWriter, folder: Path, *, num_processes: int = 1
+) -> None:
+    """Read every image once and keep its part of the fingerprint in `folder`, one small file per case.
+
+    Cases whose file is there and whose image has not changed are not read again. Raises `AssftError` that lists every image
+    which is unreadable, not finite, empty or not 3D.
+    """
+    jobs = [_Job(case, files, reader, folder / f"{case}.json") for case, files in images.items()]
+    todo = [job for job in jobs if not _is_current(job)]
+    problems = dict(p for p in map_cases(_analyse, todo, num_processes=num_processes, desc="fingerprint") if p)
+    if problems:
+        listed = "; ".join(f"{case}: {problems[case]}" for case in sorted(problems)[:5])
+        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise AssftError(f"{len(problems)} of {len(images)} images cannot be used ({listed}{more}). "
+                         "Replace or remove them and type the same command again.")  # fmt: skip
+
+
+def combine_fingerprint(cases: Iterable[str], folder: Path) -> dict[str, Any]:
+    """nnU-Net's fingerprint of these cases, with the intensities of nonzero voxels in place of foreground voxels."""
+    parts = [read_json(folder / f"{case}.json") for case in cases]
+    n_channels = len(parts[0]["intensities"])
+    pooled = [np.concatenate([part["intensities"][c] for part in parts]) for c in range(n_channels)]
+    return {
+        "spacings": [part["spacing"] for part in parts],
+        "shapes_after_crop": [part["shape_after_crop"] for part in parts],
+        "foreground_intensity_properties_per_channel": {str(c): _statistics(values) for c, values in enumerate(pooled)},
+        "median_relative_size_after_cropping": float(np.median([part["relative_size_after_cropping"] for part in parts])),
+    }
+
+
+def _is_current(job: _Job) -> bool:
+    return job.file.is_file() and read_json(job.file)["signature"] == image_signature(job.images)
+
+
+def _analyse(job: _Job) -> tuple[str, str] | None:
+    """Write the case's part of the fingerprint; returns (case, what is wrong) if the image cannot be used."""
+    try:
+        image, properties = job.reader.read_images([str(file) for file in job.images])
+    except Exception as error:  # readers raise what they like; the reason is reported with the case
+        return job.case, f"unreadable or truncated ({' '.join(str(error).split())[-120:]})"
+    if image.ndim != 4 or min(image.shape[1:]) < 2:
+        return job.case, f"shape {image.shape[1:]}, expected a 3D volume"
+    if not np.isfinite(image).all():
+        return job.case, f"{int((~np.isfinite(image)).sum())} voxels are NaN or infinite"
+    if not image.any():
+        return job.case, "all voxels are 0"
+    cropped, _, _ = crop_to_nonzero(image)
+    rng = np.random.default_rng(1234)
+    sampled = []
+    for channel in cropped:
+        nonzero = channel[channel != 0]
+        sampled.append([float(v) for v in rng.choice(nonzero, min(SAMPLES_PER_CASE, nonzero.size), replace=False)] if nonzero.size else [0.0])
+    write_json(job.file, {
+        "signature": image_signature(job.images),
+        "spacing": [float(s) for s in properties["spacing"]],
+        "shape_after_crop": [int(s) for s in cropped.shape[1:]],
+        "relative_size_after_cropping": float(np.prod(cropped.shape[1:]) / np.prod(image.shape[1:])),
+        "intensities": sampled,
+    })  # fmt: skip
+    return None
+
+
+def _statistics(values: np.ndarray) -> dict[str, float]:
+    low, median, high = np.percentile(values, (0.5, 50.0, 99.5))
+    return {
+        "mean": float(values.mean()),
+        "median": float(median),
+        "std": float(values.std()),
+        "min": float(values.min()),
+        "max": float(values.max()),
+        "percentile_99_5": float(high),
+        "percentile_00_5": float(low),
+    }

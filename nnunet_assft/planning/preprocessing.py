@@ -1,0 +1,146 @@
+"""Images are preprocessed once, without labels; a label is preprocessed when, and only when, its case may be trained on."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import blosc2
+import numpy as np
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunet_assft.errors import AssftError
+from nnunet_assft.files import PARTIAL, atomic_path
+from nnunet_assft.planning.parallel import map_cases
+from nnunet_assft.planning.planner import CONFIGURATION
+
+# CASE.pkl comes last: a case is there when it is
+ENDINGS = (".b2nd", "_seg.b2nd", ".pkl")
+
+
+@dataclass(frozen=True)
+class _Job:
+    case: str
+    images: tuple[Path, ...]
+    plans: dict[str, Any]
+    dataset_json: dict[str, Any]
+    folder: Path
+
+
+def preprocess_images(
+    images: dict[str, tuple[Path, ...]],
+    plans: dict[str, Any],
+    dataset_json: dict[str, Any],
+    folder: Path,
+    *,
+    num_processes: int = 1,
+) -> None:
+    """nnU-Net's preprocessing of images without a label: CASE.b2nd, CASE_seg.b2nd (0, -1 outside), CASE.pkl.
+
+    Cases that are there and not older than their image are left alone, so an interrupted call goes on.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    todo = [_Job(case, files, plans, dataset_json, folder) for case, files in images.items() if not _is_current(folder, case, files)]
+    for _ in map_cases(_preprocess, todo, num_processes=num_processes, desc="preprocessing"):
+        pass
+    shutil.rmtree(_scratch(folder), ignore_errors=True)
+
+
+def _scratch(folder: Path) -> Path:
+    return folder.with_name(f"{PARTIAL}_{folder.name}")
+
+
+def _is_current(folder: Path, case: str, images: tuple[Path, ...]) -> bool:
+    made = folder / f"{case}.pkl"
+    return made.is_file() and made.stat().st_mtime_ns >= max(file.stat().st_mtime_ns for file in images)
+
+
+def _preprocess(job: _Job) -> None:
+    plans_manager = PlansManager(job.plans)
+    configuration = plans_manager.get_configuration(CONFIGURATION)
+    preprocessor = configuration.preprocessor_class(verbose=False)
+    scratch = _scratch(job.folder)
+    scratch.mkdir(exist_ok=True)
+    for ending in ENDINGS:  # blosc2 refuses to overwrite what a killed process left
+        (scratch / f"{job.case}{ending}").unlink(missing_ok=True)
+    files = [str(file) for file in job.images]
+    preprocessor.run_case_save(str(scratch / job.case), files, None, plans_manager, configuration, job.dataset_json)
+    for ending in ENDINGS:
+        os.replace(scratch / f"{job.case}{ending}", job.folder / f"{job.case}{ending}")
+
+
+def load_image(folder: Path, case: str) -> np.ndarray:
+    """The preprocessed image, (channels, z, y, x) float32."""
+    return np.asarray(blosc2.open(urlpath=str(folder / f"{case}.b2nd"), mode="r", mmap_mode="r")[:])
+
+
+def load_properties(folder: Path, case: str) -> dict[str, Any]:
+    """What is needed to bring a prediction back to the original grid. Written by `preprocess_images`."""
+    with open(folder / f"{case}.pkl", "rb") as file:
+        properties: dict[str, Any] = pickle.load(file)
+    return properties
+
+
+def check_label(case: str, label_file: Path, reader: BaseReaderWriter, properties: dict[str, Any], labels: dict[str, int]) -> np.ndarray:
+    """The label as integers, (1, z, y, x), if it can be trained on. Raises `AssftError` saying what is wrong with it."""
+    if not label_file.is_file():
+        raise AssftError(f"The label of case {case} is missing: {label_file}. Put it there and type the same command again.")
+    try:
+        label, label_properties = reader.read_seg(str(label_file))
+    except Exception as error:
+        raise AssftError(f"The label of case {case} cannot be read ({label_file}): {' '.join(str(error).split())[-120:]}. "
+                         "Replace it and type the same command again.") from error  # fmt: skip
+    values = np.unique(label)
+    unknown = [float(v) for v in values if v not in set(labels.values())]  # NaN is in no set
+    if unknown:
+        counts = ", ".join(f"{v:g} ({int(np.isnan(label).sum() if np.isnan(v) else (label == v).sum())} voxels)" for v in unknown[:5])
+        raise AssftError(f"The label of case {case} has values that dataset.json does not know: {counts}; expected "
+                         f"{sorted(labels.values())}. Mend {label_file} and type the same command again.")  # fmt: skip
+    expected = tuple(properties["image_shape"])
+    if label.shape[1:] != expected or not np.allclose(label_properties["spacing"], properties["spacing"], rtol=1e-3):
+        raise AssftError(f"The label of case {case} has shape {label.shape[1:]} and spacing {tuple(label_properties['spacing'])}; its "
+                         f"image has {expected} and {tuple(properties['spacing'])}. Mend {label_file} and type the same command again.")  # fmt: skip
+    return np.asarray(label).astype(np.int16)
+
+
+def image_properties(folder: Path, case: str, plans: dict[str, Any]) -> dict[str, Any]:
+    """`load_properties` with `image_shape`: the shape of the image as its reader gives it, before any transpose."""
+    properties = load_properties(folder, case)
+    transposed = properties["shape_before_cropping"]
+    return {**properties, "image_shape": [int(transposed[axis]) for axis in plans["transpose_backward"]]}
+
+
+def write_training_label(
+    label: np.ndarray, case: str, image_folder: Path, target_folder: Path, plans: dict[str, Any], dataset_json: dict[str, Any]
+) -> None:
+    """CASE_seg.b2nd and CASE.pkl as nnU-Net's preprocessing of image and label together would have made them.
+
+    label: (1, z, y, x) in the geometry of the raw image. The image's -1 outside the nonzero mask is kept; it is exact to
+    the voxel where nothing is resampled.
+    """
+    plans_manager = PlansManager(plans)
+    configuration = plans_manager.get_configuration(CONFIGURATION)
+    label_manager = plans_manager.get_label_manager(dataset_json)
+    properties = load_properties(image_folder, case)
+    outside = blosc2.open(urlpath=str(image_folder / f"{case}_seg.b2nd"), mode="r")[:] == -1
+    seg = label.transpose([0, *(axis + 1 for axis in plans_manager.transpose_forward)])
+    seg = seg[(slice(None), *(slice(low, high) for low, high in properties["bbox_used_for_cropping"]))]
+    spacing = [properties["spacing"][axis] for axis in plans_manager.transpose_forward]
+    seg = configuration.resampling_fn_seg(seg.astype(np.float32), outside.shape[1:], spacing, configuration.spacing)
+    seg = np.asarray(seg).astype(np.int16)
+    seg[(seg == 0) & outside] = -1
+    classes: list[Any] = list(label_manager.foreground_labels)
+    if label_manager.has_ignore_label:
+        classes.append([-1, *label_manager.all_labels])
+    preprocessor = configuration.preprocessor_class
+    properties["class_locations"] = preprocessor._sample_foreground_locations(seg, classes)
+    blocks, chunks = comp_blosc2_params(seg.shape, tuple(configuration.patch_size), seg.itemsize)
+    nnUNetDatasetBlosc2.save_seg(np.ascontiguousarray(seg), str(target_folder / f"{case}_seg"), chunks_seg=chunks, blocks_seg=blocks)
+    with atomic_path(target_folder / f"{case}.pkl") as partial, open(partial, "wb") as file:
+        pickle.dump(properties, file)

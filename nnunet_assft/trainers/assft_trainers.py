@@ -1,0 +1,231 @@
+"""The two trainers of a round. nnU-Net plans, loads, augments, optimises and saves; here only its hooks are overridden.
+
+A trainer gets all it needs from two places: `plans["assft"]` (settings of the experiment) and the stage file beside its
+training set (`round_03_semi.json`: the cases, the weights to start from, the number of epochs). So stock
+`nnUNetv2_train` runs a stage just as our own commands do; fold = round.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from batchgeneratorsv2.transforms.intensity.brightness import MultiplicativeBrightnessTransform
+from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseTransform
+from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
+from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
+from batchgeneratorsv2.transforms.utils.random import RandomTransform
+from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
+from nnunetv2.paths import nnUNet_results
+from nnunetv2.training.data_augmentation.compute_initial_patch_size import get_patch_size
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import nn
+
+from nnunet_assft.errors import AssftError
+from nnunet_assft.files import PARTIAL, read_json
+
+MAX_ROTATION = math.radians(30)
+MAX_NOISE_VARIANCE = 0.1
+CHECKPOINTS_PER_TRAINING = 20
+SECONDS_BETWEEN_PLOTS = 60
+
+
+def draw_noise_sd(*_: Any) -> float:
+    """SD of the Gaussian noise whose VARIANCE is U(0, 0.1) (paper, section 4.2).
+
+    batchgeneratorsv2's `noise_variance` is used as a standard deviation, so the root is taken here.
+    """
+    return math.sqrt(np.random.uniform(0, MAX_NOISE_VARIANCE))
+
+
+class nnUNetTrainerASSFT(nnUNetTrainer):
+    """The semi-supervised stage: trains on the labelled and the pseudo-labelled cases of round `fold`.
+
+    Overridden hooks: build_network_architecture, initialize, configure_optimizers, the two of augmentation, do_split,
+    on_train_epoch_start, on_epoch_end, save_checkpoint.
+    """
+
+    stage = "semi"
+
+    def __init__(
+        self, plans: dict, configuration: str, fold: int, dataset_json: dict, device: torch.device = torch.device("cuda")
+    ) -> None:
+        plans.setdefault("continue_training", False)  # stock predict and evaluation build trainers without it
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        settings = self.plans_manager.plans["assft"]
+        if not isinstance(fold, int):
+            raise AssftError(f"Fold {fold!r} does not exist: the fold of {type(self).__name__} is the number of the round.")
+        self.preprocessed_dataset_folder_base = os.path.join(
+            str(self.preprocessed_dataset_folder_base), "assft", settings["experiment"]
+        )
+        self.preprocessed_dataset_folder = os.path.join(self.preprocessed_dataset_folder_base, f"round_{fold:02d}_{self.stage}")
+        self.stage_file = Path(self.preprocessed_dataset_folder + ".json")
+        if not self.stage_file.is_file():
+            raise AssftError(f"{self.stage_file} is not there: round {fold} has no {self.stage} training set yet. "
+                             f"Type nnUNetv2_assft_status for the next command.")  # fmt: skip
+        self.stage_plan: dict[str, Any] = read_json(self.stage_file)
+        self.initial_lr = settings["initial_lr"]
+        self.weight_decay = settings["weight_decay"]
+        self.enable_deep_supervision = settings["deep_supervision"]
+        self.num_iterations_per_epoch = settings["iterations_per_epoch"]
+        self.num_val_iterations_per_epoch = max(1, settings["iterations_per_epoch"] // 5)  # nnU-Net's ratio, 250 : 50
+        self.num_epochs = self.stage_plan["epochs"]
+        self.save_every = max(1, min(self.save_every, self.num_epochs // CHECKPOINTS_PER_TRAINING))
+        self.after_epoch: Callable[[nnUNetTrainerASSFT], None] | None = None  # set by who wants to show progress
+        self.logger.plot_progress_png = self._plot_seldom(self.logger.plot_progress_png)
+
+    # weights -----------------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def build_network_architecture(
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        """nnU-Net's, from the plans. Without deep supervision the lower heads get no gradient; DDP must know."""
+        network = nnUNetTrainer.build_network_architecture(
+            plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
+        )
+        for head in () if enable_deep_supervision else network.decoder.heads[:-1]:
+            head.requires_grad_(False)
+        return network
+
+    def initialize(self) -> None:
+        """Start from the weights that the stage file names, with a fresh optimiser."""
+        super().initialize()
+        start = Path(str(nnUNet_results), self.plans_manager.dataset_name, self.stage_plan["start_from"])
+        weights = torch.load(start, map_location="cpu", weights_only=False)["network_weights"]
+        self._bare_network().load_state_dict(weights, strict=True)
+        self.print_to_log_file(f"Starting from the weights of {start}")
+
+    def _bare_network(self) -> nn.Module:
+        network = self.network.module if self.is_ddp else self.network
+        return getattr(network, "_orig_mod", network)  # torch.compile wraps
+
+    def save_checkpoint(self, filename: str) -> None:
+        """Whole or not at all, so that a kill never leaves half a checkpoint. No `checkpoint_best`: see `do_split`."""
+        if os.path.basename(filename) == "checkpoint_best.pth":
+            return
+        folder, name = os.path.split(filename)
+        partial = os.path.join(folder, f"{PARTIAL}_{name}")
+        super().save_checkpoint(partial)
+        if os.path.isfile(partial):
+            os.replace(partial, filename)
+
+    # data --------------------------------------------------------------------------------------------------------------
+
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """Train on all cases of the stage; nnU-Net's online validation sees the human-labelled ones of them.
+
+        Every labelled case is needed for training, and test cases must not be seen: the "pseudo Dice" in the log is on
+        training cases, and the final checkpoint is the model.
+        """
+        cases = self.stage_plan["cases"]
+        self.print_to_log_file(f"Training on {len(cases)} cases; the validation loss and pseudo Dice are on training cases.")
+        return sorted(cases), sorted(case for case, entry in cases.items() if entry["kind"] == "human")
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(  # noqa: N802
+        self,
+    ) -> tuple[tuple[float, float], bool, np.ndarray, tuple[int, int, int]]:
+        """Rotation about all three axes whatever the anisotropy, mirroring of all axes (also at test time)."""
+        rotation = (-MAX_ROTATION, MAX_ROTATION)
+        # the scale range of nnU-Net's own computation: what a patch rotated and scaled further misses is padded
+        initial_patch_size = get_patch_size(self.configuration_manager.patch_size, rotation, rotation, rotation, (0.85, 1.25))
+        mirror_axes = (0, 1, 2)
+        self.inference_allowed_mirroring_axes = mirror_axes
+        return rotation, False, initial_patch_size, mirror_axes
+
+    @staticmethod
+    def get_training_transforms(
+        patch_size: np.ndarray | tuple[int, ...],
+        rotation_for_DA: Any,  # noqa: N803
+        deep_supervision_scales: list | tuple | None,
+        mirror_axes: tuple[int, ...],
+        do_dummy_2d_data_aug: bool,
+        use_mask_for_norm: list[bool] | None = None,
+        is_cascaded: bool = False,
+        foreground_labels: tuple[int, ...] | list[int] | None = None,
+        regions: list | None = None,
+        ignore_label: int | None = None,
+    ) -> BasicTransform:
+        """The paper's augmentation (its section 4.2), its order and its probabilities, and nothing else."""
+        transforms: list[BasicTransform] = [
+            SpatialTransform(
+                patch_size,
+                patch_center_dist_from_border=0,
+                random_crop=False,
+                p_rotation=0.2,
+                rotation=rotation_for_DA,
+                p_scaling=0.2,
+                scaling=(0.7, 1.4),
+                p_synchronize_scaling_across_axes=1,
+                border_mode_seg="constant",
+                padding_value_seg=-1,
+            ),
+            MirrorTransform(allowed_axes=mirror_axes),  # 0.5 per axis
+            RandomTransform(
+                GaussianNoiseTransform(noise_variance=draw_noise_sd, p_per_channel=1, synchronize_channels=True),
+                apply_probability=0.15,
+            ),
+            RandomTransform(
+                MultiplicativeBrightnessTransform(multiplier_range=(0.75, 1.25), synchronize_channels=False, p_per_channel=1),
+                apply_probability=0.15,
+            ),
+            RemoveLabelTansform(-1, 0),
+        ]
+        if deep_supervision_scales is not None:
+            transforms.append(DownsampleSegForDSTransform(ds_scales=deep_supervision_scales))
+        return ComposeTransforms(transforms)
+
+    # optimisation ------------------------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
+        optimizer = torch.optim.AdamW(self.network.parameters(), lr=self.initial_lr, weight_decay=self.weight_decay)
+        return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
+
+    def on_train_epoch_start(self) -> None:
+        """Seeds by (seed, round, stage, epoch): a training that was cut off goes on with the numbers it would have drawn."""
+        seed = self.plans_manager.plans["assft"]["seed"]
+        key = [seed, self.fold, int(self.stage == "semi"), self.current_epoch, self.local_rank]
+        words = np.random.SeedSequence(key).generate_state(3)
+        random.seed(int(words[0]))
+        np.random.seed(int(words[1]))  # noqa: NPY002 - nnU-Net and batchgenerators draw from the global generator
+        torch.manual_seed(int(words[2]))
+        super().on_train_epoch_start()
+
+    def on_epoch_end(self) -> None:
+        super().on_epoch_end()
+        if self.after_epoch is not None:
+            self.after_epoch(self)
+
+    def _plot_seldom(self, plot: Callable[[str], None]) -> Callable[[str], None]:
+        """progress.png takes a second to draw: at most once a minute, and after the last epoch."""
+        drawn = time.monotonic()
+
+        def plot_if_due(folder: str) -> None:
+            nonlocal drawn
+            if self.current_epoch + 1 == self.num_epochs or time.monotonic() - drawn > SECONDS_BETWEEN_PLOTS:
+                plot(folder)
+                drawn = time.monotonic()
+
+        return plot_if_due
+
+
+class nnUNetTrainerASSFTSupervised(nnUNetTrainerASSFT):
+    """The supervised stage: trains on the labelled cases of round `fold`. Round 0 is the one-shot stage."""
+
+    stage = "supervised"

@@ -1,0 +1,684 @@
+"""Eqs. 1-26: values worked by hand, the worked examples if they lie beside the repository, literal loops, and properties."""
+
+import json
+import math
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nnunet_assft.active import metrics
+from nnunet_assft.active.metrics import VoxelSums
+
+WORKED_EXAMPLES = Path(__file__).parents[3] / "shared" / "examples" / "worked_examples.json"
+CASE_A = [[0.7, 0.2, 0.5, 0.98], [0.2, 0.5, 0.5, 0.01], [0.1, 0.3, 0.0, 0.01]]  # (C, V); voxel 2 is a tie with background
+
+few = settings(max_examples=25, deadline=None)
+seeds = st.integers(0, 2**32 - 1)
+
+
+def example(name: str) -> dict:
+    if not WORKED_EXAMPLES.is_file():
+        pytest.skip("the worked examples are not beside this repository")
+    return json.loads(WORKED_EXAMPLES.read_text())["examples"][name]
+
+
+def near(expected: object) -> object:
+    return pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+def softmax(rng: np.random.Generator, n_classes: int, shape: tuple[int, ...] = (3, 4, 5)) -> np.ndarray:
+    logits = rng.normal(0, 2, (n_classes, *shape))
+    p = np.exp(logits - logits.max(axis=0))
+    return p / p.sum(axis=0)
+
+
+def cosine_distance(a: np.ndarray, b: np.ndarray) -> float:
+    norms = math.sqrt(float(a @ a)) * math.sqrt(float(b @ b))
+    return 1.0 - float(a @ b) / norms if norms else 1.0
+
+
+# Literal loops, written from the equations ----------------------------------------------------------------------------
+
+
+def literal_pd(e: np.ndarray, pakd: np.ndarray, *, reversed_weights: bool = False) -> np.ndarray:
+    order = sorted(range(len(e)), key=lambda i: (-pakd[i], i))
+    pd = np.ones(len(e))
+    for c in range(2, len(e) + 1):
+        total = 0.0
+        for k in range(1, c):
+            weight = c - k if reversed_weights else k
+            total += weight * cosine_distance(e[order[c - 1]], e[order[c - 1 - k]])
+        pd[order[c - 1]] = total / (c * (c - 1) / 2)
+    return pd
+
+
+def literal_asd(probs: np.ndarray, tau: float) -> dict[str, float]:
+    flat = probs.reshape(len(probs), -1)
+    total, inside = 0.0, 0
+    for p in flat.T:
+        if p[0] / tau < max(p[1:]):
+            inside += 1
+            total -= sum(x * math.log(x) for x in p if x > 0)
+    return {"sum": total, "mean": total / flat.shape[1], "foreground_mean": total / inside if inside else 0.0}
+
+
+def literal_confidence(probs: np.ndarray, *, strict: bool = False) -> dict[str, float]:
+    total, inside = 0.0, 0
+    for p in probs.reshape(len(probs), -1).T:
+        first, second = sorted(p, reverse=True)[:2]
+        if strict:
+            second = max((x for x in p if x < first), default=0.0)
+        if list(p).index(first) != 0:
+            inside += 1
+            total += first - second
+    return {"sum": total, "foreground_mean": total / inside if inside else 0.0}
+
+
+# Worked by hand -------------------------------------------------------------------------------------------------------
+
+
+def test_dkd_worked_by_hand():
+    """Angles to the prior (1, 0): 45, 90, 0 and 53.13 degrees. Ranks by PAKD: cases 1, 3, 0, 2."""
+    e_pre = np.tile([1.0, 0.0], (4, 1))
+    e_cur = np.array([[1.0, 1.0], [0.0, 1.0], [1.0, 0.0], [3.0, 4.0]])
+    distance = metrics.pakd(e_pre, e_cur)
+    root = math.sqrt(0.5)
+    assert distance == near([1 - root, 1.0, 0.0, 0.4])
+    third = (1 * (1 - 1.4 * root) + 2 * (1 - root)) / 3  # to (0.6, 0.8) with weight 1, to (0, 1) with weight 2
+    fourth = (1 * (1 - root) + 2 * (1 - 0.6) + 3 * 1.0) / 6
+    assert metrics.pairwise_dissimilarity(e_cur, distance) == near([third, 1.0, fourth, 0.2])
+    assert metrics.dkd(e_pre, e_cur) == near([(1 - root) * third, 1.0, 0.0, 0.08])
+
+
+def test_pd_of_the_first_rank_and_weights():
+    e = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])  # ranks 1, 2, 3; the third duplicates the second
+    pakd = np.array([0.9, 0.8, 0.7])
+    assert metrics.pairwise_dissimilarity(e, pakd) == near([1.0, 1.0, 2 / 3])
+    assert metrics.pairwise_dissimilarity(e, pakd, pd_weights="reversed") == near([1.0, 1.0, 1 / 3])
+    assert metrics.pairwise_dissimilarity(e[1:], pakd[1:], pd_first="max") == near([0.0, 0.0])
+    assert metrics.pairwise_dissimilarity(e[:1], pakd[:1], pd_first="max") == near([1.0])
+
+
+@pytest.mark.parametrize(
+    ("r", "n_rounds", "expected"), [(1, 1, 3.0), (1, 5, 3.0), (5, 5, 1.5), (2, 2, 1.5), (2, 4, 2.25), (3, 5, 1.976090708271)]
+)
+def test_temperature(r: int, n_rounds: int, expected: float):
+    assert metrics.temperature(r, n_rounds) == near(expected)
+
+
+@pytest.mark.parametrize(("r", "n_rounds"), [(0, 5), (6, 5), (-1, 5), (1, 0)])
+def test_temperature_outside_the_rounds(r: int, n_rounds: int):
+    with pytest.raises(ValueError, match=f"round {r} of {n_rounds}"):
+        metrics.temperature(r, n_rounds)
+
+
+def test_voxel_sums_worked_by_hand():
+    sums = metrics.voxel_sums(np.array(CASE_A), 3.0)
+    two = -(0.2 * math.log(0.2) + 0.5 * math.log(0.5) + 0.3 * math.log(0.3))  # voxel 1; voxel 2 has ln 2
+    assert (sums.voxels, sums.mask_voxels, sums.mask_voxels_tau1, sums.foreground_voxels) == (4, 2, 1, 1)
+    assert sums.class_voxels == (3, 1, 0)
+    assert sums.top1_sum == near(0.7 + 0.5 + 0.5 + 0.98)
+    assert sums.margin_sum == near(0.5 + 0.2 + 0.0 + 0.97)
+    assert sums.masked_entropy_sum == near(two + math.log(2))
+    assert sums.masked_entropy_sum_tau1 == near(two)
+    assert sums.foreground_margin_sum == near(0.2)
+
+
+def test_asd_and_confidence_worked_by_hand():
+    case = np.array(CASE_A).reshape(3, 1, 2, 2)
+    assert metrics.asd(case, 1, 5) == near(1.722800194625 / 2)
+    assert metrics.asd(case, 1, 5, "mean") == near(1.722800194625 / 4)
+    assert metrics.asd(case, 1, 5, "sum") == near(1.722800194625)
+    assert metrics.asd(case, 1, 5, tau=1.0) == near(1.029653014065)
+    assert metrics.confidence(case) == near(0.2)
+    tie = np.array([[0.2, 0.0], [0.4, 0.5], [0.4, 0.5]]).reshape(3, 1, 1, 2)  # both voxels tie between classes 1 and 2
+    assert metrics.confidence(tie) == 0.0
+    assert metrics.confidence(tie, second="strict") == near(0.4 - 0.2 + 0.5 - 0.0)
+    assert metrics.confidence(tie, "foreground_mean", second="strict") == near(0.35)
+
+
+def test_nothing_but_background():
+    sums = metrics.voxel_sums(np.stack([np.ones((2, 2, 2)), np.zeros((2, 2, 2))]), 3.0)
+    assert [metrics.asd_from_sums(sums, reduction) for reduction in metrics.ASD_REDUCTIONS] == [0.0, 0.0, 0.0]
+    assert [metrics.confidence_from_sums(sums, reduction) for reduction in metrics.CONFIDENCE_REDUCTIONS] == [0.0, 0.0]
+    assert sums.entropy_sum == 0.0
+    assert sums.margin_sum == 8.0
+
+
+def test_rank01_and_minmax_worked_by_hand():
+    scores = np.array([0.3, 0.1, 0.1, 0.9, 0.5, 0.5])
+    assert metrics.rank01(scores) == near([0.4, 0.0, 0.0, 1.0, 0.7, 0.7])
+    assert metrics.minmax(scores) == near([0.25, 0.0, 0.0, 1.0, 0.5, 0.5])
+    assert metrics.rank01(np.array([0.2, 0.7, 0.7])) == near([0.0, 1.0, 1.0])
+    for constant in (np.full(3, 1.0), np.array([3.0])):
+        assert not metrics.rank01(constant).any()
+        assert not metrics.minmax(constant).any()
+
+
+def test_query_ties():
+    dkd, asd = np.array([0.1, 0.4, 0.3, 0.2]), np.array([0.4, 0.1, 0.3, 0.2])
+    assert metrics.query_score(dkd, asd) == near([1.0, 1.0, 4 / 3, 2 / 3])
+    assert metrics.select_query(dkd, asd, 2).tolist() == [2, 1]  # cases 0 and 1 tie: the larger DKD wins
+    assert metrics.select_query(dkd, asd, 9).tolist() == [2, 1, 0, 3]
+    equal = np.ones(3)
+    assert metrics.select_query(equal, equal, 2, ids=["b", "c", "a"]).tolist() == [2, 0]
+    assert metrics.select_query(equal, equal, 3, ids=["case_9", "case_10", "case_1"]).tolist() == [2, 1, 0]  # as strings
+
+
+def test_all_equal_asd_leaves_the_order_to_dkd():
+    assert metrics.select_query(np.array([0.1, 0.3, 0.2]), np.zeros(3), 3).tolist() == [1, 2, 0]
+
+
+def test_candidates_and_selection_worked_by_hand():
+    confidence = np.array([0.9, 0.8, 0.5, 0.2])
+    assert metrics.n_candidates(confidence, 2, tau_c=0.9, scale="none") == 3  # 2 * 0.9 / 0.6 = 3 exactly
+    assert metrics.n_candidates(confidence, 1, tau_c=2.0) == 3  # 2 / (0.6 / 0.9) = 3 exactly
+    assert metrics.n_candidates(confidence * 1e6, 1, scale="none") == 1  # the literal equations: K falls to n_select
+    assert metrics.n_candidates(np.zeros(4), 1) == 4
+    assert metrics.n_candidates(np.array([5e-324, 0.0]), 1, tau_c=1e300, scale="none") == 2
+    e = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+    chosen = metrics.rank_reliable(confidence, e, np.array([[2.0, 0.0]]), 2, tau_c=0.9, scale="none")
+    assert chosen.candidates.tolist() == [0, 1, 2]
+    assert chosen.indices.tolist() == [0, 2]
+    np.testing.assert_allclose(chosen.reliability, [0.9, 0.0, 0.5, np.nan])
+    np.testing.assert_allclose(chosen.distance, [0.0, 1.0, 0.0, np.nan])
+
+
+def test_semantic_distance_worked_by_hand():
+    distance = metrics.semantic_distance(np.array([[3, 4], [0, 1], [0, 0]]), np.array([[1, 0], [0, 2]]))
+    assert distance == near([0.2, 0.0, 1.0])
+    assert metrics.semantic_distance(np.array([[-1.0, 0.0]]), np.array([[1.0, 0.0]])) == near([2.0])
+
+
+@pytest.mark.parametrize(
+    ("spec", "n_pool", "expected"),
+    [
+        (0.05, 300, 15),
+        ("5%", 361, 18),
+        ("0.05", 9262, 463),
+        ("5 %", 60, 3),
+        (0.05, 30, 2),
+        (0.05, 5, 1),
+        (2, 30, 2),
+        ("2", 30, 2),
+        ("100%", 30, 30),
+        (0.145, 100, 15),  # 14.5 in decimals, 14.499999999999998 in binary
+        (np.int64(7), 3, 7),
+        (np.float64(0.5), 3, 2),
+        ("0.1%", 9, 1),
+    ],
+)
+def test_query_budget(spec: int | float | str, n_pool: int, expected: int):
+    assert metrics.query_budget(spec, n_pool) == expected
+
+
+@pytest.mark.parametrize(
+    "spec", ["0%", "-1", -1, 0, "0", 1.5, "1.5", "101%", "5%%", "", "five", "nan", float("nan"), float("inf"), -0.1, True, None]
+)
+def test_query_budget_refuses_nonsense(spec: object):
+    with pytest.raises(ValueError, match="expected cases per round"):
+        metrics.query_budget(spec, 30)  # type: ignore[arg-type]
+
+
+def test_query_pool_gives_back_the_least_reliable():
+    reliability = {"c": 0.9, "d": 0.1, "e": 0.5}
+    assert metrics.query_pool("edcba", [], {}, 2) == ["a", "b", "c", "d", "e"]
+    assert metrics.query_pool("abcde", "cde", reliability, 2) == ["a", "b"]
+    assert metrics.query_pool("abcde", "cde", reliability, 3) == ["a", "b", "d"]
+    assert metrics.query_pool("abcde", "cde", dict.fromkeys("cde", 1.0), 4) == ["a", "b", "c", "d"]
+    assert metrics.query_pool("abcde", "cde", reliability, 99) == ["a", "b", "c", "d", "e"]
+    with pytest.raises(ValueError, match="no finite reliability for"):
+        metrics.query_pool("abcde", "cde", {"c": 1.0}, 3)
+    with pytest.raises(ValueError, match="not unlabelled"):
+        metrics.query_pool("abc", "z", {}, 1)
+
+
+def test_medoid():
+    e = np.array([[1.0, 0.0], [3.0, 4.0], [0.0, 1.0], [1.0, 1.0]])
+    assert metrics.medoid(e) == 3
+    assert metrics.medoid(e[:2], ids=["b", "a"]) == 1  # two cases always tie
+    assert metrics.medoid(np.zeros((3, 2)), ids=["b", "a", "c"]) == 1
+
+
+# The worked examples --------------------------------------------------------------------------------------------------
+
+
+def test_example_uncertainty_scalars():
+    given_ = example("uncertainty_scalars")
+    scores: dict[str, dict[str, float]] = {"enpy": {}, "lcon": {}, "mmar": {}}
+    for case, probs in given_["inputs"]["softmax"].items():
+        sums, expected = metrics.voxel_sums(np.array(probs), 3.0), given_["expected"]["per_case"][case]
+        scores["enpy"][case] = sums.entropy_sum / sums.voxels
+        scores["lcon"][case] = 1 - sums.top1_sum / sums.voxels
+        scores["mmar"][case] = sums.margin_sum / sums.voxels
+        assert sums.entropy_sum == near(expected["entropy_sum"])
+        assert {name: values[case] for name, values in scores.items()} == near({name: expected[name] for name in scores})
+        for voxel, entropy in enumerate(expected["entropy_per_voxel_nats"]):
+            assert metrics.voxel_sums(np.array(probs)[:, voxel : voxel + 1], 3.0).entropy_sum == near(entropy)
+    for name, sign in (("enpy", -1), ("lcon", -1), ("mmar", 1)):
+        order = sorted(scores[name], key=lambda case: (sign * scores[name][case], case))
+        assert order == given_["expected"][f"query_order_{name}"]
+
+
+def test_example_asd():
+    softmax_of = example("uncertainty_scalars")["inputs"]["softmax"]
+    for case, of_case in example("asd")["expected"].items():
+        for name, expected in of_case.items():
+            probs, tau = np.array(softmax_of[case]), float(name.removeprefix("tau_"))
+            for reduction in metrics.ASD_REDUCTIONS:
+                assert metrics.asd(probs, 1, 5, reduction, tau=tau) == near(expected[reduction])
+                if tau == 1:
+                    assert metrics.asd_from_sums(metrics.voxel_sums(probs, 3.0), reduction, tau1=True) == near(
+                        expected[reduction]
+                    )
+            inside = [metrics.voxel_sums(probs[:, v : v + 1], tau).mask_voxels for v in range(probs.shape[1])]
+            assert inside == expected["mask"]
+
+
+def test_example_confidence():
+    softmax_of = example("uncertainty_scalars")["inputs"]["softmax"]
+    for case, expected in example("confidence")["expected"].items():
+        probs = np.array(softmax_of[case])
+        for reduction in metrics.CONFIDENCE_REDUCTIONS:
+            assert metrics.confidence(probs, reduction) == near(expected[reduction])
+        for voxel in range(probs.shape[1]):
+            one = probs[:, voxel : voxel + 1]
+            sums, strict = metrics.voxel_sums(one, 1.0), metrics.voxel_sums(one, 1.0, second="strict")
+            inside, top1 = expected["mask"][voxel], expected["top1"][voxel]
+            assert (sums.foreground_voxels, sums.top1_sum) == (inside, near(top1))
+            assert sums.margin_sum == near(top1 - expected["top2"][voxel])
+            assert strict.foreground_margin_sum == near(inside * (top1 - expected["top2_strict_reading_of_eq18"][voxel]))
+
+
+def scalars_of(sums: VoxelSums) -> dict[str, float]:
+    return {
+        "enpy": sums.entropy_sum / sums.voxels,
+        "lcon": 1 - sums.top1_sum / sums.voxels,
+        "mmar": sums.margin_sum / sums.voxels,
+        **{f"asd_{name}": metrics.asd_from_sums(sums, name) for name in metrics.ASD_REDUCTIONS},
+        **{f"confidence_{name}": metrics.confidence_from_sums(sums, name) for name in metrics.CONFIDENCE_REDUCTIONS},
+        **{name: value for name, value in vars(sums).items() if name != "class_voxels"},
+    }
+
+
+def test_example_empty_foreground():
+    given_ = example("empty_foreground")
+    found = scalars_of(metrics.voxel_sums(np.array(given_["inputs"]["softmax"]), given_["inputs"]["tau"]))
+    assert {name: found[name] for name in given_["expected"]} == near(given_["expected"])
+
+
+def test_example_streaming_pass():
+    given_ = example("streaming_pass")
+    blocks = [metrics.voxel_sums(np.array(block), given_["inputs"]["tau"]) for block in given_["inputs"]["blocks"]]
+    found = scalars_of(sum(blocks, VoxelSums.zero(3)))
+    assert {name: found[name] for name in given_["expected"]} == near(given_["expected"])
+
+
+def test_example_tau():
+    for n_rounds, expected in example("tau")["expected"].items():
+        assert [metrics.temperature(r + 1, int(n_rounds)) for r in range(int(n_rounds))] == near(expected)
+
+
+def test_example_dkd():
+    given_ = example("dkd")
+    e_pre, e_cur = (np.array(given_["inputs"][name]) for name in ("pretrained", "latest"))
+    expected, distance = given_["expected"], metrics.pakd(e_pre, e_cur)
+    pd = metrics.pairwise_dissimilarity(e_cur, distance)
+    assert distance == near(expected["pakd"])
+    assert np.argsort(-distance).tolist() == expected["rank_order"]
+    assert pd == near(expected["pd_by_case"])
+    assert pd[expected["rank_order"]] == near(expected["pd_in_rank_order"])
+    assert metrics.dkd(e_pre, e_cur) == near(expected["dkd"])
+
+
+def test_example_pd_prefix_recurrence():
+    given_ = example("pd_prefix_recurrence")
+    e = np.array(given_["inputs"]["embeddings_already_sorted_by_descending_pakd"])
+    pakd = np.linspace(1, 0, len(e))
+    literal, reverse = (metrics.pairwise_dissimilarity(e, pakd, pd_weights=name) for name in ("literal", "reversed"))
+    assert literal == near(given_["expected"]["pd"])
+    assert reverse == near(given_["expected"]["pd_reversed_weights"])
+    np.testing.assert_allclose(literal, literal_pd(e, pakd), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(reverse, literal_pd(e, pakd, reversed_weights=True), rtol=0, atol=1e-12)
+
+
+def test_example_zero_and_frozen_embeddings():
+    given_ = example("zero_and_frozen_embeddings")
+    found = metrics.pakd(*(np.array(given_["inputs"][name]) for name in ("pretrained", "latest")))
+    assert found == near(given_["expected"]["pakd"])
+
+
+def test_example_rank_transform():
+    given_ = example("rank_transform")
+    inputs = {name: np.array(values) for name, values in given_["inputs"].items()}
+    assert metrics.minmax(inputs["scores"]) == near(given_["expected"]["minmax"])
+    assert metrics.rank01(inputs["scores"]) == near(given_["expected"]["rank01"])
+    for name in ("constant", "tie_at_max", "single"):
+        assert metrics.rank01(inputs[name]) == near(given_["expected"][name])
+
+
+def test_example_query_selection():
+    given_ = example("query_selection")
+    dkd, asd = np.array(given_["inputs"]["dkd"]), np.array(given_["inputs"]["asd"])
+    n_query, expected, second = given_["inputs"]["n_b"], given_["expected"], given_["second_call"]
+    assert metrics.query_score(dkd, asd) == near(expected["q"])
+    assert metrics.select_query(dkd, asd, n_query).tolist() == expected["selected"]
+    assert metrics.select_query(dkd, asd, len(dkd)).tolist() == expected["full_order"]
+    rest = np.array(second["eligible"])
+    assert metrics.query_score(dkd[rest], asd[rest]) == near(second["q"])
+    assert rest[metrics.select_query(dkd[rest], asd[rest], n_query)].tolist() == second["selected"]
+
+
+@pytest.mark.parametrize(("name", "scale"), [("pseudo_selection_foreground_mean", "none"), ("pseudo_selection_default", "max")])
+def test_example_pseudo_selection(name: str, scale: str):
+    given_ = example(name)
+    inputs, expected = given_["inputs"], given_["expected"]
+    confidence, e, anchors = (np.array(inputs[key]) for key in ("confidence", "embeddings", "anchors"))
+    arguments = (confidence, e, anchors, inputs["n_su"], inputs["tau_c"], scale)
+    chosen = metrics.rank_reliable(*arguments)
+    assert metrics.n_candidates(confidence, inputs["n_su"], inputs["tau_c"], scale) == expected["k"]
+    assert chosen.candidates.tolist() == expected["candidates"]
+    assert chosen.indices.tolist() == metrics.select_reliable(*arguments).tolist() == expected["selected"]
+    reliability = [math.nan if value is None else value for value in expected["reliability"]]
+    np.testing.assert_allclose(chosen.reliability, reliability, rtol=1e-9)
+    inside = ~np.isnan(reliability)
+    np.testing.assert_allclose(metrics.reliability(confidence, e, anchors)[inside], np.array(reliability)[inside], rtol=1e-9)
+    if "semantic_distance_all" in expected:
+        assert metrics.semantic_distance(e, anchors) == near(expected["semantic_distance_all"])
+
+
+def test_example_candidate_count():
+    for case in example("candidate_count")["cases"]:
+        scale = "max" if case["scaled_by_max"] else "none"
+        assert metrics.n_candidates(np.array(case["confidence"]), case["n_su"], case["tau_c"], scale) == case["k"], case
+
+
+def test_example_semantic_distance():
+    given_ = example("semantic_distance")
+    found = metrics.semantic_distance(*(np.array(given_["inputs"][name]) for name in ("embeddings", "anchors")))
+    assert found == near(given_["expected"]["distance"])
+
+
+def test_example_budget():
+    for case in example("budget")["cases"]:
+        assert metrics.query_budget(case["spec"], case["n_t"]) == case["n_b"], case
+
+
+def test_example_query_pool():
+    for case in example("query_pool")["cases"]:
+        found = metrics.query_pool(case["unlabelled"], case["pseudo_labelled_last_round"], case["reliability"], case["n_b"])
+        assert found == case["pool"], case
+
+
+def test_example_medoid():
+    given_ = example("medoid")
+    e = np.array(given_["inputs"]["pretrained"])
+    assert metrics.summed_distance(e) == near(given_["expected"]["summed_distance"])
+    assert metrics.medoid(e) == given_["expected"]["x_1"]
+
+
+# Agreement with the literal loops -------------------------------------------------------------------------------------
+
+
+@few
+@given(seed=seeds, n=st.integers(1, 12), d=st.integers(1, 6), spread=st.sampled_from([1.0, 1e-3, 1e-6]))
+def test_pd_equals_the_double_loop(seed: int, n: int, d: int, spread: float):
+    rng = np.random.default_rng(seed)
+    e, pakd = 1 + spread * rng.normal(size=(n, d)), rng.choice([0.1, 0.2, 0.5], n)
+    for weights in metrics.PD_WEIGHTS:
+        found = metrics.pairwise_dissimilarity(e, pakd, pd_weights=weights)
+        expected = literal_pd(e, pakd, reversed_weights=weights == "reversed")
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+        assert found.min() >= 0
+        assert found.max() <= 2
+
+
+def test_blocks_do_not_change_pd(monkeypatch: pytest.MonkeyPatch):
+    rng = np.random.default_rng(0)
+    e, pakd = rng.normal(size=(50, 3)), rng.random(50)
+    for weights in metrics.PD_WEIGHTS:
+        whole = metrics.pairwise_dissimilarity(e, pakd, pd_weights=weights)
+        for block in (1, 6, 21, 150):
+            monkeypatch.setattr(metrics, "_BLOCK", block)
+            found = metrics.pairwise_dissimilarity(e, pakd, pd_weights=weights)
+            np.testing.assert_allclose(found, whole, rtol=0, atol=1e-14)
+        monkeypatch.undo()
+
+
+@few
+@given(seed=seeds, n_classes=st.sampled_from([2, 3, 26]), r=st.integers(1, 4))
+def test_asd_and_confidence_equal_the_voxel_loop(seed: int, n_classes: int, r: int):
+    rng = np.random.default_rng(seed)
+    probs = softmax(rng, n_classes)
+    probs[:, 0] = 0.0
+    probs[rng.integers(n_classes, size=(4, 5)), 0, np.arange(4)[:, None], np.arange(5)] = 1.0  # certain voxels
+    probs[:, 1] = 1 / n_classes  # ties of all classes
+    expected = literal_asd(probs, metrics.temperature(r, 4))
+    assert {name: metrics.asd(probs, r, 4, name) for name in metrics.ASD_REDUCTIONS} == near(expected)
+    for second in metrics.SECOND:
+        expected = literal_confidence(probs, strict=second == "strict")
+        assert {name: metrics.confidence(probs, name, second=second) for name in expected} == near(expected)
+
+
+@few
+@given(seed=seeds, n=st.integers(1, 15), n_anchors=st.integers(1, 4), n_select=st.integers(1, 6))
+def test_selection_equals_the_literal_loop(seed: int, n: int, n_anchors: int, n_select: int):
+    rng = np.random.default_rng(seed)
+    confidence, e, anchors = rng.random(n) * 1e5, rng.normal(size=(n, 3)), rng.normal(size=(n_anchors, 3))
+    distance = [min(cosine_distance(case, anchor) for anchor in anchors) for case in e]
+    mean = sum(confidence / max(confidence)) / n
+    k = max(min(n_select, n), min(n, math.ceil(n_select * 2 / mean)))
+    candidates = sorted(range(n), key=lambda i: (-confidence[i], i))[:k]
+    expected = sorted(candidates, key=lambda i: (-confidence[i] * (1 - distance[i]), i))[:n_select]
+    assert metrics.semantic_distance(e, anchors) == near(distance)
+    assert metrics.select_reliable(confidence, e, anchors, n_select).tolist() == expected
+
+
+def test_ranks_of_sklearn_agree_without_ties():
+    rng = np.random.default_rng(3)
+    dkd, asd = rng.random(20), rng.random(20)
+    assert metrics.query_score(dkd, asd, ranks="sklearn") == near(metrics.query_score(dkd, asd))
+
+
+# Properties -----------------------------------------------------------------------------------------------------------
+
+
+@few
+@given(seed=seeds, n=st.integers(1, 10), scale=st.sampled_from([1e-300, 1e-20, 7.0, 1e20, 1e300]))
+def test_embeddings_of_any_length_and_order(seed: int, n: int, scale: float):
+    rng = np.random.default_rng(seed)
+    e_pre, e_cur = rng.normal(size=(n, 4)), rng.normal(size=(n, 4))
+    expected = metrics.dkd(e_pre, e_cur)
+    assert (expected >= 0).all()
+    assert (expected <= 4).all()
+    assert metrics.dkd(e_pre * scale, e_cur / scale) == near(expected)
+    shuffle = rng.permutation(n)
+    assert metrics.dkd(e_pre[shuffle], e_cur[shuffle]) == near(expected[shuffle])
+
+
+@few
+@given(seed=seeds, n=st.integers(1, 30))
+def test_query_score_sees_only_the_order_of_scores(seed: int, n: int):
+    rng = np.random.default_rng(seed)
+    dkd, asd = rng.integers(0, 5, n) / 4, rng.integers(0, 5, n) / 4
+    q = metrics.query_score(dkd, asd)
+    assert (q >= 0).all()
+    assert (q <= 2).all()
+    np.testing.assert_array_equal(q, metrics.query_score(np.exp(dkd), asd**3))
+    assert sorted(metrics.select_query(dkd, asd, n).tolist()) == list(range(n))
+
+
+@few
+@given(seed=seeds, n=st.integers(2, 12))
+def test_a_shuffled_pool_gives_the_same_cases(seed: int, n: int):
+    rng = np.random.default_rng(seed)
+    ids = np.array([f"case_{i}" for i in range(n)])
+    dkd, asd = rng.integers(0, 3, n) / 2, rng.integers(0, 3, n) / 2
+    confidence, e, anchors = rng.integers(0, 3, n) / 2, rng.integers(0, 2, (n, 3)), np.ones((1, 3))
+    shuffle = rng.permutation(n)
+    query = ids[metrics.select_query(dkd, asd, 3, ids.tolist())]
+    chosen = ids[metrics.select_reliable(confidence, e, anchors, 3, ids=ids.tolist())]
+    there = ids[shuffle]
+    np.testing.assert_array_equal(there[metrics.select_query(dkd[shuffle], asd[shuffle], 3, there.tolist())], query)
+    again = metrics.select_reliable(confidence[shuffle], e[shuffle], anchors, 3, ids=there.tolist())
+    np.testing.assert_array_equal(there[again], chosen)
+
+
+def test_identical_cases():
+    e = np.tile([0.3, -1.2, 2.5], (6, 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # nothing to warn of: the encoder has moved
+        dkd = metrics.dkd(np.ones((6, 3)), e, ids=list("fedcba"))
+    assert dkd[5] > 0  # case a is the first rank
+    assert not dkd[:5].any()  # exactly 0, no rounding noise that could order them
+    assert metrics.select_query(dkd, np.zeros(6), 3, ids=list("fedcba")).tolist() == [5, 4, 3]
+    assert metrics.select_reliable(np.ones(6), e, e[:1], 2, ids=list("fedcba")).tolist() == [5, 4]
+
+
+def test_frozen_encoder_warns_and_the_id_decides():
+    e = np.random.default_rng(0).normal(size=(4, 3))
+    with pytest.warns(UserWarning, match="PAKD is 0 for every case"):
+        dkd = metrics.dkd(e, e.copy(), ids=list("dcba"))
+    assert not dkd.any()
+    assert metrics.select_query(dkd, np.ones(4), 4, ids=list("dcba")).tolist() == [3, 2, 1, 0]
+
+
+def test_one_case():
+    one = np.array([[1.0, 2.0]])
+    assert metrics.dkd(np.array([[1.0, 0.0]]), one) == near([1 - 1 / math.sqrt(5)])
+    assert metrics.select_query(np.array([0.3]), np.array([0.1]), 5).tolist() == [0]
+    assert metrics.query_score(np.array([0.3]), np.array([0.1])).tolist() == [0.0]
+    assert metrics.select_reliable(np.array([3.0]), one, one, 5).tolist() == [0]
+    assert metrics.medoid(one) == 0
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("n_classes", [2, 26])
+def test_precision_of_the_softmax(dtype: type, n_classes: int):
+    probs = softmax(np.random.default_rng(1), n_classes)
+    exact, found = metrics.voxel_sums(probs, 2.0), metrics.voxel_sums(probs.astype(dtype), 2.0)
+    tolerance = 3e-3 if dtype == np.float16 else 1e-6
+    assert found.entropy_sum == pytest.approx(exact.entropy_sum, rel=tolerance)
+    assert found.margin_sum == pytest.approx(exact.margin_sum, rel=tolerance)
+    assert sum(found.class_voxels) == found.voxels == 60
+    assert sum(found.class_voxels[1:]) == found.foreground_voxels
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_precision_of_the_embeddings(dtype: type):
+    rng = np.random.default_rng(2)
+    e_pre, e_cur = rng.normal(size=(9, 5)).astype(dtype), rng.normal(size=(9, 5)).astype(dtype)
+    expected = metrics.dkd(e_pre.astype(np.float64), e_cur.astype(np.float64))
+    np.testing.assert_array_equal(metrics.dkd(e_pre, e_cur), expected)
+
+
+def test_blocks_do_not_change_the_sums(monkeypatch: pytest.MonkeyPatch):
+    probs = softmax(np.random.default_rng(5), 3)
+    whole = scalars_of(metrics.voxel_sums(probs, 2.0))
+    for block in (1, 7, 64):
+        monkeypatch.setattr(metrics, "_BLOCK", block)
+        for view in (probs, np.asfortranarray(probs), probs.transpose(0, 3, 2, 1), probs[:, ::-1]):
+            assert scalars_of(metrics.voxel_sums(view, 2.0)) == near(whole)
+
+
+def test_inputs_are_not_modified_and_may_be_read_only():
+    probs, e = softmax(np.random.default_rng(6), 4), np.random.default_rng(7).normal(size=(8, 10))
+    before = probs.copy(), e.copy()
+    probs.flags.writeable = e.flags.writeable = False
+    strided = e[:, ::2]
+    metrics.asd(probs, 1, 2)
+    metrics.confidence(probs[:, ::2, :, 1:], second="strict")
+    dkd = metrics.dkd(strided, e[::-1, ::2])
+    metrics.select_reliable(dkd, strided, e[:2, ::2], 3)
+    metrics.select_query(dkd, dkd[::-1], 3)
+    metrics.medoid(strided)
+    np.testing.assert_array_equal(probs, before[0])
+    np.testing.assert_array_equal(e, before[1])
+
+
+def test_sums_of_other_classes_do_not_add_up():
+    with pytest.raises(ValueError, match="3 and 2 classes"):
+        VoxelSums.zero(3) + VoxelSums.zero(2)
+
+
+UNIFORM = np.full((2, 1, 1, 4), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("probs", "message"),
+    [
+        (np.zeros((1, 2, 2, 2)), "C >= 2"),
+        (np.zeros((2, 0, 2, 2)), "C >= 2"),
+        (np.zeros(5), "C >= 2"),
+        (np.ones((2, 2, 2, 2), dtype=np.int64), "expected float softmax"),
+        (np.ones((2, 1, 1, 4)), "Apply softmax"),
+        (UNIFORM * [1, 1, 1, np.nan], "NaN or inf"),
+        (UNIFORM * [1, 1, 1, np.inf], "NaN or inf"),
+        (UNIFORM * [1, 1, 1, 1.004], "only within 0.004"),
+        (UNIFORM + np.array([-0.6, 0.6]).reshape(2, 1, 1, 1), r"negative values \(-0.1\)"),
+    ],
+)
+def test_refused_probabilities(probs: np.ndarray, message: str):
+    with pytest.raises(ValueError, match=message):
+        metrics.asd(probs, 1, 2)
+    with pytest.raises(ValueError, match=message):
+        metrics.confidence(probs)
+
+
+def test_float16_may_sum_less_exactly():
+    assert metrics.confidence((UNIFORM * 1.004).astype(np.float16)) == 0.0
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_refused_embeddings_and_scores(bad: float):
+    e, scores = np.ones((3, 2)), np.ones(3)
+    broken_e, broken = e.copy(), scores.copy()
+    broken_e[1, 0] = broken[1] = bad
+    for call in (
+        lambda: metrics.pakd(e, broken_e),
+        lambda: metrics.pakd(broken_e, e),
+        lambda: metrics.pairwise_dissimilarity(e, broken),
+        lambda: metrics.semantic_distance(broken_e, e),
+        lambda: metrics.semantic_distance(e, broken_e),
+        lambda: metrics.query_score(scores, broken),
+        lambda: metrics.select_query(broken, scores, 1),
+        lambda: metrics.n_candidates(broken, 1),
+        lambda: metrics.select_reliable(broken, e, e, 1),
+        lambda: metrics.medoid(broken_e),
+    ):
+        with pytest.raises(ValueError, match="NaN or inf in row 1"):
+            call()
+
+
+def test_refused_shapes_and_options():
+    e, scores = np.ones((3, 2)), np.ones(3)
+    for call, message in (
+        (lambda: metrics.pakd(e, e[:2]), "same cases"),
+        (lambda: metrics.pakd(e[0], e[0]), r"\(N, d\)"),
+        (lambda: metrics.pairwise_dissimilarity(e, scores[:2]), r"expected \(3,\)"),
+        (lambda: metrics.pairwise_dissimilarity(e, scores, pd_first="zero"), "one, max"),
+        (lambda: metrics.pairwise_dissimilarity(e, scores, pd_weights="none"), "literal, reversed"),
+        (lambda: metrics.semantic_distance(e, np.empty((0, 2))), "at least one"),
+        (lambda: metrics.semantic_distance(e, np.ones((1, 3))), "same encoder"),
+        (lambda: metrics.query_score(scores, scores[:2]), r"expected \(3,\)"),
+        (lambda: metrics.query_score(scores[:0], scores[:0]), "at least one case"),
+        (lambda: metrics.query_score(scores, scores, ranks="rough"), "exact, sklearn"),
+        (lambda: metrics.select_query(scores, scores, 0), "at least 1"),
+        (lambda: metrics.select_query(scores, scores, 1, ids=["a", "b"]), "one id per case"),
+        (lambda: metrics.select_query(scores, scores, 1, ids=["a", "b", "b"]), "one id per case"),
+        (lambda: metrics.n_candidates(-scores, 1), ">= 0"),
+        (lambda: metrics.n_candidates(scores, 0), "at least 1"),
+        (lambda: metrics.n_candidates(scores, 1, tau_c=0.0), "tau_c is 0"),
+        (lambda: metrics.n_candidates(scores, 1, scale="mean"), "max, none"),
+        (lambda: metrics.select_reliable(scores, e[:2], e, 1), r"expected \(2,\)"),
+        (lambda: metrics.asd(UNIFORM, 1, 2, "median"), "mean, foreground_mean, sum"),
+        (lambda: metrics.confidence(UNIFORM, "mean"), "sum, foreground_mean"),
+        (lambda: metrics.confidence(UNIFORM, second="third"), "order, strict"),
+        (lambda: metrics.voxel_sums(UNIFORM, 0.0), "positive temperature"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()

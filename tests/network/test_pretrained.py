@@ -1,0 +1,299 @@
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from nnunet_assft.network import (
+    ENCODERS,
+    PRESETS,
+    CTFMSegmentationNet,
+    PretrainedEncoderError,
+    load_pretrained_encoder,
+)
+
+TINY = PRESETS["tiny"].arch_kwargs
+
+State = dict[str, Any]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def make_net(seed: int = 0, input_channels: int = 1, **options: Any) -> CTFMSegmentationNet:
+    torch.manual_seed(seed)
+    return CTFMSegmentationNet(input_channels, 2, **{**TINY, **options})
+
+
+def encoder_state(seed: int = 1) -> dict[str, Tensor]:
+    """A trained encoder's state: nothing in it has the value of a new network."""
+    state = make_net(seed).encoder.state_dict()
+    return {key: torch.full_like(value, 7) if value.ndim == 0 else torch.rand_like(value) + 0.5 for key, value in state.items()}
+
+
+def prefixed(prefix: str, state: State) -> State:
+    return {prefix + key: value for key, value in state.items()}
+
+
+def snapshot(net: CTFMSegmentationNet) -> dict[str, Tensor]:
+    return {key: value.clone() for key, value in net.state_dict().items()}
+
+
+def save(state: State, path: Path) -> Path:
+    if path.suffix == ".safetensors":
+        safetensors.torch.save_file(state, path)
+    else:
+        torch.save(state, path)
+    return path
+
+
+UP_LAYERS = {"up_layers.0.upsample.deconv.weight": torch.ones(4, 2, 3, 3, 3), "up_layers.3.head.bias": torch.ones(2)}
+PROJECTION = {"model.projection_head.0.weight": torch.ones(4, 4)}
+LAYOUTS: dict[str, tuple[Callable[[State], State], str, tuple[str, ...]]] = {
+    "bare": (lambda state: state, "no prefix", ()),
+    "segmentation": (lambda state: prefixed("encoder.", state) | UP_LAYERS, "prefix 'encoder.'", ("up_layers.",)),
+    "prefix": (lambda state: prefixed("encoder.", state), "prefix 'encoder.'", ()),
+    "lightning": (
+        lambda state: prefixed("model.backbone.", state) | PROJECTION,
+        "prefix 'model.backbone.'",
+        ("model.projection_head.",),
+    ),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("container", ["safetensors", "torch", "torch, state_dict"])
+def test_loads_every_layout_whole(layout: str, container: str, tmp_path: Path):
+    state = encoder_state()
+    build, prefix, ignored = LAYOUTS[layout]
+    content = build(state)
+    if container == "torch, state_dict":
+        content = {"epoch": 449, "state_dict": content, "pytorch-lightning_version": "2.0"}
+    path = save(content, tmp_path / ("model.safetensors" if container == "safetensors" else "model.ckpt"))
+    net = make_net()
+    decoder_before = {key: value.clone() for key, value in net.decoder.state_dict().items()}
+
+    report = load_pretrained_encoder(net, path)
+
+    assert all(torch.equal(value, state[key]) for key, value in net.encoder.state_dict().items())
+    assert all(torch.equal(value, decoder_before[key]) for key, value in net.decoder.state_dict().items())
+    assert report.layout == f"{container}, {prefix}"
+    assert report.ignored == ignored
+    assert report.n_keys == len(state)
+    assert report.adapted is None
+    assert (report.path, report.sha256) == (str(path), hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def test_keys_outside_the_encoder_are_named_in_the_report(tmp_path: Path):
+    content = prefixed("encoder.", encoder_state()) | {"criterion.scale": torch.ones(1), "decoder.heads.0.bias": torch.ones(2)}
+    report = load_pretrained_encoder(make_net(), save(content, tmp_path / "model.pth"))
+    assert report.ignored == ("criterion.scale", "decoder.")
+
+
+def test_half_precision_files_are_cast(tmp_path: Path):
+    state = {key: value.half() if value.is_floating_point() else value for key, value in encoder_state().items()}
+    net = make_net()
+    load_pretrained_encoder(net, save(state, tmp_path / "model.safetensors"))
+    assert all(torch.equal(value, state[key].to(value.dtype)) for key, value in net.encoder.state_dict().items())
+    assert {p.dtype for p in net.parameters()} == {torch.float32}
+
+
+def test_several_input_channels_share_the_stem(tmp_path: Path):
+    path = save(encoder_state(), tmp_path / "model.safetensors")
+    one, three = make_net().eval(), make_net(input_channels=3).eval()
+    load_pretrained_encoder(one, path)
+    report = load_pretrained_encoder(three, path)
+    assert report.adapted == "conv_init.weight: 1 input channel repeated 3 times and divided by 3"
+    x = torch.rand(1, 1, 16, 16, 16)
+    assert three.encoder.conv_init.weight.shape == (4, 3, 3, 3, 3)
+    torch.testing.assert_close(three.encoder.conv_init(x.expand(1, 3, 16, 16, 16)), one.encoder.conv_init(x))
+
+
+def drop(*keys: str) -> Callable[[State], State]:
+    return lambda state: {key: value for key, value in state.items() if key not in keys}
+
+
+def put(**values: Any) -> Callable[[State], State]:
+    return lambda state: state | {key.replace("__", "."): value for key, value in values.items()}
+
+
+def poison(state: State) -> State:
+    state["layers.2.downsample.weight"][0, 0, 0, 0, 0] = float("nan")
+    state["layers.4.blocks.0.norm1.running_var"][0] = float("inf")
+    return state
+
+
+DAMAGES: dict[str, tuple[Callable[[State], State], str]] = {
+    "stem missing": (drop("conv_init.weight"), r"1 missing: conv_init\.weight\. Nothing was loaded"),
+    "counter missing": (
+        drop("layers.0.blocks.0.norm1.num_batches_tracked"),
+        r"1 missing: layers\.0\.blocks\.0\.norm1\.num_batches_tracked",
+    ),
+    "statistics missing": (
+        lambda state: {key: value for key, value in state.items() if "running" not in key},
+        r"32 missing: layers\.0\.blocks\.0\.norm1\.running_mean, .* and 29 more",
+    ),
+    "key too many": (put(layers__5__blocks=torch.ones(1)), r"1 unexpected: layers\.5\.blocks\."),
+    "shape": (
+        put(conv_init__weight=torch.ones(4, 1, 1, 1, 1)),
+        r"1 of another shape: .*\(4, 1, 1, 1, 1\) for \(4, 1, 3, 3, 3\)",
+    ),
+    "stem of two channels": (put(conv_init__weight=torch.ones(4, 2, 3, 3, 3)), "1 of another shape"),
+    "not finite": (poison, r"2 not finite: layers\.2\.downsample\.weight, layers\.4\.blocks\.0\.norm1\.running_var"),
+    "type": (
+        put(conv_init__weight=torch.ones(4, 1, 3, 3, 3, dtype=torch.int8)),
+        r"1 of another type: conv_init\.weight torch\.int8",
+    ),
+    "several": (
+        lambda state: put(extra=torch.ones(1))(drop("conv_init.weight")(state)),
+        r"1 missing: conv_init\.weight; 1 unexpected: extra",
+    ),
+    "other network": (
+        lambda state: prefixed("stages.", state),
+        r"under 0 of the known prefixes '', 'encoder\.', .*Its 101 keys: stages\.conv_init\.weight",
+    ),
+    "two encoders": (lambda state: prefixed("encoder.", state) | state, "under 2 of the known prefixes"),
+}
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_loads_all_or_nothing(damage: str, suffix: str, tmp_path: Path):
+    change, message = DAMAGES[damage]
+    content = {key: value.clone() for key, value in change(encoder_state()).items()}
+    net = make_net()
+    before = snapshot(net)
+    with pytest.raises(PretrainedEncoderError, match=message) as error:
+        load_pretrained_encoder(net, save(content, tmp_path / f"model{suffix}"))
+    assert "\n" not in str(error.value)
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+
+
+def test_values_that_are_no_tensors(tmp_path: Path):
+    path = save(encoder_state() | {"conv_init.weight": [1.0, 2.0]}, tmp_path / "model.pth")
+    with pytest.raises(PretrainedEncoderError, match=r"1 not a tensor: conv_init\.weight"):
+        load_pretrained_encoder(make_net(), path)
+    with pytest.raises(PretrainedEncoderError, match="holds a list; expected a state dict"):
+        load_pretrained_encoder(make_net(), save([torch.ones(1)], tmp_path / "list.pth"))  # type: ignore[arg-type]
+
+
+def test_a_value_too_large_for_the_network_is_not_finite(tmp_path: Path):
+    state = encoder_state()
+    state["conv_init.weight"] = torch.full((4, 1, 3, 3, 3), 1e300, dtype=torch.float64)
+    with pytest.raises(PretrainedEncoderError, match=r"1 not finite: conv_init\.weight"):
+        load_pretrained_encoder(make_net(), save(state, tmp_path / "model.pth"))
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+@pytest.mark.parametrize(
+    "content",
+    [lambda whole: whole[: len(whole) // 2], lambda whole: whole[:5], lambda _: b"<html>404</html>", lambda _: bytes(99)],
+)
+def test_damaged_files(content: Callable[[bytes], bytes], suffix: str, tmp_path: Path):
+    path = save(encoder_state(), tmp_path / f"model{suffix}")
+    path.write_bytes(content(path.read_bytes()))
+    with pytest.raises(PretrainedEncoderError, match=r"cannot be read as a (torch|safetensors) file") as error:
+        load_pretrained_encoder(make_net(), path)
+    assert "\n" not in str(error.value)
+    assert "weights_only" not in str(error.value)
+
+
+def test_missing_and_empty_files(tmp_path: Path):
+    with pytest.raises(PretrainedEncoderError, match=r"is not a file.*Nothing is downloaded"):
+        load_pretrained_encoder(make_net(), tmp_path / "model.safetensors")
+    with pytest.raises(PretrainedEncoderError, match="is not a file"):
+        load_pretrained_encoder(make_net(), tmp_path)
+    (tmp_path / "empty.pth").touch()
+    with pytest.raises(PretrainedEncoderError, match="is empty"):
+        load_pretrained_encoder(make_net(), tmp_path / "empty.pth")
+    with pytest.raises(PretrainedEncoderError, match=r"encoder is 'ctfm'; expected one of \['ct_fm'\]"):
+        load_pretrained_encoder(make_net(), tmp_path, encoder="ctfm")
+
+
+class Payload:
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.target),)
+
+
+def test_code_in_a_file_is_never_run(tmp_path: Path):
+    path = save({"state_dict": encoder_state(), "hyper_parameters": Payload(tmp_path / "ran")}, tmp_path / "model.ckpt")
+    net = make_net()
+    before = snapshot(net)
+    with pytest.raises(PretrainedEncoderError, match=r"could run code when loaded.*write its weights anew"):
+        load_pretrained_encoder(net, path)
+    assert not (tmp_path / "ran").exists()
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+
+
+def test_lightning_checkpoint_with_objects_says_what_to_do(tmp_path: Path):
+    content = {"state_dict": prefixed("model.backbone.", encoder_state()), "hyper_parameters": argparse.Namespace(lr=1e-4)}
+    with pytest.raises(PretrainedEncoderError, match=r"torch\.save\(\{'state_dict'"):
+        load_pretrained_encoder(make_net(), save(content, tmp_path / "model.ckpt"))
+
+
+def test_torch_files_are_read_on_the_cpu_without_unpickling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    seen: list[dict[str, Any]] = []
+    load = torch.load
+
+    def spy(*args: Any, **kwargs: Any) -> Any:
+        seen.append(kwargs)
+        return load(*args, **kwargs)
+
+    monkeypatch.setattr(torch, "load", spy)
+    load_pretrained_encoder(make_net(), save(encoder_state(), tmp_path / "model.pth"))
+    assert seen == [{"map_location": "cpu", "weights_only": True}]
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"block": "postactivation"}, "postactivation blocks and batch norm"),
+        ({"norm": "instance"}, "preactivation blocks and instance"),
+    ],
+    ids=["postactivation", "instance"],
+)
+def test_refuses_a_network_that_computes_another_function(options: dict[str, Any], named: str, tmp_path: Path):
+    net = make_net(**options)
+    before = snapshot(net)
+    with pytest.raises(PretrainedEncoderError, match=f"{named}.*exist only for widths 32, 64, 128, 256, 512"):
+        load_pretrained_encoder(net, save(encoder_state(), tmp_path / "model.pth"))
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+
+
+def test_the_papers_printed_network_is_refused_with_the_reason(tmp_path: Path):
+    with torch.device("meta"):
+        net = CTFMSegmentationNet(1, 2, **PRESETS["assft_paper"].arch_kwargs)
+    with pytest.raises(PretrainedEncoderError, match=r"has widths 32, 64, 256, 512, 1024, postactivation.*Use preset ctfm"):
+        load_pretrained_encoder(net, tmp_path / "never_opened.safetensors")
+
+
+def test_other_widths_are_refused_with_both_widths(tmp_path: Path):
+    path = save(make_net(widths=(8, 16, 32, 64, 128)).encoder.state_dict(), tmp_path / "model.safetensors")
+    message = (
+        r"encoder \(widths 4, 16, 32, 64, 64; the file's 8, 16, 32, 64, 128\).*conv_init.*Use a preset with the file's widths"
+    )
+    with pytest.raises(PretrainedEncoderError, match=message):
+        load_pretrained_encoder(make_net(), path)
+
+
+def test_input_contract_of_ct_fm():
+    spec = ENCODERS["ct_fm"]
+    assert spec.input_contract == "orientation SPL; HU clipped to [-1024, 2048] and mapped linearly to [0, 1]"
+    assert spec.widths == PRESETS["ctfm"].widths
+    assert "Apache-2.0" in spec.licence
