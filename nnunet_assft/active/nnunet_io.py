@@ -22,7 +22,7 @@ from tqdm import tqdm
 from nnunet_assft.active.paths import TRAINERS, ExperimentPaths
 from nnunet_assft.active.state import Model
 from nnunet_assft.errors import AssftError
-from nnunet_assft.files import PARTIAL, link_or_copy, read_json, sha256_file, write_json
+from nnunet_assft.files import PARTIAL, atomic_path, link_or_copy, read_json, sha256_file, sha256_of, write_json
 from nnunet_assft.network.pretrained import load_pretrained_encoder
 from nnunet_assft.planning.planner import CONFIGURATION
 from nnunet_assft.planning.preprocessing import check_label, image_properties, write_training_label
@@ -73,15 +73,9 @@ def write_initial_network(
             report = load_pretrained_encoder(network, encoder)
         except ValueError as error:
             raise AssftError(str(error)) from error
-    file.parent.mkdir(parents=True, exist_ok=True)
-    save_weights(file, network.state_dict())
+    with atomic_path(file) as partial:
+        torch.save({"network_weights": network.state_dict()}, partial)
     return None if report is None else dataclasses.asdict(report)
-
-
-def save_weights(file: Path, weights: Mapping[str, torch.Tensor]) -> None:
-    partial = file.with_name(f"{PARTIAL}_{file.name}")
-    torch.save({"network_weights": dict(weights)}, partial)
-    os.replace(partial, file)
 
 
 def load_weights(file: Path) -> dict[str, torch.Tensor]:
@@ -132,12 +126,15 @@ def write_training_set(
         return content
     file.unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
-    partial = folder.with_name(f"{PARTIAL}_{folder.name}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    partial = folder.with_name(f"{PARTIAL}_{folder.name}_{sha256_of(content)[:8]}")  # a cut-off attempt at this very set
+    partial.mkdir(parents=True, exist_ok=True)
     preprocessed_before = _preprocessed_labels(paths)
     for case, entry in tqdm(cases.items(), desc=f"round {r}: {stage} training set", unit="case", leave=False):
+        if (partial / f"{case}.pkl").is_file():  # comes last
+            continue
         link_or_copy(context.image_folder / f"{case}.b2nd", partial / f"{case}.b2nd")
+        if case in human_labels:  # where stock nnU-Net looks for the reference of its validation
+            link_or_copy(labels[case], paths.stages / "gt_segmentations" / f"{case}{context.dataset.file_ending}")
         earlier = preprocessed_before.get((case, entry["label_sha256"]))
         if earlier is None:
             label = context.checked_label(case, labels[case])
@@ -145,10 +142,10 @@ def write_training_set(
         else:
             for ending in ("_seg.b2nd", ".pkl"):
                 link_or_copy(earlier / f"{case}{ending}", partial / f"{case}{ending}")
-    for case, label_file in human_labels.items():  # where stock nnU-Net looks for the reference of its validation
-        link_or_copy(label_file, paths.stages / "gt_segmentations" / f"{case}{context.dataset.file_ending}")
     os.replace(partial, folder)
     write_json(file, content)
+    for abandoned in paths.stages.glob(f"{PARTIAL}_{folder.name}_*"):
+        shutil.rmtree(abandoned)
     return content
 
 

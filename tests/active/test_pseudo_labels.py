@@ -1,0 +1,144 @@
+"""Pseudo-labels in the raw dataset: the geometry of the image, their provenance, and a dataset.json that nnU-Net reads."""
+
+import hashlib
+import json
+import shutil
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
+from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+
+from nnunet_assft.active.experiment import create_experiment
+from nnunet_assft.active.inference import Scorer
+from nnunet_assft.active.nnunet_io import load_weights
+from nnunet_assft.active.pseudo_labels import write_pseudo_labels
+from nnunet_assft.active.rounds import open_context
+from nnunet_assft.planning.preprocessing import load_image, load_properties
+from nnunet_assft.planning.raw_dataset import find_dataset
+from tests.conftest import blob_case
+
+HUMAN = ("case_02", "case_04")
+SELECTED = {
+    "case_05": {"confidence": 90.5, "distance": 0.25, "reliability": 67.875, "rank": 1},
+    "case_00": {"confidence": 80.0, "distance": 0.5, "reliability": 40.0, "rank": 2},
+}
+PROVENANCE = {"experiment": "assft", "round": 2, "model": {"stage": "supervised", "weights_sha256": "ab" * 32}}
+
+
+def write_oblique(folder) -> None:
+    """case_00 anew: other spacing, a border of zeros, and axes that are neither identity nor right-angled to it."""
+    image, label = blob_case(20, (14, 30, 28))
+    cosine, sine = np.cos(0.3), np.sin(0.3)
+    for array, file in ((image, "imagesTr/case_00_0000.nii.gz"), (label, "labelsTr/case_00.nii.gz")):
+        volume = sitk.GetImageFromArray(np.pad(array, ((2, 3), (4, 0), (0, 5))))
+        volume.SetSpacing((1.3, 1.2, 1.7))
+        volume.SetOrigin((-120.5, 33.25, 400.0))
+        volume.SetDirection((-cosine, sine, 0, -sine, -cosine, 0, 0, 0, 1))
+        sitk.WriteImage(volume, str(folder / file))
+
+
+@pytest.fixture
+def written(blobs):
+    """(context, scorer, files) of a call to write_pseudo_labels for round 2."""
+    write_oblique(blobs)
+    experiment = create_experiment(901, preset="tiny", epochs=1, iterations_per_epoch=1)
+    context = open_context(experiment, torch.device("cpu"))
+    scorer = Scorer(context.plans, context.dataset.dataset_json, load_weights(experiment.paths.initial_network), context.device)
+    human_labels = {case: context.dataset.label_file(case) for case in HUMAN}
+    stale = context.paths.pseudo_label_folder(2) / "pseudo_labels" / "case_07.nii.gz"
+    stale.parent.mkdir(parents=True)
+    stale.write_bytes(b"of an attempt with another model")
+    return context, scorer, write_pseudo_labels(context, 2, scorer, SELECTED, human_labels, PROVENANCE)
+
+
+def checksums(folder):
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.iterdir()}
+
+
+def test_files_are_where_nnunets_raw_folder_has_room_for_them(written, blobs):
+    _, _, files = written
+    folder = blobs / "assft" / "assft" / "round_02"
+    assert files == {case: folder / "pseudo_labels" / f"{case}.nii.gz" for case in SELECTED}
+    found = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+    assert found == ["dataset.json", "provenance.json", "pseudo_labels/case_00.nii.gz", "pseudo_labels/case_05.nii.gz"]
+
+
+def test_a_pseudo_label_is_the_prediction_in_the_geometry_of_its_image(written, blobs):
+    context, scorer, files = written
+    for case, file in files.items():
+        image, label = sitk.ReadImage(str(blobs / "imagesTr" / f"{case}_0000.nii.gz")), sitk.ReadImage(str(file))
+        assert label.GetSize() == image.GetSize()
+        assert label.GetSpacing() == pytest.approx(image.GetSpacing())
+        assert label.GetOrigin() == pytest.approx(image.GetOrigin())
+        assert label.GetDirection() == pytest.approx(image.GetDirection(), abs=1e-6)
+        prediction = scorer.segment(
+            load_image(context.image_folder, case), load_properties(context.image_folder, case), mirroring=False
+        )
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(label), prediction)
+        assert len(np.unique(prediction)) > 1
+
+
+def test_labelsTr_is_never_touched(written, blobs):  # noqa: N802 - nnU-Net's name
+    context, scorer, _ = written
+    before = checksums(blobs / "labelsTr")
+    human_labels = {case: context.dataset.label_file(case) for case in HUMAN}
+    write_pseudo_labels(context, 3, scorer, SELECTED, human_labels, PROVENANCE)
+    assert checksums(blobs / "labelsTr") == before
+
+
+def test_provenance_says_what_made_each_label(written):
+    context, _, files = written
+    provenance = json.loads((context.paths.pseudo_label_folder(2) / "provenance.json").read_text())
+    assert {key: provenance[key] for key in PROVENANCE} == PROVENANCE
+    assert list(provenance["cases"]) == ["case_05", "case_00"]  # best first
+    for case, entry in provenance["cases"].items():
+        label = sitk.GetArrayFromImage(sitk.ReadImage(str(files[case])))
+        assert {key: entry[key] for key in SELECTED[case]} == SELECTED[case]
+        assert entry["voxels"] == [int((label == value).sum()) for value in range(3)]
+        assert entry["sha256"] == hashlib.sha256(files[case].read_bytes()).hexdigest()
+
+
+def expected_training_set(blobs):
+    labels = {case: blobs / "labelsTr" / f"{case}.nii.gz" for case in HUMAN}
+    labels |= {case: blobs / "assft" / "assft" / "round_02" / "pseudo_labels" / f"{case}.nii.gz" for case in SELECTED}
+    return {
+        case: {"images": [str(blobs / "imagesTr" / f"{case}_0000.nii.gz")], "label": str(label)}
+        for case, label in sorted(labels.items())
+    }
+
+
+def test_stock_nnunet_reads_the_training_set_from_any_folder(written, blobs, nnunet_folders):
+    context, _, _ = written
+    made = context.paths.pseudo_label_folder(2)
+    elsewhere = nnunet_folders / "nnUNet_raw" / "Dataset950_BlobsRound2"
+    elsewhere.mkdir()
+    shutil.copy(made / "dataset.json", elsewhere)
+    for folder in (made, elsewhere):
+        assert get_filenames_of_train_images_and_targets(str(folder)) == expected_training_set(blobs)
+    content = json.loads((elsewhere / "dataset.json").read_text())
+    assert content["numTraining"] == 4
+    assert content["labels"] == {"background": 0, "ball": 1, "box": 2}
+
+
+def test_the_training_set_is_a_dataset_of_ours_too(written, blobs, nnunet_folders):
+    context, _, files = written
+    elsewhere = nnunet_folders / "nnUNet_raw" / "Dataset950_BlobsRound2"
+    elsewhere.mkdir()
+    shutil.copy(context.paths.pseudo_label_folder(2) / "dataset.json", elsewhere)
+    dataset = find_dataset(950)
+    assert list(dataset.images) == sorted({*HUMAN, *SELECTED})
+    assert dataset.label_file("case_05") == files["case_05"]
+    assert dataset.label_file("case_02") == blobs / "labelsTr" / "case_02.nii.gz"
+
+
+def test_nnunet_finds_no_fault_with_the_training_set(written):
+    context, _, files = written
+    folder = str(context.paths.pseudo_label_folder(2))
+    verify_dataset_integrity(folder, num_processes=1)
+    broken = sitk.ReadImage(str(files["case_05"]))
+    sitk.WriteImage(broken[1:], str(files["case_05"]))
+    with pytest.raises(RuntimeError, match="Some images have errors"):  # the check above does look
+        verify_dataset_integrity(folder, num_processes=1)

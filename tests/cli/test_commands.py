@@ -1,0 +1,310 @@
+"""The commands as a user types them: help, exit codes, one line per error."""
+
+import errno
+import importlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from nnunet_assft import files
+from nnunet_assft.active.strategies import STRATEGIES
+from nnunet_assft.cli import demo, plan, predict, round, run, score, status
+from nnunet_assft.network import PRESETS
+from nnunet_assft.planning.domains import DOMAINS
+
+COMMANDS = {"plan": plan, "round": round, "run": run, "status": status, "score": score, "predict": predict, "demo": demo}
+SMALL = ("--preset", "tiny", "--epochs", "1", "--iterations_per_epoch", "1")
+
+
+@pytest.fixture
+def call(capsys):
+    """(exit code, stdout, lines of stderr that are no progress bar) of a command line such as `plan -d 901`."""
+
+    def run_command(line: str, *more: str) -> tuple[int, str, list[str]]:
+        name, *arguments = line.split()
+        with pytest.raises(SystemExit) as exit_:
+            COMMANDS[name].main([*arguments, *more])
+        out, err = capsys.readouterr()
+        lines = [part.strip() for part in err.replace("\r", "\n").split("\n")]
+        return int(exit_.value.code or 0), out, [part for part in lines if part and "case/s" not in part and "epoch/s" not in part]
+
+    return run_command
+
+
+def the_error(result: tuple[int, str, list[str]], command: str) -> str:
+    """The one line on stderr of a command that failed with exit code 1."""
+    code, _, lines = result
+    assert code == 1
+    assert len(lines) == 1, lines
+    assert lines[0].startswith(f"nnUNetv2_assft_{command}: error: ")
+    return lines[0]
+
+
+@pytest.fixture
+def planned(blobs, call):
+    code, _, _ = call("plan -d 901 --rounds 1 --budget 1", *SMALL)
+    assert code == 0
+    return blobs
+
+
+# Help ------------------------------------------------------------------------------------------------------------------
+
+HELP = """
+import sys
+from importlib import import_module
+for name in sys.argv[1:]:
+    print(f"### {name}", flush=True)
+    try:
+        import_module(f"nnunet_assft.cli.{name}").main(["-h"])
+    except SystemExit as exit_:
+        assert not exit_.code, exit_.code
+heavy = {"torch", "nnunetv2", "SimpleITK", "numpy", "scipy"} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+def test_help_is_quick_and_fits_a_screen():
+    command = [sys.executable, "-c", HELP, *COMMANDS]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env={**os.environ, "COLUMNS": "110"})
+    assert done.returncode == 0, done.stderr
+    texts = done.stdout.split("### ")[1:]
+    assert len(texts) == len(COMMANDS)
+    for name, text in zip(COMMANDS, texts, strict=True):
+        lines = text.splitlines()[1:]
+        assert lines[0].startswith(f"usage: nnUNetv2_assft_{name} ")
+        assert len(lines) <= 40, name
+        assert max(map(len, lines)) <= 120, name
+
+
+def test_help_of_plan_names_every_row_of_the_tables():
+    options = {action.dest: action.help for action in plan.parser()._actions}
+    assert set(options["strategy"].partition(": ")[2].split(", ")) == set(STRATEGIES)
+    assert set(options["preset"].partition(": ")[2].split(", ")) == set(PRESETS)
+    assert set(options["domain"].partition(": ")[2].split(", ")) == set(DOMAINS)
+
+
+def test_help_of_plan_shows_defaults():
+    text = plan.parser().format_help()
+    for default in ("(default: assft)", "(default: 0)", "(default: oracle)", "(default: 250)", "(default: 0.0001)"):
+        assert default in text
+
+
+def test_console_scripts_resolve():
+    tomllib = pytest.importorskip("tomllib")
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert set(project["scripts"]) == {f"nnUNetv2_assft_{name}" for name in COMMANDS}
+    for script, target in project["scripts"].items():
+        module, function = target.split(":")
+        assert callable(getattr(importlib.import_module(module), function))
+        assert importlib.import_module(module).parser().prog == script
+
+
+# Errors are one line and exit code 1 -----------------------------------------------------------------------------------
+
+NEED_A_DATASET = ["plan -d 901", "run -d 901", "round -d 901 -r 0", "status -d 901", "predict -d 901 -i a -o b"]
+
+
+@pytest.mark.parametrize("line", NEED_A_DATASET)
+@pytest.mark.parametrize("variable", ["nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"])
+def test_an_environment_variable_that_is_not_set(nnunet_folders, monkeypatch, call, line, variable):
+    monkeypatch.delenv(variable)
+    error = the_error(call(line), line.split()[0])
+    assert f"The environment variable {variable} is not set" in error
+
+
+@pytest.mark.parametrize("line", NEED_A_DATASET)
+def test_an_unknown_dataset(blobs, call, line):
+    error = the_error(call(line.replace("901", "77")), line.split()[0])
+    assert "Dataset 77 was not found" in error
+    assert "there are: Dataset901_Blobs" in error
+
+
+def test_a_dataset_name_that_is_not_there(blobs, call):
+    assert "Dataset077_Nothing has no dataset.json" in the_error(call("plan -d Dataset077_Nothing"), "plan")
+
+
+@pytest.mark.parametrize("line", NEED_A_DATASET[2:])
+def test_an_unknown_experiment_says_how_to_make_it(blobs, call, line):
+    error = the_error(call(f"{line} -e pilot"), line.split()[0])
+    assert "has no experiment 'pilot'" in error
+    assert error.endswith("Type: nnUNetv2_assft_plan -d 901 -e pilot")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("--strategy best", "--strategy 'best' does not exist; there are: random, dkd_asd, assft."),
+        ("--preset huge", "--preset 'huge' does not exist; there are: ctfm, ctfm_dec1224, assft_paper, tiny."),
+        ("--budget 0", "expected cases per round"),
+        ("--test_split 1.5", "--test_split 1.5: expected a fraction between 0 and 1"),
+    ],
+)
+def test_plan_names_the_option_that_is_wrong(blobs, call, options, expected):
+    assert expected in the_error(call(f"plan -d 901 {options}"), "plan")
+
+
+@pytest.mark.parametrize("options", ["--domain moon", "--rounds 0", "--annotator ghost", "--epochs x", "--strat assft"])
+def test_wrong_usage_is_exit_code_2(blobs, call, options):
+    code, _, lines = call(f"plan -d 901 {options}")
+    assert code == 2
+    assert lines[0].startswith("usage: nnUNetv2_assft_plan")
+
+
+def test_status_needs_a_dataset(nnunet_folders, call):
+    code, _, lines = call("status")
+    assert code == 2
+    assert "-d is required" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("r", "expected"),
+    [
+        ("1", "Round 1 starts from round 0, which is not finished; 0 of 2 rounds are. Type: nnUNetv2_assft_round -d 901 -r 0"),
+        ("2", "Round 2 does not exist: experiment 'assft' has rounds 0 to 1."),
+        ("-1", "Round -1 does not exist: experiment 'assft' has rounds 0 to 1."),
+    ],
+)
+def test_a_round_that_cannot_run(planned, call, r, expected):
+    assert the_error(call(f"round -d 901 -r {r}"), "round").endswith(expected)
+
+
+def test_a_round_that_is_not_finished_predicts_nothing(planned, call):
+    assert "Round 0 is not finished; 0 of 2 rounds are" in the_error(call("predict -d 901 -r 0 -i a -o b"), "predict")
+
+
+@pytest.mark.parametrize("line", ["round -d 901 -r 0", "run -d 901"])
+def test_a_gpu_that_is_not_there(planned, call, monkeypatch, line):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    error = the_error(call(f"{line} -device cuda"), line.split()[0])
+    assert "-device cuda, but torch finds no CUDA device here" in error
+
+
+def test_verbose_shows_the_traceback(blobs, call):
+    code, _, lines = call("plan -d 901 --strategy best --verbose")
+    assert code == 1
+    assert lines[0] == "Traceback (most recent call last):"
+    assert lines[-1].startswith("nnUNetv2_assft_plan: error: --strategy 'best'")
+
+
+def test_an_error_nobody_thought_of_is_one_line_too(blobs, call, monkeypatch):
+    def fails(*_, **__):
+        raise KeyError("a\nb")
+
+    monkeypatch.setattr("nnunet_assft.active.experiment.create_experiment", fails)
+    error = the_error(call("plan -d 901"), "plan")
+    assert "KeyError: " in error
+    assert error.endswith("(--verbose shows where)")
+
+
+def test_ctrl_c_is_130(blobs, call, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nnunet_assft.active.experiment.create_experiment", interrupted)
+    code, _, lines = call("plan -d 901")
+    assert (code, lines) == (130, ["nnUNetv2_assft_plan: interrupted; the same command goes on from here"])
+
+
+# A full disk -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".json", ".pth", ".b2nd"])
+def test_a_full_disk_is_said_and_the_same_command_goes_on(blobs, call, monkeypatch, suffix):
+    """The disk is full from the first file with this ending on: fingerprint or plans, initial network, an image."""
+    replace = files.os.replace
+
+    def full(source, target):
+        if str(target).endswith(suffix):
+            raise OSError(errno.ENOSPC, "No space left on device", str(target))
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "replace", full)
+        error = the_error(call("plan -d 901", *SMALL), "plan")
+    assert "is full. Free some space and type the same command again; nothing is lost." in error
+    assert not list(blobs.parents[1].rglob("experiment.json"))
+    code, out, _ = call("plan -d 901", *SMALL)
+    assert code == 0
+    assert "Next: nnUNetv2_assft_round -d 901 -r 0" in out
+
+
+def test_a_disk_that_fills_up_in_a_round_is_said(planned, call, monkeypatch):
+    def full(source, target):
+        raise OSError(errno.ENOSPC, "No space left on device", str(target))
+
+    monkeypatch.setattr(files.os, "replace", full)
+    assert "is full. Free some space" in the_error(call("round -d 901 -r 0 -device cpu"), "round")
+
+
+# Waiting is exit code 3 ------------------------------------------------------------------------------------------------
+
+
+def test_a_missing_annotation_is_waited_for(blobs, call):
+    shutil.rmtree(blobs / "labelsTr")
+    _, out, _ = call("plan -d 901 --annotator human --rounds 1 --budget 1", *SMALL)
+    first = out.split("first case ")[1].split()[0]
+    code, _, lines = call("round -d 901 -r 0 -device cpu")
+    assert code == 3
+    assert len(lines) == 1
+    assert lines[0].startswith(f"nnUNetv2_assft_round: waiting for the annotation of 1 of 1 cases: {first}. ")
+    assert str(blobs / "labelsTr") in lines[0]
+
+
+# What is printed when all goes well ------------------------------------------------------------------------------------
+
+
+def test_plan_says_what_it_decided_and_what_comes_next(blobs, call):
+    code, out, lines = call("plan -d 901 -e pilot --budget 2 --rounds 4 --strategy random", *SMALL)
+    assert (code, lines) == (0, [])
+    assert "Dataset901_Blobs, experiment 'pilot': random, domain generic, preset tiny, encoder random" in out
+    assert "pool 8 cases, test 3 (imagesTs); rounds 1 to 4 query 2 each; first case case_0" in out
+    assert "The budget of all rounds exceeds the pool" in out  # 1 + 4 * 2 > 8
+    assert out.endswith("Next: nnUNetv2_assft_round -d 901 -e pilot -r 0\n")
+
+
+def test_status_before_the_first_round(planned, call):
+    code, out, _ = call("status -d 901")
+    assert code == 0
+    assert "Dataset901_Blobs, experiment 'assft': assft, 1 of 8 cases per round, 1 rounds, seed 0" in out
+    assert out.endswith("Next: nnUNetv2_assft_round -d 901 -r 0\n")
+
+
+def test_the_folder_for_stock_commands_holds_one_module(call, monkeypatch):
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.delenv(variable, raising=False)
+    code, out, _ = call("status --ext_trainer_path")
+    assert code == 0
+    assert sorted(file.name for file in Path(out.strip()).glob("*.py")) == ["__init__.py", "assft_ext_trainer.py"]
+
+
+@pytest.mark.slow
+def test_from_plan_to_prediction(planned, call, tmp_path):
+    code, out, lines = call("run -d 901 -device cpu")
+    assert (code, lines) == (0, [])
+    assert [line.split(":")[0] for line in out.splitlines()] == ["round 0", "round 1"]
+    code, out, _ = call("status -d 901")
+    assert "nnUNetTrainerASSFTSupervised__nnUNetASSFTPlans__3d_fullres/fold_0" in out
+    assert "nnUNetTrainerASSFT__nnUNetASSFTPlans__3d_fullres/fold_1" in out
+    assert out.endswith("All rounds are done.\n")
+
+    segmentations = tmp_path / "segmentations"
+    for part in (0, 1):
+        code, _, _ = call(f"predict -d 901 -npp 0 -nps 0 -device cpu -num_parts 2 -part_id {part}",
+                          "-i", str(planned / "imagesTs"), "-o", str(segmentations))  # fmt: skip
+        assert code == 0
+    # the model and the settings are those of the evaluation, so are the predictions
+    evaluated = planned.parents[1] / "nnUNet_results" / planned.name / "assft" / "assft" / "test_round_01"
+    for case in ("case_08", "case_09", "case_10"):
+        assert (segmentations / f"{case}.nii.gz").read_bytes() == (evaluated / f"{case}.nii.gz").read_bytes()
+    assert "expected 0 to 1" in the_error(call("predict -d 901 -i a -o b -num_parts 2 -part_id 2"), "predict")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert "holds no image named CASE_0000.nii.gz" in the_error(call(f"predict -d 901 -i {empty} -o b"), "predict")
+    splits = json.loads((evaluated.parent / "splits.json").read_text())
+    assert [len(entry["labelled"]) for entry in splits] == [1, 2]

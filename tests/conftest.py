@@ -1,0 +1,86 @@
+"""Shared by all tests: one thread, no worker processes, and a raw dataset small enough to train on in seconds."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.update(nnUNet_def_n_proc="1", nnUNet_n_proc_DA="0", OMP_NUM_THREADS="1")  # read when nnU-Net is imported
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from nnunet_assft.nnunet_registration import register
+
+torch.set_num_threads(1)
+register()
+
+SHAPE = (18, 26, 24)  # z, y, x
+LABELS = {"background": 0, "ball": 1, "box": 2}
+
+
+def blob_case(seed: int, shape: tuple[int, int, int] = SHAPE) -> tuple[np.ndarray, np.ndarray]:
+    """A bright ball (1) and a dark box (2) in noise; image float32, label uint8."""
+    rng = np.random.default_rng(seed)
+    grid = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"))
+    centre = [n * f for n, f in zip(shape, rng.uniform(0.35, 0.5, 3), strict=True)]
+    label = np.zeros(shape, np.uint8)
+    label[sum((g - c) ** 2 for g, c in zip(grid, centre, strict=True)) < rng.uniform(4, 6) ** 2] = 1
+    z, y, x = (int(n * 0.6) for n in shape)
+    label[z : z + 4, y : y + 6, x : x + 5] = 2
+    image = rng.normal(100, 12, shape) + 60 * (label == 1) - 50 * (label == 2)
+    return image.astype(np.float32), label
+
+
+def write_volume(file: Path, array: np.ndarray, spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> None:
+    """array: (z, y, x); spacing: (x, y, z) in mm."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    volume = sitk.GetImageFromArray(array)
+    volume.SetSpacing(spacing)
+    volume.SetOrigin((-3.0, 5.0, 7.5))
+    sitk.WriteImage(volume, str(file))
+
+
+def write_dataset(
+    raw: Path,
+    *,
+    name: str = "Dataset901_Blobs",
+    n_pool: int = 8,
+    n_test: int = 3,
+    label_of: Callable[[str, np.ndarray], np.ndarray] = lambda case, label: label,
+) -> Path:
+    """An nnU-Net raw dataset of blobs; `label_of(case, label)` may replace labels."""
+    folder = raw / name
+    for i in range(n_pool + n_test):
+        case, kind = f"case_{i:02d}", "Tr" if i < n_pool else "Ts"
+        image, label = blob_case(i)
+        write_volume(folder / f"images{kind}" / f"{case}_0000.nii.gz", image)
+        write_volume(folder / f"labels{kind}" / f"{case}.nii.gz", label_of(case, label))
+    content = {"channel_names": {"0": "MRI"}, "labels": LABELS, "numTraining": n_pool, "file_ending": ".nii.gz"}
+    (folder / "dataset.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.fixture()
+def nnunet_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """nnU-Net's three folders below tmp_path, empty."""
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv(name, str(tmp_path / name))
+    return tmp_path
+
+
+@pytest.fixture()
+def blobs(nnunet_folders: Path) -> Path:
+    """A raw dataset of eight pool and three test cases: Dataset901_Blobs."""
+    return write_dataset(nnunet_folders / "nnUNet_raw")
+
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+needs_hippocampus = pytest.mark.skipif(
+    not (SHARED_DATA / "hippocampus").is_dir(), reason="the hippocampus images are not beside the repository"
+)

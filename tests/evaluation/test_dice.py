@@ -1,0 +1,96 @@
+"""Dice tables, worked by hand on volumes of a few voxels, and against nnU-Net's own evaluator."""
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from nnunetv2.evaluation.evaluate_predictions import compute_metrics
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+
+from nnunet_assft.evaluation.dice import evaluate_cases, mean_of
+
+LABELS = {"liver": 1, "spleen": 2, "kidney": 3}
+
+
+@pytest.fixture
+def evaluate(tmp_path):
+    """Evaluates {case: (reference, prediction)}, each a flat list of 8 labels."""
+
+    def run(cases: dict[str, tuple[list[int], list[int]]], **options):
+        files = {}
+        for kind, which in (("reference", 0), ("prediction", 1)):
+            files[kind] = {case: tmp_path / f"{case}_{kind}.nii.gz" for case in cases}
+            for case, file in files[kind].items():
+                sitk.WriteImage(sitk.GetImageFromArray(np.array(cases[case][which], np.uint8).reshape(2, 2, 2)), str(file))
+        return evaluate_cases(files["prediction"], files["reference"], SimpleITKIO(), options.pop("labels", LABELS), **options)
+
+    return run
+
+
+def test_dice_worked_by_hand(evaluate):
+    found = evaluate({
+        "a": ([0, 1, 1, 1, 2, 2, 0, 0], [0, 1, 1, 0, 2, 2, 2, 0]),  # liver 2*2/(3+2), spleen 2*2/(2+3), no kidney anywhere
+        "b": ([0, 1, 0, 0, 3, 3, 3, 3], [0, 1, 2, 0, 3, 0, 0, 0]),  # liver 1, spleen only predicted, kidney 2*1/(4+1)
+    })  # fmt: skip
+    assert found["per_case"]["a"] == {"liver": pytest.approx(0.8), "spleen": pytest.approx(0.8), "kidney": None}
+    assert found["per_case"]["b"] == {"liver": 1.0, "spleen": 0.0, "kidney": pytest.approx(0.4)}
+    mean_a, mean_b = 0.8, (1 + 0 + 0.4) / 3  # a structure that is nowhere has no say
+    assert found["mean"] == pytest.approx((mean_a + mean_b) / 2)
+    assert found["sd"] == pytest.approx((mean_a - mean_b) / np.sqrt(2))  # two values, n - 1
+    assert found["n_cases"] == 2
+    assert found["per_structure"] == {"liver": pytest.approx(0.9), "spleen": pytest.approx(0.4), "kidney": pytest.approx(0.4)}
+
+
+def test_a_structure_that_was_missed_is_0(evaluate):
+    found = evaluate({"a": ([1, 1, 0, 0, 0, 0, 0, 0], [0] * 8)})
+    assert found["per_case"]["a"] == {"liver": 0.0, "spleen": None, "kidney": None}
+    assert (found["mean"], found["sd"], found["n_cases"]) == (0.0, None, 1)  # one value has no SD
+
+
+def test_voxels_with_the_ignore_label_do_not_count(evaluate):
+    case = {"a": ([0, 1, 1, 4, 4, 4, 2, 0], [0, 1, 0, 1, 2, 3, 2, 0])}
+    ignoring = evaluate(case, ignore_label=4)
+    assert ignoring["per_case"]["a"] == {"liver": pytest.approx(2 / 3), "spleen": 1.0, "kidney": None}
+    counting = evaluate(case)
+    assert counting["per_case"]["a"] == {"liver": 0.5, "spleen": pytest.approx(2 / 3), "kidney": 0.0}
+
+
+def test_a_case_without_any_structure_is_left_out(evaluate):
+    found = evaluate({"empty": ([0] * 8, [0] * 8), "b": ([1] * 8, [1] * 4 + [0] * 4), "c": ([1] * 8, [1] * 8)})
+    assert found["per_case"]["empty"] == dict.fromkeys(LABELS)
+    assert found["n_cases"] == 2
+    assert found["mean"] == pytest.approx((2 / 3 + 1) / 2)
+    assert found["per_structure"] == {"liver": pytest.approx((2 / 3 + 1) / 2), "spleen": None, "kidney": None}
+
+
+def test_nothing_known_at_all_is_none(evaluate):
+    found = evaluate({"empty": ([0] * 8, [0] * 8)})
+    assert (found["mean"], found["sd"], found["n_cases"]) == (None, None, 0)
+
+
+def test_structures_follow_the_names_not_the_values(evaluate):
+    found = evaluate({"a": ([1, 1, 2, 2, 0, 0, 0, 0], [1, 1, 2, 0, 0, 0, 0, 0])}, labels={"spleen": 2, "liver": 1})
+    assert found["per_case"]["a"] == {"spleen": pytest.approx(2 / 3), "liver": 1.0}
+
+
+@pytest.mark.parametrize("ignore_label", [None, 3])
+def test_every_dice_is_nnunets(evaluate, tmp_path, ignore_label):
+    rng = np.random.default_rng(5)
+    labels = {"liver": 1, "spleen": 2}
+    found = evaluate({case: (list(rng.integers(0, 4, 8)), list(rng.integers(0, 3, 8))) for case in "abcdef"},
+                     labels=labels, ignore_label=ignore_label)  # fmt: skip
+    for case, dice in found["per_case"].items():
+        reference, prediction = (str(tmp_path / f"{case}_{kind}.nii.gz") for kind in ("reference", "prediction"))
+        metrics = compute_metrics(reference, prediction, SimpleITKIO(), [1, 2], ignore_label)["metrics"]
+        assert dice == {name: metrics[value]["Dice"] for name, value in labels.items()}
+    means = [np.mean(list(dice.values())) for dice in found["per_case"].values()]
+    assert found["sd"] == pytest.approx(np.std(means, ddof=1))
+
+
+def test_cases_come_in_ascending_order(evaluate):
+    found = evaluate({case: ([1] * 8, [1] * 8) for case in ("c", "a", "b")})
+    assert list(found["per_case"]) == ["a", "b", "c"]
+
+
+def test_mean_of_what_is_known():
+    assert mean_of([1.0, None, 0.0]) == 0.5
+    assert mean_of([None]) is None
