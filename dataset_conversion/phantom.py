@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import SimpleITK as sitk  # noqa: N813
+import SimpleITK as sitk
 from numpy.random import Generator, SeedSequence, default_rng
 from scipy.ndimage import gaussian_filter
 
@@ -288,9 +288,7 @@ def _draw_image(clean: Array, body: Mask, grid: Grid, cluster: int, difficulty: 
     return np.asarray(np.rint(image.clip(-1024, 3071)).astype(np.int16))
 
 
-def write_phantom_dataset(
-    folder: Path, *, n_pool: int, n_test: int, size: str = "tiny", difficulty: float = 0.25, seed: int = 0
-) -> Path:
+def write_phantom_dataset(folder: Path, *, n_pool: int, n_test: int, size: str = "tiny", difficulty: float = 0.25, seed: int = 0) -> Path:
     """Write an nnU-Net raw dataset of `n_pool` pool and `n_test` test cases; return its folder.
 
     A complete dataset of the same parameters is left as it is. `dataset.json` is written last, so an interrupted call can
@@ -335,9 +333,7 @@ def _is_written(folder: Path, parameters: dict[str, Any], files: list[str]) -> b
     if (folder / "dataset.json").exists():
         written = json.loads((folder / "dataset.json").read_text()).get("phantom")
         if written != parameters:
-            raise FileExistsError(
-                f"{folder} holds a dataset with parameters {written}; expected {parameters}. Choose another folder."
-            )
+            raise FileExistsError(f"{folder} holds a dataset with parameters {written}; expected {parameters}. Choose another folder.")
     return all((folder / file).exists() for file in files)
 
 

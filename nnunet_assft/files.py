@@ -55,10 +55,11 @@ def link_or_copy(source: Path, target: Path) -> None:
         os.link(source, partial)
     except OSError:
         try:
-            partial.symlink_to(source.resolve())
+            partial.symlink_to(source.resolve(strict=True))
         except OSError:
             shutil.copy2(source, partial)
     os.replace(partial, target)
+    partial.unlink(missing_ok=True)  # renaming one hard link of a file to another one does nothing
 
 
 def sha256_file(path: Path) -> str:

@@ -25,8 +25,7 @@ def check_nnunet_version() -> None:
     numbers = tuple(int(part) for part in found.split(".")[:3] if part.isdigit())
     if not SUPPORTED_NNUNET[0] <= numbers < SUPPORTED_NNUNET[1]:
         raise AssftError(
-            f"nnunetv2 {found} is installed, but nnunet_assft needs nnunetv2 >=2.8.1,<2.9. "
-            "Run: pip install 'nnunetv2>=2.8.1,<2.9'"
+            f"nnunetv2 {found} is installed, but nnunet_assft needs nnunetv2 >=2.8.1,<2.9. Run: pip install 'nnunetv2>=2.8.1,<2.9'"
         )
 
 

@@ -65,7 +65,7 @@ def write_dataset(
     return folder
 
 
-@pytest.fixture()
+@pytest.fixture
 def nnunet_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """nnU-Net's three folders below tmp_path, empty."""
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
@@ -74,7 +74,7 @@ def nnunet_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.fixture()
+@pytest.fixture
 def blobs(nnunet_folders: Path) -> Path:
     """A raw dataset of eight pool and three test cases: Dataset901_Blobs."""
     return write_dataset(nnunet_folders / "nnUNet_raw")

@@ -200,9 +200,13 @@ def _cases_in_file(file: Path, cases: list[str]) -> set[str]:
         content = json.loads(text)
         listed = content["test"] if isinstance(content, dict) else content
     except (ValueError, KeyError):
+        listed = None
+    if not isinstance(listed, list):  # lines; a single numeric id is valid JSON, too
         listed = text.split()
+    if not listed:
+        raise AssftError(f"--test_split {file} names no case; expected ids such as {cases[0]}, one per line.")
     unknown = sorted({str(case) for case in listed} - set(cases))
-    if unknown or not listed:
+    if unknown:
         raise AssftError(f"--test_split {file} names {len(unknown)} cases that are not in imagesTr ({', '.join(unknown[:5])}); "
                          f"expected ids such as {cases[0]}.")  # fmt: skip
     return {str(case) for case in listed}

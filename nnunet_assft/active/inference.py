@@ -59,7 +59,7 @@ class CaseRecord:
             with np.load(file) as content:
                 meta = json.loads(str(content["meta"]))
                 embedding = content["embedding"]
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
             return None
         if meta["made_from"] != dict(made_from):
             return None
@@ -102,9 +102,7 @@ class Scorer:
             logits = self.predictor.predict_sliding_window_return_logits(torch.from_numpy(image))
         sums = voxel_sums_of_logits(logits, tau)
         embedding = torch.stack(windows).mean(dim=0).numpy()
-        if not np.isfinite([sums.entropy_sum, sums.top1_sum, sums.margin_sum]).all() or not np.isfinite(embedding).all():
-            raise AssftError(f"The network's output for case {case} is not finite. The training of this model has diverged: "
-                             "look at its progress.png, lower --initial_lr and plan a new experiment.")  # fmt: skip
+        _check_finite(case, embedding, np.array([sums.entropy_sum, sums.top1_sum, sums.margin_sum]))
         return CaseRecord(case, embedding, sums)
 
     @torch.inference_mode()
@@ -116,7 +114,9 @@ class Scorer:
         with self._pooled_bottleneck() as windows, torch.autocast(device.type, enabled=device.type == "cuda"):
             for window in self.predictor._internal_get_sliding_window_slicers(padded.shape[1:]):
                 self.network.encoder(padded[window][None].to(device))
-        return CaseRecord(case, torch.stack(windows).mean(dim=0).numpy(), None)
+        embedding = torch.stack(windows).mean(dim=0).numpy()
+        _check_finite(case, embedding)
+        return CaseRecord(case, embedding, None)
 
     def segment(self, image: np.ndarray, properties: dict[str, Any], *, mirroring: bool) -> np.ndarray:
         """Argmax prediction on the original grid, (z, y, x), as nnU-Net's own prediction exports it."""
@@ -143,6 +143,12 @@ class Scorer:
             yield windows
         finally:
             hook.remove()
+
+
+def _check_finite(case: str, *values: np.ndarray) -> None:
+    if not all(np.isfinite(v).all() for v in values):
+        raise AssftError(f"The network's output for case {case} is not finite. If its training has diverged (see progress.png), "
+                         "lower --initial_lr and plan a new experiment; if it is the pretrained encoder, check its file.")  # fmt: skip
 
 
 @torch.inference_mode()

@@ -282,9 +282,7 @@ def _rank01_sklearn(scores: np.ndarray) -> np.ndarray:
     return QuantileTransformer(n_quantiles=len(column), subsample=None).fit_transform(column)[:, 0]
 
 
-def select_query(
-    dkd: np.ndarray, asd: np.ndarray, n_query: int, ids: Sequence[str] | None = None, *, ranks: str = "exact"
-) -> np.ndarray:
+def select_query(dkd: np.ndarray, asd: np.ndarray, n_query: int, ids: Sequence[str] | None = None, *, ranks: str = "exact") -> np.ndarray:
     """The n_query cases to annotate (Eq. 16): Q descending, then DKD descending, then id ascending; all if there are fewer.
 
     dkd, asd: (N,) over the query pool. Returns indices, best first.
@@ -501,12 +499,8 @@ def _check_probabilities(p: np.ndarray, tolerance: float) -> None:
         raise ValueError("probs contains NaN or inf; expected softmax output. Check the weights and the image.")
     error = float(np.abs(p.sum(axis=0) - 1).max())
     if error > tolerance or p.min() < 0:
-        found = (
-            f"sums to 1 over axis 0 only within {error:.2g}" if error > tolerance else f"has negative values ({p.min():.2g})"
-        )
-        raise ValueError(
-            f"probs {found}; expected probabilities with sum 1 within {tolerance:g}. Apply softmax to logits first."
-        )
+        found = f"sums to 1 over axis 0 only within {error:.2g}" if error > tolerance else f"has negative values ({p.min():.2g})"
+        raise ValueError(f"probs {found}; expected probabilities with sum 1 within {tolerance:g}. Apply softmax to logits first.")
 
 
 def _embeddings(rows: np.ndarray, name: str) -> np.ndarray:

@@ -75,7 +75,7 @@ def write_initial_network(
             raise AssftError(str(error)) from error
     with atomic_path(file) as partial:
         torch.save({"network_weights": network.state_dict()}, partial)
-    return None if report is None else dataclasses.asdict(report)
+    return None if report is None else {**dataclasses.asdict(report), "ignored": list(report.ignored)}
 
 
 def load_weights(file: Path) -> dict[str, torch.Tensor]:
@@ -117,8 +117,7 @@ def write_training_set(
     paths = context.paths
     labels = {**human_labels, **pseudo_labels}
     cases = {
-        case: {"kind": "pseudo" if case in pseudo_labels else "human", "label_sha256": sha256_file(labels[case])}
-        for case in sorted(labels)
+        case: {"kind": "pseudo" if case in pseudo_labels else "human", "label_sha256": sha256_file(labels[case])} for case in sorted(labels)
     }
     content = {"round": r, "stage": stage, "start_from": start_from, "epochs": epochs, "cases": cases}
     folder, file = paths.training_set(r, stage), paths.stage_file(r, stage)
@@ -192,7 +191,9 @@ def _run_training(context: Context, r: int, stage: str, fold: Path) -> None:
     if latest.is_file():
         load_weights(latest)  # says which file is broken, instead of starting anew
         trainer.load_checkpoint(str(latest))
-    with tqdm(total=trainer.num_epochs, initial=trainer.current_epoch, desc=f"round {r}: {stage} training", unit="epoch", leave=False) as bar:
+    with tqdm(
+        total=trainer.num_epochs, initial=trainer.current_epoch, desc=f"round {r}: {stage} training", unit="epoch", leave=False
+    ) as bar:
 
         def show(done: Any) -> None:
             bar.set_postfix(loss=f"{done.logger.get_value('train_losses', step=-1):.3f}", refresh=False)

@@ -81,8 +81,11 @@ def open_context(experiment: Experiment, device: torch.device) -> Context:
     context = Context(dataset, read_json(experiment.paths.plans), experiment.paths, device)
     lost = [case for case in (*experiment.pool, *experiment.test) if not (context.image_folder / f"{case}.pkl").is_file()]
     if lost:
-        raise AssftError(f"{context.image_folder} lacks {len(lost)} preprocessed cases: {', '.join(lost[:5])}. "
-                         f"Type {command('plan', experiment.dataset, experiment.name)} with its options to preprocess them again.")  # fmt: skip
+        plan = command("plan", experiment.dataset, experiment.name)
+        raise AssftError(
+            f"{context.image_folder} lacks {len(lost)} preprocessed cases: {', '.join(lost[:5])}. "
+            f"Type {plan} with the options of the experiment to preprocess them again."
+        )
     return context
 
 
@@ -163,9 +166,7 @@ def _pretrained_records(context: Context, experiment: Experiment) -> dict[str, C
     return _records(context, experiment.paths.initial_network, experiment.pool, folder, made_from, None, "pre-trained embeddings")
 
 
-def _score(
-    context: Context, model: Model, cases: Sequence[str], tau: float, name: str, desc: str
-) -> dict[str, CaseRecord]:
+def _score(context: Context, model: Model, cases: Sequence[str], tau: float, name: str, desc: str) -> dict[str, CaseRecord]:
     """Records of these cases under a model at temperature tau; those that are there are not computed again."""
     checkpoint = context.paths.results_of_dataset / model.checkpoint
     made_from = {"model": model.weights_sha256, "tau": tau}
@@ -232,7 +233,8 @@ def _select(
         tau = metrics.temperature(r, experiment.n_rounds)
         records = _score(context, model, [*unlabelled, *labelled], tau, f"round_{r:02d}_select", f"round {r}: selecting")
         options = experiment.selection_options
-        confidence = np.array([metrics.confidence_from_sums(records[case].sums, options["confidence"]) for case in unlabelled])
+        sums = [records[case].sums for case in unlabelled]
+        confidence = np.array([metrics.confidence_from_sums(s, options["confidence"]) for s in sums if s is not None])
         selection = metrics.rank_reliable(
             confidence,
             _embeddings(records, unlabelled),
@@ -254,7 +256,7 @@ def _select(
         _write_csv(experiment.paths.results / f"selection_round_{r:02d}.csv", rows)
         chosen = sorted((row for row in rows if row["selection_rank"]), key=lambda row: row["selection_rank"])
         keys = ("confidence", "distance", "reliability")
-        return {row["case"]: {**{key: row[key] for key in keys}, "rank": row["selection_rank"]} for row in chosen}
+        return {str(row["case"]): {**{key: row[key] for key in keys}, "rank": row["selection_rank"]} for row in chosen}
 
     inputs = {
         "model": model.weights_sha256,

@@ -148,8 +148,7 @@ def score_file(file: Path, tau: float) -> SavedCase:
         n_outside = probs[0].size - inside[0].size
         if not abs(outside - n_outside) <= 1e-3 + 1e-6 * n_outside:  # rounding, also where nothing lies outside
             raise ValueError(
-                f"outside of the crop in {file.stem}.pkl the background is not 1; expected files of one prediction. "
-                "Predict the case again."
+                f"outside of the crop in {file.stem}.pkl the background is not 1; expected files of one prediction. Predict the case again."
             )
     return SavedCase(file.stem, box is not None, sums)
 
@@ -227,8 +226,7 @@ def _crop_box(file: Path, shape: tuple[int, ...]) -> tuple[slice, ...] | None:
     except Exception as error:  # unpickling may raise anything
         problem = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(
-            f"{properties_file.name} is not a file of nnU-Net ({problem}); predict the case again, or remove that file "
-            "to score all voxels."
+            f"{properties_file.name} is not a file of nnU-Net ({problem}); predict the case again, or remove that file to score all voxels."
         ) from error
     if transposed != tuple(shape[axis] for axis in forward) or len(bounds) != len(forward):
         raise ValueError(

@@ -114,9 +114,8 @@ def finished_rounds(experiment: Experiment) -> list[Round]:
 
 def write_splits(experiment: Experiment) -> None:
     """splits.json: one entry per finished round, in the form of nnU-Net's splits_final.json (fold = round) and more."""
-    entries = []
-    for done in finished_rounds(experiment):
-        entries.append({
+    entries = [
+        {
             "train": sorted({*done.labelled, *done.pseudo_labelled}),
             "val": list(done.labelled),  # training cases: there is no other label
             "labelled": list(done.labelled),
@@ -125,7 +124,9 @@ def write_splits(experiment: Experiment) -> None:
             "excluded": list(done.excluded),
             "pseudo_labelled": list(done.pseudo_labelled),
             "test": list(done.test),
-        })  # fmt: skip
+        }
+        for done in finished_rounds(experiment)
+    ]
     write_json(experiment.paths.splits_file, entries)
 
 

@@ -152,9 +152,7 @@ def query_dkd_asd(pool: QueryPool, n_query: int) -> Query:
     assert pool.pretrained_embeddings is not None
     options = pool.options
     pakd = metrics.pakd(pool.pretrained_embeddings, pool.embeddings)
-    pd = metrics.pairwise_dissimilarity(
-        pool.embeddings, pakd, pool.ids, pd_first=options.pd_first, pd_weights=options.pd_weights
-    )
+    pd = metrics.pairwise_dissimilarity(pool.embeddings, pakd, pool.ids, pd_first=options.pd_first, pd_weights=options.pd_weights)
     dkd = pakd * pd  # Eq. 5
     asd = np.array([metrics.asd_from_sums(sums, options.asd_reduction) for sums in pool.sums])
     chosen = metrics.select_query(dkd, asd, n_query, pool.ids, ranks=options.ranks)

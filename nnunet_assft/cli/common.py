@@ -22,7 +22,13 @@ ALMOST_FULL = 2**20  # bytes: below this a failed write is put down to the disk
 
 
 def make_parser(name: str, description: str, *, dataset: bool = True) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=f"nnUNetv2_assft_{name}", description=description, formatter_class=_Help, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog=f"nnUNetv2_assft_{name}",
+        usage=f"%(prog)s {'-d ID ' if dataset else ''}[options]",
+        description=description,
+        formatter_class=_Help,
+        allow_abbrev=False,
+    )
     if dataset:
         parser.add_argument("-d", required=True, metavar="ID", help="dataset id or name (218 or Dataset218_NAME)")
         parser.add_argument("-e", default="assft", metavar="NAME", help="experiment")
@@ -35,7 +41,7 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
         super().__init__(prog, max_help_position=34, width=min(120, shutil.get_terminal_size((110, 24)).columns))
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default in (None, False) or "default" in (action.help or ""):
+        if action.default is None or action.default is False or "default" in (action.help or ""):
             return action.help
         return super()._get_help_string(action)
 

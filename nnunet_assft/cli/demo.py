@@ -14,8 +14,8 @@ N_POOL, N_TEST = 20, 8
 
 
 def parser() -> argparse.ArgumentParser:
-    p = make_parser("demo", "Plan and rounds 0, 1, 2 on a synthetic abdominal phantom: minutes on a CPU. Run again to go on or to see the result.",
-                    dataset=False)  # fmt: skip
+    description = "Plan and rounds 0, 1, 2 on a synthetic abdominal phantom: minutes on a CPU. Run again to go on, or to see the result."
+    p = make_parser("demo", description, dataset=False)
     p.add_argument("-o", type=Path, default=Path("nnunet_assft_demo"), metavar="FOLDER", help="where everything goes")
     p.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the phantom and of the experiment")
     return p
@@ -27,7 +27,7 @@ def demo(args: argparse.Namespace) -> None:
         folder = args.o.resolve() / name
         folder.mkdir(parents=True, exist_ok=True)
         os.environ[name] = str(folder)
-    os.environ["nnUNet_n_proc_DA"] = "0"  # noqa: SIM112 - nnU-Net's name; the phantom is augmented faster than a worker starts
+    os.environ["nnUNet_n_proc_DA"] = "0"
 
     from nnunet_assft.active.experiment import create_experiment
     from nnunet_assft.active.rounds import run_round
@@ -42,9 +42,9 @@ def demo(args: argparse.Namespace) -> None:
         budget="2",
         seed=args.seed,
         preset="tiny",
-        epochs=12,
-        iterations_per_epoch=25,
-        initial_lr=1e-2,
+        epochs=10,
+        iterations_per_epoch=20,
+        initial_lr=3e-3,
     )
     device = choose_device("cpu")
     rounds = []
@@ -57,7 +57,7 @@ def demo(args: argparse.Namespace) -> None:
     print(f"{minutes:.1f} minutes. Datasets, models and scores are in {args.o.resolve()}")
 
 
-def print_table(rounds: list) -> None:  # type: ignore[type-arg]
+def print_table(rounds: list) -> None:
     structures = list(rounds[-1].dice["per_structure"])
     print(f"\n{'round':>5} {'annotated':>9} {'pseudo':>6} {'Dice':>6}  " + " ".join(f"{name:>12}" for name in structures))
     for done in rounds:

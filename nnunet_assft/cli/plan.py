@@ -10,7 +10,9 @@ from nnunet_assft.planning.domains import DOMAINS
 
 
 def parser() -> argparse.ArgumentParser:
-    p = make_parser("plan", "Create an experiment: image-only fingerprint, plans, preprocessed pool and test images, first case. No label is read.")
+    p = make_parser(
+        "plan", "Create an experiment: image-only fingerprint, plans, preprocessed pool and test images, first case. No label is read."
+    )
     add_plan_options(p)
     return p
 
@@ -35,19 +37,20 @@ def add_plan_options(p: argparse.ArgumentParser) -> None:
 
 
 def plan(args: argparse.Namespace) -> None:
-    experiment = make_experiment(args)
-    training = experiment.training
-    print(f"{experiment.dataset}, experiment {experiment.name!r}: {experiment.strategy}, domain {experiment.domain}, preset {experiment.preset}, "
-          f"encoder {(experiment.encoder or {}).get('path', 'random')}")  # fmt: skip
-    print(f"pool {len(experiment.pool)} cases, test {len(experiment.test)} ({experiment.test_source}); rounds 1 to {experiment.n_rounds} query "
-          f"{experiment.n_query} each; first case {experiment.permutation[0]}")  # fmt: skip
-    print(f"epochs {training['one_shot_epochs']} in round 0, {training['epochs']} per stage after it, of {training['iterations_per_epoch']} "
-          f"iterations; initial learning rate {training['initial_lr']:g}")  # fmt: skip
-    if 1 + experiment.n_query * experiment.n_rounds > len(experiment.pool):
-        print("The budget of all rounds exceeds the pool: the last rounds will find fewer cases, or none.")
     from nnunet_assft.active.state import command
 
-    print(f"Next: {command('round', experiment.dataset, experiment.name, '-r', '0')}")
+    e = make_experiment(args)
+    print(f"{e.dataset}, experiment {e.name!r}: {e.strategy}, domain {e.domain}, preset {e.preset}")
+    print(f"pretrained encoder: {(e.encoder or {}).get('path', 'none, a random one stands in for it')}")
+    print(f"pool {len(e.pool)} cases, test {len(e.test)} ({e.test_source})")
+    print(f"rounds 1 to {e.n_rounds} query {e.n_query} cases each; first case {e.permutation[0]}")
+    print(
+        f"epochs: {e.training['one_shot_epochs']} in round 0, then {e.training['epochs']} per stage, of "
+        f"{e.training['iterations_per_epoch']} iterations; initial learning rate {e.training['initial_lr']:g}"
+    )
+    if 1 + e.n_query * e.n_rounds > len(e.pool):
+        print("The budget of all rounds exceeds the pool: the last rounds will find fewer cases, or none.")
+    print(f"Next: {command('round', e.dataset, e.name, '-r', '0')}")
 
 
 def make_experiment(args: argparse.Namespace):  # type: ignore[no-untyped-def]

@@ -38,9 +38,7 @@ def predict(args: argparse.Namespace) -> None:
         raise AssftError(f"Round {r} is not finished; {len(done)} of {experiment.n_rounds + 1} rounds are. See nnUNetv2_assft_status.")
     if not 0 <= args.part_id < args.num_parts:
         raise AssftError(f"-part_id {args.part_id} with -num_parts {args.num_parts}; expected 0 to {args.num_parts - 1}.")
-    predictor = nnUNetPredictor(
-        tile_step_size=args.step_size, use_mirroring=not args.disable_tta, device=choose_device(args.device)
-    )
+    predictor = nnUNetPredictor(tile_step_size=args.step_size, use_mirroring=not args.disable_tta, device=choose_device(args.device))
     predictor.initialize_from_trained_model_folder(str(experiment.paths.model_folder(done[r].model.stage)), (r,))
     # sharing out here works with -npp 0 -nps 0 too, where nnU-Net's sequential path ignores it
     cases = create_lists_from_splitted_dataset_folder(args.i, predictor.dataset_json["file_ending"])

@@ -10,7 +10,7 @@ from nnunet_assft.cli.round import print_round
 
 
 def parser() -> argparse.ArgumentParser:
-    p = make_parser("run", "Plan if needed, then run every round that is left. The options of plan count only for a new experiment.")
+    p = make_parser("run", "Plan if needed, then run every round that is left. Plan options are needed for a new experiment only.")
     add_plan_options(p)
     add_device(p)
     return p
@@ -22,7 +22,10 @@ def run_all(args: argparse.Namespace) -> None:
     from nnunet_assft.planning.raw_dataset import find_dataset
 
     planned = ExperimentPaths(find_dataset(args.d).name, args.e).experiment_file.is_file()
-    experiment = load_experiment(args) if planned else make_experiment(args)
+    # with options typed, planning checks that the experiment was made with them
+    bare = vars(parser().parse_args(["-d", args.d, "-e", args.e]))
+    typed = {k for k, v in vars(args).items() if v != bare[k]} - {"device", "verbose", "np"}
+    experiment = load_experiment(args) if planned and not typed else make_experiment(args)
     device = choose_device(args.device)
     for r in range(experiment.n_rounds + 1):
         done = run_round(experiment, r, device)

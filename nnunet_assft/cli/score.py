@@ -40,8 +40,7 @@ def score(args: argparse.Namespace) -> int:
     uncropped = sum(not case.cropped for case in scores.cases)
     if uncropped:
         print(
-            f"{uncropped} not cropped (no CASE.pkl or no plans.json): "
-            "padding dilutes their entropy, least_confidence, margin and asd_mean."
+            f"{uncropped} not cropped (no CASE.pkl or no plans.json): padding dilutes their entropy, least_confidence, margin and asd_mean."
         )
     if scores.query is not None:
         print(f"to annotate first: {', '.join(scores.query.ids[:5])}{', ...' if n_scored > 5 else ''}")

@@ -28,8 +28,10 @@ def status(args: argparse.Namespace) -> None:
 
     experiment = load_experiment(args)
     paths, done = experiment.paths, finished_rounds(experiment)
-    print(f"{experiment.dataset}, experiment {experiment.name!r}: {experiment.strategy}, {experiment.n_query} of {len(experiment.pool)} cases per round, "
-          f"{experiment.n_rounds} rounds, seed {experiment.seed}")  # fmt: skip
+    print(
+        f"{experiment.dataset}, experiment {experiment.name!r}: {experiment.strategy}, {experiment.n_rounds} rounds of "
+        f"{experiment.n_query} cases, pool of {len(experiment.pool)}, seed {experiment.seed}"
+    )
     print("round  labelled  unlabelled  pseudo-labelled  Dice (test)  model folder")
     for r in done:
         dice = f"{r.dice['mean']:.4f}" if r.dice["n_cases"] else "-"

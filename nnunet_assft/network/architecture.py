@@ -104,15 +104,12 @@ class Encoder(nn.Module):
     an output is the raw residual sum: no norm and no ReLU follow it, and values are negative too.
     """
 
-    def __init__(
-        self, input_channels: int, widths: Sequence[int], n_blocks: Sequence[int], norm: NormName, block: BlockOrder
-    ) -> None:
+    def __init__(self, input_channels: int, widths: Sequence[int], n_blocks: Sequence[int], norm: NormName, block: BlockOrder) -> None:
         super().__init__()
         self.conv_init = conv3x3x3(input_channels, widths[0])
         next_widths = [*widths[1:], None]
         self.layers = nn.ModuleList(
-            EncoderLevel(width, next_width, n, norm, block)
-            for width, next_width, n in zip(widths, next_widths, n_blocks, strict=True)
+            EncoderLevel(width, next_width, n, norm, block) for width, next_width, n in zip(widths, next_widths, n_blocks, strict=True)
         )
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -129,9 +126,7 @@ class DecoderLevel(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, n_blocks: int, norm: NormName, block: BlockOrder) -> None:
         super().__init__()
-        self.upsample = nn.ConvTranspose3d(
-            in_channels, channels, kernel_size=3, stride=2, padding=1, output_padding=1, bias=False
-        )
+        self.upsample = nn.ConvTranspose3d(in_channels, channels, kernel_size=3, stride=2, padding=1, output_padding=1, bias=False)
         self.blocks = block_sequence(n_blocks, channels, norm, block)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:

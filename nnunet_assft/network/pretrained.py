@@ -191,9 +191,7 @@ def _check_weights(weights: dict[str, Any], expected: Mapping[str, Tensor], path
     fits = [key for key in common if found[key].is_floating_point() == expected[key].is_floating_point()]
     shaped = [key for key in fits if found[key].shape == expected[key].shape]
     misshapen = [
-        f"{key} {tuple(found[key].shape)} for {tuple(expected[key].shape)}"
-        for key in fits
-        if found[key].shape != expected[key].shape
+        f"{key} {tuple(found[key].shape)} for {tuple(expected[key].shape)}" for key in fits if found[key].shape != expected[key].shape
     ]
     cast = {key: found[key].to(expected[key].dtype) for key in shaped}
     problems = {

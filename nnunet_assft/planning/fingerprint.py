@@ -13,6 +13,7 @@ from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
 
 from nnunet_assft.errors import AssftError
 from nnunet_assft.files import read_json, write_json
+from nnunet_assft.planning.nifti import refuse_damaged_nifti
 from nnunet_assft.planning.parallel import map_cases
 
 SAMPLES_PER_CASE = 1_000  # only for the record: no normalisation of ours reads them
@@ -31,9 +32,7 @@ def image_signature(images: tuple[Path, ...]) -> list[list[int]]:
     return [[file.stat().st_size, file.stat().st_mtime_ns] for file in images]
 
 
-def check_images(
-    images: dict[str, tuple[Path, ...]], reader: BaseReaderWriter, folder: Path, *, num_processes: int = 1
-) -> None:
+def check_images(images: dict[str, tuple[Path, ...]], reader: BaseReaderWriter, folder: Path, *, num_processes: int = 1) -> None:
     """Read every image once and keep its part of the fingerprint in `folder`, one small file per case.
 
     Cases whose file is there and whose image has not changed are not read again. Raises `AssftError` that lists every image
@@ -69,9 +68,11 @@ def _is_current(job: _Job) -> bool:
 def _analyse(job: _Job) -> tuple[str, str] | None:
     """Write the case's part of the fingerprint; returns (case, what is wrong) if the image cannot be used."""
     try:
+        for file in job.images:
+            refuse_damaged_nifti(file)
         image, properties = job.reader.read_images([str(file) for file in job.images])
     except Exception as error:  # readers raise what they like; the reason is reported with the case
-        return job.case, f"unreadable or truncated ({' '.join(str(error).split())[-120:]})"
+        return job.case, f"cannot be read ({' '.join(str(error).split())[-120:]})"
     if image.ndim != 4 or min(image.shape[1:]) < 2:
         return job.case, f"shape {image.shape[1:]}, expected a 3D volume"
     if not np.isfinite(image).all():
@@ -83,7 +84,9 @@ def _analyse(job: _Job) -> tuple[str, str] | None:
     sampled = []
     for channel in cropped:
         nonzero = channel[channel != 0]
-        sampled.append([float(v) for v in rng.choice(nonzero, min(SAMPLES_PER_CASE, nonzero.size), replace=False)] if nonzero.size else [0.0])
+        sampled.append(
+            [float(v) for v in rng.choice(nonzero, min(SAMPLES_PER_CASE, nonzero.size), replace=False)] if nonzero.size else [0.0]
+        )
     write_json(job.file, {
         "signature": image_signature(job.images),
         "spacing": [float(s) for s in properties["spacing"]],

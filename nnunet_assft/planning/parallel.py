@@ -13,9 +13,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def map_cases(
-    function: Callable[[Item], Result], items: Sequence[Item], *, num_processes: int, desc: str
-) -> Iterator[Result]:
+def map_cases(function: Callable[[Item], Result], items: Sequence[Item], *, num_processes: int, desc: str) -> Iterator[Result]:
     """Yields function(item) as results come in. Workers are spawned, since forking after torch is loaded can hang.
 
     A process pays some seconds of imports before its first case: with fewer than two processes, or nothing to share out,

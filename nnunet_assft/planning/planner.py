@@ -112,7 +112,7 @@ def plan_from_images(
 def _scratch_preprocessed_folder() -> Iterator[Path]:
     before = {key: os.environ.get(key) for key in ("nnUNet_preprocessed", "nnUNet_n_proc_DA")}
     with tempfile.TemporaryDirectory() as scratch:
-        os.environ["nnUNet_preprocessed"] = scratch  # noqa: SIM112 - nnU-Net's name
+        os.environ["nnUNet_preprocessed"] = scratch
         if before["nnUNet_n_proc_DA"] == "0":  # a sound setting for training, but the planner makes it a number of threads
             os.environ["nnUNet_n_proc_DA"] = "1"
         try:

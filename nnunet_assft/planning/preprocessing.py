@@ -17,6 +17,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_assft.errors import AssftError
 from nnunet_assft.files import PARTIAL, atomic_path
+from nnunet_assft.nnunet_registration import register
+from nnunet_assft.planning.nifti import refuse_damaged_nifti
 from nnunet_assft.planning.parallel import map_cases
 from nnunet_assft.planning.planner import CONFIGURATION
 
@@ -62,6 +64,7 @@ def _is_current(folder: Path, case: str, images: tuple[Path, ...]) -> bool:
 
 
 def _preprocess(job: _Job) -> None:
+    register()  # a spawned worker knows nothing of ours yet
     plans_manager = PlansManager(job.plans)
     configuration = plans_manager.get_configuration(CONFIGURATION)
     preprocessor = configuration.preprocessor_class(verbose=False)
@@ -92,6 +95,7 @@ def check_label(case: str, label_file: Path, reader: BaseReaderWriter, propertie
     if not label_file.is_file():
         raise AssftError(f"The label of case {case} is missing: {label_file}. Put it there and type the same command again.")
     try:
+        refuse_damaged_nifti(label_file)
         label, label_properties = reader.read_seg(str(label_file))
     except Exception as error:
         raise AssftError(f"The label of case {case} cannot be read ({label_file}): {' '.join(str(error).split())[-120:]}. "
@@ -102,10 +106,13 @@ def check_label(case: str, label_file: Path, reader: BaseReaderWriter, propertie
         counts = ", ".join(f"{v:g} ({int(np.isnan(label).sum() if np.isnan(v) else (label == v).sum())} voxels)" for v in unknown[:5])
         raise AssftError(f"The label of case {case} has values that dataset.json does not know: {counts}; expected "
                          f"{sorted(labels.values())}. Mend {label_file} and type the same command again.")  # fmt: skip
-    expected = tuple(properties["image_shape"])
-    if label.shape[1:] != expected or not np.allclose(label_properties["spacing"], properties["spacing"], rtol=1e-3):
-        raise AssftError(f"The label of case {case} has shape {label.shape[1:]} and spacing {tuple(label_properties['spacing'])}; its "
-                         f"image has {expected} and {tuple(properties['spacing'])}. Mend {label_file} and type the same command again.")  # fmt: skip
+    shape, spacing = tuple(properties["image_shape"]), properties["spacing"]
+    if label.shape[1:] != shape or not np.allclose(label_properties["spacing"], spacing, rtol=1e-3):
+        found, wanted = (", ".join(f"{mm:.4g}" for mm in s) for s in (label_properties["spacing"], spacing))
+        raise AssftError(
+            f"The label of case {case} has shape {label.shape[1:]} and spacing ({found}); its image has {shape} and ({wanted}). "
+            f"Mend {label_file} and type the same command again."
+        )
     return np.asarray(label).astype(np.int16)
 
 

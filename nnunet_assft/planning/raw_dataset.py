@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from functools import cached_property
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +53,17 @@ class RawDataset:
 
     @cached_property
     def reader(self) -> BaseReaderWriter:
-        example = str(next(iter(self.images.values()))[0])
-        return determine_reader_writer_from_dataset_json(self.dataset_json, example, verbose=False)()
+        """nnU-Net's reader for these files, chosen by the first image that one of them can read."""
+        for files in list(self.images.values())[:3]:
+            try:
+                with redirect_stderr(StringIO()):  # it prints a traceback for each reader it tries in vain
+                    return determine_reader_writer_from_dataset_json(self.dataset_json, str(files[0]), verbose=False)()
+            except RuntimeError:  # noqa: PERF203 - at most three files
+                continue  # the file is damaged; which one, and how, is said when all images are checked
+        try:
+            return determine_reader_writer_from_dataset_json(self.dataset_json, verbose=False)()
+        except RuntimeError as error:
+            raise AssftError(f"nnU-Net has no reader for files that end with {self.file_ending}. See its dataset format.") from error
 
 
 def require_nnunet_paths() -> None:
@@ -93,8 +104,7 @@ def read_dataset(folder: Path) -> RawDataset:
     n_channels = len(dataset_json["channel_names"])
     if "dataset" in dataset_json:
         images = {
-            case: tuple(_resolved(folder, file) for file in entry["images"])
-            for case, entry in sorted(dataset_json["dataset"].items())
+            case: tuple(_resolved(folder, file) for file in entry["images"]) for case, entry in sorted(dataset_json["dataset"].items())
         }
     else:
         images = _images_in(folder / "imagesTr", dataset_json["file_ending"])

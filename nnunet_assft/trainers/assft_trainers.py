@@ -26,7 +26,7 @@ from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
-from nnunetv2.paths import nnUNet_results
+from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
 from nnunetv2.training.data_augmentation.compute_initial_patch_size import get_patch_size
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -47,7 +47,7 @@ def draw_noise_sd(*_: Any) -> float:
 
     batchgeneratorsv2's `noise_variance` is used as a standard deviation, so the root is taken here.
     """
-    return math.sqrt(np.random.uniform(0, MAX_NOISE_VARIANCE))
+    return math.sqrt(np.random.uniform(0, MAX_NOISE_VARIANCE))  # noqa: NPY002 - the generator that is seeded per epoch
 
 
 class nnUNetTrainerASSFT(nnUNetTrainer):
@@ -59,17 +59,18 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
 
     stage = "semi"
 
-    def __init__(
-        self, plans: dict, configuration: str, fold: int, dataset_json: dict, device: torch.device = torch.device("cuda")
-    ) -> None:
+    # nnU-Net builds trainers by these names and with these defaults
+    def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict, device: torch.device = torch.device("cuda")) -> None:  # noqa: B008
         plans.setdefault("continue_training", False)  # stock predict and evaluation build trainers without it
         super().__init__(plans, configuration, fold, dataset_json, device)
-        settings = self.plans_manager.plans["assft"]
+        settings = self.plans_manager.plans.get("assft")
+        if settings is None:
+            raise AssftError(f"The plans {self.plans_manager.plans_name} are not those of an experiment. Give -p nnUNetASSFTPlans, or "
+                             "nnUNetASSFTPlans_NAME for the experiment NAME.")  # fmt: skip
         if not isinstance(fold, int):
             raise AssftError(f"Fold {fold!r} does not exist: the fold of {type(self).__name__} is the number of the round.")
-        self.preprocessed_dataset_folder_base = os.path.join(
-            str(self.preprocessed_dataset_folder_base), "assft", settings["experiment"]
-        )
+        base = Path(str(nnUNet_preprocessed), self.plans_manager.dataset_name, "assft", settings["experiment"])
+        self.preprocessed_dataset_folder_base = str(base)
         self.preprocessed_dataset_folder = os.path.join(self.preprocessed_dataset_folder_base, f"round_{fold:02d}_{self.stage}")
         self.stage_file = Path(self.preprocessed_dataset_folder + ".json")
         if not self.stage_file.is_file():
@@ -82,7 +83,7 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
         self.num_iterations_per_epoch = settings["iterations_per_epoch"]
         self.num_val_iterations_per_epoch = max(1, settings["iterations_per_epoch"] // 5)  # nnU-Net's ratio, 250 : 50
         self.num_epochs = self.stage_plan["epochs"]
-        self.save_every = max(1, min(self.save_every, self.num_epochs // CHECKPOINTS_PER_TRAINING))
+        self.save_every = max(1, min(50, self.num_epochs // CHECKPOINTS_PER_TRAINING))  # 50 is nnU-Net's
         self.after_epoch: Callable[[nnUNetTrainerASSFT], None] | None = None  # set by who wants to show progress
         self.logger.plot_progress_png = self._plot_seldom(self.logger.plot_progress_png)
 

@@ -66,7 +66,9 @@ def test_a_fraction_may_be_asked_for(blobs, spec, n_test):
     assert set(experiment.test) < set(POOL)
 
 
-@pytest.mark.parametrize("content", ['["case_06", "case_01"]', '{"train": ["case_00"], "test": ["case_01", "case_06"]}', "case_06\ncase_01\n"])
+@pytest.mark.parametrize(
+    "content", ['["case_06", "case_01"]', '{"train": ["case_00"], "test": ["case_01", "case_06"]}', "case_06\ncase_01\n"]
+)
 def test_a_file_may_name_the_test_cases(blobs, tmp_path, content):
     file = tmp_path / "split.json"
     file.write_text(content)
@@ -274,7 +276,7 @@ def test_a_pretrained_encoder_is_loaded_as_a_whole(blobs, tmp_path, encoder):
     assert experiment.encoder["path"] == str(file)
     assert experiment.encoder["report"]["n_keys"] == len(encoder)
     assert plan(encoder=file) == experiment
-    with pytest.raises(AssftError, match="encoder was .*tiny.safetensors, now None"):
+    with pytest.raises(AssftError, match=r"encoder was .*tiny\.safetensors, now None"):
         plan()
 
 

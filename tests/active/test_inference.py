@@ -17,7 +17,7 @@ from nnunet_assft.active.rounds import open_context
 from nnunet_assft.errors import AssftError
 from nnunet_assft.files import write_json
 from nnunet_assft.planning.preprocessing import load_image, load_properties
-from tests.conftest import blob_case
+from tests.conftest import blob_case, write_dataset
 
 CPU = torch.device("cpu")
 PATCH = (16, 32, 32)  # what is planned for the blobs
@@ -158,9 +158,18 @@ def test_a_file_of_another_kind_is_none(tmp_path, content):
 # Scorer ----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def planned(blobs):
+@pytest.fixture(scope="module")
+def planned_once(tmp_path_factory):
     """(context, weights, raw folder): blobs of one spacing, but case_00 coarser, larger and with a border of zeros."""
+    root = tmp_path_factory.mktemp("nnunet")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+            (root / name).mkdir()
+            patch.setenv(name, str(root / name))
+        yield plan_and_open(write_dataset(root / "nnUNet_raw"))
+
+
+def plan_and_open(blobs):
     image, _ = blob_case(20, (14, 30, 28))
     image = np.pad(image, ((2, 3), (4, 0), (0, 5)))
     volume = sitk.GetImageFromArray(image)
@@ -177,6 +186,13 @@ def planned(blobs):
         if name.endswith("running_var"):
             value.uniform_(0.5, 2.0, generator=generator)
     return context, weights, blobs
+
+
+@pytest.fixture
+def planned(planned_once):
+    """The same for a test that may change the weights."""
+    context, weights, blobs = planned_once
+    return context, {name: value.clone() for name, value in weights.items()}, blobs
 
 
 @pytest.fixture
@@ -277,7 +293,8 @@ def test_mirroring_ends_with_the_segmentation_it_was_asked_for(planned, scorer):
     context, _, _ = planned
     image, properties = load_image(context.image_folder, "case_00"), load_properties(context.image_folder, "case_00")
     before = scorer.record("case_00", image, 2.0)
-    assert not np.array_equal(scorer.segment(image, properties, mirroring=True), scorer.segment(image, properties, mirroring=False))
+    mirrored = scorer.segment(image, properties, mirroring=True)
+    assert not np.array_equal(mirrored, scorer.segment(image, properties, mirroring=False))
     after = scorer.record("case_00", image, 2.0)
     assert after.sums == before.sums
     np.testing.assert_array_equal(after.embedding, before.embedding)
@@ -286,14 +303,15 @@ def test_mirroring_ends_with_the_segmentation_it_was_asked_for(planned, scorer):
 @pytest.mark.parametrize("key", ["encoder.conv_init.weight", "decoder.heads.3.weight"])
 def test_weights_that_are_not_finite_are_refused_with_the_case(planned, key):
     context, weights, _ = planned
-    broken = Scorer(context.plans, context.dataset.dataset_json, {**weights, key: torch.full_like(weights[key], torch.nan)}, CPU)
+    weights[key].fill_(torch.nan)
+    broken = Scorer(context.plans, context.dataset.dataset_json, weights, CPU)
     with pytest.raises(AssftError, match="case case_05 is not finite"):
         broken.record("case_05", random_image(*PATCH), 2.0)
 
 
 def test_an_embedding_that_is_not_finite_is_refused_with_the_case(planned):
     context, weights, _ = planned
-    key = "encoder.conv_init.weight"
-    broken = Scorer(context.plans, context.dataset.dataset_json, {**weights, key: torch.full_like(weights[key], torch.inf)}, CPU)
+    weights["encoder.conv_init.weight"].fill_(torch.inf)
+    broken = Scorer(context.plans, context.dataset.dataset_json, weights, CPU)
     with pytest.raises(AssftError, match="case case_05 is not finite"):
         broken.embed("case_05", random_image(*PATCH))

@@ -272,9 +272,7 @@ def test_example_asd():
             for reduction in metrics.ASD_REDUCTIONS:
                 assert metrics.asd(probs, 1, 5, reduction, tau=tau) == near(expected[reduction])
                 if tau == 1:
-                    assert metrics.asd_from_sums(metrics.voxel_sums(probs, 3.0), reduction, tau1=True) == near(
-                        expected[reduction]
-                    )
+                    assert metrics.asd_from_sums(metrics.voxel_sums(probs, 3.0), reduction, tau1=True) == near(expected[reduction])
             inside = [metrics.voxel_sums(probs[:, v : v + 1], tau).mask_voxels for v in range(probs.shape[1])]
             assert inside == expected["mask"]
 

@@ -74,9 +74,7 @@ def test_a_pseudo_label_is_the_prediction_in_the_geometry_of_its_image(written, 
         assert label.GetSpacing() == pytest.approx(image.GetSpacing())
         assert label.GetOrigin() == pytest.approx(image.GetOrigin())
         assert label.GetDirection() == pytest.approx(image.GetDirection(), abs=1e-6)
-        prediction = scorer.segment(
-            load_image(context.image_folder, case), load_properties(context.image_folder, case), mirroring=False
-        )
+        prediction = scorer.segment(load_image(context.image_folder, case), load_properties(context.image_folder, case), mirroring=False)
         np.testing.assert_array_equal(sitk.GetArrayFromImage(label), prediction)
         assert len(np.unique(prediction)) > 1
 
@@ -105,8 +103,7 @@ def expected_training_set(blobs):
     labels = {case: blobs / "labelsTr" / f"{case}.nii.gz" for case in HUMAN}
     labels |= {case: blobs / "assft" / "assft" / "round_02" / "pseudo_labels" / f"{case}.nii.gz" for case in SELECTED}
     return {
-        case: {"images": [str(blobs / "imagesTr" / f"{case}_0000.nii.gz")], "label": str(label)}
-        for case, label in sorted(labels.items())
+        case: {"images": [str(blobs / "imagesTr" / f"{case}_0000.nii.gz")], "label": str(label)} for case, label in sorted(labels.items())
     }
 
 

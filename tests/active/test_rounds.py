@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Roun
         return root, run_all()
 
 
-@pytest.fixture()
+@pytest.fixture
 def in_reference(reference: tuple[Path, list[Round]], monkeypatch: pytest.MonkeyPatch) -> tuple[Path, list[Round]]:
     set_folders(reference[0], monkeypatch)
     return reference
@@ -172,9 +173,7 @@ def test_small_pools_are_used_up_and_no_further(nnunet_folders: Path) -> None:
 # No leak ---------------------------------------------------------------------------------------------------------------
 
 
-def test_noise_in_place_of_hidden_labels_changes_nothing(
-    reference: tuple[Path, list[Round]], nnunet_folders: Path
-) -> None:
+def test_noise_in_place_of_hidden_labels_changes_nothing(reference: tuple[Path, list[Round]], nnunet_folders: Path) -> None:
     _, rounds = reference
     queried = set(rounds[-1].labelled)
 
@@ -187,9 +186,7 @@ def test_noise_in_place_of_hidden_labels_changes_nothing(
     assert again[-1].dice["mean"] != rounds[-1].dice["mean"]  # the test labels were noise indeed
 
 
-def test_a_label_that_appears_only_after_its_query_gives_the_same_rounds(
-    reference: tuple[Path, list[Round]], nnunet_folders: Path
-) -> None:
+def test_a_label_that_appears_only_after_its_query_gives_the_same_rounds(reference: tuple[Path, list[Round]], nnunet_folders: Path) -> None:
     """The human round trip, and the proof that no label is read before its query: it is not there."""
     root, rounds = reference
     folder = write_dataset(nnunet_folders / "nnUNet_raw")
@@ -263,7 +260,7 @@ def test_killed_again_and_again_the_same_command_finishes_with_the_same_result(
 ) -> None:
     """Two iterations per epoch and a checkpoint per epoch: the 4th iteration of a process is in a resumed training."""
     kills = 0
-    while status := in_a_child_killed_by(lambda: kill(kills), run_all):
+    while status := in_a_child_killed_by(partial(kill, kills), run_all):
         assert os.WIFSIGNALED(status)
         assert os.WTERMSIG(status) == signal.SIGKILL
         kills += 1

@@ -4,6 +4,7 @@ import errno
 import importlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from nnunet_assft.network import PRESETS
 from nnunet_assft.planning.domains import DOMAINS
 
 COMMANDS = {"plan": plan, "round": round, "run": run, "status": status, "score": score, "predict": predict, "demo": demo}
+PROGRESS = re.compile(r"\d+%\||\d+(case|epoch) \[")
 SMALL = ("--preset", "tiny", "--epochs", "1", "--iterations_per_epoch", "1")
 
 
@@ -32,7 +34,8 @@ def call(capsys):
             COMMANDS[name].main([*arguments, *more])
         out, err = capsys.readouterr()
         lines = [part.strip() for part in err.replace("\r", "\n").split("\n")]
-        return int(exit_.value.code or 0), out, [part for part in lines if part and "case/s" not in part and "epoch/s" not in part]
+        lines = [part for part in lines if part and not PROGRESS.search(part)]
+        return int(exit_.value.code or 0), out, lines
 
     return run_command
 

@@ -107,9 +107,7 @@ def test_embeddings_give_the_whole_order_even_from_the_same_folder(folder, capsy
     rows = read(folder.parent / "scores.csv")
     order = [row["case"] for row in sorted(rows, key=lambda row: int(row["query_rank"]))]
     assert f"to annotate first: {', '.join(order)}\n" in capsys.readouterr().out
-    assert sorted(float(row["q"]) for row in rows) == [
-        float(row["q"]) for row in sorted(rows, key=lambda r: -int(r["query_rank"]))
-    ]
+    assert sorted(float(row["q"]) for row in rows) == [float(row["q"]) for row in sorted(rows, key=lambda r: -int(r["query_rank"]))]
     for row in rows:
         assert float(row["dkd"]) == float(row["pakd"]) * float(row["pd"])
 

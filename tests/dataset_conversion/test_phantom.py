@@ -4,7 +4,8 @@ import time
 
 import numpy as np
 import pytest
-import SimpleITK as sitk  # noqa: N813
+import SimpleITK as sitk
+
 from nnunet_assft.dataset_conversion.phantom import (
     CLUSTERS,
     SIZES,

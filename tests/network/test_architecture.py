@@ -91,9 +91,7 @@ def test_key_table_of_ct_fm_without_weights_in_memory():
     assert not any(".seg_layers." in key for key in net.state_dict())
 
 
-@pytest.mark.parametrize(
-    ("preset", "millions"), [("ctfm", 87.2), ("ctfm_dec1224", 98.9), ("assft_paper", 391.3), ("tiny", 1.67)]
-)
+@pytest.mark.parametrize(("preset", "millions"), [("ctfm", 87.2), ("ctfm_dec1224", 98.9), ("assft_paper", 391.3), ("tiny", 1.67)])
 def test_every_preset_has_its_size_and_survives_json(preset: str, millions: float):
     arch_kwargs = json.loads(json.dumps(PRESETS[preset].arch_kwargs))
     with torch.device("meta"):

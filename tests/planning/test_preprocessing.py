@@ -1,0 +1,313 @@
+"""Images and labels preprocessed apart, against nnU-Net's own preprocessing of both together."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import blosc2
+import numpy as np
+import pytest
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from scipy.ndimage import binary_dilation
+
+from nnunet_assft.errors import AssftError
+from nnunet_assft.planning.fingerprint import check_images, combine_fingerprint
+from nnunet_assft.planning.planner import plan_from_images
+from nnunet_assft.planning.preprocessing import (
+    check_label,
+    image_properties,
+    load_image,
+    load_properties,
+    preprocess_images,
+    write_training_label,
+)
+from nnunet_assft.planning.raw_dataset import RawDataset, read_dataset
+from tests.conftest import LABELS, blob_case, write_volume
+
+NAME = "Dataset904_Oracle"
+SPACING = (0.8, 3.0, 0.8)  # x, y, z: y is the coarse axis, so nnU-Net puts it first
+ENDINGS = (".b2nd", "_seg.b2nd", ".pkl")
+
+
+def bordered_case(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Zeros around the body as in a skull-stripped volume, some of them inside of its bounding box."""
+    image, label = blob_case(seed, (20, 16, 22))
+    z, y, x = np.ogrid[:20, :16, :22]
+    outside = (z < 2) | (x > 19) | (y < 1) | ((z - 2) + x < 6)
+    image[outside], label[outside] = 0, 0
+    label[2, 5, 2] = 1  # an annotator may go past the border
+    return image, label
+
+
+def make(
+    raw: Path, *, spacings: tuple[tuple[float, float, float], ...] = (SPACING,) * 2, ignore: bool = False
+) -> tuple[RawDataset, dict[str, Any], Path]:
+    """(dataset, plans, folder of label-free preprocessed images). The target spacing is the median one."""
+    folder = raw / NAME
+    labels = {**LABELS, "ignore": 3} if ignore else LABELS
+    for i, spacing in enumerate(spacings):
+        image, label = bordered_case(i)
+        if ignore:
+            label[10:14, 8:12, 4:9] = 3
+        write_volume(folder / "imagesTr" / f"case_{i}_0000.nii.gz", image, spacing)
+        write_volume(folder / "labelsTr" / f"case_{i}.nii.gz", label, spacing)
+    content = {"channel_names": {"0": "MRI"}, "labels": labels, "file_ending": ".nii.gz", "numTraining": len(spacings)}
+    (folder / "dataset.json").write_text(json.dumps(content))
+    dataset = read_dataset(folder)
+    check_images(dataset.images, dataset.reader, raw.parent / "parts")
+    plans = plan_from_images(
+        NAME,
+        combine_fingerprint(dataset.images, raw.parent / "parts"),
+        plans_name="nnUNetASSFTPlans",
+        domain_patch_size=(16, 16, 16),
+        preset="tiny",
+        normalization="percentile",
+    )
+    target = raw.parent / "nnUNet_preprocessed" / NAME / "images"
+    preprocess_images(dataset.images, plans, dataset.dataset_json, target)
+    return dataset, plans, target
+
+
+def by_nnunet(dataset: RawDataset, plans: dict[str, Any], case: str, folder: Path) -> None:
+    manager = PlansManager(plans)
+    configuration = manager.get_configuration("3d_fullres")
+    folder.mkdir(exist_ok=True)
+    configuration.preprocessor_class(verbose=False).run_case_save(
+        str(folder / case),
+        [str(file) for file in dataset.images[case]],
+        str(dataset.label_file(case)),
+        manager,
+        configuration,
+        dataset.dataset_json,
+    )
+
+
+def apart(dataset: RawDataset, plans: dict[str, Any], images: Path, case: str, folder: Path) -> None:
+    properties = image_properties(images, case, plans)
+    label = check_label(case, dataset.label_file(case), dataset.reader, properties, dataset.labels)
+    write_training_label(label, case, images, folder, plans, dataset.dataset_json)
+
+
+def read_seg(folder: Path, case: str) -> np.ndarray:
+    return blosc2.open(str(folder / f"{case}_seg.b2nd"))[:]
+
+
+def assert_same_tree(a: Any, b: Any) -> None:
+    """Equal values whether they are kept in tuples or lists, numpy or Python numbers."""
+    if isinstance(a, dict):
+        assert list(a) == list(b)
+        for key in a:
+            assert_same_tree(a[key], b[key])
+    else:
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+# Against nnU-Net -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ignore", [False, True], ids=["labels", "with an ignore label"])
+def test_without_resampling_image_label_and_properties_are_those_of_nnunet(nnunet_folders: Path, tmp_path: Path, ignore: bool):
+    dataset, plans, images = make(nnunet_folders / "nnUNet_raw", ignore=ignore)
+    assert plans["transpose_forward"] == [1, 0, 2]  # else the test shows less than it should
+    for case in dataset.images:
+        by_nnunet(dataset, plans, case, tmp_path / "oracle")
+        apart(dataset, plans, images, case, tmp_path)
+
+        np.testing.assert_array_equal(load_image(images, case), load_image(tmp_path / "oracle", case))
+        ours, theirs = read_seg(tmp_path, case), read_seg(tmp_path / "oracle", case)
+        assert ours.dtype == theirs.dtype == np.int16
+        np.testing.assert_array_equal(ours, theirs)
+        expected = {-1, 0, 1, 2, 3} if ignore else {-1, 0, 1, 2}
+        assert set(np.unique(ours)) == expected, "the case must have a corner outside of the nonzero region"
+        assert ours.shape == (1, 15, 18, 20)  # y z x, cropped
+        assert_same_tree(load_properties(tmp_path, case), load_properties(tmp_path / "oracle", case))
+        locations = load_properties(tmp_path, case)["class_locations"]
+        assert list(locations) == ([1, 2, (-1, 0, 1, 2)] if ignore else [1, 2])
+
+
+def test_the_files_are_chunked_as_nnunet_chunks_them(nnunet_folders: Path, tmp_path: Path):
+    dataset, plans, images = make(nnunet_folders / "nnUNet_raw")
+    by_nnunet(dataset, plans, "case_0", tmp_path / "oracle")
+    apart(dataset, plans, images, "case_0", tmp_path)
+    for folder, name in ((images, "case_0.b2nd"), (tmp_path, "case_0_seg.b2nd")):
+        ours, theirs = (blosc2.open(str(f / name)) for f in (folder, tmp_path / "oracle"))
+        assert (ours.shape, ours.chunks, ours.blocks) == (theirs.shape, theirs.chunks, theirs.blocks)
+
+
+def test_with_resampling_only_the_border_of_the_outside_may_differ(nnunet_folders: Path, tmp_path: Path):
+    """nnU-Net resamples a label that holds -1 already, here -1 comes from the image's own resampled mask."""
+    coarse = ((0.8, 3.0, 0.8), (1.3, 2.2, 0.6), (0.8, 3.0, 0.8))
+    dataset, plans, images = make(nnunet_folders / "nnUNet_raw", spacings=coarse)
+    by_nnunet(dataset, plans, "case_1", tmp_path / "oracle")
+    apart(dataset, plans, images, "case_1", tmp_path)
+
+    np.testing.assert_array_equal(load_image(images, "case_1"), load_image(tmp_path / "oracle", "case_1"))
+    ours, theirs = read_seg(tmp_path, "case_1"), read_seg(tmp_path / "oracle", "case_1")
+    assert ours.shape == theirs.shape != (1, 15, 18, 20)
+    near_outside = binary_dilation(theirs[0] == -1, iterations=1)[None] | binary_dilation(ours[0] == -1, iterations=1)[None]
+    np.testing.assert_array_equal(ours[~near_outside], theirs[~near_outside])
+    assert (ours != theirs).mean() < 0.01
+    for label in (1, 2):
+        a, b = ours == label, theirs == label
+        assert 2 * (a & b).sum() / (a.sum() + b.sum()) > 0.99
+    for label, locations in load_properties(tmp_path, "case_1")["class_locations"].items():
+        assert len(locations) == (ours == label).sum()
+        assert (ours[tuple(locations.T)] == label).all()
+
+
+def test_the_images_hold_nothing_of_a_label(nnunet_folders: Path):
+    dataset, plans, images = make(nnunet_folders / "nnUNet_raw")
+    assert sorted(os.listdir(images)) == sorted(f"{case}{ending}" for case in dataset.images for ending in ENDINGS)
+    before = {case: (load_image(images, case), load_properties(images, case)) for case in dataset.images}
+    for case in dataset.images:
+        assert set(np.unique(read_seg(images, case))) == {-1, 0}
+        assert "class_locations" not in load_properties(images, case)
+        dataset.label_file(case).unlink()
+        (images / f"{case}.pkl").unlink()
+    preprocess_images(dataset.images, plans, dataset.dataset_json, images)
+    for case, (image, properties) in before.items():
+        np.testing.assert_array_equal(load_image(images, case), image)
+        assert_same_tree(load_properties(images, case), properties)
+
+
+def test_spawned_processes_find_our_normalisation(nnunet_folders: Path, tmp_path: Path):
+    dataset, plans, images = make(nnunet_folders / "nnUNet_raw")
+    preprocess_images(dataset.images, plans, dataset.dataset_json, tmp_path / "two", num_processes=2)
+    for case in dataset.images:
+        np.testing.assert_array_equal(load_image(images, case), load_image(tmp_path / "two", case))
+
+
+# Interrupted and repeated ----------------------------------------------------------------------------------------------
+
+
+def test_a_second_call_does_nothing_and_a_newer_image_is_preprocessed_again(nnunet_folders: Path):
+    dataset, plans, images = make(nnunet_folders / "nnUNet_raw")
+    before = {name: (images / name).stat().st_mtime_ns for name in os.listdir(images)}
+    preprocess_images(dataset.images, plans, dataset.dataset_json, images)
+    assert {name: (images / name).stat().st_mtime_ns for name in os.listdir(images)} == before
+
+    old = load_image(images, "case_1")
+    write_volume(dataset.images["case_1"][0], bordered_case(7)[0], SPACING)
+    preprocess_images(dataset.images, plans, dataset.dataset_json, images)
+    assert {name[:6] for name in os.listdir(images) if (images / name).stat().st_mtime_ns != before[name]} == {"case_1"}
+    assert not np.array_equal(load_image(images, "case_1"), old)
+
+
+@pytest.mark.parametrize("left", [(".b2nd",), (".b2nd", "_seg.b2nd"), ENDINGS], ids=str)
+def test_what_a_killed_process_left_does_not_disturb(nnunet_folders: Path, left: tuple[str, ...]):
+    dataset, plans, images = make(nnunet_folders / "nnUNet_raw")
+    expected = load_image(images, "case_0")
+    (images / "case_0.pkl").unlink()
+    scratch = images.with_name(f".partial_{images.name}")
+    scratch.mkdir()
+    for ending in left:
+        (scratch / f"case_0{ending}").write_bytes(b"half a file")
+    preprocess_images(dataset.images, plans, dataset.dataset_json, images)
+    np.testing.assert_array_equal(load_image(images, "case_0"), expected)
+    assert not scratch.exists()
+    assert len(os.listdir(images)) == 6
+
+
+def test_a_case_cut_off_while_its_files_were_moved_is_done_again(nnunet_folders: Path, monkeypatch: pytest.MonkeyPatch):
+    dataset, plans, images = make(nnunet_folders / "nnUNet_raw")
+    expected = load_image(images, "case_0")
+    for ending in ENDINGS:
+        (images / f"case_0{ending}").unlink()
+    replace = os.replace
+
+    def cut_off(source: Path, target: Path) -> None:
+        if str(target).endswith("_seg.b2nd"):
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            preprocess_images(dataset.images, plans, dataset.dataset_json, images)
+    assert not (images / "case_0.pkl").exists()
+    preprocess_images(dataset.images, plans, dataset.dataset_json, images)
+    np.testing.assert_array_equal(load_image(images, "case_0"), expected)
+    with open(images / "case_0.pkl", "rb") as file:
+        assert pickle.load(file)["shape_before_cropping"] == (16, 20, 22)
+
+
+# Labels that can be trained on, and those that cannot --------------------------------------------------------------------
+
+
+def checked(
+    tmp_path: Path,
+    label: np.ndarray | None = None,
+    *,
+    spacing: tuple[float, float, float] = (0.8, 1.0, 3.0),
+    ending: str = ".nii.gz",
+    cut: int | None = None,
+) -> np.ndarray:
+    """check_label of a (4, 5, 6) label beside an image of that shape."""
+    file = tmp_path / f"a{ending}"
+    if label is not None:
+        write_volume(file, label, spacing)
+    if cut is not None:
+        file.write_bytes(file.read_bytes()[:cut])
+    properties = {"image_shape": [4, 5, 6], "spacing": [3.0, 1.0, 0.8]}
+    return check_label("a", file, SimpleITKIO(), properties, LABELS)
+
+
+def random_label(dtype: type = np.uint8) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 3, (4, 5, 6)).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32, np.float64])
+def test_a_label_of_whole_numbers_passes_in_any_type(tmp_path: Path, dtype: type):
+    found = checked(tmp_path, random_label(dtype))
+    assert found.dtype == np.int16
+    np.testing.assert_array_equal(found, random_label()[None])
+
+
+@pytest.mark.parametrize("present", [(), (1,), (2,)])
+def test_a_label_without_some_structures_passes(tmp_path: Path, present: tuple[int, ...]):
+    label = random_label() * np.isin(random_label(), present)
+    np.testing.assert_array_equal(checked(tmp_path, label)[0], label)
+
+
+def with_values(value: float, n: int) -> np.ndarray:
+    label = random_label(np.float32)
+    label.ravel()[:n] = value
+    return label
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({}, "The label of case a is missing: "),
+        ({"label": with_values(7, 3)}, "values that dataset.json does not know: 7 (3 voxels); expected [0, 1, 2]"),
+        ({"label": with_values(0.5, 4)}, "0.5 (4 voxels)"),
+        ({"label": with_values(-1, 2)}, "-1 (2 voxels)"),
+        ({"label": with_values(np.nan, 5), "ending": ".mha"}, "nan (5 voxels)"),
+        ({"label": with_values(np.nan, 5)}, "5 voxels are NaN or infinite"),  # ITK alone would read zeros
+        ({"label": random_label()[:3]}, "has shape (3, 5, 6) and spacing (3, 1, 0.8); its image has (4, 5, 6)"),
+        ({"label": random_label().transpose(0, 2, 1)}, "has shape (4, 6, 5)"),
+        ({"label": random_label(), "spacing": (0.8, 1.0, 2.5)}, "and spacing (2.5, 1, 0.8); its image has (4, 5, 6) and (3, 1, 0.8). "),
+        ({"label": random_label(), "cut": 60}, "cannot be read ("),
+        ({"label": np.random.default_rng(1).integers(0, 3, (4, 5, 6)).astype(np.uint8), "cut": -30}, "cannot be read ("),
+        ({"label": random_label(), "ending": ".nii", "cut": -30}, "cannot be read ("),
+        ({"label": random_label(), "cut": 0}, "cannot be read ("),
+    ],
+)
+def test_a_label_that_cannot_be_trained_on_is_refused(tmp_path: Path, arguments: dict[str, Any], words: str):
+    with pytest.raises(AssftError) as caught:
+        checked(tmp_path, **arguments)
+    text = str(caught.value)
+    assert words in text
+    assert "case a" in text
+    assert str(tmp_path / "a.") in text
+    assert "type the same command again" in text
+    assert "\n" not in text
+
+
+def test_rounding_of_the_spacing_in_a_header_is_no_difference(tmp_path: Path):
+    checked(tmp_path, random_label(), spacing=(0.80001, 1.0, 2.9999))

@@ -1,0 +1,400 @@
+"""The two trainers, found by name as nnU-Net finds them, on training sets made as a round makes them."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from batchgeneratorsv2.transforms.intensity.brightness import MultiplicativeBrightnessTransform
+from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseTransform
+from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
+from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
+from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
+from batchgeneratorsv2.transforms.utils.random import RandomTransform
+from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+from scipy.stats import kstest
+from torch import nn
+
+from nnunet_assft.active.experiment import create_experiment
+from nnunet_assft.active.nnunet_io import Context, load_weights, write_training_set
+from nnunet_assft.active.paths import ExperimentPaths
+from nnunet_assft.errors import AssftError
+from nnunet_assft.files import read_json
+from nnunet_assft.planning.raw_dataset import find_dataset
+from nnunet_assft.trainers.assft_trainers import draw_noise_sd, nnUNetTrainerASSFT
+from tests.conftest import write_dataset
+
+CPU = torch.device("cpu")
+START = "assft/assft/initial_network.pth"
+HUMAN, PSEUDO = ("case_00", "case_03"), ("case_05",)
+ALARM = 1e-3  # p value below which draws are not what they should be
+Builder = Callable[..., nnUNetTrainerASSFT]
+
+
+@pytest.fixture(scope="module")
+def context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Context]:
+    """An experiment with the training sets of round 0 and of both stages of round 1."""
+    root = tmp_path_factory.mktemp("trainers")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+            (root / name).mkdir()
+            monkeypatch.setenv(name, str(root / name))
+        write_dataset(root / "nnUNet_raw")
+        create_experiment(901, preset="tiny", rounds=1, budget="1", epochs=8, iterations_per_epoch=2)
+        paths = ExperimentPaths("Dataset901_Blobs", "assft")
+        context = Context(find_dataset(901), read_json(paths.plans), paths, CPU)
+        labels = {case: context.dataset.label_file(case) for case in (*HUMAN, *PSEUDO)}
+        human, pseudo = {case: labels[case] for case in HUMAN}, {case: labels[case] for case in PSEUDO}
+        write_training_set(context, 0, "supervised", {"case_00": labels["case_00"]}, {}, start_from=START, epochs=2)
+        write_training_set(context, 1, "supervised", human, {}, start_from=START, epochs=8)
+        write_training_set(context, 1, "semi", human, pseudo, start_from=START, epochs=2)
+        yield context
+
+
+@pytest.fixture
+def build(context: Context) -> Builder:
+    """A trainer of (round, stage); keywords change the settings of the experiment or, as `patch_size`, the plans."""
+
+    def make(r: int = 1, stage: str = "semi", *, patch_size: tuple[int, int, int] | None = None, **settings: Any) -> nnUNetTrainerASSFT:
+        plans = copy.deepcopy(context.plans)
+        plans["assft"].update(settings)
+        if patch_size is not None:
+            plans["configurations"]["3d_fullres"]["patch_size"] = list(patch_size)
+        name = {"semi": "nnUNetTrainerASSFT", "supervised": "nnUNetTrainerASSFTSupervised"}[stage]
+        return recursive_find_trainer_class_by_name(name)(plans, "3d_fullres", r, context.dataset.dataset_json, CPU)
+
+    return make
+
+
+# What a trainer takes from the experiment and from the stage file --------------------------------------------------------
+
+
+@pytest.mark.parametrize(("r", "stage", "epochs"), [(0, "supervised", 2), (1, "supervised", 8), (1, "semi", 2)])
+def test_settings_come_from_the_plans_and_epochs_from_the_stage(build: Builder, r: int, stage: str, epochs: int):
+    trainer = build(r, stage)
+    assert trainer.num_epochs == epochs
+    assert (trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch) == (2, 1)
+    assert (trainer.initial_lr, trainer.weight_decay) == (1e-4, 3e-5)
+    assert trainer.enable_deep_supervision is False
+    assert trainer.output_folder.endswith(f"{type(trainer).__name__}__nnUNetASSFTPlans__3d_fullres/fold_{r}")
+
+
+def test_iterations_keep_the_ratio_of_nnunet(build: Builder):
+    trainer = build(iterations_per_epoch=250)
+    assert (trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch) == (250, 50)
+
+
+def test_the_split_is_exactly_the_stage(build: Builder):
+    assert build(0, "supervised").do_split() == (["case_00"], ["case_00"])
+    assert build(1, "supervised").do_split() == (["case_00", "case_03"], ["case_00", "case_03"])
+    assert build(1, "semi").do_split() == (["case_00", "case_03", "case_05"], ["case_00", "case_03"])
+
+
+def test_the_folder_holds_nothing_but_the_cases_of_the_stage(build: Builder):
+    trainer = build()
+    held = {file.name.removesuffix("_seg.b2nd").split(".")[0] for file in Path(trainer.preprocessed_dataset_folder).iterdir()}
+    assert held == {*HUMAN, *PSEUDO}
+
+
+@pytest.mark.parametrize(
+    ("fold", "words"),
+    [
+        (7, "round_07_semi.json is not there: round 7 has no semi training set yet"),
+        (0, "round_00_semi.json is not there"),
+        ("all", "Fold 'all' does not exist: the fold of nnUNetTrainerASSFT is the number of the round"),
+    ],
+)
+def test_a_fold_that_is_no_round_is_refused(build: Builder, fold: Any, words: str):
+    with pytest.raises(AssftError) as caught:
+        build(fold)
+    assert words in str(caught.value)
+
+
+def test_plans_of_another_kind_are_refused(context: Context):
+    plans = {key: value for key, value in copy.deepcopy(context.plans).items() if key != "assft"}
+    with pytest.raises(AssftError, match="are not those of an experiment"):
+        nnUNetTrainerASSFT({**plans, "plans_name": "nnUNetPlans"}, "3d_fullres", 1, context.dataset.dataset_json, CPU)
+
+
+# Optimisation ----------------------------------------------------------------------------------------------------------
+
+
+def test_adamw_and_polynomial_decay(build: Builder):
+    trainer = build()
+    trainer.network, trainer.num_epochs = nn.Linear(2, 2), 400
+    optimizer, scheduler = trainer.configure_optimizers()
+    assert type(optimizer) is torch.optim.AdamW
+    (group,) = optimizer.param_groups
+    assert (group["weight_decay"], group["betas"]) == (3e-5, (0.9, 0.999))
+    for epoch, lr in ((0, 1e-4), (100, 1e-4 * 0.75**0.9), (200, 5.358867e-05), (399, 1e-4 * 400**-0.9)):
+        scheduler.step(epoch)
+        assert group["lr"] == pytest.approx(lr, rel=1e-6)
+
+
+def test_the_loss_is_dice_plus_cross_entropy_with_equal_weights(build: Builder):
+    trainer = build()
+    trainer.initialize()
+    assert (trainer.loss.weight_dice, trainer.loss.weight_ce) == (1, 1)
+    assert trainer.loss.dc.batch_dice is False
+
+
+@pytest.mark.parametrize("stage", ["supervised", "semi"])
+def test_a_stage_starts_from_the_named_weights_with_a_fresh_optimiser(build: Builder, context: Context, stage: str):
+    trainer = build(1, stage)
+    torch.manual_seed(99)
+    trainer.initialize()
+    expected = load_weights(context.paths.results_of_dataset / START)
+    found = trainer.network.state_dict()
+    assert list(found) == list(expected)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert trainer.optimizer.state_dict()["state"] == {}
+    assert trainer.current_epoch == 0
+
+
+def first_batch(trainer: nnUNetTrainerASSFT) -> dict[str, Any]:
+    trainer.initialize()
+    trainer.dataloader_train, trainer.dataloader_val = trainer.get_dataloaders()
+    trainer.on_train_epoch_start()
+    return next(trainer.dataloader_train)
+
+
+def test_without_deep_supervision_there_is_one_output_and_only_its_head_learns(build: Builder):
+    trainer = build(initial_lr=1e-2)
+    batch = first_batch(trainer)
+    assert isinstance(batch["target"], torch.Tensor)
+    output = trainer.network(batch["data"])
+    assert output.shape == (2, 3, *trainer.configuration_manager.patch_size)
+    before = copy.deepcopy(trainer.network.state_dict())
+    assert np.isfinite(trainer.train_step(batch)["loss"])
+    heads = {name for name in before if name.startswith("decoder.heads.")}
+    last = {name for name in heads if name.startswith(f"decoder.heads.{len(trainer.network.decoder.heads) - 1}.")}
+    changed = {name for name, value in trainer.network.state_dict().items() if not torch.equal(value, before[name])}
+    assert last
+    assert changed & heads == last
+    assert {name for name, parameter in trainer.network.named_parameters() if parameter.requires_grad} <= changed
+
+
+def test_with_deep_supervision_all_four_outputs_learn(build: Builder):
+    trainer = build(deep_supervision=True, initial_lr=1e-2)
+    batch = first_batch(trainer)
+    sizes = [tuple(edge // 2**level for edge in trainer.configuration_manager.patch_size) for level in range(4)]
+    assert [tuple(target.shape[2:]) for target in batch["target"]] == sizes
+    outputs = trainer.network(batch["data"])
+    assert [tuple(output.shape) for output in outputs] == [(2, 3, *size) for size in sizes]
+    before = copy.deepcopy(trainer.network.state_dict())
+    assert np.isfinite(trainer.train_step(batch)["loss"])
+    unchanged = {name for name, value in trainer.network.named_parameters() if torch.equal(value, before[name])}
+    # nnU-Net gives the lowest resolution the weight 0
+    assert {name.rsplit(".", 1)[0] for name in unchanged} <= {"decoder.heads.0"}
+
+
+# Augmentation ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("patch_size", [(32, 32, 32), (16, 96, 96), (96, 16, 64)])
+def test_rotation_about_three_axes_and_mirroring_of_three_whatever_the_patch(build: Builder, patch_size: tuple[int, int, int]):
+    trainer = build(patch_size=patch_size)
+    rotation, dummy_2d, initial, mirror_axes = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+    assert rotation == pytest.approx((-math.pi / 6, math.pi / 6))
+    assert dummy_2d is False
+    assert mirror_axes == trainer.inference_allowed_mirroring_axes == (0, 1, 2)
+    assert all(a > b for a, b in zip(initial, patch_size, strict=True))
+    if max(patch_size) / min(patch_size) < 3:  # here nnU-Net does the same
+        theirs = nnUNetTrainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size(trainer)
+        assert rotation == pytest.approx(theirs[0])
+        np.testing.assert_array_equal(initial, theirs[2])
+
+
+def transforms_of(deep_supervision_scales: list | None = None) -> list[Any]:
+    angle = math.pi / 6
+    composed = nnUNetTrainerASSFT.get_training_transforms((16, 32, 32), (-angle, angle), deep_supervision_scales, (0, 1, 2), False)
+    return composed.transforms
+
+
+def test_the_augmentation_of_the_paper_and_nothing_else():
+    spatial, mirror, noise, brightness, remove = transforms_of()
+    assert isinstance(spatial, SpatialTransform)
+    assert (spatial.p_rotation, spatial.p_rot_per_axis) == (0.2, 1)
+    assert spatial.rotation == pytest.approx((-math.pi / 6, math.pi / 6))
+    assert (spatial.p_scaling, spatial.scaling, spatial.p_synchronize_scaling_across_axes) == (0.2, (0.7, 1.4), 1)
+    assert (spatial.p_elastic_deform, spatial.random_crop) == (0, False)
+    assert (spatial.border_mode_seg, spatial.padding_value_seg) == ("constant", -1)
+    assert tuple(spatial.patch_size) == (16, 32, 32)
+
+    assert isinstance(mirror, MirrorTransform)
+    assert mirror.allowed_axes == (0, 1, 2)
+
+    assert isinstance(noise, RandomTransform)
+    assert noise.apply_probability == 0.15
+    assert isinstance(noise.transform, GaussianNoiseTransform)
+    assert noise.transform.p_per_channel == 1
+
+    assert isinstance(brightness, RandomTransform)
+    assert brightness.apply_probability == 0.15
+    assert isinstance(brightness.transform, MultiplicativeBrightnessTransform)
+    assert (brightness.transform.multiplier_range, brightness.transform.p_per_channel) == ((0.75, 1.25), 1)
+
+    assert isinstance(remove, RemoveLabelTansform)
+    assert (remove.label_value, remove.set_to) == (-1, 0)
+
+
+def test_deep_supervision_adds_its_targets_last():
+    scales = [[1, 1, 1], [0.5, 0.5, 0.5]]
+    *_, last = transforms_of(scales)
+    assert isinstance(last, DownsampleSegForDSTransform)
+    assert last.ds_scales == scales
+    assert len(transforms_of(scales)) == len(transforms_of()) + 1
+
+
+def test_the_variance_of_the_noise_is_uniform_and_not_its_standard_deviation():
+    np.random.seed(0)  # noqa: NPY002 - the generator that is drawn from
+    sd = np.array([draw_noise_sd() for _ in range(5000)])
+    assert 0 < (sd**2).min() < 0.001
+    assert 0.099 < (sd**2).max() <= 0.1
+    assert kstest(sd**2 / 0.1, "uniform").pvalue > ALARM
+    assert kstest(sd / sd.max(), "uniform").pvalue < 1e-9
+
+
+def test_the_noise_that_an_image_gets_has_that_variance():
+    np.random.seed(1)  # noqa: NPY002
+    torch.manual_seed(1)
+    noise = transforms_of()[2].transform
+    variances = [float(noise(image=torch.zeros(1, 12, 12, 12))["image"].var()) for _ in range(800)]
+    assert np.mean(variances) == pytest.approx(0.05, abs=0.004)  # SE 0.001; with U(0, 0.1) as SD it would be 0.0033
+    assert 0.09 < max(variances) < 0.12
+
+
+def test_brightness_is_a_factor_between_three_quarters_and_five_quarters():
+    np.random.seed(2)  # noqa: NPY002
+    brightness = transforms_of()[3].transform
+    factors = np.array([float(brightness(image=torch.full((1, 1, 1, 1), 2.0))["image"]) / 2 for _ in range(2000)])
+    assert kstest(factors, "uniform", args=(0.75, 0.5)).pvalue > ALARM
+    assert factors.min() >= 0.75
+    assert factors.max() <= 1.25
+
+
+def test_each_axis_is_mirrored_half_of_the_time():
+    torch.manual_seed(3)
+    mirror = transforms_of()[1]
+    axes = [mirror.get_parameters(image=torch.zeros(1, 2, 2, 2))["axes"] for _ in range(2000)]
+    for axis in (0, 1, 2):
+        assert sum(axis in drawn for drawn in axes) / 2000 == pytest.approx(0.5, abs=0.05)
+    assert {tuple(drawn) for drawn in axes} == {(), (0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)}
+
+
+def test_what_lies_outside_of_the_image_is_background_for_the_loss(build: Builder):
+    target = first_batch(build())["target"]
+    assert set(np.unique(target)) <= {0, 1, 2}
+
+
+# Seeds, checkpoints, resuming --------------------------------------------------------------------------------------------
+
+
+def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    return bool(torch.equal(a["data"], b["data"])) and bool(torch.equal(a["target"], b["target"])) and list(a["keys"]) == list(b["keys"])
+
+
+def batch_of_epoch_1(trainer: nnUNetTrainerASSFT, n_draws_in_epoch_0: int) -> dict[str, Any]:
+    first_batch(trainer)
+    for _ in range(n_draws_in_epoch_0):
+        next(trainer.dataloader_train)
+    trainer.current_epoch = 1
+    trainer.on_train_epoch_start()
+    return next(trainer.dataloader_train)
+
+
+def test_seed_round_stage_and_epoch_decide_what_is_drawn(build: Builder):
+    reference = first_batch(build())
+    np.random.seed(123)  # noqa: NPY002 - whatever was drawn before does not matter
+    torch.manual_seed(123)
+    assert same(reference, first_batch(build()))
+    assert not same(reference, first_batch(build(seed=1)))
+    later = batch_of_epoch_1(build(), 0)
+    assert not same(reference, later)
+    assert same(later, batch_of_epoch_1(build(), 3))  # as after a training that was cut off and resumed
+
+
+def test_the_stages_of_a_round_and_the_rounds_draw_different_numbers(build: Builder):
+    draws = []
+    for r, stage in ((0, "supervised"), (1, "supervised"), (1, "semi")):
+        trainer = build(r, stage)
+        trainer.initialize()
+        trainer.on_train_epoch_start()
+        draws.append((float(np.random.random()), float(torch.rand(1))))  # noqa: NPY002
+    assert len({numpy_draw for numpy_draw, _ in draws}) == len({torch_draw for _, torch_draw in draws}) == 3
+
+
+def test_a_checkpoint_is_whole_or_the_one_before(build: Builder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    trainer = build()
+    trainer.initialize()
+    file = tmp_path / "checkpoint_latest.pth"
+    trainer.save_checkpoint(str(file))
+    before = file.read_bytes()
+
+    def full_disk(_: object, target: str) -> None:
+        Path(target).write_bytes(before[:1000])
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "save", full_disk)
+        with pytest.raises(OSError, match="No space left"):
+            trainer.save_checkpoint(str(file))
+    assert [left.name for left in tmp_path.iterdir()] == [file.name]
+    assert file.read_bytes() == before
+    checkpoint = torch.load(file, weights_only=False)
+    assert checkpoint["trainer_name"] == "nnUNetTrainerASSFT"
+    assert checkpoint["current_epoch"] == 1
+
+
+@pytest.mark.parametrize("case", ["best", "disabled", "another process"])
+def test_checkpoints_that_are_not_written(build: Builder, tmp_path: Path, case: str):
+    trainer = build()
+    trainer.initialize()
+    (tmp_path / ".partial_checkpoint_final.pth").write_bytes(b"half, by a process that is writing")
+    trainer.disable_checkpointing = case == "disabled"
+    trainer.local_rank = 1 if case == "another process" else 0
+    trainer.save_checkpoint(str(tmp_path / ("checkpoint_best.pth" if case == "best" else "checkpoint_final.pth")))
+    assert [left.name for left in tmp_path.iterdir()] == [".partial_checkpoint_final.pth"]
+
+
+class CutOffError(Exception):
+    pass
+
+
+def test_a_training_that_was_cut_off_ends_with_the_weights_of_one_that_was_not(build: Builder, context: Context):
+    undisturbed = build(0, "supervised")
+    undisturbed.run_training()
+    folder = Path(undisturbed.output_folder)
+    expected = load_weights(folder / "checkpoint_final.pth")
+    assert not list(folder.glob("checkpoint_[!f]*"))
+    assert not list(folder.glob(".partial*"))
+    (folder / "checkpoint_final.pth").unlink()
+
+    def cut_off(_: nnUNetTrainerASSFT) -> None:
+        raise CutOffError
+
+    trainer = build(0, "supervised")
+    trainer.after_epoch = cut_off
+    with pytest.raises(CutOffError):
+        trainer.run_training()
+    assert [file.name for file in folder.glob("checkpoint_*")] == ["checkpoint_latest.pth"]
+
+    resumed = build(0, "supervised")
+    resumed.load_checkpoint(str(folder / "checkpoint_latest.pth"))
+    assert resumed.current_epoch == 1
+    epochs = []
+    resumed.after_epoch = lambda trainer: epochs.append(trainer.current_epoch)
+    resumed.run_training()
+    assert epochs == [2]
+    found = load_weights(folder / "checkpoint_final.pth")
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    start = load_weights(context.paths.results_of_dataset / START)
+    assert not all(torch.equal(found[name], start[name]) for name in start)
