@@ -63,14 +63,10 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def sha256_file(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256_slow(file)
-
-
-def _sha256_slow(file: Any) -> str:  # Python 3.10
     digest = hashlib.sha256()
-    while block := file.read(2**20):
-        digest.update(block)
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
     return digest.hexdigest()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from tqdm import tqdm
 from nnunet_assft.active.inference import Scorer
 from nnunet_assft.active.nnunet_io import Context
 from nnunet_assft.files import atomic_path, sha256_file, write_json
+from nnunet_assft.planning.nifti import refuse_damaged_nifti
 from nnunet_assft.planning.preprocessing import load_image, load_properties
 
 
@@ -46,9 +48,20 @@ def write_pseudo_labels(
 
 
 def write_segmentation(context: Context, segmentation: np.ndarray, file: Path, properties: dict[str, Any]) -> None:
-    """A segmentation, (z, y, x), in the geometry of its image, by nnU-Net's own writer."""
+    """A segmentation, (z, y, x), in the geometry of its image, by nnU-Net's own writer.
+
+    ITK does not say when a disk is full and leaves a file cut short, so what was written is read again.
+    """
+    reader = context.dataset.reader
     with atomic_path(file) as partial:
-        context.dataset.reader.write_seg(segmentation, str(partial), properties)
+        reader.write_seg(segmentation, str(partial), properties)
+        try:
+            refuse_damaged_nifti(partial)
+            whole = np.array_equal(reader.read_seg(str(partial))[0][0], segmentation)
+        except Exception:  # readers raise what they like
+            whole = False
+        if not whole:
+            raise OSError(errno.ENOSPC, "cut short while it was written", str(file))
 
 
 def _dataset_json(context: Context, human_labels: Mapping[str, Path], pseudo_labels: Mapping[str, Path]) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """Pseudo-labels in the raw dataset: the geometry of the image, their provenance, and a dataset.json that nnU-Net reads."""
 
+import errno
 import hashlib
 import json
+import os
 import shutil
 
 import numpy as np
@@ -14,7 +16,7 @@ from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from nnunet_assft.active.experiment import create_experiment
 from nnunet_assft.active.inference import Scorer
 from nnunet_assft.active.nnunet_io import load_weights
-from nnunet_assft.active.pseudo_labels import write_pseudo_labels
+from nnunet_assft.active.pseudo_labels import write_pseudo_labels, write_segmentation
 from nnunet_assft.active.rounds import open_context
 from nnunet_assft.planning.preprocessing import load_image, load_properties
 from nnunet_assft.planning.raw_dataset import find_dataset
@@ -139,3 +141,26 @@ def test_nnunet_finds_no_fault_with_the_training_set(written):
     sitk.WriteImage(broken[1:], str(files["case_05"]))
     with pytest.raises(RuntimeError, match="Some images have errors"):  # the check above does look
         verify_dataset_integrity(folder, num_processes=1)
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.5, 0.95])
+def test_a_file_that_a_full_disk_cut_short_is_not_taken_for_whole(written, monkeypatch, keep):
+    """ITK returns as if nothing had happened."""
+    context, _, files = written
+    case, file = next(iter(files.items()))
+    whole = file.read_bytes()
+    writer = type(context.dataset.reader)
+    write_seg = writer.write_seg
+
+    def cut_short(self, seg, output_fname, properties):
+        write_seg(self, seg, output_fname, properties)
+        with open(output_fname, "r+b") as written_file:
+            written_file.truncate(int(keep * os.path.getsize(output_fname)))
+
+    monkeypatch.setattr(writer, "write_seg", cut_short)
+    segmentation = np.ones(load_properties(context.image_folder, case)["shape_before_cropping"], np.uint8)
+    with pytest.raises(OSError, match="cut short") as error:
+        write_segmentation(context, segmentation, file, load_properties(context.image_folder, case))
+    assert error.value.errno == errno.ENOSPC
+    assert file.read_bytes() == whole
+    assert sorted(p.name for p in file.parent.iterdir()) == sorted(f.name for f in files.values())

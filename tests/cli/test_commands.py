@@ -265,8 +265,10 @@ def test_a_missing_annotation_is_waited_for(blobs, call):
 def test_plan_says_what_it_decided_and_what_comes_next(blobs, call):
     code, out, lines = call("plan -d 901 -e pilot --budget 2 --rounds 4 --strategy random", *SMALL)
     assert (code, lines) == (0, [])
-    assert "Dataset901_Blobs, experiment 'pilot': random, domain generic, preset tiny, encoder random" in out
-    assert "pool 8 cases, test 3 (imagesTs); rounds 1 to 4 query 2 each; first case case_0" in out
+    assert "Dataset901_Blobs, experiment 'pilot': random, domain generic, preset tiny" in out
+    assert "pretrained encoder: none" in out
+    assert "pool 8 cases, test 3 (imagesTs)" in out
+    assert "rounds 1 to 4 query 2 cases each; first case case_0" in out
     assert "The budget of all rounds exceeds the pool" in out  # 1 + 4 * 2 > 8
     assert out.endswith("Next: nnUNetv2_assft_round -d 901 -e pilot -r 0\n")
 
@@ -274,7 +276,7 @@ def test_plan_says_what_it_decided_and_what_comes_next(blobs, call):
 def test_status_before_the_first_round(planned, call):
     code, out, _ = call("status -d 901")
     assert code == 0
-    assert "Dataset901_Blobs, experiment 'assft': assft, 1 of 8 cases per round, 1 rounds, seed 0" in out
+    assert "Dataset901_Blobs, experiment 'assft': assft, 1 rounds of 1 cases, pool of 8, seed 0" in out
     assert out.endswith("Next: nnUNetv2_assft_round -d 901 -r 0\n")
 
 
