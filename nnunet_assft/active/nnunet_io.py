@@ -178,7 +178,7 @@ def train_stage(context: Context, r: int, stage: str, stage_content: dict[str, A
         with open(paths.log_file, "a") as log, redirect_stdout(log):
             _run_training(context, r, stage, fold)
     weights = load_weights(checkpoint)
-    return Model(stage, str(checkpoint.relative_to(paths.results_of_dataset)), weights_sha256(weights))
+    return Model(stage, paths.relative(checkpoint), weights_sha256(weights))
 
 
 def _run_training(context: Context, r: int, stage: str, fold: Path) -> None:

@@ -64,6 +64,10 @@ class ExperimentPaths:
     def results_of_dataset(self) -> Path:
         return Path(str(nnUNet_results), self.dataset)
 
+    def relative(self, file: Path) -> str:
+        """How weights are named in files, so that results can be moved as a whole."""
+        return file.relative_to(self.results_of_dataset).as_posix()
+
     @property
     def results(self) -> Path:
         return self.results_of_dataset / "assft" / self.experiment

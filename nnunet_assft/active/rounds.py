@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from nnunet_assft.active.state import Experiment, Model, Round, command, finishe
 from nnunet_assft.active.strategies import STRATEGIES, QueryPool
 from nnunet_assft.errors import AssftError
 from nnunet_assft.evaluation.dice import evaluate_cases
-from nnunet_assft.files import read_json, write_json, write_text
+from nnunet_assft.files import read_json, sha256_file, write_json, write_text
 from nnunet_assft.planning.preprocessing import load_image, load_properties
 from nnunet_assft.planning.raw_dataset import find_dataset
 
@@ -45,7 +46,7 @@ def run_round(experiment: Experiment, r: int, device: torch.device) -> Round:
         annotate(context, experiment.annotator, queried)  # lines 6, 13
         labelled = tuple(sorted({*(before.labelled if before else ()), *queried}))  # lines 7, 14
         unlabelled = tuple(case for case in experiment.pool if case not in labelled)
-        start = before.model.checkpoint if before else str(experiment.paths.initial_network.relative_to(context.paths.results_of_dataset))
+        start = before.model.checkpoint if before else context.paths.relative(context.paths.initial_network)  # line 2
         model = _train(context, experiment, r, "supervised", labelled, {}, start)  # lines 6, 15
         reliability: dict[str, float] = {}
         if strategy.semi_supervised and r >= 1 and unlabelled:
@@ -304,7 +305,7 @@ def _evaluate(context: Context, experiment: Experiment, r: int, model: Model) ->
         labels = {name: value for name, value in dataset.labels.items() if value in dataset.foreground_labels}
         return evaluate_cases(predictions, references, dataset.reader, labels, ignore_label=dataset.labels.get("ignore"))
 
-    inputs = {"model": model.weights_sha256, "test": list(experiment.test)}
+    inputs = {"model": model.weights_sha256, "test": {case: sha256_file(file) for case, file in references.items() if file.is_file()}}
     return step(experiment.paths.step_file(r, "evaluate"), inputs, compute)
 
 
@@ -335,12 +336,17 @@ def _write_csv(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     write_text(file, text.getvalue())
 
 
-def _only_process(experiment: Experiment) -> FileLock:
+@contextmanager
+def _only_process(experiment: Experiment) -> Iterator[None]:
     """A convenience: two commands on one experiment would do the same work twice. Correctness does not rest on it."""
-    lock = FileLock(experiment.paths.lock_file, timeout=0)
+    lock = FileLock(experiment.paths.lock_file)
     try:
-        lock.acquire()
+        lock.acquire(timeout=0)
     except Timeout as error:
-        raise AssftError(f"Another process is working on experiment {experiment.name!r} of {experiment.dataset}. "
-                         "Wait for it, or end it.") from error  # fmt: skip
-    return lock
+        raise AssftError(
+            f"Another process is working on experiment {experiment.name!r} of {experiment.dataset}. Wait for it, or end it."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()

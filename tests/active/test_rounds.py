@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from filelock import FileLock
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_assft.active.experiment import create_experiment
@@ -313,6 +314,12 @@ def test_rounds_come_in_order(blobs: Path) -> None:
         run_round(experiment, 2, CPU)
     with pytest.raises(AssftError, match="has rounds 0 to 2"):
         run_round(experiment, 3, CPU)
+
+
+def test_two_commands_on_one_experiment_are_not_run_at_once(blobs: Path) -> None:
+    experiment = create_experiment(blobs.name, **SETTINGS)
+    with FileLock(experiment.paths.lock_file), pytest.raises(AssftError, match="Another process is working on experiment 'assft'"):
+        run_round(experiment, 0, CPU)
 
 
 def test_a_training_of_other_labels_is_moved_aside_not_resumed(blobs: Path) -> None:
