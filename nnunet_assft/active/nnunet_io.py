@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import hashlib
 import os
 import shutil
+import signal
+import sys
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +186,7 @@ def train_stage(context: Context, r: int, stage: str, stage_content: dict[str, A
 
 
 def _run_training(context: Context, r: int, stage: str, fold: Path) -> None:
+    _let_workers_die_with_us()
     trainer_class = recursive_find_trainer_class_by_name(TRAINERS[stage])
     latest = fold / "checkpoint_latest.pth"
     plans = {**context.plans, "continue_training": latest.is_file()}
@@ -201,6 +206,15 @@ def _run_training(context: Context, r: int, stage: str, fold: Path) -> None:
 
         trainer.after_epoch = show
         trainer.run_training()
+
+
+@cache
+def _let_workers_die_with_us() -> None:
+    """After a SIGKILL nnU-Net's augmentation workers would wait for ever for a process that is gone. Linux can end them."""
+    if sys.platform == "linux":
+        set_parent_death_signal = 1  # PR_SET_PDEATHSIG
+        libc = ctypes.CDLL(None)
+        os.register_at_fork(after_in_child=lambda: libc.prctl(set_parent_death_signal, signal.SIGKILL))
 
 
 def _free_name(path: Path) -> Path:

@@ -18,9 +18,7 @@ def parser() -> argparse.ArgumentParser:
 
 def status(args: argparse.Namespace) -> None:
     if args.ext_trainer_path:
-        import nnunet_assft.trainers
-
-        print(Path(nnunet_assft.trainers.__file__).parent / "ext_trainer")
+        print(Path(__file__).parents[1] / "trainers" / "ext_trainer")
         return
     if args.d is None:
         parser().error("-d is required (or --ext_trainer_path)")

@@ -12,7 +12,7 @@ convolution between two levels, and skips by addition. The encoder here has the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -174,7 +174,7 @@ class CTFMSegmentationNet(nn.Module):
     """CT-FM's encoder and a symmetric decoder, in the form in which nnU-Net builds and drives a network.
 
     nnU-Net calls `cls(input_channels=..., num_classes=..., deep_supervision=..., **arch_kwargs)`, then
-    `network.apply(network.initialize)`; `PRESETS[name].arch_kwargs` is what the plans carry.
+    `network.apply(network.initialize)`; `dict(PRESETS[name])` is what the plans carry.
 
     widths: feature maps per level, finest first, bottleneck last. n_blocks: residual blocks per level, same order.
     n_blocks_decoder: residual blocks per decoder level, DEEPEST FIRST (one entry less: the bottleneck has none).
@@ -284,8 +284,9 @@ def level_strides(n_levels: int) -> list[list[int]]:
 
 
 @dataclass(frozen=True)
-class Preset:
-    """A named architecture. `arch_kwargs` is what nnU-Net's plans carry."""
+class Preset(Mapping[str, Any]):
+    """A named architecture. As a mapping it is the keyword arguments of CTFMSegmentationNet, in JSON's types, which is what
+    nnU-Net's plans carry: `CTFMSegmentationNet(1, 3, **PRESETS["tiny"])`."""
 
     description: str
     widths: tuple[int, ...]
@@ -294,9 +295,7 @@ class Preset:
     norm: NormName = "batch"
     block: BlockOrder = "preactivation"
 
-    @property
-    def arch_kwargs(self) -> dict[str, Any]:
-        """Keyword arguments of CTFMSegmentationNet in JSON's types; a new dictionary each time."""
+    def _arguments(self) -> dict[str, Any]:
         return {
             "widths": list(self.widths),
             "n_blocks": list(self.n_blocks),
@@ -305,6 +304,15 @@ class Preset:
             "block": self.block,
             "strides": level_strides(len(self.widths)),
         }
+
+    def __getitem__(self, name: str) -> Any:
+        return self._arguments()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arguments())
+
+    def __len__(self) -> int:
+        return len(self._arguments())
 
     @property
     def accepts_pretrained_encoder(self) -> bool:

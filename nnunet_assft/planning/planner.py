@@ -79,7 +79,7 @@ def network_plan(preset: str) -> dict[str, Any]:
     """The `architecture` entry of the plans for a preset of `nnunet_assft.network`."""
     return {
         "network_class_name": "nnunet_assft.network.CTFMSegmentationNet",
-        "arch_kwargs": PRESETS[preset].arch_kwargs,
+        "arch_kwargs": dict(PRESETS[preset]),
         "_kw_requires_import": [],
     }
 

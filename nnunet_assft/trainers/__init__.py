@@ -1,0 +1,3 @@
+from nnunet_assft.trainers.assft_trainers import nnUNetTrainerASSFT, nnUNetTrainerASSFTSupervised
+
+__all__ = ["nnUNetTrainerASSFT", "nnUNetTrainerASSFTSupervised"]

@@ -249,7 +249,7 @@ def test_a_name_that_is_no_file_name_is_refused(blobs, name):
 def encoder():
     """State dict of a tiny encoder with weights of its own."""
     torch.manual_seed(99)
-    network = CTFMSegmentationNet(1, 3, **PRESETS["tiny"].arch_kwargs)
+    network = CTFMSegmentationNet(1, 3, **PRESETS["tiny"])
     return {
         name: torch.rand_like(value) if value.is_floating_point() else value + 7 for name, value in network.encoder.state_dict().items()
     }

@@ -77,7 +77,7 @@ def test_full_size_equals_monai():
 
 def test_key_table_of_ct_fm_without_weights_in_memory():
     with torch.device("meta"):
-        net = CTFMSegmentationNet(1, 2, **PRESETS["ctfm"].arch_kwargs)
+        net = CTFMSegmentationNet(1, 2, **PRESETS["ctfm"])
     state = {key: tuple(value.shape) for key, value in net.encoder.state_dict().items()}
     assert len(state) == 161
     assert sum(p.numel() for p in net.encoder.parameters()) == 77_760_992
@@ -93,7 +93,7 @@ def test_key_table_of_ct_fm_without_weights_in_memory():
 
 @pytest.mark.parametrize(("preset", "millions"), [("ctfm", 87.2), ("ctfm_dec1224", 98.9), ("assft_paper", 391.3), ("tiny", 1.67)])
 def test_every_preset_has_its_size_and_survives_json(preset: str, millions: float):
-    arch_kwargs = json.loads(json.dumps(PRESETS[preset].arch_kwargs))
+    arch_kwargs = json.loads(json.dumps(dict(PRESETS[preset])))
     with torch.device("meta"):
         net = CTFMSegmentationNet(input_channels=1, num_classes=14, deep_supervision=True, **arch_kwargs)
         logits = net(torch.empty(2, 1, 16, 32, 48))
@@ -105,8 +105,8 @@ def test_every_preset_has_its_size_and_survives_json(preset: str, millions: floa
 
 
 def test_changing_arch_kwargs_does_not_change_the_preset():
-    PRESETS["tiny"].arch_kwargs["widths"].append(1)
-    assert PRESETS["tiny"].arch_kwargs["widths"] == list(PRESETS["tiny"].widths)
+    PRESETS["tiny"]["widths"].append(1)
+    assert PRESETS["tiny"]["widths"] == list(PRESETS["tiny"].widths)
 
 
 def test_output_form_follows_the_switch_and_not_the_mode():
@@ -173,7 +173,7 @@ def test_blocks_leave_their_input_alone(block: str):
 
 def test_initialize_is_kaiming_for_all_convolutions_and_nothing_else():
     torch.manual_seed(0)
-    net = CTFMSegmentationNet(1, 2, **PRESETS["tiny"].arch_kwargs)
+    net = CTFMSegmentationNet(1, 2, **PRESETS["tiny"])
     norms = {key: value.clone() for key, value in net.state_dict().items() if "norm" in key}
     net.apply(net.initialize)
     conv = net.encoder.layers[4].blocks[0].conv1.weight
@@ -231,7 +231,7 @@ def test_nnunet_builds_it_from_plans():
     from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
     name = f"nnunet_assft.network.{CTFMSegmentationNet.__name__}"
-    net = get_network_from_plans(name, PRESETS["tiny"].arch_kwargs, [], 1, 3, deep_supervision=False)
+    net = get_network_from_plans(name, dict(PRESETS["tiny"]), [], 1, 3, deep_supervision=False)
     assert type(net) is CTFMSegmentationNet
     assert net(torch.zeros(2, 1, 16, 16, 16)).shape == (2, 3, 16, 16, 16)
     assert all(not head.bias.any() for head in net.decoder.heads)  # initialize was applied

@@ -20,7 +20,7 @@ from nnunet_assft.network import (
     load_pretrained_encoder,
 )
 
-TINY = PRESETS["tiny"].arch_kwargs
+TINY = dict(PRESETS["tiny"])
 
 State = dict[str, Any]
 
@@ -278,7 +278,7 @@ def test_refuses_a_network_that_computes_another_function(options: dict[str, Any
 
 def test_the_papers_printed_network_is_refused_with_the_reason(tmp_path: Path):
     with torch.device("meta"):
-        net = CTFMSegmentationNet(1, 2, **PRESETS["assft_paper"].arch_kwargs)
+        net = CTFMSegmentationNet(1, 2, **PRESETS["assft_paper"])
     with pytest.raises(PretrainedEncoderError, match=r"has widths 32, 64, 256, 512, 1024, postactivation.*Use preset ctfm"):
         load_pretrained_encoder(net, tmp_path / "never_opened.safetensors")
 
