@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nnunet_assft.cli.common import load_experiment, make_parser, run
+
+if TYPE_CHECKING:
+    from nnunet_assft.active.state import Experiment
 
 
 def parser() -> argparse.ArgumentParser:
@@ -41,7 +45,21 @@ def status(args: argparse.Namespace) -> None:
     begun = [name for name in STEPS if paths.step_file(len(done), name).is_file()]
     if begun:
         print(f"round {len(done)} has begun; steps done: {', '.join(begun)}")
+    missing = labels_to_come(experiment, len(done)) if experiment.annotator == "human" else []
+    if missing:
+        print(f"waiting for the annotation of: {', '.join(missing)}")
     print(f"Next: {command('round', experiment.dataset, experiment.name, '-r', str(len(done)))}")
+
+
+def labels_to_come(experiment: Experiment, r: int) -> list[str]:
+    """Cases that round r has queried and that have no label yet."""
+    from nnunet_assft.files import read_json
+    from nnunet_assft.planning.raw_dataset import find_dataset
+
+    query = experiment.paths.step_file(r, "query")
+    queried = [experiment.permutation[0]] if r == 0 else read_json(query)["result"]["queried"] if query.is_file() else []
+    dataset = find_dataset(experiment.dataset)
+    return [case for case in queried if not dataset.label_file(case).is_file()]
 
 
 def main(argv: list[str] | None = None) -> None:

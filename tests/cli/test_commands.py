@@ -273,6 +273,16 @@ def test_plan_says_what_it_decided_and_what_comes_next(blobs, call):
     assert out.endswith("Next: nnUNetv2_assft_round -d 901 -e pilot -r 0\n")
 
 
+def test_status_says_whose_annotation_is_missing(blobs, call):
+    for file in (blobs / "labelsTr").iterdir():
+        file.unlink()
+    call("plan -d 901 --annotator human --budget 2", *SMALL)
+    assert call("round -d 901 -r 0")[0] == 3
+    _, out, _ = call("status -d 901")
+    assert "waiting for the annotation of: case_0" in out
+    assert out.endswith("Next: nnUNetv2_assft_round -d 901 -r 0\n")
+
+
 def test_status_before_the_first_round(planned, call):
     code, out, _ = call("status -d 901")
     assert code == 0
