@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from nnunetv2.configuration import default_num_processes
 
 from nnunet_assft import __version__
 from nnunet_assft.active.metrics import query_budget
@@ -145,9 +146,9 @@ def _image_folder(paths: ExperimentPaths, plans: dict[str, Any]) -> Path:
 
 
 def _default_processes(images: dict[str, tuple[Path, ...]]) -> int:
-    """One per core, but not more than one per 200 MB: a process pays seconds of imports before its first case."""
+    """One per core, at most nnU-Net's own default, and one per 200 MB: a process pays seconds of imports before its first case."""
     total = sum(file.stat().st_size for files in images.values() for file in files)
-    return max(1, min(os.cpu_count() or 1, total // 200_000_000))
+    return max(1, min(os.cpu_count() or 1, default_num_processes, total // 200_000_000))
 
 
 def _check_name(option: str, name: str, table: Collection[str]) -> None:

@@ -6,7 +6,6 @@ shape and value before it changes the network. It never downloads, and never run
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from nnunet_assft.files import sha256_file
 from nnunet_assft.network.architecture import CTFMSegmentationNet
 
 
@@ -87,7 +87,7 @@ def load_pretrained_encoder(net: CTFMSegmentationNet, path: str | Path, encoder:
     prefix, weights, ignored = _find_encoder(content, net.encoder.state_dict().keys(), spec, path)
     weights, adapted = _adapt_input_channels(weights, net.input_channels)
     weights = _check_weights(weights, net.encoder.state_dict(), path)
-    sha256 = _sha256(path)
+    sha256 = sha256_file(path)
     net.encoder.load_state_dict(weights, strict=True)  # everything that could fail has been checked
     return EncoderReport(
         path=str(path),
@@ -229,11 +229,3 @@ def _listed(items: Iterable[object]) -> str:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
