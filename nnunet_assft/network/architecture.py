@@ -334,7 +334,8 @@ PRESETS = {
         n_blocks_decoder=(4, 2, 2, 1),
     ),
     "assft_paper": Preset(
-        "the ASSFT paper's printed widths, blocks and block order, read literally; random start, no weights exist for it",
+        "the ASSFT paper's printed widths 32..1024 and block order, read literally; random start: CT-FM's weights have widths "
+        "32..512 and pre-activation blocks, and do not fit",
         widths=(32, 64, 256, 512, 1024),
         n_blocks=(1, 2, 2, 4, 4),
         n_blocks_decoder=(4, 2, 2, 1),
