@@ -110,7 +110,7 @@ def write_training_set(
     human_labels: Mapping[str, Path],
     pseudo_labels: Mapping[str, Path],
     *,
-    start_from: str,
+    start: Model,
     epochs: int,
 ) -> dict[str, Any]:
     """The folder that holds exactly the cases this stage may see, and its stage file. Returns the content of that file.
@@ -123,7 +123,14 @@ def write_training_set(
     cases = {
         case: {"kind": "pseudo" if case in pseudo_labels else "human", "label_sha256": sha256_file(labels[case])} for case in sorted(labels)
     }
-    content = {"round": r, "stage": stage, "start_from": start_from, "epochs": epochs, "cases": cases}
+    content = {
+        "round": r,
+        "stage": stage,
+        "start_from": start.checkpoint,
+        "start_sha256": start.weights_sha256,
+        "epochs": epochs,
+        "cases": cases,
+    }
     folder, file = paths.training_set(r, stage), paths.stage_file(r, stage)
     if folder.is_dir() and file.is_file() and read_json(file) == content:
         return content

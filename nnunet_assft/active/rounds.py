@@ -46,14 +46,14 @@ def run_round(experiment: Experiment, r: int, device: torch.device) -> Round:
         annotate(context, experiment.annotator, queried)  # lines 6, 13
         labelled = tuple(sorted({*(before.labelled if before else ()), *queried}))  # lines 7, 14
         unlabelled = tuple(case for case in experiment.pool if case not in labelled)
-        start = before.model.checkpoint if before else context.paths.relative(context.paths.initial_network)  # line 2
+        start = before.model if before else experiment.initial_model  # line 2
         model = _train(context, experiment, r, "supervised", labelled, {}, start)  # lines 6, 15
         reliability: dict[str, float] = {}
         if strategy.semi_supervised and r >= 1 and unlabelled:
             selected = _select(context, experiment, r, model, labelled, unlabelled)  # line 16
             reliability = {case: entry["reliability"] for case, entry in selected.items()}
             pseudo_labels = _write_pseudo_labels(context, experiment, r, model, labelled, selected)  # line 17
-            model = _train(context, experiment, r, "semi", labelled, pseudo_labels, model.checkpoint)  # lines 18-19
+            model = _train(context, experiment, r, "semi", labelled, pseudo_labels, model)  # lines 18-19
         dice = _evaluate(context, experiment, r, model)
         done = Round(
             round=r,
@@ -163,7 +163,7 @@ def _query_pool(context: Context, experiment: Experiment, r: int, before: Round,
 def _pretrained_records(context: Context, experiment: Experiment) -> dict[str, CaseRecord]:
     """Embeddings of the whole pool by E^(p), computed once per experiment."""
     folder = experiment.paths.records("pretrained")
-    made_from = {"model": experiment.initial_network_sha256}
+    made_from = {"model": experiment.initial_model.weights_sha256}
     return _records(context, experiment.paths.initial_network, experiment.pool, folder, made_from, None, "pre-trained embeddings")
 
 
@@ -208,12 +208,12 @@ def _train(
     stage: str,
     labelled: Sequence[str],
     pseudo_labels: Mapping[str, Path],
-    start_from: str,
+    start: Model,
 ) -> Model:
     """One stage of fine-tuning: all cases weighted alike, warm start, fresh optimiser and schedule."""
     human_labels = {case: context.dataset.label_file(case) for case in labelled}
     epochs = experiment.training["one_shot_epochs" if r == 0 else "epochs"]
-    content = write_training_set(context, r, stage, human_labels, pseudo_labels, start_from=start_from, epochs=epochs)
+    content = write_training_set(context, r, stage, human_labels, pseudo_labels, start=start, epochs=epochs)
     result = step(
         experiment.paths.step_file(r, stage),
         content,

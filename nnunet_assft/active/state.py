@@ -18,6 +18,15 @@ STEPS = ("query", "supervised", "select", "pseudo_labels", "semi", "evaluate")  
 
 
 @dataclass(frozen=True)
+class Model:
+    """A trained stage. checkpoint: relative to nnUNet_results/DATASET; weights_sha256: of the weights, not of the file."""
+
+    stage: str
+    checkpoint: str
+    weights_sha256: str
+
+
+@dataclass(frozen=True)
 class Experiment:
     """One active-learning run on a dataset: everything that is decided before its first round."""
 
@@ -49,6 +58,11 @@ class Experiment:
     def paths(self) -> ExperimentPaths:
         return ExperimentPaths(self.dataset, self.name)
 
+    @property
+    def initial_model(self) -> Model:
+        """[E^(p); D^(0)], where round 0 starts."""
+        return Model("initial", self.paths.relative(self.paths.initial_network), self.initial_network_sha256)
+
     def save(self) -> None:
         write_json(self.paths.experiment_file, dataclasses.asdict(self))
 
@@ -65,15 +79,6 @@ class Experiment:
             content[key] = tuple(content[key])
         content["query_options"] = QueryOptions(**content["query_options"])
         return cls(**content)
-
-
-@dataclass(frozen=True)
-class Model:
-    """A trained stage. checkpoint: relative to nnUNet_results/DATASET; weights_sha256: of the weights, not of the file."""
-
-    stage: str
-    checkpoint: str
-    weights_sha256: str
 
 
 @dataclass(frozen=True)

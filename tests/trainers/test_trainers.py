@@ -48,14 +48,14 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Context]:
             (root / name).mkdir()
             monkeypatch.setenv(name, str(root / name))
         write_dataset(root / "nnUNet_raw")
-        create_experiment(901, preset="tiny", rounds=1, budget="1", epochs=8, iterations_per_epoch=2)
+        start = create_experiment(901, preset="tiny", rounds=1, budget="1", epochs=8, iterations_per_epoch=2).initial_model
         paths = ExperimentPaths("Dataset901_Blobs", "assft")
         context = Context(find_dataset(901), read_json(paths.plans), paths, CPU)
         labels = {case: context.dataset.label_file(case) for case in (*HUMAN, *PSEUDO)}
         human, pseudo = {case: labels[case] for case in HUMAN}, {case: labels[case] for case in PSEUDO}
-        write_training_set(context, 0, "supervised", {"case_00": labels["case_00"]}, {}, start_from=START, epochs=2)
-        write_training_set(context, 1, "supervised", human, {}, start_from=START, epochs=8)
-        write_training_set(context, 1, "semi", human, pseudo, start_from=START, epochs=2)
+        write_training_set(context, 0, "supervised", {"case_00": labels["case_00"]}, {}, start=start, epochs=2)
+        write_training_set(context, 1, "supervised", human, {}, start=start, epochs=8)
+        write_training_set(context, 1, "semi", human, pseudo, start=start, epochs=2)
         yield context
 
 
