@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from tqdm import tqdm
 
@@ -11,8 +10,8 @@ from nnunet_assft.active.nnunet_io import Context
 from nnunet_assft.errors import WaitingForAnnotation
 
 
-def annotate(context: Context, annotator: str, queried: Sequence[str]) -> dict[str, Path]:
-    """The checked label file of each queried case.
+def annotate(context: Context, annotator: str, queried: Sequence[str]) -> None:
+    """See to it that every queried case has a label that can be trained on.
 
     oracle: the label is in labelsTr since the start. human: it has to be put there. Raises `WaitingForAnnotation` if
     human labels are missing, `AssftError` for a label that cannot be trained on.
@@ -26,4 +25,3 @@ def annotate(context: Context, annotator: str, queried: Sequence[str]) -> dict[s
         )
     for case, file in tqdm(files.items(), desc="checking labels", unit="case", leave=False):
         context.checked_label(case, file)
-    return files

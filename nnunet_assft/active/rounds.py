@@ -45,7 +45,7 @@ def run_round(experiment: Experiment, r: int, device: torch.device) -> Round:
         queried, excluded = _query(context, experiment, r, before)  # lines 6, 10-13
         annotate(context, experiment.annotator, queried)  # lines 6, 13
         labelled = tuple(sorted({*(before.labelled if before else ()), *queried}))  # lines 7, 14
-        unlabelled = tuple(case for case in experiment.pool if case not in labelled)
+        unlabelled = tuple(sorted(set(experiment.pool) - set(labelled)))
         start = before.model if before else experiment.initial_model  # line 2
         model = _train(context, experiment, r, "supervised", labelled, {}, start)  # lines 6, 15
         reliability: dict[str, float] = {}
