@@ -18,8 +18,9 @@ from nnunet_assft import __version__
 from nnunet_assft.active.metrics import query_budget
 from nnunet_assft.active.nnunet_io import load_weights, weights_sha256, write_initial_network
 from nnunet_assft.active.paths import ExperimentPaths
+from nnunet_assft.active.query_functions import random_permutation
 from nnunet_assft.active.state import Experiment
-from nnunet_assft.active.strategies import STRATEGIES, random_permutation
+from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.errors import AssftError
 from nnunet_assft.files import link_or_copy, read_json, write_json
 from nnunet_assft.network import PRESETS

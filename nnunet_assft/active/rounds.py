@@ -21,8 +21,9 @@ from nnunet_assft.active.annotation import annotate
 from nnunet_assft.active.inference import CaseRecord, Scorer
 from nnunet_assft.active.nnunet_io import Context, load_weights, train_stage, write_training_set
 from nnunet_assft.active.pseudo_labels import write_pseudo_labels, write_segmentation
+from nnunet_assft.active.query_pool import QueryPool
 from nnunet_assft.active.state import Experiment, Model, Round, command, finished_rounds, step, write_splits
-from nnunet_assft.active.strategies import STRATEGIES, QueryPool
+from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.errors import AssftError
 from nnunet_assft.evaluation.dice import evaluate_cases
 from nnunet_assft.files import read_json, sha256_file, write_json, write_text

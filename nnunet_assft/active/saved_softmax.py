@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 
 from nnunet_assft.active.metrics import VoxelSums, asd_from_sums, confidence_from_sums, temperature, voxel_sums
-from nnunet_assft.active.strategies import STRATEGIES, Query, QueryPool
+from nnunet_assft.active.query_pool import Query, QueryPool
+from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.errors import AssftError
 from nnunet_assft.files import read_json, write_text
 from nnunet_assft.planning.parallel import map_cases

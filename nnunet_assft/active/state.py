@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_assft.active.paths import ExperimentPaths
-from nnunet_assft.active.strategies import QueryOptions
+from nnunet_assft.active.query_pool import QueryOptions
 from nnunet_assft.errors import AssftError
 from nnunet_assft.files import read_json, sha256_of, write_json
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from nnunet_assft.cli.common import add_processes, make_parser, positive_int, run
 from nnunet_assft.planning.domains import DOMAINS
@@ -18,7 +20,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def add_plan_options(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--strategy", default="assft", metavar="NAME", help="query strategy: assft, dkd_asd, random")
+    p.add_argument("--strategy", default="assft", metavar="NAME", help="query strategy, see --list_strategies")
+    p.add_argument("--list_strategies", action=_ListStrategies, help="print the table of query strategies and exit")
     p.add_argument("--rounds", type=positive_int, metavar="R", help="query rounds (default: the domain's)")
     p.add_argument("--budget", metavar="B", help="cases to query per round: 5%% of the pool, or a count (default: the domain's)")
     p.add_argument("--seed", type=int, default=0, metavar="N", help="decides the first case and all training")
@@ -34,6 +37,20 @@ def add_plan_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--initial_lr", type=float, default=1e-4, metavar="LR", help="AdamW, polynomial decay in each stage")
     p.add_argument("--deep_supervision", action="store_true", help="losses at four resolutions (the paper has one output)")
     add_processes(p)
+
+
+class _ListStrategies(argparse.Action):
+    """Prints and exits while the arguments are parsed, so that no -d is asked for."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **options: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, **{**options, "default": argparse.SUPPRESS})
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from nnunet_assft.active.strategies import STRATEGIES
+
+        for name, row in STRATEGIES.items():
+            print(f"{name:<18} {row.description}\n{'':<18} needs {', '.join(sorted(row.needs))}. Source: {row.source}")
+        parser.exit()
 
 
 def plan(args: argparse.Namespace) -> None:

@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 
+from nnunet_assft.active.query_pool import QueryOptions
 from nnunet_assft.active.state import Experiment, Model, Round, command, finished_rounds, step, write_splits
-from nnunet_assft.active.strategies import QueryOptions
 from nnunet_assft.errors import AssftError
 
 POOL = tuple(f"case_{i:02d}" for i in range(8))

@@ -87,9 +87,19 @@ def test_help_is_quick_and_fits_a_screen():
 
 def test_help_of_plan_names_every_row_of_the_tables():
     options = {action.dest: action.help for action in plan.parser()._actions}
-    assert set(options["strategy"].partition(": ")[2].split(", ")) == set(STRATEGIES)
     assert set(options["preset"].partition(": ")[2].split(", ")) == set(PRESETS)
     assert set(options["domain"].partition(": ")[2].split(", ")) == set(DOMAINS)
+
+
+def test_strategies_are_listed_without_a_dataset(call):
+    assert "see --list_strategies" in plan.parser().format_help()
+    code, out, lines = call("plan --list_strategies")
+    assert (code, lines) == (0, [])
+    assert [line.split()[0] for line in out.splitlines() if not line.startswith(" ")] == list(STRATEGIES)
+    for row in STRATEGIES.values():
+        assert f" {row.description}\n" in out
+        assert f" needs {', '.join(sorted(row.needs))}. Source: {row.source}\n" in out
+    assert max(map(len, out.splitlines())) <= 140
 
 
 def test_help_of_plan_shows_defaults():
@@ -142,7 +152,7 @@ def test_an_unknown_experiment_says_how_to_make_it(blobs, call, line):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ("--strategy best", "--strategy 'best' does not exist; there are: random, dkd_asd, assft."),
+        ("--strategy best", f"--strategy 'best' does not exist; there are: {', '.join(STRATEGIES)}."),
         ("--preset huge", "--preset 'huge' does not exist; there are: ctfm, ctfm_dec1224, assft_paper, tiny."),
         ("--budget 0", "expected cases per round"),
         ("--test_split 1.5", "--test_split 1.5: expected a fraction between 0 and 1"),
