@@ -135,7 +135,7 @@ def create_experiment(
     preprocess_images(all_images, plans, dataset.dataset_json, _image_folder(paths, plans), num_processes=num_processes)
     experiment = dataclasses.replace(
         experiment,
-        encoder=report and {"path": str(encoder and encoder.resolve()), "report": report},
+        encoder=experiment.encoder and {**experiment.encoder, "report": report},
         initial_network_sha256=weights_sha256(load_weights(paths.initial_network)),
     )
     experiment.save()

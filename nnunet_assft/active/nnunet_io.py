@@ -28,6 +28,7 @@ from nnunet_assft.active.state import Model
 from nnunet_assft.errors import AssftError
 from nnunet_assft.files import PARTIAL, atomic_path, link_or_copy, read_json, sha256_file, sha256_of, write_json
 from nnunet_assft.network.pretrained import load_pretrained_encoder
+from nnunet_assft.nnunet_registration import register
 from nnunet_assft.planning.planner import CONFIGURATION
 from nnunet_assft.planning.preprocessing import check_label, image_properties, write_training_label
 from nnunet_assft.planning.raw_dataset import RawDataset
@@ -45,6 +46,9 @@ class Context:
     @property
     def image_folder(self) -> Path:
         return self.paths.preprocessed / self.plans["configurations"][CONFIGURATION]["data_identifier"]
+
+    def pseudo_label(self, r: int, case: str) -> Path:
+        return self.paths.pseudo_label_folder(r) / "pseudo_labels" / f"{case}{self.dataset.file_ending}"
 
     def checked_label(self, case: str, label_file: Path) -> Any:
         """The label of a case that may be seen, see `check_label`."""
@@ -193,6 +197,7 @@ def train_stage(context: Context, r: int, stage: str, stage_content: dict[str, A
 
 
 def _run_training(context: Context, r: int, stage: str, fold: Path) -> None:
+    register()
     _let_workers_die_with_us()
     trainer_class = recursive_find_trainer_class_by_name(TRAINERS[stage])
     latest = fold / "checkpoint_latest.pth"

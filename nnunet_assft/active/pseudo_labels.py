@@ -31,7 +31,7 @@ def write_pseudo_labels(
     dataset.json lists the exact training set of the round, human and pseudo labels, in nnU-Net's `dataset` form.
     """
     folder = context.paths.pseudo_label_folder(r)
-    files = {case: folder / "pseudo_labels" / f"{case}{context.dataset.file_ending}" for case in selected}
+    files = {case: context.pseudo_label(r, case) for case in selected}
     entries = {}
     for case in tqdm(selected, desc=f"round {r}: pseudo-labels", unit="case", leave=False):
         properties = load_properties(context.image_folder, case)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,7 +24,7 @@ from nnunet_assft.active.state import Experiment, Model, Round, command, finishe
 from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.errors import AssftError
 from nnunet_assft.evaluation.dice import evaluate_cases
-from nnunet_assft.files import read_json, sha256_file, write_json, write_text
+from nnunet_assft.files import read_json, sha256_file, write_csv, write_json
 from nnunet_assft.planning.preprocessing import load_image, load_properties
 from nnunet_assft.planning.raw_dataset import find_dataset
 
@@ -122,7 +120,7 @@ def _query(context: Context, experiment: Experiment, r: int, before: Round | Non
         rank = {case: i + 1 for i, case in enumerate(query.ids)}
         rows = [{"case": case, "query_rank": rank.get(case, ""), **{name: column[i] for name, column in query.scores.items()}}
                 for i, case in enumerate(pool)]  # fmt: skip
-        _write_csv(experiment.paths.scores_file(r), rows)
+        write_csv(experiment.paths.scores_file(r), rows)
         return {"queried": list(query.ids), "excluded": sorted(set(before.unlabelled) - set(pool))}
 
     inputs = {
@@ -219,6 +217,7 @@ def _train(
         experiment.paths.step_file(r, stage),
         content,
         lambda: asdict(train_stage(context, r, stage, content)),
+        made=lambda model: [context.paths.results_of_dataset / model["checkpoint"]],
     )
     return Model(**result)
 
@@ -255,7 +254,7 @@ def _select(
             "distance": float(selection.distance[i]),
             "reliability": float(selection.reliability[i]),
         } for i, case in enumerate(unlabelled)]  # fmt: skip
-        _write_csv(experiment.paths.results / f"selection_round_{r:02d}.csv", rows)
+        write_csv(experiment.paths.results / f"selection_round_{r:02d}.csv", rows)
         chosen = sorted((row for row in rows if row["selection_rank"]), key=lambda row: row["selection_rank"])
         keys = ("confidence", "distance", "reliability")
         return {str(row["case"]): {**{key: row[key] for key in keys}, "rank": row["selection_rank"]} for row in chosen}
@@ -274,19 +273,18 @@ def _write_pseudo_labels(
     context: Context, experiment: Experiment, r: int, model: Model, labelled: Sequence[str], selected: Mapping[str, dict[str, Any]]
 ) -> dict[str, Path]:
     """Argmax predictions of the selected cases by the network of the supervised stage, in the raw dataset."""
-    folder = experiment.paths.pseudo_label_folder(r) / "pseudo_labels"
-    ending = context.dataset.file_ending
+    files = {case: context.pseudo_label(r, case) for case in selected}
 
     def compute() -> dict[str, Any]:
         human_labels = {case: context.dataset.label_file(case) for case in labelled}
         scorer = _scorer(context, context.paths.results_of_dataset / model.checkpoint)
         provenance = {"experiment": experiment.name, "round": r, "model": asdict(model)}
-        files = write_pseudo_labels(context, r, scorer, selected, human_labels, provenance)
-        return {"cases": sorted(files)}
+        write_pseudo_labels(context, r, scorer, selected, human_labels, provenance)
+        return {"cases": sorted(selected)}
 
     inputs = {"model": model.weights_sha256, "selected": dict(selected), "labelled": list(labelled)}
-    result = step(experiment.paths.step_file(r, "pseudo_labels"), inputs, compute)
-    return {case: folder / f"{case}{ending}" for case in result["cases"]}
+    step(experiment.paths.step_file(r, "pseudo_labels"), inputs, compute, made=lambda _: files.values())
+    return files
 
 
 # Evaluation ------------------------------------------------------------------------------------------------------------
@@ -324,17 +322,6 @@ def _predict_test_cases(context: Context, experiment: Experiment, r: int, model:
         segmentation = scorer.segment(load_image(context.image_folder, case), properties, mirroring=True)
         write_segmentation(context, segmentation, files[case], properties)
     return files
-
-
-# Files -----------------------------------------------------------------------------------------------------------------
-
-
-def _write_csv(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(file, text.getvalue())
 
 
 @contextmanager

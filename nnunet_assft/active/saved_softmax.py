@@ -9,8 +9,6 @@ counts voxels of the network grid: do not mix the two.
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import pickle
 import zipfile
@@ -29,7 +27,7 @@ from nnunet_assft.active.metrics import VoxelSums, asd_from_sums, confidence_fro
 from nnunet_assft.active.query_pool import Query, QueryPool
 from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.errors import AssftError
-from nnunet_assft.files import read_json, write_text
+from nnunet_assft.files import read_json
 from nnunet_assft.planning.parallel import map_cases
 
 KEY = "probabilities"
@@ -194,17 +192,6 @@ def read_embeddings(file: Path, cases: Collection[str]) -> Embeddings:
     if unusable:
         raise AssftError(f"embeddings {file}: NaN or inf in the row of {_some(unusable)}; embed again.")
     return Embeddings(index, pretrained, latest)
-
-
-def write_scores(scores: FolderScores, file: Path) -> None:
-    """One row per case as CSV, numbers in full precision. The file is whole or not there."""
-    rows = scores.rows()
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({name: repr(float(value)) if isinstance(value, float) else value for name, value in row.items()})
-    write_text(file, text.getvalue())
 
 
 # One case ---------------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -135,15 +135,21 @@ def write_splits(experiment: Experiment) -> None:
     write_json(experiment.paths.splits_file, entries)
 
 
-def step(file: Path, inputs: dict[str, Any], compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The result kept in `file` if it was made from these inputs; else computed now and kept.
+def step(
+    file: Path,
+    inputs: dict[str, Any],
+    compute: Callable[[], dict[str, Any]],
+    *,
+    made: Callable[[dict[str, Any]], Iterable[Path]] = lambda result: (),
+) -> dict[str, Any]:
+    """The result kept in `file` if it was made from these inputs, and what it `made` is still there; else computed now and kept.
 
     This is how a command that was cut off goes on: every step before the cut finds its file.
     """
     digest = sha256_of(inputs)
     if file.is_file():
         kept = read_json(file)
-        if kept["inputs_sha256"] == digest:
+        if kept["inputs_sha256"] == digest and all(path.is_file() for path in made(kept["result"])):
             return dict(kept["result"])
     result = compute()
     write_json(file, {"inputs_sha256": digest, "result": result})

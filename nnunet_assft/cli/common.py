@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from nnunet_assft.errors import AssftError, WaitingForAnnotation
+from nnunet_assft.nnunet_registration import check_nnunet_version
 
 if TYPE_CHECKING:
     import torch
@@ -76,15 +77,13 @@ def run(command: Callable[[argparse.Namespace], int | None], parser: argparse.Ar
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     warnings.filterwarnings("ignore", message=".*GradScaler.*|.*not writable.*|.*lr_scheduler.*")
     try:
-        from nnunet_assft.nnunet_registration import register
-
-        register()
+        check_nnunet_version()
         sys.exit(command(args) or 0)
     except WaitingForAnnotation as waiting:
         print(f"{parser.prog}: {waiting}", file=sys.stderr)
         sys.exit(EXIT_WAITING)
     except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted; the same command goes on from here", file=sys.stderr)
+        print(f"{parser.prog}: interrupted; type the same command again to finish", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         if args.verbose:

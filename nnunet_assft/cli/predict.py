@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from nnunet_assft.cli.common import add_device, choose_device, load_experiment, make_parser, run
 
@@ -30,6 +31,7 @@ def predict(args: argparse.Namespace) -> None:
 
     from nnunet_assft.active.state import finished_rounds
     from nnunet_assft.errors import AssftError
+    from nnunet_assft.nnunet_registration import register
 
     experiment = load_experiment(args)
     done = finished_rounds(experiment)
@@ -38,6 +40,7 @@ def predict(args: argparse.Namespace) -> None:
         raise AssftError(f"Round {r} is not finished; {len(done)} of {experiment.n_rounds + 1} rounds are. See nnUNetv2_assft_status.")
     if not 0 <= args.part_id < args.num_parts:
         raise AssftError(f"-part_id {args.part_id} with -num_parts {args.num_parts}; expected 0 to {args.num_parts - 1}.")
+    register()
     predictor = nnUNetPredictor(tile_step_size=args.step_size, use_mirroring=not args.disable_tta, device=choose_device(args.device))
     predictor.initialize_from_trained_model_folder(str(experiment.paths.model_folder(done[r].model.stage)), (r,))
     # sharing out here works with -npp 0 -nps 0 too, where nnU-Net's sequential path ignores it
@@ -48,8 +51,6 @@ def predict(args: argparse.Namespace) -> None:
     if not cases:
         print("This part has no case.")
         return
-    from pathlib import Path
-
     Path(args.o).mkdir(parents=True, exist_ok=True)
     ending = len(f"_0000{predictor.dataset_json['file_ending']}")
     targets = [str(Path(args.o) / Path(files[0]).name[:-ending]) for files in cases]

@@ -24,8 +24,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def score(args: argparse.Namespace) -> int:
-    from nnunet_assft.active.saved_softmax import score_folder, write_scores
+    from nnunet_assft.active.saved_softmax import score_folder
     from nnunet_assft.errors import AssftError
+    from nnunet_assft.files import write_csv
 
     if args.o.is_dir():
         raise AssftError(f"-o {args.o} is a folder; expected the name of a CSV file.")
@@ -34,7 +35,7 @@ def score(args: argparse.Namespace) -> int:
         print(f"nnUNetv2_assft_score: {case}: {finding}", file=sys.stderr)
     if not scores.cases:
         raise AssftError(f"none of {len(scores.findings)} cases could be scored; nothing is written. The lines above say why.")
-    write_scores(scores, args.o)
+    write_csv(args.o, scores.rows())
     n_scored, n_all = len(scores.cases), len(scores.cases) + len(scores.findings)
     print(f"{n_scored} of {n_all} cases scored for round {args.r} of {args.R} (tau {scores.tau:.6g}): {args.o}")
     uncropped = sum(not case.cropped for case in scores.cases)

@@ -61,7 +61,7 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
 
     # nnU-Net builds trainers by these names and with these defaults
     def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict, device: torch.device = torch.device("cuda")) -> None:  # noqa: B008
-        plans.setdefault("continue_training", False)  # stock predict and evaluation build trainers without it
+        plans.setdefault("continue_training", False)  # nnUNetv2_train adds it; who builds a trainer by hand need not
         super().__init__(plans, configuration, fold, dataset_json, device)
         settings = self.plans_manager.plans.get("assft")
         if settings is None:

@@ -13,8 +13,9 @@ import pytest
 
 from nnunet_assft.active import saved_softmax
 from nnunet_assft.active.metrics import dkd, query_score, temperature, voxel_sums
-from nnunet_assft.active.saved_softmax import read_embeddings, score_file, score_folder, write_scores
+from nnunet_assft.active.saved_softmax import read_embeddings, score_file, score_folder
 from nnunet_assft.errors import AssftError
+from nnunet_assft.files import write_csv
 
 COLUMNS = [
     *("case", "voxels", "cropped", "entropy", "least_confidence", "margin", "asd", "asd_mean", "asd_sum"),
@@ -391,7 +392,7 @@ def test_the_csv_is_sorted_and_exact(tmp_path):
     for i, case in enumerate(("case_10", "case_9", "case_1, left")):
         save(tmp_path, case, softmax(i))
     scores = score_folder(tmp_path, 2, 5)
-    write_scores(scores, tmp_path / "new" / "scores.csv")
+    write_csv(tmp_path / "new" / "scores.csv", scores.rows())
     with open(tmp_path / "new" / "scores.csv", newline="") as file:
         read = list(csv.DictReader(file))
     assert [row["case"] for row in read] == ["case_1, left", "case_10", "case_9"]

@@ -188,3 +188,20 @@ def test_numpy_values_do_not_slip_into_a_round(experiment):
     """json refuses them; a float64 mean is a Python float subclass and reads back equal."""
     with pytest.raises(TypeError):
         dataclasses.replace(a_round(0), dice={"mean": np.float32(0.5)}).save(experiment.paths)
+
+
+def test_a_step_whose_file_has_gone_is_done_again(tmp_path):
+    made = tmp_path / "made"
+    calls = []
+
+    def compute():
+        calls.append(1)
+        made.write_text("x")
+        return {"n": len(calls)}
+
+    def run():
+        return step(tmp_path / "step.json", {"a": 1}, compute, made=lambda result: [made])
+
+    assert [run(), run()] == [{"n": 1}, {"n": 1}]
+    made.unlink()
+    assert [run(), run()] == [{"n": 2}, {"n": 2}]

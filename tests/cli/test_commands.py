@@ -221,7 +221,7 @@ def test_ctrl_c_is_130(blobs, call, monkeypatch):
 
     monkeypatch.setattr("nnunet_assft.active.experiment.create_experiment", interrupted)
     code, _, lines = call("plan -d 901")
-    assert (code, lines) == (130, ["nnUNetv2_assft_plan: interrupted; the same command goes on from here"])
+    assert (code, lines) == (130, ["nnUNetv2_assft_plan: interrupted; type the same command again to finish"])
 
 
 # A full disk -----------------------------------------------------------------------------------------------------------
