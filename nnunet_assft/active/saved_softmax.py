@@ -1,4 +1,8 @@
-"""Scores of saved nnU-Net softmax outputs, without any experiment: a folder of CASE.npz in, a table of cases out.
+"""Scores of saved nnU-Net softmax outputs, without any experiment: a folder of CASE.npz or CASE.b2nd in, a table of cases out.
+
+A CASE.b2nd (blosc2, float16 or float32, any chunks) is read slab by slab and never held whole. An npz cannot be read in part:
+numpy unpacks the array `probabilities` whole, once, in the type it was saved in; all that follows works on views of it. Either
+way only blocks of voxels are converted to float64.
 
 `nnUNetv2_predict --save_probabilities` writes (C, Z, Y, X) on the original grid of each image and fills what it had cropped
 away with background = 1. That filling halves or worse every mean over all voxels. CASE.pkl and plans.json, which the same
@@ -12,15 +16,16 @@ from __future__ import annotations
 import os
 import pickle
 import zipfile
-import zlib
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import blosc2
 import numpy as np
 
 from nnunet_assft.active.metrics import VoxelSums, asd_from_sums, confidence_from_sums, temperature, voxel_sums
@@ -31,7 +36,10 @@ from nnunet_assft.files import read_json
 from nnunet_assft.planning.parallel import map_cases
 
 KEY = "probabilities"
+NPZ, B2ND = ".npz", ".b2nd"
+SLAB_BYTES = 2**25  # of a b2nd, read at a time; at least one slice of the first axis
 BYTES_PER_PROCESS = 100_000_000  # of files: a process pays its imports before its first case
+PROCESS_MEMORY = 300_000_000  # bytes besides the case: imports and blocks in float64
 QUERY_COLUMNS = ("pakd", "pd", "dkd", "q")
 
 
@@ -98,7 +106,7 @@ def score_folder(
     embeddings_file: Path | None = None,
     num_processes: int | None = None,
 ) -> FolderScores:
-    """Score every CASE.npz of the folder for round r of R, and order the cases for a query if embeddings are given.
+    """Score every CASE.npz and CASE.b2nd of the folder for round r of R, and order the cases for a query if embeddings are given.
 
     A case that cannot be scored is a finding and does not stop the others. Raises `AssftError` if nothing can be scored, for
     a round outside 1..R, and for embeddings that do not fit the cases.
@@ -127,40 +135,34 @@ def score_folder(
 
 
 def score_file(file: Path, tau: float) -> SavedCase:
-    """The sums of one CASE.npz at the temperature tau. Raises ValueError or OSError if it cannot be used."""
-    probs = _read_npz(file, (KEY,))[KEY]
-    if probs.ndim != 4:
+    """The sums of one CASE.npz or CASE.b2nd at the temperature tau. Raises ValueError or OSError if it cannot be used."""
+    if file.with_suffix(NPZ).is_file() and file.with_suffix(B2ND).is_file():
+        raise ValueError(f"saved twice, as {file.stem}{NPZ} and {file.stem}{B2ND}; expected one of them. Remove the outdated one.")
+    probs = _open_b2nd(file) if file.suffix == B2ND else _read_npz(file, (KEY,))[KEY]
+    if probs.ndim != 4 or 0 in probs.shape:
         raise ValueError(f"{KEY} has shape {probs.shape}; expected (C, Z, Y, X) of nnUNetv2_predict.")
     box = _crop_box(file, probs.shape[1:])
-    inside = probs if box is None else probs[(slice(None), *box)]
-    try:
-        sums = voxel_sums(inside, tau)
-    except ValueError as error:
-        if probs.dtype.kind == "f" and probs.size and probs.min() >= 0 and probs.max() <= 1:  # neither logits nor NaN
-            raise ValueError(
-                f"{KEY} of {len(probs)} channels do not sum to 1 in every voxel; expected softmax with background. "
-                "A region-based (sigmoid) prediction cannot be scored."
-            ) from error
-        raise
-    if box is not None:
-        outside = probs[0].sum(dtype=np.float64) - inside[0].sum(dtype=np.float64)
-        n_outside = probs[0].size - inside[0].size
-        if not abs(outside - n_outside) <= 1e-3 + 1e-6 * n_outside:  # rounding, also where nothing lies outside
-            raise ValueError(
-                f"outside of the crop in {file.stem}.pkl the background is not 1; expected files of one prediction. Predict the case again."
-            )
+    sums, outside = _sums_inside(probs, box or tuple(slice(0, size) for size in probs.shape[1:]), tau)
+    n_outside = probs.size // probs.shape[0] - sums.voxels
+    if not abs(outside - n_outside) <= 1e-3 + 1e-6 * n_outside:  # rounding, also where nothing lies outside
+        raise ValueError(
+            f"outside of the crop in {file.stem}.pkl the background is not 1; expected files of one prediction. Predict the case again."
+        )
     return SavedCase(file.stem, box is not None, sums)
 
 
 def saved_files(folder: Path, *, ignore: Path | None = None) -> list[Path]:
-    """CASE.npz files of a folder but not `ignore` and hidden ones, ids ascending. Raises `AssftError` if there is none."""
+    """A CASE.npz or CASE.b2nd for each case of a folder, ids ascending, without `ignore` and hidden ones.
+
+    Raises `AssftError` if there is none.
+    """
     if not folder.is_dir():
         raise AssftError(f"{folder} is not a folder. Expected the output folder of nnUNetv2_predict --save_probabilities.")
     skip = None if ignore is None else ignore.resolve()
-    files = [f for f in folder.glob("*.npz") if f.is_file() and not f.name.startswith(".") and f.resolve() != skip]
+    files = [f for f in folder.iterdir() if f.suffix in (NPZ, B2ND) and f.is_file() and not f.name.startswith(".") and f.resolve() != skip]
     if not files:
-        raise AssftError(f"{folder} holds no CASE.npz. Run nnUNetv2_predict with --save_probabilities to get them.")
-    return sorted(files, key=lambda file: file.stem)
+        raise AssftError(f"{folder} holds no CASE.npz or CASE.b2nd. Run nnUNetv2_predict with --save_probabilities to get them.")
+    return sorted({file.stem: file for file in files}.values(), key=lambda file: file.stem)
 
 
 def read_embeddings(file: Path, cases: Collection[str]) -> Embeddings:
@@ -170,7 +172,7 @@ def read_embeddings(file: Path, cases: Collection[str]) -> Embeddings:
     """
     try:
         arrays = _read_npz(file, ("ids", "pretrained", "latest"))
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise AssftError(f"embeddings {file}: {error}") from error
     ids, pretrained, latest = arrays["ids"], arrays["pretrained"], arrays["latest"]
     if ids.ndim != 1 or ids.dtype.kind != "U":
@@ -195,6 +197,46 @@ def read_embeddings(file: Path, cases: Collection[str]) -> Embeddings:
 
 
 # One case ---------------------------------------------------------------------------------------------------------------
+
+
+def _sums_inside(probs: np.ndarray | blosc2.NDArray, box: tuple[slice, ...], tau: float) -> tuple[VoxelSums, float]:
+    """The sums over the voxels inside of the box, and the background probability summed over those outside."""
+    z, y, x = box
+    sums, outside, start = VoxelSums.zero(probs.shape[0]), 0.0, 0
+    for slab in _slabs(probs):
+        inside = slab[:, max(0, z.start - start) : max(0, z.stop - start), y, x]  # a view
+        start += slab.shape[1]
+        if inside.size:
+            sums += _sums_of_softmax(inside, tau)
+        outside += float(slab[0].sum(dtype=np.float64) - inside[0].sum(dtype=np.float64))
+    return sums, outside
+
+
+def _slabs(probs: np.ndarray | blosc2.NDArray) -> Iterator[np.ndarray]:
+    """Successive parts (C, z, Y, X) of a case: all of it if it is in memory, else about SLAB_BYTES read from its file."""
+    if isinstance(probs, np.ndarray):
+        yield probs
+        return
+    depth = max(1, SLAB_BYTES * probs.shape[1] // probs.nbytes)
+    for start in range(0, probs.shape[1], depth):
+        with _damage_is_a_value_error(B2ND):
+            slab = np.asarray(probs[:, start : start + depth])
+        yield slab
+
+
+def _sums_of_softmax(probs: np.ndarray, tau: float) -> VoxelSums:
+    try:
+        return voxel_sums(probs, tau)
+    except ValueError as error:
+        if probs.dtype.kind != "f":
+            raise
+        problem = str(error)
+        if probs.min() >= 0 and probs.max() <= 1:  # neither logits nor NaN
+            problem = (
+                f"{KEY} of {len(probs)} channels do not sum to 1 in every voxel; expected softmax with background. "
+                "A region-based (sigmoid) prediction cannot be scored."
+            )
+        raise ValueError(f"{problem} If it was a softmax, the file is damaged: make it again.") from error
 
 
 def _crop_box(file: Path, shape: tuple[int, ...]) -> tuple[slice, ...] | None:
@@ -241,28 +283,41 @@ def _transpose_forward(folder: Path) -> tuple[int, ...] | None:
     return forward
 
 
+def _open_b2nd(file: Path) -> blosc2.NDArray:
+    """A blosc2 array of which nothing is read yet. Raises ValueError."""
+    with _damage_is_a_value_error(B2ND):
+        array = blosc2.open(str(file), mode="r", dparams={"nthreads": 1})  # the processes share the cores already
+    if not isinstance(array, blosc2.NDArray):
+        raise ValueError(f"a blosc2 {type(array).__name__}; expected an array (C, Z, Y, X), as blosc2.asarray writes it.")
+    return array
+
+
 def _read_npz(file: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
-    """The arrays of an npz file. Raises ValueError or OSError."""
+    """The arrays of an npz file. Raises ValueError."""
     if not file.exists():
         raise ValueError("the file does not exist.")
     if not zipfile.is_zipfile(file):
         raise ValueError("not a whole npz file, perhaps cut off while it was written; make it again.")
-    try:
-        with np.load(file) as archive:
-            missing = [key for key in keys if key not in archive.files]
-            if missing:
-                found = ", ".join(archive.files) or "nothing"
-                raise ValueError(f"no array named {', '.join(missing)}; found {found}, expected {', '.join(keys)}.")
-            return {key: _member(archive, key) for key in keys}
-    except (EOFError, zlib.error, zipfile.BadZipFile, RuntimeError) as error:
-        raise ValueError(f"a damaged npz file ({type(error).__name__}: {error}); make it again.") from error
+    with _damage_is_a_value_error(NPZ), np.load(file) as archive:
+        names = archive.files
+        arrays = {key: np.asarray(archive[key]) for key in keys if key in names}
+    missing = [key for key in keys if key not in arrays]
+    if missing:
+        raise ValueError(f"no array named {', '.join(missing)}; found {', '.join(names) or 'nothing'}, expected {', '.join(keys)}.")
+    return arrays
 
 
-def _member(archive: Mapping[str, np.ndarray], key: str) -> np.ndarray:
+@contextmanager
+def _damage_is_a_value_error(ending: str) -> Iterator[None]:
+    """numpy and blosc2 raise whatever the bytes of a damaged file lead to: SyntaxError, OverflowError, TokenError, ..."""
     try:
-        return np.asarray(archive[key])
-    except ValueError as error:
-        raise ValueError(f"{key} cannot be read ({error}); expected an array of numbers or strings.") from error
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"cannot be read as {ending}, perhaps damaged or cut off ({type(error).__name__}: {error}); make it again."
+        ) from error
 
 
 # The cases of a folder --------------------------------------------------------------------------------------------------
@@ -303,18 +358,22 @@ def _score_or_say_why(tau: float, file: Path) -> tuple[str, Any]:
 
 def _default_processes(files: Sequence[Path]) -> int:
     """One per core, not more than the files are worth, and not more than half of the memory can hold."""
-    sizes = {file: file.stat().st_size for file in files}
-    wanted = max(1, min(os.cpu_count() or 1, sum(sizes.values()) // BYTES_PER_PROCESS))
+    wanted = max(1, min(os.cpu_count() or 1, sum(file.stat().st_size for file in files) // BYTES_PER_PROCESS))
     if wanted == 1 or "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):
         return wanted
-    largest = max(sizes, key=sizes.__getitem__)
-    try:
-        with zipfile.ZipFile(largest) as archive:
-            unpacked = sum(member.file_size for member in archive.infolist())
-    except (OSError, zipfile.BadZipFile):
-        unpacked = sizes[largest]
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return max(1, min(wanted, memory // 2 // max(1, unpacked)))
+    return max(1, min(wanted, memory // 2 // (PROCESS_MEMORY + max(map(_bytes_held, files)))))
+
+
+def _bytes_held(file: Path) -> int:
+    """What is in memory of a case at once: two slabs of a b2nd, all of an npz (the size of the file if it is damaged)."""
+    if file.suffix == B2ND:
+        return 2 * SLAB_BYTES  # one is summed while the next is read
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return sum(member.file_size for member in archive.infolist())
+    except Exception:  # of a damaged file; scoring it says what is wrong
+        return file.stat().st_size
 
 
 def _some(cases: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nnunet_assft.cli.common import EXIT_ERROR, add_processes, make_parser, run
 
-FOLDER = "output of nnUNetv2_predict --save_probabilities; CASE.pkl and plans.json in it tell where each crop was"
+FOLDER = "CASE.npz of nnUNetv2_predict --save_probabilities, or CASE.b2nd (blosc2); CASE.pkl and plans.json tell where the crops were"
 EMBEDDINGS = "npz with ids (N,), pretrained (N, d), latest (N, d): adds DKD, Q and the order to annotate in"
 
 

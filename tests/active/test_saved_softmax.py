@@ -5,15 +5,20 @@ import json
 import math
 import pickle
 import re
+import subprocess
+import sys
+import zipfile
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import astuple
 from pathlib import Path
 
+import blosc2
 import numpy as np
 import pytest
 
 from nnunet_assft.active import saved_softmax
-from nnunet_assft.active.metrics import dkd, query_score, temperature, voxel_sums
-from nnunet_assft.active.saved_softmax import read_embeddings, score_file, score_folder
+from nnunet_assft.active.metrics import VoxelSums, dkd, query_score, temperature, voxel_sums
+from nnunet_assft.active.saved_softmax import B2ND, NPZ, read_embeddings, score_file, score_folder
 from nnunet_assft.errors import AssftError
 from nnunet_assft.files import write_csv
 
@@ -21,13 +26,20 @@ COLUMNS = [
     *("case", "voxels", "cropped", "entropy", "least_confidence", "margin", "asd", "asd_mean", "asd_sum"),
     *("confidence", "confidence_foreground_mean", "foreground_voxels"),
 ]
-FOUR_VOXELS = np.array([[0.7, 0.2, 0.4, 1.0], [0.2, 0.5, 0.6, 0.0], [0.1, 0.3, 0.0, 0.0]]).reshape(3, 1, 2, 2)
+FOUR_VOXELS = np.array([[0.7, 0.2, 0.4, 1.0], [0.2, 0.5, 0.6, 0.0], [0.1, 0.3, 0.0, 0.0]]).reshape(3, 2, 1, 2)
 H = [-sum(p * math.log(p) for p in voxel if p) for voxel in ((0.7, 0.2, 0.1), (0.2, 0.5, 0.3), (0.4, 0.6), (1.0,))]
 
 
-def save(folder: Path, case: str, probs: np.ndarray, **files: object) -> Path:
-    """CASE.npz, and CASE.pkl and plans.json if `box`, in transposed axes, and `forward` are given."""
-    np.savez_compressed(folder / f"{case}.npz", probabilities=probs)
+SHUFFLED = {"codec": blosc2.Codec.ZSTD, "clevel": 1, "filters": [blosc2.Filter.SHUFFLE]}
+
+
+def save(folder: Path, case: str, probs: np.ndarray, ending: str = NPZ, **files: object) -> Path:
+    """CASE.npz or CASE.b2nd, and CASE.pkl and plans.json if `box`, in transposed axes, and `forward` are given."""
+    if ending == NPZ:
+        np.savez_compressed(folder / f"{case}.npz", probabilities=probs)
+    else:
+        chunks = files.get("chunks", (1, *probs.shape[1:]))
+        blosc2.asarray(probs, urlpath=str(folder / f"{case}.b2nd"), mode="w", chunks=chunks, cparams=SHUFFLED)
     if "forward" in files:
         forward: list[int] = files["forward"]  # type: ignore[assignment]
         (folder / "plans.json").write_text(json.dumps({"transpose_forward": forward}))
@@ -36,7 +48,18 @@ def save(folder: Path, case: str, probs: np.ndarray, **files: object) -> Path:
             "shape_before_cropping": tuple(probs.shape[1 + i] for i in forward),
         }
         (folder / f"{case}.pkl").write_bytes(pickle.dumps(properties))
-    return folder / f"{case}.npz"
+    return folder / f"{case}{ending}"
+
+
+@pytest.fixture(params=[NPZ, B2ND])
+def ending(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both kinds of file; a b2nd is read one slice at a time."""
+    monkeypatch.setattr(saved_softmax, "SLAB_BYTES", 1)
+    return str(request.param)
+
+
+def flat(sums: VoxelSums) -> list[float]:
+    return np.hstack(astuple(sums)).tolist()
 
 
 def softmax(seed: int, n_classes: int = 3, shape: tuple[int, ...] = (3, 4, 5)) -> np.ndarray:
@@ -54,8 +77,8 @@ def padded(inside: np.ndarray, shape: tuple[int, ...], start: tuple[int, ...]) -
 # Values -----------------------------------------------------------------------------------------------------------------
 
 
-def test_the_columns_of_four_voxels_worked_by_hand(tmp_path):
-    save(tmp_path, "a", FOUR_VOXELS)
+def test_the_columns_of_four_voxels_worked_by_hand(tmp_path, ending):
+    save(tmp_path, "a", FOUR_VOXELS, ending)
     [row] = score_folder(tmp_path, 1, 5).rows()  # tau = 3
     masked = H[1] + H[2]  # voxel 0: 0.7 / 3 = 0.233 is not below 0.2; voxel 1: 0.067 < 0.5; voxel 2: 0.133 < 0.6; voxel 3: no
     assert list(row) == COLUMNS
@@ -93,17 +116,58 @@ def test_a_case_without_foreground_scores_zero(tmp_path):
     assert (row["entropy"], row["asd"], row["confidence"], row["confidence_foreground_mean"]) == (0, 0, 0, 0)
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("chunks", [(1, 7, 6, 5), (3, 7, 6, 5), (2, 3, 4, 5), (1, 1, 2, 5)])
+@pytest.mark.parametrize("slices", [1, 3, 7])
+def test_npz_b2nd_and_the_array_itself_have_the_same_sums(tmp_path, monkeypatch, dtype, chunks, slices):
+    probs = softmax(0, shape=(7, 6, 5)).astype(dtype)
+    monkeypatch.setattr(saved_softmax, "SLAB_BYTES", slices * probs[:, 0].nbytes)
+    read = list(saved_softmax._slabs(saved_softmax._open_b2nd(save(tmp_path, "b", probs, B2ND, chunks=chunks))))
+    assert [slab.shape[1] for slab in read] == {1: [1] * 7, 3: [3, 3, 1], 7: [7]}[slices]
+    expected = voxel_sums(probs, 2.0)
+    assert score_file(save(tmp_path, "a", probs), 2.0).sums == expected
+    assert flat(score_file(tmp_path / "b.b2nd", 2.0).sums) == pytest.approx(flat(expected), rel=1e-12)
+
+
+PEAK = """
+import re, sys
+from pathlib import Path
+from nnunet_assft.active import saved_softmax
+
+def peak_after(file):
+    assert saved_softmax.score_file(Path(file), 2.0).cropped
+    return 1024 * int(re.search("VmHWM: *([0-9]+) kB", Path("/proc/self/status").read_text().replace(chr(9), " "))[1])
+
+saved_softmax.SLAB_BYTES = 2**22
+few, many = map(peak_after, sys.argv[1:])
+print(many - few)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="the peak of a process is read from /proc")
+def test_a_b2nd_is_never_held_whole_and_an_npz_only_once(tmp_path, ending):
+    row = softmax(0, 4, (1, 1, 256))
+    row[:, :, :, 255:] = np.array([1, 0, 0, 0]).reshape(4, 1, 1, 1)
+    files = []
+    for slices in (16, 64):  # of 1 MiB: what 16 of them take does not grow with the case, blocks in float64 among it
+        probs = np.ascontiguousarray(np.broadcast_to(row, (4, slices, 256, 256)))
+        files.append(save(tmp_path, f"{slices}", probs, ending, forward=[0, 1, 2], box=[[0, slices], [0, 256], [0, 255]]))
+    done = subprocess.run([sys.executable, "-c", PEAK, *map(str, files)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < {B2ND: 0.25, NPZ: 1.2}[ending] * probs.nbytes
+
+
 # The crop ---------------------------------------------------------------------------------------------------------------
 
 
-def test_the_crop_is_cut_in_transposed_axes(tmp_path):
+def test_the_crop_is_cut_in_transposed_axes(tmp_path, ending):
     inside = softmax(0, shape=(2, 3, 4))
     probs = padded(inside, (4, 6, 9), start=(1, 2, 5))
     box = [[5, 9], [1, 3], [2, 5]]  # x, z, y, since transpose_forward is (2, 0, 1)
-    file = save(tmp_path, "a", probs, forward=[2, 0, 1], box=box)
+    file = save(tmp_path, "a", probs, ending, forward=[2, 0, 1], box=box)
     scored = score_file(file, 2.0)
     assert scored.cropped
-    assert scored.sums == voxel_sums(inside, 2.0)
+    assert flat(scored.sums) == pytest.approx(flat(voxel_sums(inside, 2.0)), rel=1e-12)
     diluted = voxel_sums(probs, 2.0)
     assert diluted.entropy_sum == pytest.approx(scored.sums.entropy_sum)
     assert diluted.voxels == 9 * scored.sums.voxels
@@ -194,8 +258,8 @@ def test_the_sums_of_nnunets_own_export_are_those_of_the_cropped_logits(tmp_path
         ([0, 1, 2], "nonsense", "is not a file of nnU-Net"),
     ],
 )
-def test_a_crop_that_does_not_fit_is_refused(tmp_path, forward, box, expected):
-    file = save(tmp_path, "a", padded(softmax(0, shape=(2, 2, 2)), (3, 4, 5), (0, 0, 0)), forward=forward, box=box)
+def test_a_crop_that_does_not_fit_is_refused(tmp_path, ending, forward, box, expected):
+    file = save(tmp_path, "a", padded(softmax(0, shape=(2, 2, 2)), (3, 4, 5), (0, 0, 0)), ending, forward=forward, box=box)
     with pytest.raises(ValueError, match=expected):
         score_file(file, 2.0)
 
@@ -221,10 +285,22 @@ def test_plans_that_are_not_nnunets_stop_everything(tmp_path, text):
 # Files that cannot be used ----------------------------------------------------------------------------------------------
 
 
-def break_file(folder: Path, kind: str) -> None:
-    """bad.npz with something wrong."""
+def break_file(folder: Path, kind: str, ending: str = NPZ) -> None:
+    """bad.npz or bad.b2nd with something wrong."""
     probs = softmax(9)
-    file = save(folder, "bad", probs)
+    with_nan = probs.copy()
+    with_nan[0, 0, 0, 0] = np.nan
+    arrays = {
+        "ndim": probs[:, 0].copy(),
+        "no voxel": probs[:, :0].copy(),
+        "labels": np.ones((3, 3, 4, 5), dtype=np.int64),
+        "nan": with_nan,
+        "logits": np.log(probs),
+        "sigmoid": np.random.default_rng(0).random((2, 3, 4, 5), dtype=np.float32),
+        "one region": np.random.default_rng(0).random((1, 3, 4, 5), dtype=np.float32),
+        "channels": softmax(9, n_classes=4),
+    }
+    file = save(folder, "bad", arrays.get(kind, probs), ending)
     content = file.read_bytes()
     if kind == "truncated":
         file.write_bytes(content[: len(content) // 2])
@@ -237,58 +313,93 @@ def break_file(folder: Path, kind: str) -> None:
         np.savez(file, softmax=probs)
     elif kind == "objects":
         np.savez(file, probabilities=np.array([{}, None], dtype=object))
-    elif kind == "ndim":
-        np.savez(file, probabilities=probs[:, 0])
-    elif kind == "labels":
-        np.savez(file, probabilities=np.ones((3, 3, 4, 5), dtype=np.int64))
-    elif kind == "nan":
-        probs[0, 0, 0, 0] = np.nan
-        np.savez(file, probabilities=probs)
-    elif kind == "logits":
-        np.savez(file, probabilities=np.log(probs))
-    elif kind == "sigmoid":
-        np.savez(file, probabilities=np.random.default_rng(0).random((2, 3, 4, 5), dtype=np.float32))
-    elif kind == "one region":
-        np.savez(file, probabilities=np.random.default_rng(0).random((1, 3, 4, 5), dtype=np.float32))
-    elif kind == "channels":
-        np.savez(file, probabilities=softmax(9, n_classes=4))
+    elif kind == "header":
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("probabilities.npy", b"\x93NUMPY\x01\x00\x0a\x00{'shape': (")
+    elif kind == "list of chunks":
+        file.unlink()
+        blosc2.SChunk(data=probs, urlpath=str(file))
+    elif kind == "saved twice":
+        save(folder, "bad", probs, NPZ)
 
 
-BROKEN = {
-    "truncated": "not a whole npz file",
-    "damaged": "damaged npz file",
-    "empty": "not a whole npz file",
-    "key": "found softmax, expected probabilities",
-    "objects": "Object arrays",
-    "ndim": "expected \\(C, Z, Y, X\\)",
-    "labels": "int64",
-    "nan": "NaN",
-    "logits": "Apply softmax",
-    "sigmoid": "region-based",
-    "one region": "region-based",
-    "channels": "4 channels, but 3 in other cases",
-}
+BROKEN = [
+    ("truncated", NPZ, "not a whole npz file"),
+    ("truncated", B2ND, r"cannot be read as .b2nd, perhaps damaged or cut off \(RuntimeError"),
+    ("damaged", NPZ, r"cannot be read as .npz, perhaps damaged or cut off \(BadZipFile"),
+    ("damaged", B2ND, "sums to 1 .* only within .* the file is damaged"),
+    ("empty", NPZ, "not a whole npz file"),
+    ("empty", B2ND, "cannot be read as .b2nd"),
+    ("key", NPZ, "found softmax, expected probabilities"),
+    ("objects", NPZ, "Object arrays"),
+    ("no voxel", NPZ, r"expected \(C, Z, Y, X\)"),
+    ("header", NPZ, "cannot be read as .npz"),
+    ("list of chunks", B2ND, "a blosc2 SChunk; expected an array"),
+    ("saved twice", B2ND, "as bad.npz and bad.b2nd; expected one of them"),
+    *(
+        (kind, ending, expected)
+        for ending in (NPZ, B2ND)
+        for kind, expected in {
+            "ndim": r"expected \(C, Z, Y, X\)",
+            "labels": "int64",
+            "nan": "NaN",
+            "logits": "Apply softmax",
+            "sigmoid": "region-based",
+            "one region": "region-based",
+            "channels": "4 channels, but 3 in other cases",
+        }.items()
+    ),
+]
 
 
-@pytest.mark.parametrize("kind", BROKEN)
-def test_a_case_that_cannot_be_used_is_named_and_the_rest_is_scored(tmp_path, kind):
+@pytest.mark.parametrize(("kind", "ending", "expected"), BROKEN)
+def test_a_case_that_cannot_be_used_is_named_and_the_rest_is_scored(tmp_path, kind, ending, expected):
     for i, case in enumerate(("z", "a")):
         save(tmp_path, case, softmax(i))
-    break_file(tmp_path, kind)
+    break_file(tmp_path, kind, ending)
     scores = score_folder(tmp_path, 1, 5)
     assert [case.case for case in scores.cases] == ["a", "z"]
     assert list(scores.findings) == ["bad"]
-    assert re.search(BROKEN[kind], scores.findings["bad"])
+    assert re.search(expected, scores.findings["bad"])
     assert "\n" not in scores.findings["bad"]
 
 
-def test_a_case_too_large_for_the_memory_is_a_finding(tmp_path, monkeypatch):
-    save(tmp_path, "a", softmax(0))
+def test_a_file_cut_off_anywhere_is_a_finding(tmp_path, ending):
+    content = save(tmp_path, "a", softmax(0, shape=(8, 16, 16)), ending).read_bytes()
+    for length in range(0, len(content), 97):
+        (tmp_path / f"a{ending}").write_bytes(content[:length])
+        with pytest.raises(ValueError, match="cut off"):
+            score_file(tmp_path / f"a{ending}", 2.0)
 
-    def no_memory(*_: object) -> None:
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # of a NaN in float16
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_a_byte_that_changed_is_a_finding_or_too_small_to_matter(tmp_path, ending, dtype):
+    """An npz has checksums, a b2nd has none: there a change may pass that leaves a softmax within the tolerance of voxel_sums."""
+    probs = softmax(0, shape=(8, 16, 16)).astype(dtype)
+    file = save(tmp_path, "a", probs, ending)
+    content = file.read_bytes()
+    expected = voxel_sums(probs, 2.0)
+    n_findings = 0
+    positions = [*range(0, 400, 3), *range(400, len(content), 149)]
+    for position in positions:
+        file.write_bytes(content[:position] + bytes([content[position] ^ 0x24]) + content[position + 1 :])
+        _, result = saved_softmax._score_or_say_why(2.0, file)
+        if isinstance(result, str):
+            n_findings += 1
+        else:
+            assert flat(result.sums)[:3] == pytest.approx(flat(expected)[:3], rel=1e-12 if ending == NPZ else 1e-3)
+    assert n_findings > len(positions) // 4
+
+
+def test_a_case_too_large_for_the_memory_is_a_finding(tmp_path, monkeypatch, ending):
+    save(tmp_path, "a", softmax(0), ending)
+
+    def no_memory(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(saved_softmax, "_read_npz", no_memory)
+    monkeypatch.setattr(np, "load", no_memory)
+    monkeypatch.setattr(blosc2, "open", no_memory)
     assert "-np 1" in score_folder(tmp_path, 1, 5).findings["a"]
 
 
@@ -407,12 +518,22 @@ def test_processes_are_limited_by_cores_data_and_memory(tmp_path, monkeypatch):
     unpacked = 4 * 3 * 10 * 100 * 100 + 128
     assert saved_softmax._default_processes([file]) == 1
     monkeypatch.setattr(saved_softmax.os, "cpu_count", lambda: 8)
-    size = file.stat().st_size
+    monkeypatch.setattr(saved_softmax, "BYTES_PER_PROCESS", file.stat().st_size)
+    monkeypatch.setattr(saved_softmax, "PROCESS_MEMORY", unpacked)
     many = [file.with_name(f"{i}.npz") for i in range(20)]
     for other in many:
         other.hardlink_to(file)
-    monkeypatch.setattr(saved_softmax, "BYTES_PER_PROCESS", size)
-    monkeypatch.setattr(saved_softmax.os, "sysconf", lambda name: 1 if name == "SC_PAGE_SIZE" else 7 * unpacked)
-    assert saved_softmax._default_processes(many) == 3
-    monkeypatch.setattr(saved_softmax.os, "sysconf", lambda name: 1000 if name == "SC_PAGE_SIZE" else 7 * unpacked)
-    assert saved_softmax._default_processes(many) == 8
+
+    def with_memory(size: int) -> int:
+        monkeypatch.setattr(saved_softmax.os, "sysconf", lambda name: 1 if name == "SC_PAGE_SIZE" else size)
+        return saved_softmax._default_processes(many)
+
+    assert with_memory(13 * unpacked) == 3  # half of it, for a process and a case each
+    assert with_memory(10**6 * unpacked) == 8
+    assert with_memory(0) == 1
+    many = [save(tmp_path, "b", softmax(0, shape=(10, 100, 100)), B2ND)] * 20
+    monkeypatch.setattr(saved_softmax, "SLAB_BYTES", unpacked // 4)
+    assert with_memory(13 * unpacked) == 4  # for a process and two slabs each
+    (tmp_path / "a.npz").write_bytes(b"damaged" * unpacked)
+    many.append(tmp_path / "a.npz")
+    assert with_memory(13 * unpacked) == 1

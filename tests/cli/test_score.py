@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import blosc2
 import numpy as np
 import pytest
 
@@ -60,6 +61,25 @@ def test_a_folder_is_scored(folder, capsys):
     assert [row["case"] for row in rows] == ["a", "b", "c"]
     assert {(row["voxels"], row["cropped"]) for row in rows} == {("60", "yes")}
     assert "query_rank" not in rows[0]
+
+
+def test_b2nd_files_give_the_same_table(folder):
+    assert call(folder, o=folder.parent / "npz.csv") == 0
+    for file in folder.glob("*.npz"):
+        with np.load(file) as saved:
+            blosc2.asarray(saved["probabilities"], urlpath=str(file.with_suffix(".b2nd")), chunks=(1, 4, 4, 5))
+        file.unlink()
+    assert call(folder, o=folder.parent / "b2nd.csv") == 0
+    assert (folder.parent / "b2nd.csv").read_bytes() == (folder.parent / "npz.csv").read_bytes()
+
+
+def test_a_case_that_is_saved_twice_is_left_out(folder, capsys):
+    (folder / "b.b2nd").write_bytes(b"")
+    assert call(folder) == 1
+    assert errors(capsys.readouterr().err) == [
+        "nnUNetv2_assft_score: b: saved twice, as b.npz and b.b2nd; expected one of them. Remove the outdated one."
+    ]
+    assert [row["case"] for row in read(folder.parent / "scores.csv")] == ["a", "c"]
 
 
 def test_padding_that_stays_is_said(folder, capsys):
@@ -123,6 +143,8 @@ def test_embeddings_without_a_case_are_an_error(folder, capsys):
 def test_two_processes_give_the_same_file(folder):
     files = [folder.parent / f"{n}.csv" for n in (1, 2)]
     (folder / "c.npz").write_bytes(b"")
+    (folder / "d.b2nd").write_bytes(b"")
+    blosc2.asarray(softmax(4), urlpath=str(folder / "e.b2nd"))
     assert [call(folder, "-np", str(n), o=file) for n, file in enumerate(files, start=1)] == [1, 1]
     assert files[0].read_bytes() == files[1].read_bytes()
 
