@@ -39,12 +39,19 @@ def register() -> None:
 
     from nnunet_assft.planning.normalization import CTFMNormalization, PercentileZScoreNormalization
     from nnunet_assft.planning.planner import ASSFTPlanner
-    from nnunet_assft.trainers.assft_trainers import nnUNetTrainerASSFT, nnUNetTrainerASSFTSupervised
+    from nnunet_assft.trainers import assft_trainers
 
     for module, classes in (
         (default_normalization_schemes, (PercentileZScoreNormalization, CTFMNormalization)),
         (default_experiment_planner, (ASSFTPlanner,)),
-        (nnunet_trainer_module, (nnUNetTrainerASSFT, nnUNetTrainerASSFTSupervised)),
+        (
+            nnunet_trainer_module,
+            (
+                assft_trainers.nnUNetTrainerASSFT,
+                assft_trainers.nnUNetTrainerASSFTSupervised,
+                assft_trainers.nnUNetTrainerASSFTCommittee,
+            ),
+        ),
     ):
         for cls in classes:
             setattr(module, cls.__name__, cls)

@@ -17,6 +17,7 @@ from nnunetv2.configuration import default_num_processes
 from nnunet_assft import __version__
 from nnunet_assft.active.metrics import query_budget
 from nnunet_assft.active.nnunet_io import load_weights, weights_sha256, write_initial_network
+from nnunet_assft.active.options import Options
 from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.query_functions import random_permutation
 from nnunet_assft.active.state import Experiment
@@ -52,6 +53,7 @@ def create_experiment(
     initial_lr: float = 1e-4,
     deep_supervision: bool = False,
     normalization: str = "percentile",
+    options: Options | None = None,
     num_processes: int | None = None,
 ) -> Experiment:
     """Test split, fingerprint, plans, preprocessed images, initial network, first case. Goes on where an earlier call stopped.
@@ -65,6 +67,10 @@ def create_experiment(
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         raise AssftError(f"-e {name!r}: an experiment's name is made of letters, digits, _ and -.")
     dataset = find_dataset(dataset_name_or_id)
+    options = options or Options()
+    if options.ignore_margin > 0 and "ignore" not in dataset.labels:
+        raise AssftError(f"Option ignore_margin needs an ignore label; the labels of {dataset.name} are {dataset.labels}. Add "
+                         f'"ignore": {max(dataset.labels.values()) + 1} to them in dataset.json.')  # fmt: skip
     paths = ExperimentPaths(dataset.name, name)
     domain = resolve_domain(domain, dataset.name)
     row = DOMAINS[domain]
@@ -102,7 +108,7 @@ def create_experiment(
             "weight_decay": 3e-5,
             "deep_supervision": deep_supervision,
         },
-        selection_options={"confidence": "sum", "tau_c": 2.0},
+        options=options,
         versions={package: version(package) for package in ("nnunetv2", "torch", "numpy")} | {"nnunet_assft": __version__},
     )
     images = {case: dataset.images[case] for case in pool}
@@ -216,8 +222,8 @@ def _cases_in_file(file: Path, cases: list[str]) -> set[str]:
 
 def _refuse_other_settings(existing: Experiment, wanted: Experiment) -> None:
     def comparable(experiment: Experiment) -> dict[str, Any]:
-        content = {k: v for k, v in experiment.__dict__.items() if k not in ("versions", "initial_network_sha256", "permutation")}
-        return {**content, "encoder": (experiment.encoder or {}).get("path")}
+        content = {k: v for k, v in vars(experiment).items() if k not in ("versions", "initial_network_sha256", "permutation", "options")}
+        return {**content, **vars(experiment.options), "encoder": (experiment.encoder or {}).get("path")}
 
     had, want = comparable(existing), comparable(wanted)
     changed = [key for key in had if had[key] != want[key]]

@@ -51,7 +51,7 @@ def pakd(e_pre: np.ndarray, e_cur: np.ndarray) -> np.ndarray:
     e_pre, e_cur = _embeddings(e_pre, "e_pre"), _embeddings(e_cur, "e_cur")
     if e_pre.shape != e_cur.shape:
         raise ValueError(f"e_pre is {e_pre.shape} and e_cur {e_cur.shape}; expected the same cases and the same layer in both.")
-    distance = np.concatenate([_cosine_distance(_unit(e_pre[rows]), _unit(e_cur[rows])) for rows in _row_blocks(e_cur)])
+    distance = np.concatenate([_cosine_distance(unit_vectors(e_pre[rows]), unit_vectors(e_cur[rows])) for rows in _row_blocks(e_cur)])
     if distance.max() <= _FROZEN:
         message = "PAKD is 0 for every case: the latest encoder equals the pre-trained one, so DKD is 0 and case ids decide."
         warnings.warn(message, stacklevel=2)
@@ -62,45 +62,65 @@ def pakd(e_pre: np.ndarray, e_cur: np.ndarray) -> np.ndarray:
 
 
 def pairwise_dissimilarity(
-    e_cur: np.ndarray, pakd: np.ndarray, ids: Sequence[str] | None = None, *, pd_first: str = "one", pd_weights: str = "literal"
+    e_cur: np.ndarray,
+    pakd: np.ndarray,
+    ids: Sequence[str] | None = None,
+    *,
+    pd_first: str = "one",
+    pd_weights: str = "literal",
+    e_labelled: np.ndarray | None = None,
 ) -> np.ndarray:
     """Rank-weighted cosine distance of each case to the cases with larger PAKD (Eqs. 3-4), in O(N d).
 
     e_cur: (N, d) latest embeddings. pakd: (N,). Returns (N,) in input order, in [0, 2].
     pd_first: the value of the first rank, 0/0 in print: `one`, or `max` (the largest PD of the others).
     pd_weights: `literal` gives weight k to the case k ranks before, `reversed` weight c - k at rank c.
+    e_labelled: (L, d) embeddings of cases that count as well (not in the paper): they share rank 1, the pool follows from
+    rank 2, and the first case of the pool is compared with them. Their order plays no role.
     Raises ValueError for other shapes or options, NaN or inf.
     """
     _choice("pd_first", pd_first, PD_FIRST)
     _choice("pd_weights", pd_weights, PD_WEIGHTS)
     e_cur = _embeddings(e_cur, "e_cur")
     pakd = _vector(pakd, "pakd", len(e_cur))
+    n_before, before = _sum_of_labelled(e_labelled, e_cur.shape[1])
     order = np.lexsort((_id_rank(ids, len(e_cur)), -pakd))
     in_rank_order = np.empty(len(order))
-    before = np.zeros(e_cur.shape[1])  # A: sum of the unit vectors of the ranks before this block
-    weighted = np.zeros(e_cur.shape[1])  # S: the same with the weights of the first rank of this block
+    weighted = before.copy()  # S: the same as `before`, with the weights of the first rank of this block
     for rows in _row_blocks(e_cur):
-        unit = _unit(e_cur[order[rows]])
-        c = np.arange(rows.start + 1, rows.stop + 1, dtype=np.float64)  # ranks, from 1
+        unit = unit_vectors(e_cur[order[rows]])
+        c = np.arange(rows.start + 1, rows.stop + 1, dtype=np.float64)  # ranks in the pool, from 1
         if pd_weights == "literal":  # S_{c+1} = S_c + A_c
             step = np.cumsum(unit, axis=0)
-            step += before
+            step += before  # A: sum of the unit vectors of the ranks before this block
             before = step[-1].copy()
-        else:  # S_{c+1} = S_c + c e_c
-            step = unit * c[:, None]
+            total = c * (c - 1) / 2 + n_before * c
+        else:  # S_{c+1} = S_c + rank e_c
+            step = unit * (c + (n_before > 0))[:, None]
+            total = c * (c - 1) / 2 + ((c - 1) + n_before if n_before else 0)
         step = np.cumsum(step, axis=0)
         step += weighted  # row i: S of the rank after row i
-        total = c * (c - 1) / 2
         dot = np.einsum("nd,nd->n", unit, np.vstack([weighted, step[:-1]]))
         in_rank_order[rows] = np.divide(total - dot, total, out=np.ones_like(total), where=total > 0)
         weighted = step[-1].copy()
     in_rank_order[in_rank_order < _ROUNDING] = 0.0
     np.minimum(in_rank_order, 2.0, out=in_rank_order)
-    if pd_first == "max" and len(order) > 1:
+    if pd_first == "max" and len(order) > 1 and not n_before:
         in_rank_order[0] = in_rank_order[1:].max()
     pd = np.empty_like(in_rank_order)
     pd[order] = in_rank_order
     return pd
+
+
+def _sum_of_labelled(e_labelled: np.ndarray | None, d: int) -> tuple[int, np.ndarray]:
+    """(L, sum of the unit vectors of the labelled cases), in an order of their own, so that theirs plays no role."""
+    if e_labelled is None or len(e_labelled) == 0:
+        return 0, np.zeros(d)
+    e_labelled = _embeddings(e_labelled, "e_labelled")
+    if e_labelled.shape[1] != d:
+        raise ValueError(f"e_labelled is {e_labelled.shape}; expected (L, {d}), from the encoder of e_cur.")
+    unit = unit_vectors(e_labelled)
+    return len(unit), unit[np.lexsort(unit.T)].sum(axis=0)
 
 
 def dkd(
@@ -110,10 +130,12 @@ def dkd(
     *,
     pd_first: str = "one",
     pd_weights: str = "literal",
+    e_labelled: np.ndarray | None = None,
 ) -> np.ndarray:
     """Diversified knowledge divergence (Eq. 5): PAKD times PD. (N, d) twice; returns (N,) in [0, 4]. See the two parts."""
     divergence = pakd(e_pre, e_cur)
-    return divergence * pairwise_dissimilarity(e_cur, divergence, ids, pd_first=pd_first, pd_weights=pd_weights)
+    pd = pairwise_dissimilarity(e_cur, divergence, ids, pd_first=pd_first, pd_weights=pd_weights, e_labelled=e_labelled)
+    return divergence * pd
 
 
 # Eqs. 6-11 and 17-22: one pass over the voxels of a case ---------------------------------------------------------------
@@ -333,10 +355,10 @@ def semantic_distance(e_cand: np.ndarray, e_anchor: np.ndarray) -> np.ndarray:
     e_cand, e_anchor = _embeddings(e_cand, "e_cand"), _embeddings(e_anchor, "e_anchor")
     if e_cand.shape[1] != e_anchor.shape[1]:
         raise ValueError(f"e_cand is {e_cand.shape} and e_anchor {e_anchor.shape}; expected the same encoder, the same d.")
-    anchors = _unit(e_anchor)
+    anchors = unit_vectors(e_anchor)
     distance = np.empty(len(e_cand))
     for rows in _row_blocks(e_cand, width=max(e_cand.shape[1], len(anchors))):
-        unit = _unit(e_cand[rows])
+        unit = unit_vectors(e_cand[rows])
         nearest = np.argmax(unit @ anchors.T, axis=1)
         distance[rows] = _cosine_distance(unit, anchors[nearest])  # again, without the cancellation of 1 - cos near 0
     return distance
@@ -404,10 +426,10 @@ def select_reliable(
 def summed_distance(e_pre: np.ndarray) -> np.ndarray:
     """Cosine distance of each case to all others, summed; (N, d) to (N,), in O(N d), rounded to 1e-9 so that ties are ties."""
     e_pre = _embeddings(e_pre, "e_pre")
-    total = sum((_unit(e_pre[rows]).sum(axis=0) for rows in _row_blocks(e_pre)), np.zeros(e_pre.shape[1]))
+    total = sum((unit_vectors(e_pre[rows]).sum(axis=0) for rows in _row_blocks(e_pre)), np.zeros(e_pre.shape[1]))
     similarity = np.empty(len(e_pre))
     for rows in _row_blocks(e_pre):
-        unit = _unit(e_pre[rows])
+        unit = unit_vectors(e_pre[rows])
         similarity[rows] = np.einsum("nd,nd->n", unit, total - unit)
     return np.round(len(e_pre) - 1 - similarity, 9)
 
@@ -462,7 +484,7 @@ def query_pool(
 # Shared pieces ---------------------------------------------------------------------------------------------------------
 
 
-def _unit(rows: np.ndarray) -> np.ndarray:
+def unit_vectors(rows: np.ndarray) -> np.ndarray:
     """Unit vectors of a few rows in float64; a zero vector stays zero. Scaled first, so that no square over- or underflows."""
     rows = rows.astype(np.float64)
     largest = np.abs(rows).max(axis=1, keepdims=True)

@@ -23,8 +23,8 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from tqdm import tqdm
 
-from nnunet_assft.active.paths import TRAINERS, ExperimentPaths
-from nnunet_assft.active.state import Model
+from nnunet_assft.active.paths import TRAINERS, ExperimentPaths, fold_of
+from nnunet_assft.active.state import Model, step
 from nnunet_assft.errors import AssftError
 from nnunet_assft.files import PARTIAL, atomic_path, link_or_copy, read_json, sha256_file, sha256_of, write_json
 from nnunet_assft.network.pretrained import load_pretrained_encoder
@@ -116,17 +116,21 @@ def write_training_set(
     *,
     start: Model,
     epochs: int,
+    copies: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """The folder that holds exactly the cases this stage may see, and its stage file. Returns the content of that file.
 
     Images are hard links to the preprocessed pool. A label that an earlier stage has preprocessed is linked as well.
-    The folder appears in one step, when it is complete.
+    The folder appears in one step, when it is complete. copies: see `fine_tune`.
     """
     paths = context.paths
     labels = {**human_labels, **pseudo_labels}
-    cases = {
+    cases: dict[str, dict[str, Any]] = {
         case: {"kind": "pseudo" if case in pseudo_labels else "human", "label_sha256": sha256_file(labels[case])} for case in sorted(labels)
     }
+    for case, n in (copies or {}).items():
+        if n != 1:
+            cases[case]["copies"] = n
     content = {
         "round": r,
         "stage": stage,
@@ -177,6 +181,31 @@ def _preprocessed_labels(paths: ExperimentPaths) -> dict[tuple[str, str], Path]:
 # Training --------------------------------------------------------------------------------------------------------------
 
 
+def fine_tune(
+    context: Context,
+    r: int,
+    stage: str,
+    human_labels: Mapping[str, Path],
+    pseudo_labels: Mapping[str, Path],
+    *,
+    start: Model,
+    epochs: int,
+    copies: Mapping[str, int] | None = None,
+) -> Model:
+    """One stage: its training set, then its training, as a step that is done once. Warm start, fresh optimiser and schedule.
+
+    copies: how often a case counts when cases are drawn, 1 if not named; all alike by default.
+    """
+    content = write_training_set(context, r, stage, human_labels, pseudo_labels, start=start, epochs=epochs, copies=copies)
+    result = step(
+        context.paths.step_file(r, stage),
+        content,
+        lambda: dataclasses.asdict(train_stage(context, r, stage, content)),
+        made=lambda model: [context.paths.results_of_dataset / model["checkpoint"]],
+    )
+    return Model(**result)
+
+
 def train_stage(context: Context, r: int, stage: str, stage_content: dict[str, Any]) -> Model:
     """Trains one stage, or goes on with it from nnU-Net's latest checkpoint, or finds it done.
 
@@ -202,14 +231,18 @@ def _run_training(context: Context, r: int, stage: str, fold: Path) -> None:
     trainer_class = recursive_find_trainer_class_by_name(TRAINERS[stage])
     latest = fold / "checkpoint_latest.pth"
     plans = {**context.plans, "continue_training": latest.is_file()}
-    trainer = trainer_class(plans, CONFIGURATION, r, context.dataset.dataset_json, context.device)
+    trainer = trainer_class(plans, CONFIGURATION, fold_of(r, stage), context.dataset.dataset_json, context.device)
     if context.device.type == "cuda":
         torch.backends.cudnn.benchmark = True
     if latest.is_file():
         load_weights(latest)  # says which file is broken, instead of starting anew
         trainer.load_checkpoint(str(latest))
     with tqdm(
-        total=trainer.num_epochs, initial=trainer.current_epoch, desc=f"round {r}: {stage} training", unit="epoch", leave=False
+        total=trainer.num_epochs,
+        initial=trainer.current_epoch,
+        desc=f"round {r}: {stage.replace('_', ' ')} training",
+        unit="epoch",
+        leave=False,
     ) as bar:
 
         def show(done: Any) -> None:

@@ -1,4 +1,4 @@
-"""Every path of an experiment, in one class. Fold = round."""
+"""Every path of an experiment, in one class. Fold = round (see `fold_of` for the one exception)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
 from nnunet_assft.planning.planner import CONFIGURATION
 
 TRAINERS = {"supervised": "nnUNetTrainerASSFTSupervised", "semi": "nnUNetTrainerASSFT"}
+COMMITTEE = ("member_1", "member_2", "member_3", "member_4")  # stages of the networks that only a query asks for
+TRAINERS |= dict.fromkeys(COMMITTEE, "nnUNetTrainerASSFTCommittee")
 
 
 @dataclass(frozen=True)
@@ -113,4 +115,9 @@ class ExperimentPaths:
         return self.results_of_dataset / f"{TRAINERS[stage]}__{self.plans_name}__{CONFIGURATION}"
 
     def checkpoint(self, r: int, stage: str) -> Path:
-        return self.model_folder(stage) / f"fold_{r}" / "checkpoint_final.pth"
+        return self.model_folder(stage) / f"fold_{fold_of(r, stage)}" / "checkpoint_final.pth"
+
+
+def fold_of(r: int, stage: str) -> int:
+    """The fold is the round; member 2 of the committee of round 3 is fold 32."""
+    return 10 * r + COMMITTEE.index(stage) + 1 if stage in COMMITTEE else r

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from nnunetv2.postprocessing.remove_connected_components import remove_all_but_largest_component_from_segmentation
 from tqdm import tqdm
 
 from nnunet_assft.active.inference import Scorer
 from nnunet_assft.active.nnunet_io import Context
+from nnunet_assft.active.voxel_statistics import margin_of_logits
 from nnunet_assft.files import atomic_path, sha256_file, write_json
 from nnunet_assft.planning.nifti import refuse_damaged_nifti
 from nnunet_assft.planning.preprocessing import load_image, load_properties
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """What is done to an argmax prediction before it is a pseudo-label; by default nothing."""
+
+    largest_component: bool = False  # of each structure; smaller ones become background
+    ignore_margin: float = 0.0  # voxels whose p_(1) - p_(2) is smaller get the ignore label
 
 
 def write_pseudo_labels(
@@ -24,6 +35,7 @@ def write_pseudo_labels(
     selected: Mapping[str, Mapping[str, Any]],
     human_labels: Mapping[str, Path],
     provenance: Mapping[str, Any],
+    refine: Refinement,
 ) -> dict[str, Path]:
     """Predict the selected cases and write round_RR/{pseudo_labels/CASE, provenance.json, dataset.json}.
 
@@ -35,16 +47,29 @@ def write_pseudo_labels(
     entries = {}
     for case in tqdm(selected, desc=f"round {r}: pseudo-labels", unit="case", leave=False):
         properties = load_properties(context.image_folder, case)
-        segmentation = scorer.segment(load_image(context.image_folder, case), properties, mirroring=False)
+        segmentation = _pseudo_label(context, scorer, load_image(context.image_folder, case), properties, refine)
         write_segmentation(context, segmentation, files[case], properties)
-        counts = np.bincount(segmentation.ravel(), minlength=max(context.dataset.foreground_labels) + 1)
+        counts = np.bincount(segmentation.ravel(), minlength=max(context.dataset.labels.values()) + 1)
         entries[case] = {**selected[case], "sha256": sha256_file(files[case]), "voxels": counts.tolist()}
     for stale in (folder / "pseudo_labels").glob("*"):  # of an attempt with another model
         if stale not in files.values():
             stale.unlink()
     write_json(folder / "dataset.json", _dataset_json(context, human_labels, files))
-    write_json(folder / "provenance.json", {**provenance, "cases": entries})  # last: it vouches for the others
+    write_json(folder / "provenance.json", {**provenance, **asdict(refine), "cases": entries})  # last: it vouches for the others
     return files
+
+
+def _pseudo_label(context: Context, scorer: Scorer, image: np.ndarray, properties: dict[str, Any], refine: Refinement) -> np.ndarray:
+    """Argmax prediction on the original grid, refined."""
+    logits = scorer.logits(image)
+    segmentation = scorer.segmentation(logits, properties)
+    if refine.largest_component:
+        for value in context.dataset.foreground_labels:
+            segmentation = remove_all_but_largest_component_from_segmentation(segmentation, value)
+    if refine.ignore_margin > 0:
+        margin = scorer.to_original_grid(margin_of_logits(logits), properties, outside=1.0)
+        segmentation[margin < refine.ignore_margin] = context.dataset.labels["ignore"]
+    return segmentation
 
 
 def write_segmentation(context: Context, segmentation: np.ndarray, file: Path, properties: dict[str, Any]) -> None:

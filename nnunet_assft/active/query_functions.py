@@ -63,11 +63,19 @@ def _dkd_columns(pool: QueryPool) -> dict[str, np.ndarray]:
     assert pool.pretrained_embeddings is not None
     pakd = metrics.pakd(pool.pretrained_embeddings, pool.embeddings)
     options = pool.options
-    pd = metrics.pairwise_dissimilarity(pool.embeddings, pakd, pool.ids, pd_first=options.pd_first, pd_weights=options.pd_weights)
+    pd = metrics.pairwise_dissimilarity(
+        pool.embeddings,
+        pakd,
+        pool.ids,
+        pd_first=options.pd_first,
+        pd_weights=options.pd_weights,
+        e_labelled=pool.labelled_embeddings if options.pd_labelled else None,
+    )
     return {"pakd": pakd, "pd": pd, "dkd": pakd * pd}  # Eq. 5
 
 
 def _asd(pool: QueryPool, *, tau1: bool = False) -> np.ndarray:
+    tau1 = tau1 or pool.options.tau == "one"
     return _per_case(pool, lambda sums: metrics.asd_from_sums(sums, pool.options.asd_reduction, tau1=tau1))
 
 
@@ -156,6 +164,88 @@ def _mean_entropy(pool: QueryPool) -> np.ndarray:
     return _per_case(pool, lambda sums: sums.entropy_sum / sums.voxels)
 
 
+def query_clasp_pe(pool: QueryPool, n_query: int) -> Query:
+    """66 % of the budget by the entropy of each structure, the rest by the entropy of all, with noise that fades.
+
+    Scores are log(score) + Gumbel(0, 1 / beta), beta from 1 in round 1 to 100 in round R. The structures come in random
+    order and share alike; those that come first take the remainder. A picked case is out for all others.
+    """
+    assert pool.class_entropies is not None
+    entropies = np.asarray(pool.class_entropies, dtype=np.float64)
+    n, n_structures = len(entropies), entropies.shape[1] - 1
+    scores = np.column_stack([entropies.sum(axis=1), entropies[:, 1:]])  # column 0: all classes
+    beta = 100.0 ** ((pool.round - 1) / max(1, pool.n_rounds - 1))
+    rng = np.random.default_rng(_seed_sequence(pool))
+    noise = rng.gumbel(0.0, 1.0 / beta, size=(n_structures + 1, n)).T
+    with np.errstate(divide="ignore"):
+        noisy = np.where(scores > 0, np.log(scores) + noise, -np.inf)
+    n_by_structure = 66 * n_query // 100
+    share, remainder = divmod(n_by_structure, n_structures)
+    shares = [(int(c) + 1, share + (k < remainder)) for k, c in enumerate(rng.permutation(n_structures))]
+    chosen: list[int] = []
+    drawn_class = np.full(n, -1)
+    for c, size in [*shares, (0, n_query - n_by_structure)]:
+        best_first = _best_first(noisy[:, c], largest=True)
+        picked = best_first[drawn_class[best_first] < 0][:size]
+        chosen += picked.tolist()
+        drawn_class[picked] = c
+    return _query(pool, chosen, {"entropy": scores[:, 0], "drawn_class": drawn_class})
+
+
+def query_ugtst(pool: QueryPool, n_query: int) -> Query:
+    """The most uncertain 2b cases, then of each of b clusters of their embeddings the case nearest to its centre.
+
+    Should there be fewer clusters than picks, which takes equal embeddings, the next most uncertain cases follow.
+    """
+    assert pool.peak_entropy is not None
+    assert pool.embeddings is not None
+    uncertainty = np.asarray(pool.peak_entropy, dtype=np.float64)
+    by_uncertainty = _best_first(uncertainty, largest=True)
+    candidates = np.sort(by_uncertainty[: pool.options.ugtst_multiple * n_query])
+    points = np.asarray(pool.embeddings, dtype=np.float64)[candidates]
+    cluster = _k_means(points, n_query, _seed_sequence(pool))
+    nearest: set[int] = set()
+    for c in range(cluster.max() + 1):
+        members = np.flatnonzero(cluster == c)
+        distance = _distance(points[members], points[members].mean(axis=0)).round(9)
+        nearest.add(int(candidates[members[distance.argmin()]]))
+    chosen = [int(i) for i in by_uncertainty if i in nearest]
+    chosen += [int(i) for i in by_uncertainty if i not in nearest][: n_query - len(chosen)]
+    is_candidate = np.isin(np.arange(len(uncertainty)), candidates).astype(int)
+    return _query(pool, chosen, {"peak_entropy": uncertainty, "candidate": is_candidate})
+
+
+def sann(spread: str) -> Callable[[QueryPool, int], Query]:
+    """The 2b cases with the largest spread, of these greedily the b that together are most similar to all cases.
+
+    spread: field of the pool. F(S) = sum over all cases of the largest cosine to a case of S, starting at -1.
+    """
+
+    def query(pool: QueryPool, n_query: int) -> Query:
+        assert pool.embeddings is not None
+        uncertainty = np.asarray(getattr(pool, spread), dtype=np.float64)
+        candidates = np.sort(_best_first(uncertainty, largest=True)[: 2 * n_query])
+        unit = metrics.unit_vectors(pool.embeddings)
+        similarity = unit[candidates] @ unit.T
+        cover = np.full(len(unit), -1.0)
+        gain, fresh = np.full(len(candidates), np.inf), np.zeros(len(candidates), dtype=bool)
+        value = np.zeros(len(unit))  # F when the case was picked
+        chosen: list[int] = []
+        while len(chosen) < n_query:  # a gain only falls as S grows: the largest one that is not outdated is the largest
+            k = int(gain.argmax())
+            if not fresh[k]:
+                gain[k], fresh[k] = round(float(np.maximum(similarity[k] - cover, 0).sum()), 9), True
+                continue
+            np.maximum(cover, similarity[k], out=cover)
+            gain[k], fresh[:] = -np.inf, False
+            chosen.append(int(candidates[k]))
+            value[chosen[-1]] = cover.sum()
+        is_candidate = np.isin(np.arange(len(unit)), candidates).astype(int)
+        return _query(pool, chosen, {spread: uncertainty, "candidate": is_candidate, "cover": value})
+
+    return query
+
+
 # Coverage --------------------------------------------------------------------------------------------------------------
 
 
@@ -184,6 +274,38 @@ def query_coreset(pool: QueryPool, n_query: int) -> Query:
     return _query(pool, chosen, {"distance": nearest})
 
 
+def query_badge(pool: QueryPool, n_query: int) -> Query:
+    """k-means++ sampling of loss gradients: the largest one first, then by the squared distance to the nearest picked one."""
+    assert pool.gradients is not None
+    gradients = np.asarray(pool.gradients, dtype=np.float64).reshape(len(pool.ids), -1)
+    uniforms = np.random.default_rng(_seed_sequence(pool)).random(n_query)[1:]
+    chosen, distance = d2_sampling(gradients, uniforms)
+    return _query(pool, chosen, {"gradient_norm": np.linalg.norm(gradients, axis=1), "squared_distance": distance})
+
+
+def d2_sampling(rows: np.ndarray, uniforms: np.ndarray) -> tuple[list[int], np.ndarray]:
+    """(picked rows in order, squared distance of each row to the nearest picked one: at its pick, or at the end).
+
+    The first pick is the longest row, its distance the squared length. uniforms: one in [0, 1) for each further pick, which
+    inverts the cumulative sum of the squared distances; once all are 0 the first row that is left is taken.
+    """
+    at_pick: dict[int, float] = {}
+    nearest = np.einsum("nd,nd->n", rows, rows)
+    for u in (None, *uniforms):
+        if u is None:
+            i = int(nearest.argmax())
+        elif nearest.any():  # 0 where a case is picked
+            up_to = np.cumsum(nearest)
+            i = int(min(np.searchsorted(up_to, u * up_to[-1], side="right"), np.flatnonzero(nearest)[-1]))
+        else:
+            i = next(i for i in range(len(rows)) if i not in at_pick)
+        to_pick = cdist(rows, rows[i][None], "sqeuclidean")[:, 0]
+        at_pick[i] = float(nearest[i])
+        nearest = to_pick if u is None else np.minimum(nearest, to_pick)
+    nearest[list(at_pick)] = list(at_pick.values())
+    return list(at_pick), nearest
+
+
 def query_typiclust(pool: QueryPool, n_query: int) -> Query:
     """The most typical case of each of the largest clusters without a labelled case; L + b clusters of unit embeddings.
 
@@ -194,9 +316,7 @@ def query_typiclust(pool: QueryPool, n_query: int) -> Query:
     assert pool.labelled_embeddings is not None
     labelled = np.asarray(pool.labelled_embeddings, dtype=np.float64)
     labelled = labelled[np.lexsort(labelled.T)]  # so that their order plays no role
-    points = np.concatenate([pool.embeddings, labelled])
-    norm = np.linalg.norm(points, axis=1, keepdims=True)
-    points = points / np.where(norm > 0, norm, 1.0)
+    points = metrics.unit_vectors(np.concatenate([pool.embeddings, labelled]))
     n = len(pool.ids)
     cluster = _k_means(points, len(labelled) + n_query, _seed_sequence(pool))
     covered = np.bincount(cluster[n:], minlength=cluster.max() + 1)  # labelled and picked cases of each cluster

@@ -9,16 +9,18 @@ from typing import Any
 import numpy as np
 
 from nnunet_assft.active.metrics import VoxelSums
+from nnunet_assft.active.options import Options
 
-
-@dataclass(frozen=True)
-class QueryOptions:
-    """Named variants of the metrics; the defaults are those of the method."""
-
-    asd_reduction: str = "foreground_mean"
-    pd_first: str = "one"
-    pd_weights: str = "literal"
-    ranks: str = "exact"
+# arrays of QueryPool with one row per case, and their number of axes
+PER_CASE = {
+    "embeddings": 2,
+    "pretrained_embeddings": 2,
+    "gradients": 3,
+    "class_entropies": 2,
+    "mirror_spread": 1,
+    "committee_spread": 1,
+    "peak_entropy": 1,
+}
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,17 @@ class QueryPool:
     sums: tuple[VoxelSums, ...] | None = None  # latest network, at the temperature of this round
     embeddings: np.ndarray | None = None  # (N, d) latest encoder
     pretrained_embeddings: np.ndarray | None = None  # (N, d) pre-trained encoder
+    gradients: np.ndarray | None = None  # (N, C, F) loss gradient at the last layer, argmax as label
+    class_entropies: np.ndarray | None = None  # (N, C) mean over voxels of H_v p_cv
+    mirror_spread: np.ndarray | None = None  # (N,) mean SD over mirrored predictions
+    committee_spread: np.ndarray | None = None  # (N,) mean SD over the members of a committee
+    peak_entropy: np.ndarray | None = None  # (N,) mean entropy above the first peak, in bits
     labelled_embeddings: np.ndarray | None = None  # (L, d) latest encoder, labelled cases
     permutation: tuple[str, ...] | None = None  # stored random order of the whole pool of the experiment
     round: int = 1
     n_rounds: int = 1
     seed: int = 0
-    options: QueryOptions = field(default_factory=QueryOptions)
+    options: Options = field(default_factory=Options)
 
     def __post_init__(self) -> None:
         if not self.ids:
@@ -48,10 +55,10 @@ class QueryPool:
         if not 1 <= self.round <= self.n_rounds:
             raise ValueError(f"round {self.round} of {self.n_rounds}; expected a round from 1 to the number of rounds.")
         if self.sums is not None:
-            self._check_finite("sums", [[x for x in astuple(s) if not isinstance(x, tuple)] for s in self.sums])
-        for name in ("embeddings", "pretrained_embeddings"):
+            self._check_finite("sums", [[x for x in astuple(s) if not isinstance(x, tuple)] for s in self.sums], 2)
+        for name, n_axes in PER_CASE.items():
             if getattr(self, name) is not None:
-                self._check_finite(name, getattr(self, name))
+                self._check_finite(name, getattr(self, name), n_axes)
         if self.labelled_embeddings is not None and not np.isfinite(self.labelled_embeddings).all():
             raise ValueError("labelled_embeddings contains NaN or inf; embed the labelled cases again.")
         if self.embeddings is not None and self.labelled_embeddings is not None:
@@ -62,36 +69,25 @@ class QueryPool:
             missing = sorted(set(self.ids) - set(self.permutation))
             raise ValueError(f"cases {missing[:5]} are not in the random permutation; expected one of the whole pool.")
 
-    def _check_finite(self, name: str, rows: Any) -> None:
+    def _check_finite(self, name: str, rows: Any, n_axes: int) -> None:
         rows = np.asarray(rows)
-        if rows.ndim != 2 or len(rows) != len(self.ids):
+        if rows.ndim != n_axes or len(rows) != len(self.ids):
             raise ValueError(f"{name} has shape {rows.shape}; expected one row for each of the {len(self.ids)} cases.")
-        finite = np.isfinite(rows).all(axis=1)
+        finite = np.isfinite(rows).reshape(len(rows), -1).all(axis=1)
         if not finite.all():
             raise ValueError(f"{name} of case {self.ids[finite.argmin()]} contains NaN or inf; score that case again.")
 
     @classmethod
-    def create(
-        cls,
-        ids: Sequence[str],
-        *,
-        sums: Sequence[VoxelSums] | None = None,
-        embeddings: np.ndarray | None = None,
-        pretrained_embeddings: np.ndarray | None = None,
-        **other: Any,
-    ) -> QueryPool:
-        """A pool from cases in any order; sums and embeddings are in the order of ids. Other fields are passed on."""
+    def create(cls, ids: Sequence[str], *, sums: Sequence[VoxelSums] | None = None, **other: Any) -> QueryPool:
+        """A pool from cases in any order; sums and the fields of PER_CASE are in the order of ids. Others are passed on."""
         order = sorted(range(len(ids)), key=ids.__getitem__)
-        for name, rows in (("sums", sums), ("embeddings", embeddings), ("pretrained_embeddings", pretrained_embeddings)):
+        for name in ("sums", *PER_CASE):
+            rows = sums if name == "sums" else other.get(name)
             if rows is not None and len(rows) != len(ids):
                 raise ValueError(f"{name} has {len(rows)} rows; expected one for each of the {len(ids)} cases.")
-        return cls(
-            ids=tuple(ids[i] for i in order),
-            sums=None if sums is None else tuple(sums[i] for i in order),
-            embeddings=None if embeddings is None else np.asarray(embeddings)[order],
-            pretrained_embeddings=None if pretrained_embeddings is None else np.asarray(pretrained_embeddings)[order],
-            **other,
-        )
+        for name in PER_CASE.keys() & other.keys():
+            other[name] = None if other[name] is None else np.asarray(other[name])[order]
+        return cls(ids=tuple(ids[i] for i in order), sums=None if sums is None else tuple(sums[i] for i in order), **other)
 
 
 @dataclass(frozen=True)

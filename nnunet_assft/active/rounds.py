@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ from tqdm import tqdm
 
 from nnunet_assft.active import metrics
 from nnunet_assft.active.annotation import annotate
-from nnunet_assft.active.inference import CaseRecord, Scorer
-from nnunet_assft.active.nnunet_io import Context, load_weights, train_stage, write_training_set
-from nnunet_assft.active.pseudo_labels import write_pseudo_labels, write_segmentation
-from nnunet_assft.active.query_pool import QueryPool
+from nnunet_assft.active.nnunet_io import Context, fine_tune
+from nnunet_assft.active.pseudo_labels import Refinement, write_pseudo_labels, write_segmentation
+from nnunet_assft.active.records import embeddings, open_scorer, pretrained_records, query_pool, request_of, score
+from nnunet_assft.active.selection import SELECTIONS, SelectionPool
 from nnunet_assft.active.state import Experiment, Model, Round, command, finished_rounds, step, write_splits
 from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.errors import AssftError
@@ -110,13 +111,13 @@ def _round_before(experiment: Experiment, r: int) -> Round | None:
 def _query(context: Context, experiment: Experiment, r: int, before: Round | None) -> tuple[list[str], list[str]]:
     """(cases to annotate, best first; cases that rule 3.4 keeps out of this query)."""
     if before is None:
-        return [experiment.permutation[0]], []  # x_1: the same for every strategy
+        return [_first_case(context, experiment)], []  # x_1: the same for every strategy
     strategy = STRATEGIES[experiment.strategy]
-    excluded = before.pseudo_labelled if strategy.excludes_pseudo_labelled and experiment.exclude_pseudo else ()
+    excluded = before.pseudo_labelled if strategy.excludes_pseudo_labelled and experiment.options.exclude_pseudo else ()
     pool = metrics.query_pool(before.unlabelled, excluded, before.reliability, experiment.n_query)
 
     def compute() -> dict[str, Any]:
-        query = strategy.query(_query_pool(context, experiment, r, before, pool), experiment.n_query)
+        query = strategy.query(query_pool(context, experiment, r, before, pool), experiment.n_query)
         rank = {case: i + 1 for i, case in enumerate(query.ids)}
         rows = [{"case": case, "query_rank": rank.get(case, ""), **{name: column[i] for name, column in query.scores.items()}}
                 for i, case in enumerate(pool)]  # fmt: skip
@@ -128,73 +129,22 @@ def _query(context: Context, experiment: Experiment, r: int, before: Round | Non
         "pool": pool,
         "n_query": experiment.n_query,
         "strategy": experiment.strategy,
-        "options": asdict(experiment.query_options),
+        "options": asdict(experiment.options),
     }
     result = step(experiment.paths.step_file(r, "query"), inputs, compute)
     return result["queried"], result["excluded"]
 
 
-def _query_pool(context: Context, experiment: Experiment, r: int, before: Round, pool: list[str]) -> QueryPool:
-    """What the strategy needs of the cases of Q_r, and no more."""
-    needs = STRATEGIES[experiment.strategy].needs
-    arrays: dict[str, Any] = {}
-    if needs & {"sums", "embeddings", "labelled_embeddings"}:
-        tau = metrics.temperature(r, experiment.n_rounds)
-        cases = [*pool, *(before.labelled if "labelled_embeddings" in needs else ())]
-        records = _score(context, before.model, cases, tau, f"round_{r:02d}_query", f"round {r}: scoring")
-        arrays["sums"] = tuple(records[case].sums for case in pool)
-        arrays["embeddings"] = _embeddings(records, pool)
-        if "labelled_embeddings" in needs:
-            arrays["labelled_embeddings"] = _embeddings(records, before.labelled)
-    if "pretrained_embeddings" in needs:
-        arrays["pretrained_embeddings"] = _embeddings(_pretrained_records(context, experiment), pool)
-    return QueryPool(
-        ids=tuple(pool),
-        permutation=experiment.permutation,
-        round=r,
-        n_rounds=experiment.n_rounds,
-        seed=experiment.seed,
-        options=experiment.query_options,
-        **arrays,
-    )
+def _first_case(context: Context, experiment: Experiment) -> str:
+    if experiment.options.first_case == "random":
+        return experiment.permutation[0]
 
+    def compute() -> dict[str, Any]:
+        e_pre = embeddings(pretrained_records(context, experiment), experiment.pool)
+        return {"queried": [experiment.pool[metrics.medoid(e_pre, experiment.pool)]]}
 
-def _pretrained_records(context: Context, experiment: Experiment) -> dict[str, CaseRecord]:
-    """Embeddings of the whole pool by E^(p), computed once per experiment."""
-    folder = experiment.paths.records("pretrained")
-    made_from = {"model": experiment.initial_model.weights_sha256}
-    return _records(context, experiment.paths.initial_network, experiment.pool, folder, made_from, None, "pre-trained embeddings")
-
-
-def _score(context: Context, model: Model, cases: Sequence[str], tau: float, name: str, desc: str) -> dict[str, CaseRecord]:
-    """Records of these cases under a model at temperature tau; those that are there are not computed again."""
-    checkpoint = context.paths.results_of_dataset / model.checkpoint
-    made_from = {"model": model.weights_sha256, "tau": tau}
-    return _records(context, checkpoint, cases, context.paths.records(name), made_from, tau, desc)
-
-
-def _records(
-    context: Context, checkpoint: Path, cases: Sequence[str], folder: Path, made_from: Mapping[str, Any], tau: float | None, desc: str
-) -> dict[str, CaseRecord]:
-    found = {case: CaseRecord.load(folder / f"{case}.npz", made_from) for case in cases}
-    records = {case: record for case, record in found.items() if record is not None}
-    todo = [case for case in cases if case not in records]
-    if todo:
-        scorer = _scorer(context, checkpoint)
-        for case in tqdm(todo, desc=desc, unit="case", leave=False):
-            image = load_image(context.image_folder, case)
-            record = scorer.embed(case, image) if tau is None else scorer.record(case, image, tau)
-            record.save(folder / f"{case}.npz", made_from)
-            records[case] = record
-    return records
-
-
-def _scorer(context: Context, checkpoint: Path) -> Scorer:
-    return Scorer(context.plans, context.dataset.dataset_json, load_weights(checkpoint), context.device)
-
-
-def _embeddings(records: Mapping[str, CaseRecord], cases: Sequence[str]) -> np.ndarray:
-    return np.stack([records[case].embedding for case in cases])
+    inputs = {"model": experiment.initial_network_sha256, "pool": experiment.pool}
+    return str(step(experiment.paths.step_file(0, "query"), inputs, compute)["queried"][0])
 
 
 # Training --------------------------------------------------------------------------------------------------------------
@@ -209,17 +159,17 @@ def _train(
     pseudo_labels: Mapping[str, Path],
     start: Model,
 ) -> Model:
-    """One stage of fine-tuning: all cases weighted alike, warm start, fresh optimiser and schedule."""
+    """One stage of fine-tuning, from the weights of the stage before it."""
     human_labels = {case: context.dataset.label_file(case) for case in labelled}
     epochs = experiment.training["one_shot_epochs" if r == 0 else "epochs"]
-    content = write_training_set(context, r, stage, human_labels, pseudo_labels, start=start, epochs=epochs)
-    result = step(
-        experiment.paths.step_file(r, stage),
-        content,
-        lambda: asdict(train_stage(context, r, stage, content)),
-        made=lambda model: [context.paths.results_of_dataset / model["checkpoint"]],
-    )
-    return Model(**result)
+    copies = _copies(labelled, pseudo_labels, experiment.options.pseudo_weight)
+    return fine_tune(context, r, stage, human_labels, pseudo_labels, start=start, epochs=epochs, copies=copies)
+
+
+def _copies(labelled: Sequence[str], pseudo_labels: Mapping[str, Path], pseudo_weight: float) -> dict[str, int]:
+    """How often each case counts when cases are drawn: whole numbers in the ratio of the weights, by default 1 and 1."""
+    ratio = Fraction(pseudo_weight).limit_denominator(20) if pseudo_labels else Fraction(1)
+    return dict.fromkeys(labelled, ratio.denominator) | dict.fromkeys(pseudo_labels, ratio.numerator)
 
 
 # Selection and pseudo-labels: Eqs. 17-26 -------------------------------------------------------------------------------
@@ -228,23 +178,25 @@ def _train(
 def _select(
     context: Context, experiment: Experiment, r: int, model: Model, labelled: Sequence[str], unlabelled: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
-    """The N_SU = N_B r most reliable unlabelled cases: case -> confidence, distance, reliability, rank; best first."""
+    """N_SU = N_B r unlabelled cases to pseudo-label: case -> confidence, distance, reliability, rank; best first."""
+
+    options = experiment.options
 
     def compute() -> dict[str, Any]:
-        tau = metrics.temperature(r, experiment.n_rounds)
-        records = _score(context, model, [*unlabelled, *labelled], tau, f"round_{r:02d}_select", f"round {r}: selecting")
-        options = experiment.selection_options
+        cases = [*unlabelled, *labelled]
+        records = score(context, model, cases, request_of(experiment, r), f"round_{r:02d}_select", f"round {r}: selecting")
         sums = [records[case].sums for case in unlabelled]
-        confidence = np.array([metrics.confidence_from_sums(s, options["confidence"]) for s in sums if s is not None])
-        selection = metrics.rank_reliable(
-            confidence,
-            _embeddings(records, unlabelled),
-            _embeddings(records, labelled),  # anchors: all of T_l under E^(r)
-            experiment.n_query * r,
-            options["tau_c"],
-            metrics.SCALE_OF_CONFIDENCE[options["confidence"]],
-            unlabelled,
+        pool = SelectionPool(
+            ids=tuple(unlabelled),
+            confidence=np.array([metrics.confidence_from_sums(s, options.confidence) for s in sums if s is not None]),
+            embeddings=embeddings(records, unlabelled),
+            anchors=embeddings(records, labelled),  # all of T_l under E^(r)
+            tau_c=options.tau_c,
+            scale=metrics.SCALE_OF_CONFIDENCE[options.confidence],
+            round=r,
+            seed=experiment.seed,
         )
+        confidence, selection = pool.confidence, SELECTIONS[options.selection].function(pool, experiment.n_query * r)
         rank = {int(i): n + 1 for n, i in enumerate(selection.indices)}
         rows = [{
             "case": case,
@@ -264,7 +216,7 @@ def _select(
         "labelled": list(labelled),
         "unlabelled": list(unlabelled),
         "n_select": experiment.n_query * r,
-        "options": experiment.selection_options,
+        "options": asdict(options),
     }
     return step(experiment.paths.step_file(r, "select"), inputs, compute)
 
@@ -274,15 +226,15 @@ def _write_pseudo_labels(
 ) -> dict[str, Path]:
     """Argmax predictions of the selected cases by the network of the supervised stage, in the raw dataset."""
     files = {case: context.pseudo_label(r, case) for case in selected}
+    refine = Refinement(experiment.options.largest_component, experiment.options.ignore_margin)
 
     def compute() -> dict[str, Any]:
         human_labels = {case: context.dataset.label_file(case) for case in labelled}
-        scorer = _scorer(context, context.paths.results_of_dataset / model.checkpoint)
         provenance = {"experiment": experiment.name, "round": r, "model": asdict(model)}
-        write_pseudo_labels(context, r, scorer, selected, human_labels, provenance)
+        write_pseudo_labels(context, r, open_scorer(context, model), selected, human_labels, provenance, refine)
         return {"cases": sorted(selected)}
 
-    inputs = {"model": model.weights_sha256, "selected": dict(selected), "labelled": list(labelled)}
+    inputs = {"model": model.weights_sha256, "selected": dict(selected), "labelled": list(labelled), "refine": asdict(refine)}
     step(experiment.paths.step_file(r, "pseudo_labels"), inputs, compute, made=lambda _: files.values())
     return files
 
@@ -315,11 +267,12 @@ def _predict_test_cases(context: Context, experiment: Experiment, r: int, model:
         write_json(folder / "model.json", asdict(model))
     files = {case: folder / f"{case}{context.dataset.file_ending}" for case in experiment.test}
     todo = [case for case, file in files.items() if not file.is_file()]
-    scorer = _scorer(context, context.paths.results_of_dataset / model.checkpoint) if todo else None
+    scorer = open_scorer(context, model) if todo else None
     for case in tqdm(todo, desc=f"round {r}: predicting test cases", unit="case", leave=False):
         assert scorer is not None
         properties = load_properties(context.image_folder, case)
-        segmentation = scorer.segment(load_image(context.image_folder, case), properties, mirroring=True)
+        logits = scorer.logits(load_image(context.image_folder, case), mirroring=True)
+        segmentation = scorer.segmentation(logits, properties)
         write_segmentation(context, segmentation, files[case], properties)
     return files
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nnunet_assft.active.options import Options
 from nnunet_assft.active.paths import ExperimentPaths
-from nnunet_assft.active.query_pool import QueryOptions
 from nnunet_assft.errors import AssftError
 from nnunet_assft.files import read_json, sha256_of, write_json
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 STEPS = ("query", "supervised", "select", "pseudo_labels", "semi", "evaluate")  # of a round, in order
 
 
@@ -45,11 +45,9 @@ class Experiment:
     pool: tuple[str, ...]  # T, ascending
     test: tuple[str, ...]
     test_source: str
-    permutation: tuple[str, ...]  # random order of the pool; its first case is x_1
+    permutation: tuple[str, ...]  # random order of the pool; its first case is x_1, unless options say otherwise
     training: dict[str, Any]  # epochs, iterations_per_epoch, initial_lr, ... (also in the plans)
-    query_options: QueryOptions = field(default_factory=QueryOptions)
-    selection_options: dict[str, Any] = field(default_factory=dict)
-    exclude_pseudo: bool = True
+    options: Options = field(default_factory=Options)  # named variants of the method
     initial_network_sha256: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
@@ -77,7 +75,7 @@ class Experiment:
                              "It was written by another version of nnunet_assft; use that one or plan a new experiment.")  # fmt: skip
         for key in ("pool", "test", "permutation"):
             content[key] = tuple(content[key])
-        content["query_options"] = QueryOptions(**content["query_options"])
+        content["options"] = Options(**content["options"])
         return cls(**content)
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from nnunet_assft.active import query_functions as q
+from nnunet_assft.active.options import Options
 from nnunet_assft.active.query_pool import Query, QueryPool
 
 
@@ -25,6 +26,7 @@ class Strategy:
     needs: frozenset[str]  # fields of QueryPool that must not be None
     source: str  # where the rule comes from
     description: str
+    extra_cost: str = ""  # beyond one forward pass per case
     semi_supervised: bool = False  # adds pseudo-labelled cases and the second stage of a round
     excludes_pseudo_labelled: bool = False  # cases pseudo-labelled in the last round are not in the query pool
 
@@ -33,10 +35,15 @@ class Strategy:
         n_query = operator.index(n_query)
         if n_query < 1:
             raise ValueError(f"n_query is {n_query}; expected at least one case to query.")
-        missing = sorted(name for name in self.needs if getattr(pool, name) is None)
+        needs = self.needs_with(pool.options)
+        missing = sorted(name for name in needs if getattr(pool, name) is None)
         if missing:
-            raise ValueError(f"the query pool lacks {', '.join(missing)}; this strategy needs {', '.join(sorted(self.needs))}.")
+            raise ValueError(f"the query pool lacks {', '.join(missing)}; this strategy needs {', '.join(sorted(needs))}.")
         return self.function(pool, min(n_query, len(pool.ids)))
+
+    def needs_with(self, options: Options) -> frozenset[str]:
+        """`needs`, and what an option adds to it."""
+        return self.needs | _LABELLED if options.pd_labelled and self.needs >= _TWO_ENCODERS else self.needs
 
 
 _SUMS = frozenset({"sums"})
@@ -87,6 +94,33 @@ STRATEGIES: dict[str, Strategy] = {
         needs=_LABELLED,
         source="ASSFT paper, baseline Core-set; Sener and Savarese 2018, greedy part",
         description="greedy k-centre: the case farthest from all labelled and picked ones",
+    ),
+    "badge": Strategy(
+        function=q.query_badge,
+        needs=frozenset({"gradients"}),
+        source="ASSFT paper, baseline BADGE; Ash et al. 2020, gradient summed over voxels",
+        description="k-means++ sampling of the loss gradient at the last layer",
+    ),
+    "sann": Strategy(
+        function=q.sann("committee_spread"),
+        needs=frozenset({"embeddings", "committee_spread"}),
+        source="ASSFT paper, baseline SANN; Yang et al. 2017",
+        description="2b cases a bootstrap committee disagrees on most, of these the b most similar to all cases",
+        extra_cost="4 more trainings per round and 4 more passes per case",
+    ),
+    "sann_tta": Strategy(
+        function=q.sann("mirror_spread"),
+        needs=frozenset({"embeddings", "mirror_spread"}),
+        source="surrogate of SANN, not the published method",
+        description="as sann, with 8 mirrored predictions of one network in place of a committee",
+        extra_cost="7 more passes per case",
+    ),
+    "ugtst": Strategy(
+        function=q.query_ugtst,
+        needs=frozenset({"embeddings", "peak_entropy"}),
+        source="ASSFT paper, baseline UGTST; Luo et al. 2024, release HiLab-git/UGTST",
+        description="2b cases with the largest entropy above its first peak, of these the centres of b clusters",
+        extra_cost="8 more passes per case",
     ),
     "cup": Strategy(
         function=q.cup(uncertain_first=True),
@@ -141,6 +175,12 @@ STRATEGIES: dict[str, Strategy] = {
         needs=_SUMS,
         source="own, after the foreground-aware random of nnActive",
         description="a predicted structure at random, then a case in proportion to its predicted voxels of it",
+    ),
+    "clasp_pe": Strategy(
+        function=q.query_clasp_pe,
+        needs=frozenset({"class_entropies"}),
+        source="volume-level form of ClaSP PE, release MIC-DKFZ/nnActive",
+        description="66 % by the entropy of each structure in turn, the rest by all entropy, with noise that fades",
     ),
     "typiclust": Strategy(
         function=q.query_typiclust,

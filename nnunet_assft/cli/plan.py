@@ -21,7 +21,7 @@ def parser() -> argparse.ArgumentParser:
 
 def add_plan_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--strategy", default="assft", metavar="NAME", help="query strategy, see --list_strategies")
-    p.add_argument("--list_strategies", action=_ListStrategies, help="print the table of query strategies and exit")
+    p.add_argument("--list_strategies", action=_List, help="print the table of query strategies and exit")
     p.add_argument("--rounds", type=positive_int, metavar="R", help="query rounds (default: the domain's)")
     p.add_argument("--budget", metavar="B", help="cases to query per round: 5%% of the pool, or a count (default: the domain's)")
     p.add_argument("--seed", type=int, default=0, metavar="N", help="decides the first case and all training")
@@ -36,21 +36,41 @@ def add_plan_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--iterations_per_epoch", type=positive_int, default=250, metavar="N", help="batches per epoch")
     p.add_argument("--initial_lr", type=float, default=1e-4, metavar="LR", help="AdamW, polynomial decay in each stage")
     p.add_argument("--deep_supervision", action="store_true", help="losses at four resolutions (the paper has one output)")
+    p.add_argument("--option", action="append", metavar="NAME=VALUE", help="a variant of the method, see --list_options; may be repeated")
+    p.add_argument("--list_options", action=_List, help="print the variants of the method and exit")
     add_processes(p)
 
 
-class _ListStrategies(argparse.Action):
+class _List(argparse.Action):
     """Prints and exits while the arguments are parsed, so that no -d is asked for."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, **options: Any) -> None:
         super().__init__(option_strings, dest, nargs=0, **{**options, "default": argparse.SUPPRESS})
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        from nnunet_assft.active.strategies import STRATEGIES
-
-        for name, row in STRATEGIES.items():
-            print(f"{name:<18} {row.description}\n{'':<18} needs {', '.join(sorted(row.needs))}. Source: {row.source}")
+        print_strategies() if self.dest == "list_strategies" else print_options()
         parser.exit()
+
+
+def print_strategies() -> None:
+    from nnunet_assft.active.strategies import STRATEGIES
+
+    for name, row in STRATEGIES.items():
+        print(f"{name:<18} {row.description}\n{'':<18} needs {', '.join(sorted(row.needs))}. Source: {row.source}")
+        if row.extra_cost:
+            print(f"{'':<18} costs {row.extra_cost}")
+
+
+def print_options() -> None:
+    from nnunet_assft.active.options import table
+    from nnunet_assft.active.selection import SELECTIONS
+
+    print("--option NAME=VALUE; the first value is the default, which is the method's")
+    for name, values, meaning in table():
+        print(f"{name:<18} {meaning}\n{'':<18} {values}")
+    print("selection:")
+    for name, row in SELECTIONS.items():
+        print(f"  {name:<16} {row.description}. Source: {row.source}")
 
 
 def plan(args: argparse.Namespace) -> None:
@@ -60,18 +80,28 @@ def plan(args: argparse.Namespace) -> None:
     print(f"{e.dataset}, experiment {e.name!r}: {e.strategy}, domain {e.domain}, preset {e.preset}")
     print(f"pretrained encoder: {(e.encoder or {}).get('path', 'none, a random one stands in for it')}")
     print(f"pool {len(e.pool)} cases, test {len(e.test)} ({e.test_source})")
-    print(f"rounds 1 to {e.n_rounds} query {e.n_query} cases each; first case {e.permutation[0]}")
+    first_case = e.permutation[0] if e.options.first_case == "random" else "the medoid, found in round 0"
+    print(f"rounds 1 to {e.n_rounds} query {e.n_query} cases each; first case {first_case}")
     print(
         f"epochs: {e.training['one_shot_epochs']} in round 0, then {e.training['epochs']} per stage, of "
         f"{e.training['iterations_per_epoch']} iterations; initial learning rate {e.training['initial_lr']:g}"
     )
+    print_changed(e)
     if 1 + e.n_query * e.n_rounds > len(e.pool):
         print("The budget of all rounds exceeds the pool: the last rounds will find fewer cases, or none.")
     print(f"Next: {command('round', e.dataset, e.name, '-r', '0')}")
 
 
+def print_changed(experiment) -> None:  # type: ignore[no-untyped-def]
+    """Options that deviate from the method, if any do."""
+    changed = experiment.options.changed()
+    if changed:
+        print(f"not the method's defaults: {', '.join(f'{name}={value}' for name, value in changed.items())}")
+
+
 def make_experiment(args: argparse.Namespace):  # type: ignore[no-untyped-def]
     from nnunet_assft.active.experiment import create_experiment
+    from nnunet_assft.active.options import Options
 
     return create_experiment(
         args.d,
@@ -90,6 +120,7 @@ def make_experiment(args: argparse.Namespace):  # type: ignore[no-untyped-def]
         initial_lr=args.initial_lr,
         deep_supervision=args.deep_supervision,
         normalization=args.normalization,
+        options=Options.parse(args.option or []),
         num_processes=args.np,
     )
 

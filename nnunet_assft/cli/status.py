@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnunet_assft.cli.common import load_experiment, make_parser, run
+from nnunet_assft.cli.plan import print_changed
 
 if TYPE_CHECKING:
     from nnunet_assft.active.state import Experiment
@@ -34,6 +35,7 @@ def status(args: argparse.Namespace) -> None:
         f"{experiment.dataset}, experiment {experiment.name!r}: {experiment.strategy}, {experiment.n_rounds} rounds of "
         f"{experiment.n_query} cases, pool of {len(experiment.pool)}, seed {experiment.seed}"
     )
+    print_changed(experiment)
     print("round  labelled  unlabelled  pseudo-labelled  Dice (test)  model folder")
     for r in done:
         dice = f"{r.dice['mean']:.4f}" if r.dice["n_cases"] else "-"
@@ -57,7 +59,10 @@ def labels_to_come(experiment: Experiment, r: int) -> list[str]:
     from nnunet_assft.planning.raw_dataset import find_dataset
 
     query = experiment.paths.step_file(r, "query")
-    queried = [experiment.permutation[0]] if r == 0 else read_json(query)["result"]["queried"] if query.is_file() else []
+    if query.is_file():
+        queried = read_json(query)["result"]["queried"]
+    else:
+        queried = [experiment.permutation[0]] if r == 0 and experiment.options.first_case == "random" else []
     dataset = find_dataset(experiment.dataset)
     return [case for case in queried if not dataset.label_file(case).is_file()]
 

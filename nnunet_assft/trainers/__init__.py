@@ -1,3 +1,3 @@
-from nnunet_assft.trainers.assft_trainers import nnUNetTrainerASSFT, nnUNetTrainerASSFTSupervised
+from nnunet_assft.trainers.assft_trainers import nnUNetTrainerASSFT, nnUNetTrainerASSFTCommittee, nnUNetTrainerASSFTSupervised
 
-__all__ = ["nnUNetTrainerASSFT", "nnUNetTrainerASSFTSupervised"]
+__all__ = ["nnUNetTrainerASSFT", "nnUNetTrainerASSFTCommittee", "nnUNetTrainerASSFTSupervised"]

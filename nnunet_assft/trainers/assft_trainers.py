@@ -36,6 +36,7 @@ from torch import nn
 from nnunet_assft.errors import AssftError
 from nnunet_assft.files import atomic_path, read_json
 
+STAGES = ("supervised", "semi", "member")  # their order is part of the seed
 MAX_ROTATION = math.radians(30)
 MAX_NOISE_VARIANCE = 0.1
 CHECKPOINTS_PER_TRAINING = 20
@@ -59,6 +60,11 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
 
     stage = "semi"
 
+    @classmethod
+    def training_set(cls, fold: int) -> str:
+        """Name of the folder of the training set, and of the stage file, of this fold."""
+        return f"round_{fold:02d}_{cls.stage}"
+
     # nnU-Net builds trainers by these names and with these defaults
     def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict, device: torch.device = torch.device("cuda")) -> None:  # noqa: B008
         plans.setdefault("continue_training", False)  # nnUNetv2_train adds it; who builds a trainer by hand need not
@@ -71,10 +77,10 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
             raise AssftError(f"Fold {fold!r} does not exist: the fold of {type(self).__name__} is the number of the round.")
         base = Path(str(nnUNet_preprocessed), self.plans_manager.dataset_name, "assft", settings["experiment"])
         self.preprocessed_dataset_folder_base = str(base)
-        self.preprocessed_dataset_folder = os.path.join(self.preprocessed_dataset_folder_base, f"round_{fold:02d}_{self.stage}")
+        self.preprocessed_dataset_folder = os.path.join(self.preprocessed_dataset_folder_base, self.training_set(fold))
         self.stage_file = Path(self.preprocessed_dataset_folder + ".json")
         if not self.stage_file.is_file():
-            raise AssftError(f"{self.stage_file} is not there: round {fold} has no {self.stage} training set yet. "
+            raise AssftError(f"{self.stage_file} is not there: fold {fold} has no training set yet. "
                              f"Type nnUNetv2_assft_status for the next command.")  # fmt: skip
         self.stage_plan: dict[str, Any] = read_json(self.stage_file)
         self.initial_lr = settings["initial_lr"]
@@ -133,11 +139,12 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
         """Train on all cases of the stage; nnU-Net's online validation sees the human-labelled ones of them.
 
         Every labelled case is needed for training, and test cases must not be seen: the "pseudo Dice" in the log is on
-        training cases, and the final checkpoint is the model.
+        training cases, and the final checkpoint is the model. A case that is listed twice is drawn twice as often.
         """
         cases = self.stage_plan["cases"]
         self.print_to_log_file(f"Training on {len(cases)} cases; the validation loss and pseudo Dice are on training cases.")
-        return sorted(cases), sorted(case for case, entry in cases.items() if entry["kind"] == "human")
+        drawn_from = sorted(case for case, entry in cases.items() for _ in range(entry.get("copies", 1)))
+        return drawn_from, sorted(case for case, entry in cases.items() if entry["kind"] == "human")
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(  # noqa: N802
         self,
@@ -201,7 +208,7 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
     def on_train_epoch_start(self) -> None:
         """Seeds by (seed, round, stage, epoch): a training that was cut off goes on with the numbers it would have drawn."""
         seed = self.plans_manager.plans["assft"]["seed"]
-        key = [seed, self.fold, int(self.stage == "semi"), self.current_epoch, self.local_rank]
+        key = [seed, self.fold, STAGES.index(self.stage), self.current_epoch, self.local_rank]
         words = np.random.SeedSequence(key).generate_state(3)
         random.seed(int(words[0]))
         np.random.seed(int(words[1]))  # noqa: NPY002 - nnU-Net and batchgenerators draw from the global generator
@@ -230,3 +237,13 @@ class nnUNetTrainerASSFTSupervised(nnUNetTrainerASSFT):
     """The supervised stage: trains on the labelled cases of round `fold`. Round 0 is the one-shot stage."""
 
     stage = "supervised"
+
+
+class nnUNetTrainerASSFTCommittee(nnUNetTrainerASSFT):
+    """A member of a committee: the supervised stage of round `fold // 10` again, on a bootstrap sample and another seed."""
+
+    stage = "member"
+
+    @classmethod
+    def training_set(cls, fold: int) -> str:
+        return f"round_{fold // 10:02d}_member_{fold % 10}"

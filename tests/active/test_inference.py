@@ -2,6 +2,9 @@
 
 import dataclasses
 import io
+import itertools
+import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -9,91 +12,29 @@ import SimpleITK as sitk
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-from nnunet_assft.active import inference, metrics
+from nnunet_assft.active import records
 from nnunet_assft.active.experiment import create_experiment
-from nnunet_assft.active.inference import CaseRecord, Scorer, voxel_sums_of_logits
+from nnunet_assft.active.inference import STATISTICS, CaseRecord, Request, Scorer
 from nnunet_assft.active.nnunet_io import load_weights
 from nnunet_assft.active.rounds import open_context
+from nnunet_assft.active.state import Model
+from nnunet_assft.active.views import intensity_views
+from nnunet_assft.active.voxel_statistics import voxel_sums_of_logits
 from nnunet_assft.errors import AssftError
 from nnunet_assft.files import write_json
 from nnunet_assft.planning.preprocessing import load_image, load_properties
+from tests.active.test_voxel_statistics import (
+    assert_equal_sums,
+    autograd,
+    literal_mean_above_first_peak,
+    random_logits,
+    softmax_of,
+    sums_of_softmax,
+)
 from tests.conftest import blob_case, write_dataset
 
 CPU = torch.device("cpu")
 PATCH = (16, 32, 32)  # what is planned for the blobs
-
-
-# voxel_sums_of_logits --------------------------------------------------------------------------------------------------
-
-
-def random_logits(n_classes: int, dtype: torch.dtype, shape: tuple[int, int, int] = (5, 6, 7)) -> torch.Tensor:
-    """In steps of one half, so that many voxels are tied."""
-    generator = torch.Generator().manual_seed(n_classes)
-    return (2 * torch.randn(n_classes, *shape, generator=generator)).round().div(2).to(dtype)
-
-
-def sums_of_softmax(logits: torch.Tensor, tau: float) -> metrics.VoxelSums:
-    return metrics.voxel_sums(torch.softmax(logits.double(), dim=0).numpy(), tau)
-
-
-def assert_equal_sums(found: metrics.VoxelSums, expected: metrics.VoxelSums) -> None:
-    for name, value in dataclasses.asdict(expected).items():
-        if isinstance(value, float):
-            assert getattr(found, name) == pytest.approx(value, rel=1e-5, abs=1e-5), name
-        else:
-            assert getattr(found, name) == value, name
-
-
-@pytest.mark.parametrize("tau", [1.0, 1.97609, 3.0])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
-@pytest.mark.parametrize("n_classes", [2, 3, 26])
-def test_sums_of_logits_equal_sums_of_their_softmax(n_classes, dtype, tau):
-    logits = random_logits(n_classes, dtype)
-    assert_equal_sums(voxel_sums_of_logits(logits, tau), sums_of_softmax(logits, tau))
-
-
-@pytest.mark.parametrize("n_classes", [2, 3, 26])
-def test_many_blocks_give_the_same_sums_as_one(n_classes, monkeypatch):
-    logits = random_logits(n_classes, torch.float32)
-    whole = voxel_sums_of_logits(logits, 2.0)
-    monkeypatch.setattr(inference, "VOXELS_PER_BLOCK", 11)  # 210 voxels: 19 blocks and one voxel
-    assert_equal_sums(voxel_sums_of_logits(logits, 2.0), whole)
-
-
-def test_a_tie_of_background_and_structure_is_background_worked_by_hand():
-    logits = torch.zeros(3, 1, 1, 2)  # voxel 1: all three tied at 1/3
-    logits[:, 0, 0, 1] = torch.tensor([1.0, 3.0, 2.0]).log()  # voxel 2: 1/6, 1/2, 1/3
-    entropy_2 = np.log(6) / 6 + np.log(2) / 2 + np.log(3) / 3
-    assert_equal_sums(
-        voxel_sums_of_logits(logits, 1.0),
-        metrics.VoxelSums(
-            voxels=2,
-            entropy_sum=np.log(3) + entropy_2,
-            top1_sum=1 / 3 + 1 / 2,
-            margin_sum=1 / 6,
-            masked_entropy_sum=entropy_2,
-            mask_voxels=1,
-            masked_entropy_sum_tau1=entropy_2,
-            mask_voxels_tau1=1,
-            foreground_margin_sum=1 / 6,
-            foreground_voxels=1,
-            class_voxels=(1, 1, 0),
-        ),
-    )
-    warmer = voxel_sums_of_logits(logits, 1.01)  # 1/3 / 1.01 < 1/3: the tied voxel is in the mask now
-    assert (warmer.mask_voxels, warmer.mask_voxels_tau1, warmer.foreground_voxels) == (2, 1, 1)
-
-
-def test_the_second_probability_may_be_that_of_background():
-    logits = torch.tensor([0.3, 0.6, 0.1]).log().reshape(3, 1, 1, 1)
-    assert voxel_sums_of_logits(logits, 1.0).foreground_margin_sum == pytest.approx(0.3)
-
-
-def test_logits_are_left_alone():
-    logits = random_logits(3, torch.float32)
-    before = logits.clone()
-    voxel_sums_of_logits(logits, 2.0)
-    assert torch.equal(logits, before)
 
 
 # CaseRecord ------------------------------------------------------------------------------------------------------------
@@ -124,6 +65,23 @@ def test_a_record_is_read_as_it_was_written(tmp_path, with_sums):
 def test_a_record_is_a_few_kilobytes(tmp_path):
     big_record().save(tmp_path / "case_1.npz", MADE_FROM)
     assert (tmp_path / "case_1.npz").stat().st_size < 8000
+
+
+def test_a_record_with_statistics_is_read_as_it_was_written_and_is_small(tmp_path):
+    rng = np.random.default_rng(1)
+    shapes = {"class_entropies": (26,), "committee_spread": (), "gradients": (26, 32), "mirror_spread": (), "peak_entropy": ()}
+    assert shapes.keys() == STATISTICS.keys()
+    record = dataclasses.replace(big_record(), statistics={name: np.asarray(rng.normal(size=shape)) for name, shape in shapes.items()})
+    record.save(tmp_path / "case_1.npz", MADE_FROM)
+    assert (tmp_path / "case_1.npz").stat().st_size < 64000
+    found = CaseRecord.load(tmp_path / "case_1.npz", MADE_FROM)
+    assert found is not None
+    assert found.sums == record.sums
+    assert found.embedding.tobytes() == record.embedding.tobytes()
+    assert found.statistics.keys() == shapes.keys()
+    for name, value in record.statistics.items():
+        assert (found.statistics[name].shape, found.statistics[name].dtype) == (value.shape, value.dtype)
+        assert found.statistics[name].tobytes() == value.tobytes()
 
 
 @pytest.mark.parametrize("other", [{**MADE_FROM, "model": "1f" * 32}, {**MADE_FROM, "tau": 3.0}, {"model": MADE_FROM["model"]}])
@@ -236,7 +194,7 @@ def bottleneck_mean(scorer: Scorer, window: np.ndarray) -> np.ndarray:
 
 def test_the_embedding_of_one_window_is_the_mean_of_the_bottleneck(scorer):
     image = random_image(*PATCH)
-    embedding = scorer.record("a", image, 2.0).embedding
+    embedding = scorer.record("a", image, Request(2.0)).embedding
     assert embedding.shape == (64,)
     assert embedding.dtype == np.float64
     np.testing.assert_allclose(embedding, bottleneck_mean(scorer, image), rtol=1e-6)
@@ -255,14 +213,14 @@ def test_the_embedding_of_a_large_image_is_the_mean_over_its_windows(scorer):
     slicers = scorer.predictor._internal_get_sliding_window_slicers(image.shape[1:])
     assert sorted((s[1].start, s[2].start, s[3].start) for s in slicers) == [(z, 0, x) for z in (0, 8) for x in (0, 16)]
     expected = np.mean([bottleneck_mean(scorer, np.ascontiguousarray(window)) for window in windows], axis=0)
-    np.testing.assert_allclose(scorer.record("a", image, 2.0).embedding, expected, rtol=1e-6)
+    np.testing.assert_allclose(scorer.record("a", image, Request(2.0)).embedding, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(16, 32, 32), (12, 20, 30), (24, 32, 48)])
 def test_embed_gives_the_embedding_of_record(scorer, shape):
     image = random_image(*shape)
     alone = scorer.embed("a", image)
-    np.testing.assert_allclose(alone.embedding, scorer.record("a", image, 2.0).embedding, rtol=1e-12)
+    np.testing.assert_allclose(alone.embedding, scorer.record("a", image, Request(2.0)).embedding, rtol=1e-12)
     assert alone.sums is None
 
 
@@ -271,7 +229,7 @@ def test_the_sums_are_those_of_nnunets_own_logits(scorer, predictor, shape):
     image = random_image(*shape)
     logits = predictor(mirroring=False).predict_sliding_window_return_logits(torch.from_numpy(image))
     assert logits.shape == (3, *shape)
-    record = scorer.record("a", image, 1.7)
+    record = scorer.record("a", image, Request(1.7))
     assert_equal_sums(record.sums, sums_of_softmax(logits, 1.7))
     assert record.sums.voxels == np.prod(shape)  # the padding is not counted
 
@@ -281,9 +239,8 @@ def test_segment_equals_nnunets_prediction_of_the_raw_image(planned, scorer, pre
     context, _, raw = planned
     image, properties = context.dataset.reader.read_images([str(raw / "imagesTr" / "case_00_0000.nii.gz")])
     expected = predictor(mirroring=mirroring).predict_single_npy_array(image, properties)
-    found = scorer.segment(
-        load_image(context.image_folder, "case_00"), load_properties(context.image_folder, "case_00"), mirroring=mirroring
-    )
+    logits = scorer.logits(load_image(context.image_folder, "case_00"), mirroring=mirroring)
+    found = scorer.segmentation(logits, load_properties(context.image_folder, "case_00"))
     assert found.shape == image.shape[1:] == (19, 34, 33)
     assert len(np.unique(expected)) > 1  # something to disagree about
     np.testing.assert_array_equal(found, expected)
@@ -291,11 +248,11 @@ def test_segment_equals_nnunets_prediction_of_the_raw_image(planned, scorer, pre
 
 def test_mirroring_ends_with_the_segmentation_it_was_asked_for(planned, scorer):
     context, _, _ = planned
-    image, properties = load_image(context.image_folder, "case_00"), load_properties(context.image_folder, "case_00")
-    before = scorer.record("case_00", image, 2.0)
-    mirrored = scorer.segment(image, properties, mirroring=True)
-    assert not np.array_equal(mirrored, scorer.segment(image, properties, mirroring=False))
-    after = scorer.record("case_00", image, 2.0)
+    image = load_image(context.image_folder, "case_00")
+    before = scorer.record("case_00", image, Request(2.0))
+    mirrored = scorer.logits(image, mirroring=True)
+    assert not torch.equal(mirrored, scorer.logits(image))
+    after = scorer.record("case_00", image, Request(2.0))
     assert after.sums == before.sums
     np.testing.assert_array_equal(after.embedding, before.embedding)
 
@@ -306,7 +263,7 @@ def test_weights_that_are_not_finite_are_refused_with_the_case(planned, key):
     weights[key].fill_(torch.nan)
     broken = Scorer(context.plans, context.dataset.dataset_json, weights, CPU)
     with pytest.raises(AssftError, match="case case_05 is not finite"):
-        broken.record("case_05", random_image(*PATCH), 2.0)
+        broken.record("case_05", random_image(*PATCH), Request(2.0))
 
 
 def test_an_embedding_that_is_not_finite_is_refused_with_the_case(planned):
@@ -315,3 +272,225 @@ def test_an_embedding_that_is_not_finite_is_refused_with_the_case(planned):
     broken = Scorer(context.plans, context.dataset.dataset_json, weights, CPU)
     with pytest.raises(AssftError, match="case case_05 is not finite"):
         broken.embed("case_05", random_image(*PATCH))
+
+
+# Statistics ------------------------------------------------------------------------------------------------------------
+
+LARGE = (24, 32, 48)  # four windows: z at 0 and 8, y at 0, x at 0 and 16
+ALONE = tuple(name for name in STATISTICS if name != "committee_spread")  # those of one network
+
+
+def other_scorer(planned, seed: int) -> Scorer:
+    """The same network with other weights."""
+    context, weights, _ = planned
+    generator = torch.Generator().manual_seed(seed)
+    changed = {
+        name: value * torch.empty_like(value).uniform_(0.7, 1.3, generator=generator) if value.is_floating_point() else value
+        for name, value in weights.items()
+    }
+    return Scorer(context.plans, context.dataset.dataset_json, changed, CPU)
+
+
+def statistic(scorer: Scorer, image: np.ndarray, name: str, committee: Sequence[Scorer] = (), **request) -> np.ndarray:
+    return scorer.record("a", image, Request(2.0, statistics=(name,), **request), committee).statistics[name]
+
+
+def bits_of(softmax: np.ndarray) -> np.ndarray:
+    return -(softmax * np.log2(softmax)).sum(axis=0).ravel()
+
+
+def test_only_what_was_requested_is_computed(scorer):
+    image = random_image(*LARGE)
+    plain = scorer.record("a", image, Request(2.0))
+    assert plain.statistics == {}
+    record = scorer.record("a", image, Request(2.0, statistics=("class_entropies", "gradients")))
+    assert list(record.statistics) == ["class_entropies", "gradients"]
+    assert all(value.dtype == np.float64 for value in record.statistics.values())
+    assert record.sums == plain.sums
+    np.testing.assert_array_equal(record.embedding, plain.embedding)
+
+
+@pytest.mark.parametrize(
+    ("request_", "passes"),
+    [
+        (Request(2.0), 1),
+        (Request(2.0, statistics=("class_entropies", "gradients"), badge_loss="ce+dice"), 1),
+        (Request(2.0, statistics=("mirror_spread",)), 1 + 7),
+        (Request(2.0, statistics=("peak_entropy",)), 1 + 8),
+        (Request(2.0, statistics=("peak_entropy",), ugtst_entropy="single"), 1),
+    ],
+)
+def test_passes_through_the_network(scorer, request_, passes):
+    calls = []
+    scorer.network.register_forward_hook(lambda *call: calls.append(call))
+    scorer.record("a", random_image(*PATCH), request_)
+    assert len(calls) == passes
+
+
+def test_nothing_is_collected_after_a_record(scorer):
+    scorer.record("a", random_image(*PATCH), Request(2.0, statistics=ALONE))
+    assert scorer.predictor.before_windows == []
+    assert not any(module._forward_hooks for module in scorer.network.modules())
+
+
+def test_mirror_spread_is_the_sd_over_the_flipped_images(scorer):
+    image = random_image(13, 32, 40)  # padded by 1 and 2 along z, two windows along x
+    predictions = []
+    for flips in itertools.product((False, True), repeat=3):
+        axes = tuple(axis for axis, flip in zip((1, 2, 3), flips, strict=True) if flip)
+        predictions.append(np.flip(softmax_of(scorer.logits(np.flip(image, axes).copy())), axes))
+    expected = np.std(predictions, axis=0).mean()
+    assert expected > 1e-3
+    assert statistic(scorer, image, "mirror_spread") == pytest.approx(expected, rel=1e-4)
+
+
+def test_peak_entropy_of_the_plain_image(scorer):
+    image = random_image(*LARGE)
+    bits = bits_of(softmax_of(scorer.logits(image)))
+    found = statistic(scorer, image, "peak_entropy", ugtst_entropy="single")
+    assert found == pytest.approx(literal_mean_above_first_peak(bits), abs=1e-4)
+    assert found > bits.mean() + 1e-3
+
+
+@pytest.mark.parametrize("seed", [(0, 1), (0, 2)])
+def test_peak_entropy_of_the_mean_over_intensity_views(scorer, seed):
+    image = random_image(*PATCH)
+    views = list(intensity_views(image, seed))
+    mean = np.mean([softmax_of(scorer.logits(view)) for view in views], axis=0)
+    assert len(views) == 8
+    assert statistic(scorer, image, "peak_entropy", seed=seed) == pytest.approx(literal_mean_above_first_peak(bits_of(mean)), abs=1e-4)
+
+
+def features_of(scorer: Scorer, window: np.ndarray) -> torch.Tensor:
+    """(F, z, y, x), what the last layer of the network gets."""
+    with torch.no_grad():
+        levels = scorer.network.encoder(torch.from_numpy(window)[None])
+        x = levels[-1]
+        for layer, skip in zip(scorer.network.decoder.layers, levels[-2::-1], strict=True):
+            x = layer(x, skip)
+    return x[0]
+
+
+def literal_gradient(scorer: Scorer, window: np.ndarray) -> np.ndarray:
+    """(1/V) sum_v (p_v - onehot(argmax p_v)) h_v^T."""
+    head = scorer.network.decoder.heads[-1]
+    h = features_of(scorer, window).double().flatten(1).numpy()
+    z = head.weight.detach().double().numpy()[:, :, 0, 0, 0] @ h + head.bias.detach().double().numpy()[:, None]
+    p = np.exp(z) / np.exp(z).sum(axis=0)
+    return (p - np.eye(len(p))[p.argmax(axis=0)].T) @ h.T / h.shape[1]
+
+
+def test_gradients_are_the_mean_of_those_of_the_windows(scorer):
+    image = random_image(*LARGE)
+    windows = [np.ascontiguousarray(image[:, z : z + 16, :, x : x + 32]) for z in (0, 8) for x in (0, 16)]
+    expected = np.mean([literal_gradient(scorer, window) for window in windows], axis=0)
+    found = statistic(scorer, image, "gradients")
+    assert found.shape == (3, scorer.network.decoder.heads[-1].in_channels)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5 * abs(expected).max())
+
+
+@pytest.mark.parametrize("loss", ["ce", "ce+dice"])
+def test_gradients_of_a_small_image_are_those_of_autograd_over_the_padded_window(scorer, loss):
+    image = random_image(12, 32, 26)
+    features = features_of(scorer, np.pad(image, ((0, 0), (2, 2), (0, 0), (3, 3))))
+    expected = autograd(scorer.network.decoder.heads[-1], features, loss == "ce+dice")
+    found = statistic(scorer, image, "gradients", badge_loss=loss)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5 * abs(expected).max())
+
+
+def test_class_entropies_are_those_of_the_blended_logits(scorer):
+    image = random_image(*LARGE)
+    p = softmax_of(scorer.logits(image))
+    expected = [math.fsum((-(p * np.log(p)).sum(axis=0) * p[c]).ravel()) / p[0].size for c in range(3)]
+    assert statistic(scorer, image, "class_entropies") == pytest.approx(expected, rel=1e-4)
+
+
+def test_committee_spread_is_the_sd_over_its_members_alone(planned, scorer):
+    image = random_image(*LARGE)
+    members = [other_scorer(planned, 1), other_scorer(planned, 2)]
+    expected = np.std([softmax_of(member.logits(image)) for member in members], axis=0).mean()
+    assert expected > 1e-3
+    assert statistic(scorer, image, "committee_spread", members) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_committee_of_equals_has_no_spread_at_all(planned, scorer):
+    assert statistic(scorer, random_image(*PATCH), "committee_spread", [other_scorer(planned, 1), other_scorer(planned, 1)]) == 0.0
+
+
+def test_a_statistic_that_is_not_finite_is_refused_with_the_case(planned, scorer):
+    context, weights, _ = planned
+    weights["encoder.conv_init.weight"].fill_(torch.nan)
+    broken = Scorer(context.plans, context.dataset.dataset_json, weights, CPU)
+    with pytest.raises(AssftError, match="case case_05 is not finite"):
+        scorer.record("case_05", random_image(*PATCH), Request(2.0, statistics=("committee_spread",)), [broken])
+
+
+def test_windows_that_are_gone_through_twice_count_once(scorer, capsys):
+    """nnU-Net starts again, with the results in another memory, when the first attempt failed half-way."""
+    image, request = random_image(*LARGE), Request(2.0, statistics=("gradients",))
+    undisturbed = scorer.record("a", image, request)
+    scorer.predictor.perform_everything_on_device = True
+    calls = []
+
+    def fail_in_the_third_window(*call: object) -> None:
+        calls.append(call)
+        if len(calls) == 3:
+            raise RuntimeError("out of memory")
+
+    scorer.network.register_forward_hook(fail_in_the_third_window)
+    record = scorer.record("a", image, request)
+    assert len(calls) == 3 + 4
+    assert "Prediction on device was unsuccessful" in capsys.readouterr().out
+    assert record.sums == undisturbed.sums
+    np.testing.assert_array_equal(record.embedding, undisturbed.embedding)
+    np.testing.assert_array_equal(record.statistics["gradients"], undisturbed.statistics["gradients"])
+
+
+def test_mirroring_is_off_again_after_a_failure(scorer):
+    with pytest.raises(AssertionError, match="4D"):
+        scorer.logits(np.zeros(PATCH, np.float32), mirroring=True)
+    assert not scorer.predictor.use_mirroring
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The requests that reached a network; the records of that network say nothing."""
+    requests = []
+
+    class Stub:
+        def record(self, case: str, image: np.ndarray, request: Request, committee: Sequence[Scorer]) -> CaseRecord:
+            requests.append(request)
+            return CaseRecord(case, np.array([1.0]), None)
+
+    monkeypatch.setattr(records, "open_scorer", lambda *_: Stub())
+    return requests
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tau": 3.0},
+        {"second": "strict"},
+        {"statistics": ("class_entropies",)},
+        {"badge_loss": "ce+dice"},
+        {"ugtst_entropy": "single"},
+        {"seed": (0, 2)},
+    ],
+)
+def test_a_record_made_for_another_request_is_not_taken(planned, asked, change):
+    context, _, _ = planned
+    first = Request(2.0, statistics=("gradients",), seed=(0, 1))
+    other = dataclasses.replace(first, **change)
+    assert other != first
+    for request in (first, first, other, other):
+        records.score(context, Model("initial", "no file", "0f" * 32), ["case_00"], request, f"other_{next(iter(change))}", "")
+    assert asked == [first, other]
+
+
+def test_a_record_of_another_committee_is_not_taken(planned, asked):
+    context, _, _ = planned
+    request = Request(2.0, statistics=("committee_spread",))
+    for digits in ("1f", "1f", "2f", "2f"):
+        committee = {"member_1": Model("member_1", "no file", digits * 32)}
+        records.score(context, Model("initial", "no file", "0f" * 32), ["case_00"], request, "other_committee", "", committee)
+    assert len(asked) == 2

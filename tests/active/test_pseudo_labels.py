@@ -16,7 +16,7 @@ from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from nnunet_assft.active.experiment import create_experiment
 from nnunet_assft.active.inference import Scorer
 from nnunet_assft.active.nnunet_io import load_weights
-from nnunet_assft.active.pseudo_labels import write_pseudo_labels, write_segmentation
+from nnunet_assft.active.pseudo_labels import Refinement, write_pseudo_labels, write_segmentation
 from nnunet_assft.active.rounds import open_context
 from nnunet_assft.planning.preprocessing import load_image, load_properties
 from nnunet_assft.planning.raw_dataset import find_dataset
@@ -53,7 +53,7 @@ def written(blobs):
     stale = context.paths.pseudo_label_folder(2) / "pseudo_labels" / "case_07.nii.gz"
     stale.parent.mkdir(parents=True)
     stale.write_bytes(b"of an attempt with another model")
-    return context, scorer, write_pseudo_labels(context, 2, scorer, SELECTED, human_labels, PROVENANCE)
+    return context, scorer, write_pseudo_labels(context, 2, scorer, SELECTED, human_labels, PROVENANCE, Refinement())
 
 
 def checksums(folder):
@@ -76,7 +76,8 @@ def test_a_pseudo_label_is_the_prediction_in_the_geometry_of_its_image(written, 
         assert label.GetSpacing() == pytest.approx(image.GetSpacing())
         assert label.GetOrigin() == pytest.approx(image.GetOrigin())
         assert label.GetDirection() == pytest.approx(image.GetDirection(), abs=1e-6)
-        prediction = scorer.segment(load_image(context.image_folder, case), load_properties(context.image_folder, case), mirroring=False)
+        logits = scorer.logits(load_image(context.image_folder, case))
+        prediction = scorer.segmentation(logits, load_properties(context.image_folder, case))
         np.testing.assert_array_equal(sitk.GetArrayFromImage(label), prediction)
         assert len(np.unique(prediction)) > 1
 
@@ -85,7 +86,7 @@ def test_labelsTr_is_never_touched(written, blobs):  # noqa: N802 - nnU-Net's na
     context, scorer, _ = written
     before = checksums(blobs / "labelsTr")
     human_labels = {case: context.dataset.label_file(case) for case in HUMAN}
-    write_pseudo_labels(context, 3, scorer, SELECTED, human_labels, PROVENANCE)
+    write_pseudo_labels(context, 3, scorer, SELECTED, human_labels, PROVENANCE, Refinement())
     assert checksums(blobs / "labelsTr") == before
 
 

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -21,12 +21,15 @@ import torch
 from filelock import FileLock
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnunet_assft.active import metrics
+from nnunet_assft.active.committee import train_committee
 from nnunet_assft.active.experiment import create_experiment
-from nnunet_assft.active.rounds import run_round
+from nnunet_assft.active.options import Options
+from nnunet_assft.active.rounds import open_context, run_round
 from nnunet_assft.active.state import Experiment, Round, finished_rounds
 from nnunet_assft.cli.round import main as round_main
 from nnunet_assft.errors import AssftError, WaitingForAnnotation
-from nnunet_assft.files import sha256_file
+from nnunet_assft.files import read_json, sha256_file
 from tests.conftest import SHARED_DATA, blob_case, needs_hippocampus, write_dataset, write_volume
 
 CPU = torch.device("cpu")
@@ -145,7 +148,7 @@ def test_scores_splits_and_records(reference: tuple[Path, list[Round]]) -> None:
     assert max(sizes) < 64 * 1024
 
 
-@pytest.mark.parametrize("strategy", ["random", "dkd_asd", "coreset"])
+@pytest.mark.parametrize("strategy", ["random", "dkd_asd", "coreset", "badge", "sann", "sann_tta", "ugtst", "clasp_pe"])
 def test_a_strategy_without_pseudo_labels_has_one_stage_per_round(
     strategy: str, reference: tuple[Path, list[Round]], in_reference: object
 ) -> None:
@@ -158,6 +161,85 @@ def test_a_strategy_without_pseudo_labels_has_one_stage_per_round(
         assert rounds[1].queried == experiment.permutation[1:3]  # nested: the permutation is consumed in order
     if strategy != "dkd_asd":
         assert not (experiment.paths.records("pretrained")).exists()  # nothing is computed that nobody asked for
+
+
+def test_a_committee_of_bootstrap_samples_is_trained_as_extra_folds(in_reference: tuple[Path, list[Round]]) -> None:
+    """The supervised stage of round 1 again and again: same start, same epochs, other samples and seeds."""
+    settings = {**SETTINGS, "rounds": 1, "name": "random", "strategy": "random"}
+    rounds = run_all(**settings)
+    experiment = create_experiment("Dataset901_Blobs", **settings)
+    paths = experiment.paths
+    committee = train_committee(open_context(experiment, CPU), experiment, 1)
+    assert {model.checkpoint for model in committee.values()} == {
+        f"nnUNetTrainerASSFTCommittee__nnUNetASSFTPlans_random__3d_fullres/fold_{fold}/checkpoint_final.pth" for fold in (11, 12, 13, 14)
+    }
+    assert len({rounds[1].model.weights_sha256, *(model.weights_sha256 for model in committee.values())}) == 5
+    supervised = read_json(paths.stage_file(1, "supervised"))
+    samples = []
+    for member in committee:
+        stage = read_json(paths.stage_file(1, member))
+        for key in ("start_from", "start_sha256", "epochs"):
+            assert stage[key] == supervised[key]
+        samples.append({case: entry.get("copies", 1) for case, entry in stage["cases"].items()})
+        assert set(samples[-1]) <= set(rounds[1].labelled)
+        assert sum(samples[-1].values()) == len(rounds[1].labelled)
+    assert any(sample != samples[0] for sample in samples)
+    assert train_committee(open_context(experiment, CPU), experiment, 1) == committee  # kept, not trained again
+
+
+def with_ignore_label(folder: Path) -> None:
+    """Declares label 3 as ignore, and gives it to the last third of every label."""
+    content = json.loads((folder / "dataset.json").read_text())
+    (folder / "dataset.json").write_text(json.dumps({**content, "labels": {**content["labels"], "ignore": 3}}))
+    for i in range(11):
+        label = blob_case(i)[1]
+        label[12:] = 3
+        write_volume(folder / ("labelsTr" if i < 8 else "labelsTs") / f"case_{i:02d}.nii.gz", label)
+
+
+def test_ignored_voxels_are_no_class(blobs: Path) -> None:
+    with_ignore_label(blobs)
+    rounds = run_all(rounds=1)
+    paths = create_experiment(901, **{**SETTINGS, "rounds": 1}).paths
+    assert set(rounds[1].dice["per_structure"]) == {"ball", "box"}
+    record = np.load(next(paths.records("round_01_query").glob("*.npz")))
+    assert len(json.loads(str(record["meta"]))["sums"]["class_voxels"]) == 3  # background, ball, box
+    for case in rounds[1].pseudo_labelled:
+        file = paths.pseudo_label_folder(1) / "pseudo_labels" / f"{case}.nii.gz"
+        assert set(np.unique(sitk.GetArrayFromImage(sitk.ReadImage(str(file))))) <= {0, 1, 2}
+    for case in rounds[1].test:  # what lies in the ignored part has no say
+        prediction = sitk.GetArrayFromImage(sitk.ReadImage(str(paths.test_predictions(1) / f"{case}.nii.gz")))[:12]
+        reference = blob_case(int(case[-2:]))[1][:12]
+        both = ((prediction == 1) & (reference == 1)).sum()
+        expected = 2 * both / ((prediction == 1).sum() + (reference == 1).sum())
+        assert rounds[1].dice["per_case"][case]["ball"] == pytest.approx(expected)
+
+
+def test_options_reach_the_round(blobs: Path) -> None:
+    """All at once: medoid first, labelled cases in PD, every case pseudo-labelled, refined, and drawn half as often."""
+    with_ignore_label(blobs)
+    settings = ["first_case=medoid", "pd_labelled=true", "selection=all", "ignore_margin=0.6", "largest_component=true"]
+    options = Options.parse([*settings, "pseudo_weight=0.5", "exclude_pseudo=false"])
+    rounds = run_all(options=options)
+    experiment = Experiment.load(create_experiment(901, options=options, **SETTINGS).paths)
+    assert experiment.options == options
+    e_pre = [np.load(experiment.paths.records("pretrained") / f"{case}.npz")["embedding"] for case in experiment.pool]
+    assert rounds[0].queried == (experiment.pool[metrics.medoid(np.stack(e_pre))],)
+    assert rounds[1].pseudo_labelled == rounds[1].unlabelled
+    assert rounds[2].excluded == ()
+    cases = read_json(experiment.paths.stage_file(1, "semi"))["cases"]
+    assert {entry["kind"]: entry.get("copies", 1) for entry in cases.values()} == {"human": 2, "pseudo": 1}
+    provenance = read_json(experiment.paths.pseudo_label_folder(1) / "provenance.json")
+    assert (provenance["largest_component"], provenance["ignore_margin"]) == (True, 0.6)
+    assert all(len(entry["voxels"]) == 4 for entry in provenance["cases"].values())
+    assert any(entry["voxels"][3] > 0 for entry in provenance["cases"].values())  # uncertain voxels are ignored
+    with pytest.raises(AssftError, match=r"\(pseudo_weight was 0.5, now 1.0\)"):
+        create_experiment(901, options=replace(options, pseudo_weight=1.0), **SETTINGS)
+
+
+def test_an_ignore_margin_without_ignore_label_is_refused(blobs: Path) -> None:
+    with pytest.raises(AssftError, match=r'Option ignore_margin needs an ignore label.*Add "ignore": 3 to them in dataset.json'):
+        create_experiment(901, options=Options(ignore_margin=0.1), **SETTINGS)
 
 
 def test_small_pools_are_used_up_and_no_further(nnunet_folders: Path) -> None:

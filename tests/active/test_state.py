@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from nnunet_assft.active.query_pool import QueryOptions
+from nnunet_assft.active.options import Options
 from nnunet_assft.active.state import Experiment, Model, Round, command, finished_rounds, step, write_splits
 from nnunet_assft.errors import AssftError
 
@@ -33,9 +33,7 @@ def experiment(nnunet_folders) -> Experiment:
         test_source="imagesTs",
         permutation=POOL[::-1],
         training={"epochs": 2, "initial_lr": 1e-4},
-        query_options=QueryOptions(asd_reduction="mean", pd_weights="reversed"),
-        selection_options={"confidence": "sum", "tau_c": 2.0},
-        exclude_pseudo=False,
+        options=Options(asd_reduction="mean", pd_weights="reversed", tau_c=1.5, exclude_pseudo=False),
         initial_network_sha256="0f" * 32,
         versions={"nnunetv2": "2.8.1"},
     )
@@ -112,7 +110,7 @@ def test_an_experiment_that_is_not_there_says_how_to_make_it(experiment):
         Experiment.load(experiment.paths)
 
 
-@pytest.mark.parametrize("version", [0, 2, None])
+@pytest.mark.parametrize("version", [1, 3, None])
 def test_another_schema_version_is_refused(experiment, version):
     experiment.save()
     content = json.loads(experiment.paths.experiment_file.read_text())
@@ -121,7 +119,7 @@ def test_another_schema_version_is_refused(experiment, version):
     else:
         content["schema_version"] = version
     experiment.paths.experiment_file.write_text(json.dumps(content))
-    with pytest.raises(AssftError, match=f"schema version {version}, expected 1"):
+    with pytest.raises(AssftError, match=f"schema version {version}, expected 2"):
         Experiment.load(experiment.paths)
 
 

@@ -14,6 +14,10 @@ import pytest
 import torch
 
 from nnunet_assft import files
+from nnunet_assft.active.options import Options, table
+from nnunet_assft.active.paths import ExperimentPaths
+from nnunet_assft.active.selection import SELECTIONS
+from nnunet_assft.active.state import Experiment
 from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.cli import demo, plan, predict, round, run, score, status
 from nnunet_assft.network import PRESETS
@@ -99,7 +103,31 @@ def test_strategies_are_listed_without_a_dataset(call):
     for row in STRATEGIES.values():
         assert f" {row.description}\n" in out
         assert f" needs {', '.join(sorted(row.needs))}. Source: {row.source}\n" in out
+        assert f" costs {row.extra_cost}\n" in out or not row.extra_cost
     assert max(map(len, out.splitlines())) <= 140
+
+
+def test_options_are_listed_without_a_dataset(call):
+    assert "see --list_options" in plan.parser().format_help()
+    code, out, lines = call("plan --list_options")
+    assert (code, lines) == (0, [])
+    for name, values, meaning in table():
+        assert f"{name:<18} {meaning}\n{'':<18} {values}\n" in out
+    for name, row in SELECTIONS.items():
+        assert f"  {name:<16} {row.description}. Source: {row.source}\n" in out
+    assert max(map(len, out.splitlines())) <= 140
+
+
+def test_options_that_deviate_are_recorded_and_shown(blobs, call):
+    line = "plan -d 901 --preset tiny --option pd_weights=reversed --option tau_c=1.5 --option first_case=medoid"
+    code, out, _ = call(line)
+    assert code == 0
+    changed = "not the method's defaults: first_case=medoid, pd_weights=reversed, tau_c=1.5"
+    assert changed in out
+    assert "first case the medoid, found in round 0" in out
+    assert Experiment.load(ExperimentPaths(blobs.name, "assft")).options == Options(pd_weights="reversed", tau_c=1.5, first_case="medoid")
+    assert changed in call("status -d 901")[1]
+    assert "--option tau=two: expected one of round, one." in the_error(call("plan -d 901 --option tau=two"), "plan")
 
 
 def test_help_of_plan_shows_defaults():

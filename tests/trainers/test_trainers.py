@@ -25,7 +25,7 @@ from torch import nn
 
 from nnunet_assft.active.experiment import create_experiment
 from nnunet_assft.active.nnunet_io import Context, load_weights, write_training_set
-from nnunet_assft.active.paths import ExperimentPaths
+from nnunet_assft.active.paths import TRAINERS, ExperimentPaths, fold_of
 from nnunet_assft.errors import AssftError
 from nnunet_assft.files import read_json
 from nnunet_assft.planning.raw_dataset import find_dataset
@@ -56,6 +56,7 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Context]:
         write_training_set(context, 0, "supervised", {"case_00": labels["case_00"]}, {}, start=start, epochs=2)
         write_training_set(context, 1, "supervised", human, {}, start=start, epochs=8)
         write_training_set(context, 1, "semi", human, pseudo, start=start, epochs=2)
+        write_training_set(context, 1, "member_2", human, {}, start=start, epochs=2, copies={"case_00": 1, "case_03": 3})
         yield context
 
 
@@ -68,8 +69,8 @@ def build(context: Context) -> Builder:
         plans["assft"].update(settings)
         if patch_size is not None:
             plans["configurations"]["3d_fullres"]["patch_size"] = list(patch_size)
-        name = {"semi": "nnUNetTrainerASSFT", "supervised": "nnUNetTrainerASSFTSupervised"}[stage]
-        return recursive_find_trainer_class_by_name(name)(plans, "3d_fullres", r, context.dataset.dataset_json, CPU)
+        trainer_class = recursive_find_trainer_class_by_name(TRAINERS[stage])
+        return trainer_class(plans, "3d_fullres", fold_of(r, stage), context.dataset.dataset_json, CPU)
 
     return make
 
@@ -98,6 +99,26 @@ def test_the_split_is_exactly_the_stage(build: Builder):
     assert build(1, "semi").do_split() == (["case_00", "case_03", "case_05"], ["case_00", "case_03"])
 
 
+def test_a_case_with_copies_is_drawn_as_often(build: Builder, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    trainer = build(1, "member_2")
+    assert trainer.fold == 12
+    assert trainer.do_split() == (["case_00", "case_03", "case_03", "case_03"], ["case_00", "case_03"])
+    trainer.initialize()
+    loader, _ = trainer.get_dataloaders()
+    np.random.seed(0)  # noqa: NPY002 - the generator that the loader draws from
+    drawn = [case for _ in range(150) for case in loader.data_loader.get_indices()]
+    assert drawn.count("case_03") / len(drawn) == pytest.approx(0.75, abs=0.08)
+    assert set(drawn) == {"case_00", "case_03"}
+
+
+def test_a_fold_of_the_committee_is_its_round_and_member(build: Builder):
+    trainer = build(1, "member_2")
+    assert trainer.stage_file.name == "round_01_member_2.json"
+    with pytest.raises(AssftError, match=r"round_01_member_1.json is not there"):
+        build(1, "member_1")
+
+
 def test_the_folder_holds_nothing_but_the_cases_of_the_stage(build: Builder):
     trainer = build()
     held = {file.name.removesuffix("_seg.b2nd").split(".")[0] for file in Path(trainer.preprocessed_dataset_folder).iterdir()}
@@ -107,7 +128,7 @@ def test_the_folder_holds_nothing_but_the_cases_of_the_stage(build: Builder):
 @pytest.mark.parametrize(
     ("fold", "words"),
     [
-        (7, "round_07_semi.json is not there: round 7 has no semi training set yet"),
+        (7, "round_07_semi.json is not there: fold 7 has no training set yet"),
         (0, "round_00_semi.json is not there"),
         ("all", "Fold 'all' does not exist: the fold of nnUNetTrainerASSFT is the number of the round"),
     ],

@@ -1,0 +1,205 @@
+"""Cost of scoring a pool, three ways, same images and same network. Run: python benchmarks/scoring.py [--preset tiny]
+
+(a) stock nnU-Net: predict with --save_probabilities (what `nnUNetv2_predict -npp 0 -nps 0 --disable_tta` runs), then read
+    CASE.npz and compute entropy, ASD and confidence with plain numpy;
+(b) our pass: one case record per case from the preprocessed image;
+(c) the bare sliding-window forward pass, no statistic.
+
+Prints seconds per case, the ratio b / c (pairs of passes in alternating order, median), how much less b costs than a outside
+of the forward pass, bytes written per case, and the peak memory of b for a few and for many cases. Images are smooth noise,
+the network is not trained: neither changes what is computed. Program starts and imports are charged to nobody.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+DATASET = "Dataset999_ScoringBenchmark"
+TAU = 1.97609  # round 3 of 5
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Scoring a pool: stock nnU-Net, our pass, bare forward pass.")
+    parser.add_argument("--preset", default="ctfm", help="network")
+    parser.add_argument("--size", type=int, nargs=3, default=(48, 96, 96), metavar="N", help="voxels (z y x) of an image")
+    parser.add_argument("--classes", type=int, default=16, help="with background")
+    parser.add_argument("--cases", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3, help="pairs of b and c per case")
+    parser.add_argument("-device", default="cpu")
+    parser.add_argument("--memory_of", type=int, metavar="N", help=argparse.SUPPRESS)  # in a process of its own
+    args = parser.parse_args()
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as our commands do
+    if args.memory_of:
+        print(peak_memory(args.memory_of, args.device))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+            os.environ[name] = str(Path(folder, name))
+            Path(folder, name).mkdir()
+        report(args)
+
+
+def report(args: argparse.Namespace) -> None:
+    context, scorer, request, cases = set_up(args)
+    from nnunet_assft.planning.preprocessing import load_image
+
+    images = {case: load_image(context.image_folder, case) for case in cases}
+    patch = context.plans["configurations"]["3d_fullres"]["patch_size"]
+    print(f"{args.cases} cases of {args.size} voxels, {args.classes} classes, preset {args.preset}, patch {patch}, {args.device}")
+    scorer.logits(images[cases[0]])  # first calls
+    records = Path(os.environ["nnUNet_results"], "records")
+
+    def ours(case: str) -> None:
+        scorer.record(case, load_image(context.image_folder, case), request).save(records / f"{case}.npz", {"request": 0})
+
+    def forward(case: str) -> None:
+        scorer.logits(images[case])
+        synchronize(args.device)
+
+    pairs = []
+    for repeat in range(args.repeats):
+        for i, case in enumerate(cases):
+            order: list[Callable[[str], None]] = [ours, forward] if (repeat + i) % 2 else [forward, ours]
+            seconds = {function: timed(function, case) for function in order}
+            pairs.append((seconds[ours], seconds[forward]))
+    b, c = (statistics.median(column) for column in zip(*pairs, strict=True))
+    over = max(statistics.median(one - other for one, other in pairs), 1e-4)
+    stock, parts, stock_bytes = stock_way(context, cases)
+    print(f"(c) bare forward pass     {c:8.2f} s per case")
+    print(f"(b) our pass              {b:8.2f} s per case, b / c = {statistics.median(one / other for one, other in pairs):.3f}")
+    print(f"(a) stock and numpy       {stock:8.2f} s per case: {', '.join(f'{name} {s:.2f}' for name, s in parts.items())}")
+    print(f"outside of the forward pass: a {stock - c:.2f} s, b {over:.3f} s, a / b = {(stock - c) / over:.1f}")
+    record_bytes = statistics.mean((records / f"{case}.npz").stat().st_size for case in cases)
+    print(f"bytes written per case: a {stock_bytes:,.0f}, b {record_bytes:,.0f}")
+    few, many = (memory_in_own_process(args, n) for n in (1, 10))
+    print(f"peak memory of b: {few:.2f} GiB after 1 case, {many:.2f} GiB after 10")
+
+
+def set_up(args: argparse.Namespace) -> tuple[Any, Any, Any, list[str]]:
+    """(context, scorer, request, case ids) of an experiment on smooth noise; the model folder is one that nnU-Net reads."""
+    import SimpleITK as sitk
+    import torch
+    from scipy.ndimage import gaussian_filter
+
+    from nnunet_assft.active.experiment import create_experiment
+    from nnunet_assft.active.inference import Request, Scorer
+    from nnunet_assft.active.nnunet_io import load_weights
+    from nnunet_assft.active.rounds import open_context
+    from nnunet_assft.files import write_json
+    from nnunet_assft.nnunet_registration import register
+
+    register()
+    raw = Path(os.environ["nnUNet_raw"], DATASET)
+    (raw / "imagesTr").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for i in range(max(2, args.cases)):
+        image = 100 * gaussian_filter(rng.normal(size=args.size), 2).astype(np.float32) + 500
+        sitk.WriteImage(sitk.GetImageFromArray(image), str(raw / "imagesTr" / f"case_{i:02d}_0000.nii.gz"))
+    labels = {"background": 0, **{f"structure_{c}": c for c in range(1, args.classes)}}
+    write_json(raw / "dataset.json", {"channel_names": {"0": "CT"}, "labels": labels, "numTraining": 0, "file_ending": ".nii.gz"})
+    experiment = create_experiment(999, preset=args.preset, annotator="human")
+    context = open_context(experiment, torch.device(args.device))
+    weights = load_weights(experiment.paths.initial_network)
+    folder = experiment.paths.model_folder("supervised")
+    write_json(folder / "plans.json", context.plans)
+    write_json(folder / "dataset.json", context.dataset.dataset_json)
+    (folder / "fold_0").mkdir()
+    checkpoint = {
+        "network_weights": weights,
+        "trainer_name": "nnUNetTrainerASSFTSupervised",
+        "init_args": {"configuration": "3d_fullres"},
+        "inference_allowed_mirroring_axes": (0, 1, 2),
+    }
+    torch.save(checkpoint, folder / "fold_0" / "checkpoint_final.pth")
+    scorer = Scorer(context.plans, context.dataset.dataset_json, weights, context.device)
+    return context, scorer, Request(TAU), list(experiment.pool)[: args.cases]
+
+
+def stock_way(context: Any, cases: list[str]) -> tuple[float, dict[str, float], float]:
+    """(seconds per case, their parts, bytes written per case)"""
+    from contextlib import redirect_stdout
+    from io import StringIO
+
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    folder = Path(os.environ["nnUNet_results"], "stock")
+    folder.mkdir()
+    predictor = nnUNetPredictor(use_mirroring=False, device=context.device, allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(str(context.paths.model_folder("supervised")), (0,))
+    files = [[str(file) for file in context.dataset.images[case]] for case in cases]
+    start = time.perf_counter()
+    with redirect_stdout(StringIO()):
+        predictor.predict_from_files_sequential(files, [str(folder / case) for case in cases], save_probabilities=True)
+    predicted = time.perf_counter()
+    for case in cases:
+        plain_numpy(folder / f"{case}.npz")
+    end = time.perf_counter()
+    written = sum(file.stat().st_size for case in cases for file in folder.glob(f"{case}.*"))
+    parts = {"preprocess, predict, export": (predicted - start) / len(cases), "read, numpy": (end - predicted) / len(cases)}
+    return (end - start) / len(cases), parts, written / len(cases)
+
+
+def plain_numpy(file: Path) -> tuple[float, float, float]:
+    """Entropy, ASD and confidence as one would write them down."""
+    p = np.load(file)["probabilities"]
+    entropy = -(p * np.log(np.maximum(p, 1e-12))).sum(axis=0)
+    mask = p[0] / TAU < p[1:].max(axis=0)
+    top2 = np.sort(p, axis=0)[-2:]
+    foreground = p.argmax(axis=0) != 0
+    asd = float(entropy[mask].mean()) if mask.any() else 0.0
+    return float(entropy.mean()), asd, float((top2[1] - top2[0])[foreground].sum())
+
+
+def timed(function: Callable[[str], None], case: str) -> float:
+    start = time.perf_counter()
+    function(case)
+    return time.perf_counter() - start
+
+
+def synchronize(device: str) -> None:
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.synchronize()
+
+
+def memory_in_own_process(args: argparse.Namespace, n: int) -> float:
+    command = [sys.executable, __file__, "--memory_of", str(n), "-device", args.device]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def peak_memory(n: int, device: str) -> float:
+    """GiB of this process after n case records, cases taken in turn from the experiment that is there."""
+    import torch
+
+    from nnunet_assft.active.inference import Request, Scorer
+    from nnunet_assft.active.nnunet_io import load_weights
+    from nnunet_assft.active.paths import ExperimentPaths
+    from nnunet_assft.active.rounds import open_context
+    from nnunet_assft.active.state import Experiment
+    from nnunet_assft.planning.preprocessing import load_image
+
+    experiment = Experiment.load(ExperimentPaths(DATASET, "assft"))
+    context = open_context(experiment, torch.device(device))
+    weights = load_weights(experiment.paths.initial_network)
+    scorer = Scorer(context.plans, context.dataset.dataset_json, weights, context.device)
+    for i in range(n):
+        case = experiment.pool[i % len(experiment.pool)]
+        scorer.record(case, load_image(context.image_folder, case), Request(TAU))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+if __name__ == "__main__":
+    main()

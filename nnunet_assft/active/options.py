@@ -1,0 +1,97 @@
+"""Named variants of the method, one field each: what may be chosen, and what it means. The defaults are those of the method.
+
+`nnUNetv2_assft_plan --option NAME=VALUE` sets one, `--list_options` prints them, `experiment.json` records them all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from nnunet_assft.active.metrics import ASD_REDUCTIONS, CONFIDENCE_REDUCTIONS, PD_FIRST, PD_WEIGHTS, RANKS, SECOND
+from nnunet_assft.active.selection import SELECTIONS
+from nnunet_assft.errors import AssftError
+
+FIRST_CASES = ("random", "medoid")
+TAUS = ("round", "one")
+UGTST_ENTROPIES = ("mean", "single")
+BADGE_LOSSES = ("ce", "ce+dice")
+SWITCH = (False, True)
+
+
+def _option(default: Any, meaning: str, choices: Sequence[Any] = (), *, at_least: float = -math.inf, at_most: float = math.inf) -> Any:
+    return field(default=default, metadata={"meaning": meaning, "choices": tuple(choices), "at_least": at_least, "at_most": at_most})
+
+
+@dataclass(frozen=True)
+class Options:
+    """One value per option; made from the command line by `parse`, which checks."""
+
+    first_case: str = _option("random", "first case: drawn by the seed, or nearest to all others under E(0)", FIRST_CASES)
+    asd_reduction: str = _option("foreground_mean", "Eq. 11, ASD over the voxels of a case", ASD_REDUCTIONS)
+    tau: str = _option("round", "Eq. 7: temperature of the round, or 1", TAUS)
+    pd_first: str = _option("one", "Eq. 4 at the first rank: 1, or the largest PD of the others", PD_FIRST)
+    pd_weights: str = _option("literal", "Eq. 3: weight k for the case k ranks before, or reversed", PD_WEIGHTS)
+    pd_labelled: bool = _option(False, "labelled cases count in PD, before all others", SWITCH)
+    ranks: str = _option("exact", "Eqs. 14-15: exact ranks, or scikit-learn's quantile transform", RANKS)
+    exclude_pseudo: bool = _option(True, "section 3.4: the next query leaves out pseudo-labelled cases", SWITCH)
+    selection: str = _option("reliable", "which cases are pseudo-labelled, see below", tuple(SELECTIONS))
+    confidence: str = _option("sum", "Eq. 22: margin over predicted foreground, summed or its mean", CONFIDENCE_REDUCTIONS)
+    second: str = _option("order", "Eq. 18: second order statistic, or largest value below the maximum", SECOND)
+    tau_c: float = _option(2.0, "Eq. 24: the larger, the more candidates", at_least=1e-6)
+    largest_component: bool = _option(False, "keep the largest component of each structure of a pseudo-label", SWITCH)
+    ignore_margin: float = _option(0.0, "pseudo-label voxels of a smaller margin get the ignore label", at_least=0.0, at_most=1.0)
+    pseudo_weight: float = _option(1.0, "chance of a pseudo-labelled case to be drawn, against a labelled one", at_least=0.05, at_most=20.0)
+    ugtst_entropy: str = _option("mean", "ugtst: entropy of the mean prediction, or of the plain image", UGTST_ENTROPIES)
+    ugtst_multiple: int = _option(2, "ugtst: candidates per queried case", at_least=1)
+    badge_loss: str = _option("ce", "badge: loss whose gradient is taken", BADGE_LOSSES)
+
+    @classmethod
+    def parse(cls, settings: Sequence[str]) -> Options:
+        """From `NAME=VALUE` texts. Raises `AssftError` for a name or value that does not exist, naming those that do."""
+        values: dict[str, Any] = {}
+        rows = {row.name: row for row in fields(cls)}
+        for setting in settings:
+            name, equals, text = setting.partition("=")
+            if name not in rows or not equals:
+                raise AssftError(f"--option {setting!r}: expected NAME=VALUE with one of {', '.join(rows)}. --list_options explains them.")
+            if name in values:
+                raise AssftError(f"--option {name} is given twice; give it once.")
+            values[name] = _value(name, text, rows[name].default, rows[name].metadata)
+        return cls(**values)
+
+    def changed(self) -> dict[str, Any]:
+        """The options that differ from the method."""
+        return {row.name: value for row in fields(self) if (value := getattr(self, row.name)) != row.default}
+
+
+def _value(name: str, text: str, default: Any, metadata: Any) -> Any:
+    choices = {_text(choice): choice for choice in metadata["choices"]}
+    if choices:
+        if text not in choices:
+            raise AssftError(f"--option {name}={text}: expected one of {', '.join(choices)}.")
+        return choices[text]
+    try:
+        value = type(default)(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and metadata["at_least"] <= value <= metadata["at_most"]):
+        kind = "a whole number" if isinstance(default, int) else "a number"
+        upper = "" if math.isinf(metadata["at_most"]) else f" and at most {metadata['at_most']:g}"
+        raise AssftError(f"--option {name}={text}: expected {kind}, at least {metadata['at_least']:g}{upper}.")
+    return value
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def table() -> list[tuple[str, str, str]]:
+    """(name, values with the default first, meaning) of every option."""
+    rows = []
+    for row in fields(Options):
+        others = [_text(choice) for choice in row.metadata["choices"] if choice != row.default]
+        rows.append((row.name, "|".join([_text(row.default), *others]), row.metadata["meaning"]))
+    return rows

@@ -1,0 +1,103 @@
+"""The table of selection strategies: which unlabelled cases get a pseudo-label.
+
+A selection strategy is one pure function and one row in SELECTIONS. Its contract is that of the query strategies: it
+returns different cases, best first, depends on nothing but its input, and decides ties by the case id, ascending.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from nnunet_assft.active import metrics
+from nnunet_assft.active.metrics import Selection
+
+
+@dataclass(frozen=True)
+class SelectionPool:
+    """What a selection strategy may look at: every unlabelled case after the query, ids ascending.
+
+    confidence: (N,) C of Eqs. 20-22. embeddings: (N, d), anchors: (L, d), both of the network of the supervised stage.
+    """
+
+    ids: tuple[str, ...]
+    confidence: np.ndarray
+    embeddings: np.ndarray
+    anchors: np.ndarray
+    tau_c: float = 2.0
+    scale: str = "max"  # of C in Eqs. 23-24
+    round: int = 1
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class SelectionStrategy:
+    """One row of the table. `function` takes the pool and N_SU."""
+
+    function: Callable[[SelectionPool, int], Selection]
+    source: str
+    description: str
+
+
+def select_reliable(pool: SelectionPool, n_select: int) -> Selection:
+    """Eqs. 23-26: of the K most confident cases the N_SU with the largest R."""
+    return metrics.rank_reliable(pool.confidence, pool.embeddings, pool.anchors, n_select, pool.tau_c, pool.scale, pool.ids)
+
+
+def select_confident(pool: SelectionPool, n_select: int) -> Selection:
+    """The N_SU cases with the largest C (Eq. 22)."""
+    return _of_all(pool, np.argsort(-pool.confidence, kind="stable")[:n_select])
+
+
+def select_near(pool: SelectionPool, n_select: int) -> Selection:
+    """The N_SU cases with the smallest D (Eq. 25): the nearest to a labelled one."""
+    distance = metrics.semantic_distance(pool.embeddings, pool.anchors)
+    return _of_all(pool, np.argsort(distance, kind="stable")[:n_select])
+
+
+def select_random(pool: SelectionPool, n_select: int) -> Selection:
+    """N_SU cases at random, seeded by (seed, round)."""
+    rng = np.random.default_rng(np.random.SeedSequence([pool.seed, pool.round]))
+    return _of_all(pool, rng.permutation(len(pool.ids))[:n_select])
+
+
+def select_all(pool: SelectionPool, n_select: int) -> Selection:
+    """Every unlabelled case, the most reliable first, whatever N_SU is."""
+    return metrics.rank_reliable(pool.confidence, pool.embeddings, pool.anchors, len(pool.ids), pool.tau_c, pool.scale, pool.ids)
+
+
+def _of_all(pool: SelectionPool, indices: np.ndarray) -> Selection:
+    """D and R of every case are known: Eq. 24 cuts none off."""
+    distance = metrics.semantic_distance(pool.embeddings, pool.anchors)
+    return Selection(indices, np.arange(len(pool.ids)), distance, pool.confidence * (1 - distance))
+
+
+SELECTIONS: dict[str, SelectionStrategy] = {
+    "reliable": SelectionStrategy(
+        function=select_reliable,
+        source="ASSFT paper, Eqs. 17-26",
+        description="of the K most confident cases those with the largest C (1 - D)",
+    ),
+    "confidence_only": SelectionStrategy(
+        function=select_confident,
+        source="ablation of Eq. 26",
+        description="largest confidence C",
+    ),
+    "distance_only": SelectionStrategy(
+        function=select_near,
+        source="ablation of Eq. 26",
+        description="smallest distance D to a labelled case",
+    ),
+    "random": SelectionStrategy(
+        function=select_random,
+        source="ablation",
+        description="cases at random, seeded by the seed and the round",
+    ),
+    "all": SelectionStrategy(
+        function=select_all,
+        source="ablation; plain self-training",
+        description="every unlabelled case, however many",
+    ),
+}
