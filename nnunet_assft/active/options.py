@@ -27,7 +27,7 @@ def _option(default: Any, meaning: str, choices: Sequence[Any] = (), *, at_least
 
 @dataclass(frozen=True)
 class Options:
-    """One value per option; made from the command line by `parse`, which checks."""
+    """One value per option. Raises `AssftError` for a value that does not exist."""
 
     first_case: str = _option("random", "first case: drawn by the seed, or nearest to all others under E(0)", FIRST_CASES)
     asd_reduction: str = _option("foreground_mean", "Eq. 11, ASD over the voxels of a case", ASD_REDUCTIONS)
@@ -48,6 +48,18 @@ class Options:
     ugtst_multiple: int = _option(2, "ugtst: candidates per queried case", at_least=1)
     badge_loss: str = _option("ce", "badge: loss whose gradient is taken", BADGE_LOSSES)
 
+    def __post_init__(self) -> None:
+        for row in fields(self):
+            value, choices = getattr(self, row.name), row.metadata["choices"]
+            low, high = row.metadata["at_least"], row.metadata["at_most"]
+            if choices and value not in choices:
+                raise AssftError(f"--option {row.name}={_text(value)}: expected one of {', '.join(map(_text, choices))}.")
+            is_number = isinstance(value, float | int) and low <= value <= high and value < math.inf  # NaN is none
+            if not choices and not is_number:
+                kind = "a whole number" if isinstance(row.default, int) else "a number"
+                upper = "" if math.isinf(high) else f" and at most {high:g}"
+                raise AssftError(f"--option {row.name}={_text(value)}: expected {kind}, at least {low:g}{upper}.")
+
     @classmethod
     def parse(cls, settings: Sequence[str]) -> Options:
         """From `NAME=VALUE` texts. Raises `AssftError` for a name or value that does not exist, naming those that do."""
@@ -59,7 +71,7 @@ class Options:
                 raise AssftError(f"--option {setting!r}: expected NAME=VALUE with one of {', '.join(rows)}. --list_options explains them.")
             if name in values:
                 raise AssftError(f"--option {name} is given twice; give it once.")
-            values[name] = _value(name, text, rows[name].default, rows[name].metadata)
+            values[name] = _value(text, rows[name].default, rows[name].metadata["choices"])
         return cls(**values)
 
     def changed(self) -> dict[str, Any]:
@@ -67,25 +79,18 @@ class Options:
         return {row.name: value for row in fields(self) if (value := getattr(self, row.name)) != row.default}
 
 
-def _value(name: str, text: str, default: Any, metadata: Any) -> Any:
-    choices = {_text(choice): choice for choice in metadata["choices"]}
+def _value(text: str, default: Any, choices: Sequence[Any]) -> Any:
+    """The value that a text stands for; what stands for none is left for the constructor to refuse."""
     if choices:
-        if text not in choices:
-            raise AssftError(f"--option {name}={text}: expected one of {', '.join(choices)}.")
-        return choices[text]
+        return {_text(choice): choice for choice in choices}.get(text, text)
     try:
-        value = type(default)(text)
+        return type(default)(text)
     except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and metadata["at_least"] <= value <= metadata["at_most"]):
-        kind = "a whole number" if isinstance(default, int) else "a number"
-        upper = "" if math.isinf(metadata["at_most"]) else f" and at most {metadata['at_most']:g}"
-        raise AssftError(f"--option {name}={text}: expected {kind}, at least {metadata['at_least']:g}{upper}.")
-    return value
+        return text
 
 
 def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def table() -> list[tuple[str, str, str]]:

@@ -172,6 +172,8 @@ def query_clasp_pe(pool: QueryPool, n_query: int) -> Query:
     """
     assert pool.class_entropies is not None
     entropies = np.asarray(pool.class_entropies, dtype=np.float64)
+    if entropies.shape[1] < 2:
+        raise ValueError(f"class_entropies has shape {entropies.shape}; expected (N, C) with C >= 2, channel 0 background.")
     n, n_structures = len(entropies), entropies.shape[1] - 1
     scores = np.column_stack([entropies.sum(axis=1), entropies[:, 1:]])  # column 0: all classes
     beta = 100.0 ** ((pool.round - 1) / max(1, pool.n_rounds - 1))
@@ -314,9 +316,11 @@ def query_typiclust(pool: QueryPool, n_query: int) -> Query:
     """
     assert pool.embeddings is not None
     assert pool.labelled_embeddings is not None
-    labelled = np.asarray(pool.labelled_embeddings, dtype=np.float64)
+    labelled = np.empty((0, np.shape(pool.embeddings)[1]))
+    if len(pool.labelled_embeddings):
+        labelled = metrics.unit_vectors(np.asarray(pool.labelled_embeddings))
     labelled = labelled[np.lexsort(labelled.T)]  # so that their order plays no role
-    points = metrics.unit_vectors(np.concatenate([pool.embeddings, labelled]))
+    points = np.concatenate([metrics.unit_vectors(np.asarray(pool.embeddings)), labelled])
     n = len(pool.ids)
     cluster = _k_means(points, len(labelled) + n_query, _seed_sequence(pool))
     covered = np.bincount(cluster[n:], minlength=cluster.max() + 1)  # labelled and picked cases of each cluster

@@ -31,6 +31,16 @@ class SelectionPool:
     round: int = 1
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if not self.ids or any(first >= second for first, second in zip(self.ids, self.ids[1:], strict=False)):
+            raise ValueError(f"{len(self.ids)} ids; expected at least one, ascending and distinct.")
+        for name, rows in (("confidence", self.confidence), ("embeddings", self.embeddings)):
+            if len(rows) != len(self.ids):
+                raise ValueError(f"{name} has {len(rows)} rows; expected one for each of the {len(self.ids)} cases.")
+            finite = np.isfinite(rows).reshape(len(rows), -1).all(axis=1)
+            if not finite.all():
+                raise ValueError(f"{name} of case {self.ids[int(finite.argmin())]} contains NaN or inf; score that case again.")
+
 
 @dataclass(frozen=True)
 class SelectionStrategy:
