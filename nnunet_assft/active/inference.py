@@ -87,7 +87,7 @@ class CaseRecord:
                 embedding = arrays.pop("embedding")
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
             return None
-        if meta["made_from"] != json.loads(json.dumps(dict(made_from))):
+        if meta.get("made_from") != json.loads(json.dumps(dict(made_from))):
             return None
         sums = meta["sums"] and VoxelSums(**{**meta["sums"], "class_voxels": tuple(meta["sums"]["class_voxels"])})
         return cls(meta["case"], embedding, sums, arrays)

@@ -18,6 +18,7 @@ from batchgeneratorsv2.transforms.utils.random import RandomTransform
 
 MIRRORINGS = [axes for n in (1, 2, 3) for axes in itertools.combinations((1, 2, 3), n)]  # with the image itself: 8 views
 INTENSITY_VIEWS = 8
+SHORTEST_AXIS = 4  # voxels: the blur reflects up to three
 
 
 def _noise_sd(image: torch.Tensor, *_: Any, **__: Any) -> float:
@@ -41,8 +42,10 @@ _INTENSITIES = ComposeTransforms(
 def intensity_views(image: np.ndarray, seed: Sequence[int]) -> Iterator[np.ndarray]:
     """INTENSITY_VIEWS copies of the image with other contrast, gamma, blur and noise: the same for the same seed."""
     for words in np.random.SeedSequence(seed).generate_state(2 * INTENSITY_VIEWS).reshape(-1, 2):
+        copy = np.pad(image, [(0, 0), *((0, max(0, SHORTEST_AXIS - n)) for n in image.shape[1:])], mode="edge")
         with _global_generators(int(words[0]), int(words[1])):
-            yield _INTENSITIES(image=torch.from_numpy(image.copy()))["image"].numpy()
+            view = _INTENSITIES(image=torch.from_numpy(copy))["image"]
+        yield view[tuple(slice(n) for n in image.shape)].numpy()
 
 
 @contextmanager
@@ -51,7 +54,7 @@ def _global_generators(numpy_seed: int, torch_seed: int) -> Iterator[None]:
     state = np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng(devices=[]):
         np.random.seed(numpy_seed)  # noqa: NPY002
-        torch.manual_seed(torch_seed)
+        torch.default_generator.manual_seed(torch_seed)  # torch.manual_seed would seed all GPUs too
         try:
             yield
         finally:

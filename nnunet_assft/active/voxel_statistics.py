@@ -126,7 +126,8 @@ def head_gradient(features: torch.Tensor, logits: torch.Tensor, *, with_dice: bo
         if with_dice:
             by_p = -((2 * y - dice[:, None]) * weight[:, None]).float()
             slope += p * (by_p - (p * by_p).sum(dim=0))  # through the softmax
-        total += (slope @ h[:, voxels].float().T).double()
+        with torch.autocast(z.device.type, enabled=False):  # nnU-Net's windows run in float16 on a GPU; slopes are below it
+            total += (slope @ h[:, voxels].float().T).double()
     return total
 
 
@@ -180,7 +181,7 @@ class EntropyHistogram:
         self.highest_possible = float(np.log2(n_classes))
         self.counts = np.zeros(ENTROPY_BINS, dtype=np.int64)
         self.sums = np.zeros(ENTROPY_BINS)
-        self.lowest, self.highest = np.inf, -np.inf  # exact
+        self.lowest, self.highest, self.n_lowest = np.inf, -np.inf, 0  # exact; n_lowest: how many are the lowest
 
     def add(self, nats: torch.Tensor) -> None:
         """Entropies of some voxels, in nats."""
@@ -188,7 +189,11 @@ class EntropyHistogram:
         index = np.minimum((bits * (ENTROPY_BINS / self.highest_possible)).astype(np.int64), ENTROPY_BINS - 1)
         self.counts += np.bincount(index, minlength=ENTROPY_BINS)
         self.sums += np.bincount(index, weights=bits, minlength=ENTROPY_BINS)
-        self.lowest, self.highest = min(self.lowest, float(bits.min())), max(self.highest, float(bits.max()))
+        lowest = float(bits.min())
+        if lowest < self.lowest:
+            self.lowest, self.n_lowest = lowest, 0
+        self.n_lowest += int((bits == self.lowest).sum())
+        self.highest = max(self.highest, float(bits.max()))
 
     def mean_above_first_peak(self, bins: int = 100) -> float:
         """Mean of the entropies above lambda, in bits; 0 if there is none (GAUA of UGTST).
@@ -202,7 +207,9 @@ class EntropyHistogram:
         entropies = np.clip(sums / counts, self.lowest, self.highest)  # of each fine bin
         histogram, edges = np.histogram(entropies, bins, range=(self.lowest, self.highest), weights=counts)
         peaks, _ = find_peaks(histogram)
-        above = entropies > (edges[peaks[0]] if len(peaks) else self.lowest)
+        if not len(peaks):
+            return float((sums.sum() - self.n_lowest * self.lowest) / (counts.sum() - self.n_lowest))
+        above = entropies > edges[peaks[0]]
         return float(sums[above].sum() / counts[above].sum()) if above.any() else 0.0
 
 

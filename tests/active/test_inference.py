@@ -12,7 +12,7 @@ import SimpleITK as sitk
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-from nnunet_assft.active import records
+from nnunet_assft.active import inference, records
 from nnunet_assft.active.experiment import create_experiment
 from nnunet_assft.active.inference import STATISTICS, CaseRecord, Request, Scorer
 from nnunet_assft.active.nnunet_io import load_weights
@@ -234,6 +234,17 @@ def test_the_sums_are_those_of_nnunets_own_logits(scorer, predictor, shape):
     assert record.sums.voxels == np.prod(shape)  # the padding is not counted
 
 
+@pytest.mark.parametrize("second", ["order", "strict"])
+def test_the_request_says_what_the_second_probability_is(planned, second):
+    context, weights, _ = planned
+    for name in ("decoder.heads.3.weight", "decoder.heads.3.bias"):
+        weights[name][2] = weights[name][1]  # the two structures are tied in every voxel
+    scorer, image = Scorer(context.plans, context.dataset.dataset_json, weights, CPU), random_image(*PATCH)
+    sums = scorer.record("a", image, Request(1.7, second)).sums
+    assert_equal_sums(sums, sums_of_softmax(scorer.logits(image), 1.7, second))
+    assert (sums.foreground_margin_sum > 0) == (second == "strict")
+
+
 @pytest.mark.parametrize("mirroring", [False, True])
 def test_segment_equals_nnunets_prediction_of_the_raw_image(planned, scorer, predictor, mirroring):
     context, _, raw = planned
@@ -299,9 +310,11 @@ def bits_of(softmax: np.ndarray) -> np.ndarray:
     return -(softmax * np.log2(softmax)).sum(axis=0).ravel()
 
 
-def test_only_what_was_requested_is_computed(scorer):
+def test_only_what_was_requested_is_computed(scorer, monkeypatch):
     image = random_image(*LARGE)
-    plain = scorer.record("a", image, Request(2.0))
+    with monkeypatch.context() as patch:
+        patch.setattr(inference, "head_gradient", None)
+        plain = scorer.record("a", image, Request(2.0))
     assert plain.statistics == {}
     record = scorer.record("a", image, Request(2.0, statistics=("class_entropies", "gradients")))
     assert list(record.statistics) == ["class_entropies", "gradients"]
