@@ -55,6 +55,7 @@ def pakd(e_pre: np.ndarray, e_cur: np.ndarray) -> np.ndarray:
     if distance.max() <= _FROZEN:
         message = "PAKD is 0 for every case: the latest encoder equals the pre-trained one, so DKD is 0 and case ids decide."
         warnings.warn(message, stacklevel=2)
+        distance[:] = 0.0  # what is left is rounding, and must not decide
     return distance
 
 
@@ -398,7 +399,7 @@ def rank_reliable(
     candidates = np.lexsort((id_rank, -confidence))[: n_candidates(confidence, n_select, tau_c, scale)]
     distance, score = np.full(n, np.nan), np.full(n, np.nan)
     distance[candidates] = semantic_distance(e_cur[candidates], e_anchor)
-    score[candidates] = confidence[candidates] * (1 - distance[candidates])  # Eq. 26
+    score[candidates] = confidence[candidates] * (1 - distance[candidates].round(12))  # Eq. 26; rounding must not decide ties
     best_first = np.lexsort((id_rank[candidates], -score[candidates]))
     return Selection(candidates[best_first[:n_select]], candidates, distance, score)
 
