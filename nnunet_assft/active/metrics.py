@@ -37,6 +37,7 @@ SCALE_OF_CONFIDENCE = {"sum": "max", "foreground_mean": "none"}  # the scale of 
 _BLOCK = 2**22  # values held in float64 at a time: 32 MiB
 _ROUNDING = 1e-13  # a PD below this is rounding noise of its sums (an angle of 4e-7, below float32 embeddings)
 _FROZEN = 1e-12  # no PAKD above this: the encoder has not moved
+_UNMOVED = 1e-28  # a PAKD below this is rounding noise of unit vectors
 
 
 # Eqs. 1-2: how far the encoder has moved on a case ---------------------------------------------------------------------
@@ -55,7 +56,7 @@ def pakd(e_pre: np.ndarray, e_cur: np.ndarray) -> np.ndarray:
     if distance.max() <= _FROZEN:
         message = "PAKD is 0 for every case: the latest encoder equals the pre-trained one, so DKD is 0 and case ids decide."
         warnings.warn(message, stacklevel=2)
-        distance[:] = 0.0  # what is left is rounding, and must not decide
+    distance[distance < _UNMOVED] = 0.0
     return distance
 
 
@@ -399,8 +400,9 @@ def rank_reliable(
     candidates = np.lexsort((id_rank, -confidence))[: n_candidates(confidence, n_select, tau_c, scale)]
     distance, score = np.full(n, np.nan), np.full(n, np.nan)
     distance[candidates] = semantic_distance(e_cur[candidates], e_anchor)
-    score[candidates] = confidence[candidates] * (1 - distance[candidates].round(12))  # Eq. 26; rounding must not decide ties
-    best_first = np.lexsort((id_rank[candidates], -score[candidates]))
+    score[candidates] = confidence[candidates] * (1 - distance[candidates])  # Eq. 26
+    largest = np.abs(score[candidates]).max() or 1.0
+    best_first = np.lexsort((id_rank[candidates], -(score[candidates] / largest).round(14)))  # the last digits decide no tie
     return Selection(candidates[best_first[:n_select]], candidates, distance, score)
 
 
