@@ -55,8 +55,8 @@ def read_returned_label(file: Path, labels: Mapping[str, int]) -> ReturnedLabel:
     return ReturnedLabel(_whole_numbers(array, labels).transpose(2, 1, 0), grid_of(image))
 
 
-def grid_of(image: sitk.Image) -> Grid:
-    """The voxel grid of a 3D image."""
+def grid_of(image: sitk.Image | sitk.ImageFileReader) -> Grid:
+    """The voxel grid of a 3D image, or of what a reader has read the header of."""
     affine = np.eye(4)
     affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * image.GetSpacing()
     affine[:3, 3] = image.GetOrigin()
@@ -156,8 +156,9 @@ def _require_within_extent(voxels: np.ndarray, extent: tuple[int, ...] | None, n
     k, j, i = (slice(max(extent[2 * axis], 0), max(extent[2 * axis + 1] + 1, 0)) for axis in (2, 1, 0))
     outside = int(voxels.sum() - voxels[k, j, i].sum())
     if outside:
-        raise AssftError(f"segment {name!r} has {outside} voxels outside of the extent that the file gives it ({' '.join(map(str, extent))}); "
-                         "Slicer would not show them. Save it from Slicer again.")  # fmt: skip
+        shown = " ".join(map(str, extent))
+        raise AssftError(f"segment {name!r} has {outside} voxels outside of the extent that the file gives it ({shown}); Slicer would not "
+                         "show them. Save it from Slicer again.")  # fmt: skip
 
 
 def _normal(name: str) -> str:

@@ -54,7 +54,7 @@ class Placement:
     def oriented(self, label: np.ndarray) -> np.ndarray:
         """label: (i, j, k) in its own axes. Returns it along the axes of the image."""
         turned = label.transpose(self.axes)
-        return np.flip(turned, [axis for axis in range(3) if self.flips[axis]])
+        return np.flip(turned, tuple(axis for axis in range(3) if self.flips[axis]))
 
 
 class DoesNotFitError(ValueError):
