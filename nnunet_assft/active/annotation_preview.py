@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
+from matplotlib import style
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -74,6 +75,7 @@ def axial_slice(entropy: np.ndarray) -> int:
     return int(entropy.sum(axis=(1, 2)).argmax())
 
 
+@style.context("default")  # nnU-Net's trainer changes the font size of everything
 def draw_overlay(file: Path, title: str, seen: Preview, image: sitk.Image, labels: Mapping[str, int], *, contours: bool) -> None:
     """A PNG of the suggested axial slice, as radiologists look at it: the image, and the entropy in the foreground over it.
 
