@@ -23,7 +23,7 @@ def status(args: argparse.Namespace) -> None:
         return
     if args.d is None:
         parser().error("-d is required (or --ext_trainer_path)")
-    from nnunet_assft.active.annotation import labels_to_come
+    from nnunet_assft.active.annotation import labels_to_come, open_request
     from nnunet_assft.active.state import STEPS, command, finished_rounds
 
     experiment = load_experiment(args)
@@ -46,7 +46,12 @@ def status(args: argparse.Namespace) -> None:
         print(f"round {len(done)} has begun; steps done: {', '.join(begun)}")
     missing = labels_to_come(experiment, len(done)) if experiment.annotator == "human" else []
     if missing:
-        print(f"waiting for the annotation of: {', '.join(missing)}")
+        readers = open_request(experiment).readers
+        print("waiting for the annotation of: " + ", ".join(f"{case} ({' and '.join(readers[case])})" if readers[case] else case
+                                                            for case in missing))  # fmt: skip
+        print(f"Next: {command('annotate export', experiment.dataset, experiment.name, '-o', 'WORK')}, then "
+              f"{command('annotate import', experiment.dataset, experiment.name, 'WORK')}")  # fmt: skip
+        return
     print(f"Next: {command('round', experiment.dataset, experiment.name, '-r', str(len(done)))}")
 
 

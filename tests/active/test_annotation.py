@@ -26,6 +26,7 @@ from nnunet_assft.cli.annotate import main as annotate_main
 from nnunet_assft.errors import AssftError, WaitingForAnnotation
 from nnunet_assft.evaluation.dice import mean_of
 from nnunet_assft.files import read_json, sha256_file, write_csv
+from nnunet_assft.planning.preprocessing import load_image
 from tests.active.annotators import REFUSED, WARNED, Scene, save_itksnap, save_slicer, segments_of
 from tests.active.test_rounds import SETTINGS, before_replace, in_a_child_killed_by
 from tests.conftest import SHARED_DATA, blob_case, needs_hippocampus, write_dataset, write_volume
@@ -154,8 +155,6 @@ def test_the_suggested_slice_and_structure_are_the_most_uncertain_ones(root: Pat
     context = open_context(the_experiment(), CPU)
     entropy = sitk.GetArrayFromImage(sitk.ReadImage(str(work / "uncertainty/case_06.nii.gz")))
     scorer = open_scorer(context, the_experiment().initial_model)
-    from nnunet_assft.planning.preprocessing import load_image
-
     p = torch.softmax(scorer.logits(load_image(context.image_folder, "case_06")).float(), 0).numpy().astype(float)
     expected = -(p * np.log(np.maximum(p, 1e-300))).sum(0)
     np.testing.assert_allclose(entropy, expected, atol=2e-3)  # spacing 1 mm, nothing cropped: the network grid is the image's
@@ -218,7 +217,7 @@ def test_an_export_killed_again_and_again_is_completed(root: Path, call: Call) -
         assert not exit_.value.code
 
     kills = 0
-    while status := in_a_child_killed_by(partial(before_replace, 3 + kills % 2), export):
+    while status := in_a_child_killed_by(partial(before_replace, 1 + 2 * kills), export):
         assert os.WTERMSIG(status) == signal.SIGKILL
         kills += 1
         assert kills < 60
@@ -256,8 +255,8 @@ def test_every_bad_return_is_refused_with_its_own_message_and_the_good_one_besid
         assert "case_01: the label" in out
         assert "missing: case_03, case_06" in out
         assert not label_file(root, "case_03").exists()
-        messages.add(re.sub(r".*?: (?=it |the |segment|two|\d|case)", "", lines[0].split("): ", 1)[1])[:40])
-    assert len(messages) >= len(REFUSED) - 1  # an unknown value is said alike whether it was renumbered or not declared
+        messages.add(lines[0].split("): ", 1)[1])
+    assert len(messages) == len(REFUSED)
     np.testing.assert_array_equal(label_of(root, "case_01"), truth("case_01"))
 
 
@@ -276,7 +275,6 @@ def test_every_doubtful_return_is_taken_with_consent_only(root: Path, call: Call
         assert re.search(expected, out)
         assert any(re.search(expected, warning) for warning in record_of(root, "case_03")["readings"][0]["accepted"])
         label_file(root, "case_03").unlink()
-    np.testing.assert_array_equal(label_of(root, "case_03") if label_file(root, "case_03").exists() else truth("case_03"), truth("case_03"))
 
 
 def test_left_and_right_swapped(root: Path, call: Call) -> None:
@@ -420,8 +418,8 @@ def test_two_readers_agree_by_dice_and_the_first_one_counts(root: Path, call: Ca
     assert code == 0
     assert "the label is that of the annotator named first" in out
     assert open_request(the_experiment()).readers == {"case_03": ("anna",), "case_01": ("anna", "bert"), "case_06": ("bert",)}
-    first = second = truth("case_01")
-    second = np.where((second == 2) & (np.indices(second.shape)[0] % 2 == 0), 0, second)  # every other slice of the box
+    first = truth("case_01")
+    second = np.where((first == 2) & (np.indices(first.shape)[0] % 2 == 0), 0, first)  # every other slice of the box
     save_itksnap(work / "annotations/bert/case_01.nii.gz", second, image_of(root, "case_01"))
     code, out, _ = call("import", work)
     assert code == 0
@@ -449,7 +447,7 @@ def test_whose_label_it_is_must_be_clear(root: Path, call: Call) -> None:
     save_itksnap(back / "anna" / "case_06.nii.gz", truth("case_06"), image_of(root, "case_06"))
     code, _, lines = call("import", back)
     assert code == 1
-    assert "read by anna and bert; put it into a folder of that name" in lines[1 - 1]
+    assert "read by anna and bert; put it into a folder of that name" in lines[0]
     assert any("the folder carl is named after no annotator; expected anna, bert" in line for line in lines)
     assert any("it is read by bert, not by anna" in line for line in lines)
     shutil.rmtree(back / "carl")
@@ -475,15 +473,14 @@ def test_sharing_out_anew_is_possible_until_the_first_label(root: Path, call: Ca
 
 
 def test_a_partial_round_counts_the_labelled_cases_and_gives_the_others_back(
-    nnunet_folders: Path, capsys: pytest.CaptureFixture[str]
+    nnunet_folders: Path,
 ) -> None:
-    folder = write_dataset(nnunet_folders / "nnUNet_raw")
+    folder = write_dataset(nnunet_folders / "nnUNet_raw", n_pool=6, n_test=1)
     truth_folder = nnunet_folders / "truth"
     shutil.move(folder / "labelsTr", truth_folder)
-    experiment = create_experiment(901, annotator="human", **SETTINGS)
+    experiment = create_experiment(901, annotator="human", **{**SETTINGS, "epochs": 1, "iterations_per_epoch": 1})
     (first,) = open_request(experiment).cases
-    shutil.copy(truth_folder / f"{first}.nii.gz", folder / "labelsTr" / f"{first}.nii.gz") if (folder / "labelsTr").is_dir() else None
-    (folder / "labelsTr").mkdir(exist_ok=True)
+    (folder / "labelsTr").mkdir()
     shutil.copy(truth_folder / f"{first}.nii.gz", folder / "labelsTr")
     run_round(experiment, 0, CPU)
     with pytest.raises(WaitingForAnnotation, match="A round cannot go on without any label"):
@@ -505,11 +502,7 @@ def test_a_partial_round_counts_the_labelled_cases_and_gives_the_others_back(
     assert run_round(experiment, 1, CPU) == done
     with pytest.raises(WaitingForAnnotation):
         run_round(experiment, 2, CPU)
-    asked = set(open_request(experiment).cases)
-    assert asked <= set(done.unlabelled)  # the case that was given back can be asked for again
-    for case in asked:
-        shutil.copy(truth_folder / f"{case}.nii.gz", folder / "labelsTr")
-    assert len(run_round(experiment, 2, CPU).labelled) == 4
+    assert set(open_request(experiment).cases) <= set(done.unlabelled)  # the case that was given back can be asked for again
 
 
 def test_a_decision_holds_for_its_query_only(root: Path) -> None:
@@ -521,7 +514,7 @@ def test_a_decision_holds_for_its_query_only(root: Path) -> None:
 def test_nothing_is_asked_for_before_the_query(root: Path) -> None:
     experiment = the_experiment()
     experiment.paths.step_file(1, "query").unlink()
-    with pytest.raises(AssftError, match="Round 1 has not chosen its cases yet. Type nnUNetv2_assft_round -d 901 -r 1"):
+    with pytest.raises(AssftError, match=r"Round 1 has not chosen its cases yet. Type nnUNetv2_assft_round -d 901 -r 1"):
         open_request(experiment)
 
 

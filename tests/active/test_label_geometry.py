@@ -44,7 +44,7 @@ def test_rounding_of_a_header_is_mended_up_to_a_twentieth_of_a_voxel() -> None:
     where = placement(moved(0.03, 0.04, 0), IMAGE)
     assert where.offset == (0, 0, 0)
     assert where.noise_mm == pytest.approx(0.05)  # 3-4-5
-    with pytest.raises(DoesNotFitError, match="shifted by 0.06 mm"):
+    with pytest.raises(DoesNotFitError, match=r"shifted by 0.06 mm"):
         placement(moved(0.06, 0, 0), IMAGE)
 
 
@@ -53,7 +53,7 @@ def test_spacing_counts_over_the_whole_extent() -> None:
         return Grid((size, 2, 2), np.diag([mm, 1, 1, 1.0]))
 
     placement(with_spacing(5, 1.01), with_spacing(5, 1.0))  # four gaps: 0.04 voxels at the far end
-    with pytest.raises(DoesNotFitError, match="its spacing is 1.01 x 1 x 1 mm, its image has 1 x 1 x 1 mm"):
+    with pytest.raises(DoesNotFitError, match=r"its spacing is 1.01 x 1 x 1 mm, its image has 1 x 1 x 1 mm"):
         placement(with_spacing(100, 1.01), with_spacing(100, 1.0))
 
 
