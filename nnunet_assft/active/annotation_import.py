@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -194,7 +195,7 @@ def _import(
     given = times.of(case, annotator)
     if known and known["source_sha256"] == source and target.is_file() and sha256_file(target) == known["label_sha256"]:
         if given is not None and given != known["minutes"]:
-            _save_record(context, returned, record, {**known, "minutes": given}, record["replaced"])
+            _save_record(context, returned, record, {**known, "minutes": given})
         report.imported.append(f"{case}: {_by(annotator)} is in already")
         return
     gated = _gated(context, returned, list(earlier.values()))
@@ -206,9 +207,7 @@ def _import(
     if gated.warnings and not consent.covers(case):
         report.doubtful += [f"{case} ({returned.file}): {warning}. Add --accept {case} if it is right." for warning in gated.warnings]
         return
-    replaced = list(record.get("replaced", ()))
-    if differing:
-        replaced.append(_kept_aside(context, case, target))
+    kept = _kept_aside(context, case, target) if differing else None
     if differing or not is_there:
         write_segmentation(context, gated.array, target, load_properties(context.image_folder, case))
     entry = {
@@ -221,8 +220,8 @@ def _import(
         "accepted": list(gated.warnings),
         **asdict(gated.summary),
     }
-    _save_record(context, returned, record, entry, replaced)
-    report.imported.append(_imported(returned, gated, replaced[-1] if differing else None))
+    _save_record(context, returned, record, entry)
+    report.imported.append(_imported(returned, gated, kept))
 
 
 def _gated(context: Context, returned: _Returned, earlier: Sequence[LabelSummary]) -> GatedLabel:
@@ -268,17 +267,17 @@ def _kept_aside(context: Context, case: str, label: Path) -> str:
     return name
 
 
-def _save_record(
-    context: Context, returned: _Returned, record: Mapping[str, Any], entry: Mapping[str, Any], replaced: Sequence[str]
-) -> None:
+def _save_record(context: Context, returned: _Returned, record: Mapping[str, Any], entry: Mapping[str, Any]) -> None:
     """The entry takes the place of an earlier one by the same annotator; those of the other readers of the case stay."""
     others = [old for old in record.get("readings", ()) if old["annotator"] in returned.readers and old["annotator"] != entry["annotator"]]
+    name = re.compile(rf"{re.escape(returned.case)}_[0-9a-f]{{8}}{re.escape(context.dataset.file_ending)}")
     content = {
         "schema_version": SCHEMA_VERSION,
         "case": returned.case,
         "round": returned.round,
         "readings": [*others, dict(entry)],
-        "replaced": list(dict.fromkeys(replaced)),
+        # from the folder: whatever was cut off between the two, what was kept is named
+        "replaced": sorted(file.name for file in (context.paths.annotations / "replaced").glob("*") if name.fullmatch(file.name)),
     }
     write_json(context.paths.annotation_file(returned.case), content)
 
