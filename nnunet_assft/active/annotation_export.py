@@ -59,7 +59,7 @@ def export_work(
     require_plain_volumes(context)
     request = _shared_out(context, experiment, request, annotators, double_read)
     before = finished_rounds(experiment)[-1] if request.round else None
-    _claim(folder, experiment, request, before)
+    _claim(folder, experiment, request, before, prelabel)
     for case in request.cases:
         for channel, source in enumerate(context.dataset.images[case]):
             _link(source, folder / "images" / f"{case}_{channel:04d}{context.dataset.file_ending}")
@@ -118,7 +118,7 @@ def _shared_out(context: Context, experiment: Experiment, request: Request, anno
 # The work folder -------------------------------------------------------------------------------------------------------
 
 
-def _claim(folder: Path, experiment: Experiment, request: Request, before: Round | None) -> None:
+def _claim(folder: Path, experiment: Experiment, request: Request, before: Round | None, prelabel: bool) -> None:
     """Marks the folder as the export of this round, first of all. Raises `AssftError` if it holds something else."""
     file = folder / EXPORT_FILE
     mine = {
@@ -127,12 +127,15 @@ def _claim(folder: Path, experiment: Experiment, request: Request, before: Round
         "round": request.round,
         "cases": list(request.cases),
         "model": before.model.weights_sha256 if before else None,
+        "prelabel": prelabel,  # overlays show it, too
     }
     if file.is_file():
         other = read_json(file)
         if other != mine:
             of = f"round {other.get('round')} of {other.get('dataset')}, experiment {other.get('experiment')!r}"
-            raise AssftError(f"{folder} holds the export of {of}, with another model or other cases. Give an empty folder with -o.")
+            raise AssftError(
+                f"{folder} holds the export of {of}, made differently (model, cases, --no_prelabel). Give an empty folder with -o."
+            )
         return
     if folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
         raise AssftError(f"{folder} is not empty and is no export of this package. Give an empty folder with -o.")

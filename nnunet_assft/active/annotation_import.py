@@ -80,8 +80,7 @@ def import_labels(context: Context, experiment: Experiment, folder: Path, consen
             )
     report = ImportReport()
     found = _find(context, experiment, folder, request, consent, times, report)
-    done = finished_rounds(experiment)
-    earlier = {case: _summary_of(context, case) for case in (done[-1].labelled if done else ())} if found else {}
+    earlier = _summaries_so_far(context, experiment) if found else {}
     for returned in tqdm(found, desc="importing labels", unit="case", leave=False):
         try:
             _import(context, returned, {c: s for c, s in earlier.items() if c != returned.case}, consent, times, report)
@@ -237,6 +236,13 @@ def _gated(context: Context, returned: _Returned, earlier: Sequence[LabelSummary
         predicted_ml=read_json(preview)["volumes_ml"] if known else None,
         earlier=earlier,
     )
+
+
+def _summaries_so_far(context: Context, experiment: Experiment) -> dict[str, LabelSummary]:
+    """Of the human labels of finished rounds; the order in which labels of this round come in plays no role."""
+    done = finished_rounds(experiment)
+    cases = done[-1].labelled if done else ()
+    return {case: _summary_of(context, case) for case in cases if context.dataset.label_file(case).is_file()}
 
 
 def _summary_of(context: Context, case: str) -> LabelSummary:

@@ -31,15 +31,15 @@ def assign(cases: Sequence[str], annotators: Sequence[str], double_read: float =
 
 def check_annotators(annotators: Sequence[str], double_read: float) -> None:
     """Raises `AssftError` for names that cannot be folders, and for a double reading by one."""
+    if not 0 <= double_read <= 1:
+        raise AssftError(f"--double_read {double_read:g}: expected a fraction between 0 and 1.")
+    if double_read and len(annotators) < 2:
+        raise AssftError("--double_read needs two names after --annotators.")
     bad = [name for name in annotators if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name)]
     if bad:
         raise AssftError(f"--annotators {bad[0]!r}: a name is made of letters, digits, _ and -; it becomes a folder.")
     if not annotators or len({name.lower() for name in annotators}) < len(annotators):
         raise AssftError(f"--annotators {' '.join(annotators)}: expected names that differ, also on disks that ignore case.")
-    if not 0 <= double_read <= 1:
-        raise AssftError(f"--double_read {double_read:g}: expected a fraction between 0 and 1.")
-    if double_read and len(annotators) < 2:
-        raise AssftError("--double_read needs two names after --annotators.")
 
 
 def readings(readers: Mapping[str, Sequence[str]]) -> dict[str, int]:

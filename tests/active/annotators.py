@@ -178,7 +178,7 @@ WARNED: dict[str, tuple[Spoil, str]] = {
     "missing organ": (lambda s: s.nifti(_without_first(s)), r"\w+ is missing; the model saw [\d.e-]+ ml of it"),
     "far too large": (lambda s: s.nifti(np.ones_like(s.label)), r"has [\d.]+ ml; the \d labels so far have [\d.]+ to [\d.]+ ml"),
     "other axes": (
-        lambda s: sitk.WriteImage(sitk.DICOMOrient(like(s.label, s.image), "RAI"[::-1]), str(s.folder / f"{s.case}.nii.gz")),
+        lambda s: sitk.WriteImage(sitk.DICOMOrient(like(s.label, s.image), "IAR"), str(s.folder / f"{s.case}.nii.gz")),
         r"its axes are stored in another order or direction",
     ),
     "drawn on another volume": (

@@ -46,6 +46,7 @@ def test_balanced_and_complete(n: int, k: int, fraction: float) -> None:
         (["A", "a"], 0.0, "names that differ"),
         (["../A"], 0.0, "letters, digits, _ and -"),
         (["A"], 0.5, "--double_read needs two names"),
+        ([], 0.5, "--double_read needs two names"),
         (["A", "B"], 1.5, "a fraction between 0 and 1"),
     ],
 )
