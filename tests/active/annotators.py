@@ -70,6 +70,7 @@ def save_slicer(
         volume.SetMetaData(key, value)
     file.parent.mkdir(parents=True, exist_ok=True)
     sitk.WriteImage(volume, str(file), True)
+    file.write_bytes(file.read_bytes().replace(b"kinds: vector domain", b"kinds: list domain", 1))  # as Slicer says it
 
 
 def segments_of(label: np.ndarray, labels: Mapping[str, int]) -> dict[str, np.ndarray]:
