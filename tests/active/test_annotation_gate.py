@@ -129,6 +129,7 @@ BEFORE = [summary(100, 200), summary(120, 150)]
         (summary(110, 160), {}, BEFORE, None),
         (summary(360, 160), {}, BEFORE, None),  # 3 x 120: just not far outside
         (summary(361, 160), {}, BEFORE, "kidney_right has 361 ml; the 2 labels so far have 100 to 120 ml"),
+        (summary(110, 50), {}, BEFORE, None),  # 150 / 3
         (summary(110, 49), {}, BEFORE, "kidney_left has 49 ml; the 2 labels so far have 150 to 200 ml"),
         (summary(361, 160), {}, BEFORE[:1], None),  # one label says nothing
         (summary(0, 160), {"kidney_right": 10.1}, BEFORE, "kidney_right is missing; the model saw 10.1 ml of it"),
