@@ -21,8 +21,9 @@ from nnunet_assft.active.annotation import labels_to_come, open_request
 from nnunet_assft.active.experiment import create_experiment
 from nnunet_assft.active.records import open_scorer
 from nnunet_assft.active.rounds import open_context, run_round
-from nnunet_assft.active.state import Experiment, Round, step
+from nnunet_assft.active.state import Experiment, Round, finished_rounds, step
 from nnunet_assft.cli.annotate import main as annotate_main
+from nnunet_assft.cli.round import main as round_main
 from nnunet_assft.errors import AssftError, WaitingForAnnotation
 from nnunet_assft.evaluation.dice import mean_of
 from nnunet_assft.files import read_json, sha256_file, write_csv
@@ -501,7 +502,10 @@ def test_a_partial_round_counts_the_labelled_cases_and_gives_the_others_back(
     shutil.copy(truth_folder / f"{taken}.nii.gz", folder / "labelsTr")
     with pytest.raises(WaitingForAnnotation, match=f"annotation of 1 of 2 cases: {left}.*annotate export -d 901 -o WORK"):
         run_round(experiment, 1, CPU)
-    done = run_round(experiment, 1, CPU, proceed_with_partial=True)
+    with pytest.raises(SystemExit) as exit_:
+        round_main(["-d", "901", "-r", "1", "--proceed_with_partial", "-device", "cpu"])
+    assert not exit_.value.code
+    done = finished_rounds(experiment)[1]
     assert done.queried == (taken,)
     assert done.labelled == tuple(sorted((first, taken)))
     assert left in done.unlabelled
