@@ -132,13 +132,14 @@ def print_next(experiment: Any) -> None:
     from nnunet_assft.active.annotation import labels_to_come, open_request
     from nnunet_assft.active.state import command
 
-    r = open_request(experiment).round
-    missing = labels_to_come(experiment, r)
-    again = command("round", experiment.dataset, experiment.name, "-r", str(r))
-    if missing:
-        print(f"missing: {', '.join(missing)}. When they are imported: {again}; without them: {again} --proceed_with_partial")
-    else:
+    request = open_request(experiment)
+    missing = labels_to_come(experiment, request.round)
+    again = command("round", experiment.dataset, experiment.name, "-r", str(request.round))
+    if not missing:
         print(f"All labels are in. Next: {again}")
+        return
+    without = f"; without them: {again} --proceed_with_partial" if len(missing) < len(request.cases) else ""
+    print(f"missing: {', '.join(missing)}. When they are imported: {again}{without}")
 
 
 def main(argv: list[str] | None = None) -> None:
