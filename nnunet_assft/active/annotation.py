@@ -3,25 +3,105 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from tqdm import tqdm
 
 from nnunet_assft.active.nnunet_io import Context
-from nnunet_assft.errors import WaitingForAnnotation
+from nnunet_assft.active.state import Experiment, command, finished_rounds, step
+from nnunet_assft.errors import AssftError, WaitingForAnnotation
+from nnunet_assft.files import read_json, sha256_of
+from nnunet_assft.planning.raw_dataset import RawDataset, find_dataset
 
 
-def annotate(context: Context, annotator: str, queried: Sequence[str]) -> None:
-    """See to it that every queried case has a label that can be trained on.
+def annotate(context: Context, experiment: Experiment, r: int, queried: Sequence[str], *, proceed_with_partial: bool = False) -> list[str]:
+    """See to it that every queried case has a label that can be trained on. Returns the cases that count as queried.
 
-    oracle: the label is in labelsTr since the start. human: it has to be put there. Raises `WaitingForAnnotation` if
-    human labels are missing, `AssftError` for a label that cannot be trained on.
+    oracle: the label is in labelsTr since the start. human: it has to be put there. proceed_with_partial: if some human
+    labels are missing, their cases go back to the pool; this is decided once, and kept in a step file. Raises
+    `WaitingForAnnotation` if human labels are missing, `AssftError` for a label that cannot be trained on.
     """
-    files = {case: context.dataset.label_file(case) for case in queried}
-    missing = [case for case, file in files.items() if not file.is_file()]
-    if annotator == "human" and missing:
-        raise WaitingForAnnotation(
-            f"waiting for the annotation of {len(missing)} of {len(queried)} cases: {', '.join(missing)}. "
-            f"Save each as {context.dataset.folder / 'labelsTr'}/CASE{context.dataset.file_ending} and type the same command again."
-        )
-    for case, file in tqdm(files.items(), desc="checking labels", unit="case", leave=False):
-        context.checked_label(case, file)
+    cases = counted_cases(experiment, r, queried)
+    missing = missing_labels(context.dataset, cases)
+    if experiment.annotator == "human" and missing:
+        decided = len(cases) < len(queried)
+        if not proceed_with_partial or decided or len(missing) == len(cases):
+            raise WaitingForAnnotation(_what_to_do(experiment, r, cases, missing, proceed_with_partial))
+        cases = [case for case in cases if case not in missing]
+        result = {"annotated": cases, "given_back": missing}
+        step(experiment.paths.step_file(r, "annotate"), {"queried": list(queried)}, lambda: result)
+    for case in tqdm(cases, desc="checking labels", unit="case", leave=False):
+        context.checked_label(case, context.dataset.label_file(case))
+    return cases
+
+
+def counted_cases(experiment: Experiment, r: int, queried: Sequence[str]) -> list[str]:
+    """All queried cases; or those that were labelled when it was decided to go on without the others."""
+    file = experiment.paths.step_file(r, "annotate")
+    if file.is_file():
+        kept = read_json(file)
+        if kept["inputs_sha256"] == sha256_of({"queried": list(queried)}):
+            return list(kept["result"]["annotated"])
+    return list(queried)
+
+
+def missing_labels(dataset: RawDataset, cases: Sequence[str]) -> list[str]:
+    return [case for case in cases if not dataset.label_file(case).is_file()]
+
+
+def _what_to_do(experiment: Experiment, r: int, cases: Sequence[str], missing: Sequence[str], partial: bool) -> str:
+    export = command("annotate export", experiment.dataset, experiment.name, "-o", "WORK")
+    import_ = command("annotate import", experiment.dataset, experiment.name, "WORK")
+    again = command("round", experiment.dataset, experiment.name, "-r", str(r))
+    none_yet = " A round cannot go on without any label." if partial and len(missing) == len(cases) else ""
+    return (
+        f"waiting for the annotation of {len(missing)} of {len(cases)} cases: {', '.join(missing)}.{none_yet} "
+        f"{export} writes a work folder, {import_} takes the labels back; then type {again} again."
+    )
+
+
+# What a human is asked for ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the round in progress asks of the annotators.
+
+    cases: best first. readers: case -> who reads it, the first one's label is the label; () where nobody was named.
+    """
+
+    round: int
+    cases: tuple[str, ...]
+    readers: dict[str, tuple[str, ...]]
+
+
+def open_request(experiment: Experiment) -> Request:
+    """The request of the round in progress. Raises `AssftError` if there is none: oracle, not queried yet, all done."""
+    if experiment.annotator != "human":
+        raise AssftError(f"Experiment {experiment.name!r} has annotator {experiment.annotator!r}: its labels are in labelsTr, and nothing "
+                         "is asked of a human. Plan with --annotator human.")  # fmt: skip
+    done = finished_rounds(experiment)
+    r = len(done)
+    if r > experiment.n_rounds or (done and not done[-1].unlabelled):
+        raise AssftError("All rounds are done; no annotation is asked for.")
+    queried = queried_cases(experiment, r)
+    if not queried:
+        again = command("round", experiment.dataset, experiment.name, "-r", str(r))
+        raise AssftError(f"Round {r} has not chosen its cases yet. Type {again}; it stops when it needs labels.")
+    cases = tuple(counted_cases(experiment, r, queried))
+    file = experiment.paths.readers_file(r)
+    recorded = read_json(file) if file.is_file() else {}
+    return Request(r, cases, {case: tuple(recorded.get(case, ())) for case in cases})
+
+
+def queried_cases(experiment: Experiment, r: int) -> list[str]:
+    """What round r has queried, best first; empty before its query."""
+    query = experiment.paths.step_file(r, "query")
+    if query.is_file():
+        return list(read_json(query)["result"]["queried"])
+    return [experiment.permutation[0]] if r == 0 and experiment.options.first_case == "random" else []
+
+
+def labels_to_come(experiment: Experiment, r: int) -> list[str]:
+    """Cases that count as queried in round r and have no label yet."""
+    return missing_labels(find_dataset(experiment.dataset), counted_cases(experiment, r, queried_cases(experiment, r)))

@@ -107,6 +107,27 @@ class ExperimentPaths:
     def records(self, name: str) -> Path:
         return self.results / "records" / name
 
+    @property
+    def annotations(self) -> Path:
+        """One CASE.json per imported label; second readings and replaced labels in folders of their own."""
+        return self.results / "annotations"
+
+    def annotation_file(self, case: str) -> Path:
+        return self.annotations / f"{case}.json"
+
+    def second_reading(self, annotator: str, case: str, file_ending: str) -> Path:
+        return self.annotations / "second_readings" / annotator / f"{case}{file_ending}"
+
+    def readers_file(self, r: int) -> Path:
+        return self.results / f"readers_round_{r:02d}.json"
+
+    def agreement_file(self, r: int) -> Path:
+        return self.results / f"agreement_round_{r:02d}.csv"
+
+    def previews(self, r: int) -> Path:
+        """What the model of the round before made of the queried cases: CASE.json and the pre-segmentation."""
+        return self.results / f"prelabels_round_{r:02d}"
+
     def test_predictions(self, r: int) -> Path:
         return self.results / f"test_round_{r:02d}"
 

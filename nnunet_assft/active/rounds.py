@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from nnunet_assft.active import metrics
@@ -21,7 +19,7 @@ from nnunet_assft.active.nnunet_io import Context, fine_tune
 from nnunet_assft.active.pseudo_labels import Refinement, write_pseudo_labels, write_segmentation
 from nnunet_assft.active.records import embeddings, open_scorer, pretrained_records, query_pool, request_of, score
 from nnunet_assft.active.selection import SELECTIONS, SelectionPool
-from nnunet_assft.active.state import Experiment, Model, Round, command, finished_rounds, step, write_splits
+from nnunet_assft.active.state import Experiment, Model, Round, command, finished_rounds, only_process, step, write_splits
 from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.errors import AssftError
 from nnunet_assft.evaluation.dice import evaluate_cases
@@ -30,20 +28,21 @@ from nnunet_assft.planning.preprocessing import load_image, load_properties
 from nnunet_assft.planning.raw_dataset import find_dataset
 
 
-def run_round(experiment: Experiment, r: int, device: torch.device) -> Round:
+def run_round(experiment: Experiment, r: int, device: torch.device, *, proceed_with_partial: bool = False) -> Round:
     """Round r of Algorithm 1; round 0 is its one-shot start. Goes on where an earlier call stopped; a finished round is kept.
 
-    Raises `AssftError` if an earlier round is not finished or an input cannot be used, `WaitingForAnnotation` if a human
-    has to label the queried cases first.
+    proceed_with_partial: queried cases that no human has labelled yet go back to T_u, and the round goes on. Raises
+    `AssftError` if an earlier round is not finished or an input cannot be used, `WaitingForAnnotation` if a human has to
+    label the queried cases first.
     """
     if experiment.paths.round_file(r).is_file():
         return Round.load(experiment.paths, r)
     before = _round_before(experiment, r)
     context = open_context(experiment, device)
     strategy = STRATEGIES[experiment.strategy]
-    with _only_process(experiment):
+    with only_process(experiment):
         queried, excluded = _query(context, experiment, r, before)  # lines 6, 10-13
-        annotate(context, experiment.annotator, queried)  # lines 6, 13
+        queried = annotate(context, experiment, r, queried, proceed_with_partial=proceed_with_partial)  # lines 6, 13
         labelled = tuple(sorted({*(before.labelled if before else ()), *queried}))  # lines 7, 14
         unlabelled = tuple(sorted(set(experiment.pool) - set(labelled)))
         start = before.model if before else experiment.initial_model  # line 2
@@ -275,19 +274,3 @@ def _predict_test_cases(context: Context, experiment: Experiment, r: int, model:
         segmentation = scorer.segmentation(logits, properties)
         write_segmentation(context, segmentation, files[case], properties)
     return files
-
-
-@contextmanager
-def _only_process(experiment: Experiment) -> Iterator[None]:
-    """A convenience: two commands on one experiment would do the same work twice. Correctness does not rest on it."""
-    lock = FileLock(experiment.paths.lock_file)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise AssftError(
-            f"Another process is working on experiment {experiment.name!r} of {experiment.dataset}. Wait for it, or end it."
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from nnunet_assft.active.options import Options
 from nnunet_assft.active.paths import ExperimentPaths
@@ -14,7 +17,7 @@ from nnunet_assft.errors import AssftError
 from nnunet_assft.files import read_json, sha256_of, write_json
 
 SCHEMA_VERSION = 2
-STEPS = ("query", "supervised", "select", "pseudo_labels", "semi", "evaluate")  # of a round, in order
+STEPS = ("query", "annotate", "supervised", "select", "pseudo_labels", "semi", "evaluate")  # of a round, in order
 
 
 @dataclass(frozen=True)
@@ -152,6 +155,22 @@ def step(
     result = compute()
     write_json(file, {"inputs_sha256": digest, "result": result})
     return result
+
+
+@contextmanager
+def only_process(experiment: Experiment) -> Iterator[None]:
+    """A convenience: two commands on one experiment would do the same work twice. Correctness does not rest on it."""
+    lock = FileLock(experiment.paths.lock_file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise AssftError(
+            f"Another process is working on experiment {experiment.name!r} of {experiment.dataset}. Wait for it, or end it."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def command(name: str, dataset: str, experiment: str = "assft", *more: str) -> str:

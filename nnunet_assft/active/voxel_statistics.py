@@ -100,6 +100,17 @@ def margin_of_logits(logits: torch.Tensor) -> torch.Tensor:
 
 
 @torch.inference_mode()
+def entropy_of_logits(logits: torch.Tensor, tau: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """(entropy in nats, float32; foreground mask of Eq. 9 at this temperature, bool), both (z, y, x) on the CPU."""
+    entropy = torch.empty(logits[0].numel())
+    mask = torch.empty(logits[0].numel(), dtype=torch.bool)
+    for voxels, z in _blocks(logits, None):
+        e, _, nats = _exponentials(z, z.amax(dim=0))
+        entropy[voxels], mask[voxels] = nats.cpu(), (e[0] / tau < e[1:].amax(dim=0)).cpu()
+    return entropy.reshape(logits.shape[1:]), mask.reshape(logits.shape[1:])
+
+
+@torch.inference_mode()
 def head_gradient(features: torch.Tensor, logits: torch.Tensor, *, with_dice: bool = False) -> torch.Tensor:
     """(C, F) float64: gradient of the loss at the last 1x1x1 layer, with the argmax as label, without autograd.
 

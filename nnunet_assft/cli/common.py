@@ -31,10 +31,24 @@ def make_parser(name: str, description: str, *, dataset: bool = True) -> argpars
         allow_abbrev=False,
     )
     if dataset:
-        parser.add_argument("-d", required=True, metavar="ID", help="dataset id or name (218 or Dataset218_NAME)")
-        parser.add_argument("-e", default="assft", metavar="NAME", help="experiment")
+        add_experiment(parser)
     parser.add_argument("--verbose", action="store_true", help="show the traceback of an error")
     return parser
+
+
+def make_command(commands: Any, name: str, description: str) -> argparse.ArgumentParser:
+    """A command of a command (`annotate export`), on an experiment. commands: what `add_subparsers` gave."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=description, description=description[0].upper() + description[1:] + ".", formatter_class=_Help, allow_abbrev=False
+    )
+    add_experiment(parser)
+    parser.add_argument("--verbose", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def add_experiment(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-d", required=True, metavar="ID", help="dataset id or name (218 or Dataset218_NAME)")
+    parser.add_argument("-e", default="assft", metavar="NAME", help="experiment")
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):

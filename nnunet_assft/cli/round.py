@@ -10,6 +10,8 @@ from nnunet_assft.cli.common import add_device, choose_device, load_experiment, 
 def parser() -> argparse.ArgumentParser:
     p = make_parser("round", "Run one round, or go on with it: query, annotate, train, select, pseudo-label, train, evaluate.")
     p.add_argument("-r", type=int, required=True, metavar="R", help="round; 0 is the one-shot start")
+    p.add_argument("--proceed_with_partial", action="store_true", help="human annotator: go on with the cases labelled so far; "
+                   "the other queried cases go back to the pool")  # fmt: skip
     add_device(p)
     return p
 
@@ -19,7 +21,7 @@ def round_(args: argparse.Namespace) -> None:
     from nnunet_assft.active.state import command
 
     experiment = load_experiment(args)
-    print_round(run_round(experiment, args.r, choose_device(args.device)))
+    print_round(run_round(experiment, args.r, choose_device(args.device), proceed_with_partial=args.proceed_with_partial))
     if args.r < experiment.n_rounds:
         print(f"Next: {command('round', experiment.dataset, experiment.name, '-r', str(args.r + 1))}")
 

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from nnunet_assft.cli.common import load_experiment, make_parser, run
 from nnunet_assft.cli.plan import print_changed
-
-if TYPE_CHECKING:
-    from nnunet_assft.active.state import Experiment
 
 
 def parser() -> argparse.ArgumentParser:
@@ -27,6 +23,7 @@ def status(args: argparse.Namespace) -> None:
         return
     if args.d is None:
         parser().error("-d is required (or --ext_trainer_path)")
+    from nnunet_assft.active.annotation import labels_to_come, open_request
     from nnunet_assft.active.state import STEPS, command, finished_rounds
 
     experiment = load_experiment(args)
@@ -49,22 +46,13 @@ def status(args: argparse.Namespace) -> None:
         print(f"round {len(done)} has begun; steps done: {', '.join(begun)}")
     missing = labels_to_come(experiment, len(done)) if experiment.annotator == "human" else []
     if missing:
-        print(f"waiting for the annotation of: {', '.join(missing)}")
+        readers = open_request(experiment).readers
+        print("waiting for the annotation of: " + ", ".join(f"{case} ({' and '.join(readers[case])})" if readers[case] else case
+                                                            for case in missing))  # fmt: skip
+        print(f"Next: {command('annotate export', experiment.dataset, experiment.name, '-o', 'WORK')}, then "
+              f"{command('annotate import', experiment.dataset, experiment.name, 'WORK')}")  # fmt: skip
+        return
     print(f"Next: {command('round', experiment.dataset, experiment.name, '-r', str(len(done)))}")
-
-
-def labels_to_come(experiment: Experiment, r: int) -> list[str]:
-    """Cases that round r has queried and that have no label yet."""
-    from nnunet_assft.files import read_json
-    from nnunet_assft.planning.raw_dataset import find_dataset
-
-    query = experiment.paths.step_file(r, "query")
-    if query.is_file():
-        queried = read_json(query)["result"]["queried"]
-    else:
-        queried = [experiment.permutation[0]] if r == 0 and experiment.options.first_case == "random" else []
-    dataset = find_dataset(experiment.dataset)
-    return [case for case in queried if not dataset.label_file(case).is_file()]
 
 
 def main(argv: list[str] | None = None) -> None:

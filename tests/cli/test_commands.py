@@ -19,11 +19,20 @@ from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.selection import SELECTIONS
 from nnunet_assft.active.state import Experiment
 from nnunet_assft.active.strategies import STRATEGIES
-from nnunet_assft.cli import demo, plan, predict, round, run, score, status
+from nnunet_assft.cli import annotate, demo, plan, predict, round, run, score, status
 from nnunet_assft.network import PRESETS
 from nnunet_assft.planning.domains import DOMAINS
 
-COMMANDS = {"plan": plan, "round": round, "run": run, "status": status, "score": score, "predict": predict, "demo": demo}
+COMMANDS = {
+    "plan": plan,
+    "round": round,
+    "run": run,
+    "annotate": annotate,
+    "status": status,
+    "score": score,
+    "predict": predict,
+    "demo": demo,
+}
 PROGRESS = re.compile(r"\d+%\||\d+(case|epoch) \[")
 SMALL = ("--preset", "tiny", "--epochs", "1", "--iterations_per_epoch", "1")
 
@@ -148,7 +157,7 @@ def test_console_scripts_resolve():
 
 # Errors are one line and exit code 1 -----------------------------------------------------------------------------------
 
-NEED_A_DATASET = ["plan -d 901", "run -d 901", "round -d 901 -r 0", "status -d 901", "predict -d 901 -i a -o b"]
+NEED_A_DATASET = ["plan -d 901", "run -d 901", "round -d 901 -r 0", "annotate status -d 901", "status -d 901", "predict -d 901 -i a -o b"]
 
 
 @pytest.mark.parametrize("line", NEED_A_DATASET)
@@ -294,7 +303,8 @@ def test_a_missing_annotation_is_waited_for(blobs, call):
     assert code == 3
     assert len(lines) == 1
     assert lines[0].startswith(f"nnUNetv2_assft_round: waiting for the annotation of 1 of 1 cases: {first}. ")
-    assert str(blobs / "labelsTr") in lines[0]
+    assert "nnUNetv2_assft_annotate export -d 901 -o WORK writes a work folder" in lines[0]
+    assert lines[0].endswith("then type nnUNetv2_assft_round -d 901 -r 0 again.")
 
 
 # What is printed when all goes well ------------------------------------------------------------------------------------
@@ -311,14 +321,15 @@ def test_plan_says_what_it_decided_and_what_comes_next(blobs, call):
     assert out.endswith("Next: nnUNetv2_assft_round -d 901 -e pilot -r 0\n")
 
 
-def test_status_says_whose_annotation_is_missing(blobs, call):
+def test_status_says_whose_annotation_is_missing(blobs, call, tmp_path):
     for file in (blobs / "labelsTr").iterdir():
         file.unlink()
     call("plan -d 901 --annotator human --budget 2", *SMALL)
-    assert call("round -d 901 -r 0")[0] == 3
-    _, out, _ = call("status -d 901")
-    assert "waiting for the annotation of: case_0" in out
-    assert out.endswith("Next: nnUNetv2_assft_round -d 901 -r 0\n")
+    _, out, _ = call("status -d 901")  # the first case is known before its round begins
+    assert re.search(r"waiting for the annotation of: case_0\d\n", out)
+    assert out.endswith("Next: nnUNetv2_assft_annotate export -d 901 -o WORK, then nnUNetv2_assft_annotate import -d 901 WORK\n")
+    assert call("annotate export -d 901 --annotators anna -o", str(tmp_path / "work"))[0] == 0
+    assert re.search(r"waiting for the annotation of: case_0\d \(anna\)\n", call("status -d 901")[1])
 
 
 def test_status_before_the_first_round(planned, call):

@@ -1,0 +1,146 @@
+"""nnUNetv2_assft_annotate: the work folder for the annotators, the gate for what comes back, and who has done what."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from nnunet_assft.cli.common import EXIT_ERROR, add_device, choose_device, load_experiment, make_command, make_parser, run
+
+
+def parser() -> argparse.ArgumentParser:
+    p = make_parser("annotate", "Human annotation: write a work folder, take the labels back, see what is missing.", dataset=False)
+    commands = p.add_subparsers(dest="what", required=True, metavar="{export,import,status}", prog=p.prog)
+    export = make_command(commands, "export", "write the work folder of the round in progress")
+    export.add_argument("-o", required=True, type=Path, metavar="FOLDER", help="work folder; the same command completes it")
+    export.add_argument("--annotators", nargs="+", metavar="NAME", help="share the cases out to them")
+    export.add_argument("--double_read", type=float, default=0.0, metavar="F",
+                        help="fraction of the cases that two of them read; the label is that of the one named first")  # fmt: skip
+    export.add_argument("--no_prelabel", action="store_true", help="leave the model's segmentation out")
+    export.add_argument("--uncertainty", action="store_true", help="also write the entropy (nats) as NIfTI")
+    add_device(export)
+    back = make_command(commands, "import", "check returned labels and put them into labelsTr")
+    back.add_argument("folder", type=Path, metavar="FOLDER", help="work folder, or a folder of CASE.nii.gz or CASE.seg.nrrd")
+    back.add_argument("--accept", action="append", metavar="CASE", help="take this one in spite of its warnings; may be repeated")
+    back.add_argument("--accept_warnings", action="store_true", help="take all in spite of warnings")
+    back.add_argument("--replace", action="store_true", help="replace labels that are there; the old ones are kept with the results")
+    back.add_argument("--annotator_name", metavar="NAME", help="who drew them (default: the subfolder's name)")
+    back.add_argument("--minutes", metavar="M", help="time for each of them")
+    back.add_argument("--times", type=Path, metavar="CSV", help="table with case, annotator, minutes")
+    make_command(commands, "status", "which labels are in, by whom, and which are missing")
+    return p
+
+
+def annotate(args: argparse.Namespace) -> int:
+    commands = {"export": export_work, "import": import_labels, "status": print_status}
+    return commands[args.what](args, load_experiment(args))
+
+
+def export_work(args: argparse.Namespace, experiment: Any) -> int:
+    from nnunet_assft.active import annotation_export
+    from nnunet_assft.active.readers import readings
+    from nnunet_assft.active.rounds import open_context
+    from nnunet_assft.active.state import command, only_process
+
+    context = open_context(experiment, choose_device(args.device))
+    with only_process(experiment):
+        done = annotation_export.export_work(
+            context,
+            experiment,
+            args.o,
+            annotators=args.annotators or (),
+            double_read=args.double_read,
+            prelabel=not args.no_prelabel,
+            uncertainty=args.uncertainty,
+        )
+    request = done.request
+    print(f"round {request.round}: {len(request.cases)} cases to annotate in {args.o}: {', '.join(request.cases)}")
+    if not done.has_model:
+        print("No model is trained yet, so there is no pre-segmentation and no uncertainty.")
+    for case in done.kept:
+        print(f"{case}: the pre-segmentation in {args.o / 'prelabels'} was changed by somebody; it is left alone.")
+    load = readings(request.readers)
+    if load:
+        print("Cases per annotator: " + ", ".join(f"{name} {n}" for name, n in load.items()))
+    if any(len(names) > 1 for names in request.readers.values()):
+        print("Cases read by two: the label is that of the annotator named first after --annotators; the other one counts for agreement.")
+    print(f"Next: {command('annotate import', experiment.dataset, experiment.name, str(args.o))}")
+    return 0
+
+
+def import_labels(args: argparse.Namespace, experiment: Any) -> int:
+    import torch
+
+    from nnunet_assft.active.annotation import open_request
+    from nnunet_assft.active.annotation_agreement import write_agreement
+    from nnunet_assft.active.annotation_import import Consent
+    from nnunet_assft.active.annotation_import import import_labels as take
+    from nnunet_assft.active.annotation_times import Times, checked_minutes
+    from nnunet_assft.active.rounds import open_context
+    from nnunet_assft.active.state import only_process
+
+    minutes = None if args.minutes is None else checked_minutes(args.minutes, "--minutes")
+    times = Times.read(args.times, args.annotator_name, minutes) if args.times else Times(args.annotator_name, minutes)
+    context = open_context(experiment, torch.device("cpu"))
+    with only_process(experiment):
+        report = take(context, experiment, args.folder, Consent(args.accept or (), args.accept_warnings, args.replace), times)
+        agreement = write_agreement(context, open_request(experiment))
+    for line in report.imported:
+        print(line)
+    for kind, lines in (("error", report.refused), ("warning", report.doubtful)):
+        for line in lines:
+            print(f"nnUNetv2_assft_annotate: {kind}: {line}", file=sys.stderr)
+    if agreement:
+        print_agreement(agreement, context.paths.agreement_file(open_request(experiment).round))
+    print_next(experiment)
+    return EXIT_ERROR if report.refused or report.doubtful else 0
+
+
+def print_agreement(rows: list[dict[str, Any]], file: Path) -> None:
+    """Dice between the two readers of a case, per structure, and its mean over cases."""
+    from nnunet_assft.evaluation.dice import mean_of
+
+    columns = [name for name in rows[0] if name not in ("case", "reader_1", "reader_2")]
+    mean = {name: mean_of(row[name] for row in rows) for name in columns}
+    print(f"Agreement between two readers, Dice ({file}):")
+    for row in [*rows, {"case": "mean", "reader_1": "", "reader_2": "", **mean}]:
+        values = "  ".join(f"{name} {'-' if row[name] is None else format(row[name], '.3f')}" for name in columns)
+        print(f"  {row['case']}  {row['reader_1']} {row['reader_2']}  {values}")
+
+
+def print_status(args: argparse.Namespace, experiment: Any) -> int:
+    from nnunet_assft.active.annotation import open_request
+    from nnunet_assft.active.annotation_status import progress
+
+    request = open_request(experiment)
+    rows = progress(experiment, request)
+    print(f"round {request.round} of {experiment.dataset}, experiment {experiment.name!r}: {len(request.cases)} cases asked for")
+    print("case  annotator  minutes  state")
+    for row in rows:
+        minutes = "-" if row.minutes is None else f"{row.minutes:g}"
+        print(f"{row.case}  {row.annotator or '-'}  {minutes}  {row.state}")
+    total = sum(row.minutes or 0 for row in rows)
+    if total:
+        print(f"{total:g} minutes so far")
+    print_next(experiment)
+    return 0
+
+
+def print_next(experiment: Any) -> None:
+    from nnunet_assft.active.annotation import labels_to_come, open_request
+    from nnunet_assft.active.state import command
+
+    request = open_request(experiment)
+    missing = labels_to_come(experiment, request.round)
+    again = command("round", experiment.dataset, experiment.name, "-r", str(request.round))
+    if not missing:
+        print(f"All labels are in. Next: {again}")
+        return
+    without = f"; without them: {again} --proceed_with_partial" if len(missing) < len(request.cases) else ""
+    print(f"missing: {', '.join(missing)}. When they are imported: {again}{without}")
+
+
+def main(argv: list[str] | None = None) -> None:
+    run(annotate, parser(), argv)
