@@ -46,7 +46,7 @@ def require_untouched(manifest: Manifest) -> None:
         output["path"]
         for record in manifest.cases.values()
         for output in record["outputs"]
-        if output["action"] == "rewritten" and output_state(manifest.folder, output, thorough=False) == "changed"
+        if not (manifest.folder / output["path"]).is_symlink() and output_state(manifest.folder, output, thorough=False) == "changed"
     ]
     if changed:
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
@@ -96,7 +96,7 @@ def apply(
             _remove_outputs(manifest.folder, manifest.cases.pop(name), keep=set())
         for name, record in _converted(todo, conversion, num_processes):
             if name in manifest.cases:
-                _remove_outputs(manifest.folder, manifest.cases[name], keep={output["path"] for output in record["outputs"]})
+                _remove_outputs(manifest.folder, manifest.cases[name], keep=_files_of(record))
             manifest.add(name, record)
             if strict and (wrong := errors(merged_findings([record]))):
                 raise AssftError(f"--strict: {wrong[0].line()}")
@@ -114,10 +114,14 @@ def _converted(todo: list[PlannedCase], conversion: Conversion, num_processes: i
     yield from map_cases(partial(convert_case, conversion=conversion), todo, num_processes=processes, desc="Converting")
 
 
+def _files_of(record: Record) -> set[str]:
+    """Paths of the files that a case has in the dataset folder."""
+    return {output["path"] for output in record["outputs"] if output["action"] != "reference"}
+
+
 def _remove_outputs(folder: Path, record: Record, keep: set[str]) -> None:
-    for output in record["outputs"]:
-        if output["path"] not in keep and output["action"] != "reference":
-            (folder / output["path"]).unlink(missing_ok=True)
+    for path in _files_of(record) - keep:
+        (folder / path).unlink(missing_ok=True)
 
 
 def duplicates(records: dict[str, Record]) -> list[Finding]:
