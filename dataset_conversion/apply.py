@@ -103,8 +103,8 @@ def apply(
     except OSError as error:
         raise AssftError(f"{error.filename or manifest.folder} cannot be written: {error.strerror or error}. "
                          "Correct that and type the same command again; finished cases are kept.") from error  # fmt: skip
-    except BrokenProcessPool as error:
-        raise AssftError("A worker process was killed, most likely for lack of memory. Type the same command with a smaller -np; "
+    except (BrokenProcessPool, MemoryError) as error:
+        raise AssftError("A worker process ran out of memory or was killed. Type the same command with a smaller -np; "
                          "finished cases are kept.") from error  # fmt: skip
     return manifest.cases
 

@@ -60,7 +60,8 @@ def scan(name: str, roots: Sequence[Path], raw: Path, dataset: str | None, optio
     label_map, findings = _label_map(row, sources)
     usable, unusable, counts = usable_cases(row, sources)
     counts |= _count(sources.findings, "other_modality", "cases of the other modality")
-    plan = Plan(row, raw / row.folder, label_map, most_frequent_ending(usable), SPLITS[split][1] if lists is None else "split file")
+    rule = SPLITS[split][1] if lists is None else "split file"
+    plan = Plan(row, raw / row.folder, label_map, most_frequent_ending(usable), rule, options.tolerances)
     parts, unsplit = split_cases(row, usable, split, lists)
     structures = tuple(canonical_name(structure) for structure in row.labels)
     scanning = Scanning(options.tolerances, row.channel, plan.file_ending, structures)

@@ -53,8 +53,8 @@ CODES = {
     "bad_dataset_json": Code(WARNING, "dataset.json of the download is unusable", "Folder names and the documented labels are used."),
     "count_differs": Code(WARNING, "not the published number of cases", "Complete the download, or go on with what there is."),
     # to know
-    "orientation_differs": Code(INFO, "image and label are stored in different orientations but agree", "Nothing: the reader reorients."),
-    "labels_removed": Code(INFO, "structures that this dataset drops were set to background", "Nothing."),
+    "orientation_differs": Code(INFO, "image and label are stored in different orientations but agree", "The reader reorients both."),
+    "labels_removed": Code(INFO, "structures that this dataset drops were set to background"),
     "unlabelled_image": Code(INFO, "an image without public label", "It is left out."),
     "other_modality": Code(INFO, "a case of the other modality", "It belongs to the other dataset."),
     "not_in_split": Code(INFO, "a case that the split file does not name", "It is left out."),
@@ -76,7 +76,7 @@ class Finding:
 
     def line(self) -> str:
         """One line for a person: where, what, what to do."""
-        return f"{self.case or 'dataset'}: {self.message}. {CODES[self.code].advice} [{self.code}]"
+        return " ".join(filter(None, (f"{self.case or 'dataset'}: {self.message}.", CODES[self.code].advice, f"[{self.code}]")))
 
 
 def found(code: str, case: str, message: str, severity: str | None = None) -> Finding:

@@ -67,6 +67,11 @@ class Tolerances:
     spacing: tuple[float, float] = (0.1, 1.0)
     direction: tuple[float, float] = (0.1, 1.0)
 
+    def words(self) -> dict[str, list[float | str]]:
+        """For dataset.json: (info, error) with units in the names."""
+        info, error = self.affine
+        return {"mm": [info, "voxel" if error is None else error], "percent": [*self.spacing], "degrees": [*self.direction]}
+
 
 @dataclass(frozen=True)
 class Difference:

@@ -15,6 +15,7 @@ from nnunet_assft.dataset_conversion.labels import canonical_name
 from nnunet_assft.dataset_conversion.manifest import Record
 from nnunet_assft.dataset_conversion.scan import Plan
 from nnunet_assft.dataset_conversion.sources import POOL, TEST
+from nnunet_assft.dataset_conversion.splits import SEED
 from nnunet_assft.files import write_json, write_text
 
 LISTED = 50  # findings of one code on the page; the JSON file has all
@@ -62,7 +63,7 @@ def dataset_json(plan: Plan, records: dict[str, Record], options: dict[str, Any]
         "licence": row.licence,
         "citation": row.citation,
         "converted_by": f"nnunet_assft {__version__}",
-        "conversion": {**options, "split_rule": plan.split},
+        "conversion": {**options, "split_rule": plan.split, "seed": SEED, "tolerances": plan.tolerances.words()},
     }
     if mode == "reference":
         content["dataset"] = {name: _by_reference(plan.folder, record) for name, record in done.items() if record["part"] == POOL}
@@ -121,7 +122,7 @@ def _page(
     for severity in SEVERITIES:
         for code in sorted({f.code for f in findings if f.severity == severity}):
             chosen = [f for f in findings if (f.severity, f.code) == (severity, code)]
-            lines += ["", f"### {severity}: {code} ({len(chosen)})", "", f"{CODES[code].meaning}. {CODES[code].advice}", ""]
+            lines += ["", f"### {severity}: {code} ({len(chosen)})", "", f"{CODES[code].meaning}. {CODES[code].advice}".strip(), ""]
             lines += [f"* {f.case or 'dataset'}: {f.message}" for f in chosen[:LISTED]]
             lines += [f"* and {len(chosen) - LISTED} more in the JSON file"] if len(chosen) > LISTED else []
     return lines

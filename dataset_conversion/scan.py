@@ -49,6 +49,7 @@ class Plan:
     label_map: LabelMap
     file_ending: str
     split: str
+    tolerances: Tolerances
     cases: list[PlannedCase] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)

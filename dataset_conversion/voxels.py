@@ -51,6 +51,9 @@ def read_volume(file: Path) -> Volume:
         data = gzip.decompress(data)
     nifti = parse_header(data[:540])
     image = (nibabel.Nifti2Image if isinstance(nifti, nibabel.Nifti2Header) else nibabel.Nifti1Image).from_bytes(data)
+    promised = int(nifti.get_data_dtype().itemsize * np.prod(image.shape, dtype=np.float64))
+    if promised > len(data):  # before that much memory is asked for
+        raise ValueError(f"its header promises {promised:,} bytes of voxels, the file holds {len(data):,}")
     del data
     array = np.asanyarray(image.dataobj)
     slope, inter = nifti.get_slope_inter()

@@ -5,68 +5,21 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import nibabel
 import numpy as np
 import pytest
 from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
 
-from nnunet_assft.cli import convert as command
 from nnunet_assft.dataset_conversion.datasets import AMOS_STRUCTURES, DATASETS
+from nnunet_assft.dataset_conversion.scan import split_cases
+from nnunet_assft.dataset_conversion.sources import SourceCase
 from nnunet_assft.planning.domains import DOMAINS
 from nnunet_assft.planning.raw_dataset import RawDataset, find_dataset, read_dataset
 from tests.dataset_conversion import downloads
+from tests.dataset_conversion.conftest import Convert
 from tests.dataset_conversion.downloads import amos, label, save
-
-
-@dataclass
-class Result:
-    code: int
-    out: str
-    errors: list[str]
-    folder: Path
-
-    def json(self, stem: str = "conversion_report") -> dict[str, Any]:
-        return json.loads((self.folder / f"{stem}.json").read_text())
-
-    def findings(self, stem: str = "conversion_report") -> list[tuple[str, str, str]]:
-        """(severity, code, case), without the counts that a small tree never meets."""
-        found = [(f["severity"], f["code"], f["case"]) for f in self.json(stem)["findings"]]
-        return [finding for finding in found if finding[1] not in ("count_differs", "other_modality", "unlabelled_image")]
-
-    def message(self, code: str) -> str:
-        return next(f["message"] for f in self.json()["findings"] if f["code"] == code)
-
-    def values(self, path: str) -> np.ndarray:
-        return np.asarray(nibabel.load(self.folder / path).dataobj)
-
-    def cases(self, folder: str) -> list[str]:
-        if not (self.folder / folder).is_dir():
-            return []
-        return sorted(file.name.removesuffix(".nii.gz").removesuffix("_0000") for file in (self.folder / folder).iterdir())
-
-
-Convert = Callable[..., Result]
-
-
-@pytest.fixture
-def convert(nnunet_folders: Path, capsys: pytest.CaptureFixture[str]) -> Convert:
-    """Runs the command on folders and returns what it printed and wrote."""
-
-    def call(name: str, *sources: Path, options: str = "") -> Result:
-        arguments = ["-i", *map(str, sources)] if sources else []
-        with pytest.raises(SystemExit) as exit_:
-            command.main([name, *arguments, "-np", "1", *options.split()])
-        out, err = capsys.readouterr()
-        lines = [line for line in err.replace("\r", "\n").split("\n") if line.startswith("nnUNetv2_assft_convert")]
-        folder = Path(next((line for line in out.splitlines() if "/Dataset" in line), str(nnunet_folders / "none")))
-        return Result(int(exit_.value.code or 0), out, lines, folder)
-
-    return call
 
 
 def download(name: str, root: Path) -> list[Path]:
@@ -193,9 +146,6 @@ def test_labels_are_related_by_name_not_by_id(convert: Convert, tmp_path: Path) 
 
 
 def test_flare_splits_289_to_72() -> None:
-    from nnunet_assft.dataset_conversion.scan import split_cases
-    from nnunet_assft.dataset_conversion.sources import SourceCase
-
     cases = [SourceCase(f"train_{i:03d}") for i in range(361)]
     parts, _ = split_cases(DATASETS["flare21"], cases, "random", None)
     assert Counter(parts.values()) == {"pool": 289, "test": 72}
@@ -203,17 +153,11 @@ def test_flare_splits_289_to_72() -> None:
 
 
 def test_abdominal_mri_splits_20_to_10() -> None:
-    from nnunet_assft.dataset_conversion.scan import split_cases
-    from nnunet_assft.dataset_conversion.sources import SourceCase
-
     parts, _ = split_cases(DATASETS["abdominal_mri"], [SourceCase(f"c{i}") for i in range(30)], "random", None)
     assert Counter(parts.values()) == {"pool": 20, "test": 10}
 
 
 def test_a_missing_image_hardly_moves_the_test_set_of_abdomen_atlas() -> None:
-    from nnunet_assft.dataset_conversion.scan import split_cases
-    from nnunet_assft.dataset_conversion.sources import SourceCase
-
     cases = [SourceCase(f"BDMAP_{i:08d}") for i in range(1, 5196)]
     tests = []
     for chosen in (cases, cases[:100] + cases[103:]):
