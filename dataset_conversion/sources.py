@@ -155,8 +155,8 @@ def _amos(row: DatasetRow, roots: list[Path]) -> Sources:
             case = sources.case(name)
             case.listed = True
             sources.assign(case, part)
-    other = [name for name in sources.cases if (int(name[-4:]) < AMOS_FIRST_MR_ID) != (row.channel == CT)]
-    for name in other:
+    other = {name for name in sources.cases if (int(name[-4:]) < AMOS_FIRST_MR_ID) != (row.channel == CT)}
+    for name in sorted(other):
         if sources.cases.pop(name).part != UNLABELLED:
             sources.findings.append(found("other_modality", name, f"by its id not {row.channel}; ids below {AMOS_FIRST_MR_ID} are CT"))
     left = [finding for finding in sources.findings if finding.case not in other or finding.code == "other_modality"]

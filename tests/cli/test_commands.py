@@ -19,11 +19,20 @@ from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.selection import SELECTIONS
 from nnunet_assft.active.state import Experiment
 from nnunet_assft.active.strategies import STRATEGIES
-from nnunet_assft.cli import demo, plan, predict, round, run, score, status
+from nnunet_assft.cli import convert, demo, plan, predict, round, run, score, status
 from nnunet_assft.network import PRESETS
 from nnunet_assft.planning.domains import DOMAINS
 
-COMMANDS = {"plan": plan, "round": round, "run": run, "status": status, "score": score, "predict": predict, "demo": demo}
+COMMANDS = {
+    "convert": convert,
+    "plan": plan,
+    "round": round,
+    "run": run,
+    "status": status,
+    "score": score,
+    "predict": predict,
+    "demo": demo,
+}
 PROGRESS = re.compile(r"\d+%\||\d+(case|epoch) \[")
 SMALL = ("--preset", "tiny", "--epochs", "1", "--iterations_per_epoch", "1")
 

@@ -66,6 +66,11 @@ def cut(file: Path, share: float) -> None:
     file.write_bytes(data[: int(len(data) * share)])
 
 
+def unpack(file: Path) -> None:
+    """A plain NIfTI file that is still called .nii.gz."""
+    file.write_bytes(gzip.decompress(file.read_bytes()))
+
+
 def sets(file: str, array: np.ndarray, affine: np.ndarray = AFFINE) -> Callable[[Path], object]:
     return lambda root: save(root / file, array, affine)
 
@@ -82,7 +87,7 @@ FLARE_CASES: list[tuple[str, str, Callable[[Path], object], str]] = [  # code, s
     ("unreadable", "error", lambda root: (root / IMAGE).write_bytes(b""), "ends after 0 bytes"),
     ("unreadable", "error", lambda root: (root / IMAGE).write_bytes(b"<html>login</html>"), "gzip"),
     ("unreadable", "error", lambda root: (root / LABEL).write_bytes(gzip.compress(b"x" * 999)), "no NIfTI"),
-    ("unreadable", "error", lambda root: (root / LABEL).write_bytes(gzip.decompress((root / LABEL).read_bytes())), "gzip"),
+    ("unreadable", "error", lambda root: unpack(root / LABEL), "gzip"),
     ("unreadable", "error", lambda root: [patch_header(root / f, dim=HUGE) for f in (IMAGE, LABEL)], "its header promises 250,000,000,000 bytes"),
     ("unreadable", "error", lambda root: patch_header(root / IMAGE, datatype=7), "7"),
     ("not_3d", "error", sets(IMAGE, ct(1, (*SHAPE, 2))), "12x10x8x2"),
