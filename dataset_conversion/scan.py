@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_assft.dataset_conversion.datasets import MRI, DatasetRow
-from nnunet_assft.dataset_conversion.findings import WARNING, Finding, errors, found, ordered
+from nnunet_assft.dataset_conversion.findings import Finding, errors, found, ordered
 from nnunet_assft.dataset_conversion.headers import Header, Tolerances, header_findings, pair_findings, read_header
 from nnunet_assft.dataset_conversion.labels import LabelMap
 from nnunet_assft.dataset_conversion.sources import ENDINGS, POOL, TEST, UNLABELLED, SourceCase, Sources
@@ -143,10 +143,10 @@ def scan_case(case: SourceCase, scanning: Scanning) -> PlannedCase:
         except Exception as error:  # a damaged header makes nibabel, gzip and numpy raise almost anything
             findings.append(found("unreadable", case.name, f"{file}: {describe_error(error)}"))
             continue
+        first = next(iter(headers.values()), None)
         headers[file] = header
-        problems = header_findings(case.name, file.name, header)
-        if not headers_agree(headers, file, problems):
-            findings += problems
+        if first is None or len(header.shape) != 3 or not np.array_equal(header.affine, first.affine):  # else it was said
+            findings += header_findings(case.name, file.name, header)
     missing = [name for name in scanning.structures if name not in case.masks] if case.masks else []
     if missing:
         findings.append(found("missing_label", case.name, f"{len(missing)} masks are missing: {', '.join(missing)}"))
@@ -165,13 +165,6 @@ def scan_case(case: SourceCase, scanning: Scanning) -> PlannedCase:
         sum(file.stat().st_size for file in case.files if file not in case.images),
         max(header.volume_bytes for header in headers.values()),
     )
-
-
-def headers_agree(headers: Mapping[Path, Header], file: Path, problems: Sequence[Finding]) -> bool:
-    """Whether a warning about this file was given already for another file with the same affine."""
-    affine = headers[file].affine
-    same = any(other != file and np.array_equal(header.affine, affine) for other, header in headers.items())
-    return same and all(finding.severity == WARNING for finding in problems)
 
 
 def _image_findings(case: SourceCase, headers: Mapping[Path, Header], scanning: Scanning) -> list[Finding]:

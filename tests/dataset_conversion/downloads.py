@@ -11,6 +11,7 @@ import nibabel
 import numpy as np
 
 from nnunet_assft.dataset_conversion.datasets import ABDOMEN_ATLAS_STRUCTURES, AMOS_STRUCTURES
+from nnunet_assft.dataset_conversion.phantom import phantom_case
 from tests.conftest import SHARED_DATA
 
 SHAPE = (12, 10, 8)  # x, y, z
@@ -100,6 +101,19 @@ def amos(root: Path, *, objects: bool = True) -> Path:
     }
     (folder / "dataset.json").write_text(json.dumps(content))
     litter(root)
+    return root
+
+
+def amos_of_phantoms(root: Path) -> Path:
+    """Six training and two validation CT with five organs under the names of AMOS, without dataset.json."""
+    names = ("liver", "spleen", "right kidney", "left kidney", "stomach")  # of the phantom's labels 1 to 5
+    ids = np.array([0, *(AMOS_STRUCTURES.index(name) + 1 for name in names)], np.uint8)
+    for i in range(8):
+        image, organs, spacing, _ = phantom_case(0, i)
+        affine = np.diag([*spacing[::-1], 1.0])
+        part = "Tr" if i < 6 else "Va"
+        save(root / f"amos22/images{part}/amos_{i + 1:04d}.nii.gz", image.transpose(2, 1, 0), affine)
+        save(root / f"amos22/labels{part}/amos_{i + 1:04d}.nii.gz", ids[organs.transpose(2, 1, 0)], affine)
     return root
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
 
+from nnunet_assft.cli import plan
 from nnunet_assft.dataset_conversion.datasets import AMOS_STRUCTURES, DATASETS
 from nnunet_assft.dataset_conversion.scan import split_cases
 from nnunet_assft.dataset_conversion.sources import SourceCase
@@ -67,6 +68,17 @@ def test_every_dataset_passes_nnunets_own_check_and_is_accepted_by_the_planner(n
     verified = convert(name, options=f"--verify_only -d {result.folder.name}")
     assert (verified.code, verified.errors) == (0, [])
     assert f"{len(dataset.images) + len(dataset.test_images)} cases" in verified.out
+
+
+def test_an_experiment_can_be_planned_on_a_converted_dataset(
+    convert: Convert, tmp_path: Path, nnunet_folders: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert convert("amos_ct", downloads.amos_of_phantoms(tmp_path / "download")).code == 0
+    with pytest.raises(SystemExit) as exit_:
+        plan.main(["-d", "218", "--domain", "generic", "--preset", "tiny", "--rounds", "1", "--budget", "1", "--epochs", "1", "-np", "1"])
+    assert not exit_.value.code
+    assert "pool 6 cases, test 2 (" in capsys.readouterr().out
+    assert len(list((nnunet_folders / "nnUNet_preprocessed").rglob("amos_*.pkl"))) == 8
 
 
 @pytest.mark.parametrize("name", [name for name, row in DATASETS.items() if row.id])

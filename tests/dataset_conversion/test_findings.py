@@ -88,7 +88,7 @@ FLARE_CASES: list[tuple[str, str, Callable[[Path], object], str]] = [  # code, s
     ("unreadable", "error", lambda root: (root / IMAGE).write_bytes(b"<html>login</html>"), "gzip"),
     ("unreadable", "error", lambda root: (root / LABEL).write_bytes(gzip.compress(b"x" * 999)), "no NIfTI"),
     ("unreadable", "error", lambda root: unpack(root / LABEL), "gzip"),
-    ("unreadable", "error", lambda root: [patch_header(root / f, dim=HUGE) for f in (IMAGE, LABEL)], "its header promises 250,000,000,000 bytes"),
+    ("unreadable", "error", lambda root: [patch_header(root / f, dim=HUGE) for f in (IMAGE, LABEL)], "promises 250,000,000,000"),
     ("unreadable", "error", lambda root: patch_header(root / IMAGE, datatype=7), "7"),
     ("not_3d", "error", sets(IMAGE, ct(1, (*SHAPE, 2))), "12x10x8x2"),
     ("not_3d", "error", sets(LABEL, label(1)[:, :, 1]), "12x10"),
