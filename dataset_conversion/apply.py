@@ -13,6 +13,7 @@ from nnunet_assft.dataset_conversion.findings import Finding, errors, found
 from nnunet_assft.dataset_conversion.manifest import NAME, Manifest, Record, output_state, sources_unchanged
 from nnunet_assft.dataset_conversion.placing import bounded_processes
 from nnunet_assft.dataset_conversion.scan import PlannedCase
+from nnunet_assft.dataset_conversion.splits import describe
 from nnunet_assft.errors import AssftError
 from nnunet_assft.files import sha256_file
 from nnunet_assft.planning.parallel import map_cases
@@ -30,7 +31,7 @@ def open_manifest(folder: Path, options: dict[str, object], *, overwrite: bool) 
         present = [name for name in (*FOLDERS, "dataset.json") if (folder / name).exists()]
         if present:
             raise AssftError(f"{folder} holds {', '.join(present)}, not written by this command (no {NAME}). "
-                             "Choose another id with -d, or move the folder away.")  # fmt: skip
+                             "Use it as it is (nnUNetv2_assft_convert check), choose another id with -d, or move it away.")  # fmt: skip
         return Manifest(folder, options)
     changed = [key for key in options if manifest.options.get(key) != options[key]]
     if changed and not overwrite:
@@ -52,6 +53,14 @@ def require_untouched(manifest: Manifest) -> None:
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
         raise AssftError(f"{manifest.folder / changed[0]}{more} changed after the conversion. Move it away, "
                          "or add --overwrite to write it anew.")  # fmt: skip
+
+
+def require_all_there(manifest: Manifest, explained: set[str]) -> None:
+    """Raises `AssftError` if a converted case is neither planned nor reported: a folder of the download may have been forgotten."""
+    lost = sorted(name for name, record in manifest.cases.items() if record["outputs"] and name not in explained)
+    if lost:
+        raise AssftError(f"{len(lost)} converted cases are no longer in the download ({describe(lost)}). Give all of its folders with -i, "
+                         "or add --overwrite to remove them from the dataset.")  # fmt: skip
 
 
 def require_no_foreign_files(manifest: Manifest, planned: Iterable[str]) -> None:

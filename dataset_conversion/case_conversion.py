@@ -99,8 +99,10 @@ def convert_case(case: PlannedCase, conversion: Conversion) -> tuple[str, Record
 
 
 def _state_of(file: Path) -> dict[str, Any]:
-    state = file.stat()
-    return {"path": str(file), "size": state.st_size, "mtime_ns": state.st_mtime_ns, "sha256": ""}
+    """Of a file that could not be read; it may be gone."""
+    state = file.stat() if file.exists() else None
+    size, mtime_ns = (state.st_size, state.st_mtime_ns) if state else (-1, -1)
+    return {"path": str(file), "size": size, "mtime_ns": mtime_ns, "sha256": ""}
 
 
 def _read(case: PlannedCase, file: Path, sources: list[dict[str, Any]]) -> Volume:

@@ -14,6 +14,7 @@ from nnunet_assft.dataset_conversion.apply import (
     apply,
     duplicates,
     open_manifest,
+    require_all_there,
     require_no_foreign_files,
     require_untouched,
     verify,
@@ -56,6 +57,7 @@ def scan(name: str, roots: Sequence[Path], raw: Path, dataset: str | None, optio
     lists = read_split_file(options.split_file) if options.split_file else None
     sources = collect(DATASETS[name], roots)
     row = _resolved(DATASETS[name], sources, dataset)
+    _refuse_own_folder(roots, raw / row.folder)
     split = row.split if options.split == "default" else options.split
     label_map, findings = _label_map(row, sources)
     usable, unusable, counts = usable_cases(row, sources)
@@ -83,6 +85,7 @@ def convert(plan: Plan, options: Options) -> tuple[dict[str, Record], list[Findi
     manifest = open_manifest(plan.folder, kept, overwrite=options.overwrite)
     if not options.overwrite:
         require_untouched(manifest)
+        require_all_there(manifest, {case.name for case in plan.cases} | {finding.case for finding in errors(plan.findings)})
     mode, message = _usable_mode(plan, options)
     conversion = _conversion(plan, mode)
     require_no_foreign_files(manifest, (target for case in plan.cases for target in conversion.targets(case)))
@@ -142,6 +145,13 @@ def _resolved(row: DatasetRow, sources: Sources, dataset: str | None) -> Dataset
     if row.layout == "msd":
         row = _decathlon_row(row, sources)
     return _renamed(row, dataset)
+
+
+def _refuse_own_folder(roots: Sequence[Path], folder: Path) -> None:
+    """A file must not become a link to itself."""
+    for root in roots:
+        if folder.resolve() in (root.resolve(), *root.resolve().parents):
+            raise AssftError(f"{root} is the dataset folder that would be written. Give the folder of the download with -i.")
 
 
 def _renamed(row: DatasetRow, dataset: str | None) -> DatasetRow:

@@ -122,7 +122,9 @@ def skew(header: Header) -> float:
 
 
 def header_findings(case: str, file: str, header: Header) -> list[Finding]:
-    """What is wrong with one header: not three axes, no affine, skewed axes."""
+    """What is wrong with one header: no numbers, not three axes, no affine, skewed axes."""
+    if header.stored.kind not in "iuf":
+        return [found("unreadable", case, f"{file} stores {header.stored} per voxel; expected one real number")]
     if len(header.shape) != 3:
         return [found("not_3d", case, f"{file} has the shape {_shape(header)}; expected three axes")]
     if not np.isfinite(header.affine).all() or abs(np.linalg.det(header.affine[:3, :3])) < 1e-9:

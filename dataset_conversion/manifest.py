@@ -109,8 +109,9 @@ def sources_unchanged(record: Record, files: Iterable[Path]) -> bool:
 def output_state(folder: Path, output: Record, *, thorough: bool) -> str:
     """ "" if an output is as it was written, else "missing" or "changed".
 
-    A file is compared by size and time and, if these differ, by checksum; thorough: by checksum in any case. A link must
-    lead to its source. What is given by reference is always as it was.
+    A file is compared by size and time and, if these differ, by checksum; thorough: by checksum in any case. A link is
+    compared by where it leads, a hard link by being the same file: the source is compared on its own. What is given by
+    reference is always as it was.
     """
     file = folder / output["path"]
     if output["action"] == "reference":
@@ -119,6 +120,8 @@ def output_state(folder: Path, output: Record, *, thorough: bool) -> str:
         return "changed"
     if not file.is_file():
         return "missing"
+    if output["action"] in ("link", "hardlink") and os.path.exists(output["source"]) and os.path.samefile(file, output["source"]):
+        return ""
     if not thorough and same_state(file, output):
         return ""
     return "" if sha256_file(file) == output["sha256"] else "changed"

@@ -145,7 +145,8 @@ def scan_case(case: SourceCase, scanning: Scanning) -> PlannedCase:
             continue
         first = next(iter(headers.values()), None)
         headers[file] = header
-        if first is None or len(header.shape) != 3 or not np.array_equal(header.affine, first.affine):  # else it was said
+        new = first is None or not np.array_equal(header.affine, first.affine)  # else it was said of the first
+        if new or len(header.shape) != 3 or header.stored.kind not in "iuf":
             findings += header_findings(case.name, file.name, header)
     missing = [name for name in scanning.structures if name not in case.masks] if case.masks else []
     if missing:

@@ -115,7 +115,7 @@ def raw_folder() -> Path:
     raw = os.environ.get("nnUNet_raw")
     if not raw or not Path(raw).is_dir():
         raise AssftError(f"nnUNet_raw is {raw or 'not set'}; expected the folder for raw datasets. Create it and export nnUNet_raw=...")
-    return Path(raw)
+    return Path(os.path.abspath(raw))  # dataset.json may name files in it
 
 
 def _dataset_by_id(dataset: str) -> Path:

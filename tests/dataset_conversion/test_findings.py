@@ -90,6 +90,8 @@ FLARE_CASES: list[tuple[str, str, Callable[[Path], object], str]] = [  # code, s
     ("unreadable", "error", lambda root: unpack(root / LABEL), "gzip"),
     ("unreadable", "error", lambda root: [patch_header(root / f, dim=HUGE) for f in (IMAGE, LABEL)], "promises 250,000,000,000"),
     ("unreadable", "error", lambda root: patch_header(root / IMAGE, datatype=7), "7"),
+    ("unreadable", "error", lambda root: patch_header(root / IMAGE, datatype=128, bitpix=24), "expected one real number"),
+    ("unreadable", "error", lambda root: patch_header(root / LABEL, datatype=32, bitpix=64), "complex64"),
     ("not_3d", "error", sets(IMAGE, ct(1, (*SHAPE, 2))), "12x10x8x2"),
     ("not_3d", "error", sets(LABEL, label(1)[:, :, 1]), "12x10"),
     ("invalid_affine", "error", lambda root: patch_header(root / IMAGE, srow_x=[0] * 4), "[0.0, 0.0, 0.0, 0.0]"),

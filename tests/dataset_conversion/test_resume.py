@@ -131,6 +131,30 @@ def test_a_case_that_became_bad_leaves_the_dataset(convert: Convert, tmp_path: P
     assert json.loads((result.folder / "dataset.json").read_text())["numTraining"] == 3
 
 
+def test_a_forgotten_folder_does_not_shrink_the_dataset(convert: Convert, tmp_path: Path) -> None:
+    """Without the second root two cases have no image any more; for AbdomenAtlas that alone is no error."""
+    first, second = downloads.abdomen_atlas(tmp_path / "download")
+    folder = convert("abdomen_atlas", first, second).folder
+    before = state(folder)
+    refused = convert("abdomen_atlas", first)
+    assert refused.code == 1
+    assert "2 converted cases are no longer in the download (BDMAP_00005196, BDMAP_00005200)" in refused.errors[0]
+    assert state(folder) == before
+    assert convert("abdomen_atlas", first, options="--overwrite").code == 0
+    assert len(list(folder.glob("labelsT*/*"))) == 2
+
+
+@pytest.mark.parametrize("mode", ["link", "copy"])
+def test_the_dataset_folder_itself_is_no_download(convert: Convert, tmp_path: Path, mode: str) -> None:
+    folder = convert("flare21", downloads.flare21(tmp_path / "download"), options=f"--mode {mode}").folder
+    before = state(folder)
+    for source in (folder, folder / "imagesTr"):
+        result = convert("flare21", source, options=f"--mode {mode} --overwrite")
+        assert result.code == 1
+        assert "is the dataset folder" in result.errors[0]
+    assert state(folder) == before
+
+
 def test_a_moved_download_is_linked_anew(convert: Convert, tmp_path: Path) -> None:
     root = downloads.flare21(tmp_path / "download")
     convert("flare21", root)
