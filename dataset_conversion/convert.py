@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -74,9 +74,10 @@ def scan(name: str, roots: Sequence[Path], raw: Path, dataset: str | None, optio
     return plan
 
 
-def convert(plan: Plan, options: Options) -> tuple[dict[str, Record], list[Finding], str]:
-    """Executes a plan. Returns the records of all cases by name, all findings, and a line about the mode if it was changed.
+def convert(plan: Plan, options: Options, say: Callable[[str], None]) -> tuple[dict[str, Record], list[Finding]]:
+    """Executes a plan. Returns the records of all cases by name, and all findings.
 
+    say: gets one line before anything is placed in another mode than the one asked for.
     Raises `AssftError`, before the first write, if the dataset as a whole has an error (an id that is taken, another dataset in
     the folder, too little space) or, with `options.strict`, any case; later, if the folder cannot be written to.
     """
@@ -87,6 +88,8 @@ def convert(plan: Plan, options: Options) -> tuple[dict[str, Record], list[Findi
         require_untouched(manifest)
         require_all_there(manifest, {case.name for case in plan.cases} | {finding.case for finding in errors(plan.findings)})
     mode, message = _usable_mode(plan, options)
+    if message:
+        say(message)
     conversion = _conversion(plan, mode)
     require_no_foreign_files(manifest, (target for case in plan.cases for target in conversion.targets(case)))
     if mode == "copy" and not manifest.cases:
@@ -101,7 +104,7 @@ def convert(plan: Plan, options: Options) -> tuple[dict[str, Record], list[Findi
     )
     findings = ordered([*plan.findings, *merged_findings(list(records.values())), *duplicates(records)])
     _write_results(plan, manifest, findings, mode, message)
-    return records, findings, message
+    return records, findings
 
 
 def refuse(plan: Plan, options: Options) -> None:

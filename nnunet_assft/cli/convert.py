@@ -68,9 +68,7 @@ def convert(args: argparse.Namespace) -> int:
         print_table(table_of_counts(plan, None))
         print(f"Nothing was written. {NEEDS_VOXELS}.")
         return finish(plan.findings)
-    records, findings, message = conversion.convert(plan, options)
-    if message:
-        print(message)
+    records, findings = conversion.convert(plan, options, print)
     print_table(table_of_counts(plan, records))
     code = finish(findings)
     print(f"Report: {plan.folder / conversion.REPORT}.md\nNext: nnUNetv2_assft_plan -d {plan.row.id}")

@@ -164,6 +164,12 @@ def test_flare_splits_289_to_72() -> None:
     assert parts == split_cases(DATASETS["flare21"], cases[::-1], "random", None)[0]
 
 
+def test_a_partial_copy_gives_the_same_share() -> None:
+    """72 of 361 are 6 of 30."""
+    parts, _ = split_cases(DATASETS["flare21"], [SourceCase(f"train_{i:03d}") for i in range(30)], "random", None)
+    assert Counter(parts.values()) == {"pool": 24, "test": 6}
+
+
 def test_abdominal_mri_splits_20_to_10() -> None:
     parts, _ = split_cases(DATASETS["abdominal_mri"], [SourceCase(f"c{i}") for i in range(30)], "random", None)
     assert Counter(parts.values()) == {"pool": 20, "test": 10}

@@ -163,6 +163,11 @@ def test_every_code_has_a_test() -> None:
         assert texts.count(f'"{code}"') >= 2, code  # in the list above, and in a test
 
 
+def test_every_code_is_in_the_documentation() -> None:
+    page = (Path(__file__).parents[2] / "docs/conversion.md").read_text()
+    assert [code for code in CODES if f"`{code}`" not in page] == []
+
+
 def test_tolerances_are_options(convert: Convert, tmp_path: Path) -> None:
     root = downloads.flare21(tmp_path / "download")
     save(root / LABEL, label(1), shifted(3))

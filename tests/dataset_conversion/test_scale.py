@@ -25,7 +25,7 @@ def calls(folder: Path, n: int) -> dict[str, int]:
             if plan is None:
                 plan = scan("abdomen_atlas", [folder / "download"], folder / "raw", None, Options())
             else:
-                convert(plan, Options())
+                convert(plan, Options(), print)
         counted[step] = pstats.Stats(profile).total_calls
     assert len(plan.cases) == n
     return counted
