@@ -27,6 +27,9 @@ def map_cases(function: Callable[[Item], Result], items: Sequence[Item], *, num_
                 bar.update()
             return
         with ProcessPoolExecutor(num_processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-            for future in as_completed([pool.submit(function, item) for item in items]):
-                yield future.result()
-                bar.update()
+            try:
+                for future in as_completed([pool.submit(function, item) for item in items]):
+                    yield future.result()
+                    bar.update()
+            finally:
+                pool.shutdown(cancel_futures=True)  # an error ends the loop: what has not begun does not begin

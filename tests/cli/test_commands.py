@@ -19,11 +19,12 @@ from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.selection import SELECTIONS
 from nnunet_assft.active.state import Experiment
 from nnunet_assft.active.strategies import STRATEGIES
-from nnunet_assft.cli import annotate, demo, plan, predict, round, run, score, status
+from nnunet_assft.cli import annotate, convert, demo, plan, predict, round, run, score, status
 from nnunet_assft.network import PRESETS
 from nnunet_assft.planning.domains import DOMAINS
 
 COMMANDS = {
+    "convert": convert,
     "plan": plan,
     "round": round,
     "run": run,

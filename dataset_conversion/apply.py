@@ -1,0 +1,164 @@
+"""Second phase: writes the planned dataset. Can be cut off at any point; the same command goes on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from pathlib import Path
+
+from nnunet_assft.dataset_conversion.case_conversion import Conversion, convert_case, merged_findings
+from nnunet_assft.dataset_conversion.findings import Finding, errors, found
+from nnunet_assft.dataset_conversion.manifest import NAME, Manifest, Record, output_state, sources_unchanged
+from nnunet_assft.dataset_conversion.placing import bounded_processes
+from nnunet_assft.dataset_conversion.scan import PlannedCase
+from nnunet_assft.dataset_conversion.splits import describe
+from nnunet_assft.errors import AssftError
+from nnunet_assft.files import sha256_file
+from nnunet_assft.planning.parallel import map_cases
+
+FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
+
+
+def open_manifest(folder: Path, options: dict[str, object], *, overwrite: bool) -> Manifest:
+    """The manifest to go on with, or a new one.
+
+    Raises `AssftError` if the folder holds something else, or was converted with other options and `overwrite` is not set.
+    """
+    manifest = Manifest.load(folder)
+    if manifest is None:
+        present = [name for name in (*FOLDERS, "dataset.json") if (folder / name).exists()]
+        if present:
+            raise AssftError(f"{folder} holds {', '.join(present)}, not written by this command (no {NAME}). "
+                             "Use it as it is (nnUNetv2_assft_convert check), choose another id with -d, or move it away.")  # fmt: skip
+        return Manifest(folder, options)
+    changed = [key for key in options if manifest.options.get(key) != options[key]]
+    if changed and not overwrite:
+        was = ", ".join(f"{key} {manifest.options.get(key)!r} (now {options[key]!r})" for key in changed)
+        raise AssftError(f"{folder} was converted with {was}. Repeat these, or add --overwrite to replace the dataset.")
+    manifest.options = options
+    return manifest
+
+
+def require_untouched(manifest: Manifest) -> None:
+    """Raises `AssftError` if a converted file was edited since: nothing that somebody changed is replaced."""
+    changed = [
+        output["path"]
+        for record in manifest.cases.values()
+        for output in record["outputs"]
+        if not (manifest.folder / output["path"]).is_symlink() and output_state(manifest.folder, output, thorough=False) == "changed"
+    ]
+    if changed:
+        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        raise AssftError(f"{manifest.folder / changed[0]}{more} changed after the conversion. Move it away, "
+                         "or add --overwrite to write it anew.")  # fmt: skip
+
+
+def require_all_there(manifest: Manifest, explained: set[str]) -> None:
+    """Raises `AssftError` if a converted case is neither planned nor reported: a folder of the download may have been forgotten."""
+    lost = sorted(name for name, record in manifest.cases.items() if record["outputs"] and name not in explained)
+    if lost:
+        raise AssftError(f"{len(lost)} converted cases are no longer in the download ({describe(lost)}). Give all of its folders with -i, "
+                         "or add --overwrite to remove them from the dataset.")  # fmt: skip
+
+
+def require_no_foreign_files(manifest: Manifest, planned: Iterable[str]) -> None:
+    """Raises `AssftError` if an image or label folder holds a file that this conversion did not and will not write."""
+    known = {output["path"] for record in manifest.cases.values() for output in record["outputs"]} | set(planned)
+    for name in FOLDERS:
+        if not (manifest.folder / name).is_dir():
+            continue
+        for entry in os.scandir(manifest.folder / name):
+            if not entry.name.startswith(".") and f"{name}/{entry.name}" not in known:
+                raise AssftError(f"{entry.path} was not written by this conversion. Move it away and type the same command again.")
+
+
+def is_done(case: PlannedCase, conversion: Conversion, record: Record | None) -> bool:
+    """Whether a record says that the case was converted from these files in this way, and its files are still there."""
+    return (
+        record is not None
+        and record["made_with"] == conversion.made_with(case)
+        and sources_unchanged(record, case.source.files)
+        and not any(output_state(conversion.folder, output, thorough=False) for output in record["outputs"])
+    )
+
+
+def apply(
+    cases: list[PlannedCase], conversion: Conversion, manifest: Manifest, *, num_processes: int, overwrite: bool, strict: bool
+) -> dict[str, Record]:
+    """Converts every case that is not done; removes files of cases that are planned no more. Returns the records by name.
+
+    Raises `AssftError` if the folder cannot be written to, if a worker process was killed, or, with `strict`, at the first error.
+    """
+    todo = [case for case in cases if overwrite or not is_done(case, conversion, manifest.cases.get(case.name))]
+    planned = {case.name for case in cases}
+    gone = [name for name in manifest.cases if name not in planned]
+    try:
+        if todo or gone:
+            if not overwrite and manifest.edited_dataset_json():
+                raise AssftError(f"{manifest.folder / 'dataset.json'} was edited and the dataset has to change. Keep a copy of it, "
+                                 "then add --overwrite.")  # fmt: skip
+            manifest.begin()
+            (manifest.folder / "dataset.json").unlink(missing_ok=True)  # it says that the dataset is complete
+        for name in gone:
+            _remove_outputs(manifest.folder, manifest.cases.pop(name), keep=set())
+        for name, record in _converted(todo, conversion, num_processes):
+            if name in manifest.cases:
+                _remove_outputs(manifest.folder, manifest.cases[name], keep=_files_of(record))
+            manifest.add(name, record)
+            if strict and (wrong := errors(merged_findings([record]))):
+                raise AssftError(f"--strict: {wrong[0].line()}")
+    except OSError as error:
+        raise AssftError(f"{error.filename or manifest.folder} cannot be written: {error.strerror or error}. "
+                         "Correct that and type the same command again; finished cases are kept.") from error  # fmt: skip
+    except (BrokenProcessPool, MemoryError) as error:
+        raise AssftError("A worker process ran out of memory or was killed. Type the same command with a smaller -np; "
+                         "finished cases are kept.") from error  # fmt: skip
+    return manifest.cases
+
+
+def _converted(todo: list[PlannedCase], conversion: Conversion, num_processes: int) -> Iterator[tuple[str, Record]]:
+    processes = bounded_processes(num_processes, max((case.memory for case in todo), default=0))
+    yield from map_cases(partial(convert_case, conversion=conversion), todo, num_processes=processes, desc="Converting")
+
+
+def _files_of(record: Record) -> set[str]:
+    """Paths of the files that a case has in the dataset folder."""
+    return {output["path"] for output in record["outputs"] if output["action"] != "reference"}
+
+
+def _remove_outputs(folder: Path, record: Record, keep: set[str]) -> None:
+    for path in _files_of(record) - keep:
+        (folder / path).unlink(missing_ok=True)
+
+
+def duplicates(records: dict[str, Record]) -> list[Finding]:
+    """Cases whose image has the same voxels as that of an earlier case."""
+    first: dict[str, str] = {}
+    findings = []
+    for name, record in sorted(records.items()):
+        if not record["content"]:
+            continue
+        other = first.setdefault(record["content"], name)
+        if other != name:
+            where = "" if records[other]["part"] == record["part"] else ", one in the pool and one in the test set"
+            findings.append(found("duplicate_content", name, f"the image has the same voxels as that of {other}{where}"))
+    return findings
+
+
+def verify(manifest: Manifest) -> list[Finding]:
+    """Compares every source and every output with the manifest, by checksum."""
+    findings = []
+    for name, record in sorted(manifest.cases.items()):
+        for source in record["sources"]:
+            file = Path(source["path"])
+            if source["sha256"] and not (file.is_file() and sha256_file(file) == source["sha256"]):
+                findings.append(found("source_changed", name, f"{file} is {'other than' if file.is_file() else 'gone since'} it was read"))
+        states = {output["path"]: output_state(manifest.folder, output, thorough=True) for output in record["outputs"]}
+        findings += [
+            found(f"output_{state}", name, f"{manifest.folder / path} is {state}; expected it as converted")
+            for path, state in states.items()
+            if state
+        ]
+    return findings

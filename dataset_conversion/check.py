@@ -1,0 +1,149 @@
+"""Reports on an nnU-Net raw dataset, whoever made it. Nothing of it is changed."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from nnunet_assft.dataset_conversion.apply import duplicates
+from nnunet_assft.dataset_conversion.case_conversion import Conversion, convert_case, merged_findings
+from nnunet_assft.dataset_conversion.convert import id_clash
+from nnunet_assft.dataset_conversion.datasets import CT, MRI, READER
+from nnunet_assft.dataset_conversion.findings import Finding, found, ordered
+from nnunet_assft.dataset_conversion.headers import Tolerances
+from nnunet_assft.dataset_conversion.labels import LabelMap
+from nnunet_assft.dataset_conversion.manifest import Record
+from nnunet_assft.dataset_conversion.placing import bounded_processes
+from nnunet_assft.dataset_conversion.report import write_report
+from nnunet_assft.dataset_conversion.scan import PlannedCase, Scanning, scan_cases
+from nnunet_assft.dataset_conversion.sources import ENDINGS, POOL, TEST, SourceCase
+from nnunet_assft.errors import AssftError
+from nnunet_assft.files import read_json
+from nnunet_assft.planning.parallel import map_cases
+
+REPORT = "check_report"
+REQUIRED = ("channel_names", "labels", "numTraining", "file_ending")
+
+
+@dataclass
+class Checked:
+    """counts: (what, expected, found); findings: sorted."""
+
+    folder: Path
+    counts: list[tuple[str, int | None, int]]
+    findings: list[Finding]
+
+    def write(self) -> None:
+        """`check_report.json` and `check_report.md` in the dataset folder."""
+        write_report(
+            self.folder, REPORT, title=f"Check of {self.folder.name}", facts={}, table=self.counts, labels=[], findings=self.findings
+        )
+
+
+def check(folder: Path, tolerances: Tolerances, num_processes: int, *, voxels: bool) -> Checked:
+    """Names, headers and, with `voxels`, every file of a raw dataset. Raises `AssftError` if it has no usable dataset.json."""
+    content = _dataset_json(folder)
+    ending, channels = str(content["file_ending"]), tuple(_channel(name) for _, name in sorted(content["channel_names"].items()))
+    labelled, unlabelled, findings = _cases(folder, content)
+    findings += id_clash(folder.name, folder.parent) if re.match(r"Dataset\d{3}_", folder.name) else []
+    scanning = Scanning(tolerances, channels[0], ending, reorient=content.get("overwrite_image_reader_writer") == READER)
+    parts = {case.name: case.part for case in labelled}
+    planned, scanned = scan_cases(labelled, parts, scanning, num_processes)
+    conversion = Conversion(folder, _identity(content["labels"]), (), channels, ending, by_id=False, mode=None)
+    records = _read_all(planned, conversion, num_processes) if voxels else {}
+    findings += [*scanned, *merged_findings(list(records.values())), *duplicates(records)]
+    n_pool = sum(case.part == POOL for case in labelled)
+    counts = [
+        ("training cases", content["numTraining"], n_pool),
+        ("labelled test cases", None, len(labelled) - n_pool),
+        ("test images without label", None, len(unlabelled)),
+    ]
+    if content["numTraining"] != n_pool:
+        text = f"numTraining is {content['numTraining']}; {n_pool} training cases with image and label were found"
+        findings.append(found("count_differs", "", text))
+    return Checked(folder, counts, ordered(findings))
+
+
+def _dataset_json(folder: Path) -> dict[str, Any]:
+    try:
+        content = read_json(folder / "dataset.json")
+    except (OSError, ValueError) as error:
+        raise AssftError(f"{folder / 'dataset.json'} cannot be read: {error}. Expected an nnU-Net raw dataset.") from error
+    missing = [key for key in REQUIRED if not isinstance(content, dict) or key not in content]
+    if missing:
+        raise AssftError(f"{folder / 'dataset.json'} lacks {', '.join(missing)}. See nnU-Net's dataset format.")
+    if content["file_ending"] not in ENDINGS:
+        raise AssftError(f"{folder.name} has files that end with {content['file_ending']}; only NIfTI ({', '.join(ENDINGS)}) is checked.")
+    return content
+
+
+def _channel(name: str) -> str:
+    """CT or MRI where the name says so, as nnU-Net and the converted datasets name them; else the name itself."""
+    return {"ct": CT, "mri": MRI, "mr": MRI}.get(str(name).lower(), str(name))
+
+
+def _identity(labels: dict[str, Any]) -> LabelMap:
+    ids = {int(value) for values in labels.values() for value in (values if isinstance(values, list) else [values])} | {0}
+    return LabelMap({value: value for value in ids}, {value: str(value) for value in ids}, {str(value): value for value in ids if value})
+
+
+def _cases(folder: Path, content: dict[str, Any]) -> tuple[list[SourceCase], list[str], list[Finding]]:
+    """Cases with all channels and a label; names of test images without label; findings for the others."""
+    n_channels, ending = len(content["channel_names"]), content["file_ending"]
+    labelled: list[SourceCase] = []
+    unlabelled: list[str] = []
+    findings: list[Finding] = []
+    pool = _listed(folder, content) if "dataset" in content else _in_folders(folder, "Tr", ending)
+    test = _in_folders(folder, "Ts", ending)
+    for part, cases in ((POOL, pool), (TEST, test)):
+        for name, (images, label) in sorted(cases.items()):
+            if part == TEST and name in pool:
+                findings.append(found("case_in_two_splits", name, "it is in the training and in the test images; expected one"))
+            elif len(images) != n_channels or not all(image.is_file() for image in images):
+                text = f"{sum(image.is_file() for image in images)} of {n_channels} image channels were found"
+                findings.append(found("missing_image", name, text))
+            elif label is not None and label.is_file():
+                labelled.append(SourceCase(name, images, label, part=part))
+            elif part == TEST:
+                unlabelled.append(name)
+                findings.append(found("unlabelled_image", name, f"{images[0].name} has no label in labelsTs", "info"))
+            else:
+                findings.append(found("missing_label", name, f"there is the image {images[0].name}, but no label"))
+    return labelled, unlabelled, findings
+
+
+def _listed(folder: Path, content: dict[str, Any]) -> dict[str, tuple[tuple[Path, ...], Path | None]]:
+    return {
+        name: (
+            tuple(folder / os.path.expandvars(file) for file in entry["images"]),
+            folder / os.path.expandvars(entry["label"]),
+        )
+        for name, entry in content["dataset"].items()
+    }
+
+
+def _in_folders(folder: Path, part: str, ending: str) -> dict[str, tuple[tuple[Path, ...], Path | None]]:
+    """Cases by the names of images and labels; a case with a label only has no image."""
+    images: dict[str, list[Path]] = {}
+    for file in _files(folder / f"images{part}", ending):
+        match = re.fullmatch(r"(.+)_\d{4}", file.name.removesuffix(ending))
+        if match:
+            images.setdefault(match[1], []).append(file)
+    labels = {file.name.removesuffix(ending): file for file in _files(folder / f"labels{part}", ending)}
+    return {name: (tuple(images.get(name, ())), labels.get(name)) for name in sorted({*images, *labels})}
+
+
+def _files(folder: Path, ending: str) -> Iterator[Path]:
+    if folder.is_dir():
+        yield from sorted(file for file in folder.iterdir() if file.name.endswith(ending) and not file.name.startswith("."))
+
+
+def _read_all(cases: list[PlannedCase], conversion: Conversion, num_processes: int) -> dict[str, Record]:
+    processes = bounded_processes(num_processes, max((case.memory for case in cases), default=0))
+    read = partial(convert_case, conversion=conversion)
+    return dict(map_cases(read, cases, num_processes=processes, desc="Reading"))

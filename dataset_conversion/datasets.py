@@ -1,0 +1,120 @@
+"""The datasets that can be converted, one row each. What a row cannot say is in no other place either."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nnunet_assft.dataset_conversion.labels import BACKGROUND
+
+CT, MRI = "CT", "MRI"  # channel names; nnU-Net chooses the normalisation by them
+READER = "NibabelIOWithReorient"  # reorients to RAS, and reads headers that ITK refuses
+AMOS_FIRST_MR_ID = 500  # readme of AMOS: ids below are CT
+
+
+@dataclass(frozen=True)
+class DatasetRow:
+    """A public dataset and how its download becomes an nnU-Net dataset.
+
+    id, name: of the folder Dataset{id}_{name}; layout: a key of `sources.LAYOUTS`; image, label: file names without ending
+    as regular expressions with the group `case`; labels: structures in the order of their ids, from 1; dropped: structures
+    of the source, after those, that become background; split: a key of `splits.SPLITS`; n_test: test cases of that split;
+    expected_labels, expected_cases: published numbers of labels, and of labels with an image.
+    """
+
+    id: int
+    name: str
+    channel: str
+    labels: tuple[str, ...]
+    layout: str
+    split: str
+    description: str
+    reference: str
+    release: str
+    licence: str
+    citation: str
+    image: str = ""
+    label: str = ""
+    dropped: tuple[str, ...] = ()
+    n_test: int = 0
+    expected_labels: int | None = None
+    expected_cases: int | None = None
+    labels_without_images: bool = False  # the download holds such labels: no error
+
+    @property
+    def folder(self) -> str:
+        return f"Dataset{self.id:03d}_{self.name}"
+
+    @property
+    def target_labels(self) -> dict[str, int]:
+        return {name: value for value, name in enumerate((BACKGROUND, *self.labels))}
+
+    @property
+    def source_labels(self) -> dict[str, int]:
+        """The documented ids of the download, used where the download does not bring its own table."""
+        return {name: value for value, name in enumerate((BACKGROUND, *self.labels, *self.dropped))}
+
+
+AMOS_STRUCTURES = (
+    "spleen", "right kidney", "left kidney", "gall bladder", "esophagus", "liver", "stomach", "aorta", "postcava", "pancreas",
+    "right adrenal gland", "left adrenal gland", "duodenum", "bladder", "prostate/uterus",
+)  # fmt: skip
+ABDOMEN_ATLAS_STRUCTURES = (
+    "aorta", "gall_bladder", "kidney_left", "kidney_right", "liver", "pancreas", "postcava", "spleen", "stomach",
+    "adrenal_gland_left", "adrenal_gland_right", "bladder", "celiac_trunk", "colon", "duodenum", "esophagus", "femur_left",
+    "femur_right", "hepatic_vessel", "intestine", "lung_left", "lung_right", "portal_vein_and_splenic_vein", "prostate", "rectum",
+)  # fmt: skip
+AMOS_LICENCE = "Zenodo record: CC BY 4.0; dataset.json of the download: CC-BY-SA 4.0; OpenReview page: CC BY-NC"
+AMOS_CITATION = (
+    "Ji et al. AMOS: A Large-Scale Abdominal Multi-Organ Benchmark for Versatile Medical Image Segmentation. "
+    "NeurIPS Datasets and Benchmarks (2022)"
+)
+
+DATASETS: dict[str, DatasetRow] = {
+    "amos_ct": DatasetRow(
+        id=218, name="AMOS2022_postChallenge_task1", channel=CT, labels=AMOS_STRUCTURES, layout="amos",
+        image=r"(?P<case>amos_\d{4})", label=r"(?P<case>amos_\d{4})", split="official", expected_labels=300, expected_cases=300,
+        description="AMOS 2022 task 1: abdominal CT, 15 structures; official training cases as pool, official validation as test",
+        reference="https://amos22.grand-challenge.org/", release="https://zenodo.org/record/7262581",
+        licence=AMOS_LICENCE, citation=AMOS_CITATION,
+    ),
+    "amos_mri": DatasetRow(
+        id=802, name="AMOS2022MRI", channel=MRI, labels=AMOS_STRUCTURES[:13], dropped=AMOS_STRUCTURES[13:], layout="amos",
+        image=r"(?P<case>amos_\d{4})", label=r"(?P<case>amos_\d{4})", split="official", expected_labels=60, expected_cases=60,
+        description="AMOS 2022: abdominal MR, 13 structures; bladder and prostate/uterus, which two MR cases have, are background",
+        reference="https://amos22.grand-challenge.org/", release="https://zenodo.org/record/7262581",
+        licence=AMOS_LICENCE, citation=AMOS_CITATION,
+    ),
+    "flare21": DatasetRow(
+        id=803, name="FLARE21", channel=CT, labels=("liver", "kidney", "spleen", "pancreas"), layout="named_files",
+        image=r"(?P<case>train_\d{3})_0000", label=r"(?P<case>train_\d{3})", split="random", n_test=72,
+        expected_labels=361, expected_cases=361,
+        description="FLARE 2021: abdominal CT, 4 structures",
+        reference="https://flare.grand-challenge.org/", release="https://zenodo.org/record/5903672",
+        licence="CC BY-NC-SA 4.0 as a mirror states; the part from MSD: CC-BY-SA 4.0; labels of AbdomenCT-1K: research only",
+        citation="Ma et al. Fast and Low-GPU-memory abdomen CT organ segmentation: The FLARE challenge. "
+        "Medical Image Analysis 82, 102616 (2022)",
+    ),
+    "abdomen_atlas": DatasetRow(
+        id=804, name="AbdomenAtlas1_1", channel=CT, labels=ABDOMEN_ATLAS_STRUCTURES, layout="case_folders",
+        image=r"(?P<case>BDMAP_\d{8})", split="hash", n_test=500, expected_labels=9262, expected_cases=5195, labels_without_images=True,
+        description="AbdomenAtlas 1.1 Mini: abdominal CT, 25 structures",
+        reference="https://github.com/MrGiovanni/AbdomenAtlas", release="AbdomenAtlas/_AbdomenAtlas1.1Mini",
+        licence="CC BY-NC-SA 4.0; research only, no redistribution",
+        citation="Li et al. AbdomenAtlas: A large-scale, detailed-annotated, & multi-center dataset for efficient transfer learning "
+        "and open algorithmic benchmarking. Medical Image Analysis 97, 103285 (2024)",
+    ),
+    "abdominal_mri": DatasetRow(
+        id=805, name="MRAnnotatorAbdomen", channel=MRI, layout="named_files",
+        labels=("spleen", "kidney_right", "kidney_left", "gallbladder", "liver", "aorta", "inferior_vena_cava", "pancreas"),
+        image=r"(?P<case>.+?)(_0000)?", label=r"(?P<case>.+)", split="random", n_test=10, expected_labels=30, expected_cases=30,
+        description="MRAnnotator abdominal MR, 8 structures",
+        reference="https://github.com/lzl199704/MRAnnotator", release="on request from RadImageNet",
+        licence="not stated for the images: see the terms of your copy",
+        citation="MRAnnotator: see the repository for the publication to cite",
+    ),
+    "msd": DatasetRow(  # name, id, channel, labels, description and licence are those of the task's dataset.json
+        id=0, name="", channel="", labels=(), layout="msd", split="all", description="",
+        reference="http://medicaldecathlon.com/", release="", licence="CC-BY-SA 4.0",
+        citation="Antonelli et al. The Medical Segmentation Decathlon. Nature Communications 13, 4128 (2022)",
+    ),
+}  # fmt: skip

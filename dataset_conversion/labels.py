@@ -1,0 +1,85 @@
+"""Structures by name: spellings of one structure are one name, and ids of two datasets are related by names only."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+BACKGROUND = "background"
+
+ALIASES = {  # words in alphabetical order, as `canonical_name` puts them
+    "arota": "aorta",
+    "postcava": "cava inferior vena",
+    "ivc": "cava inferior vena",
+    "cava vena": "cava inferior vena",
+    "bladder gall": "gallbladder",
+    "oesophagus": "esophagus",
+    "bladder urinary": "bladder",
+    "kidneys": "kidney",
+    "adrenal left": "adrenal gland left",
+    "adrenal right": "adrenal gland right",
+}
+
+
+def canonical_name(name: str) -> str:
+    """One spelling per structure: `left kidney` and `kidney_left` are the same, `arota` is the aorta."""
+    words = " ".join(sorted(re.findall(r"[a-z0-9]+", name.lower())))
+    return ALIASES.get(words, words)
+
+
+def read_label_table(labels: Any) -> dict[str, int]:
+    """Names and ids of a `labels` entry, written in either direction (`{"0": "background"}` or `{"background": 0}`).
+
+    Raises ValueError if it is neither.
+    """
+    try:
+        if all(str(key).isdigit() for key in labels):
+            return {str(name): int(key) for key, name in labels.items()}
+        return {str(name): int(value) for name, value in labels.items()}
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"labels are {labels!r}; expected names and integers") from error
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """How ids of the source become ids of the dataset.
+
+    ids: source id -> new id, background included, dropped structures to 0; names: source id -> name in the source;
+    structures: canonical name -> new id, for masks with one structure per file; dropped: source ids set to background.
+    """
+
+    ids: dict[int, int]
+    names: dict[int, str]
+    structures: dict[str, int]
+    dropped: frozenset[int] = field(default=frozenset())
+
+    @property
+    def changes_ids(self) -> bool:
+        """Whether a structure that is kept gets another id."""
+        return any(old != new for old, new in self.ids.items() if old not in self.dropped)
+
+
+def map_labels(source: Mapping[str, int], target: Mapping[str, int], dropped: tuple[str, ...] = ()) -> LabelMap:
+    """Relates the ids of `source` to those of `target` by name.
+
+    Raises ValueError, with the names, if a structure of the source is neither in the target nor dropped.
+    """
+    structures = {canonical_name(name): value for name, value in target.items() if value}
+    unwanted = {canonical_name(name) for name in dropped}
+    ids, dropped_ids, unknown = {0: 0}, set(), []
+    for name, value in source.items():
+        key = canonical_name(name)
+        if value == 0:
+            continue
+        if key in structures:
+            ids[value] = structures[key]
+        elif key in unwanted:
+            ids[value] = 0
+            dropped_ids.add(value)
+        else:
+            unknown.append(name)
+    if unknown:
+        raise ValueError(f"the source has {', '.join(map(repr, unknown))}; expected only {', '.join(target)}")
+    return LabelMap(ids, {value: name for name, value in source.items()}, structures, frozenset(dropped_ids))

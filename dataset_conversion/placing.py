@@ -1,0 +1,117 @@
+"""Files of a dataset under their final names: links, copies, rewritten labels; each whole or not there."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import numpy.typing as npt
+from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
+
+from nnunet_assft.dataset_conversion.voxels import Volume
+from nnunet_assft.errors import AssftError
+from nnunet_assft.files import PARTIAL, atomic_path
+
+MODES = ("link", "hardlink", "copy", "reference")
+FALLBACKS = {"link": ("link", "hardlink", "copy"), "hardlink": ("hardlink", "link", "copy"), "copy": ("copy",)}
+COMPRESSION = 4  # gzip level of rewritten labels
+PROCESS_BYTES = 200 * 2**20  # an interpreter with numpy and nibabel
+COPIES_IN_MEMORY = 3  # of a volume: the bytes of the file, the array, and a rewritten label with its bytes
+
+
+def place(source: Path, target: Path, mode: str) -> None:
+    """Makes `target` a symbolic link (absolute), a hard link or a copy of `source`. Replaces it in one step."""
+    if mode == "copy":
+        with atomic_path(target) as partial:
+            shutil.copyfile(source, partial)
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f"{PARTIAL}_{target.name}")
+    partial.unlink(missing_ok=True)
+    try:
+        if mode == "hardlink":
+            os.link(os.path.realpath(source), partial)
+        else:
+            partial.symlink_to(os.path.abspath(source))
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)  # renaming one hard link of a file to another one does nothing
+
+
+def possible_mode(mode: str, sources: Iterable[Path], folder: Path) -> tuple[str, str]:
+    """The mode that works from every file system of `sources` into `folder`, and one line that says so if it is another.
+
+    Tries the first file of each file system under a temporary name.
+    """
+    per_device = {source.stat().st_dev: source for source in sources}
+    wanted = "link" if mode == "reference" else mode  # imagesTs cannot be given by reference
+    reason = ""
+    for candidate in FALLBACKS[wanted]:
+        try:
+            for source in per_device.values():
+                if candidate != "copy":
+                    trial = folder / f"{PARTIAL}_trial"
+                    place(source, trial, candidate)
+                    trial.unlink()
+        except OSError as error:
+            reason = reason or str(error.strerror or error)
+            continue
+        if candidate == wanted:
+            return mode, ""
+        return candidate, f"--mode {mode} is not possible in {folder} ({reason}); files are placed with --mode {candidate} instead."
+    raise AssertionError("copying needs no trial")
+
+
+def in_orientation_of(array: npt.NDArray[np.uint8], label: Volume, image: Volume) -> npt.NDArray[np.uint8]:
+    """The label with its axes stored in the order and direction of those of the image."""
+    turn = ornt_transform(io_orientation(label.header.affine), io_orientation(image.header.affine))
+    return np.asarray(apply_orientation(array, turn), dtype=np.uint8)
+
+
+def write_label(target: Path, array: npt.NDArray[np.uint8], image: Volume) -> None:
+    """Writes a label with the geometry of its image. The same voxels give the same bytes."""
+    header = image.nifti.copy()
+    header.set_data_dtype(np.uint8)
+    header.set_slope_inter(1, 0)
+    header["cal_min"] = header["cal_max"] = 0
+    header.extensions.clear()
+    kind = nibabel.Nifti2Image if isinstance(header, nibabel.Nifti2Header) else nibabel.Nifti1Image
+    data = kind(array, image.header.affine, header).to_bytes()
+    if target.name.endswith(".gz"):
+        data = gzip.compress(data, COMPRESSION, mtime=0)
+    with atomic_path(target) as partial:
+        partial.write_bytes(data)
+
+
+def free_memory() -> int | None:
+    """Bytes that processes may still take, by the system and by the container's limit; None where neither says."""
+    free = []
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")]
+        group = Path("/sys/fs/cgroup")
+        free.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+    except (OSError, ValueError):  # another system, or no limit ("max")
+        pass
+    return min(free, default=None)
+
+
+def bounded_processes(wanted: int, largest_volume: int) -> int:
+    """So many processes that each can hold the largest volume (bytes), at least one."""
+    free = free_memory()
+    if free is None:
+        return wanted
+    return max(1, min(wanted, int(0.8 * free) // (COPIES_IN_MEMORY * largest_volume + PROCESS_BYTES)))
+
+
+def require_space(folder: Path, needed: int) -> None:
+    """Raises `AssftError` if `needed` bytes do not fit on the disk of `folder`."""
+    existing = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
+    free = shutil.disk_usage(existing).free
+    if needed > free:
+        raise AssftError(f"{existing} has {free / 1e9:.1f} GB free; {needed / 1e9:.1f} GB are needed. Free some space, or use --mode link.")

@@ -1,0 +1,198 @@
+"""First phase: what a conversion would do, from names and headers alone. Nothing is written and no voxel is read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from nnunet_assft.dataset_conversion.datasets import MRI, DatasetRow
+from nnunet_assft.dataset_conversion.findings import Finding, errors, found, ordered
+from nnunet_assft.dataset_conversion.headers import Header, Tolerances, header_findings, pair_findings, read_header
+from nnunet_assft.dataset_conversion.labels import LabelMap
+from nnunet_assft.dataset_conversion.sources import ENDINGS, POOL, TEST, UNLABELLED, SourceCase, Sources
+from nnunet_assft.dataset_conversion.splits import SPLITS
+from nnunet_assft.planning.parallel import map_cases
+
+
+@dataclass(frozen=True)
+class PlannedCase:
+    """A case whose names and headers are in order, or the reason why it is not.
+
+    part: POOL or TEST; rewrite: why the label must be rewritten, as far as headers tell ("" = it need not);
+    image_bytes, label_bytes: sizes of the files; memory: bytes of its largest volume.
+    """
+
+    source: SourceCase
+    part: str
+    findings: tuple[Finding, ...] = ()
+    rewrite: str = ""
+    image_bytes: int = 0
+    label_bytes: int = 0
+    memory: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+
+@dataclass
+class Plan:
+    """cases: those to convert; counts: what the scan found, by words; findings: all of the scan, of left-out cases too."""
+
+    row: DatasetRow
+    folder: Path
+    label_map: LabelMap
+    file_ending: str
+    split: str
+    tolerances: Tolerances
+    cases: list[PlannedCase] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+
+    def part(self, part: str) -> list[PlannedCase]:
+        return [case for case in self.cases if case.part == part]
+
+
+@dataclass(frozen=True)
+class Scanning:
+    """How a case is scanned. reorient: geometry is compared as the reorienting reader sees it."""
+
+    tolerances: Tolerances
+    channel: str
+    file_ending: str
+    structures: tuple[str, ...] = ()
+    reorient: bool = True
+
+
+def usable_cases(row: DatasetRow, sources: Sources) -> tuple[list[SourceCase], list[Finding], dict[str, int]]:
+    """Cases with an image and a label; findings for the others; counts."""
+    usable: list[SourceCase] = []
+    findings: list[Finding] = []
+    counts = Counter({"labelled cases": 0, "labelled cases with image": 0, "labels without image": 0, "images without public label": 0})
+    split_twice = {finding.case for finding in sources.findings if finding.code == "case_in_two_splits"}
+    for case in sources.cases.values():
+        counts["labelled cases"] += case.has_label
+        if case.part == UNLABELLED:
+            counts["images without public label"] += bool(case.images)
+            if case.images:
+                findings.append(found("unlabelled_image", case.name, f"{case.images[0].name} has no public label"))
+        elif not case.images and row.labels_without_images:
+            counts["labels without image"] += 1
+            findings.append(found("label_without_image", case.name, "there is a label, but no image"))
+        elif not case.images:
+            counts["labels without image"] += case.has_label
+            reason = "there is a label" if case.has_label else "dataset.json of the download lists it"
+            findings.append(found("missing_image", case.name, f"{reason}, but the image was not found"))
+        elif not case.has_label:
+            findings.append(found("missing_label", case.name, f"there is the image {case.images[0].name}, but no label"))
+        else:
+            counts["labelled cases with image"] += 1
+            if case.name not in split_twice:
+                usable.append(case)
+    return usable, findings, dict(counts)
+
+
+def split_cases(
+    row: DatasetRow, cases: Sequence[SourceCase], split: str, lists: tuple[set[str], set[str]] | None
+) -> tuple[dict[str, str], list[Finding]]:
+    """case -> POOL or TEST by the split (a key of SPLITS), or by the lists of a split file; findings for the others."""
+    by_name = {case.name: case for case in cases}
+    if lists is None:
+        test = SPLITS[split][0](row, by_name)
+        return {name: TEST if name in test else POOL for name in by_name}, []
+    pool, test = lists
+    findings = [found("case_in_two_splits", name, "the split file has it in pool and test; expected one") for name in sorted(pool & test)]
+    findings += [
+        found("missing_image", name, "the split file names it, but no image with label was found")
+        for name in sorted((pool | test) - set(by_name))
+    ]
+    findings += [found("not_in_split", name, "the split file does not name it") for name in sorted(set(by_name) - pool - test)]
+    parts = {name: TEST if name in test else POOL for name in by_name if name in pool ^ test}
+    return parts, findings
+
+
+def most_frequent_ending(cases: Sequence[SourceCase]) -> str:
+    """`.nii.gz` or `.nii`: a dataset has one ending, and images are not re-encoded."""
+    endings = Counter(next((e for e in ENDINGS if file.name.endswith(e)), "") for case in cases for file in case.images)
+    return max(ENDINGS, key=lambda ending: endings[ending])
+
+
+def scan_cases(
+    cases: Sequence[SourceCase], parts: Mapping[str, str], scanning: Scanning, num_processes: int
+) -> tuple[list[PlannedCase], list[Finding]]:
+    """Reads the headers of all cases. Returns those without error, by name, and all findings."""
+    chosen = [case for case in cases if case.name in parts]
+    scanned = map_cases(partial(scan_case, scanning=scanning), chosen, num_processes=num_processes, desc="Scanning")
+    planned = sorted((replace(case, part=parts[case.name]) for case in scanned), key=lambda case: case.name)
+    findings = [finding for case in planned for finding in case.findings]
+    return [case for case in planned if not errors(case.findings)], ordered(findings)
+
+
+def scan_case(case: SourceCase, scanning: Scanning) -> PlannedCase:
+    """Headers of one case: readable, three axes, image and label on the same grid."""
+    findings: list[Finding] = []
+    headers: dict[Path, Header] = {}
+    for file in case.files:
+        try:
+            header = read_header(file)
+        except Exception as error:  # a damaged header makes nibabel, gzip and numpy raise almost anything
+            findings.append(found("unreadable", case.name, f"{file}: {describe_error(error)}"))
+            continue
+        first = next(iter(headers.values()), None)
+        headers[file] = header
+        new = first is None or not np.array_equal(header.affine, first.affine)  # else it was said of the first
+        if new or len(header.shape) != 3 or header.stored.kind not in "iuf":
+            findings += header_findings(case.name, file.name, header)
+    missing = [name for name in scanning.structures if name not in case.masks] if case.masks else []
+    if missing:
+        findings.append(found("missing_label", case.name, f"{len(missing)} masks are missing: {', '.join(missing)}"))
+    findings += _image_findings(case, headers, scanning)
+    if errors(findings):
+        return PlannedCase(case, "", tuple(ordered(findings)))
+    image, *others = (headers[file] for file in case.files)
+    for other in others:
+        findings += pair_findings(case.name, image, other, scanning.tolerances, reorient=scanning.reorient)
+    return PlannedCase(
+        case,
+        "",
+        tuple(ordered(findings)),
+        _rewrite(case, headers, scanning),
+        sum(file.stat().st_size for file in case.images),
+        sum(file.stat().st_size for file in case.files if file not in case.images),
+        max(header.volume_bytes for header in headers.values()),
+    )
+
+
+def _image_findings(case: SourceCase, headers: Mapping[Path, Header], scanning: Scanning) -> list[Finding]:
+    findings = []
+    for image in case.images:
+        if not image.name.endswith(scanning.file_ending) or (scanning.file_ending == ".nii" and image.name.endswith(".nii.gz")):
+            text = f"the image is {image.name}; the images of this dataset end with {scanning.file_ending}"
+            findings.append(found("other_file_ending", case.name, text))
+        if scanning.channel == MRI and image in headers and headers[image].stored == np.uint8:
+            findings.append(found("uint8_mr", case.name, f"{image.name} is stored as uint8; expected more than 256 grey values"))
+    return findings
+
+
+def _rewrite(case: SourceCase, headers: Mapping[Path, Header], scanning: Scanning) -> str:
+    if case.label is None:
+        return "merged from one mask per structure"
+    label, image = headers[case.label], headers[case.images[0]]
+    if label.scaled or np.issubdtype(label.stored, np.inexact):
+        return "was stored as float"
+    if not np.allclose(label.reoriented().spacing, image.reoriented().spacing):  # nnU-Net's own check, an error there
+        return "spacing set to that of the image"
+    if not case.label.name.endswith(scanning.file_ending) or (scanning.file_ending == ".nii" and case.label.name.endswith(".nii.gz")):
+        return f"now ends with {scanning.file_ending}"
+    return ""
+
+
+def describe_error(error: Exception) -> str:
+    """What a reader raised, in one line and without the file's name."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split()) or type(error).__name__

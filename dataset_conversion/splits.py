@@ -1,0 +1,72 @@
+"""Which cases are the pool (imagesTr) and which the test set (imagesTs)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+
+from nnunet_assft.dataset_conversion.datasets import DatasetRow
+from nnunet_assft.dataset_conversion.sources import POOL, TEST, SourceCase
+from nnunet_assft.errors import AssftError
+from nnunet_assft.files import read_json
+
+SEED = 12345  # nnU-Net's own seed of splits
+LARGEST_SHARE = 3  # of a small copy no more than a third becomes the test set
+
+Split = Callable[[DatasetRow, dict[str, SourceCase]], set[str]]  # names of the test cases
+
+
+def _official(_: DatasetRow, cases: dict[str, SourceCase]) -> set[str]:
+    return {name for name, case in cases.items() if case.part == TEST}
+
+
+def _random(row: DatasetRow, cases: dict[str, SourceCase]) -> set[str]:
+    names = sorted(cases)
+    order = np.random.default_rng(SEED).permutation(len(names))
+    return {names[i] for i in order[: _n_test(row, len(names))]}
+
+
+def _hash(row: DatasetRow, cases: dict[str, SourceCase]) -> set[str]:
+    """The smallest checksums of the names: k cases more or fewer in a copy move at most k others."""
+    return set(sorted(cases, key=lambda name: hashlib.sha256(name.encode()).digest())[: _n_test(row, len(cases))])
+
+
+def _all(_: DatasetRow, __: dict[str, SourceCase]) -> set[str]:
+    return set()
+
+
+def _n_test(row: DatasetRow, n: int) -> int:
+    """The published number; a partial copy gives the same share of its cases where there is an expected number."""
+    share = row.n_test * n / row.expected_cases if row.split == "random" and row.expected_cases else row.n_test
+    return min(round(share), n // LARGEST_SHARE)
+
+
+SPLITS: dict[str, tuple[Split, str]] = {
+    "official": (_official, "official training cases / official validation cases"),
+    "random": (_random, f"sorted case ids, numpy permutation with seed {SEED}"),
+    "hash": (_hash, "the smallest sha256 of the case id are the test set"),
+    "all": (_all, "all cases in the pool"),
+}
+
+
+def read_split_file(file: Path) -> tuple[set[str], set[str]]:
+    """Pool and test of a JSON file `{"pool": [...], "test": [...]}`. Raises `AssftError` if it is not of that form."""
+    try:
+        content = read_json(file)
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise AssftError(f"--split_file {file} cannot be read: {error}. Expected JSON with the lists 'pool' and 'test'.") from error
+    lists = [content.get(key) for key in (POOL, TEST)] if isinstance(content, dict) else [None]
+    if not all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in lists):
+        raise AssftError(f"--split_file {file} does not hold the two lists of case ids 'pool' and 'test'. Write "
+                         '{"pool": ["case_a", ...], "test": ["case_b", ...]}.')  # fmt: skip
+    return set(content[POOL]), set(content[TEST])
+
+
+def describe(names: Iterable[str]) -> str:
+    """A few names of many."""
+    listed = sorted(names)
+    return ", ".join(listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "")

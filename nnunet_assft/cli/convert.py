@@ -1,0 +1,149 @@
+"""nnUNetv2_assft_convert: a public dataset as it is downloaded becomes an nnU-Net raw dataset, or a dataset is checked."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nnunet_assft.cli.common import EXIT_ERROR, add_processes, make_parser, run
+from nnunet_assft.errors import AssftError
+
+if TYPE_CHECKING:
+    from nnunet_assft.dataset_conversion.convert import Options
+    from nnunet_assft.dataset_conversion.findings import Finding
+    from nnunet_assft.dataset_conversion.headers import Tolerances
+
+NAMES = ("amos_ct", "amos_mri", "flare21", "abdomen_atlas", "abdominal_mri", "msd", "check")
+LINES = 20  # errors on stderr; the report has all
+
+
+def parser() -> argparse.ArgumentParser:
+    p = make_parser("convert", "Convert a downloaded dataset into nnU-Net's raw format, or check a raw dataset.", dataset=False)
+    p.usage = "%(prog)s NAME -i SRC [SRC ...] [-d ID] [options]"
+    p.add_argument("name", choices=NAMES, metavar="NAME", help=f"{', '.join(NAMES)} (any nnU-Net raw dataset)")
+    p.add_argument("-i", nargs="+", type=Path, metavar="SRC", help="folder(s) of the unpacked download; check: the dataset folder")
+    p.add_argument("-d", metavar="ID", help="dataset id or name (default: the dataset's own, such as 218); check: instead of -i")
+    p.add_argument("--mode", default="link", choices=["link", "hardlink", "copy", "reference"],
+                   help="how images get into the dataset; reference: dataset.json names them where they are")  # fmt: skip
+    p.add_argument("--split", default="default", choices=["default", "all"], help="pool and test cases; all: every case in the pool")
+    p.add_argument("--split_file", type=Path, metavar="FILE", help='JSON instead of --split: {"pool": [...], "test": [...]}')
+    p.add_argument("--tolerance_mm", nargs=2, default=["0.1", "voxel"], metavar=("INFO", "ERROR"),
+                   help="image against label, corner displacement: info below, error above (default: 0.1 voxel)")  # fmt: skip
+    p.add_argument("--tolerance_spacing", nargs=2, type=float, default=[0.1, 1.0], metavar=("INFO", "ERROR"),
+                   help="the same in percent (default: 0.1 1)")  # fmt: skip
+    p.add_argument("--tolerance_direction", nargs=2, type=float, default=[0.1, 1.0], metavar=("INFO", "ERROR"),
+                   help="the same in degrees (default: 0.1 1)")  # fmt: skip
+    p.add_argument("--dry_run", action="store_true", help="scan names and headers, print the plan, write nothing")
+    p.add_argument("--verify_only", action="store_true", help="compare sources and converted files with the manifest; needs no -i")
+    p.add_argument("--overwrite", action="store_true", help="convert every case again, also with other options or over edited files")
+    p.add_argument("--strict", action="store_true", help="stop at the first error instead of leaving the case out")
+    add_processes(p)
+    return p
+
+
+def convert(args: argparse.Namespace) -> int:
+    from nnunet_assft.dataset_conversion import convert as conversion
+    from nnunet_assft.dataset_conversion.report import NEEDS_VOXELS, table_of_counts
+
+    options = _options(args)
+    if args.name == "check":
+        return check(args, options)
+    raw = raw_folder()
+    if args.verify_only:
+        n_cases, findings = conversion.verify_conversion(conversion.dataset_folder(args.name, raw, args.d))
+        print(f"{n_cases} cases compared with the manifest.")
+        return finish(findings)
+    if not args.i:
+        parser().error("-i is required")
+    plan = conversion.scan(args.name, args.i, raw, args.d, options)
+    size = sum(case.image_bytes + case.label_bytes for case in plan.cases)
+    rewritten = sum(bool(case.rewrite) for case in plan.cases)
+    print(f"{plan.folder}\nmode {options.mode}, split: {plan.split}, {size / 1e9:.2f} GB in {len(plan.cases)} cases, "
+          f"{rewritten} labels to rewrite as far as headers tell")  # fmt: skip
+    if args.dry_run:
+        print_table(table_of_counts(plan, None))
+        print(f"Nothing was written. {NEEDS_VOXELS}.")
+        return finish(plan.findings)
+    records, findings = conversion.convert(plan, options, print)
+    print_table(table_of_counts(plan, records))
+    code = finish(findings)
+    print(f"Report: {plan.folder / conversion.REPORT}.md\nNext: nnUNetv2_assft_plan -d {plan.row.id}")
+    return code
+
+
+def check(args: argparse.Namespace, options: Options) -> int:
+    """Reports on a raw dataset given by its folder or its id."""
+    from nnunet_assft.dataset_conversion.check import REPORT
+    from nnunet_assft.dataset_conversion.check import check as check_dataset
+
+    if (not args.i) == (not args.d) or len(args.i or [0]) > 1:
+        parser().error("check takes one dataset: -i FOLDER or -d ID")
+    folder = args.i[0] if args.i else _dataset_by_id(args.d)
+    checked = check_dataset(folder, options.tolerances, options.num_processes, voxels=not args.dry_run)
+    print_table(checked.counts)
+    code = finish(checked.findings)
+    if not args.dry_run:
+        checked.write()
+        print(f"Report: {folder / REPORT}.md")
+    return code
+
+
+def _options(args: argparse.Namespace) -> Options:
+    from nnunet_assft.dataset_conversion.convert import Options
+
+    return Options(args.mode, args.split, args.split_file, _tolerances(args), args.strict, args.overwrite, args.np or os.cpu_count() or 1)
+
+
+def _tolerances(args: argparse.Namespace) -> Tolerances:
+    from nnunet_assft.dataset_conversion.headers import Tolerances
+
+    info, error = args.tolerance_mm
+    try:
+        affine = (float(info), None if error == "voxel" else float(error))
+    except ValueError:
+        parser().error(f"--tolerance_mm {info} {error}: expected two numbers in mm; the second may be 'voxel'")
+    return Tolerances(affine, tuple(args.tolerance_spacing), tuple(args.tolerance_direction))
+
+
+def raw_folder() -> Path:
+    raw = os.environ.get("nnUNet_raw")
+    if not raw or not Path(raw).is_dir():
+        raise AssftError(f"nnUNet_raw is {raw or 'not set'}; expected the folder for raw datasets. Create it and export nnUNet_raw=...")
+    return Path(os.path.abspath(raw))  # dataset.json may name files in it
+
+
+def _dataset_by_id(dataset: str) -> Path:
+    raw = raw_folder()
+    folders = sorted(raw.glob(f"Dataset{int(dataset):03d}_*")) if dataset.isdigit() else [raw / dataset]
+    if len(folders) != 1:
+        raise AssftError(f"{len(folders)} datasets with the id {dataset} were found in {raw}; expected one. Name it with -d or -i.")
+    return folders[0]
+
+
+def print_table(rows: Iterable[tuple[str, int | None, int]]) -> None:
+    print(f"{'':32} {'expected':>9} {'found':>7}")
+    for what, expected, n in rows:
+        print(f"{what:32} {'' if expected is None else expected:>9} {n:>7}")
+
+
+def finish(findings: list[Finding]) -> int:
+    """Numbers per code on stdout, errors one per line on stderr; 1 if there are any."""
+    from nnunet_assft.dataset_conversion.findings import counts, errors
+
+    for (severity, code), n in counts(findings).items():
+        print(f"{severity:8} {code:22} {n}")
+    wrong = errors(findings)
+    sys.stdout.flush()
+    for finding in wrong[:LINES]:
+        print(f"nnUNetv2_assft_convert: {finding.line()}", file=sys.stderr)
+    if len(wrong) > LINES:
+        print(f"nnUNetv2_assft_convert: {len(wrong) - LINES} more errors", file=sys.stderr)
+    return EXIT_ERROR if wrong else 0
+
+
+def main(argv: list[str] | None = None) -> None:
+    run(convert, parser(), argv)

@@ -1,0 +1,124 @@
+"""Checking a raw dataset, ours or not: report only."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.dataset_conversion import downloads
+from tests.dataset_conversion.conftest import Convert, Result
+from tests.dataset_conversion.downloads import AFFINE, ct, label, mr, save
+
+
+@pytest.fixture
+def dataset(nnunet_folders: Path) -> Path:
+    """Two channels, three training cases, one labelled and one unlabelled test case; not written by this package."""
+    folder = nnunet_folders / "nnUNet_raw/Dataset050_Other"
+    for i in range(5):
+        part = "Tr" if i < 3 else "Ts"
+        save(folder / f"images{part}/c{i}_0000.nii.gz", ct(i))
+        save(folder / f"images{part}/c{i}_0001.nii.gz", mr(i))
+        if i < 4:
+            save(folder / f"labels{part}/c{i}.nii.gz", label(1, 2))
+    content = {
+        "channel_names": {"0": "CT", "1": "MRI"},
+        "labels": {"background": 0, "a": 1, "b": 2},
+        "numTraining": 3,
+        "file_ending": ".nii.gz",
+    }
+    (folder / "dataset.json").write_text(json.dumps(content))
+    return folder
+
+
+def checked(convert: Convert, folder: Path, options: str = "") -> Result:
+    result = convert("check", folder, options=options)
+    result.folder = folder
+    return result
+
+
+def test_a_good_dataset_of_somebody_else(convert: Convert, dataset: Path) -> None:
+    before = {file: file.stat().st_mtime_ns for file in dataset.rglob("*") if file.is_file()}
+    result = checked(convert, dataset)
+    assert (result.code, result.findings("check_report")) == (0, [])
+    counts = {row["what"]: (row["expected"], row["found"]) for row in result.json("check_report")["counts"]}
+    assert counts == {"training cases": (3, 3), "labelled test cases": (None, 1), "test images without label": (None, 1)}
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+    assert convert("check", options="-d 50").code == 0
+
+
+def test_headers_only_writes_nothing(convert: Convert, dataset: Path) -> None:
+    assert checked(convert, dataset, "--dry_run").code == 0
+    assert not (dataset / "check_report.json").exists()
+
+
+def test_what_is_wrong_is_found(convert: Convert, dataset: Path) -> None:
+    (dataset / "imagesTr/c0_0001.nii.gz").unlink()
+    save(dataset / "labelsTr/c1.nii.gz", label(1, 7))
+    save(dataset / "imagesTr/c2_0001.nii.gz", mr(2), AFFINE + np.array([[0, 0, 0, 3.0]] + [[0] * 4] * 3))
+    save(dataset / "labelsTr/c9.nii.gz", label(1))
+    result = checked(convert, dataset)
+    assert result.code == 1
+    assert result.findings("check_report") == [
+        ("error", "missing_image", "c0"),
+        ("error", "unexpected_labels", "c1"),
+        ("error", "missing_image", "c9"),
+        ("warning", "affine_differs", "c2"),
+    ]
+    assert "lie 3.00 mm apart" in result.message("affine_differs", "check_report")
+    assert "numTraining is 3; 2 training cases" in result.message("count_differs", "check_report")
+
+
+def test_two_orientations_matter_to_a_reader_that_does_not_reorient(convert: Convert, dataset: Path) -> None:
+    save(dataset / "labelsTr/c1.nii.gz", *downloads.reoriented(label(1, 2), "LPS"))
+    assert [finding[0] for finding in checked(convert, dataset).findings("check_report")] == ["error", "error"]
+    content = json.loads((dataset / "dataset.json").read_text()) | {"overwrite_image_reader_writer": "NibabelIOWithReorient"}
+    (dataset / "dataset.json").write_text(json.dumps(content))
+    assert checked(convert, dataset).findings("check_report") == [("info", "orientation_differs", "c1")]
+
+
+def test_a_dataset_by_reference(convert: Convert, tmp_path: Path) -> None:
+    converted = convert("abdominal_mri", downloads.mr_annotator(tmp_path / "download"), options="--mode reference")
+    result = checked(convert, converted.folder)
+    assert (result.code, result.findings("check_report")) == (0, [])
+
+
+def test_regions_and_the_ignore_label_are_expected(convert: Convert, dataset: Path) -> None:
+    content = json.loads((dataset / "dataset.json").read_text())
+    content["labels"] = {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}
+    (dataset / "dataset.json").write_text(json.dumps(content))
+    save(dataset / "labelsTr/c1.nii.gz", label(1, 2, 3))
+    assert checked(convert, dataset).findings("check_report") == []
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(None, "cannot be read"), ("{", "cannot be read"), ('{"labels": {}}', "lacks channel_names"), ("[]", "lacks")],
+)
+def test_no_usable_dataset_json_is_one_line(convert: Convert, dataset: Path, content: str | None, words: str) -> None:
+    (dataset / "dataset.json").unlink()
+    if content is not None:
+        (dataset / "dataset.json").write_text(content)
+    result = convert("check", dataset)
+    assert result.code == 1
+    assert len(result.errors) == 1
+    assert words in result.errors[0]
+
+
+@pytest.mark.parametrize("line", ["check", "check -i a b", "check -i a -d 5", "flare21", "nothing -i a", "flare21 -i a --mode move",
+                                  "flare21 -i a --tolerance_mm a b"])  # fmt: skip
+def test_wrong_usage_is_exit_code_2(line: str, capsys: pytest.CaptureFixture[str], nnunet_folders: Path) -> None:
+    from nnunet_assft.cli import convert as command
+
+    with pytest.raises(SystemExit) as exit_:
+        command.main(line.split())
+    assert exit_.value.code == 2
+
+
+def test_without_nnunet_raw_is_one_line(convert: Convert, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("nnUNet_raw")
+    result = convert("flare21", tmp_path)
+    assert result.code == 1
+    assert "nnUNet_raw is not set" in result.errors[0]

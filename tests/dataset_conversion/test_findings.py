@@ -1,0 +1,355 @@
+"""Every code of a finding is produced by a damaged download: the case is named, and an error leaves only that case out."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
+
+from nnunet_assft.dataset_conversion.findings import CODES
+from tests.dataset_conversion import downloads
+from tests.dataset_conversion.conftest import Convert
+from tests.dataset_conversion.downloads import AFFINE, SHAPE, ct, label, mr, save
+
+HUGE = [3, 5000, 5000, 5000, 1, 1, 1, 1]  # what a header can say, whatever follows it
+IMAGE, LABEL = "TrainingImg/part2/train_001_0000.nii.gz", "TrainingMask/train_001.nii.gz"
+
+
+def shifted(mm: float) -> np.ndarray:
+    affine = AFFINE.copy()
+    affine[1, 3] += mm
+    return affine
+
+
+def spaced(percent: float) -> np.ndarray:
+    return AFFINE @ np.diag([1 + percent / 100, 1, 1, 1])
+
+
+def turned(degrees: float) -> np.ndarray:
+    """Turned about the z axis."""
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return np.array([[c, -s, 0, 0], [s, c, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]) @ AFFINE
+
+
+def skewed(degrees: float) -> np.ndarray:
+    """The y axis leans towards the x axis."""
+    affine = AFFINE.copy()
+    affine[:2, 1] = 4 * np.sin(np.radians(degrees)), 4 * np.cos(np.radians(degrees))
+    return affine
+
+
+def with_value(array: np.ndarray, value: float, n: int = 1) -> np.ndarray:
+    """The first n voxels replaced."""
+    array = array.copy()
+    array.flat[:n] = value
+    return array
+
+
+def patch_header(file: Path, **fields: Any) -> None:
+    data = gzip.decompress(file.read_bytes())
+    header = nibabel.Nifti1Header(data[:348], check=False)
+    for name, value in fields.items():
+        header[name] = value
+    file.write_bytes(gzip.compress(header.binaryblock + data[348:]))
+
+
+def cut(file: Path, share: float) -> None:
+    data = file.read_bytes()
+    file.write_bytes(data[: int(len(data) * share)])
+
+
+def unpack(file: Path) -> None:
+    """A plain NIfTI file that is still called .nii.gz."""
+    file.write_bytes(gzip.decompress(file.read_bytes()))
+
+
+def sets(file: str, array: np.ndarray, affine: np.ndarray = AFFINE) -> Callable[[Path], object]:
+    return lambda root: save(root / file, array, affine)
+
+
+def both(affine: np.ndarray) -> Callable[[Path], object]:
+    return lambda root: (save(root / IMAGE, ct(1), affine), save(root / LABEL, label(1, 2), affine))
+
+
+FLARE_CASES: list[tuple[str, str, Callable[[Path], object], str]] = [  # code, severity, damage, part of the message
+    ("missing_image", "error", lambda root: (root / IMAGE).unlink(), "there is a label"),
+    ("missing_label", "error", lambda root: (root / LABEL).unlink(), "train_001_0000.nii.gz"),
+    ("unreadable", "error", lambda root: cut(root / IMAGE, 0.6), "end-of-stream"),
+    ("unreadable", "error", lambda root: cut(root / LABEL, 0.9), "end-of-stream"),
+    ("unreadable", "error", lambda root: (root / IMAGE).write_bytes(b""), "ends after 0 bytes"),
+    ("unreadable", "error", lambda root: (root / IMAGE).write_bytes(b"<html>login</html>"), "gzip"),
+    ("unreadable", "error", lambda root: (root / LABEL).write_bytes(gzip.compress(b"x" * 999)), "no NIfTI"),
+    ("unreadable", "error", lambda root: unpack(root / LABEL), "gzip"),
+    ("unreadable", "error", lambda root: [patch_header(root / f, dim=HUGE) for f in (IMAGE, LABEL)], "promises 250,000,000,000"),
+    ("unreadable", "error", lambda root: patch_header(root / IMAGE, datatype=7), "7"),
+    ("unreadable", "error", lambda root: patch_header(root / IMAGE, datatype=128, bitpix=24), "expected one real number"),
+    ("unreadable", "error", lambda root: patch_header(root / LABEL, datatype=32, bitpix=64), "complex64"),
+    ("not_3d", "error", sets(IMAGE, ct(1, (*SHAPE, 2))), "12x10x8x2"),
+    ("not_3d", "error", sets(LABEL, label(1)[:, :, 1]), "12x10"),
+    ("invalid_affine", "error", lambda root: patch_header(root / IMAGE, srow_x=[0] * 4), "[0.0, 0.0, 0.0, 0.0]"),
+    ("invalid_affine", "error", lambda root: patch_header(root / LABEL, srow_y=[0, np.nan, 0, 0]), "nan"),
+    ("shape_mismatch", "error", sets(LABEL, label(1, shape=(12, 10, 7))), "12x10x7; expected that of the image, 12x10x8"),
+    ("unexpected_labels", "error", sets(LABEL, label(1, 5, 9)), "5 (10 voxels), 9 (10 voxels)"),
+    ("unexpected_labels", "error", sets(LABEL, with_value(label(1).astype(np.int16), -1, 3)), "-1 (3 voxels)"),
+    ("non_integral_labels", "error", sets(LABEL, with_value(label(1).astype(np.float32), 1.5, 4)), "4 voxels"),
+    ("not_finite", "error", sets(IMAGE, with_value(ct(1).astype(np.float32), np.nan, 2)), "2 voxels"),
+    ("not_finite", "error", sets(IMAGE, with_value(ct(1).astype(np.float64), -np.inf, 1)), "1 voxels"),
+    ("not_finite", "error", sets(LABEL, with_value(label(1).astype(np.float32), np.nan, 7)), "7 voxels"),
+    ("affine_differs", "info", sets(LABEL, label(1), shifted(0.05)), "0.05 mm"),
+    ("affine_differs", "warning", sets(LABEL, label(1), shifted(3)), "lie 3.00 mm apart"),
+    ("affine_differs", "error", sets(LABEL, label(1), shifted(4.5)), "lie 4.50 mm apart; tolerated up to 4.00 mm"),
+    ("spacing_differs", "warning", sets(LABEL, label(1), spaced(0.5)), "0.50 %"),
+    ("spacing_differs", "error", sets(LABEL, label(1), spaced(2)), "2.00 %; tolerated up to 1.00 %"),
+    ("direction_differs", "warning", sets(LABEL, label(1), turned(0.5)), "0.50 degrees"),
+    ("direction_differs", "error", sets(LABEL, label(1), turned(1.5)), "1.50 degrees"),
+    ("orientation_differs", "info", sets(LABEL, *downloads.reoriented(label(1), "LPS")), "RAS, the label as LPS"),
+    ("non_orthonormal", "warning", both(skewed(2)), "2.00 degrees"),
+    ("empty_label", "warning", sets(LABEL, label()), "background only"),
+    ("ct_range", "warning", sets(IMAGE, mr(1)), "spans 1 to 899"),
+    ("ct_range", "warning", sets(IMAGE, with_value(ct(1), -20000)), "spans -20000 to 700"),
+    ("float_labels", "warning", sets(LABEL, label(1).astype(np.float64)), "stored as float"),
+    ("duplicate_content", "warning", sets(IMAGE, ct(0)), "that of train_000"),
+    ("case_found_twice", "warning", lambda root: save(root / "TrainingImg/copy/train_001_0000.nii.gz", ct(1)), "besides"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("code", "severity", "damage", "words"), FLARE_CASES, ids=[f"{c}-{s}-{w}" for c, s, _, w in FLARE_CASES])
+def test_a_damaged_case_is_named_and_the_others_are_converted(
+    convert: Convert, tmp_path: Path, code: str, severity: str, damage: Callable[[Path], object], words: str
+) -> None:
+    root = downloads.flare21(tmp_path / "download")
+    damage(root)
+    result = convert("flare21", root)
+    assert (severity, code, "train_001") in result.findings()
+    assert words in result.message(code)
+    converted = result.cases("labelsTr") + result.cases("labelsTs")
+    assert ("train_001" in converted) == (severity != "error")
+    assert {"train_000", "train_002", "train_003", "train_004"} <= set(converted)
+    assert result.code == (severity == "error")
+    assert len(result.errors) == (severity == "error")
+    if severity == "error":
+        assert f"train_001: {result.message(code)}" in result.errors[0]
+        assert result.errors[0].endswith(f"[{code}]")
+    page = (result.folder / "conversion_report.md").read_text()
+    assert f"### {severity}: {code}" in page
+    verify_dataset_files(result.folder)
+
+
+def verify_dataset_files(folder: Path) -> None:
+    """Every image has a label and dataset.json counts them."""
+    content = json.loads((folder / "dataset.json").read_text())
+    assert content["numTraining"] == len(list((folder / "imagesTr").iterdir())) == len(list((folder / "labelsTr").iterdir()))
+
+
+OTHER = {  # codes of other datasets or other commands, and the tests below that produce them
+    "case_in_two_splits", "other_file_ending", "dataset_id_clash", "unknown_structure", "modality_conflict", "uint8_mr",
+    "label_without_image", "overlapping_masks", "bad_dataset_json", "count_differs", "labels_removed", "unlabelled_image",
+    "other_modality", "not_in_split", "output_missing", "output_changed", "source_changed",
+}  # fmt: skip
+
+
+def test_every_code_has_a_test() -> None:
+    assert {code for code, *_ in FLARE_CASES} | OTHER == set(CODES)
+    texts = "".join(file.read_text() for file in Path(__file__).parent.glob("test_*.py"))
+    for code in OTHER:
+        assert texts.count(f'"{code}"') >= 2, code  # in the list above, and in a test
+
+
+def test_every_code_is_in_the_documentation() -> None:
+    page = (Path(__file__).parents[2] / "docs/conversion.md").read_text()
+    assert [code for code in CODES if f"`{code}`" not in page] == []
+
+
+def test_tolerances_are_options(convert: Convert, tmp_path: Path) -> None:
+    root = downloads.flare21(tmp_path / "download")
+    save(root / LABEL, label(1), shifted(3))
+    strict = convert("flare21", root, options="--dry_run --tolerance_mm 0.1 2.9")
+    assert strict.code == 1
+    assert "lie 3.00 mm apart; tolerated up to 2.90 mm" in strict.errors[0]
+    assert "info     affine_differs" in convert("flare21", root, options="--dry_run --tolerance_mm 3.1 9").out
+
+
+def test_a_float_label_is_rewritten_as_uint8_with_the_geometry_of_the_image(convert: Convert, tmp_path: Path) -> None:
+    root = downloads.flare21(tmp_path / "download")
+    save(root / LABEL, label(1, 4).astype(np.float32))
+    result = convert("flare21", root)
+    written = next(result.folder.glob("labelsT*/train_001.nii.gz"))
+    assert not written.is_symlink()
+    image = nibabel.load(written)
+    assert image.header.get_data_dtype() == np.uint8
+    np.testing.assert_array_equal(np.asarray(image.dataobj), label(1, 4))
+    np.testing.assert_array_equal(image.affine, AFFINE)
+
+
+def test_a_spacing_that_only_nnunet_minds_is_set_to_that_of_the_image(convert: Convert, tmp_path: Path) -> None:
+    """0.05 % is information here and an error in nnU-Net's check."""
+    root = downloads.flare21(tmp_path / "download")
+    save(root / LABEL, label(1), spaced(0.05))
+    result = convert("flare21", root, options="--split all")
+    assert ("info", "spacing_differs", "train_001") in result.findings()
+    verify_dataset_integrity(str(result.folder), num_processes=1)
+
+
+def test_a_label_in_another_orientation_is_turned_when_it_is_rewritten(convert: Convert, tmp_path: Path) -> None:
+    root = downloads.flare21(tmp_path / "download")
+    save(root / LABEL, *downloads.reoriented(label(1, 2, 3).astype(np.float32), "PSL"))
+    result = convert("flare21", root, options="--split all")
+    np.testing.assert_array_equal(result.values("labelsTr/train_001.nii.gz"), label(1, 2, 3))
+
+
+def test_a_dry_run_writes_nothing_and_says_what_it_cannot_know(convert: Convert, tmp_path: Path, nnunet_folders: Path) -> None:
+    root = downloads.flare21(tmp_path / "download")
+    save(root / LABEL, label(1, shape=(12, 10, 7)))
+    result = convert("flare21", root, options="--dry_run")
+    assert result.code == 1
+    assert "[shape_mismatch]" in result.errors[0]
+    assert "found when files are read" in result.out
+    assert not list((nnunet_folders / "nnUNet_raw").iterdir())
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda r: save(r / LABEL, label(1, shape=(12, 10, 7))), lambda r: cut(r / LABEL, 0.9)], ids=["scan", "apply"]
+)
+def test_strict_stops_at_the_first_error(convert: Convert, tmp_path: Path, damage: Callable[[Path], object]) -> None:
+    root = downloads.flare21(tmp_path / "download")
+    damage(root)
+    result = convert("flare21", root, options="--strict")
+    assert result.code == 1
+    assert len(result.errors) == 1
+    assert "--strict: train_001" in result.errors[0]
+    assert not (result.folder / "dataset.json").exists()
+
+
+# Codes of the other datasets -------------------------------------------------------------------------------------------
+
+
+def test_an_id_that_is_taken_stops_everything_before_the_first_write(convert: Convert, tmp_path: Path, nnunet_folders: Path) -> None:
+    (nnunet_folders / "nnUNet_results/Dataset803_Other").mkdir()
+    root = downloads.flare21(tmp_path / "download")
+    for options in ("", "--dry_run"):
+        result = convert("flare21", root, options=options)
+        assert result.code == 1
+        assert len(result.errors) == 1
+        assert CODES["dataset_id_clash"].advice in result.errors[0]
+        assert "Dataset803_Other" in result.errors[0]
+    assert not list((nnunet_folders / "nnUNet_raw").iterdir())
+
+
+def test_a_case_in_training_and_validation_is_in_neither(convert: Convert, tmp_path: Path) -> None:
+    root = downloads.amos(tmp_path / "download")
+    for kind, array in (("images", ct(1)), ("labels", label(1))):
+        save(root / f"amos22/{kind}Va/amos_0001.nii.gz", array)
+    result = convert("amos_ct", root)
+    assert ("error", "case_in_two_splits", "amos_0001") in result.findings()
+    assert result.code == 1
+    assert "amos_0001" not in result.cases("imagesTr") + result.cases("imagesTs")
+
+
+def test_a_listed_case_without_files_is_missing(convert: Convert, tmp_path: Path) -> None:
+    root = downloads.amos(tmp_path / "download")
+    for kind in ("images", "labels"):
+        (root / f"amos22/{kind}Tr/amos_0004.nii.gz").unlink()
+    assert ("error", "missing_image", "amos_0004") in convert("amos_ct", root).findings()
+
+
+def test_a_modality_that_contradicts_the_id_or_the_dataset(convert: Convert, tmp_path: Path) -> None:
+    root = downloads.amos(tmp_path / "download")
+    save(root / "amos22/imagesTr/amos_0004.nii.gz", mr(4))
+    save(root / "amos22/imagesTr/amos_0510.nii.gz", ct(510))
+    ct_result, mr_result = convert("amos_ct", root), convert("amos_mri", root)
+    assert ct_result.findings() == [("warning", "modality_conflict", "amos_0004")]
+    assert "its id says CT" in ct_result.message("modality_conflict")
+    assert ("warning", "modality_conflict", "amos_0510") in mr_result.findings()
+    assert ct_result.code == mr_result.code == 0
+
+
+def test_cases_of_the_other_modality_and_without_public_label_are_information(convert: Convert, tmp_path: Path) -> None:
+    found = {(f["code"], f["case"]) for f in convert("amos_ct", downloads.amos(tmp_path / "download")).json()["findings"]}
+    assert {("other_modality", "amos_0507"), ("unlabelled_image", "amos_0003"), ("count_differs", "")} <= found
+
+
+def test_an_mr_image_of_uint8_is_a_warning(convert: Convert, tmp_path: Path) -> None:
+    root = downloads.mr_annotator(tmp_path / "download")
+    save(root / "Dataset001_Abdomen/imagesTs/case00_t2_0000.nii.gz", *downloads.reoriented(mr(0).astype(np.uint8), "LAS"))
+    assert convert("abdominal_mri", root).findings() == [("warning", "uint8_mr", "case00_t2")]
+
+
+def test_an_image_with_another_ending_is_left_out_and_such_a_label_rewritten(convert: Convert, tmp_path: Path) -> None:
+    root = downloads.flare21(tmp_path / "download")
+    (root / IMAGE).unlink()
+    save(root / IMAGE.removesuffix(".gz"), ct(1))
+    (root / "TrainingMask/train_002.nii.gz").unlink()
+    save(root / "TrainingMask/train_002.nii", label(2))
+    result = convert("flare21", root, options="--split all")
+    assert result.findings() == [("error", "other_file_ending", "train_001")]
+    np.testing.assert_array_equal(result.values("labelsTr/train_002.nii.gz"), label(2))
+
+
+def test_a_dataset_json_that_cannot_be_used_is_a_warning(convert: Convert, tmp_path: Path) -> None:
+    root = downloads.amos(tmp_path / "download")
+    (root / "amos22/dataset.json").write_text('{"labels": {')
+    result = convert("amos_ct", root)
+    assert result.findings() == [("warning", "bad_dataset_json", "")]
+    assert result.cases("imagesTs") == list(downloads.AMOS_CT_TEST)  # by the folders
+
+
+def test_a_structure_that_the_dataset_does_not_have_stops_everything(convert: Convert, tmp_path: Path) -> None:
+    root = downloads.amos(tmp_path / "download")
+    file = root / "amos22/dataset.json"
+    file.write_text(file.read_text().replace('"spleen"', '"unicorn"'))
+    result = convert("amos_ct", root)
+    assert result.code == 1
+    assert "unicorn" in result.errors[0]
+    assert CODES["unknown_structure"].advice in result.errors[0]
+    assert not result.folder.exists()
+
+
+def test_a_missing_mask_is_a_missing_label(convert: Convert, tmp_path: Path) -> None:
+    roots = downloads.abdomen_atlas(tmp_path / "download")
+    (roots[0] / "BDMAP_00000012/segmentations/colon.nii.gz").unlink()
+    result = convert("abdomen_atlas", *roots)
+    assert ("error", "missing_label", "BDMAP_00000012") in result.findings()
+    assert "colon" in result.message("missing_label")
+
+
+def test_a_mask_on_another_grid_or_with_fractions(convert: Convert, tmp_path: Path) -> None:
+    roots = downloads.abdomen_atlas(tmp_path / "download")
+    save(roots[0] / "BDMAP_00000012/segmentations/colon.nii.gz", label(1, shape=(12, 10, 9)))
+    save(roots[0] / "BDMAP_00005200/segmentations/colon.nii.gz", with_value(label(1).astype(np.float32), 0.5, 6))
+    found = convert("abdomen_atlas", *roots).findings()
+    assert ("error", "shape_mismatch", "BDMAP_00000012") in found
+    assert ("error", "non_integral_labels", "BDMAP_00005200") in found
+
+
+def test_four_dimensional_decathlon_images_are_refused_one_by_one(convert: Convert, tmp_path: Path) -> None:
+    root = downloads.decathlon(tmp_path / "download")
+    save(root / "Task04_Hippocampus/imagesTr/hippocampus_002.nii.gz", mr(2, (*SHAPE, 2)))
+    result = convert("msd", root)
+    assert result.findings() == [("error", "not_3d", "hippocampus_002")]
+    assert result.cases("imagesTr") == ["hippocampus_000", "hippocampus_001", "hippocampus_003"]
+
+
+def test_verify_only_finds_what_changed(convert: Convert, tmp_path: Path) -> None:
+    root = downloads.flare21(tmp_path / "download")
+    result = convert("flare21", root, options="--mode copy --split all")
+    (result.folder / "labelsTr/train_000.nii.gz").unlink()
+    file = result.folder / "imagesTr/train_002_0000.nii.gz"
+    state = file.stat()
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1  # one bit, same size, same time: only the checksum tells
+    file.write_bytes(data)
+    os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
+    save(root / LABEL, label(4))
+    verified = convert("flare21", options="--verify_only")
+    assert verified.code == 1
+    codes = [(line.split()[1], line.split()[-1]) for line in verified.errors]
+    assert codes == [("train_000:", "[output_missing]"), ("train_001:", "[source_changed]"), ("train_002:", "[output_changed]")]
+    assert {"output_missing", "source_changed", "output_changed"} == {code.strip("[]") for _, code in codes}
