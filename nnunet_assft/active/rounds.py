@@ -251,7 +251,8 @@ def _evaluate(context: Context, experiment: Experiment, r: int, model: Model) ->
     def compute() -> dict[str, Any]:
         for case, file in references.items():
             context.checked_label(case, file)
-        predictions = _predict_test_cases(context, experiment, r, model)
+        folder = experiment.paths.test_predictions(r)
+        predictions = predict_test_cases(context, experiment.test, model, folder, f"round {r}: predicting test cases")
         labels = {name: value for name, value in dataset.labels.items() if value in dataset.foreground_labels}
         return evaluate_cases(predictions, references, dataset.reader, labels, ignore_label=dataset.labels.get("ignore"))
 
@@ -259,15 +260,15 @@ def _evaluate(context: Context, experiment: Experiment, r: int, model: Model) ->
     return step(experiment.paths.step_file(r, "evaluate"), inputs, compute)
 
 
-def _predict_test_cases(context: Context, experiment: Experiment, r: int, model: Model) -> dict[str, Path]:
-    folder = experiment.paths.test_predictions(r)
+def predict_test_cases(context: Context, cases: Sequence[str], model: Model, folder: Path, desc: str) -> dict[str, Path]:
+    """Segmentations in `folder`, as `nnUNetv2_predict` makes them, with mirroring; those of the same model are kept."""
     if not (folder / "model.json").is_file() or read_json(folder / "model.json") != asdict(model):
         shutil.rmtree(folder, ignore_errors=True)
         write_json(folder / "model.json", asdict(model))
-    files = {case: folder / f"{case}{context.dataset.file_ending}" for case in experiment.test}
+    files = {case: folder / f"{case}{context.dataset.file_ending}" for case in cases}
     todo = [case for case, file in files.items() if not file.is_file()]
     scorer = open_scorer(context, model) if todo else None
-    for case in tqdm(todo, desc=f"round {r}: predicting test cases", unit="case", leave=False):
+    for case in tqdm(todo, desc=desc, unit="case", leave=False):
         assert scorer is not None
         properties = load_properties(context.image_folder, case)
         logits = scorer.logits(load_image(context.image_folder, case), mirroring=True)
