@@ -31,9 +31,7 @@ def evaluate_cases(
     """
     per_case: dict[str, dict[str, float | None]] = {}
     for case in tqdm(sorted(predictions), desc="evaluation", unit="case", leave=False):
-        metrics = compute_metrics(str(references[case]), str(predictions[case]), reader, list(labels.values()), ignore_label)
-        dice = {name: float(metrics["metrics"][value]["Dice"]) for name, value in labels.items()}
-        per_case[case] = {name: None if math.isnan(d) else d for name, d in dice.items()}
+        per_case[case] = case_dice(predictions[case], references[case], reader, labels, ignore_label)
     case_means = {case: mean_of(dice.values()) for case, dice in per_case.items()}
     known = [m for m in case_means.values() if m is not None]
     return {
@@ -43,6 +41,15 @@ def evaluate_cases(
         "per_structure": {name: mean_of(dice[name] for dice in per_case.values()) for name in labels},
         "per_case": per_case,
     }
+
+
+def case_dice(
+    prediction: Path, reference: Path, reader: BaseReaderWriter, labels: Mapping[str, int], ignore_label: int | None
+) -> dict[str, float | None]:
+    """Dice per structure of one case; None where nnU-Net has NaN."""
+    metrics = compute_metrics(str(reference), str(prediction), reader, list(labels.values()), ignore_label)["metrics"]
+    dice = {name: float(metrics[value]["Dice"]) for name, value in labels.items()}
+    return {name: None if math.isnan(d) else d for name, d in dice.items()}
 
 
 def mean_of(values: Any) -> float | None:
