@@ -121,7 +121,7 @@ def test_metrics_of_a_round_are_kept(finished, monkeypatch):
 
 
 def test_what_is_not_there_is_named(finished):
-    with pytest.raises(AssftError, match="Round 2 .* not finished"):
+    with pytest.raises(AssftError, match=r"Round 2 .* not finished"):
         m.test_metrics(finished, 2)
     (finished.paths.test_predictions(1) / "case_09.nii.gz").unlink()
     with pytest.raises(AssftError, match="case_09"):
