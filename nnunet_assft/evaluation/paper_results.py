@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib.resources import files
 
 import pandas as pd
@@ -36,6 +37,12 @@ def name_of(arm: str) -> str:
     """The name to print: the paper's where it has one; `nnunet@assft` is "nnU-Net (cases of ASSFT)"."""
     arm, _, cases_of = arm.partition("@")
     return ARM_NAMES.get(arm, arm) + (f" (cases of {name_of(cases_of)})" if cases_of else "")
+
+
+def ordered(arms: Iterable[str]) -> list[str]:
+    """Each arm once, in the order of the paper's tables; arms the paper does not have come last, as they come."""
+    order = {arm: i for i, arm in enumerate(ARM_NAMES)}
+    return sorted(dict.fromkeys(arms), key=lambda arm: order.get(arm.partition("@")[0], len(order)))
 
 
 def paper_results() -> pd.DataFrame:

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy import integrate, stats
 
-from nnunet_assft.evaluation.paper_results import name_of
+from nnunet_assft.evaluation.paper_results import name_of, ordered
 
 BOUNDS = ("lower_bound", "upper_bound")
 ALPHA = 0.05
@@ -128,7 +128,7 @@ def aubc_intervals(results: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:
     scores = aubc_scores(case_scores(results, metric))
     seeds, cases = sorted(scores["seed"].unique()), sorted(scores["case"].unique())
     rows = []
-    for arm in dict.fromkeys(scores["arm"]):
+    for arm in ordered(scores["arm"]):
         matrix, left_out = _complete(_matrix(scores, arm).reindex(index=seeds, columns=cases))
         low, high = bootstrap_interval(matrix.to_numpy())
         rows.append({
@@ -156,7 +156,7 @@ def compare_arms(results: pd.DataFrame, reference: str = "assft", metric: str = 
     """
     scores = case_scores(results, metric)
     scores = scores[~scores["arm"].isin(BOUNDS)]
-    arms = [arm for arm in dict.fromkeys(scores["arm"]) if arm != reference]
+    arms = [arm for arm in ordered(scores["arm"]) if arm != reference]
     in_rounds: dict[Any, pd.DataFrame] = {int(r): scores[scores["round"] == r] for r in sorted(scores["round"].unique()) if r > 0}
     if in_rounds:
         in_rounds["AUBC"] = aubc_scores(scores)
@@ -206,9 +206,9 @@ def _complete(matrix: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """Without the seeds that have no score at all, then without the cases that lack one; and what was left out, in words."""
     seeds = matrix.dropna(axis=0, how="all")
     both = seeds.dropna(axis=1, how="any")
-    lost = [f"seed {seed}" for seed in matrix.index.difference(seeds.index)]
-    lost += [f"case {case}" for case in matrix.columns.difference(both.columns)] if len(seeds.index) else []
-    return both if both.size else matrix.iloc[:0, :0], ", ".join(lost)
+    lost_cases = matrix.columns.difference(both.columns) if len(seeds.index) else []
+    lost = [names for names in (named("seed", matrix.index.difference(seeds.index)), named("case", lost_cases)) if names]
+    return both if both.size else matrix.iloc[:0, :0], "; ".join(lost)
 
 
 # What is missing --------------------------------------------------------------------------------------------------------
@@ -229,17 +229,19 @@ def missing_runs(
             expected = only.get(arm, list(rounds))
             absent = [r for r in expected if (arm, seed, r) not in there]
             if absent:
-                sentences.append(f"{name_of(arm)}, seed {seed}: {_rounds(absent)} missing.")
+                sentences.append(f"{name_of(arm)}, seed {seed}: {named('round', absent)} missing.")
             for r in expected:
                 lost = sorted(set(cases) - there.get((arm, seed, r), set(cases)))
                 if lost:
-                    named = ", ".join(lost[:5]) + (", ..." if len(lost) > 5 else "")
-                    sentences.append(f"{name_of(arm)}, seed {seed}, round {r}: {len(lost)} of {len(cases)} test cases missing ({named}).")
+                    sentences.append(f"{name_of(arm)}, seed {seed}, round {r}: {len(lost)} of {len(cases)} test cases missing "
+                                     f"({named('case', lost)}).")  # fmt: skip
     return sentences
 
 
-def _rounds(rounds: Sequence[int]) -> str:
-    return f"round{'s' if len(rounds) > 1 else ''} {', '.join(map(str, rounds))}"
+def named(kind: str, items: Sequence[Any] | pd.Index) -> str:
+    """ "seed 1", "cases a, b", at most five by name; empty for none."""
+    more = f" and {len(items) - 5} more" if len(items) > 5 else ""
+    return f"{kind}{'s' if len(items) > 1 else ''} {', '.join(map(str, items[:5]))}{more}" if len(items) else ""
 
 
 # In plain words ---------------------------------------------------------------------------------------------------------
@@ -251,7 +253,7 @@ def conclusion(row: Mapping[str, Any]) -> str:
     where = "over all budgets (AUBC)" if row["round"] == "AUBC" else f"in round {row['round']}"
     if not row["n_cases"]:
         return f"{a} and {b} cannot be compared {where}: they share no seed and case ({row['left_out'] or 'no results'})."
-    sample = f"With {_count(row['n_seeds'], 'seed')} and {_count(row['n_cases'], 'test case')}"
+    sample = f"With {count(row['n_seeds'], 'seed')} and {count(row['n_cases'], 'test case')}"
     p = f"p = {p_text(row['p_holm'])} (Wilcoxon, Holm)"
     interval = (
         f"difference {100 * row['difference']:+.2f} points of Dice, 95 % interval {100 * row['ci_low']:+.2f} to {100 * row['ci_high']:+.2f}"
@@ -289,7 +291,7 @@ def overall_conclusion(comparison: pd.DataFrame) -> str:
     found = "; ".join(f"{kind} {', '.join(names)}" for kind, names in groups.items() if names)
     text = f"Over all budgets (AUBC, paired Wilcoxon on cases, Holm, p < {ALPHA}), {reference} is {found}."
     n_seeds, n_cases, smallest = curves["n_seeds"].max(), curves["n_cases"].max(), curves["smallest_p"].min()
-    text += f" This rests on {_count(n_seeds, 'seed')} and {_count(n_cases, 'test case')}"
+    text += f" This rests on {count(n_seeds, 'seed')} and {count(n_cases, 'test case')}"
     if curves["left_out"].any() or curves["n_cases"].nunique() > 1:
         text += " at most (what each comparison leaves out is named with it)"
     text += "."
@@ -300,7 +302,8 @@ def overall_conclusion(comparison: pd.DataFrame) -> str:
     return text
 
 
-def _count(n: int, thing: str) -> str:
+def count(n: int, thing: str) -> str:
+    """ "1 seed", "3 seeds"."""
     return f"{n} {thing}{'' if n == 1 else 's'}"
 
 

@@ -30,7 +30,7 @@ def surface_distances(reference: np.ndarray, prediction: np.ndarray, spacing: Se
     if not either.any():
         return np.empty(0), np.empty(0)
     # No distance leaves the box that holds both masks, and beyond it is background, as beyond the image.
-    box = ndimage.find_objects(either.astype(np.uint8))[0]
+    box = ndimage.find_objects(either.view(np.uint8))[0]
     of_reference, of_prediction = (mask & ~ndimage.binary_erosion(mask) for mask in (reference[box], prediction[box]))
     return _distances(of_reference, of_prediction, spacing), _distances(of_prediction, of_reference, spacing)
 
@@ -48,7 +48,7 @@ def normalized_surface_distance(distances: tuple[np.ndarray, np.ndarray], tolera
 def hausdorff_distance_95(distances: tuple[np.ndarray, np.ndarray]) -> float:
     """HD95 in mm: the larger of the two directed 95th percentiles, each interpolated linearly between surface voxels.
 
-    distances: of `surface_distances`. NaN if both masks are empty, inf if one is.
+    distances: of `surface_distances`. NaN if both masks are empty, inf if one is (as surface-distance; MONAI has NaN).
     """
     if all(d.size == 0 for d in distances):
         return math.nan

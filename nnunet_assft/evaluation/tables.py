@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from nnunet_assft.evaluation.paper_results import ARM_NAMES, name_of
-from nnunet_assft.evaluation.statistics import ALPHA, BOUNDS, aubc_intervals, case_scores, mann_whitney, p_text
+from nnunet_assft.evaluation.paper_results import name_of, ordered
+from nnunet_assft.evaluation.statistics import ALPHA, BOUNDS, aubc_intervals, case_scores, count, mann_whitney, named, p_text
 from nnunet_assft.files import write_text
 
 ALPHA_OF_PAPER = 0.01  # the paper's `*`
@@ -56,7 +56,7 @@ def comparison_tables(
     results: rows of results.csv; comparison: `statistics.compare_arms` of them; runs: rows of runs.csv; quality: rows of
     pseudo_label_quality.csv; paper: rows of `paper_results` of the comparison's domain, if it is one of the paper's.
     """
-    arms = [arm for arm in _ordered(results["arm"]) if arm not in BOUNDS]
+    arms = [arm for arm in ordered(results["arm"]) if arm not in BOUNDS]
 
     def printed(*numbers: int) -> pd.DataFrame | None:
         return None if paper is None else paper[paper["table"].isin(numbers)]
@@ -174,11 +174,11 @@ def _paper_rows(paper: pd.DataFrame, arms: Sequence[str], columns: Sequence[_Col
 
 
 def _budget_caption(metric: str, n_seeds: int, n_cases: int, comparison: pd.DataFrame | None, paper: pd.DataFrame | None) -> str:
+    sample = f"{count(n_seeds, 'seed')}, {count(n_cases, 'test case')}, n = {n_seeds * n_cases} unless a cell says otherwise"
     text = (
         f"{METRIC_NAMES[metric]} on the test cases, mean ± SD: the mean over structures of each case, then mean and SD (n - 1) over "
-        f"the cases of all seeds together; {n_seeds} seed(s), {n_cases} test case(s), n = {n_seeds * n_cases} unless a cell says "
-        "otherwise. A structure that is absent in reference and prediction has no say. Bold: best, underlined: second best of the column "
-        "(bounds and paper apart)."
+        f"the cases of all seeds together; {sample}. A structure that is absent in reference and prediction has no say. "
+        "Bold: best, underlined: second best of the column (bounds and paper apart)."
     )
     if metric == "hd95_mm":
         text += (
@@ -202,7 +202,6 @@ def _budget_caption(metric: str, n_seeds: int, n_cases: int, comparison: pd.Data
 def aubc_table(results: pd.DataFrame) -> Table:
     """A row per arm: area under the budget curve of Dice, with its bootstrap interval and what it rests on."""
     intervals = aubc_intervals(results)
-    intervals = intervals.set_index("arm").loc[_ordered(intervals["arm"])].reset_index()
     cells = [
         Cell("missing" if not row["n_cases"] else f"{100 * row['aubc']:.2f} ({100 * row['ci_low']:.2f} to {100 * row['ci_high']:.2f})")
         for row in intervals.to_dict("records")
@@ -258,7 +257,7 @@ def cost_table(runs: pd.DataFrame) -> Table:
         "total_minutes": "Total, min",
     }
     rows = []
-    for arm in _ordered(runs["arm"]):
+    for arm in ordered(runs["arm"]):
         of_arm = runs[runs["arm"] == arm]
         rows_per_seed = of_arm["seed"].value_counts()
         unfinished = sorted({*of_arm.loc[of_arm["status"] != "done", "seed"], *rows_per_seed[rows_per_seed < rows_per_seed.max()].index})
@@ -269,19 +268,13 @@ def cost_table(runs: pd.DataFrame) -> Table:
             {"Method": name_of(arm), "Seeds": str(len(per_seed))}
             | {title: "-" if np.isnan(means[column]) else f"{means[column]:.1f}" for column, title in columns.items()}
             | {"Device": ", ".join(sorted(set(done["device"].dropna().astype(str)))) or "-"}
-            | {"Left out": ", ".join(f"seed {seed}" for seed in unfinished) or "-"}
+            | {"Left out": named("seed", unfinished) or "-"}
         )
     caption = (
         "Cost of one run (all rounds of one seed), mean over the seeds that are complete. Annotation: minutes that readers recorded, - if "
         "labels came from the oracle. Left out: seeds with a round that is missing or failed."
     )
     return Table("cost", caption, pd.DataFrame(rows, dtype=object))
-
-
-def _ordered(arms: pd.Series) -> list[str]:
-    """Each arm once, in the order of the paper's tables; arms it does not have come last, as they come."""
-    order = {arm: i for i, arm in enumerate(ARM_NAMES)}
-    return sorted(dict.fromkeys(arms), key=lambda arm: order.get(arm.partition("@")[0], len(order)))
 
 
 # Files ------------------------------------------------------------------------------------------------------------------

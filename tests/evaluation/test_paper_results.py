@@ -3,7 +3,7 @@
 import pytest
 
 from nnunet_assft.active.strategies import STRATEGIES
-from nnunet_assft.evaluation.paper_results import ARM_NAMES, name_of, paper_results
+from nnunet_assft.evaluation.paper_results import ARM_NAMES, name_of, ordered, paper_results
 from nnunet_assft.planning.domains import DOMAINS
 
 BASELINES = ["random", "entropy", "least_confidence", "margin", "coreset", "badge", "sann", "ugtst", "cup", "dkd_asd", "assft"]
@@ -78,3 +78,13 @@ def test_names():
     assert name_of("nnunet@assft") == "nnU-Net (cases of ASSFT)"
     assert name_of("nnunet_finetuned") == "nnU-Net, fine-tuned"
     assert name_of("my_strategy") == "my_strategy"
+
+
+def test_order_is_the_papers_then_as_they_come():
+    assert ordered(["new", "assft", "nnunet@random", "random", "assft", "another"]) == [
+        "random",
+        "assft",
+        "nnunet@random",
+        "new",
+        "another",
+    ]

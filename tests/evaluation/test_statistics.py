@@ -158,7 +158,7 @@ def row_of(comparison, arm, r):
 def test_comparison_worked_by_hand(results):
     found = s.compare_arms(results)
     assert list(zip(found["arm"], found["round"], strict=True)) == [
-        ("nnunet", 1), ("random", 1), ("nnunet", 2), ("random", 2), ("nnunet", "AUBC"), ("random", "AUBC"),
+        ("random", 1), ("nnunet", 1), ("random", 2), ("nnunet", 2), ("random", "AUBC"), ("nnunet", "AUBC"),
     ]  # fmt: skip
     row = row_of(found, "random", 1)
     # ASSFT - random per case, mean of the seeds: a (0.02 + 0.04) / 2, b (0.04 + 0.06) / 2, c (0 + 0) / 2
@@ -194,7 +194,7 @@ def test_only_shared_seeds_and_cases_are_compared_and_the_rest_is_named(results)
         (results["arm"] == "random") & (results["case"] == "b") & (results["round"] == 1)
     )
     row = row_of(s.compare_arms(results[~gone]), "random", 1)
-    assert (row["n_seeds"], row["n_cases"], row["left_out"]) == (1, 2, "seed 1, case b")
+    assert (row["n_seeds"], row["n_cases"], row["left_out"]) == (1, 2, "seed 1; case b")
     assert row["difference"] == pytest.approx((0.02 + 0.0) / 2)  # seed 0, cases a and c
     assert row["p_mann_whitney"] == pytest.approx(stats.mannwhitneyu([0.62, 0.80], [0.60, 0.80]).pvalue)
 
@@ -203,7 +203,7 @@ def test_arms_without_anything_in_common_have_no_p(results):
     gone = ((results["arm"] == "random") & (results["seed"] == 0)) | ((results["arm"] == "assft") & (results["seed"] == 1))
     found = s.compare_arms(results[~gone])
     row = row_of(found, "random", 1)
-    assert (row["n_seeds"], row["n_cases"], row["left_out"]) == (0, 0, "seed 0, seed 1")
+    assert (row["n_seeds"], row["n_cases"], row["left_out"]) == (0, 0, "seeds 0, 1")
     assert math.isnan(row["p_holm"])
     assert row_of(found, "nnunet", 1)["p_holm"] == pytest.approx(0.25)  # a family of one
     assert "cannot be compared in round 1" in s.conclusion(row)
@@ -213,6 +213,13 @@ def test_a_case_without_any_structure_is_left_out_by_name(results):
     results.loc[results["case"] == "c", "dice"] = math.nan
     row = row_of(s.compare_arms(results), "random", 1)
     assert (row["n_seeds"], row["n_cases"], row["left_out"]) == (2, 2, "case c")
+
+
+def test_a_reference_that_is_missing_is_said(results):
+    found = s.compare_arms(results[results["arm"] != "assft"])
+    assert (found["n_cases"] == 0).all()
+    assert found["p_holm"].isna().all()
+    assert "ASSFT is not comparable with RAND, nnU-Net" in s.overall_conclusion(found)
 
 
 def test_one_arm_or_only_round_0_gives_no_rows(results):
@@ -235,12 +242,19 @@ def test_missing_runs_are_named(results):
         | ((results["arm"] == "upper_bound") & (results["seed"] == 0))
     )
     assert s.missing_runs(results[~gone], [*arms, "cup"], [0, 1], [0, 1, 2], ["a", "b", "c"]) == [
-        "ASSFT, seed 0, round 2: 1 of 3 test cases missing (b).",
+        "ASSFT, seed 0, round 2: 1 of 3 test cases missing (case b).",
         "RAND, seed 1: rounds 1, 2 missing.",
         "Upper bound, seed 0: round 2 missing.",
         "CUP, seed 0: rounds 0, 1, 2 missing.",
         "CUP, seed 1: rounds 0, 1, 2 missing.",
     ]
+
+
+def test_names_of_what_is_left_out():
+    assert s.named("case", []) == ""
+    assert s.named("seed", [1]) == "seed 1"
+    assert s.named("case", list("abcde")) == "cases a, b, c, d, e"
+    assert s.named("case", list("abcdefg")) == "cases a, b, c, d, e and 2 more"
 
 
 # Plain words ------------------------------------------------------------------------------------------------------------

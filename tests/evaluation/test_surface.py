@@ -145,9 +145,10 @@ def test_monai_agrees(spacing):
     metrics = pytest.importorskip("monai.metrics")
     import torch
 
+    one_voxel = box((24, 30, 28), (5, 6), (0, 1), (9, 10))
     for seed in range(4):
         reference = blob(seed)
-        for prediction in (near(reference, seed + 100), blob(seed + 200)):
+        for prediction in (near(reference, seed + 100), blob(seed + 200), one_voxel):
             batch = [torch.from_numpy(mask)[None, None] for mask in (prediction, reference)]
             options = {"include_background": True, "spacing": spacing}
             nsd, hd95 = both(reference, prediction, spacing, 1.5)

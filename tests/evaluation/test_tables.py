@@ -57,7 +57,7 @@ def test_budget_table_worked_by_hand(results):
     assert str(found["ASSFT"]["Lower bound, 0 %"]) == str(found["RAND"]["Lower bound, 0 %"]) == "1.00 ± 0.89"
     assert found["nnU-Net"]["Lower bound, 0 %"] == "-"  # that is another network
     assert found["ASSFT"]["Upper bound, 100 %"].rank == 0
-    assert "2 seed(s), 3 test case(s), n = 6 unless a cell says otherwise" in table.caption
+    assert "2 seeds, 3 test cases, n = 6 unless a cell says otherwise" in table.caption
     assert "*" not in table.caption
 
 
@@ -197,7 +197,7 @@ def test_cost_table_worked_by_hand():
         "Total, min": "12.0", "Device": "cpu", "Left out": "-",
     }  # fmt: skip
     assert found["RAND"]["Seeds"] == "1"  # seed 1 lacks a round, seed 2 failed
-    assert found["RAND"]["Left out"] == "seed 1, seed 2"
+    assert found["RAND"]["Left out"] == "seeds 1, 2"
     assert found["RAND"]["Training, min"] == "9.0"
     assert found["RAND"]["Annotation, min"] == "-"  # nobody recorded it: not 0
 
