@@ -22,7 +22,7 @@ from nnunet_assft.evaluation.surface import (
 from nnunet_assft.files import read_json, sha256_file, write_json, write_text
 from nnunet_assft.planning.raw_dataset import find_dataset
 
-COLUMNS = ("case", "structure", "dice", "nsd", "hd95_mm")
+DTYPES = {"case": str, "structure": str, "dice": float, "nsd": float, "hd95_mm": float}
 
 
 def case_metrics(
@@ -56,7 +56,7 @@ def case_metrics(
             rows.append(
                 (case, structure, dice[structure], normalized_surface_distance(distances, tolerance_mm), hausdorff_distance_95(distances))
             )
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict.fromkeys(COLUMNS[2:], float))
+    return pd.DataFrame(rows, columns=list(DTYPES)).astype(DTYPES)
 
 
 def test_metrics(experiment: Experiment, r: int) -> pd.DataFrame:
@@ -86,4 +86,4 @@ def test_metrics(experiment: Experiment, r: int) -> pd.DataFrame:
         metrics = case_metrics(predictions, references, dataset.reader, labels, ignore_label=dataset.labels.get("ignore"))
         write_text(table, metrics.to_csv(index=False))
         write_json(provenance, made_from)
-    return pd.read_csv(table, dtype={"case": str, "structure": str})
+    return pd.read_csv(table, dtype=DTYPES)
