@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nnunetv2.evaluation.evaluate_predictions import compute_metrics
+from nnunetv2.evaluation.evaluate_predictions import compute_metrics, compute_tp_fp_fn_tn, region_or_label_to_mask
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from tqdm import tqdm
 
@@ -43,6 +43,19 @@ def evaluate_cases(
         "per_structure": {name: mean_of(dice[name] for dice in per_case.values()) for name in labels},
         "per_case": per_case,
     }
+
+
+def case_dice(
+    segmentation: np.ndarray, reference: np.ndarray, labels: Mapping[str, int], *, ignore_label: int | None = None
+) -> dict[str, float | None]:
+    """Dice per structure of one case that is in memory; both arrays of one shape. For the rest see `evaluate_cases`."""
+    ignored = reference == ignore_label if ignore_label is not None else None
+    dice: dict[str, float | None] = {}
+    for name, value in labels.items():
+        masks = (region_or_label_to_mask(array, value) for array in (reference, segmentation))
+        tp, fp, fn, _ = (int(count) for count in compute_tp_fp_fn_tn(*masks, ignored))
+        dice[name] = 2 * tp / (2 * tp + fp + fn) if tp + fp + fn else None
+    return dice
 
 
 def mean_of(values: Any) -> float | None:
