@@ -36,7 +36,8 @@ def pseudo_label_quality(experiment: Experiment, r: int, device: torch.device) -
     made as pseudo-labels are, without their refinement. All selections choose from the same pool; what the experiment's
     own has chosen is taken from the round. No segmentation is kept. Goes on where an earlier call stopped; the result is
     kept at `paths.pseudo_label_quality(r)` until the model, a label or the table of selections changes.
-    Raises `AssftError` with a human annotator, for a strategy without pseudo-labels, and before the round is finished.
+    Raises `AssftError` with a human annotator, for a strategy without pseudo-labels, before the round is finished, and while
+    another process works on the experiment.
     """
     from nnunet_assft.active.rounds import open_context
     from nnunet_assft.active.state import Model, only_process, step

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from nnunet_assft.active.state import Model, Round
 from nnunet_assft.errors import AssftError
 from nnunet_assft.evaluation.dice import case_dice, mean_of
 from nnunet_assft.evaluation.pseudo_label_quality import pseudo_label_quality, read_pseudo_label_quality, selection_test
-from nnunet_assft.files import read_json, write_csv
+from nnunet_assft.files import read_json, write_csv, write_json
 from nnunet_assft.planning.preprocessing import load_image, load_properties
 from tests.conftest import write_dataset
 
@@ -160,7 +161,7 @@ def test_dice_is_nnunets_on_the_written_pseudo_labels(trained):
 
 
 @pytest.mark.slow
-def test_it_is_computed_once_goes_on_after_a_cut_and_is_made_again_for_another_label(trained, monkeypatch):
+def test_it_is_computed_once_goes_on_after_a_cut_and_is_made_again_for_another_label_or_model(trained, monkeypatch):
     folder = trained.paths.records("round_01_pseudo_label_quality")
     shutil.rmtree(folder, ignore_errors=True)
     trained.paths.step_file(1, "pseudo_label_quality").unlink(missing_ok=True)
@@ -195,6 +196,23 @@ def test_it_is_computed_once_goes_on_after_a_cut_and_is_made_again_for_another_l
     assert len(predicted) == 6
     assert again["dice"][0] != first["dice"][0]
     assert list(again["dice"][1:5]) == list(first["dice"][1:5])
+
+    file = trained.paths.step_file(1, "supervised")
+    step = read_json(file)
+    try:
+        write_json(file, {**step, "result": {**step["result"], "weights_sha256": "of another training"}})
+        pseudo_label_quality(trained, 1, CPU)
+    finally:
+        write_json(file, step)
+    assert len(predicted) == 6 + 5 + 8  # segmentations of T_u, and records of the whole pool
+
+
+@pytest.mark.slow
+def test_what_the_round_has_chosen_is_taken_from_the_round(trained):
+    """An experiment that says it takes all: the round has two pseudo-labels, and two are marked."""
+    quality = pseudo_label_quality(replace(trained, options=Options(selection="all")), 1, CPU)
+    selected = quality[quality["selected"] & (quality["selection"] == "all")]
+    assert tuple(selected["case"]) == run_round(trained, 1, CPU).pseudo_labelled
 
 
 @pytest.mark.slow
