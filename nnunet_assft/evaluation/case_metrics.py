@@ -48,7 +48,7 @@ def case_metrics(
         if prediction.shape != reference.shape:
             raise AssftError(f"{predictions[case]} has shape {prediction.shape[1:]}, its reference {references[case]} has "
                              f"{reference.shape[1:]}. Remove the prediction and predict the case again.")  # fmt: skip
-        dice = case_dice(predictions[case], references[case], reader, labels, ignore_label)
+        dice = case_dice(prediction, reference, labels, ignore_label=ignore_label)
         counted = np.ones(reference.shape, bool) if ignore_label is None else reference != ignore_label
         for structure, value in labels.items():
             masks = [((array == value) & counted)[0] for array in (reference, prediction)]
