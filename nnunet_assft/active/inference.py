@@ -232,7 +232,7 @@ class _Predictor(nnUNetPredictor):
             return logits
         if not self.use_mirroring:
             return torch.as_tensor(self.network(self.batch_of(x))[:1])
-        axes_of = [(), *([axis + 1 for axis in axes] for axes in MIRRORINGS)]  # behind the batch axis
+        axes_of: list[list[int]] = [[], *([axis + 1 for axis in axes] for axes in MIRRORINGS)]  # behind the batch axis
         views = self.network(torch.cat([x.flip(axes) for axes in axes_of]))
         return torch.stack([view[None].flip(axes) for view, axes in zip(views, axes_of, strict=True)]).mean(dim=0)
 
@@ -243,7 +243,7 @@ class _Predictor(nnUNetPredictor):
         return logits
 
 
-def _is_slow_alone(network: torch.nn.Module, patch_size: Sequence[int]) -> bool:
+def _is_slow_alone(network: Any, patch_size: Sequence[int]) -> bool:
     """Whether torch would take its slow loop for the first convolutions of a single window on a CPU.
 
     It leaves images of at most 20480 elements, not counting the last axis, to that loop, unless they come as a batch: a batch

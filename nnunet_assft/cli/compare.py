@@ -28,18 +28,19 @@ def parser() -> argparse.ArgumentParser:
 
 
 def compare(args: argparse.Namespace) -> int:
-    from nnunet_assft.evaluation import comparison as c
-    from nnunet_assft.evaluation.estimate import estimate, print_estimate
+    from nnunet_assft.evaluation.collection import write_tables
+    from nnunet_assft.evaluation.comparison import run_comparison
+    from nnunet_assft.evaluation.estimate import estimate
 
     comparison = make_comparison(args)
     device = choose_device(args.device)
+    failed = []
     if not args.collect:
-        print_estimate(estimate(comparison, device))
+        print(estimate(comparison, device), flush=True)
         if args.estimate:
             return 0
-    failed = [] if args.collect else c.run_comparison(comparison, device)
-    for line in c.write_tables(comparison):
-        print(line)
+        failed = run_comparison(comparison, device, lambda line: print(line, flush=True))
+    print(f"\n{write_tables(comparison)}\n\nTables: {comparison.folder / 'tables'}")
     return EXIT_ERROR if failed else 0
 
 

@@ -6,7 +6,6 @@ strategy is an ordinary experiment, named NAME_ARM_sSEED. `run_comparison` is th
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -22,12 +21,13 @@ from nnunet_assft.active.nnunet_io import write_training_set
 from nnunet_assft.active.options import Options
 from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.rounds import open_context, predict_test_cases, run_round
-from nnunet_assft.active.state import STEPS, Experiment, Round, finished_rounds
+from nnunet_assft.active.state import Experiment, Round, finished_rounds
 from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.errors import AssftError
 from nnunet_assft.evaluation.case_metrics import case_metrics, test_metrics
+from nnunet_assft.evaluation.pseudo_label_quality import pseudo_label_quality
 from nnunet_assft.evaluation.standard_nnunet import Job, run_job
-from nnunet_assft.files import link_or_copy, read_json, write_json, write_text
+from nnunet_assft.files import link_or_copy, read_json, write_json
 from nnunet_assft.planning.raw_dataset import find_dataset
 
 PAPER_STRATEGIES = ("random", "entropy", "least_confidence", "margin", "coreset", "badge", "sann", "ugtst", "cup", "dkd_asd", "assft")
@@ -35,22 +35,8 @@ NNUNET, NNUNET_FINETUNED = "nnunet", "nnunet_finetuned"
 LOWER_BOUND, UPPER_BOUND = "lower_bound", "upper_bound"
 GROUPS = {"paper": PAPER_STRATEGIES, "all": tuple(STRATEGIES)}
 DEFAULT_ARMS = ("paper", NNUNET, LOWER_BOUND, UPPER_BOUND)
+METRIC_COLUMNS = ["round", "n_labelled", "case", "structure", "dice", "nsd", "hd95_mm"]
 NNUNET_KEYS = ("channel_names", "labels", "file_ending", "overwrite_image_reader_writer")  # of dataset.json
-RESULT_COLUMNS = ["arm", "seed", "round", "n_labelled", "case", "structure", "dice", "nsd", "hd95_mm"]
-RUN_COLUMNS = [
-    "arm",
-    "seed",
-    "round",
-    "n_labelled",
-    "n_pseudo",
-    "annotated_cases",
-    "annotation_minutes",
-    "training_minutes",
-    "query_minutes",
-    "total_minutes",
-    "device",
-    "status",
-]
 
 
 @dataclass(frozen=True)
@@ -174,7 +160,10 @@ def run_arm(comparison: Comparison, arm: str, seed: int, device: torch.device) -
         experiment = comparison.experiment(arm, seed)
         if arm != comparison.strategies[0]:
             share_start(comparison.experiment(comparison.strategies[0], seed), experiment, device)
-        return [run_round(experiment, r, device).dice["mean"] for r in range(experiment.n_rounds + 1)]
+        dice = [run_round(experiment, r, device).dice["mean"] for r in range(experiment.n_rounds + 1)]
+        for r in range(1, experiment.n_rounds + 1) if STRATEGIES[arm].semi_supervised else ():
+            pseudo_label_quality(experiment, r, device)
+        return dice
     if arm == UPPER_BOUND:
         experiment = comparison.experiment(arm, seed)
         return [run_round(experiment, r, device).dice["mean"] for r in (0, 1)][1:]
@@ -187,7 +176,7 @@ def run_arm(comparison: Comparison, arm: str, seed: int, device: torch.device) -
         source = comparison.experiment(cases_of(arm), seed)
         for r in range(1, source.n_rounds + 1):
             run_job(nnunet_job(comparison, arm, seed, r, source, device))
-    return [float(group.groupby("case").dice.mean().mean()) for _, group in _metrics(comparison, arm, seed).groupby("round")]
+    return [float(group.groupby("case").dice.mean().mean()) for _, group in run_metrics(comparison, arm, seed).groupby("round")]
 
 
 def predictions_before_round_0(experiment: Experiment) -> Path:
@@ -232,7 +221,7 @@ def nnunet_job(comparison: Comparison, arm: str, seed: int, r: int, source: Expe
     context = open_context(source, device)
     dataset, labelled = context.dataset, Round.load(source.paths, r).labelled
     job = Job(
-        folder=str(_nnunet_folder(comparison, arm, seed, r)),
+        folder=str(nnunet_folder(comparison, arm, seed, r)),
         dataset=dataset.name,
         dataset_json={k: v for k, v in dataset.dataset_json.items() if k in NNUNET_KEYS},
         images={case: [str(file) for file in dataset.images[case]] for case in labelled},
@@ -249,36 +238,14 @@ def nnunet_job(comparison: Comparison, arm: str, seed: int, r: int, source: Expe
     return replace(job, start=str(before.checkpoint))
 
 
-def _nnunet_folder(comparison: Comparison, arm: str, seed: int, r: int) -> Path:
+def nnunet_folder(comparison: Comparison, arm: str, seed: int, r: int) -> Path:
     return comparison.folder / arm / f"seed_{seed}" / f"round_{r:02d}"
 
 
-# What is finished ------------------------------------------------------------------------------------------------------
-
-
-def collect(comparison: Comparison) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(results, runs) of everything that is finished, in the forms of results.csv and runs.csv, which are written.
-
-    results: arm, seed, round, n_labelled, case, structure, dice, nsd, hd95_mm. runs: one row per arm, seed and round that should be
-    there; those that are not have the status `missing`.
-    """
-    results, runs = [], []
-    for seed in comparison.seeds:
-        for arm in comparison.arms:
-            found = _metrics(comparison, arm, seed)
-            results.append(found.assign(arm=arm, seed=seed))
-            runs += _costs(comparison, arm, seed, found)
-    table = pd.concat(results, ignore_index=True)[RESULT_COLUMNS]
-    costs = pd.DataFrame(runs, columns=RUN_COLUMNS)
-    for name, frame in (("results", table), ("runs", costs)):
-        write_text(comparison.folder / f"{name}.csv", frame.to_csv(index=False))
-    return table, costs
-
-
-def _metrics(comparison: Comparison, arm: str, seed: int) -> pd.DataFrame:
+def run_metrics(comparison: Comparison, arm: str, seed: int) -> pd.DataFrame:
     """round, n_labelled, case, structure, dice, nsd, hd95_mm of the finished rounds of a run; nothing is computed anew but metrics."""
-    frames = [pd.DataFrame(columns=RESULT_COLUMNS[2:])]
-    experiment = _planned(comparison, arm if arm in STRATEGIES or arm == UPPER_BOUND else _source(comparison, arm), seed)
+    frames = [pd.DataFrame(columns=METRIC_COLUMNS)]
+    experiment = planned(comparison, arm if arm in STRATEGIES or arm == UPPER_BOUND else source_of(comparison, arm), seed)
     if experiment is None:
         return frames[0]
     if arm == LOWER_BOUND:
@@ -288,7 +255,7 @@ def _metrics(comparison: Comparison, arm: str, seed: int) -> pd.DataFrame:
             last = done.round if arm in STRATEGIES else comparison.n_rounds
             frames.append(test_metrics(experiment, done.round).assign(round=last, n_labelled=len(done.labelled)))
         elif arm.startswith(NNUNET) and done.round >= 1:
-            folder = _nnunet_folder(comparison, arm, seed, done.round)
+            folder = nnunet_folder(comparison, arm, seed, done.round)
             if (folder / "done.json").is_file():
                 frames.append(_metrics_of_folder(experiment, folder / "test").assign(round=done.round, n_labelled=len(done.labelled)))
     return pd.concat([frame for frame in frames if len(frame)] or frames)
@@ -298,61 +265,16 @@ def _metrics_of_folder(experiment: Experiment, folder: Path) -> pd.DataFrame:
     dataset = find_dataset(experiment.dataset)
     predictions = {case: folder / f"{case}{dataset.file_ending}" for case in experiment.test}
     if not all(file.is_file() for file in predictions.values()):
-        return pd.DataFrame(columns=RESULT_COLUMNS[4:])
+        return pd.DataFrame(columns=METRIC_COLUMNS[2:])
     references = {case: dataset.label_file(case) for case in experiment.test}
     labels = {name: value for name, value in dataset.labels.items() if value in dataset.foreground_labels}
     return case_metrics(predictions, references, dataset.reader, labels, ignore_label=dataset.labels.get("ignore"))
 
 
-def _source(comparison: Comparison, arm: str) -> str:
+def source_of(comparison: Comparison, arm: str) -> str:
     return comparison.strategies[0] if arm == LOWER_BOUND else cases_of(arm)
 
 
-def _planned(comparison: Comparison, arm: str, seed: int) -> Experiment | None:
+def planned(comparison: Comparison, arm: str, seed: int) -> Experiment | None:
     paths = ExperimentPaths(comparison.dataset, comparison.experiment_name(arm, seed))
     return Experiment.load(paths) if paths.experiment_file.is_file() else None
-
-
-def _costs(comparison: Comparison, arm: str, seed: int, results: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows of runs.csv of one run: one for each round that should be there.
-
-    Minutes are of the steps of the round, evaluation left out; of round 0, which all strategies share, none are counted.
-    """
-    last = comparison.n_rounds
-    rounds = {LOWER_BOUND: [0], UPPER_BOUND: [last]}.get(arm, range(0 if arm in STRATEGIES else 1, last + 1))
-    n_labelled = dict(zip(results["round"], results["n_labelled"], strict=True))
-    rows = []
-    for r in rounds:
-        row: dict[str, Any] = {"arm": arm, "seed": seed, "round": r, "status": "done" if r in n_labelled else "missing"}
-        rows.append(row)
-        if r not in n_labelled:
-            continue
-        row |= {"n_labelled": n_labelled[r], "device": read_json(comparison.file)["device"]}
-        experiment = _planned(comparison, arm if arm in STRATEGIES or arm == UPPER_BOUND else _source(comparison, arm), seed)
-        assert experiment is not None
-        done = Round.load(experiment.paths, 1 if arm == UPPER_BOUND else r)
-        row |= {"annotated_cases": len(done.labelled), "annotation_minutes": _annotation_minutes(experiment, done.labelled)}
-        if arm.startswith(NNUNET):
-            row["training_minutes"] = read_json(_nnunet_folder(comparison, arm, seed, r) / "done.json")["seconds"] / 60
-        elif arm == LOWER_BOUND:
-            row |= {"annotated_cases": 0, "annotation_minutes": 0}
-        elif done.round > 0:
-            minutes = {name: _minutes(experiment.paths.step_file(done.round, name)) for name in STEPS}
-            row["n_pseudo"] = len(done.pseudo_labelled)
-            row["training_minutes"] = minutes["supervised"] + minutes["semi"]
-            row["query_minutes"] = minutes["query"] + minutes["select"] + minutes["pseudo_labels"]
-        row["total_minutes"] = row.get("training_minutes", 0) + row.get("query_minutes", 0)
-    return rows
-
-
-def _minutes(step_file: Path) -> float:
-    return float(read_json(step_file).get("seconds", math.nan)) / 60 if step_file.is_file() else 0.0
-
-
-def _annotation_minutes(experiment: Experiment, cases: Sequence[str]) -> float | None:
-    """What people said it took them, in any experiment of the dataset; None if that of a case is not known."""
-    known = {}
-    for file in experiment.paths.results.parent.glob("*/annotations/*.json"):
-        known[file.stem] = read_json(file)["readings"][0]["minutes"]
-    minutes = [known.get(case) for case in cases]
-    return None if None in minutes else float(sum(minutes))  # type: ignore[arg-type]

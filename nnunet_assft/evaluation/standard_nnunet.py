@@ -132,7 +132,7 @@ def make_trainer(job: Job) -> Any:
     from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
 
     going_on = (job.fold / "checkpoint_latest.pth").is_file()
-    trainer = get_trainer_from_args(job.dataset, CONFIGURATION, "all", TRAINER, PLANS, going_on, torch.device(job.device))  # type: ignore[arg-type]
+    trainer = get_trainer_from_args(job.dataset, CONFIGURATION, "all", TRAINER, PLANS, going_on, torch.device(job.device))
     trainer.num_epochs = job.epochs
     trainer.num_iterations_per_epoch = job.iterations_per_epoch
     trainer.num_val_iterations_per_epoch = max(1, job.iterations_per_epoch // 5)  # nnU-Net's ratio, 250 : 50
