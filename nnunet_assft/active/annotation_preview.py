@@ -17,7 +17,7 @@ from nnunet_assft.active.annotation_gate import structures, summarize
 from nnunet_assft.active.annotation_reading import grid_of
 from nnunet_assft.active.annotation_tables import colour
 from nnunet_assft.active.inference import Scorer
-from nnunet_assft.active.voxel_statistics import entropy_of_logits
+from nnunet_assft.active.voxel_statistics import entropy_map
 from nnunet_assft.files import atomic_path
 
 
@@ -33,7 +33,7 @@ class Preview:
 def preview(scorer: Scorer, image: np.ndarray, properties: dict[str, Any], tau: float) -> Preview:
     """One forward pass over a preprocessed image, (channels, z, y, x). tau: the temperature of the round."""
     logits = scorer.logits(image)
-    entropy, mask = entropy_of_logits(logits, tau)
+    entropy, mask = entropy_map(logits, tau)
     segmentation = scorer.segmentation(logits, properties)
     return Preview(
         segmentation=segmentation,
