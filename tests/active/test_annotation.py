@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import signal
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -29,8 +28,9 @@ from nnunet_assft.evaluation.dice import mean_of
 from nnunet_assft.files import read_json, sha256_file, write_csv
 from nnunet_assft.planning.preprocessing import load_image
 from tests.active.annotators import REFUSED, WARNED, Scene, save_itksnap, save_slicer, segments_of
-from tests.active.test_rounds import SETTINGS, before_replace, in_a_child_killed_by
+from tests.active.test_rounds import SETTINGS
 from tests.conftest import SHARED_DATA, blob_case, needs_hippocampus, write_dataset, write_volume
+from tests.kills import before_replace, is_killed
 
 CPU = torch.device("cpu")
 KIDNEYS = {"background": 0, "kidney_right": 1, "kidney_left": 2}  # the box lies to the left of the ball
@@ -211,15 +211,8 @@ def test_an_export_killed_again_and_again_is_completed(root: Path, call: Call) -
     """Killed before every file it renames."""
     work = root / "work"
     arguments = ["export", "-d", "901", "-o", str(work), "-device", "cpu"]
-
-    def export() -> None:
-        with pytest.raises(SystemExit) as exit_:
-            annotate_main(arguments)
-        assert not exit_.value.code
-
     kills = 0
-    while status := in_a_child_killed_by(partial(before_replace, 1 + 2 * kills), export):
-        assert os.WTERMSIG(status) == signal.SIGKILL
+    while is_killed(partial(before_replace, 1 + 2 * kills), partial(annotate_main, arguments)):
         kills += 1
         assert kills < 60
     assert kills >= 5
@@ -358,17 +351,9 @@ def test_an_import_killed_again_and_again_completes_and_never_leaves_half_a_labe
         save_itksnap(root / f"back/{case}.nii.gz", truth(case), image_of(root, case))
         if replace:
             save_itksnap(label_file(root, case), old[case], image_of(root, case))
-
-    def import_() -> None:
-        with pytest.raises(SystemExit) as exit_:
-            annotate_main(
-                ["import", "-d", "901", str(root / "back"), "--annotator_name", "anna", "--minutes", "3", *["--replace"][:replace]]
-            )
-        assert not exit_.value.code
-
+    arguments = ["import", "-d", "901", str(root / "back"), "--annotator_name", "anna", "--minutes", "3", *["--replace"][:replace]]
     kills = 0
-    while status := in_a_child_killed_by(partial(before_replace, 1 + kills), import_):
-        assert os.WTERMSIG(status) == signal.SIGKILL
+    while is_killed(partial(before_replace, 1 + kills), partial(annotate_main, arguments)):
         kills += 1
         assert kills < 20
         for case in QUERIED:
