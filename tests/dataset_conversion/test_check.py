@@ -107,6 +107,29 @@ def test_no_usable_dataset_json_is_one_line(convert: Convert, dataset: Path, con
     assert words in result.errors[0]
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("labels", {"0": "background", "1": "a"}),  # the wrong way round
+        ("labels", ["a"]),
+        ("labels", {"background": 0, "whole": [1, "2"]}),
+        ("channel_names", ["MRI"]),
+        ("channel_names", {}),
+        ("numTraining", "3"),
+        ("dataset", []),
+        ("dataset", {"c0": {"images": ["imagesTr/c0_0000.nii.gz"]}}),
+        ("dataset", {"c0": {"images": "imagesTr/c0_0000.nii.gz", "label": "labelsTr/c0.nii.gz"}}),
+    ],
+)
+def test_a_dataset_json_of_another_form_is_one_line(convert: Convert, dataset: Path, key: str, value: object) -> None:
+    (dataset / "dataset.json").write_text(json.dumps({**json.loads((dataset / "dataset.json").read_text()), key: value}))
+    result = convert("check", dataset)
+    assert result.code == 1
+    assert len(result.errors) == 1
+    assert f"dataset.json has {key} {value!r}"[:50] in result.errors[0]
+    assert "expected for example" in result.errors[0]
+
+
 @pytest.mark.parametrize("line", ["check", "check -i a b", "check -i a -d 5", "flare21", "nothing -i a", "flare21 -i a --mode move",
                                   "flare21 -i a --tolerance_mm a b"])  # fmt: skip
 def test_wrong_usage_is_exit_code_2(line: str, capsys: pytest.CaptureFixture[str], nnunet_folders: Path) -> None:

@@ -78,6 +78,8 @@ def test_a_second_run_reads_no_voxel_and_changes_nothing(convert: Convert, tmp_p
     before = {file: file.lstat().st_mtime_ns for file in first.folder.rglob("*T[rs]/*")}
     monkeypatch.setattr(case_conversion, "read_volume", None)
     second = convert("flare21", root)
+    assert "4 of 4 cases are done already and match; 0 to do." in second.out
+    assert "done already" not in first.out
     assert (second.code, second.errors, second.findings()) == (first.code, first.errors, first.findings())
     assert len(second.errors) == 2
     assert {file: file.lstat().st_mtime_ns for file in first.folder.rglob("*T[rs]/*")} == before
