@@ -19,6 +19,7 @@ from nnunet_assft.active.annotation_export import EXPORT_FILE, prelabel_file, re
 from nnunet_assft.active.annotation_gate import GatedLabel, LabelSummary, gate, summarize
 from nnunet_assft.active.annotation_reading import ENDINGS, grid_of
 from nnunet_assft.active.annotation_times import Times
+from nnunet_assft.active.label_geometry import to_reader_axes
 from nnunet_assft.active.nnunet_io import Context
 from nnunet_assft.active.pseudo_labels import write_segmentation
 from nnunet_assft.active.state import Experiment, finished_rounds
@@ -119,11 +120,11 @@ def _find(
     n_files = 0
     for sub in (None, *sorted(path.name for path in base.iterdir() if path.is_dir() and not path.name.startswith("."))):
         for file in sorted(path for path in (base / (sub or "")).iterdir() if path.is_file() and not path.name.startswith(".")):
-            ending = next((ending for ending in endings if file.name.endswith(ending)), None)
+            ending = next((ending for ending in endings if file.name.lower().endswith(ending)), None)
             if ending is None:
                 continue
             n_files += 1
-            case = file.name.removesuffix(ending)
+            case = file.name[: -len(ending)]
             try:
                 _require_asked(case, asked, experiment, request.round)
                 annotator = _annotator(case, sub, asked[case][1], names, times)
@@ -208,7 +209,8 @@ def _import(
         return
     kept = _kept_aside(context, case, target) if differing else None
     if differing or not is_there:
-        write_segmentation(context, gated.array, target, load_properties(context.image_folder, case))
+        properties = load_properties(context.image_folder, case)
+        write_segmentation(context, to_reader_axes(gated.array, properties), target, properties)
     entry = {
         "annotator": annotator,
         "minutes": given if given is not None else known.get("minutes"),

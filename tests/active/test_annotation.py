@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -60,27 +61,36 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The root of an experiment in round 1, which has queried three cases; its model is the untrained network. Read-only."""
     root = tmp_path_factory.mktemp("planned")
     with pytest.MonkeyPatch.context() as monkeypatch:
-        for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-            (root / name).mkdir()
-            monkeypatch.setenv(name, str(root / name))
-        folder = write_dataset(root / "nnUNet_raw")
-        content = json.loads((folder / "dataset.json").read_text())
-        (folder / "dataset.json").write_text(json.dumps({**content, "labels": KIDNEYS}))
-        for file in (folder / "labelsTr").iterdir():
-            file.unlink()
-        for case in ("case_00", "case_02"):  # labelled already
-            write_volume(folder / "labelsTr" / f"{case}.nii.gz", blob_case(int(case[-2:]))[1])
-        experiment = create_experiment(901, annotator="human", **SETTINGS)
-        done = Round(
-            round=0, labelled=("case_00", "case_02"), unlabelled=tuple(c for c in experiment.pool if c not in ("case_00", "case_02")),
-            queried=("case_00", "case_02"), excluded=(), pseudo_labelled=(), reliability={}, test=experiment.test,
-            model=experiment.initial_model, dice={"mean": None, "sd": None, "n_cases": 0, "per_structure": {}, "per_case": {}},
-        )  # fmt: skip
-        done.save(experiment.paths)
-        step(experiment.paths.step_file(1, "query"), {}, lambda: {"queried": QUERIED, "excluded": []})
-        scores = [{"case": case, "query_rank": i + 1, "q": 2 - i / 2, "dkd": 0.5} for i, case in enumerate(QUERIED)]
-        write_csv(experiment.paths.scores_file(1), scores)
+        plan_round_1(root, monkeypatch)
     return root
+
+
+def plan_round_1(root: Path, monkeypatch: pytest.MonkeyPatch, stored: str | None = None) -> None:
+    """stored: the axes of all images, such as LPS, for nnU-Net's reorienting reader."""
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        (root / name).mkdir(parents=True)
+        monkeypatch.setenv(name, str(root / name))
+    folder = write_dataset(root / "nnUNet_raw")
+    content = json.loads((folder / "dataset.json").read_text()) | {"labels": KIDNEYS}
+    for file in (folder / "labelsTr").iterdir():
+        file.unlink()
+    for case in ("case_00", "case_02"):  # labelled already
+        write_volume(folder / "labelsTr" / f"{case}.nii.gz", blob_case(int(case[-2:]))[1])
+    if stored:
+        content["overwrite_image_reader_writer"] = "NibabelIOWithReorient"
+        for file in folder.rglob("*.nii.gz"):
+            sitk.WriteImage(sitk.DICOMOrient(sitk.ReadImage(str(file)), stored), str(file))
+    (folder / "dataset.json").write_text(json.dumps(content))
+    experiment = create_experiment(901, annotator="human", **SETTINGS)
+    done = Round(
+        round=0, labelled=("case_00", "case_02"), unlabelled=tuple(c for c in experiment.pool if c not in ("case_00", "case_02")),
+        queried=("case_00", "case_02"), excluded=(), pseudo_labelled=(), reliability={}, test=experiment.test,
+        model=experiment.initial_model, dice={"mean": None, "sd": None, "n_cases": 0, "per_structure": {}, "per_case": {}},
+    )  # fmt: skip
+    done.save(experiment.paths)
+    step(experiment.paths.step_file(1, "query"), {}, lambda: {"queried": QUERIED, "excluded": []})
+    scores = [{"case": case, "query_rank": i + 1, "q": 2 - i / 2, "dkd": 0.5} for i, case in enumerate(QUERIED)]
+    write_csv(experiment.paths.scores_file(1), scores)
 
 
 @pytest.fixture
@@ -225,6 +235,59 @@ def test_an_export_killed_again_and_again_is_completed(root: Path, call: Call) -
             assert sha256_file(work / name) == sha256_file(whole / name), name
 
 
+def test_images_stored_in_any_orientation_for_the_reorienting_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call) -> None:
+    """As converted datasets are. However an image is stored, the work folder shows the same in space, and labels come back to it."""
+    shown: dict[str, list[np.ndarray]] = {}
+    slices: dict[str, str] = {}
+    for stored in ("LPS", "PIR"):
+        root = tmp_path / stored
+        plan_round_1(root, monkeypatch, stored)
+        assert call("export", "-o", root / "work", "--uncertainty", "-device", "cpu")[0] == 0
+        image = image_of(root, "case_03")
+        volumes = [sitk.ReadImage(str(root / f"work/{kind}/case_03.nii.gz")) for kind in ("prelabels", "uncertainty")]
+        for volume in volumes:
+            assert volume.GetSize() == image.GetSize()
+            assert volume.GetDirection() == image.GetDirection()
+            assert volume.GetOrigin() == pytest.approx(image.GetOrigin())
+        shown[stored] = [sitk.GetArrayFromImage(sitk.DICOMOrient(volume, "LPS")) for volume in volumes]
+        with open(root / "work/worklist.csv") as file:
+            slices[stored] = next(csv.DictReader(file))["slice_s_mm"]
+        shutil.copy(root / "work/prelabels/case_03.nii.gz", root / "work/annotations")
+        assert any("it is the pre-segmentation, unchanged" in line for line in call("import", root / "work")[2])
+        label = sitk.GetImageFromArray(truth("case_03"))
+        label.CopyInformation(sitk.DICOMOrient(image, "LPS"))
+        drawn = sitk.GetArrayFromImage(sitk.DICOMOrient(label, stored))
+        save_itksnap(root / "work/annotations/case_03.nii.gz", drawn, image)
+        assert call("import", root / "work")[0] == 0
+        np.testing.assert_array_equal(label_of(root, "case_03"), drawn)
+        context = open_context(the_experiment(), CPU)
+        context.checked_label("case_03", label_file(root, "case_03"))
+        seen = context.dataset.reader.read_seg(str(label_file(root, "case_03")))[0][0]
+        np.testing.assert_array_equal(seen, truth("case_03")[:, ::-1, ::-1])  # LPS to RAS
+    np.testing.assert_array_equal(shown["LPS"][0], shown["PIR"][0])
+    np.testing.assert_allclose(shown["LPS"][1], shown["PIR"][1], atol=1e-5)
+    assert slices["LPS"] == slices["PIR"]
+    assert len(np.unique(shown["LPS"][0])) > 1
+
+
+def test_an_image_that_itk_refuses_is_named(root: Path, call: Call) -> None:
+    """Axes that are not at right angles, which nnU-Net's reorienting reader takes."""
+    file = root / "nnUNet_raw/Dataset901_Blobs/imagesTr/case_01_0000.nii.gz"
+    affine = np.eye(4)
+    affine[0, 1] = 0.3
+    array = np.asarray(nibabel.load(file).dataobj)
+    nibabel.save(nibabel.Nifti1Image(array, affine), file)
+    code, _, lines = call("export", "-o", root / "work", "-device", "cpu")
+    assert (code, len(lines)) == (1, 1)
+    assert f"ITK cannot open the image {file}" in lines[0]
+    save_itksnap(root / "back/case_01.nii.gz", truth("case_01"), image_of(root, "case_03"))
+    save_itksnap(root / "back/case_03.nii.gz", truth("case_03"), image_of(root, "case_03"))
+    code, out, lines = call("import", root / "back")
+    assert (code, len(lines)) == (1, 1)
+    assert f"ITK cannot open the image {file}" in lines[0]
+    assert "case_03: the label" in out
+
+
 # Import ----------------------------------------------------------------------------------------------------------------
 
 
@@ -283,6 +346,7 @@ def test_labels_of_slicer_and_itksnap_arrive_with_name_and_minutes(root: Path, c
     back = root / "back"
     save_slicer(back / "case_03.seg.nrrd", segments_of(truth("case_03"), KIDNEYS), image_of(root, "case_03"))
     save_itksnap(back / "case_01.nii.gz", truth("case_01"), image_of(root, "case_01"))
+    (back / "case_01.nii.gz").rename(back / "case_01.NII.GZ")
     (back / "notes.txt").write_text("not a label")
     (root / "times.csv").write_text("case,annotator,minutes\ncase_03,anna,31.5\n")
     code, out, lines = call("import", back, "--times", root / "times.csv", "--minutes", "7")
