@@ -88,8 +88,13 @@ def check(args: argparse.Namespace, options: Options) -> int:
     print_table(checked.counts)
     code = finish(checked.findings)
     if not args.dry_run:
-        checked.write()
-        print(f"Report: {folder / REPORT}.md")
+        try:
+            checked.write()
+            print(f"Report: {folder / REPORT}.md")
+        except OSError as error:  # a dataset may be on a disk that is for reading only
+            for finding in checked.findings:
+                print(finding.line())
+            print(f"No report was written: {folder}: {error.strerror or error}.")
     return code
 
 
