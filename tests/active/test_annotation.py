@@ -366,6 +366,30 @@ def test_labels_of_slicer_and_itksnap_arrive_with_name_and_minutes(root: Path, c
     assert "38.5 minutes so far" in out
 
 
+def test_name_and_minutes_of_a_later_import_are_said_of_new_labels_only(root: Path, call: Call) -> None:
+    """The table says it of those that are in already, too; and what nobody said can be said later."""
+
+    def recorded() -> dict[str, list[tuple[str | None, float | None]]]:
+        return {case: [(entry["annotator"], entry["minutes"]) for entry in record_of(root, case)["readings"]] for case in cases}
+
+    cases = []
+    for case, options in (
+        ("case_03", "--annotator_name anna --minutes 12"),
+        ("case_01", ""),
+        ("case_06", "--annotator_name bert --minutes 30"),
+    ):
+        cases.append(case)
+        save_itksnap(root / f"back/{case}.nii.gz", truth(case), image_of(root, case))
+        assert call("import", root / "back", *options.split())[0] == 0
+        if case == "case_01":
+            assert recorded() == {"case_03": [("anna", 12)], "case_01": [(None, None)]}
+    assert recorded() == {"case_03": [("anna", 12)], "case_01": [("bert", 30)], "case_06": [("bert", 30)]}
+    (root / "times.csv").write_text("case,annotator,minutes\ncase_03,carl,15\ncase_06,bert,25\n")
+    code, _, _ = call("import", root / "back", "--times", root / "times.csv", "--minutes", "99")
+    assert code == 0
+    assert recorded() == {"case_03": [("carl", 15)], "case_01": [("bert", 30)], "case_06": [("bert", 25)]}
+
+
 def test_a_label_that_is_there_is_replaced_on_request_only_and_the_old_one_kept(root: Path, call: Call) -> None:
     first, second = truth("case_03"), truth("case_03")
     second[0, 0, :5] = 1
