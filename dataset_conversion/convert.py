@@ -182,7 +182,7 @@ def _decathlon_row(row: DatasetRow, sources: Sources, dataset: str | None) -> Da
     return replace(
         row,
         id=int(task[1]) if task else 1,  # replaced by -d
-        name=task[2] if task else re.sub(r"\W", "", str(content.get("name", "Decathlon"))),
+        name=task[2] if task else re.sub(r"\W", "", str(content.get("name") or "")) or "Decathlon",
         channel=str(names[0]),
         labels=tuple(name for value, name in by_id if value),
         description=str(content.get("description", "")),

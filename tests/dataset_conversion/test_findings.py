@@ -356,6 +356,9 @@ def test_a_decathlon_folder_without_task_number_needs_an_id(convert: Convert, tm
     assert "Choose the dataset's id with -d" in convert("msd", tmp_path / "hippo").errors[0]
     result = convert("msd", tmp_path / "hippo", options="-d 7")
     assert (result.code, result.folder.name) == (0, "Dataset007_Hippocampus")
+    file = tmp_path / "hippo/dataset.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"name": "-"}))
+    assert convert("msd", tmp_path / "hippo", options="-d 8 --dry_run").folder.name == "Dataset008_Decathlon"
     assert json.loads((result.folder / "dataset.json").read_text())["channel_names"] == {"0": "MRI"}
 
 
