@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
@@ -85,13 +85,23 @@ def is_done(case: PlannedCase, conversion: Conversion, record: Record | None) ->
 
 
 def apply(
-    cases: list[PlannedCase], conversion: Conversion, manifest: Manifest, *, num_processes: int, overwrite: bool, strict: bool
+    cases: list[PlannedCase],
+    conversion: Conversion,
+    manifest: Manifest,
+    *,
+    num_processes: int,
+    overwrite: bool,
+    strict: bool,
+    say: Callable[[str], None],
 ) -> dict[str, Record]:
     """Converts every case that is not done; removes files of cases that are planned no more. Returns the records by name.
 
+    say: gets a line if cases are done already.
     Raises `AssftError` if the folder cannot be written to, if a worker process was killed, or, with `strict`, at the first error.
     """
     todo = [case for case in cases if overwrite or not is_done(case, conversion, manifest.cases.get(case.name))]
+    if len(todo) < len(cases):
+        say(f"{len(cases) - len(todo)} of {len(cases)} cases are done already and match; {len(todo)} to do.")
     planned = {case.name for case in cases}
     gone = [name for name in manifest.cases if name not in planned]
     try:

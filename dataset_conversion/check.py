@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+import reprlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -79,7 +80,36 @@ def _dataset_json(folder: Path) -> dict[str, Any]:
         raise AssftError(f"{folder / 'dataset.json'} lacks {', '.join(missing)}. See nnU-Net's dataset format.")
     if content["file_ending"] not in ENDINGS:
         raise AssftError(f"{folder.name} has files that end with {content['file_ending']}; only NIfTI ({', '.join(ENDINGS)}) is checked.")
+    for key, example, is_right in FORMS:
+        if not is_right(content.get(key)):
+            raise AssftError(f"{folder / 'dataset.json'} has {key} {reprlib.repr(content.get(key))}; expected for example {example}. "
+                             "See nnU-Net's dataset format.")  # fmt: skip
     return content
+
+
+def _is_channel_table(value: Any) -> bool:
+    return isinstance(value, dict) and bool(value)
+
+
+def _is_label_table(value: Any) -> bool:
+    """Name -> id, or ids of a region; not the other way round."""
+    return isinstance(value, dict) and all(isinstance(i, int) for ids in value.values() for i in (ids if isinstance(ids, list) else [ids]))
+
+
+def _is_case_table(value: Any) -> bool:
+    """`dataset`, which may be absent: where the files of each case are."""
+    entries = value.values() if isinstance(value, dict) else [None]
+    return value is None or all(
+        isinstance(entry, dict) and isinstance(entry.get("images"), list) and isinstance(entry.get("label"), str) for entry in entries
+    )
+
+
+FORMS: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
+    ("channel_names", '{"0": "CT"}', _is_channel_table),
+    ("labels", '{"background": 0, "liver": 1}', _is_label_table),
+    ("numTraining", "12", lambda value: isinstance(value, int)),
+    ("dataset", '{"case": {"images": ["a.nii.gz"], "label": "b.nii.gz"}}', _is_case_table),
+)
 
 
 def _channel(name: str) -> str:
@@ -98,7 +128,7 @@ def _cases(folder: Path, content: dict[str, Any]) -> tuple[list[SourceCase], lis
     labelled: list[SourceCase] = []
     unlabelled: list[str] = []
     findings: list[Finding] = []
-    pool = _listed(folder, content) if "dataset" in content else _in_folders(folder, "Tr", ending)
+    pool = _listed(folder, content) if content.get("dataset") is not None else _in_folders(folder, "Tr", ending)
     test = _in_folders(folder, "Ts", ending)
     for part, cases in ((POOL, pool), (TEST, test)):
         for name, (images, label) in sorted(cases.items()):

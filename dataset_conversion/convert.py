@@ -77,7 +77,7 @@ def scan(name: str, roots: Sequence[Path], raw: Path, dataset: str | None, optio
 def convert(plan: Plan, options: Options, say: Callable[[str], None]) -> tuple[dict[str, Record], list[Finding]]:
     """Executes a plan. Returns the records of all cases by name, and all findings.
 
-    say: gets one line before anything is placed in another mode than the one asked for.
+    say: gets a line before anything is placed in another mode than the one asked for, and one if cases are done already.
     Raises `AssftError`, before the first write, if the dataset as a whole has an error (an id that is taken, another dataset in
     the folder, too little space) or, with `options.strict`, any case; later, if the folder cannot be written to.
     """
@@ -101,6 +101,7 @@ def convert(plan: Plan, options: Options, say: Callable[[str], None]) -> tuple[d
         num_processes=options.num_processes,
         overwrite=options.overwrite,
         strict=options.strict,
+        say=say,
     )
     findings = ordered([*plan.findings, *merged_findings(list(records.values())), *duplicates(records)])
     _write_results(plan, manifest, findings, mode, message)
@@ -146,7 +147,7 @@ def id_clash(folder_name: str, raw: Path) -> list[Finding]:
 def _resolved(row: DatasetRow, sources: Sources, dataset: str | None) -> DatasetRow:
     """The row with what only the download (Decathlon) or -d says."""
     if row.layout == "msd":
-        row = _decathlon_row(row, sources)
+        row = _decathlon_row(row, sources, dataset)
     return _renamed(row, dataset)
 
 
@@ -164,22 +165,25 @@ def _renamed(row: DatasetRow, dataset: str | None) -> DatasetRow:
     return replace(row, id=int(match[1]), name=match[2] or row.name)
 
 
-def _decathlon_row(row: DatasetRow, sources: Sources) -> DatasetRow:
+def _decathlon_row(row: DatasetRow, sources: Sources, dataset: str | None) -> DatasetRow:
     content = sources.dataset_json
     modality = content.get("modality") or content.get("channel_names") or {}
-    if len(modality) != 1:
-        raise AssftError(f"This task has {len(modality)} channels in 4D images; they would have to be re-encoded. "
+    names = list(modality.values() if isinstance(modality, dict) else modality)
+    if len(names) != 1:
+        raise AssftError(f"This task has {len(names)} channels in 4D images; they would have to be re-encoded. "
                          "Use nnUNetv2_convert_MSD_dataset, then nnUNetv2_assft_convert check.")  # fmt: skip
     by_id = sorted((value, name) for name, value in (sources.labels or {}).items())
     if [value for value, _ in by_id] != list(range(len(by_id))):
         raise AssftError(f"The labels of this task are {sources.labels}; expected 0, 1, 2, ... without gaps.")
     first = next(file for case in sources.cases.values() for file in case.files) if sources.cases else Path()
     task = next((re.fullmatch(r"Task(\d+)_(\w+)", part) for part in reversed(first.parts) if re.fullmatch(r"Task(\d+)_(\w+)", part)), None)
+    if task is None and dataset is None:
+        raise AssftError("The folder's name has no task number, as Task04_Hippocampus has. Choose the dataset's id with -d.")
     return replace(
         row,
-        id=int(task[1]) if task else 0,
-        name=task[2] if task else re.sub(r"\W", "", str(content.get("name", "Decathlon"))),
-        channel=str(next(iter(modality.values()))),
+        id=int(task[1]) if task else 1,  # replaced by -d
+        name=task[2] if task else re.sub(r"\W", "", str(content.get("name") or "")) or "Decathlon",
+        channel=str(names[0]),
         labels=tuple(name for value, name in by_id if value),
         description=str(content.get("description", "")),
         reference=str(content.get("reference", row.reference)),

@@ -63,7 +63,7 @@ ABDOMEN_ATLAS_STRUCTURES = (
     "adrenal_gland_left", "adrenal_gland_right", "bladder", "celiac_trunk", "colon", "duodenum", "esophagus", "femur_left",
     "femur_right", "hepatic_vessel", "intestine", "lung_left", "lung_right", "portal_vein_and_splenic_vein", "prostate", "rectum",
 )  # fmt: skip
-AMOS_LICENCE = "Zenodo record: CC BY 4.0; dataset.json of the download: CC-BY-SA 4.0; OpenReview page: CC BY-NC"
+AMOS_LICENCE = "Zenodo record: CC BY 4.0; dataset.json of the download: CC-BY-SA 4.0; OpenReview page: a CC BY-NC licence"
 AMOS_CITATION = (
     "Ji et al. AMOS: A Large-Scale Abdominal Multi-Organ Benchmark for Versatile Medical Image Segmentation. "
     "NeurIPS Datasets and Benchmarks (2022)"
@@ -86,7 +86,7 @@ DATASETS: dict[str, DatasetRow] = {
     ),
     "flare21": DatasetRow(
         id=803, name="FLARE21", channel=CT, labels=("liver", "kidney", "spleen", "pancreas"), layout="named_files",
-        image=r"(?P<case>train_\d{3})_0000", label=r"(?P<case>train_\d{3})", split="random", n_test=72,
+        image=r"(?P<case>(train|validation)_\d{3})_0000", label=r"(?P<case>train_\d{3})", split="random", n_test=72,
         expected_labels=361, expected_cases=361,
         description="FLARE 2021: abdominal CT, 4 structures",
         reference="https://flare.grand-challenge.org/", release="https://zenodo.org/record/5903672",
@@ -110,7 +110,8 @@ DATASETS: dict[str, DatasetRow] = {
         description="MRAnnotator abdominal MR, 8 structures",
         reference="https://github.com/lzl199704/MRAnnotator", release="on request from RadImageNet",
         licence="not stated for the images: see the terms of your copy",
-        citation="MRAnnotator: see the repository for the publication to cite",
+        citation="Zhou et al. MRAnnotator: Multi-Anatomy and Many-Sequence MRI Segmentation of Forty-four Structures. "
+        "Radiology Advances (2024), doi:10.1093/radadv/umae035",
     ),
     "msd": DatasetRow(  # name, id, channel, labels, description and licence are those of the task's dataset.json
         id=0, name="", channel="", labels=(), layout="msd", split="all", description="",

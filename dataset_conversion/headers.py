@@ -93,7 +93,7 @@ def parse_header(block: bytes) -> nibabel.Nifti1Header:
 
 def read_header(file: Path) -> Header:
     """The header of a NIfTI file. Raises OSError, EOFError, ValueError or what nibabel raises if there is none to read."""
-    opener: Callable[..., Any] = gzip.open if file.name.endswith(".gz") else open
+    opener: Callable[..., Any] = gzip.open if file.name.lower().endswith(".gz") else open
     with opener(file, "rb") as stream:
         header = parse_header(stream.read(540))
     slope, inter = header.get_slope_inter()

@@ -14,7 +14,7 @@ from nnunet_assft.dataset_conversion.datasets import MRI, DatasetRow
 from nnunet_assft.dataset_conversion.findings import Finding, errors, found, ordered
 from nnunet_assft.dataset_conversion.headers import Header, Tolerances, header_findings, pair_findings, read_header
 from nnunet_assft.dataset_conversion.labels import LabelMap
-from nnunet_assft.dataset_conversion.sources import ENDINGS, POOL, TEST, UNLABELLED, SourceCase, Sources
+from nnunet_assft.dataset_conversion.sources import ENDINGS, POOL, TEST, UNLABELLED, SourceCase, Sources, ending_of
 from nnunet_assft.dataset_conversion.splits import SPLITS
 from nnunet_assft.planning.parallel import map_cases
 
@@ -118,7 +118,7 @@ def split_cases(
 
 def most_frequent_ending(cases: Sequence[SourceCase]) -> str:
     """`.nii.gz` or `.nii`: a dataset has one ending, and images are not re-encoded."""
-    endings = Counter(next((e for e in ENDINGS if file.name.endswith(e)), "") for case in cases for file in case.images)
+    endings = Counter(ending_of(file) for case in cases for file in case.images)
     return max(ENDINGS, key=lambda ending: endings[ending])
 
 
@@ -171,7 +171,7 @@ def scan_case(case: SourceCase, scanning: Scanning) -> PlannedCase:
 def _image_findings(case: SourceCase, headers: Mapping[Path, Header], scanning: Scanning) -> list[Finding]:
     findings = []
     for image in case.images:
-        if not image.name.endswith(scanning.file_ending) or (scanning.file_ending == ".nii" and image.name.endswith(".nii.gz")):
+        if ending_of(image) != scanning.file_ending:
             text = f"the image is {image.name}; the images of this dataset end with {scanning.file_ending}"
             findings.append(found("other_file_ending", case.name, text))
         if scanning.channel == MRI and image in headers and headers[image].stored == np.uint8:
@@ -187,7 +187,7 @@ def _rewrite(case: SourceCase, headers: Mapping[Path, Header], scanning: Scannin
         return "was stored as float"
     if not np.allclose(label.reoriented().spacing, image.reoriented().spacing):  # nnU-Net's own check, an error there
         return "spacing set to that of the image"
-    if not case.label.name.endswith(scanning.file_ending) or (scanning.file_ending == ".nii" and case.label.name.endswith(".nii.gz")):
+    if ending_of(case.label) != scanning.file_ending:
         return f"now ends with {scanning.file_ending}"
     return ""
 

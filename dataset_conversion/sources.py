@@ -86,9 +86,10 @@ def collect(row: DatasetRow, roots: Sequence[Path]) -> Sources:
             raise AssftError(f"{root} is not a folder. Give the unpacked download with -i.")
     sources = LAYOUTS[row.layout](row, [Path(os.path.abspath(root)) for root in roots])
     if not any(case.files for case in sources.cases.values()):
-        expected = row.image.replace("(?P<case>", "(") or "the files that its dataset.json lists"
-        raise AssftError(f"No case was found below {', '.join(map(str, roots))}. Expected images named {expected}.nii.gz; see "
-                         "docs/conversion.md for the folders of each dataset.")  # fmt: skip
+        image = row.image.replace("(?P<case>", "(")
+        expected = f"images named {image}.nii.gz" if image else "the files that its dataset.json lists"
+        raise AssftError(f"No case was found below {', '.join(map(str, roots))}. Expected {expected}; see docs/conversion.md for the "
+                         "folders of each dataset.")  # fmt: skip
     sources.cases = dict(sorted(sources.cases.items()))
     return sources
 
@@ -106,9 +107,15 @@ def walk(root: Path) -> Iterator[Path]:
         yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
 
 
+def ending_of(file: Path) -> str:
+    """One of ENDINGS, also if the name has it in upper case; "" for other files."""
+    return next((ending for ending in ENDINGS if file.name.lower().endswith(ending)), "")
+
+
 def stem_of(file: Path) -> str | None:
     """The name without .nii or .nii.gz; None for other files."""
-    return next((file.name.removesuffix(ending) for ending in ENDINGS if file.name.endswith(ending)), None)
+    ending = ending_of(file)
+    return file.name[: -len(ending)] if ending else None
 
 
 def _images_or_labels(root: Path, file: Path) -> tuple[str, str]:
@@ -137,6 +144,8 @@ def _named_files(row: DatasetRow, roots: list[Path]) -> Sources:
             if as_image and (kind == "image" or (not kind and not (as_label and as_label["case"] == stem))):
                 case = sources.case(as_image["case"])
                 sources.add_image(case, file)
+                if not re.fullmatch(row.label, case.name):  # no label can have this name
+                    case.part = UNLABELLED
             elif as_label and kind != "image":
                 case = sources.case(as_label["case"])
                 sources.add_label(case, file)
@@ -166,9 +175,10 @@ def _amos(row: DatasetRow, roots: list[Path]) -> Sources:
 
 def _listed(sources: Sources, key: str) -> Iterator[str]:
     """Case names in a list of dataset.json, which holds paths or objects with the key `image`."""
-    for entry in sources.dataset_json.get(key) or ():
-        path = entry.get("image", "") if isinstance(entry, dict) else str(entry)
-        match = re.search(r"(amos_\d{4})\.nii", path)
+    entries = sources.dataset_json.get(key)
+    for entry in entries if isinstance(entries, list) else ():
+        path = entry.get("image") if isinstance(entry, dict) else entry
+        match = re.search(r"(amos_\d{4})\.nii", str(path))
         if match:
             yield match[1]
 
@@ -219,8 +229,9 @@ def _msd(row: DatasetRow, roots: list[Path]) -> Sources:
     if sources.findings or not sources.labels:
         raise AssftError(f"{root / 'dataset.json'} cannot be used: {'; '.join(f.message for f in sources.findings) or 'no labels'}. "
                          "Unpack the task again.")  # fmt: skip
-    for entry in sources.dataset_json.get("training", ()):
-        if not isinstance(entry, dict) or not {"image", "label"} <= set(entry):
+    entries = sources.dataset_json.get("training")
+    for entry in entries if isinstance(entries, list) else [entries]:
+        if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("image", "label")):
             raise AssftError(f"{root / 'dataset.json'} lists {entry!r} under 'training'; expected image and label. Unpack the task again.")
         image, label = (root / entry[key] for key in ("image", "label"))
         case = sources.case(stem_of(image) or image.name)

@@ -47,7 +47,7 @@ def read_volume(file: Path) -> Volume:
     state = file.stat()
     data = file.read_bytes()
     digest = hashlib.sha256(data).hexdigest()
-    if file.name.endswith(".gz"):
+    if file.name.lower().endswith(".gz"):
         data = gzip.decompress(data)
     nifti = parse_header(data[:540])
     image = (nibabel.Nifti2Image if isinstance(nifti, nibabel.Nifti2Header) else nibabel.Nifti1Image).from_bytes(data)

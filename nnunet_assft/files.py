@@ -63,7 +63,7 @@ def link_or_copy(source: Path, target: Path) -> None:
     partial = target.with_name(f"{PARTIAL}_{target.name}")
     partial.unlink(missing_ok=True)
     try:
-        os.link(source, partial)
+        os.link(source.resolve(strict=True), partial)  # of the file: a relative symbolic link leads nowhere from another folder
     except OSError:
         try:
             partial.symlink_to(source.resolve(strict=True))

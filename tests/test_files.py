@@ -86,6 +86,18 @@ def test_link_or_copy_takes_what_the_file_system_has(tmp_path: Path, monkeypatch
     assert found == kind
 
 
+@pytest.mark.parametrize("hard_links", [True, False])
+def test_a_source_that_is_a_relative_symbolic_link_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hard_links: bool):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "file").write_text("content")
+    (tmp_path / "raw/link").symlink_to("../file")
+    if not hard_links:
+        monkeypatch.setattr(os, "link", refuse)
+    link_or_copy(tmp_path / "raw/link", tmp_path / "work/images/target")
+    assert (tmp_path / "work/images/target").read_text() == "content"
+    assert (tmp_path / "work/images/target").is_symlink() != hard_links
+
+
 def test_linking_a_second_time_changes_nothing(tmp_path: Path):
     """POSIX: renaming one hard link of a file to another one succeeds and leaves both."""
     source, target = tmp_path / "source", tmp_path / "folder" / "target"

@@ -15,8 +15,10 @@ from tqdm import tqdm
 
 from nnunet_assft.active.annotation import Request, missing_labels, open_request
 from nnunet_assft.active.annotation_preview import Preview, describe, draw_overlay, preview
+from nnunet_assft.active.annotation_reading import image_grid
 from nnunet_assft.active.annotation_tables import itksnap_labels, readme, slicer_colours, work_list
 from nnunet_assft.active.inference import Scorer
+from nnunet_assft.active.label_geometry import to_reader_axes
 from nnunet_assft.active.nnunet_io import Context
 from nnunet_assft.active.pseudo_labels import write_segmentation
 from nnunet_assft.active.readers import assign, check_annotators
@@ -27,7 +29,7 @@ from nnunet_assft.files import atomic_path, link_or_copy, read_json, sha256_file
 from nnunet_assft.planning.preprocessing import load_image, load_properties
 
 EXPORT_FILE = "export.json"
-READERS = ("SimpleITKIO", "NibabelIO")  # of nnU-Net: their arrays lie as in the file
+READERS = ("SimpleITKIO", "NibabelIO", "NibabelIOWithReorient")  # of nnU-Net: one file per volume, in three dimensions
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ def export_work(
     """
     request = open_request(experiment)
     require_plain_volumes(context)
+    for case in request.cases:
+        image_grid(context.dataset.images[case][0])
     request = _shared_out(context, experiment, request, annotators, double_read)
     before = finished_rounds(experiment)[-1] if request.round else None
     _claim(folder, experiment, request, before, prelabel)
@@ -90,7 +94,7 @@ def require_plain_volumes(context: Context) -> None:
     """Raises `AssftError` for a dataset whose files an annotation program would show differently than nnU-Net reads them."""
     name = type(context.dataset.reader).__name__
     if name not in READERS:
-        raise AssftError(f"{context.dataset.name} is read with nnU-Net's {name}; export and import work with {' and '.join(READERS)} only. "
+        raise AssftError(f"{context.dataset.name} is read with nnU-Net's {name}; export and import work with {', '.join(READERS)} only. "
                          "Annotate by hand and save the labels in labelsTr.")  # fmt: skip
 
 
@@ -181,7 +185,7 @@ def _previews(
         image = sitk.ReadImage(str(dataset.images[case][0]))
         seen = preview(scorer, load_image(context.image_folder, case), properties, tau)
         found[case] = {"made_from": made_from, **describe(seen, image, dataset.labels)}
-        write_segmentation(context, seen.segmentation, prelabel_file(context, r, case), properties)
+        write_segmentation(context, to_reader_axes(seen.segmentation, properties), prelabel_file(context, r, case), properties)
         write_json(record, found[case])
         if uncertainty:
             _write_map(map_file, seen, image)

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 
-from nnunet_assft.active.annotation_reading import ReturnedLabel, grid_of, read_returned_label
+from nnunet_assft.active.annotation_reading import ReturnedLabel, image_grid, read_returned_label
 from nnunet_assft.active.label_geometry import DoesNotFitError, Grid, placement, put_back, require_same_box
 from nnunet_assft.errors import AssftError
 
@@ -50,10 +49,7 @@ def gate(
     prelabel: the pre-segmentation, (z, y, x); predicted_ml: its volumes; None: no model was there yet. earlier: the
     human labels so far.
     """
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(image_file))
-    reader.ReadImageInformation()
-    grid = grid_of(reader)
+    grid = image_grid(image_file)
     array, notes, warnings = _on_grid(read_returned_label(file, labels), grid)
     summary = summarize(array, grid, labels)
     unchanged = prelabel is not None and np.array_equal(prelabel, array)

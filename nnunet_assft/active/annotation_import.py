@@ -19,6 +19,7 @@ from nnunet_assft.active.annotation_export import EXPORT_FILE, prelabel_file, re
 from nnunet_assft.active.annotation_gate import GatedLabel, LabelSummary, gate, summarize
 from nnunet_assft.active.annotation_reading import ENDINGS, grid_of
 from nnunet_assft.active.annotation_times import Times
+from nnunet_assft.active.label_geometry import to_reader_axes
 from nnunet_assft.active.nnunet_io import Context
 from nnunet_assft.active.pseudo_labels import write_segmentation
 from nnunet_assft.active.state import Experiment, finished_rounds
@@ -119,11 +120,11 @@ def _find(
     n_files = 0
     for sub in (None, *sorted(path.name for path in base.iterdir() if path.is_dir() and not path.name.startswith("."))):
         for file in sorted(path for path in (base / (sub or "")).iterdir() if path.is_file() and not path.name.startswith(".")):
-            ending = next((ending for ending in endings if file.name.endswith(ending)), None)
+            ending = next((ending for ending in endings if file.name.lower().endswith(ending)), None)
             if ending is None:
                 continue
             n_files += 1
-            case = file.name.removesuffix(ending)
+            case = file.name[: -len(ending)]
             try:
                 _require_asked(case, asked, experiment, request.round)
                 annotator = _annotator(case, sub, asked[case][1], names, times)
@@ -190,12 +191,12 @@ def _import(
     dataset = context.dataset
     target = dataset.label_file(case) if returned.is_first else context.paths.second_reading(annotator or "", case, dataset.file_ending)
     record, source = load_record(context, case), sha256_file(returned.file)
-    known = reading_of(record, annotator)
-    given = times.of(case, annotator)
+    known = reading_of(record, annotator) or _from_this_file(record, returned, source, times)
     if known and known["source_sha256"] == source and target.is_file() and sha256_file(target) == known["label_sha256"]:
-        if given is not None and given != known["minutes"]:
-            _save_record(context, returned, record, {**known, "minutes": given})
-        report.imported.append(f"{case}: {_by(annotator)} is in already")
+        minutes = times.of(case, known["annotator"], known["minutes"])
+        if minutes != known["minutes"]:
+            _save_record(context, returned, record, {**known, "minutes": minutes})
+        report.imported.append(f"{case}: {_by(known['annotator'])} is in already")
         return
     gated = _gated(context, returned, list(earlier.values()))
     is_there = target.is_file()
@@ -208,7 +209,9 @@ def _import(
         return
     kept = _kept_aside(context, case, target) if differing else None
     if differing or not is_there:
-        write_segmentation(context, gated.array, target, load_properties(context.image_folder, case))
+        properties = load_properties(context.image_folder, case)
+        write_segmentation(context, to_reader_axes(gated.array, properties), target, properties)
+    given = times.of(case, annotator)
     entry = {
         "annotator": annotator,
         "minutes": given if given is not None else known.get("minutes"),
@@ -221,6 +224,13 @@ def _import(
     }
     _save_record(context, returned, record, entry)
     report.imported.append(_imported(returned, gated, kept))
+
+
+def _from_this_file(record: Mapping[str, Any], returned: _Returned, source: str, times: Times) -> dict[str, Any]:
+    """A reading that came in from this very file under a name: --annotator_name of a later import is not said of it."""
+    if returned.readers or (returned.case, returned.annotator) in times.rows:
+        return {}
+    return next((entry for entry in record.get("readings", ()) if entry["annotator"] and entry["source_sha256"] == source), {})
 
 
 def _gated(context: Context, returned: _Returned, earlier: Sequence[LabelSummary]) -> GatedLabel:

@@ -17,13 +17,14 @@ from nnunet_assft.active.annotation_gate import structures, summarize
 from nnunet_assft.active.annotation_reading import grid_of
 from nnunet_assft.active.annotation_tables import colour
 from nnunet_assft.active.inference import Scorer
-from nnunet_assft.active.voxel_statistics import entropy_of_logits
+from nnunet_assft.active.label_geometry import to_file_axes
+from nnunet_assft.active.voxel_statistics import entropy_map
 from nnunet_assft.files import atomic_path
 
 
 @dataclass(frozen=True)
 class Preview:
-    """All (z, y, x) on the grid of the image. entropy: in nats. mask: foreground of Eq. 9, where ASD is taken."""
+    """All (z, y, x) as the image is stored. entropy: in nats. mask: foreground of Eq. 9, where ASD is taken."""
 
     segmentation: np.ndarray
     entropy: np.ndarray
@@ -33,12 +34,15 @@ class Preview:
 def preview(scorer: Scorer, image: np.ndarray, properties: dict[str, Any], tau: float) -> Preview:
     """One forward pass over a preprocessed image, (channels, z, y, x). tau: the temperature of the round."""
     logits = scorer.logits(image)
-    entropy, mask = entropy_of_logits(logits, tau)
-    segmentation = scorer.segmentation(logits, properties)
+    entropy, mask = entropy_map(logits, tau)
+
+    def stored(array: np.ndarray) -> np.ndarray:
+        return to_file_axes(array, properties)
+
     return Preview(
-        segmentation=segmentation,
-        entropy=np.maximum(scorer.to_original_grid(entropy, properties, outside=0.0), 0.0),
-        mask=scorer.to_original_grid(mask.float(), properties, outside=0.0) > 0.5,
+        segmentation=stored(scorer.segmentation(logits, properties)),
+        entropy=stored(np.maximum(scorer.to_original_grid(entropy, properties, outside=0.0), 0.0)),
+        mask=stored(scorer.to_original_grid(mask.float(), properties, outside=0.0) > 0.5),
     )
 
 

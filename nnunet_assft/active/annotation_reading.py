@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,15 +45,30 @@ def read_returned_label(file: Path, labels: Mapping[str, int]) -> ReturnedLabel:
         raise AssftError(f"it has {image.GetDimension()} dimensions, {' x '.join(map(str, image.GetSize()))} voxels; expected a 3D label "
                          "map. Save one volume, not a series.")  # fmt: skip
     array = sitk.GetArrayFromImage(image)
-    if image.HasMetaDataKey("Segment0_ID") or image.HasMetaDataKey("Segment0_Name"):
+    if _segment_numbers(image):
         merged = _merge_segments(image, array, labels)
         offset = _numbers(image, "Segmentation_ReferenceImageExtentOffset")
         return ReturnedLabel(merged.transpose(2, 1, 0), grid_of(image), cropped=True, reference_offset=offset)
     if image.GetNumberOfComponentsPerPixel() != 1:
         raise AssftError(f"it has {image.GetNumberOfComponentsPerPixel()} values per voxel; expected one. Export a label map, no colours.")
-    if file.name.endswith(".seg.nrrd") and not array.any():
+    if file.name.lower().endswith(".seg.nrrd"):
+        if array.any():
+            raise AssftError("it is a .seg.nrrd that names no segments, so nobody can say what its numbers mean. Save it from Slicer "
+                             "again; a label map whose numbers are those of dataset.json is called CASE.nrrd.")  # fmt: skip
         return ReturnedLabel(np.zeros(image.GetSize(), np.int64), grid_of(image), cropped=True)  # Slicer's file without a segment
     return ReturnedLabel(_whole_numbers(array, labels).transpose(2, 1, 0), grid_of(image))
+
+
+def image_grid(file: Path) -> Grid:
+    """The voxel grid of an image file, from its header. Raises `AssftError` if ITK refuses it, as it does if axes are skewed."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(file))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise AssftError(f"ITK cannot open the image {file} ({' '.join(str(error).split())[-120:]}), and no program built on it can. Mend "
+                         "its header, or annotate elsewhere and save the label in labelsTr.") from error  # fmt: skip
+    return grid_of(reader)
 
 
 def grid_of(image: sitk.Image | sitk.ImageFileReader) -> Grid:
@@ -130,8 +146,7 @@ def _segments(image: sitk.Image, layers: np.ndarray, labels: Mapping[str, int]) 
     """The segments of the file, each with its layer. Files of older Slicers have one layer per segment and value 1."""
     numbers = {_normal(name): (name, number) for name, number in labels.items()}
     found: list[tuple[_Segment, int]] = []
-    i = 0
-    while image.HasMetaDataKey(f"Segment{i}_ID") or image.HasMetaDataKey(f"Segment{i}_Name"):
+    for i in _segment_numbers(image):
         name = _text(image, f"Segment{i}_Name") or _text(image, f"Segment{i}_ID")
         if _normal(name) not in numbers:
             raise AssftError(f"segment {name!r} is no structure of the dataset; expected {', '.join(labels)}. Rename it in Slicer.")
@@ -145,8 +160,13 @@ def _segments(image: sitk.Image, layers: np.ndarray, labels: Mapping[str, int]) 
         voxels = layers[..., index] == (value[0] if value else 1)
         _require_within_extent(voxels, _numbers(image, f"Segment{i}_Extent"), name)
         found.append((_Segment(known, number, voxels), index))
-        i += 1
     return found
+
+
+def _segment_numbers(image: sitk.Image) -> list[int]:
+    """The n of all Segment{n}_ID and Segment{n}_Name."""
+    matches = (re.fullmatch(r"Segment(\d+)_(?:ID|Name)", key) for key in image.GetMetaDataKeys())
+    return sorted({int(match[1]) for match in matches if match})
 
 
 def _require_within_extent(voxels: np.ndarray, extent: tuple[int, ...] | None, name: str) -> None:

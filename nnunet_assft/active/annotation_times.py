@@ -28,12 +28,12 @@ class Times:
         named = {name for row, name in self.rows if row == case and name}
         return self.annotator or (named.pop() if len(named) == 1 else None)
 
-    def of(self, case: str, annotator: str | None) -> float | None:
-        """Minutes, None if nobody said."""
+    def of(self, case: str, annotator: str | None, recorded: float | None = None) -> float | None:
+        """Minutes: of the table, else as recorded for a label that is in already, else those of every label; None: nobody said."""
         for key in ((case, annotator or ""), (case, "")):
             if self.rows.get(key) is not None:
                 return self.rows[key]
-        return self.minutes
+        return self.minutes if recorded is None else recorded
 
     @classmethod
     def read(cls, file: Path, annotator: str | None = None, minutes: float | None = None) -> Times:

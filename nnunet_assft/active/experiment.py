@@ -172,11 +172,13 @@ def _split(dataset: RawDataset, annotator: str, test_split: str | None) -> tuple
         pool, test, source = tuple(dataset.images), (), "none"
     else:
         pool, test, source = _held_out(dataset, test_split or DEFAULT_TEST_FRACTION)
-    if annotator == "oracle":
-        missing = [case for case in (*pool, *test) if not dataset.label_file(case).is_file()]
-        if missing:
-            raise AssftError(f"{len(missing)} cases of {dataset.name} have no label file ({', '.join(missing[:5])}). The oracle needs "
-                             "them all; add them, or plan with --annotator human.")  # fmt: skip
+    missing = [case for case in (*pool, *test) if not dataset.label_file(case).is_file()]
+    if missing and annotator == "oracle":
+        raise AssftError(f"{len(missing)} cases of {dataset.name} have no label file ({', '.join(missing[:5])}). The oracle needs "
+                         "them all; add them, or plan with --annotator human.")  # fmt: skip
+    if unlabelled := [case for case in test if case in missing]:
+        raise AssftError(f"{len(unlabelled)} test cases have no label ({', '.join(unlabelled[:5])}), and annotators are not asked for "
+                         "them. Add these labels, or leave out --test_split to go without test cases.")  # fmt: skip
     if len(pool) < 2:
         raise AssftError(f"The pool of {dataset.name} has {len(pool)} case; a query needs at least 2.")
     return pool, test, source

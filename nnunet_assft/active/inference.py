@@ -32,7 +32,7 @@ from nnunet_assft.active.views import MIRRORINGS, intensity_views
 from nnunet_assft.active.voxel_statistics import (
     SoftmaxMoments,
     class_entropies,
-    entropies_of_logits,
+    entropy_histogram,
     head_gradient,
     voxel_sums_of_logits,
 )
@@ -303,7 +303,7 @@ def _committee_spread(done: _Pass) -> float:
 def _peak_entropy(done: _Pass) -> float:
     """Mean of the voxel entropies above the first peak of their histogram (GAUA of UGTST), in bits."""
     if done.request.ugtst_entropy == "single":
-        return entropies_of_logits(done.logits, device=done.device).mean_above_first_peak()
+        return entropy_histogram(done.logits, device=done.device).mean_above_first_peak()
     moments = SoftmaxMoments(spread=False)
     for view in intensity_views(done.image, done.request.seed):
         moments.add(done.scorer.logits(view), device=done.device)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 
 TOLERANCE = 0.05  # voxels: below this a difference is rounding in a header, above it a real one
 
@@ -118,6 +121,30 @@ def put_back(label: np.ndarray, where: Placement, size: tuple[int, int, int]) ->
     inside = label[tuple(source)]
     whole[tuple(target)] = inside
     return whole, int(np.count_nonzero(label) - np.count_nonzero(inside))
+
+
+def to_file_axes(array: np.ndarray, properties: Mapping[str, Any]) -> np.ndarray:
+    """An array as nnU-Net's reader gives it, (z, y, x), along the axes that its file has. properties: of that reader.
+
+    nnU-Net's reorienting reader turns every image to RAS; the others leave it as it is.
+    """
+    turn = _turn_to_ras(properties)
+    return array if turn is None else _turned(array, ornt_transform(axcodes2ornt("RAS"), turn))
+
+
+def to_reader_axes(array: np.ndarray, properties: Mapping[str, Any]) -> np.ndarray:
+    """The inverse of `to_file_axes`."""
+    turn = _turn_to_ras(properties)
+    return array if turn is None else _turned(array, turn)
+
+
+def _turn_to_ras(properties: Mapping[str, Any]) -> np.ndarray | None:
+    affines = properties.get("nibabel_stuff", {})
+    return np.asarray(io_orientation(affines["original_affine"])) if "reoriented_affine" in affines else None
+
+
+def _turned(array: np.ndarray, orientation: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(apply_orientation(array.transpose(2, 1, 0), orientation).transpose(2, 1, 0))
 
 
 def _ints(values: np.ndarray) -> tuple[int, int, int]:

@@ -100,7 +100,7 @@ def margin_of_logits(logits: torch.Tensor) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def entropy_of_logits(logits: torch.Tensor, tau: float) -> tuple[torch.Tensor, torch.Tensor]:
+def entropy_map(logits: torch.Tensor, tau: float) -> tuple[torch.Tensor, torch.Tensor]:
     """(entropy in nats, float32; foreground mask of Eq. 9 at this temperature, bool), both (z, y, x) on the CPU."""
     entropy = torch.empty(logits[0].numel())
     mask = torch.empty(logits[0].numel(), dtype=torch.bool)
@@ -224,7 +224,7 @@ class EntropyHistogram:
         return float(sums[above].sum() / counts[above].sum()) if above.any() else 0.0
 
 
-def entropies_of_logits(logits: torch.Tensor, *, device: torch.device | None = None) -> EntropyHistogram:
+def entropy_histogram(logits: torch.Tensor, *, device: torch.device | None = None) -> EntropyHistogram:
     """Of one prediction."""
     histogram = EntropyHistogram(logits.shape[0])
     with torch.inference_mode():

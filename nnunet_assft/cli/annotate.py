@@ -12,12 +12,13 @@ from nnunet_assft.cli.common import EXIT_ERROR, add_device, choose_device, load_
 
 def parser() -> argparse.ArgumentParser:
     p = make_parser("annotate", "Human annotation: write a work folder, take the labels back, see what is missing.", dataset=False)
+    p.usage = "%(prog)s {export,import,status} -d ID [options]"
     commands = p.add_subparsers(dest="what", required=True, metavar="{export,import,status}", prog=p.prog)
     export = make_command(commands, "export", "write the work folder of the round in progress")
     export.add_argument("-o", required=True, type=Path, metavar="FOLDER", help="work folder; the same command completes it")
     export.add_argument("--annotators", nargs="+", metavar="NAME", help="share the cases out to them")
     export.add_argument("--double_read", type=float, default=0.0, metavar="F",
-                        help="fraction of the cases that two of them read; the label is that of the one named first")  # fmt: skip
+                        help="fraction of the cases that two of them read; the first one's label is the label")  # fmt: skip
     export.add_argument("--no_prelabel", action="store_true", help="leave the model's segmentation out")
     export.add_argument("--uncertainty", action="store_true", help="also write the entropy (nats) as NIfTI")
     add_device(export)

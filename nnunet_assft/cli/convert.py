@@ -26,13 +26,14 @@ def parser() -> argparse.ArgumentParser:
     p.usage = "%(prog)s NAME -i SRC [SRC ...] [-d ID] [options]"
     p.add_argument("name", choices=NAMES, metavar="NAME", help=f"{', '.join(NAMES)} (any nnU-Net raw dataset)")
     p.add_argument("-i", nargs="+", type=Path, metavar="SRC", help="folder(s) of the unpacked download; check: the dataset folder")
-    p.add_argument("-d", metavar="ID", help="dataset id or name (default: the dataset's own, such as 218); check: instead of -i")
-    p.add_argument("--mode", default="link", choices=["link", "hardlink", "copy", "reference"],
-                   help="how images get into the dataset; reference: dataset.json names them where they are")  # fmt: skip
-    p.add_argument("--split", default="default", choices=["default", "all"], help="pool and test cases; all: every case in the pool")
+    p.add_argument("-d", metavar="ID", help="dataset id or name (default: the dataset's own); check: instead of -i")
+    p.add_argument("--mode", default="link", choices=["link", "hardlink", "copy", "reference"], metavar="MODE",
+                   help="of placing images: link, hardlink, copy; reference: dataset.json names them")  # fmt: skip
+    p.add_argument("--split", default="default", choices=["default", "all"], metavar="SPLIT",
+                   help="default: the dataset's pool and test cases; all: every case in the pool")  # fmt: skip
     p.add_argument("--split_file", type=Path, metavar="FILE", help='JSON instead of --split: {"pool": [...], "test": [...]}')
     p.add_argument("--tolerance_mm", nargs=2, default=["0.1", "voxel"], metavar=("INFO", "ERROR"),
-                   help="image against label, corner displacement: info below, error above (default: 0.1 voxel)")  # fmt: skip
+                   help="distance of label and image in mm: info up to, error above (default: 0.1 voxel)")  # fmt: skip
     p.add_argument("--tolerance_spacing", nargs=2, type=float, default=[0.1, 1.0], metavar=("INFO", "ERROR"),
                    help="the same in percent (default: 0.1 1)")  # fmt: skip
     p.add_argument("--tolerance_direction", nargs=2, type=float, default=[0.1, 1.0], metavar=("INFO", "ERROR"),
@@ -87,8 +88,13 @@ def check(args: argparse.Namespace, options: Options) -> int:
     print_table(checked.counts)
     code = finish(checked.findings)
     if not args.dry_run:
-        checked.write()
-        print(f"Report: {folder / REPORT}.md")
+        try:
+            checked.write()
+            print(f"Report: {folder / REPORT}.md")
+        except OSError as error:  # a dataset may be on a disk that is for reading only
+            for finding in checked.findings:
+                print(finding.line())
+            print(f"No report was written: {folder}: {error.strerror or error}.")
     return code
 
 

@@ -16,8 +16,8 @@ def refuse_damaged_nifti(file: Path) -> None:
     ITK fills a missing end with zeros and turns NaN into 0, both without an error: a label cut short would teach
     background.
     """
-    compressed = file.name.endswith(".nii.gz")
-    if not compressed and not file.name.endswith(".nii"):
+    compressed = file.name.lower().endswith(".nii.gz")
+    if not compressed and not file.name.lower().endswith(".nii"):
         return
     if compressed:
         with gzip.open(file) as stream:  # to the very end, where length and checksum are

@@ -161,7 +161,7 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
     "interpolated": (lambda s: s.nifti(s.label * 0.5), r"its values are not whole numbers: 0\.5 \(\d+ voxels\)"),
     "mask of 0 and 255": (lambda s: s.nifti((s.label > 0) * np.uint8(255)), r"it is a mask of 0 and 255, not a label map"),
     "the image itself": (
-        lambda s: s.nifti((sitk.GetArrayFromImage(s.image) * 10 - 500).astype(np.int16)),
+        lambda s: s.nifti((sitk.GetArrayFromImage(s.image).astype(np.float32) * 10 - 500).astype(np.int16)),
         r"different values from .*: this looks like an image",
     ),
     "renumbered": (lambda s: s.nifti(s.label * np.uint8(3)), r"it has values that dataset.json does not know: .*6 \(\d+ voxels\)"),

@@ -7,11 +7,11 @@ import json
 import os
 import re
 import shutil
-import signal
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -29,8 +29,9 @@ from nnunet_assft.evaluation.dice import mean_of
 from nnunet_assft.files import read_json, sha256_file, write_csv
 from nnunet_assft.planning.preprocessing import load_image
 from tests.active.annotators import REFUSED, WARNED, Scene, save_itksnap, save_slicer, segments_of
-from tests.active.test_rounds import SETTINGS, before_replace, in_a_child_killed_by
+from tests.active.test_rounds import SETTINGS
 from tests.conftest import SHARED_DATA, blob_case, needs_hippocampus, write_dataset, write_volume
+from tests.kills import before_replace, is_killed
 
 CPU = torch.device("cpu")
 KIDNEYS = {"background": 0, "kidney_right": 1, "kidney_left": 2}  # the box lies to the left of the ball
@@ -60,27 +61,36 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The root of an experiment in round 1, which has queried three cases; its model is the untrained network. Read-only."""
     root = tmp_path_factory.mktemp("planned")
     with pytest.MonkeyPatch.context() as monkeypatch:
-        for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-            (root / name).mkdir()
-            monkeypatch.setenv(name, str(root / name))
-        folder = write_dataset(root / "nnUNet_raw")
-        content = json.loads((folder / "dataset.json").read_text())
-        (folder / "dataset.json").write_text(json.dumps({**content, "labels": KIDNEYS}))
-        for file in (folder / "labelsTr").iterdir():
-            file.unlink()
-        for case in ("case_00", "case_02"):  # labelled already
-            write_volume(folder / "labelsTr" / f"{case}.nii.gz", blob_case(int(case[-2:]))[1])
-        experiment = create_experiment(901, annotator="human", **SETTINGS)
-        done = Round(
-            round=0, labelled=("case_00", "case_02"), unlabelled=tuple(c for c in experiment.pool if c not in ("case_00", "case_02")),
-            queried=("case_00", "case_02"), excluded=(), pseudo_labelled=(), reliability={}, test=experiment.test,
-            model=experiment.initial_model, dice={"mean": None, "sd": None, "n_cases": 0, "per_structure": {}, "per_case": {}},
-        )  # fmt: skip
-        done.save(experiment.paths)
-        step(experiment.paths.step_file(1, "query"), {}, lambda: {"queried": QUERIED, "excluded": []})
-        scores = [{"case": case, "query_rank": i + 1, "q": 2 - i / 2, "dkd": 0.5} for i, case in enumerate(QUERIED)]
-        write_csv(experiment.paths.scores_file(1), scores)
+        plan_round_1(root, monkeypatch)
     return root
+
+
+def plan_round_1(root: Path, monkeypatch: pytest.MonkeyPatch, stored: str | None = None) -> None:
+    """stored: the axes of all images, such as LPS, for nnU-Net's reorienting reader."""
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        (root / name).mkdir(parents=True)
+        monkeypatch.setenv(name, str(root / name))
+    folder = write_dataset(root / "nnUNet_raw")
+    content = json.loads((folder / "dataset.json").read_text()) | {"labels": KIDNEYS}
+    for file in (folder / "labelsTr").iterdir():
+        file.unlink()
+    for case in ("case_00", "case_02"):  # labelled already
+        write_volume(folder / "labelsTr" / f"{case}.nii.gz", blob_case(int(case[-2:]))[1])
+    if stored:
+        content["overwrite_image_reader_writer"] = "NibabelIOWithReorient"
+        for file in folder.rglob("*.nii.gz"):
+            sitk.WriteImage(sitk.DICOMOrient(sitk.ReadImage(str(file)), stored), str(file))
+    (folder / "dataset.json").write_text(json.dumps(content))
+    experiment = create_experiment(901, annotator="human", **SETTINGS)
+    done = Round(
+        round=0, labelled=("case_00", "case_02"), unlabelled=tuple(c for c in experiment.pool if c not in ("case_00", "case_02")),
+        queried=("case_00", "case_02"), excluded=(), pseudo_labelled=(), reliability={}, test=experiment.test,
+        model=experiment.initial_model, dice={"mean": None, "sd": None, "n_cases": 0, "per_structure": {}, "per_case": {}},
+    )  # fmt: skip
+    done.save(experiment.paths)
+    step(experiment.paths.step_file(1, "query"), {}, lambda: {"queried": QUERIED, "excluded": []})
+    scores = [{"case": case, "query_rank": i + 1, "q": 2 - i / 2, "dkd": 0.5} for i, case in enumerate(QUERIED)]
+    write_csv(experiment.paths.scores_file(1), scores)
 
 
 @pytest.fixture
@@ -211,15 +221,8 @@ def test_an_export_killed_again_and_again_is_completed(root: Path, call: Call) -
     """Killed before every file it renames."""
     work = root / "work"
     arguments = ["export", "-d", "901", "-o", str(work), "-device", "cpu"]
-
-    def export() -> None:
-        with pytest.raises(SystemExit) as exit_:
-            annotate_main(arguments)
-        assert not exit_.value.code
-
     kills = 0
-    while status := in_a_child_killed_by(partial(before_replace, 1 + 2 * kills), export):
-        assert os.WTERMSIG(status) == signal.SIGKILL
+    while is_killed(partial(before_replace, 1 + 2 * kills), partial(annotate_main, arguments)):
         kills += 1
         assert kills < 60
     assert kills >= 5
@@ -230,6 +233,59 @@ def test_an_export_killed_again_and_again_is_completed(root: Path, call: Call) -
     for name in names:
         if not name.startswith("overlays"):
             assert sha256_file(work / name) == sha256_file(whole / name), name
+
+
+def test_images_stored_in_any_orientation_for_the_reorienting_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call) -> None:
+    """As converted datasets are. However an image is stored, the work folder shows the same in space, and labels come back to it."""
+    shown: dict[str, list[np.ndarray]] = {}
+    slices: dict[str, str] = {}
+    for stored in ("LPS", "PIR"):
+        root = tmp_path / stored
+        plan_round_1(root, monkeypatch, stored)
+        assert call("export", "-o", root / "work", "--uncertainty", "-device", "cpu")[0] == 0
+        image = image_of(root, "case_03")
+        volumes = [sitk.ReadImage(str(root / f"work/{kind}/case_03.nii.gz")) for kind in ("prelabels", "uncertainty")]
+        for volume in volumes:
+            assert volume.GetSize() == image.GetSize()
+            assert volume.GetDirection() == image.GetDirection()
+            assert volume.GetOrigin() == pytest.approx(image.GetOrigin())
+        shown[stored] = [sitk.GetArrayFromImage(sitk.DICOMOrient(volume, "LPS")) for volume in volumes]
+        with open(root / "work/worklist.csv") as file:
+            slices[stored] = next(csv.DictReader(file))["slice_s_mm"]
+        shutil.copy(root / "work/prelabels/case_03.nii.gz", root / "work/annotations")
+        assert any("it is the pre-segmentation, unchanged" in line for line in call("import", root / "work")[2])
+        label = sitk.GetImageFromArray(truth("case_03"))
+        label.CopyInformation(sitk.DICOMOrient(image, "LPS"))
+        drawn = sitk.GetArrayFromImage(sitk.DICOMOrient(label, stored))
+        save_itksnap(root / "work/annotations/case_03.nii.gz", drawn, image)
+        assert call("import", root / "work")[0] == 0
+        np.testing.assert_array_equal(label_of(root, "case_03"), drawn)
+        context = open_context(the_experiment(), CPU)
+        context.checked_label("case_03", label_file(root, "case_03"))
+        seen = context.dataset.reader.read_seg(str(label_file(root, "case_03")))[0][0]
+        np.testing.assert_array_equal(seen, truth("case_03")[:, ::-1, ::-1])  # LPS to RAS
+    np.testing.assert_array_equal(shown["LPS"][0], shown["PIR"][0])
+    np.testing.assert_allclose(shown["LPS"][1], shown["PIR"][1], atol=1e-5)
+    assert slices["LPS"] == slices["PIR"]
+    assert len(np.unique(shown["LPS"][0])) > 1
+
+
+def test_an_image_that_itk_refuses_is_named(root: Path, call: Call) -> None:
+    """Axes that are not at right angles, which nnU-Net's reorienting reader takes."""
+    file = root / "nnUNet_raw/Dataset901_Blobs/imagesTr/case_01_0000.nii.gz"
+    affine = np.eye(4)
+    affine[0, 1] = 0.3
+    array = np.asarray(nibabel.load(file).dataobj)
+    nibabel.save(nibabel.Nifti1Image(array, affine), file)
+    code, _, lines = call("export", "-o", root / "work", "-device", "cpu")
+    assert (code, len(lines)) == (1, 1)
+    assert f"ITK cannot open the image {file}" in lines[0]
+    save_itksnap(root / "back/case_01.nii.gz", truth("case_01"), image_of(root, "case_03"))
+    save_itksnap(root / "back/case_03.nii.gz", truth("case_03"), image_of(root, "case_03"))
+    code, out, lines = call("import", root / "back")
+    assert (code, len(lines)) == (1, 1)
+    assert f"ITK cannot open the image {file}" in lines[0]
+    assert "case_03: the label" in out
 
 
 # Import ----------------------------------------------------------------------------------------------------------------
@@ -290,6 +346,7 @@ def test_labels_of_slicer_and_itksnap_arrive_with_name_and_minutes(root: Path, c
     back = root / "back"
     save_slicer(back / "case_03.seg.nrrd", segments_of(truth("case_03"), KIDNEYS), image_of(root, "case_03"))
     save_itksnap(back / "case_01.nii.gz", truth("case_01"), image_of(root, "case_01"))
+    (back / "case_01.nii.gz").rename(back / "case_01.NII.GZ")
     (back / "notes.txt").write_text("not a label")
     (root / "times.csv").write_text("case,annotator,minutes\ncase_03,anna,31.5\n")
     code, out, lines = call("import", back, "--times", root / "times.csv", "--minutes", "7")
@@ -307,6 +364,30 @@ def test_labels_of_slicer_and_itksnap_arrive_with_name_and_minutes(root: Path, c
     assert "case_03  anna  31.5  imported" in out
     assert "case_06  -  -  missing" in out
     assert "38.5 minutes so far" in out
+
+
+def test_name_and_minutes_of_a_later_import_are_said_of_new_labels_only(root: Path, call: Call) -> None:
+    """The table says it of those that are in already, too; and what nobody said can be said later."""
+
+    def recorded() -> dict[str, list[tuple[str | None, float | None]]]:
+        return {case: [(entry["annotator"], entry["minutes"]) for entry in record_of(root, case)["readings"]] for case in cases}
+
+    cases = []
+    for case, options in (
+        ("case_03", "--annotator_name anna --minutes 12"),
+        ("case_01", ""),
+        ("case_06", "--annotator_name bert --minutes 30"),
+    ):
+        cases.append(case)
+        save_itksnap(root / f"back/{case}.nii.gz", truth(case), image_of(root, case))
+        assert call("import", root / "back", *options.split())[0] == 0
+        if case == "case_01":
+            assert recorded() == {"case_03": [("anna", 12)], "case_01": [(None, None)]}
+    assert recorded() == {"case_03": [("anna", 12)], "case_01": [("bert", 30)], "case_06": [("bert", 30)]}
+    (root / "times.csv").write_text("case,annotator,minutes\ncase_03,carl,15\ncase_06,bert,25\n")
+    code, _, _ = call("import", root / "back", "--times", root / "times.csv", "--minutes", "99")
+    assert code == 0
+    assert recorded() == {"case_03": [("carl", 15)], "case_01": [("bert", 30)], "case_06": [("bert", 25)]}
 
 
 def test_a_label_that_is_there_is_replaced_on_request_only_and_the_old_one_kept(root: Path, call: Call) -> None:
@@ -358,17 +439,9 @@ def test_an_import_killed_again_and_again_completes_and_never_leaves_half_a_labe
         save_itksnap(root / f"back/{case}.nii.gz", truth(case), image_of(root, case))
         if replace:
             save_itksnap(label_file(root, case), old[case], image_of(root, case))
-
-    def import_() -> None:
-        with pytest.raises(SystemExit) as exit_:
-            annotate_main(
-                ["import", "-d", "901", str(root / "back"), "--annotator_name", "anna", "--minutes", "3", *["--replace"][:replace]]
-            )
-        assert not exit_.value.code
-
+    arguments = ["import", "-d", "901", str(root / "back"), "--annotator_name", "anna", "--minutes", "3", *["--replace"][:replace]]
     kills = 0
-    while status := in_a_child_killed_by(partial(before_replace, 1 + kills), import_):
-        assert os.WTERMSIG(status) == signal.SIGKILL
+    while is_killed(partial(before_replace, 1 + kills), partial(annotate_main, arguments)):
         kills += 1
         assert kills < 20
         for case in QUERIED:

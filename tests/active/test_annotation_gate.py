@@ -55,6 +55,40 @@ def test_a_slicer_file_of_old_has_one_layer_per_segment_and_says_no_more(
     np.testing.assert_array_equal(gate(tmp_path / "a.seg.nrrd", image_file, LABELS).array, label)
 
 
+def test_segments_need_not_be_numbered_from_0(scene: tuple[Path, sitk.Image, np.ndarray], tmp_path: Path) -> None:
+    """By its names this file has the two structures the other way round than by its numbers."""
+    image_file, image, label = scene
+    volume = sitk.GetImageFromArray(label)
+    volume.CopyInformation(image)
+    for i, (name, value) in enumerate((("box", "1"), ("ball", "2")), 3):
+        volume.SetMetaData(f"Segment{i}_Name", name)
+        volume.SetMetaData(f"Segment{i}_LabelValue", value)
+    sitk.WriteImage(volume, str(tmp_path / "a.seg.nrrd"))
+    np.testing.assert_array_equal(gate(tmp_path / "a.seg.nrrd", image_file, LABELS).array, np.array([0, 2, 1])[label])
+
+
+def test_a_slicer_file_whose_segments_have_no_names_is_refused(scene: tuple[Path, sitk.Image, np.ndarray], tmp_path: Path) -> None:
+    image_file, image, label = scene
+    save_itksnap(tmp_path / "a.seg.nrrd", label, image)
+    with pytest.raises(AssftError, match=r"it is a \.seg\.nrrd that names no segments"):
+        gate(tmp_path / "a.seg.nrrd", image_file, LABELS)
+    save_itksnap(tmp_path / "a.nrrd", label, image)
+    np.testing.assert_array_equal(gate(tmp_path / "a.nrrd", image_file, LABELS).array, label)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".nrrd"])
+def test_nan_and_infinity_are_refused(scene: tuple[Path, sitk.Image, np.ndarray], tmp_path: Path, value: float, ending: str) -> None:
+    image_file, image, label = scene
+    array = label.astype(np.float32)
+    array[0, 0, :2] = value
+    volume = sitk.GetImageFromArray(array)
+    volume.CopyInformation(image)
+    sitk.WriteImage(volume, str(tmp_path / f"a{ending}"))
+    with pytest.raises(AssftError, match=r"2 voxels|looks like an image"):
+        gate(tmp_path / f"a{ending}", image_file, LABELS)
+
+
 def test_an_empty_segment_is_an_absent_structure(scene: tuple[Path, sitk.Image, np.ndarray], tmp_path: Path) -> None:
     image_file, image, label = scene
     save_slicer(tmp_path / "a.seg.nrrd", {"ball": label == 1, "box": label == 9}, image)

@@ -10,7 +10,7 @@ import SimpleITK as sitk
 import torch
 
 from nnunet_assft.active.annotation_preview import Preview, describe, draw_overlay
-from nnunet_assft.active.voxel_statistics import entropy_of_logits
+from nnunet_assft.active.voxel_statistics import entropy_map
 
 LABELS = {"background": 0, "liver": 1, "spleen": 2}
 
@@ -57,8 +57,8 @@ def test_entropy_and_mask_worked_by_hand() -> None:
     """Voxel 0: (1/2, 1/2, 0), ln 2. Voxel 1: (0.6, 0.3, 0.1): foreground only if 0.6 / tau < 0.3."""
     p = torch.tensor([[0.5, 0.6], [0.5, 0.3], [1e-30, 0.1]])
     logits = p.log().reshape(3, 1, 1, 2)
-    entropy, mask = entropy_of_logits(logits, 2.5)
+    entropy, mask = entropy_map(logits, 2.5)
     assert entropy.flatten().tolist() == pytest.approx([0.6931472, 0.8979457], abs=1e-6)
     assert mask.flatten().tolist() == [True, True]
-    assert entropy_of_logits(logits, 1.5)[1].flatten().tolist() == [True, False]
+    assert entropy_map(logits, 1.5)[1].flatten().tolist() == [True, False]
     assert entropy.shape == mask.shape == (1, 1, 2)

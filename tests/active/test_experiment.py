@@ -169,6 +169,14 @@ def test_a_human_starts_without_any_label(blobs):
     assert (experiment.test, experiment.test_source) == ((), "none")
 
 
+def test_test_cases_without_label_are_refused_before_anything_is_trained(blobs, tmp_path):
+    """A human is asked for the queried cases only."""
+    (blobs / "labelsTr/case_03.nii.gz").unlink()
+    (tmp_path / "split.txt").write_text("case_02 case_03")
+    with pytest.raises(AssftError, match=r"1 test cases have no label \(case_03\).*leave out --test_split"):
+        plan(annotator="human", test_split=str(tmp_path / "split.txt"))
+
+
 def test_a_human_may_have_labelled_test_cases(blobs):
     shutil.rmtree(blobs / "labelsTr")
     assert plan(annotator="human").test == ("case_08", "case_09", "case_10")

@@ -3,16 +3,42 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
-from nnunet_assft.active.label_geometry import DoesNotFitError, Grid, placement, put_back, require_same_box
+from nnunet_assft.active.label_geometry import (
+    DoesNotFitError,
+    Grid,
+    placement,
+    put_back,
+    require_same_box,
+    to_file_axes,
+    to_reader_axes,
+)
 
 AFFINE = np.array([[1.0, 0, 0, -3], [0, 2, 0, 5], [0, 0, 3, 7.5], [0, 0, 0, 1]])
 IMAGE = Grid((6, 5, 4), AFFINE)
+
+
+@pytest.mark.parametrize("stored", ["RAS", "LPS", "PIR", "SLA"])
+@pytest.mark.parametrize("reader", [NibabelIOWithReorient, NibabelIO, SimpleITKIO])
+def test_arrays_of_nnunets_readers_along_the_axes_of_the_file_and_back(reader: type[BaseReaderWriter], stored: str, tmp_path: Path) -> None:
+    file = str(tmp_path / "a.nii.gz")
+    volume = sitk.GetImageFromArray(np.arange(60, dtype=np.float32).reshape(3, 4, 5))
+    volume.SetSpacing((1, 2, 3))
+    sitk.WriteImage(sitk.DICOMOrient(volume, stored), file)
+    array, properties = reader().read_images([file])
+    as_stored = to_file_axes(array[0], properties)
+    np.testing.assert_array_equal(as_stored, sitk.GetArrayFromImage(sitk.ReadImage(file)))
+    np.testing.assert_array_equal(to_reader_axes(as_stored, properties), array[0])
 
 
 def moved(*mm: float) -> Grid:

@@ -31,6 +31,7 @@ from nnunet_assft.cli.round import main as round_main
 from nnunet_assft.errors import AssftError, WaitingForAnnotation
 from nnunet_assft.files import read_json, sha256_file
 from tests.conftest import SHARED_DATA, blob_case, needs_hippocampus, write_dataset, write_volume
+from tests.kills import before_replace, is_killed
 
 CPU = torch.device("cpu")
 SETTINGS = {"rounds": 2, "budget": "2", "preset": "tiny", "epochs": 2, "iterations_per_epoch": 2, "initial_lr": 1e-3}
@@ -291,34 +292,6 @@ def test_a_label_that_appears_only_after_its_query_gives_the_same_rounds(referen
 # Kill and resume -------------------------------------------------------------------------------------------------------
 
 
-def in_a_child_killed_by(kill: Callable[[], None], work: Callable[[], object]) -> int:
-    """Fork, install `kill`, do the work. Returns the wait status: 0 if the work was finished."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            kill()
-            work()
-            os._exit(0)
-        except BaseException as error:  # the parent must see any failure of the work itself
-            print(repr(error), file=sys.stderr)
-            os._exit(1)
-    return os.waitpid(pid, 0)[1]
-
-
-def before_replace(n: int) -> None:
-    """SIGKILL just before the n-th file or folder would get its final name: the step before it is half done."""
-    calls, replace = 0, os.replace
-
-    def counted(*args: object, **kwargs: object) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == n:
-            os.kill(os.getpid(), signal.SIGKILL)
-        replace(*args, **kwargs)
-
-    os.replace = counted
-
-
 def in_training_step(n: int) -> None:
     """SIGKILL in the n-th training iteration of this process."""
     calls, train_step = 0, nnUNetTrainer.train_step
@@ -344,9 +317,7 @@ def test_killed_again_and_again_the_same_command_finishes_with_the_same_result(
 ) -> None:
     """Two iterations per epoch and a checkpoint per epoch: the 4th iteration of a process is in a resumed training."""
     kills = 0
-    while status := in_a_child_killed_by(partial(kill, kills), run_all):
-        assert os.WIFSIGNALED(status)
-        assert os.WTERMSIG(status) == signal.SIGKILL
+    while is_killed(partial(kill, kills), run_all):
         kills += 1
         assert kills < 60
     assert kills >= at_least

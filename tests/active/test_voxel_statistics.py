@@ -20,7 +20,7 @@ from nnunet_assft.active.voxel_statistics import (
     EntropyHistogram,
     SoftmaxMoments,
     class_entropies,
-    entropies_of_logits,
+    entropy_histogram,
     head_gradient,
     margin_of_logits,
     voxel_sums_of_logits,
@@ -92,7 +92,7 @@ NUMBERS: dict[str, Callable[[torch.Tensor], object]] = {
     "SoftmaxMoments, mean": lambda z: moments_of(z).mean,
     "SoftmaxMoments, spread": lambda z: moments_of(z).mean_spread(),
     "SoftmaxMoments, entropies": lambda z: moments_of(z).entropies().mean_above_first_peak(),
-    "entropies_of_logits": lambda z: entropies_of_logits(z).mean_above_first_peak(),
+    "entropy_histogram": lambda z: entropy_histogram(z).mean_above_first_peak(),
 }
 
 
@@ -116,7 +116,7 @@ def test_blocks_and_memory_layout_change_nothing_and_logits_are_left_alone(name,
         lambda z, device: voxel_sums_of_logits(z, 2.0, device=device),
         lambda z, device: class_entropies(z, device=device).tolist(),
         lambda z, device: moments_of(z, device).mean_spread(),
-        lambda z, device: entropies_of_logits(z, device=device).mean_above_first_peak(),
+        lambda z, device: entropy_histogram(z, device=device).mean_above_first_peak(),
     ],
 )
 def test_the_computation_is_on_the_device_asked_for(compute):
@@ -427,7 +427,7 @@ def test_mean_above_first_peak_is_exact_where_a_bin_holds_one_value(rng, n_class
 def test_mean_above_first_peak_of_any_logits_within_a_bin(n_classes, seed):
     logits = 2 * torch.randn(n_classes, 10, 11, 12, generator=torch.Generator().manual_seed(seed))
     bits = np.array([entropy_of(p) / math.log(2) for p in voxels_of(logits)])
-    histogram = entropies_of_logits(logits)
+    histogram = entropy_histogram(logits)
     assert (histogram.lowest, histogram.highest) == pytest.approx((bits.min(), bits.max()), abs=1e-6)
     expected = literal_mean_above_first_peak(bits)
     width = math.log2(n_classes) / ENTROPY_BINS

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +107,44 @@ def test_no_usable_dataset_json_is_one_line(convert: Convert, dataset: Path, con
     assert result.code == 1
     assert len(result.errors) == 1
     assert words in result.errors[0]
+
+
+def test_a_dataset_that_cannot_be_written_to_is_checked_all_the_same(
+    convert: Convert, dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("nnunet_assft.dataset_conversion.report.write_json", read_only)
+    save(dataset / "labelsTr/c1.nii.gz", label())
+    result = convert("check", dataset)
+    assert result.code == 0
+    assert "c1: c1.nii.gz holds background only" in result.out
+    assert "No report was written: " in result.out
+    assert "Read-only file system" in result.out
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("labels", {"0": "background", "1": "a"}),  # the wrong way round
+        ("labels", ["a"]),
+        ("labels", {"background": 0, "whole": [1, "2"]}),
+        ("channel_names", ["MRI"]),
+        ("channel_names", {}),
+        ("numTraining", "3"),
+        ("dataset", []),
+        ("dataset", {"c0": {"images": ["imagesTr/c0_0000.nii.gz"]}}),
+        ("dataset", {"c0": {"images": "imagesTr/c0_0000.nii.gz", "label": "labelsTr/c0.nii.gz"}}),
+    ],
+)
+def test_a_dataset_json_of_another_form_is_one_line(convert: Convert, dataset: Path, key: str, value: object) -> None:
+    (dataset / "dataset.json").write_text(json.dumps({**json.loads((dataset / "dataset.json").read_text()), key: value}))
+    result = convert("check", dataset)
+    assert result.code == 1
+    assert len(result.errors) == 1
+    assert f"dataset.json has {key} {value!r}"[:50] in result.errors[0]
+    assert "expected for example" in result.errors[0]
 
 
 @pytest.mark.parametrize("line", ["check", "check -i a b", "check -i a -d 5", "flare21", "nothing -i a", "flare21 -i a --mode move",

@@ -293,6 +293,75 @@ def test_an_image_with_another_ending_is_left_out_and_such_a_label_rewritten(con
     np.testing.assert_array_equal(result.values("labelsTr/train_002.nii.gz"), label(2))
 
 
+def test_endings_in_upper_case_are_endings(convert: Convert, tmp_path: Path) -> None:
+    root = downloads.flare21(tmp_path / "download")
+    for file in (root / IMAGE, root / LABEL):
+        file.rename(file.with_name(file.name.replace(".nii.gz", ".NII.GZ")))
+    result = convert("flare21", root, options="--split all")
+    assert (result.code, result.findings()) == (0, [])
+    np.testing.assert_array_equal(result.values("imagesTr/train_001_0000.nii.gz"), ct(1))
+    np.testing.assert_array_equal(result.values("labelsTr/train_001.nii.gz"), label(1, 2, 3, 4))
+
+
+def test_a_folder_in_place_of_a_file_is_a_missing_file(convert: Convert, tmp_path: Path) -> None:
+    root = downloads.flare21(tmp_path / "download")
+    (root / LABEL).unlink()
+    (root / LABEL).mkdir()
+    assert convert("flare21", root).findings() == [("error", "missing_label", "train_001")]
+
+
+def test_the_validation_images_of_flare_are_counted_and_left_out(convert: Convert, tmp_path: Path) -> None:
+    result = convert("flare21", downloads.flare21(tmp_path / "download"))
+    found = [f["case"] for f in result.json()["findings"] if f["code"] == "unlabelled_image"]
+    assert found == ["validation_001"]
+    assert {"what": "images without public label", "expected": None, "found": 1} in result.json()["counts"]
+    assert "validation_001" not in result.cases("imagesTr") + result.cases("imagesTs")
+
+
+@pytest.mark.parametrize("change", [{"training": 240}, {"validation": {"a": 1}}, {"test": [{"image": None}, 7]}, {"labels": None}])
+def test_lists_in_dataset_json_of_another_form_are_passed_over(convert: Convert, tmp_path: Path, change: dict[str, Any]) -> None:
+    root = downloads.amos(tmp_path / "download")
+    file = root / "amos22/dataset.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    result = convert("amos_ct", root)
+    assert (result.code, result.findings()) == (0, [])
+    assert result.cases("imagesTr") == list(downloads.AMOS_CT_POOL)  # by the folders
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"training": 5}, "lists 5 under 'training'"),
+        ({"training": {"image": "a"}}, "lists {'image': 'a'} under 'training'"),
+        ({"training": [{"image": 1, "label": 2}]}, "lists {'image': 1, 'label': 2}"),
+        ({"labels": {"0": "background", "2": "b"}}, "without gaps"),
+        ({"labels": ["a"]}, "expected names and integers"),
+        ({"modality": None}, "0 channels"),
+        ({"training": [{"image": "a.nii.gz", "label": "b.nii.gz"}]}, "Expected the files that its dataset.json lists"),
+    ],
+)
+def test_a_decathlon_dataset_json_of_another_form_is_one_line(convert: Convert, tmp_path: Path, change: dict[str, Any], words: str) -> None:
+    file = downloads.decathlon(tmp_path) / "Task04_Hippocampus/dataset.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    result = convert("msd", tmp_path)
+    assert result.code == 1
+    assert len(result.errors) == 1
+    assert words in result.errors[0]
+
+
+def test_a_decathlon_folder_without_task_number_needs_an_id(convert: Convert, tmp_path: Path) -> None:
+    file = downloads.decathlon(tmp_path) / "Task04_Hippocampus/dataset.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"modality": ["MRI"]}))
+    (tmp_path / "Task04_Hippocampus").rename(tmp_path / "hippo")
+    assert "Choose the dataset's id with -d" in convert("msd", tmp_path / "hippo").errors[0]
+    result = convert("msd", tmp_path / "hippo", options="-d 7")
+    assert (result.code, result.folder.name) == (0, "Dataset007_Hippocampus")
+    file = tmp_path / "hippo/dataset.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"name": "-"}))
+    assert convert("msd", tmp_path / "hippo", options="-d 8 --dry_run").folder.name == "Dataset008_Decathlon"
+    assert json.loads((result.folder / "dataset.json").read_text())["channel_names"] == {"0": "MRI"}
+
+
 def test_a_dataset_json_that_cannot_be_used_is_a_warning(convert: Convert, tmp_path: Path) -> None:
     root = downloads.amos(tmp_path / "download")
     (root / "amos22/dataset.json").write_text('{"labels": {')

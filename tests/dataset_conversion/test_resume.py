@@ -6,8 +6,8 @@ import errno
 import json
 import os
 import shutil
-import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from nnunet_assft.files import sha256_file
 from tests.dataset_conversion import downloads
 from tests.dataset_conversion.conftest import Convert
 from tests.dataset_conversion.downloads import label, save
+from tests.kills import before_replace, is_killed
 
 
 def state(folder: Path) -> dict[str, Any]:
@@ -42,34 +43,6 @@ def state(folder: Path) -> dict[str, Any]:
     return files
 
 
-def killed_before_replace(n: int, arguments: list[str]) -> bool:
-    """Runs the command in a child that is killed before the n-th file gets its final name. False if it finished."""
-    pid = os.fork()
-    if pid == 0:
-        calls, replace = 0, os.replace
-
-        def counted(*args: Any, **kwargs: Any) -> None:
-            nonlocal calls
-            calls += 1
-            if calls == n:
-                os.kill(os.getpid(), signal.SIGKILL)
-            replace(*args, **kwargs)
-
-        os.replace = counted
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        try:
-            command.main(arguments)
-        except SystemExit as exit_:
-            os._exit(int(exit_.code or 0))
-        os._exit(99)
-    status = os.waitpid(pid, 0)[1]
-    if os.WIFSIGNALED(status):
-        assert os.WTERMSIG(status) == signal.SIGKILL
-        return True
-    assert status == 0
-    return False
-
-
 @pytest.mark.parametrize("mode", ["link", "copy"])
 def test_killed_at_any_file_the_same_command_gives_the_undisturbed_result(
     convert: Convert, tmp_path: Path, nnunet_folders: Path, mode: str
@@ -79,14 +52,15 @@ def test_killed_at_any_file_the_same_command_gives_the_undisturbed_result(
     undisturbed = convert("amos_mri", root, options=f"--mode {mode}")
     expected = state(undisturbed.folder)
     originals = {file.name: sha256_file(file) for file in root.rglob("*.nii.gz")}
+    arguments = ["amos_mri", "-i", str(root), "-np", "1", "--mode", mode]
     kills = 0
     for n in range(1, 30):
         shutil.rmtree(undisturbed.folder)
-        killed = killed_before_replace(n, ["amos_mri", "-i", str(root), "-np", "1", "--mode", mode])
+        killed = is_killed(partial(before_replace, n), partial(command.main, arguments))
         kills += killed
         for name, content in state(undisturbed.folder).items():
-            partial = Path(name).name.startswith(".partial")
-            assert partial or not name.endswith(".nii.gz") or content == expected[name]  # whole, or not there
+            half = Path(name).name.startswith(".partial")
+            assert half or not name.endswith(".nii.gz") or content == expected[name]  # whole, or not there
         result = convert("amos_mri", root, options=f"--mode {mode}")
         assert (result.code, state(result.folder)) == (0, expected)
         if not killed:
@@ -104,6 +78,8 @@ def test_a_second_run_reads_no_voxel_and_changes_nothing(convert: Convert, tmp_p
     before = {file: file.lstat().st_mtime_ns for file in first.folder.rglob("*T[rs]/*")}
     monkeypatch.setattr(case_conversion, "read_volume", None)
     second = convert("flare21", root)
+    assert "4 of 4 cases are done already and match; 0 to do." in second.out
+    assert "done already" not in first.out
     assert (second.code, second.errors, second.findings()) == (first.code, first.errors, first.findings())
     assert len(second.errors) == 2
     assert {file: file.lstat().st_mtime_ns for file in first.folder.rglob("*T[rs]/*")} == before

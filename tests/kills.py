@@ -1,0 +1,45 @@
+"""A process that is killed at a chosen point of its work."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+
+def is_killed(kill: Callable[[], None], work: Callable[[], object]) -> bool:
+    """Forks, lets `kill` prepare the end, does the work. True if the child was killed, False if it finished; anything else fails."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            kill()
+            work()
+            code = 0
+        except SystemExit as exit_:  # a command ends with one
+            code = int(exit_.code or 0)
+        except BaseException as error:  # the parent must see any failure of the work itself
+            print(repr(error), file=sys.stderr)
+        finally:
+            os._exit(code)
+    status = os.waitpid(pid, 0)[1]
+    if os.WIFSIGNALED(status):
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        return True
+    assert status == 0
+    return False
+
+
+def before_replace(n: int) -> None:
+    """SIGKILL just before the n-th file or folder would get its final name: the step before it is half done."""
+    calls, replace = 0, os.replace
+
+    def counted(*args: object, **kwargs: object) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == n:
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(*args, **kwargs)
+
+    os.replace = counted
