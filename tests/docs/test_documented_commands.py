@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from nnunet_assft.active.options import Options
 from nnunet_assft.active.selection import SELECTIONS
 from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.cli import convert as convert_command
@@ -243,6 +244,7 @@ def test_the_examples_of_extending_run(nnunet_folders: Path, monkeypatch: pytest
         (ENCODERS, "my_encoder"), (DATASETS, "wrist"), (DOMAINS, "wrist"),
     ]  # fmt: skip
     assert all(list(table)[-1] == name for table, name in new)
+    assert Options(selection="typical").changed() == {"selection": "typical"}
 
 
 @pytest.mark.slow
