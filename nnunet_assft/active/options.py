@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -21,8 +21,8 @@ BADGE_LOSSES = ("ce", "ce+dice")
 SWITCH = (False, True)
 
 
-def _option(default: Any, meaning: str, choices: Sequence[Any] = (), *, at_least: float = -math.inf, at_most: float = math.inf) -> Any:
-    return field(default=default, metadata={"meaning": meaning, "choices": tuple(choices), "at_least": at_least, "at_most": at_most})
+def _option(default: Any, meaning: str, choices: Collection[Any] = (), *, at_least: float = -math.inf, at_most: float = math.inf) -> Any:
+    return field(default=default, metadata={"meaning": meaning, "choices": choices, "at_least": at_least, "at_most": at_most})
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Options:
     pd_labelled: bool = _option(False, "labelled cases count in PD, before all others", SWITCH)
     ranks: str = _option("exact", "Eqs. 14-15: exact ranks, or scikit-learn's quantile transform", RANKS)
     exclude_pseudo: bool = _option(True, "section 3.4: the next query leaves out pseudo-labelled cases", SWITCH)
-    selection: str = _option("reliable", "which cases are pseudo-labelled, see below", tuple(SELECTIONS))
+    selection: str = _option("reliable", "which cases are pseudo-labelled, see below", SELECTIONS)
     confidence: str = _option("sum", "Eq. 22: margin over predicted foreground, summed or its mean", CONFIDENCE_REDUCTIONS)
     second: str = _option("order", "Eq. 18: second order statistic, or largest value below the maximum", SECOND)
     tau_c: float = _option(2.0, "Eq. 24: the larger, the more candidates", at_least=1e-6)
@@ -79,7 +79,7 @@ class Options:
         return {row.name: value for row in fields(self) if (value := getattr(self, row.name)) != row.default}
 
 
-def _value(text: str, default: Any, choices: Sequence[Any]) -> Any:
+def _value(text: str, default: Any, choices: Collection[Any]) -> Any:
     """The value that a text stands for; what stands for none is left for the constructor to refuse."""
     if choices:
         return {_text(choice): choice for choice in choices}.get(text, text)

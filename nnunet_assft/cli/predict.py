@@ -45,8 +45,10 @@ def predict(args: argparse.Namespace) -> None:
     predictor.initialize_from_trained_model_folder(str(experiment.paths.model_folder(done[r].model.stage)), (r,))
     # sharing out here works with -npp 0 -nps 0 too, where nnU-Net's sequential path ignores it
     cases = create_lists_from_splitted_dataset_folder(args.i, predictor.dataset_json["file_ending"])
-    if not cases:
-        raise AssftError(f"{args.i} holds no image named CASE_0000{predictor.dataset_json['file_ending']}.")
+    if not cases or not all(cases):  # nnU-Net makes a case without files of an image without a channel in its name
+        found = "images that are not" if cases else "no image"
+        raise AssftError(f"{args.i} holds {found} named CASE_0000{predictor.dataset_json['file_ending']}; 0000 is the channel. "
+                         "Link or copy the images under such names into a folder of their own.")  # fmt: skip
     cases = cases[args.part_id :: args.num_parts]
     if not cases:
         print("This part has no case.")

@@ -395,5 +395,7 @@ def test_from_plan_to_prediction(planned, call, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
     assert "holds no image named CASE_0000.nii.gz" in the_error(call(f"predict -d 901 -i {empty} -o b"), "predict")
+    (empty / "scan_7.nii.gz").touch()
+    assert "holds images that are not named CASE_0000.nii.gz" in the_error(call(f"predict -d 901 -i {empty} -o b"), "predict")
     splits = json.loads((evaluated.parent / "splits.json").read_text())
     assert [len(entry["labelled"]) for entry in splits] == [1, 2]
