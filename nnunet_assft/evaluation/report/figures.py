@@ -1,0 +1,516 @@
+"""The figures of the report: each function takes tables and gives a Plot, whose `data` is exactly what is drawn.
+
+Colours are those of Okabe and Ito. In the page they become CSS variables, so that a figure follows light and dark; in the
+files they stay as they are, on white.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO, StringIO
+from itertools import product
+
+import numpy as np
+import pandas as pd
+from matplotlib import style
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy.special import stdtrit
+from scipy.stats import mannwhitneyu
+from sklearn.decomposition import PCA
+
+from nnunet_assft.evaluation.report.images import Volume
+
+INK, MUTED, RULE, PAPER = "#16191d", "#66707a", "#d9dee4", "#fffffe"
+SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+CONTOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00", "#cc79a7", "#0072b2")
+CSS = {INK: "currentColor", MUTED: "var(--muted)", RULE: "var(--rule)", PAPER: "var(--paper)"}
+CSS |= {colour: f"var(--series-{i})" for i, colour in enumerate(SERIES)}
+MARKERS = "osD^vP"
+STYLE = {
+    "font.family": ["DejaVu Sans"],
+    "font.size": 8.5,
+    "text.color": INK,
+    "text.parse_math": False,  # a $ in the name of a case is a $
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.facecolor": "none",
+    "grid.color": RULE,
+    "grid.linewidth": 0.6,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 7.5,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 4.5,
+    "svg.fonttype": "none",
+    "figure.constrained_layout.use": True,
+    "figure.facecolor": "white",
+}
+WIDE, NARROW = (4.6, 3.1), (3.1, 2.3)  # inches; two or three in a row on a desk, one on a phone
+MANY = 2000  # points: more are drawn as pixels in an SVG
+CONFIDENCE = 0.95
+N_BOOTSTRAP = 2000
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A picture. name: of its files; alt: what it shows, in words; warning: said beside it; narrow: three in a row."""
+
+    name: str
+    title: str
+    caption: str
+    alt: str
+    data: pd.DataFrame
+    figure: Figure
+    warning: str = ""
+    narrow: bool = False
+
+    def png(self) -> bytes:
+        buffer = BytesIO()
+        self.figure.savefig(buffer, format="png", dpi=200)
+        return buffer.getvalue()
+
+    def svg(self) -> str:
+        with style.context(["default", {**STYLE, "svg.hashsalt": self.name}]):
+            buffer = StringIO()
+            self.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        return buffer.getvalue()
+
+    def inline_svg(self) -> str:
+        """The SVG as part of a page: colours by CSS, the page's font, ids that no other figure has, no background."""
+        self.figure.patch.set_visible(False)
+        text = self.svg()
+        self.figure.patch.set_visible(True)
+        text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+        text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1), count=1)
+        text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", text)
+        for mark in ('id="', "url(#", 'href="#'):
+            text = text.replace(mark, f"{mark}{self.name}-")
+        for colour, variable in CSS.items():
+            text = text.replace(colour, variable)
+        return text.replace("<svg", f'<svg role="img" aria-label="{_attribute(self.alt)}"', 1).strip()
+
+
+def _attribute(text: str) -> str:
+    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _draw(draw: Callable[[Axes], None], size: tuple[float, float]) -> Figure:
+    with style.context(["default", STYLE]):  # nnU-Net's trainer changes the font size of everything
+        figure = Figure(figsize=size)
+        draw(figure.subplots())
+    return figure
+
+
+# Learning curves -------------------------------------------------------------------------------------------------------
+
+
+def case_means(dice: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """Dice per case: the mean over the structures that are not absent. keys: columns that tell the predictions apart."""
+    return dice.groupby([*keys, "case"], as_index=False, sort=True)["dice"].mean().dropna(subset=["dice"])
+
+
+def curve(dice: pd.DataFrame) -> pd.DataFrame:
+    """One row per round: n_labelled, n_cases, mean, sd, low, high. The interval is Student's, over test cases."""
+    rows = []
+    for (r, n_labelled), group in case_means(dice, ["round", "n_labelled"]).groupby(["round", "n_labelled"]):
+        values = group["dice"].to_numpy()
+        n, mean = len(values), float(values.mean())
+        sd = float(values.std(ddof=1)) if n > 1 else np.nan
+        half = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * sd / np.sqrt(n) if n > 1 else np.nan
+        rows.append((r, n_labelled, n, mean, sd, mean - half, mean + half))
+    return pd.DataFrame(rows, columns=["round", "n_labelled", "n_cases", "mean", "sd", "low", "high"])
+
+
+def learning_curve(data: pd.DataFrame, x: str = "n_labelled", x_label: str = "annotated cases", warning: str = "") -> Plot:
+    """data: rows of `curve`, and the column x."""
+
+    def draw(axes: Axes) -> None:
+        _band(axes, data[x], data, SERIES[0])
+        axes.plot(data[x], data["mean"], color=SERIES[0], marker="o")
+        for row in data.itertuples():
+            axes.annotate(f"{row.mean:.3f}", (getattr(row, x), row.mean), xytext=(0, 7), textcoords="offset points", ha="center",
+                          fontsize=7.5)  # fmt: skip
+        axes.set(xlabel=x_label, ylabel="Dice on the test cases", ylim=_limits(data))
+        if x == "n_labelled":
+            axes.set_xticks(data[x])
+        axes.margins(x=0.06)
+
+    n = _range(data["n_cases"])
+    first, last = data.iloc[0], data.iloc[-1]
+    return Plot(
+        name="learning_curve" if x == "n_labelled" else f"learning_curve_{x}",
+        title=f"Dice against {x_label}",
+        caption=f"Mean over {n} test cases (per case over its structures), one point per round. Band: 95 % interval of the mean over cases "
+        "(Student); it does not hold the noise of training.",
+        alt=f"Line chart of the mean test Dice against {x_label}: {first['mean']:.3f} at {first[x]:g}, {last['mean']:.3f} at {last[x]:g}.",
+        data=data,
+        figure=_draw(draw, WIDE),
+        warning=warning,
+    )
+
+
+def _band(axes: Axes, x: pd.Series, data: pd.DataFrame, colour: str) -> None:
+    axes.fill_between(x.astype(float), data["low"], data["high"], color=colour, alpha=0.18, linewidth=0)
+
+
+def _limits(data: pd.DataFrame) -> tuple[float, float]:
+    """Room for bands and numbers, inside what Dice can be."""
+    low, high = np.nanmin(data[["mean", "low"]].to_numpy()), np.nanmax(data[["mean", "high"]].to_numpy())
+    room = 0.12 * max(high - low, 0.1)
+    return max(0.0, low - room), min(1.0, high + 1.5 * room) if high < 1 else 1.0
+
+
+def _range(counts: pd.Series) -> str:
+    return f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
+
+
+def structure_boxes(dice: pd.DataFrame) -> list[Plot]:
+    """One small plot per structure: Dice of the test cases, a box per round."""
+    plots = []
+    for i, (structure, group) in enumerate(dice.groupby("structure", sort=False)):
+        data = group[["round", "case", "dice"]].dropna().reset_index(drop=True)
+        rounds = sorted(dice["round"].unique())
+
+        def draw(axes: Axes, data: pd.DataFrame = data, rounds: list[int] = rounds) -> None:
+            for r in rounds:
+                values = data.loc[data["round"] == r, "dice"].to_numpy()
+                _box(axes, r, values, SERIES[0])
+            axes.set(xlabel="round", ylabel="Dice", ylim=(-0.03, 1.03), xticks=rounds, xlim=(min(rounds) - 0.6, max(rounds) + 0.6))
+
+        medians = data.groupby("round")["dice"].median()
+        told = ", ".join(f"{m:.2f} in round {r}" for r, m in medians.items())
+        plots.append(Plot(
+            name=f"dice_{i + 1:02d}_{re.sub(r'[^A-Za-z0-9]+', '_', str(structure))}",
+            title=str(structure).replace("_", " "),
+            caption="",
+            alt=f"Box plots of the Dice of {structure} per round. Medians: {told or 'none'}.",
+            data=data,
+            figure=_draw(draw, NARROW),
+            narrow=True,
+        ))  # fmt: skip
+    return plots
+
+
+def _box(axes: Axes, position: float, values: np.ndarray, colour: str, *, filled: bool = True, width: float = 0.5) -> None:
+    """Median, quartiles, whiskers to 1.5 times their distance, and every value as a dot."""
+    if not len(values):
+        return
+    face = {"facecolor": colour, "alpha": 0.25} if filled else {"facecolor": "none"}
+    line = {"color": colour, "linewidth": 1.1}
+    axes.boxplot([values], positions=[position], widths=width, showfliers=False, patch_artist=True, manage_ticks=False,
+                 boxprops={**face, "edgecolor": colour, "linewidth": 1.1}, medianprops={"color": INK, "linewidth": 1.5},
+                 whiskerprops=line, capprops=line)  # fmt: skip
+    jitter = np.linspace(-0.28, 0.28, len(values)) * width if len(values) > 1 else np.zeros(1)
+    axes.scatter(position + jitter, values, s=7, color=colour, linewidths=0, zorder=3, rasterized=len(values) > MANY)
+
+
+# Query -----------------------------------------------------------------------------------------------------------------
+
+
+def scores_plot(r: int, scores: pd.DataFrame, warning: str, random_encoder: bool) -> Plot | None:
+    """DKD against ASD where both are known, else the strategy's first score in descending order. None if there is nothing to draw."""
+    queried = scores["query_rank"].notna()
+    legend = {"queried": queried, "not queried": ~queried}
+    if {"dkd", "asd"} <= set(scores):
+        x, y = "dkd", "asd"
+        x_label = "DKD (E⁽⁰⁾ random)" if random_encoder else "DKD"
+        y_label, data = "ASD (nats)", scores[["case", "query_rank", "dkd", "asd"]]
+        caption = f"Round {r}: each of the {len(scores)} cases of the query pool. The query takes those that rank high in both."
+    else:
+        y = next((name for name in scores if name not in ("case", "query_rank", "position") and scores[name].nunique() > 1), "")
+        if not y:
+            return None
+        data = scores[["case", "query_rank", y]].sort_values(y, ascending=False, ignore_index=True)
+        x, data = "order", data.assign(order=np.arange(1, len(data) + 1))
+        legend = {"queried": data["query_rank"].notna(), "not queried": data["query_rank"].isna()}
+        named = {"dkd": "DKD (E⁽⁰⁾ random)", "pakd": "PAKD (E⁽⁰⁾ random)"} if random_encoder else {}
+        x_label, y_label = "cases, largest score first", named.get(y, y.replace("_", " "))
+        caption = f"Round {r}: score {y} of the {len(scores)} cases of the query pool."
+
+    def draw(axes: Axes) -> None:
+        rest, chosen = data[legend["not queried"]], data[legend["queried"]]
+        axes.scatter(rest[x], rest[y], s=20, facecolors="none", edgecolors=MUTED, linewidths=1, label="not queried", rasterized=len(rest) > MANY)
+        axes.scatter(chosen[x], chosen[y], s=34, color=SERIES[1], marker="^", edgecolors=PAPER, linewidths=0.5, label="queried")
+        if len(chosen) <= 12:
+            for row in chosen.itertuples():
+                axes.annotate(f"{row.query_rank:.0f}", (getattr(row, x), getattr(row, y)), xytext=(5, 3), textcoords="offset points", fontsize=7)
+        axes.set(xlabel=x_label, ylabel=y_label)
+        _legend_below(axes)
+
+    names = ", ".join(data.loc[legend["queried"]].sort_values("query_rank")["case"].head(12))
+    return Plot(
+        name=f"scores_round_{r:02d}",
+        title=f"Scores of round {r}",
+        caption=caption + " Numbers: rank in the query.",
+        alt=f"Scatter plot of the scores of {len(scores)} cases in round {r}; queried: {names}.",
+        data=data.reset_index(drop=True),
+        figure=_draw(draw, WIDE),
+        warning=warning if {"dkd", "pakd"} & set(data) else "",
+    )
+
+
+def _legend_below(axes: Axes, columns: int = 4) -> None:
+    axes.figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns, handletextpad=0.4, columnspacing=1.2)
+
+
+def embedding_map(
+    name: str, title: str, cases: Sequence[str], embeddings: np.ndarray, marks: Mapping[str, Sequence[str]], caption: str, warning: str = ""
+) -> Plot:
+    """The first two principal components of (N, d) embeddings. marks: `queried`, `labelled`, `pseudo-labelled` -> cases; first wins."""
+    pca = PCA(n_components=min(2, *embeddings.shape), svd_solver="full")
+    points = np.zeros((len(cases), 2))
+    found = pca.fit_transform(embeddings) if len(cases) > 1 else points[:, :1]
+    points[:, : found.shape[1]] = found
+    mark_of = {case: mark for mark in reversed(marks) for case in marks[mark]}
+    data = pd.DataFrame({"case": list(cases), "pc1": points[:, 0], "pc2": points[:, 1], "mark": [mark_of.get(c, "unlabelled") for c in cases]})
+    shares = [100 * share for share in np.nan_to_num(pca.explained_variance_ratio_)] + [0.0, 0.0]
+    looks = {
+        "unlabelled": {"s": 16, "facecolors": "none", "edgecolors": MUTED, "linewidths": 0.9, "marker": "o"},
+        "pseudo-labelled": {"s": 28, "color": SERIES[2], "edgecolors": PAPER, "linewidths": 0.5, "marker": "s"},
+        "labelled": {"s": 28, "color": SERIES[0], "edgecolors": PAPER, "linewidths": 0.5, "marker": "o"},
+        "queried": {"s": 44, "color": SERIES[1], "edgecolors": PAPER, "linewidths": 0.5, "marker": "^"},
+    }
+
+    def draw(axes: Axes) -> None:
+        for mark, look in looks.items():
+            part = data[data["mark"] == mark]
+            if len(part):
+                axes.scatter(part["pc1"], part["pc2"], label=f"{mark} ({len(part)})", rasterized=len(part) > MANY, **look)  # type: ignore[arg-type]
+        axes.set(xlabel=f"first component ({shares[0]:.0f} % of variance)", ylabel=f"second ({shares[1]:.0f} %)")
+        _legend_below(axes, 2)
+
+    counts = ", ".join(f"{n} {mark}" for mark, n in data["mark"].value_counts().items())
+    return Plot(name, title, caption, f"Scatter plot of case embeddings in two dimensions: {counts}.", data, _draw(draw, WIDE), warning)
+
+
+# Pseudo-labels ---------------------------------------------------------------------------------------------------------
+
+
+def selection_plot(selection: str, quality: pd.DataFrame, used: bool) -> Plot:
+    """quality: rows of one selection strategy, columns round, case, selected, dice. used: it is the one of the experiment."""
+    data = quality[["round", "case", "selected", "dice"]].dropna(subset=["dice"]).reset_index(drop=True)
+    chosen = data["selected"].astype(str).str.lower().isin(["true", "1", "1.0"])
+    rounds = sorted(data["round"].unique())
+    tests = []
+    for r in rounds:
+        inside, outside = (data.loc[(data["round"] == r) & mask, "dice"].to_numpy() for mask in (chosen, ~chosen))
+        p = mannwhitneyu(inside, outside).pvalue if len(inside) and len(outside) else np.nan
+        tests.append((r, inside, outside, p))
+
+    def draw(axes: Axes) -> None:
+        for r, inside, outside, _ in tests:
+            _box(axes, r - 0.2, inside, SERIES[2], width=0.3)
+            _box(axes, r + 0.2, outside, MUTED, filled=False, width=0.3)
+        axes.scatter([], [], marker="s", color=SERIES[2], label="selected")
+        axes.scatter([], [], marker="s", facecolors="none", edgecolors=MUTED, label="not selected")
+        axes.set(xlabel="round", ylabel="Dice of the pseudo-label", xticks=rounds, xlim=(min(rounds) - 0.6, max(rounds) + 0.6))
+        _legend_below(axes, 2)
+
+    told = "; ".join(f"round {r}: {len(i)} against {len(o)}, " + (f"p = {p:.3g}" if p == p else "no test") for r, i, o, p in tests)
+    medians = "; ".join(f"round {r}: {np.median(i):.2f} and {np.median(o):.2f}" for r, i, o, _ in tests if len(i) and len(o))
+    return Plot(
+        name=f"pseudo_labels_{selection}",
+        title=f"Selected by “{selection}”" + (" (this experiment)" if used else ""),
+        caption=f"Mann-Whitney U test, two-sided: {told}.",
+        alt=f"Box plots of the Dice of selected and not selected cases per round. Medians: {medians or 'none'}.",
+        data=data,
+        figure=_draw(draw, WIDE if used else NARROW),
+        narrow=not used,
+    )
+
+
+# Training --------------------------------------------------------------------------------------------------------------
+
+
+def training_plots(training: pd.DataFrame) -> list[Plot]:
+    """Loss and pseudo-Dice over all epochs of the experiment; a new stage begins at each line."""
+    data = training.assign(total_epoch=np.arange(1, len(training) + 1))
+    starts = data.groupby(["round", "stage"], sort=False)["total_epoch"].min()
+
+    def draw(axes: Axes, columns: Mapping[str, str], label: str) -> None:
+        for i, (column, name) in enumerate(columns.items()):
+            for j, (_, part) in enumerate(data.groupby(["round", "stage"], sort=False)):
+                axes.plot(part["total_epoch"], part[column], color=SERIES[i], linestyle=("-", (0, (4, 1.5)))[i], linewidth=1.2,
+                          marker="." if len(part) < 3 else None, label=None if j else name)  # fmt: skip
+        for (r, stage), start in starts.items():  # type: ignore[misc]
+            axes.axvline(start - 0.5, color=RULE, linewidth=1, zorder=0)
+            if stage == "supervised":
+                axes.annotate(f"round {r}", (start - 0.5, 1), xycoords=("data", "axes fraction"), xytext=(2, -2), textcoords="offset points",
+                              fontsize=6.5, va="top", color=MUTED)  # fmt: skip
+        axes.set(xlabel="epochs so far", ylabel=label)
+        axes.grid(axis="x", visible=False)
+        if len(columns) > 1:
+            _legend_below(axes)
+
+    stages = f"{len(starts)} stages of training"
+    losses, dice = {"train_loss": "training", "val_loss": "validation, on training cases"}, {"pseudo_dice": "pseudo-Dice"}
+    keys = ["round", "stage", "epoch", "total_epoch"]
+    return [
+        Plot("training_loss", "Loss", f"{stages}; nnU-Net's loss (Dice and cross-entropy). Its validation cases are training cases: "
+             "there is no other label.", f"Line chart of the loss over {len(data)} epochs.", data[[*keys, *losses]],
+             _draw(lambda axes: draw(axes, losses, "loss"), WIDE)),
+        Plot("training_pseudo_dice", "Pseudo-Dice", "nnU-Net's pseudo-Dice per epoch, mean over structures, on patches of training cases. "
+             "It says that training ran, not how good the model is.", f"Line chart of the pseudo-Dice over {len(data)} epochs.",
+             data[[*keys, *dice]], _draw(lambda axes: draw(axes, dice, "pseudo-Dice, training cases"), WIDE)),
+    ]  # fmt: skip
+
+
+# Comparison ------------------------------------------------------------------------------------------------------------
+
+BOUNDS = ("lower_bound", "upper_bound")
+
+
+def arm_curves(results: pd.DataFrame) -> pd.DataFrame:
+    """One row per arm and round: arm, round, n_labelled, n_seeds, n_cases, mean, low, high.
+
+    mean: over seeds and cases. low, high: 95 % percentile bootstrap that draws cases and seeds with replacement.
+    """
+    rows = []
+    means = case_means(results, ["arm", "seed", "round", "n_labelled"])
+    for (arm, r), group in means.groupby(["arm", "round"], sort=False):
+        table = group.pivot_table(index="seed", columns="case", values="dice").to_numpy()  # (seeds, cases)
+        low, high = bootstrap_interval(table)
+        n_labelled = group["n_labelled"].max()
+        rows.append((arm, r, n_labelled, table.shape[0], table.shape[1], float(np.nanmean(table)), low, high))
+    return pd.DataFrame(rows, columns=["arm", "round", "n_labelled", "n_seeds", "n_cases", "mean", "low", "high"])
+
+
+def bootstrap_interval(table: np.ndarray) -> tuple[float, float]:
+    """95 % interval of the mean of (seeds, cases), NaN: missing. NaN if there is one case only."""
+    n_seeds, n_cases = table.shape
+    if n_cases < 2:
+        return np.nan, np.nan
+    rng = np.random.default_rng(0)
+    seeds = rng.integers(n_seeds, size=(N_BOOTSTRAP, n_seeds))
+    cases = rng.integers(n_cases, size=(N_BOOTSTRAP, n_cases))
+    drawn = table[seeds[:, :, None], cases[:, None, :]].reshape(N_BOOTSTRAP, -1)
+    return tuple(np.nanpercentile(np.nanmean(drawn, axis=1), (100 * (1 - CONFIDENCE) / 2, 50 * (1 + CONFIDENCE))))  # type: ignore[return-value]
+
+
+def arms_plot(curves: pd.DataFrame, warning: str) -> Plot:
+    """The means of all arms in one picture; bounds are lines across it."""
+    arms = [arm for arm in curves["arm"].unique() if arm not in BOUNDS]
+    looks = {arm: (SERIES[i % 6], MARKERS[i % 6], ("-", (0, (4, 1.5)), (0, (1, 1.2)))[i // 6 % 3]) for i, arm in enumerate(arms)}
+
+    def draw(axes: Axes) -> None:
+        for arm in arms:
+            colour, marker, dashes = looks[arm]
+            part = curves[curves["arm"] == arm].sort_values("n_labelled")
+            axes.plot(part["n_labelled"], part["mean"], color=colour, marker=marker, linestyle=dashes, markersize=3.8, linewidth=1.2, label=arm)
+        for arm, bound in product(BOUNDS, [curves]):
+            for row in bound[bound["arm"] == arm].itertuples():
+                axes.axhline(row.mean, color=MUTED, linewidth=0.9, linestyle=(0, (2, 2)))
+                axes.annotate(arm.replace("_", " "), (1, row.mean), xycoords=("axes fraction", "data"), xytext=(0, 2),
+                              textcoords="offset points", ha="right", fontsize=7, color=MUTED)  # fmt: skip
+        axes.set(xlabel="annotated cases", ylabel="Dice on the test cases")
+        axes.set_xticks(sorted(curves.loc[~curves["arm"].isin(BOUNDS), "n_labelled"].unique()))
+        _legend_below(axes, 3)
+
+    last = curves[~curves["arm"].isin(BOUNDS)].sort_values("round").groupby("arm", sort=False).tail(1).sort_values("mean", ascending=False)
+    told = ", ".join(f"{row.arm} {row.mean:.3f}" for row in last.itertuples())
+    return Plot("comparison_curves", "All arms", f"Mean over {_range(curves['n_cases'])} test cases and {_range(curves['n_seeds'])} seeds. "
+                "Intervals are in the panels below.", f"Line chart of the mean test Dice of {len(arms)} arms. At the end: {told}.",
+                curves, _draw(draw, (WIDE[0], WIDE[1] + 0.16 * (len(arms) // 3 + 1))), warning)  # fmt: skip
+
+
+def arm_panels(curves: pd.DataFrame, warning_of: Callable[[str], str]) -> list[Plot]:
+    """One small plot per arm with its band, in front of all others."""
+    shown = curves[~curves["arm"].isin(BOUNDS)]
+    limits = _limits(shown)
+    plots = []
+    for i, arm in enumerate(shown["arm"].unique()):
+        data = shown[shown["arm"] == arm].sort_values("n_labelled").reset_index(drop=True)
+
+        def draw(axes: Axes, arm: str = arm, data: pd.DataFrame = data) -> None:
+            for other, part in shown.groupby("arm", sort=False):
+                if other == "random" != arm:
+                    axes.plot(part["n_labelled"], part["mean"], color=INK, linewidth=1, linestyle=(0, (3, 2)), label="random")
+                elif other != arm:
+                    axes.plot(part["n_labelled"], part["mean"], color=RULE, linewidth=1)
+            _band(axes, data["n_labelled"], data, SERIES[0])
+            axes.plot(data["n_labelled"], data["mean"], color=SERIES[0], marker="o")
+            axes.set(xlabel="annotated cases", ylabel="Dice", ylim=limits, xticks=sorted(shown["n_labelled"].unique()))
+            if axes.get_legend_handles_labels()[0]:
+                axes.legend(loc="lower right")
+
+        n = f"{_range(data['n_cases'])} cases, {_range(data['n_seeds'])} seeds"
+        told = ", ".join(f"{row.mean:.3f} at {row.n_labelled}" for row in data.itertuples())
+        plots.append(Plot(f"arm_{i + 1:02d}_{re.sub(r'[^A-Za-z0-9]+', '_', arm)}", arm, n, f"Learning curve of {arm}: {told}.", data,
+                          _draw(draw, NARROW), warning_of(arm), narrow=True))  # fmt: skip
+    return plots
+
+
+# Images ----------------------------------------------------------------------------------------------------------------
+
+
+def overlay_plot(name: str, title: str, caption: str, volume: Volume, labels: Mapping[str, int], warning: str = "") -> Plot:
+    """Axial, coronal and sagittal plane at one scale, as radiologists look at them; label solid, pre-segmentation dashed.
+
+    The planes go through the most segmented voxels. labels: structure -> value. Data: what each plane shows of each structure.
+    """
+    segmentations = volume.segmentations
+    shown = segmentations.get("pre-segmentation", segmentations.get("label"))
+    known = [shown] if shown is not None and shown.any() else list(segmentations.values())
+    centre = [_fullest(known, axis, n) for axis, n in enumerate(volume.image.shape)]
+    size = np.array(volume.image.shape) * np.array(volume.spacing[::-1])  # mm, (z, y, x)
+    present = [(structure, value) for structure, value in labels.items() if any((s == value).any() for s in segmentations.values())]
+    colours = {value: CONTOURS[i % len(CONTOURS)] for i, (_, value) in enumerate(present)}
+    planes = {"axial": 0, "coronal": 1, "sagittal": 2}
+    rows = [{"plane": plane, "slice": centre[axis] + 1, "segmentation": source, "structure": structure,
+             "pixels": int((array.take(centre[axis], axis) == value).sum())}
+            for plane, axis in planes.items() for source, array in segmentations.items() for structure, value in present]  # fmt: skip
+    width = 4.6
+    scale = (width - 0.1) / (size[2] + size[1])
+    with style.context(["default", STYLE, {"axes.grid": False}]):
+        figure = Figure(figsize=(width, float(np.clip(scale * (size[1] + size[0]) + 0.5, 2.2, 7.5))))
+        figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02)  # type: ignore[union-attr]
+        cells = figure.subplots(2, 2, gridspec_kw={"width_ratios": [size[2], size[1]], "height_ratios": [size[1], size[0]]})
+        for (plane, axis), axes in zip(planes.items(), (cells[0, 0], cells[1, 0], cells[1, 1]), strict=True):
+            up, across = [n for n in (0, 1, 2) if n != axis]
+            extent = (0.0, size[across], *((size[up], 0.0) if axis == 0 else (0.0, size[up])))
+            origin = "upper" if axis == 0 else "lower"
+            axes.imshow(volume.image.take(centre[axis], axis), cmap="gray", vmin=0, vmax=255, extent=extent, origin=origin, aspect="equal",
+                        interpolation="none")  # fmt: skip
+            for source, array in segmentations.items():
+                for structure, value in present:
+                    mask = np.pad(array.take(centre[axis], axis) == value, 1)
+                    if not mask.any():
+                        continue
+                    x, y = ((np.arange(n) - 0.5) * step for n, step in zip(mask.shape[::-1], (volume.spacing[2 - across], volume.spacing[2 - up]), strict=True))
+                    dashes = "solid" if source == "label" else "dashed"
+                    axes.contour(x, y, mask, levels=[0.5], colors=[colours[value]], linewidths=1.1, linestyles=dashes)
+                    if source == "label" and len(present) > len(CONTOURS):
+                        axes.annotate(str(value), (x @ mask.sum(0) / mask.sum(), y @ mask.sum(1) / mask.sum()), color=colours[value],
+                                      fontsize=6.5, ha="center", va="center")  # fmt: skip
+            axes.set_title(f"{plane} {centre[axis] + 1}/{volume.image.shape[axis]}", fontsize=7.5, pad=2)
+            axes.set_axis_off()
+        cells[0, 1].set_axis_off()
+        for structure, value in present:
+            number = f"{value} " if len(present) > len(CONTOURS) else ""
+            cells[0, 1].plot([], [], color=colours[value], label=number + structure.replace("_", " "))
+        for source in segmentations:
+            cells[0, 1].plot([], [], color=INK, linewidth=1, linestyle="solid" if source == "label" else "dashed", label=source)
+        if segmentations:
+            cells[0, 1].legend(loc="center left", fontsize=7 if len(present) < 12 else 6, borderaxespad=0)
+    told = ", ".join(structure for structure, _ in present) or "no structure"
+    alt = f"{title}: axial, coronal and sagittal slice with contours of {' and '.join(segmentations) or 'nothing'} ({told})."
+    columns = ["plane", "slice", "segmentation", "structure", "pixels"]
+    return Plot(name, title, caption, alt, pd.DataFrame(rows, columns=columns), figure, warning)
+
+
+def _fullest(segmentations: Sequence[np.ndarray], axis: int, n: int) -> int:
+    """The slice with the most segmented voxels; the middle if there is none."""
+    others = tuple(i for i in (0, 1, 2) if i != axis)
+    counts = sum(((s > 0).sum(axis=others) for s in segmentations), np.zeros(n, int))
+    return int(counts.argmax()) if counts.any() else n // 2
