@@ -219,14 +219,16 @@ def _box(axes: Axes, position: float, values: np.ndarray, colour: str, *, filled
 
 
 def scores_plot(r: int, scores: pd.DataFrame, warning: str, random_encoder: bool) -> Plot | None:
-    """DKD against ASD where both are known, else the strategy's first score in descending order. None if there is nothing to draw."""
+    """The ranks of DKD and ASD where both are known, else the strategy's first score in descending order. None if there is nothing to draw."""
     queried = scores["query_rank"].notna()
     legend = {"queried": queried, "not queried": ~queried}
-    if {"dkd", "asd"} <= set(scores):
-        x, y = "dkd", "asd"
-        x_label = "DKD (E⁽⁰⁾ random)" if random_encoder else "DKD"
-        y_label, data = "ASD (nats)", scores[["case", "query_rank", "dkd", "asd"]]
-        caption = f"Round {r}: each of the {len(scores)} cases of the query pool. The query takes those that rank high in both."
+    cut = None
+    if {"dkd_rank", "asd_rank", "q"} <= set(scores):
+        x, y = "dkd_rank", "asd_rank"
+        x_label = "rank of DKD (E⁽⁰⁾ random)" if random_encoder else "rank of DKD"
+        y_label, data = "rank of ASD", scores[["case", "query_rank", "dkd_rank", "asd_rank", "q"]]
+        cut = float(scores.loc[queried, "q"].min())
+        caption = f"Round {r}: the {len(scores)} cases of the query pool, 1 is the largest. Line: the smallest Q that was queried."
     else:
         y = next((name for name in scores if name not in ("case", "query_rank", "position") and scores[name].nunique() > 1), "")
         if not y:
@@ -240,12 +242,19 @@ def scores_plot(r: int, scores: pd.DataFrame, warning: str, random_encoder: bool
 
     def draw(axes: Axes) -> None:
         rest, chosen = data[legend["not queried"]], data[legend["queried"]]
-        axes.scatter(rest[x], rest[y], s=20, facecolors="none", edgecolors=MUTED, linewidths=1, label="not queried", rasterized=len(rest) > MANY)
+        axes.scatter(
+            rest[x], rest[y], s=20, facecolors="none", edgecolors=MUTED, linewidths=1, label="not queried", rasterized=len(rest) > MANY
+        )
         axes.scatter(chosen[x], chosen[y], s=34, color=SERIES[1], marker="^", edgecolors=PAPER, linewidths=0.5, label="queried")
         if len(chosen) <= 12:
             for row in chosen.itertuples():
-                axes.annotate(f"{row.query_rank:.0f}", (getattr(row, x), getattr(row, y)), xytext=(5, 3), textcoords="offset points", fontsize=7)
+                axes.annotate(
+                    f"{row.query_rank:.0f}", (getattr(row, x), getattr(row, y)), xytext=(5, 3), textcoords="offset points", fontsize=7
+                )
         axes.set(xlabel=x_label, ylabel=y_label)
+        if cut is not None:
+            axes.plot([cut - 1.05, 1.05], [1.05, cut - 1.05], color=MUTED, linewidth=0.9, linestyle=(0, (3, 2)), zorder=0)
+            axes.set(xlim=(-0.06, 1.09), ylim=(-0.06, 1.09))
         _legend_below(axes)
 
     names = ", ".join(data.loc[legend["queried"]].sort_values("query_rank")["case"].head(12))
@@ -256,7 +265,7 @@ def scores_plot(r: int, scores: pd.DataFrame, warning: str, random_encoder: bool
         alt=f"Scatter plot of the scores of {len(scores)} cases in round {r}; queried: {names}.",
         data=data.reset_index(drop=True),
         figure=_draw(draw, WIDE),
-        warning=warning if {"dkd", "pakd"} & set(data) else "",
+        warning=warning if {"dkd", "pakd", "dkd_rank"} & set(data) else "",
     )
 
 
@@ -273,7 +282,9 @@ def embedding_map(
     found = pca.fit_transform(embeddings) if len(cases) > 1 else points[:, :1]
     points[:, : found.shape[1]] = found
     mark_of = {case: mark for mark in reversed(marks) for case in marks[mark]}
-    data = pd.DataFrame({"case": list(cases), "pc1": points[:, 0], "pc2": points[:, 1], "mark": [mark_of.get(c, "unlabelled") for c in cases]})
+    data = pd.DataFrame(
+        {"case": list(cases), "pc1": points[:, 0], "pc2": points[:, 1], "mark": [mark_of.get(c, "unlabelled") for c in cases]}
+    )
     shares = [100 * share for share in np.nan_to_num(pca.explained_variance_ratio_)] + [0.0, 0.0]
     looks = {
         "unlabelled": {"s": 16, "facecolors": "none", "edgecolors": MUTED, "linewidths": 0.9, "marker": "o"},
@@ -407,7 +418,9 @@ def arms_plot(curves: pd.DataFrame, warning: str) -> Plot:
         for arm in arms:
             colour, marker, dashes = looks[arm]
             part = curves[curves["arm"] == arm].sort_values("n_labelled")
-            axes.plot(part["n_labelled"], part["mean"], color=colour, marker=marker, linestyle=dashes, markersize=3.8, linewidth=1.2, label=arm)
+            axes.plot(
+                part["n_labelled"], part["mean"], color=colour, marker=marker, linestyle=dashes, markersize=3.8, linewidth=1.2, label=arm
+            )
         for arm, bound in product(BOUNDS, [curves]):
             for row in bound[bound["arm"] == arm].itertuples():
                 axes.axhline(row.mean, color=MUTED, linewidth=0.9, linestyle=(0, (2, 2)))
@@ -487,7 +500,10 @@ def overlay_plot(name: str, title: str, caption: str, volume: Volume, labels: Ma
                     mask = np.pad(array.take(centre[axis], axis) == value, 1)
                     if not mask.any():
                         continue
-                    x, y = ((np.arange(n) - 0.5) * step for n, step in zip(mask.shape[::-1], (volume.spacing[2 - across], volume.spacing[2 - up]), strict=True))
+                    x, y = (
+                        (np.arange(n) - 0.5) * step
+                        for n, step in zip(mask.shape[::-1], (volume.spacing[2 - across], volume.spacing[2 - up]), strict=True)
+                    )
                     dashes = "solid" if source == "label" else "dashed"
                     axes.contour(x, y, mask, levels=[0.5], colors=[colours[value]], linewidths=1.1, linestyles=dashes)
                     if source == "label" and len(present) > len(CONTOURS):

@@ -69,7 +69,8 @@ def why_no_images(dataset: RawDataset) -> str | None:
 
 
 def load_volume(queried: QueriedCase, max_voxels: int, window: tuple[float, float] | None) -> Volume:
-    """On the image's grid, or a coarser one of at most max_voxels. window: grey values shown; None: percentiles 1 and 99.
+    """On the image's grid, or a coarser one of at most max_voxels. window: grey values shown; None, or if it does
+    not fit what is segmented (MR that calls itself CT): percentiles 1 and 99.
 
     Raises RuntimeError or ValueError for files that are no 3D images or do not lie on one grid.
     """
@@ -86,7 +87,10 @@ def load_volume(queried: QueriedCase, max_voxels: int, window: tuple[float, floa
         segmentation.CopyInformation(image)  # header noise
         segmentations[name] = sitk.GetArrayFromImage(sitk.Resample(segmentation, grid, sitk.Transform(), sitk.sitkNearestNeighbor))
     grey = sitk.GetArrayFromImage(sitk.Resample(image, grid, sitk.Transform(), sitk.sitkLinear))
-    low, high = window or np.percentile(grey, (1, 99))
+    mask = np.any([array > 0 for array in segmentations.values()], axis=0) if segmentations else np.zeros(grey.shape, bool)
+    inside = grey[mask] if mask.any() else grey
+    fits = window is not None and float(((inside > window[0]) & (inside < window[1])).mean()) > 0.8
+    low, high = window if window and fits else np.percentile(grey, (1, 99))
     grey = np.clip((grey - low) / max(high - low, 1e-6), 0, 1)
     return Volume(np.rint(255 * grey).astype(np.uint8), segmentations, grid.GetSpacing(), grid.GetOrigin())
 

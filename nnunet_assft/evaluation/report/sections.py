@@ -30,9 +30,10 @@ from nnunet_assft.evaluation.report.images import (
 
 DKD_COLUMNS = ("pakd", "pd", "dkd", "dkd_minmax", "dkd_rank", "q")
 RANDOM_ENCODER = (
-    "E⁽⁰⁾ is random: this experiment was planned without pretrained weights. DKD compares with a random encoder here and says nothing "
+    "E⁽⁰⁾ is random: the experiment was planned without pretrained weights. DKD compares with a random encoder here and says nothing "
     "about DKD with a pretrained one."
 )
+BESIDE = "E⁽⁰⁾ is random here, and so is what DKD compares with."  # short, for every figure and table
 MAX_ROWS = 200
 
 
@@ -55,6 +56,7 @@ class Section:
     id: str
     title: str
     text: tuple[str, ...] = ()
+    warning: str = ""
     missing: tuple[str, ...] = ()
     plots: tuple[Plot, ...] = ()
     tables: tuple[Table, ...] = ()
@@ -70,11 +72,12 @@ def sections(material: Material) -> list[Section]:
 
 def warning(material: Material) -> str:
     """What is said beside everything that shows DKD; empty with a pretrained encoder."""
-    return "" if material.experiment.encoder else RANDOM_ENCODER
+    return "" if material.experiment.encoder else BESIDE
 
 
 def _strategy_warning(material: Material) -> str:
-    return warning(material) if uses_dkd(material.experiment.strategy) else ""
+    """Beside what follows from the query, if the query is by DKD."""
+    return f"Queried by DKD. {BESIDE}" if warning(material) and uses_dkd(material.experiment.strategy) else ""
 
 
 # Head ------------------------------------------------------------------------------------------------------------------
@@ -98,7 +101,12 @@ def headline(material: Material) -> dict[str, Any]:
         f"Dice after round {last.round}": last_dice,
         "Pretrained encoder": _encoder(material),
     }
-    return {"title": experiment.dataset, "facts": facts, "advice": _advice(material), "warning": _strategy_warning(material)}
+    return {
+        "title": experiment.dataset,
+        "facts": facts,
+        "advice": _advice(material),
+        "warning": RANDOM_ENCODER if _strategy_warning(material) else "",
+    }
 
 
 def _encoder(material: Material) -> str:
@@ -160,9 +168,7 @@ def per_structure(material: Material) -> Section:
     n = material.dice["case"].nunique()
     text = (f"Dice of {n} test cases per round: median, quartiles, whiskers to 1.5 times their distance; every dot is a case. "
             "Absent in reference and prediction: left out; absent in one of them: 0.")  # fmt: skip
-    if note := _strategy_warning(material):
-        text += f" Cases were queried with DKD. {note}"
-    return Section("structures", title, (text,), plots=tuple(figures.structure_boxes(material.dice)))
+    return Section("structures", title, (text,), _strategy_warning(material), plots=tuple(figures.structure_boxes(material.dice)))
 
 
 # Query -----------------------------------------------------------------------------------------------------------------
@@ -194,7 +200,7 @@ def query(material: Material) -> Section:
     text = [f"Strategy {experiment.strategy}: {row.description} ({row.source})."]
     if {"dkd_rank", "asd_rank"} <= set(next(iter(material.scores.values()))):
         text.append("dkd_rank and asd_rank are ranks from 0 (smallest) to 1 (largest) within the query pool; q is their sum (Eq. 16).")
-    return Section("query", title, tuple(text), tuple(missing), tuple(plots), tuple(tables))
+    return Section("query", title, tuple(text), missing=tuple(missing), plots=tuple(plots), tables=tuple(tables))
 
 
 def cases(material: Material) -> Section:
@@ -202,7 +208,7 @@ def cases(material: Material) -> Section:
     if why:
         return Section("cases", title, missing=(why,))
     chosen = queried_cases(material)
-    labels, window, note = structures(material.dataset.labels), window_of(material.dataset), _strategy_warning(material)
+    labels, window = structures(material.dataset.labels), window_of(material.dataset)
     plots, missing = [], []
     for i, queried in enumerate(tqdm(chosen, desc="overlays", unit="case", leave=False)):
         try:
@@ -212,7 +218,7 @@ def cases(material: Material) -> Section:
             continue
         caption = "no segmentation is known" if not queried.segmentations else " and ".join(queried.segmentations)
         caption = f"Round {queried.round}, rank {queried.rank}; {caption}."
-        plots.append(figures.overlay_plot(f"case_{i + 1:02d}", queried.case, caption, volume, labels, note if queried.round else ""))
+        plots.append(figures.overlay_plot(f"case_{i + 1:02d}", queried.case, caption, volume, labels))
     if missing_prelabels := [q.case for q in chosen if q.round and "pre-segmentation" not in q.segmentations]:
         missing.append(f"No pre-segmentation is kept of {len(missing_prelabels)} of these cases; --prelabel computes them.")
     total = sum(len(done.queried) for done in material.rounds)
@@ -220,7 +226,7 @@ def cases(material: Material) -> Section:
     text = (f"{len(chosen)} of {total} queried cases: of the last rounds, by rank, at most {MAX_CASES}. Slices through the largest "
             f"segmented area, in radiological orientation; grey values: {grey}. Solid: the label. Dashed: what the model of the round "
             "before made of the case.")  # fmt: skip
-    return Section("cases", title, (text,), tuple(missing), tuple(plots))
+    return Section("cases", title, (text,), _strategy_warning(material), tuple(missing), tuple(plots))
 
 
 def viewer(material: Material) -> Section:
@@ -234,10 +240,8 @@ def viewer(material: Material) -> Section:
         return Section("viewer", title, missing=(f"A case cannot be shown: {error}.",))
     text = (f"{len(shown)} of the cases above, on a grid of at most 130 x 130 x 130 voxels, 8 bit; at most {MAX_CASES} cases and "
             f"{MAX_VIEWER_BYTES // 10**6} MB. Not for diagnosis.")  # fmt: skip
-    if note := _strategy_warning(material):
-        text += f" Cases were queried with DKD. {note}"
     missing = () if len(shown) == len(chosen) else (f"{len(chosen) - len(shown)} cases did not fit.",)
-    return Section("viewer", title, (text,), missing, viewer=tuple(shown))
+    return Section("viewer", title, (text,), _strategy_warning(material), missing, viewer=tuple(shown))
 
 
 # Embeddings, pseudo-labels, training -----------------------------------------------------------------------------------
@@ -246,7 +250,7 @@ def viewer(material: Material) -> Section:
 def embeddings(material: Material) -> Section:
     title, experiment = "Embedding map", material.experiment
     plots = []
-    for done in material.rounds[1:]:
+    for done in reversed(material.rounds[1:]):
         if done.round not in material.embeddings:
             continue
         names, rows = material.embeddings[done.round]
@@ -261,7 +265,9 @@ def embeddings(material: Material) -> Section:
         caption = f"{of}; {len(names)} cases. Marks: after round {last.round}."
         plots.append(figures.embedding_map("embeddings_pretrained", of, names, rows, marks, caption, warning(material)))
     if not plots:
-        why = f"Strategy {experiment.strategy} computes no embeddings." if len(material.rounds) > 1 else "No round with a query is finished."
+        why = (
+            f"Strategy {experiment.strategy} computes no embeddings." if len(material.rounds) > 1 else "No round with a query is finished."
+        )
         return Section("embeddings", title, missing=(why,))
     text = "Principal components of the embeddings of the cases (bottleneck, averaged over the scan). Distances on the map are not DKD."
     return Section("embeddings", title, (text,), plots=tuple(plots))
@@ -293,7 +299,7 @@ def training(material: Material) -> Section:
 def comparison(material: Material) -> Section:
     assert material.comparison is not None
     compared = material.comparison
-    note = "" if compared.settings.get("encoder") else RANDOM_ENCODER
+    note = "" if compared.settings.get("encoder") else BESIDE
     curves = figures.arm_curves(compared.results)
     arms = [arm for arm in curves["arm"].unique() if uses_dkd(arm)]
     beside = f"Arms with DKD: {', '.join(arms)}. {note}" if note and arms else ""
@@ -306,13 +312,17 @@ def comparison(material: Material) -> Section:
         "Bands: 95 % bootstrap interval of the mean, drawing test cases and seeds with replacement.",
         *compared.conclusions,
     ]
-    return Section("comparison", "Comparison", tuple(text), tuple(missing), tuple(plots), tuple(tables))
+    return Section("comparison", "Comparison", tuple(text), missing=tuple(missing), plots=tuple(plots), tables=tuple(tables))
 
 
 def _missing_runs(runs: pd.DataFrame | None) -> list[str]:
     if runs is None:
         return ["The comparison has no runs.csv: whether all runs are there is not known."]
-    return [f"Not in these numbers: {row.arm}, seed {row.seed}, round {row.round} ({row.status})." for row in runs.itertuples() if row.status != "done"]
+    return [
+        f"Not in these numbers: {row.arm}, seed {row.seed}, round {row.round} ({row.status})."
+        for row in runs.itertuples()
+        if row.status != "done"
+    ]
 
 
 # Provenance ------------------------------------------------------------------------------------------------------------

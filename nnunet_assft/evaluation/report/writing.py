@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import lzma
+import re
+from dataclasses import dataclass
 from datetime import datetime
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
+from pandas.api.types import is_bool_dtype, is_numeric_dtype
 from tqdm import tqdm
 
 from nnunet_assft import __version__
@@ -20,6 +23,7 @@ from nnunet_assft.evaluation.report.sections import MAX_ROWS, Section, Table, he
 from nnunet_assft.files import atomic_path, write_text
 
 ASSETS = Path(__file__).parent / "assets"
+SUPERSCRIPTS = {"⁰": "0", "ⁱ": "i"}
 
 
 def write_report(material: Material, file: Path) -> Path:
@@ -37,9 +41,10 @@ def write_report(material: Material, file: Path) -> Path:
 
 def render(material: Material, found: list[Section], folder: str) -> str:
     """The whole page. folder: where its links to files lead."""
-    environment = Environment(loader=FileSystemLoader(ASSETS), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"cell": _cell, "inline_svg": lambda plot: Markup(plot.inline_svg())}
-    environment.tests["number_like"] = lambda value: isinstance(value, Real)
+    environment = Environment(
+        loader=FileSystemLoader(ASSETS), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"columns": _columns, "inline_svg": lambda plot: Markup(plot.inline_svg()), "text": _text}
     labels = material.dataset.labels
     has_viewer = any(section.viewer for section in found)
     return environment.get_template("report.html").render(
@@ -64,7 +69,12 @@ def _label_colours(labels: dict[str, int]) -> dict[str, Any]:
     ordered = sorted(labels.items(), key=lambda item: item[1])
     colours = ["#000000", *(CONTOURS[i % len(CONTOURS)] for i in range(len(ordered) - 1))]
     channels = {channel: [int(colour[1 + 2 * i : 3 + 2 * i], 16) for colour in colours] for i, channel in enumerate("RGB")}
-    return {**channels, "A": [0, *[255] * (len(ordered) - 1)], "I": [value for _, value in ordered], "labels": [name for name, _ in ordered]}
+    return {
+        **channels,
+        "A": [0, *[255] * (len(ordered) - 1)],
+        "I": [value for _, value in ordered],
+        "labels": [name for name, _ in ordered],
+    }
 
 
 def _write_plot(plot: Plot, folder: Path) -> None:
@@ -78,11 +88,32 @@ def _write_csv(file: Path, data: pd.DataFrame) -> None:
     write_text(file, data.to_csv(index=False, lineterminator="\n"))
 
 
-def _cell(value: Any) -> str:
-    """Four digits are enough to read; the CSV holds all."""
-    if isinstance(value, float) and value != value:
-        return "–"
-    if isinstance(value, float):
-        return f"{value:.0f}" if value == round(value) and abs(value) < 1e6 else f"{value:.4g}"
-    return str(value)
+@dataclass(frozen=True)
+class _Column:
+    name: str
+    cells: list[str]
+    number: bool
 
+
+def _columns(table: Table) -> list[_Column]:
+    """The cells as they are read: numbers of a column with the same decimals, enough for four digits of the largest; the CSV holds all."""
+    columns = []
+    for name in table.data:
+        values = table.data[name]
+        number = is_numeric_dtype(values) and not is_bool_dtype(values)
+        cells = _numbers(values.to_numpy(dtype=float)) if number else [str(value) for value in values]
+        columns.append(_Column(str(name), cells, number))
+    return columns
+
+
+def _numbers(values: np.ndarray) -> list[str]:
+    known = values[np.isfinite(values)]
+    whole = bool((known == np.round(known)).all())
+    largest = np.abs(known).max(initial=1e-6)
+    decimals = 0 if whole else int(max(0, 3 - np.floor(np.log10(largest))))
+    return [f"{value:.{decimals}f}" if np.isfinite(value) else "–" for value in values]
+
+
+def _text(text: str) -> Markup:
+    """Escaped, with the superscripts of E set as such."""
+    return Markup(re.sub("⁽(.)⁾", lambda found: f"<sup>({SUPERSCRIPTS[found[1]]})</sup>", str(escape(text))))
