@@ -467,6 +467,11 @@ def arm_panels(curves: pd.DataFrame, warning_of: Callable[[str], str]) -> list[P
 # Images ----------------------------------------------------------------------------------------------------------------
 
 
+def label_colour(value: int) -> str:
+    """The same for a structure in every picture; from the eighth on they come again."""
+    return CONTOURS[(value - 1) % len(CONTOURS)]
+
+
 def overlay_plot(name: str, title: str, caption: str, volume: Volume, labels: Mapping[str, int], warning: str = "") -> Plot:
     """Axial, coronal and sagittal plane at one scale, as radiologists look at them; label solid, pre-segmentation dashed.
 
@@ -478,7 +483,7 @@ def overlay_plot(name: str, title: str, caption: str, volume: Volume, labels: Ma
     centre = [_fullest(known, axis, n) for axis, n in enumerate(volume.image.shape)]
     size = np.array(volume.image.shape) * np.array(volume.spacing[::-1])  # mm, (z, y, x)
     present = [(structure, value) for structure, value in labels.items() if any((s == value).any() for s in segmentations.values())]
-    colours = {value: CONTOURS[i % len(CONTOURS)] for i, (_, value) in enumerate(present)}
+    numbered = len(labels) > len(CONTOURS)  # colours repeat
     planes = {"axial": 0, "coronal": 1, "sagittal": 2}
     rows = [{"plane": plane, "slice": centre[axis] + 1, "segmentation": source, "structure": structure,
              "pixels": int((array.take(centre[axis], axis) == value).sum())}
@@ -496,7 +501,7 @@ def overlay_plot(name: str, title: str, caption: str, volume: Volume, labels: Ma
             axes.imshow(volume.image.take(centre[axis], axis), cmap="gray", vmin=0, vmax=255, extent=extent, origin=origin, aspect="equal",
                         interpolation="none")  # fmt: skip
             for source, array in segmentations.items():
-                for structure, value in present:
+                for _, value in present:
                     mask = np.pad(array.take(centre[axis], axis) == value, 1)
                     if not mask.any():
                         continue
@@ -505,16 +510,16 @@ def overlay_plot(name: str, title: str, caption: str, volume: Volume, labels: Ma
                         for n, step in zip(mask.shape[::-1], (volume.spacing[2 - across], volume.spacing[2 - up]), strict=True)
                     )
                     dashes = "solid" if source == "label" else "dashed"
-                    axes.contour(x, y, mask, levels=[0.5], colors=[colours[value]], linewidths=1.1, linestyles=dashes)
-                    if source == "label" and len(present) > len(CONTOURS):
-                        axes.annotate(str(value), (x @ mask.sum(0) / mask.sum(), y @ mask.sum(1) / mask.sum()), color=colours[value],
+                    axes.contour(x, y, mask, levels=[0.5], colors=[label_colour(value)], linewidths=1.1, linestyles=dashes)
+                    if source == "label" and numbered:
+                        axes.annotate(str(value), (x @ mask.sum(0) / mask.sum(), y @ mask.sum(1) / mask.sum()), color=label_colour(value),
                                       fontsize=6.5, ha="center", va="center")  # fmt: skip
             axes.set_title(f"{plane} {centre[axis] + 1}/{volume.image.shape[axis]}", fontsize=7.5, pad=2)
             axes.set_axis_off()
         cells[0, 1].set_axis_off()
         for structure, value in present:
-            number = f"{value} " if len(present) > len(CONTOURS) else ""
-            cells[0, 1].plot([], [], color=colours[value], label=number + structure.replace("_", " "))
+            number = f"{value} " if numbered else ""
+            cells[0, 1].plot([], [], color=label_colour(value), label=number + structure.replace("_", " "))
         for source in segmentations:
             cells[0, 1].plot([], [], color=INK, linewidth=1, linestyle="solid" if source == "label" else "dashed", label=source)
         if segmentations:

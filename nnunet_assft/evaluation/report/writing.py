@@ -17,7 +17,8 @@ from pandas.api.types import is_bool_dtype, is_numeric_dtype
 from tqdm import tqdm
 
 from nnunet_assft import __version__
-from nnunet_assft.evaluation.report.figures import CONTOURS, Plot
+from nnunet_assft.active.annotation_gate import structures
+from nnunet_assft.evaluation.report.figures import Plot, label_colour
 from nnunet_assft.evaluation.report.gathering import Material
 from nnunet_assft.evaluation.report.sections import MAX_ROWS, Section, Table, headline, sections
 from nnunet_assft.files import atomic_path, write_text
@@ -45,6 +46,7 @@ def render(material: Material, found: list[Section], folder: str) -> str:
         loader=FileSystemLoader(ASSETS), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"columns": _columns, "inline_svg": lambda plot: Markup(plot.inline_svg()), "text": _text}
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # the pre-segmentation comes first
     labels = material.dataset.labels
     has_viewer = any(section.viewer for section in found)
     return environment.get_template("report.html").render(
@@ -53,6 +55,7 @@ def render(material: Material, found: list[Section], folder: str) -> str:
         folder=folder,
         max_rows=MAX_ROWS,
         colours=_label_colours(labels),
+        legend=[(name, label_colour(value)) for name, value in structures(labels).items()],
         niivue=Markup(niivue()) if has_viewer else "",
         written=datetime.now().strftime("%Y-%m-%d %H:%M"),
         version=__version__,
@@ -67,14 +70,10 @@ def niivue() -> str:
 def _label_colours(labels: dict[str, int]) -> dict[str, Any]:
     """What the viewer calls a label colour map: the same colours as in the overlays, in the order of the labels."""
     ordered = sorted(labels.items(), key=lambda item: item[1])
-    colours = ["#000000", *(CONTOURS[i % len(CONTOURS)] for i in range(len(ordered) - 1))]
-    channels = {channel: [int(colour[1 + 2 * i : 3 + 2 * i], 16) for colour in colours] for i, channel in enumerate("RGB")}
-    return {
-        **channels,
-        "A": [0, *[255] * (len(ordered) - 1)],
-        "I": [value for _, value in ordered],
-        "labels": [name for name, _ in ordered],
-    }
+    colours = ["#000000", *(label_colour(value) for _, value in ordered[1:])]
+    channels: dict[str, Any] = {channel: [int(c[1 + 2 * i : 3 + 2 * i], 16) for c in colours] for i, channel in enumerate("RGB")}
+    channels |= {"A": [0, *[255] * (len(ordered) - 1)], "I": [value for _, value in ordered], "labels": [name for name, _ in ordered]}
+    return channels
 
 
 def _write_plot(plot: Plot, folder: Path) -> None:

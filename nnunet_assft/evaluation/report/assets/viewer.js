@@ -3,9 +3,7 @@
   const byId = (id) => document.getElementById(id);
   const cases = JSON.parse(byId("viewer_cases").textContent);
   const colours = JSON.parse(byId("viewer_colours").textContent);
-  const { canvas, controls, message, startButton } = {
-    canvas: byId("viewer_canvas"), controls: byId("viewer_controls"), message: byId("viewer_message"), startButton: byId("viewer_start"),
-  };
+  const [canvas, controls, message, startButton] = ["canvas", "controls", "message", "start"].map((name) => byId(`viewer_${name}`));
   let view = null;
 
   const say = (text) => { message.textContent = text; };
@@ -53,8 +51,9 @@
     document.head.append(library);
     canvas.hidden = controls.hidden = false;
     view = new niivue.Niivue({
-      backColor: [0, 0, 0, 1], crosshairColor: [0.9, 0.6, 0, 0.8], crosshairWidth: 1, isRadiologicalConvention: true, dragAndDropEnabled: false,
-      loadingText: "", logLevel: "error", multiplanarShowRender: niivue.SHOW_RENDER.NEVER, scrollRequiresFocus: true, textHeight: 0.04,
+      backColor: [0, 0, 0, 1], crosshairColor: [0.9, 0.6, 0, 0.7], crosshairWidth: 0.2, crosshairWidthUnit: "percent", dragAndDropEnabled: false,
+      fontColor: [1, 1, 1, 1], fontMinPx: 16, isRadiologicalConvention: true, loadingText: "", logLevel: "error",
+      multiplanarShowRender: niivue.SHOW_RENDER.NEVER, scrollRequiresFocus: true,
     });
     await view.attachToCanvas(canvas);
     offerLayers();

@@ -1,0 +1,501 @@
+"""The report of a small experiment written by hand: what it shows, what it says is missing, and that a real browser opens it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import SimpleITK as sitk
+from scipy.stats import mannwhitneyu, t
+
+from nnunet_assft.active.options import Options
+from nnunet_assft.active.state import Experiment, Model, Round
+from nnunet_assft.cli.report import main
+from nnunet_assft.errors import AssftError
+from nnunet_assft.evaluation.report import figures
+from nnunet_assft.evaluation.report.figures import arm_curves, bootstrap_interval, curve, embedding_map
+from nnunet_assft.evaluation.report.gathering import epochs_of_logs, gather, uses_dkd
+from nnunet_assft.evaluation.report.images import MAX_CASES, QueriedCase, load_volume, nifti_base64, queried_cases, viewer_cases
+from nnunet_assft.evaluation.report.sections import BESIDE, DKD_COLUMNS, sections
+from nnunet_assft.evaluation.report.writing import niivue
+from tests.conftest import blob_case, write_volume
+
+DATASET = "Dataset905_Report"
+NASTY = "<img src=x onerror=alert(1)>&\"'$x$"  # a file name that Linux allows
+STRUCTURES = {"ball</script><b>": 1, "box": 2}
+POOL = sorted([*(f"case_{i}" for i in range(7)), NASTY])
+TEST = ("test_0", "test_1", "test_2")
+DICE = {  # round -> case -> ball, box
+    0: {"test_0": (0.20, 0.40), "test_1": (0.30, None), "test_2": (0.10, 0.20)},
+    1: {"test_0": (0.60, 0.80), "test_1": (0.50, None), "test_2": (0.50, 0.70)},
+}
+LOG = """
+2026-01-01 10:00:00.000000: Epoch 0
+2026-01-01 10:00:00.000000: Current learning rate: 0.004
+2026-01-01 10:00:01.000000: train_loss 0.8257
+2026-01-01 10:00:01.000000: val_loss 0.1352
+2026-01-01 10:00:01.000000: Pseudo dice [np.float32(0.25), np.float32(nan), np.float32(0.75)]
+2026-01-01 10:00:02.000000: Epoch 1
+2026-01-01 10:00:03.000000: train_loss -0.5
+2026-01-01 10:00:03.000000: val_loss -0.25
+2026-01-01 10:00:03.000000: Pseudo dice [0.5, 1.0, 0.0]
+2026-01-01 10:00:04.000000: Epoch 2
+2026-01-01 10:00:05.000000: train_loss -0.6
+"""
+
+
+def write_raw_dataset(raw: Path) -> None:
+    folder = raw / DATASET
+    for i, case in enumerate([*POOL, *TEST]):
+        kind = "Ts" if case in TEST else "Tr"
+        image, label = blob_case(i)
+        write_volume(folder / f"images{kind}" / f"{case}_0000.nii.gz", image)
+        write_volume(folder / f"labels{kind}" / f"{case}.nii.gz", label)
+    labels = {"background": 0, **STRUCTURES}
+    content = {"channel_names": {"0": "MRI"}, "labels": labels, "numTraining": len(POOL), "file_ending": ".nii.gz"}
+    (folder / "dataset.json").write_text(json.dumps(content))
+
+
+def write_experiment(name: str = "assft", **changes: object) -> Experiment:
+    """Rounds 0 and 1 of ASSFT, finished."""
+    experiment = Experiment(
+        dataset=DATASET, name=name, strategy="assft", seed=3, n_rounds=2, n_query=2, budget="2", annotator="oracle", domain="generic",
+        preset="tiny", normalization="percentile", encoder=None, pool=tuple(POOL), test=TEST, test_source="imagesTs",
+        permutation=tuple(POOL), training={"epochs": 2, "initial_lr": 1e-3}, options=Options(tau_c=3.0), initial_network_sha256="ab",
+        versions={"nnunetv2": "2.8.1"},
+    )  # fmt: skip
+    experiment = replace(experiment, **changes)
+    experiment.save()
+    paths, rng = experiment.paths, np.random.default_rng(0)
+    for r, queried, pseudo in ((0, ("case_0",), ()), (1, (NASTY, "case_3"), ("case_1", "case_5"))):
+        labelled = tuple(sorted({"case_0", *queried}))
+        per_case = {case: dict(zip(STRUCTURES, dice, strict=True)) for case, dice in DICE[r].items()}
+        Round(
+            round=r, labelled=labelled, unlabelled=tuple(sorted(set(POOL) - set(labelled))), queried=queried, excluded=(),
+            pseudo_labelled=pseudo, reliability=dict.fromkeys(pseudo, 1.0), test=TEST, model=Model("semi" if r else "supervised", "x", "cd"),
+            dice={"mean": 0.25 if r == 0 else 0.6, "sd": 0.1, "n_cases": 3, "per_structure": {}, "per_case": per_case},
+        ).save(paths)  # fmt: skip
+    rank = {NASTY: 1, "case_3": 2}
+    rows = [{"case": case, "query_rank": rank.get(case, ""), **{name: rng.random() for name in (*DKD_COLUMNS, "asd", "asd_rank")}}
+            for case in POOL if case != "case_0"]  # fmt: skip
+    pd.DataFrame(rows).to_csv(paths.scores_file(1), index=False)
+    for folder in ("pretrained", "round_01_select"):
+        paths.records(folder).mkdir(parents=True)
+        for case in POOL:
+            np.savez(paths.records(folder) / f"{case}.npz", embedding=rng.random(5))
+    for r, stage in ((0, "supervised"), (1, "supervised"), (1, "semi")):
+        log = paths.checkpoint(r, stage).parent / "training_log_2026_1.txt"
+        log.parent.mkdir(parents=True)
+        log.write_text(LOG)
+    for case in (NASTY, "case_3"):  # the pre-segmentation: all ball
+        write_volume(paths.previews(1) / f"{case}.nii.gz", (blob_case(POOL.index(case))[1] > 0).astype(np.uint8))
+    quality = [(1, case, selection, case in chosen, dice) for selection, chosen in (("reliable", ("case_1", "case_5")), ("all", POOL))
+               for case, dice in zip(("case_1", "case_2", "case_4", "case_5", "case_6"), (0.8, 0.4, 0.5, 0.9, 0.6), strict=True)]  # fmt: skip
+    frame = pd.DataFrame(quality, columns=["round", "case", "selection", "selected", "dice"])
+    frame.to_csv(paths.results / "pseudo_label_quality_round_01.csv", index=False)
+    return experiment
+
+
+def write_comparison(experiment: Experiment) -> Path:
+    """Arms assft and random, two seeds; the second seed of random has no round 1."""
+    folder = experiment.paths.results_of_dataset / "assft_compare" / "compare"
+    (folder / "tables").mkdir(parents=True)
+    settings = {"seeds": [0, 1], "encoder": None, "experiments": {"assft": {"0": experiment.name}}}
+    (folder / "comparison.json").write_text(json.dumps(settings))
+    rows = [(arm, seed, r, 1 + 2 * r, case, structure, 0.3 + 0.2 * r + 0.1 * (arm == "assft") + 0.01 * seed, 0.5, 1.0)
+            for arm in ("assft", "random") for seed in (0, 1) for r in (0, 1) for case in TEST for structure in STRUCTURES
+            if (arm, seed, r) != ("random", 1, 1)]  # fmt: skip
+    rows += [("upper_bound", 0, 1, 8, case, structure, 0.9, 0.9, 0.5) for case in TEST for structure in STRUCTURES]
+    columns = ["arm", "seed", "round", "n_labelled", "case", "structure", "dice", "nsd", "hd95_mm"]
+    pd.DataFrame(rows, columns=columns).to_csv(folder / "results.csv", index=False)
+    pd.DataFrame([("assft", 0, 0, "done"), ("random", 1, 1, "failed: disk full")], columns=["arm", "seed", "round", "status"]).to_csv(
+        folder / "runs.csv", index=False
+    )
+    (folder / "tables" / "budget.csv").write_text("arm,20 %\nassft,0.61 ± 0.02 *\n")
+    (folder / "tables" / "conclusions.md").write_text(
+        "# Conclusions\n\n- With **2 seeds**, ASSFT and random do not differ, p = 0.21 (Holm).\n"
+    )
+    return folder
+
+
+@pytest.fixture
+def experiment(nnunet_folders: Path) -> Experiment:
+    write_raw_dataset(nnunet_folders / "nnUNet_raw")
+    return write_experiment()
+
+
+def report(file: Path, *arguments: str) -> str:
+    with pytest.raises(SystemExit) as exit_:
+        main(["-d", "905", "-o", str(file), "--verbose", *arguments])
+    assert exit_.value.code == 0
+    return file.read_text(encoding="utf-8")
+
+
+class Page(HTMLParser):
+    """Tags and attributes of a page, and the text of each section."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.section, self.texts = "head", {}
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attributes)))
+        if tag == "section":
+            self.section = str(dict(attributes)["id"])
+
+    def handle_data(self, data: str) -> None:
+        self.texts[self.section] = self.texts.get(self.section, "") + data
+
+
+# Sections --------------------------------------------------------------------------------------------------------------
+
+
+def test_all_sections_of_a_whole_experiment(experiment: Experiment, tmp_path: Path) -> None:
+    write_comparison(experiment)
+    page = Page(report(tmp_path / "out" / "r.html", "--compare"))
+    order = ["learning", "structures", "query", "cases", "viewer", "embeddings", "pseudo_labels", "training", "comparison", "provenance"]
+    assert [attributes["id"] for tag, attributes in page.tags if tag == "section"] == order
+    assert not [attributes for tag, attributes in page.tags if attributes.get("class") == "missing"
+                and tag != "p"]  # fmt: skip
+    assert "0.600 ± 0.100 (mean ± SD over 3 test cases)" in page.texts["head"]
+    assert "1 of 2 query rounds of 2 cases each; 3 of 8 cases annotated" in page.texts["head"]
+    assert "tau_c=3.0" in page.texts["provenance"]
+    assert "Not in these numbers: random, seed 1, round 1 (failed: disk full)." in page.texts["comparison"]
+    assert "With 2 seeds, ASSFT and random do not differ, p = 0.21 (Holm)." in page.texts["comparison"]
+    assert "0.61 ± 0.02 *" in page.texts["comparison"]
+
+
+def test_what_is_missing_is_said(experiment: Experiment, tmp_path: Path) -> None:
+    paths = experiment.paths
+    paths.scores_file(1).unlink()
+    (paths.results / "pseudo_label_quality_round_01.csv").unlink()
+    shutil.rmtree(paths.results / "records")
+    for stage in ("supervised", "semi"):
+        shutil.rmtree(paths.model_folder(stage))
+    shutil.rmtree(paths.previews(1))
+    page = Page(report(tmp_path / "r.html"))
+    assert "comparison" not in page.texts
+    assert "There is no scores_round_RR.csv" in page.texts["query"]
+    assert "computes no embeddings" in page.texts["embeddings"]
+    assert "pseudo_label_quality_round_RR.csv is not there" in page.texts["pseudo_labels"]
+    assert "No training log of nnU-Net" in page.texts["training"]
+    assert "No pre-segmentation is kept of 2 of these cases; --prelabel computes them." in page.texts["cases"]
+
+
+def test_an_experiment_without_test_cases(experiment: Experiment, tmp_path: Path) -> None:
+    for r in (0, 1):
+        done = Round.load(experiment.paths, r)
+        replace(done, test=(), dice={"mean": None, "sd": None, "n_cases": 0, "per_structure": {}, "per_case": {}}).save(experiment.paths)
+    page = Page(report(tmp_path / "r.html"))
+    assert "No test case has a Dice" in page.texts["learning"]
+    assert "No test case has a Dice" in page.texts["structures"]
+    assert "no test cases" in page.texts["head"]
+
+
+def test_errors_say_what_to_do(experiment: Experiment) -> None:
+    with pytest.raises(AssftError, match="Run nnUNetv2_assft_compare first"):
+        gather(DATASET, None, "compare")
+    with pytest.raises(AssftError, match="has no experiment 'pilot'"):
+        gather(DATASET, "pilot", None)
+    for r in (0, 1):
+        experiment.paths.round_file(r).unlink()
+    with pytest.raises(AssftError, match="has no finished round"):
+        gather(DATASET, None, None)
+
+
+# The random encoder ----------------------------------------------------------------------------------------------------
+
+
+def test_a_random_encoder_is_named_beside_every_figure_and_column_of_dkd(experiment: Experiment, tmp_path: Path) -> None:
+    write_comparison(experiment)
+    found = sections(gather(DATASET, None, "compare"))
+    plots = {plot.name: plot for section in found for plot in section.plots}
+    told = {name for name, plot in plots.items() if BESIDE in plot.warning}
+    assert told == {"learning_curve", "scores_round_01", "embeddings_pretrained", "comparison_curves", "arm_01_assft"}
+    assert plots["arm_02_random"].warning == ""
+    assert "E⁽⁰⁾ random" in plots["scores_round_01"].svg()  # in the file itself, too
+    for section in found:
+        for table in section.tables:
+            columns = set(table.data) & set(DKD_COLUMNS)
+            assert set(table.marked) == columns
+            assert BESIDE in table.warning or not columns
+    html = report(tmp_path / "r.html")
+    assert len(re.findall(r"<small>E<sup>\(0\)</sup> random</small>", html)) == 2 * len(DKD_COLUMNS)
+    assert "is random: the experiment was planned without pretrained weights" in html
+
+
+def test_a_pretrained_encoder_is_not_called_random(experiment: Experiment, tmp_path: Path) -> None:
+    replace(experiment, encoder={"path": "/somewhere/ct_fm.safetensors", "report": {"sha256": "ef01"}}).save()
+    html = report(tmp_path / "r.html")
+    assert "random here" not in html and "> random<" not in html and "(random)" not in html
+    assert "ct_fm.safetensors, sha256 ef01" in html
+    assert "/somewhere" not in html
+
+
+def test_who_uses_dkd() -> None:
+    assert [arm for arm in ("assft", "dkd_asd", "dkd_low", "nnunet@assft", "random", "nnunet", "entropy", "upper_bound") if uses_dkd(arm)] == [
+        "assft", "dkd_asd", "dkd_low", "nnunet@assft",
+    ]  # fmt: skip
+
+
+# One file, nothing from outside, nothing from a name -------------------------------------------------------------------
+
+
+def test_nothing_is_loaded_from_outside(experiment: Experiment, tmp_path: Path) -> None:
+    html = report(tmp_path / "r.html")
+    page = Page(html)
+    for tag, attributes in page.tags:
+        assert tag not in ("link", "iframe", "object", "embed", "base")
+        assert "src" not in attributes
+        for name in ("href", "xlink:href", "data", "action", "poster", "srcset"):
+            if name in attributes:
+                assert re.match(r"#|data:image/png;base64,|r_files/", attributes[name] or ""), (tag, name, attributes[name])
+        assert "url(" not in (attributes.get("style") or "").replace("url(#", "")
+    style = html[html.index("<style>") : html.index("</style>")]
+    assert "@import" not in style and "url(" not in style
+    policy = next(attributes["content"] or "" for tag, attributes in page.tags if "http-equiv" in attributes)
+    assert policy.startswith("default-src 'none'") and "http" not in policy and "*" not in policy
+    files = {attributes["href"] for tag, attributes in page.tags if tag == "a" and str(attributes["href"]).startswith("r_files/")}
+    assert len(files) > 40 and all((tmp_path / str(file)).is_file() for file in files)
+
+
+def test_names_stay_text(experiment: Experiment, tmp_path: Path) -> None:
+    html = report(tmp_path / "r.html")
+    page = Page(html)
+    assert not [tag for tag, _ in page.tags if tag in ("img", "b")]
+    assert NASTY in page.texts["query"] and NASTY in page.texts["cases"]
+    assert "ball</script><b>" in page.texts["structures"]
+    cases = json.loads(html.split('id="viewer_cases">')[1].split("</script>")[0])
+    assert cases[0]["case"] == NASTY
+    colours = json.loads(html.split('id="viewer_colours">')[1].split("</script>")[0])
+    assert colours["labels"] == ["background", *STRUCTURES]
+
+
+def test_every_figure_has_its_own_ids_and_says_what_it_shows(experiment: Experiment, tmp_path: Path) -> None:
+    html = report(tmp_path / "r.html")
+    page = Page(html)
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'(?:url\(#|href="#)([^)"]+)', html.split('id="niivue"')[0])) <= set(ids)
+    pictures = [attributes for tag, attributes in page.tags if tag == "svg"]
+    assert len(pictures) == html.count("<figure") > 10
+    assert all(picture["role"] == "img" and len(str(picture["aria-label"])) > 20 for picture in pictures)
+    assert not [colour for colour in figures.CSS if f": {colour}" in html.split("<body>")[1].split('class="legend"')[0]]
+
+
+def test_niivue_cannot_close_its_script_element() -> None:
+    assert "</script" not in niivue()
+    assert niivue().startswith("(function(") and len(niivue()) > 2_000_000
+
+
+# Numbers ---------------------------------------------------------------------------------------------------------------
+
+
+def test_learning_curve_by_hand(experiment: Experiment, tmp_path: Path) -> None:
+    report(tmp_path / "r.html")
+    written = pd.read_csv(tmp_path / "r_files" / "learning_curve.csv")
+    # per case: 0.3, 0.3, 0.15 and 0.7, 0.5, 0.6; an absent structure is left out
+    assert list(written["n_labelled"]) == [1, 3]
+    assert list(written["n_cases"]) == [3, 3]
+    np.testing.assert_allclose(written["mean"], [0.25, 0.6])
+    np.testing.assert_allclose(written["sd"], [np.sqrt(0.0075), 0.1])
+    half = t.ppf(0.975, 2) * 0.1 / np.sqrt(3)
+    np.testing.assert_allclose(written.loc[1, ["low", "high"]].astype(float), [0.6 - half, 0.6 + half])
+    pd.testing.assert_frame_equal(written, curve(gather(DATASET, None, None).dice), check_exact=False)
+
+
+def test_csv_holds_what_is_drawn(experiment: Experiment) -> None:
+    write_comparison(experiment)
+    plots = {plot.name: plot for section in sections(gather(DATASET, None, "compare")) for plot in section.plots}
+    curve_plot = plots["learning_curve"]
+    np.testing.assert_allclose(curve_plot.figure.axes[0].lines[0].get_xydata(), curve_plot.data[["n_labelled", "mean"]])
+    offsets = np.concatenate([dots.get_offsets() for dots in plots["embeddings_round_01"].figure.axes[0].collections])
+    np.testing.assert_allclose(np.sort(offsets, axis=0), np.sort(plots["embeddings_round_01"].data[["pc1", "pc2"]], axis=0))
+    boxes = plots["dice_02_box"]
+    drawn = np.concatenate([dots.get_offsets()[:, 1] for dots in boxes.figure.axes[0].collections])
+    np.testing.assert_allclose(np.sort(drawn), np.sort(boxes.data["dice"]))
+    assert len(boxes.data) == 4  # test_1 has no box
+    arm = plots["arm_02_random"]
+    own = next(line for line in arm.figure.axes[0].lines if line.get_marker() == "o")
+    np.testing.assert_allclose(own.get_xydata(), arm.data[["n_labelled", "mean"]])
+    losses = plots["training_loss"]
+    trained = np.concatenate([line.get_ydata() for line in losses.figure.axes[0].lines if line.get_color() == figures.SERIES[0]])
+    np.testing.assert_allclose(trained, losses.data["train_loss"])
+
+
+def test_u_test_of_selected_against_unselected(experiment: Experiment) -> None:
+    plots = {plot.name: plot for section in sections(gather(DATASET, None, None)) for plot in section.plots}
+    p = mannwhitneyu([0.8, 0.9], [0.4, 0.5, 0.6]).pvalue
+    assert f"round 1: 2 against 3, p = {p:.3g}" in plots["pseudo_labels_reliable"].caption
+    assert "(this experiment)" in plots["pseudo_labels_reliable"].title
+    assert "round 1: 5 against 0, no test" in plots["pseudo_labels_all"].caption
+
+
+def test_arms_count_their_seeds_and_cases(experiment: Experiment) -> None:
+    write_comparison(experiment)
+    found = arm_curves(gather(DATASET, None, "compare").comparison.results).set_index(["arm", "round"])
+    assert found.loc[("random", 1), "n_seeds"] == 1
+    assert found.loc[("random", 0), "n_seeds"] == 2
+    assert found.loc[("assft", 1), "mean"] == pytest.approx(0.605)
+
+
+def test_bootstrap_interval() -> None:
+    rng = np.random.default_rng(1)
+    table = rng.normal(0.5, 0.1, (1, 400))
+    low, high = bootstrap_interval(table)  # one seed: the ordinary interval of a mean
+    half = 1.96 * table.std() / 20
+    np.testing.assert_allclose([low, high], [table.mean() - half, table.mean() + half], atol=0.2 * half)
+    seeds_differ = np.repeat([[0.0], [1.0]], 400, axis=1)  # cases agree, seeds do not: only seeds matter
+    assert bootstrap_interval(seeds_differ) == (0.0, 1.0)
+    assert np.isnan(bootstrap_interval(np.ones((3, 1)))).all()
+
+
+def test_epochs_of_logs() -> None:
+    again = LOG.replace("-0.5", "-0.7")
+    assert epochs_of_logs([LOG]) == {0: (0.8257, 0.1352, 0.5), 1: (-0.5, -0.25, 0.5)}  # epoch 2 was cut off
+    assert epochs_of_logs([LOG, again])[1][0] == -0.7
+
+
+def test_embedding_map_of_points_on_a_line() -> None:
+    rows = np.outer([0.0, 1.0, 3.0], [3.0, 4.0])  # 5 apart along (3, 4): distances are kept, the second component is 0
+    plot = embedding_map("map", "", ["a", "b", "c"], rows, {"queried": ["c"], "labelled": ["c", "a"]}, "")
+    assert sorted(np.abs(np.diff(plot.data["pc1"]))) == pytest.approx([5, 10])
+    np.testing.assert_allclose(plot.data["pc2"], 0, atol=1e-12)
+    assert list(plot.data["mark"]) == ["labelled", "unlabelled", "queried"]
+
+
+# Images ----------------------------------------------------------------------------------------------------------------
+
+
+def test_pictures_lie_as_radiologists_look_at_them(tmp_path: Path) -> None:
+    """One voxel near the patient's left, back and head, in a file whose axes run otherwise."""
+    array = np.zeros((4, 6, 8), np.float32)  # RAS file: z up, y to the front, x to the right
+    array[3, 1, 2] = 100
+    volume = sitk.GetImageFromArray(array)
+    volume.SetDirection((-1, 0, 0, 0, -1, 0, 0, 0, 1))
+    volume.SetSpacing((2.0, 1.0, 3.0))
+    sitk.WriteImage(volume, str(tmp_path / "image.nii.gz"))
+    label = sitk.GetImageFromArray((array > 0).astype(np.uint8))
+    label.CopyInformation(volume)
+    sitk.WriteImage(label, str(tmp_path / "label.nii.gz"))
+    queried = QueriedCase("a", 1, 1, tmp_path / "image.nii.gz", {"label": tmp_path / "label.nii.gz"})
+    seen = load_volume(queried, 1000, (0.0, 100.0))
+    assert np.argwhere(seen.image == 255).tolist() == [[3, 4, 5]]  # x and y are turned: LPS
+    assert np.argwhere(seen.segmentations["label"]).tolist() == [[3, 4, 5]]
+    assert seen.spacing == pytest.approx((2.0, 1.0, 3.0))
+    import base64
+    import gzip
+
+    import nibabel
+
+    nifti = nibabel.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(nifti_base64(seen.image, seen))))
+    world = nifti.affine @ [5, 4, 3, 1]
+    expected = volume.TransformIndexToPhysicalPoint((2, 1, 3))  # LPS
+    np.testing.assert_allclose(world[:3], [-expected[0], -expected[1], expected[2]], atol=1e-4)
+    assert nifti.get_data_dtype() == np.uint8
+
+
+def test_volumes_are_made_small(tmp_path: Path) -> None:
+    array = np.tile(np.arange(40, dtype=np.float32)[:, None, None], (1, 60, 50))
+    write_volume(tmp_path / "image.nii.gz", array, (1.0, 1.0, 4.0))
+    seen = load_volume(QueriedCase("a", 0, 1, tmp_path / "image.nii.gz", {}), 20_000, None)
+    assert 0.8 * 20_000 < seen.image.size <= 20_000
+    assert seen.image.shape[0] == 40  # the thick slices stay
+    np.testing.assert_allclose(np.array(seen.image.shape) * seen.spacing[::-1], [160, 60, 50])
+    assert (np.diff(seen.image[:, 5, 5].astype(int)) >= 0).all()
+
+
+def test_limits_of_the_viewer(experiment: Experiment) -> None:
+    material = gather(DATASET, None, None)
+    chosen = queried_cases(material)
+    assert [(q.case, q.round, q.rank) for q in chosen] == [(NASTY, 1, 1), ("case_3", 1, 2), ("case_0", 0, 1)]
+    assert len(chosen) <= MAX_CASES and len(queried_cases(material, 2)) == 2
+    assert sorted(chosen[0].segmentations) == ["label", "pre-segmentation"]
+    first = viewer_cases(chosen[:1], None)
+    size = len(first[0]["image"]) + sum(map(len, first[0]["layers"].values()))
+    assert len(viewer_cases(chosen, None, max_bytes=size)) == 1
+    assert viewer_cases(chosen, None, max_bytes=size - 1) == []
+
+
+def test_the_label_of_an_unlabelled_case_is_not_opened(experiment: Experiment) -> None:
+    done = Round.load(experiment.paths, 1)
+    replace(done, labelled=("case_0",)).save(experiment.paths)  # queried, but its label has not come
+    chosen = queried_cases(gather(DATASET, None, None))
+    assert {q.case: sorted(q.segmentations) for q in chosen} == {
+        NASTY: ["pre-segmentation"], "case_3": ["pre-segmentation"], "case_0": ["label"],
+    }  # fmt: skip
+
+
+# In a browser ----------------------------------------------------------------------------------------------------------
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (apt-get install chromium)")
+
+
+def browse(url: str, folder: Path, *options: str) -> tuple[str, list[str], set[str]]:
+    """(DOM when the page has come to rest, lines in the console, addresses of the network that were asked for)."""
+    log = folder / "net.json"
+    command = [str(CHROMIUM), "--headless=new", "--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
+               "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run", "--hide-scrollbars",
+               "--virtual-time-budget=20000", "--enable-logging=stderr", f"--log-net-log={log}", f"--user-data-dir={folder / 'profile'}",
+               *options, url]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=True)
+    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    urls = set(re.findall(r'"url":"((?:https?|wss?|ftp):[^"]+)"', log.read_text(encoding="utf-8", errors="replace")))
+    return done.stdout, console, {url for url in urls if "google" not in url}  # the browser's own start-up
+
+
+@needs_chromium
+@pytest.mark.slow
+def test_the_checks_of_the_browser_can_fail(tmp_path: Path) -> None:
+    (tmp_path / "bad.html").write_text('<body><img src="http://127.0.0.1:9/x.png"><script>console.error("wrong")</script>')
+    dom, console, urls = browse(f"file://{tmp_path}/bad.html", tmp_path, "--dump-dom")
+    assert "<img" in dom
+    assert any("wrong" in line for line in console)
+    assert urls == {"http://127.0.0.1:9/x.png"}
+
+
+@needs_chromium
+@pytest.mark.slow
+def test_the_report_opens_in_chromium_and_the_viewer_draws(experiment: Experiment, tmp_path: Path) -> None:
+    write_comparison(experiment)
+    report(tmp_path / "r.html", "--compare")
+    url = (tmp_path / "r.html").as_uri()
+    dom, console, urls = browse(url, tmp_path, "--dump-dom", "--window-size=390,844")
+    assert console == [] and urls == set()
+    assert "data-drawn" not in dom and "viewer_start" in dom  # it waits to be asked
+    dom, console, urls = browse(f"{url}#viewer", tmp_path, "--dump-dom", "--window-size=1280,900")
+    assert console == [] and urls == set()
+    drawn = re.search(r'data-drawn="(\d+)"', dom)
+    assert drawn and int(drawn[1]) > 10_000  # pixels that are not background
+    picture = tmp_path / "screenshot.png"
+    browse(f"{url}#viewer", tmp_path, f"--screenshot={picture}", "--window-size=1280,8000")
+    from matplotlib.image import imread
+
+    pixels = imread(picture)
+    assert pixels.shape[:2] == (8000, 1280)
+    assert len(np.unique(pixels.reshape(-1, pixels.shape[2]), axis=0)) > 100
+
+
+@needs_chromium
+@pytest.mark.slow
+def test_no_page_is_wider_than_a_phone(experiment: Experiment, tmp_path: Path) -> None:
+    write_comparison(experiment)
+    html = report(tmp_path / "r.html", "--compare")
+    probe = "<script>document.body.dataset.widths = document.documentElement.scrollWidth + ' ' + window.innerWidth</script></body>"
+    (tmp_path / "r.html").write_text(html.replace("</body>", probe), encoding="utf-8")
+    # Chromium's windows are at least 500 wide; a frame is as narrow as it is told
+    (tmp_path / "phone.html").write_text('<iframe src="r.html" width="390" height="800" style="border: 0"></iframe>')
+    dom, _, _ = browse((tmp_path / "r.html").as_uri(), tmp_path, "--dump-dom", "--window-size=390,800")
+    scroll_width, inner_width = map(int, re.search(r'data-widths="(\d+) (\d+)"', dom).groups())
+    assert scroll_width <= inner_width
