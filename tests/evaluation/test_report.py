@@ -237,7 +237,9 @@ def test_a_random_encoder_is_named_beside_every_figure_and_column_of_dkd(experim
 def test_a_pretrained_encoder_is_not_called_random(experiment: Experiment, tmp_path: Path) -> None:
     replace(experiment, encoder={"path": "/somewhere/ct_fm.safetensors", "report": {"sha256": "ef01"}}).save()
     html = report(tmp_path / "r.html")
-    assert "random here" not in html and "> random<" not in html and "(random)" not in html
+    assert "random here" not in html
+    assert "> random<" not in html
+    assert "(random)" not in html
     assert "ct_fm.safetensors, sha256 ef01" in html
     assert "/somewhere" not in html
 
@@ -262,18 +264,23 @@ def test_nothing_is_loaded_from_outside(experiment: Experiment, tmp_path: Path) 
                 assert re.match(r"#|data:image/png;base64,|r_files/", attributes[name] or ""), (tag, name, attributes[name])
         assert "url(" not in (attributes.get("style") or "").replace("url(#", "")
     style = html[html.index("<style>") : html.index("</style>")]
-    assert "@import" not in style and "url(" not in style
+    assert "@import" not in style
+    assert "url(" not in style
     policy = next(attributes["content"] or "" for tag, attributes in page.tags if "http-equiv" in attributes)
-    assert policy.startswith("default-src 'none'") and "http" not in policy and "*" not in policy
+    assert policy.startswith("default-src 'none'")
+    assert "http" not in policy
+    assert "*" not in policy
     files = {attributes["href"] for tag, attributes in page.tags if tag == "a" and str(attributes["href"]).startswith("r_files/")}
-    assert len(files) > 40 and all((tmp_path / str(file)).is_file() for file in files)
+    assert len(files) > 40
+    assert all((tmp_path / str(file)).is_file() for file in files)
 
 
 def test_names_stay_text(experiment: Experiment, tmp_path: Path) -> None:
     html = report(tmp_path / "r.html")
     page = Page(html)
     assert not [tag for tag, _ in page.tags if tag in ("img", "b")]
-    assert NASTY in page.texts["query"] and NASTY in page.texts["cases"]
+    assert NASTY in page.texts["query"]
+    assert NASTY in page.texts["cases"]
     assert "ball</script><b>" in page.texts["structures"]
     cases = json.loads(html.split('id="viewer_cases">')[1].split("</script>")[0])
     assert cases[0]["case"] == NASTY
@@ -295,7 +302,8 @@ def test_every_figure_has_its_own_ids_and_says_what_it_shows(experiment: Experim
 
 def test_niivue_cannot_close_its_script_element() -> None:
     assert "</script" not in niivue()
-    assert niivue().startswith("(function(") and len(niivue()) > 2_000_000
+    assert niivue().startswith("(function(")
+    assert len(niivue()) > 2_000_000
 
 
 # Numbers ---------------------------------------------------------------------------------------------------------------
@@ -419,7 +427,8 @@ def test_limits_of_the_viewer(experiment: Experiment) -> None:
     material = gather(DATASET, None, None)
     chosen = queried_cases(material)
     assert [(q.case, q.round, q.rank) for q in chosen] == [(NASTY, 1, 1), ("case_3", 1, 2), ("case_0", 0, 1)]
-    assert len(chosen) <= MAX_CASES and len(queried_cases(material, 2)) == 2
+    assert len(chosen) <= MAX_CASES
+    assert len(queried_cases(material, 2)) == 2
     assert sorted(chosen[0].segmentations) == ["label", "pre-segmentation"]
     first = viewer_cases(chosen[:1], None)
     size = len(first[0]["image"]) + sum(map(len, first[0]["layers"].values()))
@@ -472,12 +481,16 @@ def test_the_report_opens_in_chromium_and_the_viewer_draws(experiment: Experimen
     report(tmp_path / "r.html", "--compare")
     url = (tmp_path / "r.html").as_uri()
     dom, console, urls = browse(url, tmp_path, "--dump-dom", "--window-size=390,844")
-    assert console == [] and urls == set()
-    assert "data-drawn" not in dom and "viewer_start" in dom  # it waits to be asked
+    assert console == []
+    assert urls == set()
+    assert "data-drawn" not in dom
+    assert "viewer_start" in dom
     dom, console, urls = browse(f"{url}#viewer", tmp_path, "--dump-dom", "--window-size=1280,900")
-    assert console == [] and urls == set()
+    assert console == []
+    assert urls == set()
     drawn = re.search(r'data-drawn="(\d+)"', dom)
-    assert drawn and int(drawn[1]) > 10_000  # pixels that are not background
+    assert drawn
+    assert int(drawn[1]) > 10_000
     picture = tmp_path / "screenshot.png"
     browse(f"{url}#viewer", tmp_path, f"--screenshot={picture}", "--window-size=1280,8000")
     from matplotlib.image import imread

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from io import BytesIO, StringIO
 from itertools import product
 
@@ -80,17 +81,22 @@ class Plot:
         self.figure.savefig(buffer, format="png", dpi=200)
         return buffer.getvalue()
 
-    def svg(self) -> str:
+    @cached_property
+    def _svg(self) -> str:
+        """Without a background."""
+        self.figure.patch.set_visible(False)
         with style.context(["default", {**STYLE, "svg.hashsalt": self.name}]):
             buffer = StringIO()
             self.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        self.figure.patch.set_visible(True)
         return buffer.getvalue()
 
+    def svg(self) -> str:
+        return re.sub(r"(<svg[^>]*>)", r'\1\n <rect width="100%" height="100%" fill="#ffffff"/>', self._svg, count=1)
+
     def inline_svg(self) -> str:
-        """The SVG as part of a page: colours by CSS, the page's font, ids that no other figure has, no background."""
-        self.figure.patch.set_visible(False)
-        text = self.svg()
-        self.figure.patch.set_visible(True)
+        """The SVG as part of a page: colours by CSS, the page's font, ids that no other figure has."""
+        text = self._svg
         text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
         text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1), count=1)
         text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", text)
@@ -219,7 +225,7 @@ def _box(axes: Axes, position: float, values: np.ndarray, colour: str, *, filled
 
 
 def scores_plot(r: int, scores: pd.DataFrame, warning: str, random_encoder: bool) -> Plot | None:
-    """The ranks of DKD and ASD where both are known, else the strategy's first score in descending order. None if there is nothing to draw."""
+    """Ranks of DKD and ASD where both are known, else the strategy's first score, largest first. None if there is nothing to draw."""
     queried = scores["query_rank"].notna()
     legend = {"queried": queried, "not queried": ~queried}
     cut = None
@@ -357,8 +363,8 @@ def training_plots(training: pd.DataFrame) -> list[Plot]:
         for (r, stage), start in starts.items():  # type: ignore[misc]
             axes.axvline(start - 0.5, color=RULE, linewidth=1, zorder=0)
             if stage == "supervised":
-                axes.annotate(f"round {r}", (start - 0.5, 1), xycoords=("data", "axes fraction"), xytext=(2, -2), textcoords="offset points",
-                              fontsize=6.5, va="top", color=MUTED)  # fmt: skip
+                axes.annotate(f"round {r}", (start - 0.5, 1), xycoords=("data", "axes fraction"), xytext=(2, -2),
+                              textcoords="offset points", fontsize=6.5, va="top", color=MUTED)  # fmt: skip
         axes.set(xlabel="epochs so far", ylabel=label)
         axes.grid(axis="x", visible=False)
         if len(columns) > 1:
