@@ -104,6 +104,9 @@ class ExperimentPaths:
     def scores_file(self, r: int) -> Path:
         return self.results / f"scores_round_{r:02d}.csv"
 
+    def pseudo_label_quality(self, r: int) -> Path:
+        return self.results / f"pseudo_label_quality_round_{r:02d}.csv"
+
     def records(self, name: str) -> Path:
         return self.results / "records" / name
 

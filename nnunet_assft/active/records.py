@@ -15,6 +15,7 @@ from nnunet_assft.active.committee import train_committee
 from nnunet_assft.active.inference import STATISTICS, CaseRecord, Request, Scorer
 from nnunet_assft.active.nnunet_io import Context, load_weights
 from nnunet_assft.active.query_pool import QueryPool
+from nnunet_assft.active.selection import SelectionPool
 from nnunet_assft.active.state import Experiment, Model, Round
 from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.planning.preprocessing import load_image
@@ -46,6 +47,26 @@ def query_pool(context: Context, experiment: Experiment, r: int, before: Round, 
         seed=experiment.seed,
         options=experiment.options,
         **fields,
+    )
+
+
+def selection_pool(
+    context: Context, experiment: Experiment, r: int, model: Model, labelled: Sequence[str], unlabelled: Sequence[str]
+) -> SelectionPool:
+    """What a selection of round r may look at. model: of its supervised stage; labelled, unlabelled: T_l and T_u after its query."""
+    options = experiment.options
+    cases = [*unlabelled, *labelled]
+    records = score(context, model, cases, request_of(experiment, r), f"round_{r:02d}_select", f"round {r}: selecting")
+    sums = [records[case].sums for case in unlabelled]
+    return SelectionPool(
+        ids=tuple(unlabelled),
+        confidence=np.array([metrics.confidence_from_sums(s, options.confidence) for s in sums if s is not None]),
+        embeddings=embeddings(records, unlabelled),
+        anchors=embeddings(records, labelled),  # all of T_l under E^(r)
+        tau_c=options.tau_c,
+        scale=metrics.SCALE_OF_CONFIDENCE[options.confidence],
+        round=r,
+        seed=experiment.seed,
     )
 
 

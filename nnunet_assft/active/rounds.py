@@ -9,7 +9,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -17,8 +16,8 @@ from nnunet_assft.active import metrics
 from nnunet_assft.active.annotation import annotate
 from nnunet_assft.active.nnunet_io import Context, fine_tune
 from nnunet_assft.active.pseudo_labels import Refinement, write_pseudo_labels, write_segmentation
-from nnunet_assft.active.records import embeddings, open_scorer, pretrained_records, query_pool, request_of, score
-from nnunet_assft.active.selection import SELECTIONS, SelectionPool
+from nnunet_assft.active.records import embeddings, open_scorer, pretrained_records, query_pool, selection_pool
+from nnunet_assft.active.selection import SELECTIONS
 from nnunet_assft.active.state import Experiment, Model, Round, command, finished_rounds, only_process, step, write_splits
 from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.errors import AssftError
@@ -182,19 +181,7 @@ def _select(
     options = experiment.options
 
     def compute() -> dict[str, Any]:
-        cases = [*unlabelled, *labelled]
-        records = score(context, model, cases, request_of(experiment, r), f"round_{r:02d}_select", f"round {r}: selecting")
-        sums = [records[case].sums for case in unlabelled]
-        pool = SelectionPool(
-            ids=tuple(unlabelled),
-            confidence=np.array([metrics.confidence_from_sums(s, options.confidence) for s in sums if s is not None]),
-            embeddings=embeddings(records, unlabelled),
-            anchors=embeddings(records, labelled),  # all of T_l under E^(r)
-            tau_c=options.tau_c,
-            scale=metrics.SCALE_OF_CONFIDENCE[options.confidence],
-            round=r,
-            seed=experiment.seed,
-        )
+        pool = selection_pool(context, experiment, r, model, labelled, unlabelled)
         confidence, selection = pool.confidence, SELECTIONS[options.selection].function(pool, experiment.n_query * r)
         rank = {int(i): n + 1 for n, i in enumerate(selection.indices)}
         rows = [{
@@ -251,7 +238,8 @@ def _evaluate(context: Context, experiment: Experiment, r: int, model: Model) ->
     def compute() -> dict[str, Any]:
         for case, file in references.items():
             context.checked_label(case, file)
-        predictions = _predict_test_cases(context, experiment, r, model)
+        folder = experiment.paths.test_predictions(r)
+        predictions = predict_test_cases(context, experiment.test, model, folder, f"round {r}: predicting test cases")
         labels = {name: value for name, value in dataset.labels.items() if value in dataset.foreground_labels}
         return evaluate_cases(predictions, references, dataset.reader, labels, ignore_label=dataset.labels.get("ignore"))
 
@@ -259,15 +247,15 @@ def _evaluate(context: Context, experiment: Experiment, r: int, model: Model) ->
     return step(experiment.paths.step_file(r, "evaluate"), inputs, compute)
 
 
-def _predict_test_cases(context: Context, experiment: Experiment, r: int, model: Model) -> dict[str, Path]:
-    folder = experiment.paths.test_predictions(r)
+def predict_test_cases(context: Context, cases: Sequence[str], model: Model, folder: Path, desc: str) -> dict[str, Path]:
+    """Segmentations in `folder`, as `nnUNetv2_predict` makes them, with mirroring; those of the same model are kept."""
     if not (folder / "model.json").is_file() or read_json(folder / "model.json") != asdict(model):
         shutil.rmtree(folder, ignore_errors=True)
         write_json(folder / "model.json", asdict(model))
-    files = {case: folder / f"{case}{context.dataset.file_ending}" for case in experiment.test}
+    files = {case: folder / f"{case}{context.dataset.file_ending}" for case in cases}
     todo = [case for case, file in files.items() if not file.is_file()]
     scorer = open_scorer(context, model) if todo else None
-    for case in tqdm(todo, desc=f"round {r}: predicting test cases", unit="case", leave=False):
+    for case in tqdm(todo, desc=desc, unit="case", leave=False):
         assert scorer is not None
         properties = load_properties(context.image_folder, case)
         logits = scorer.logits(load_image(context.image_folder, case), mirroring=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -145,15 +146,17 @@ def step(
 ) -> dict[str, Any]:
     """The result kept in `file` if it was made from these inputs, and what it `made` is still there; else computed now and kept.
 
-    This is how a command that was cut off goes on: every step before the cut finds its file.
+    This is how a command that was cut off goes on: every step before the cut finds its file. The file also keeps the
+    `seconds` that the step took, in the call that finished it.
     """
     digest = sha256_of(inputs)
     if file.is_file():
         kept = read_json(file)
         if kept["inputs_sha256"] == digest and all(path.is_file() for path in made(kept["result"])):
             return dict(kept["result"])
+    start = time.monotonic()
     result = compute()
-    write_json(file, {"inputs_sha256": digest, "result": result})
+    write_json(file, {"inputs_sha256": digest, "result": result, "seconds": round(time.monotonic() - start, 3)})
     return result
 
 

@@ -20,17 +20,23 @@ def parser() -> argparse.ArgumentParser:
 
 
 def add_plan_options(p: argparse.ArgumentParser) -> None:
+    """All options of `plan`, for `run` as well."""
     p.add_argument("--strategy", default="assft", metavar="NAME", help="query strategy, see --list_strategies")
+    p.add_argument("--seed", type=int, default=0, metavar="N", help="decides the first case and all training")
+    p.add_argument("--annotator", default="oracle", choices=["oracle", "human"], help="oracle: labels are in labelsTr already")
+    add_shared_options(p)
+
+
+def add_shared_options(p: argparse.ArgumentParser) -> None:
+    """The options that all experiments of a comparison share."""
     p.add_argument("--list_strategies", action=_List, help="print the table of query strategies and exit")
     p.add_argument("--rounds", type=positive_int, metavar="R", help="query rounds (default: the domain's)")
     p.add_argument("--budget", metavar="B", help="cases to query per round: 5%% of the pool, or a count (default: the domain's)")
-    p.add_argument("--seed", type=int, default=0, metavar="N", help="decides the first case and all training")
     p.add_argument("--domain", default="auto", choices=["auto", *DOMAINS], metavar="NAME",
                    help=f"auto looks the dataset up: {', '.join(DOMAINS)}")  # fmt: skip
     p.add_argument("--preset", default="ctfm", metavar="NAME", help="network: ctfm, ctfm_dec1224, assft_paper, tiny")
     p.add_argument("--encoder", type=Path, metavar="FILE", help="pretrained CT-FM encoder (default: random start)")
     p.add_argument("--normalization", default="percentile", choices=["percentile", "ctfm"], help="input scaling; ctfm: HU window, CT only")
-    p.add_argument("--annotator", default="oracle", choices=["oracle", "human"], help="oracle: labels are in labelsTr already")
     p.add_argument("--test_split", metavar="S", help="fraction of imagesTr or file of case ids (default: labelled imagesTs, else 0.2)")
     p.add_argument("--epochs", type=positive_int, metavar="N", help="per stage; round 0 takes the paper's share (default: the domain's)")
     p.add_argument("--iterations_per_epoch", type=positive_int, default=250, metavar="N", help="batches per epoch")
@@ -101,28 +107,18 @@ def print_changed(experiment) -> None:  # type: ignore[no-untyped-def]
 
 def make_experiment(args: argparse.Namespace):  # type: ignore[no-untyped-def]
     from nnunet_assft.active.experiment import create_experiment
+
+    own = {"strategy": args.strategy, "seed": args.seed, "annotator": args.annotator, "num_processes": args.np}
+    return create_experiment(args.d, args.e, **own, **shared_settings(args))
+
+
+def shared_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of `create_experiment` that the options of `add_shared_options` stand for."""
     from nnunet_assft.active.options import Options
 
-    return create_experiment(
-        args.d,
-        args.e,
-        strategy=args.strategy,
-        rounds=args.rounds,
-        budget=args.budget,
-        seed=args.seed,
-        domain=args.domain,
-        preset=args.preset,
-        encoder=args.encoder,
-        annotator=args.annotator,
-        test_split=args.test_split,
-        epochs=args.epochs,
-        iterations_per_epoch=args.iterations_per_epoch,
-        initial_lr=args.initial_lr,
-        deep_supervision=args.deep_supervision,
-        normalization=args.normalization,
-        options=Options.parse(args.option or []),
-        num_processes=args.np,
-    )
+    names = ("rounds", "budget", "domain", "preset", "encoder", "test_split", "epochs", "iterations_per_epoch", "initial_lr",
+             "deep_supervision", "normalization")  # fmt: skip
+    return {name: getattr(args, name) for name in names} | {"options": Options.parse(args.option or [])}
 
 
 def main(argv: list[str] | None = None) -> None:

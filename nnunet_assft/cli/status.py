@@ -25,6 +25,7 @@ def status(args: argparse.Namespace) -> None:
         parser().error("-d is required (or --ext_trainer_path)")
     from nnunet_assft.active.annotation import labels_to_come, open_request
     from nnunet_assft.active.state import STEPS, command, finished_rounds
+    from nnunet_assft.evaluation.stopping import advice
 
     experiment = load_experiment(args)
     paths, done = experiment.paths, finished_rounds(experiment)
@@ -38,6 +39,9 @@ def status(args: argparse.Namespace) -> None:
         dice = f"{r.dice['mean']:.4f}" if r.dice["n_cases"] else "-"
         print(f"{r.round:5d}  {len(r.labelled):8d}  {len(r.unlabelled):10d}  {len(r.pseudo_labelled):15d}  {dice:>11}  "
               f"{paths.model_folder(r.model.stage).name}/fold_{r.round}")  # fmt: skip
+    if len(done) >= 2:
+        stopping = advice(done)
+        print(f"Stopping advice: {stopping.sentence} {stopping.caveat}".rstrip())
     if len(done) > experiment.n_rounds or (done and not done[-1].unlabelled):
         print("All rounds are done.")
         return

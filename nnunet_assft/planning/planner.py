@@ -98,7 +98,7 @@ def plan_from_images(
     nnU-Net's planner insists on its fingerprint file and writes beside it. It gets a scratch folder in that place: a
     stock fingerprint, which has seen every label, is neither used nor overwritten.
     """
-    with _scratch_preprocessed_folder() as scratch, redirect_stdout(StringIO()):
+    with scratch_preprocessed_folder() as scratch, redirect_stdout(StringIO()):
         write_json(scratch / dataset_name / "dataset_fingerprint.json", fingerprint)
         planner = ASSFTPlanner(dataset_name, plans_name=plans_name)
         planner.domain_patch_size, planner.preset, planner.normalization = domain_patch_size, preset, normalization
@@ -109,7 +109,8 @@ def plan_from_images(
 
 
 @contextmanager
-def _scratch_preprocessed_folder() -> Iterator[Path]:
+def scratch_preprocessed_folder() -> Iterator[Path]:
+    """nnU-Net's preprocessed folder is an empty one for a while, so that a planner neither reads nor writes the real one."""
     before = {key: os.environ.get(key) for key in ("nnUNet_preprocessed", "nnUNet_n_proc_DA")}
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["nnUNet_preprocessed"] = scratch

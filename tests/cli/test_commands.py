@@ -17,7 +17,7 @@ from nnunet_assft import files
 from nnunet_assft.active.options import Options, table
 from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.selection import SELECTIONS
-from nnunet_assft.active.state import Experiment
+from nnunet_assft.active.state import Experiment, Model, Round
 from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.cli import annotate, convert, demo, plan, predict, round, run, score, status
 from nnunet_assft.network import PRESETS
@@ -338,6 +338,30 @@ def test_status_before_the_first_round(planned, call):
     assert code == 0
     assert "Dataset901_Blobs, experiment 'assft': assft, 1 rounds of 1 cases, pool of 8, seed 0" in out
     assert out.endswith("Next: nnUNetv2_assft_round -d 901 -r 0\n")
+
+
+def test_status_advises_on_stopping_from_the_second_round_on(planned, call):
+    experiment = Experiment.load(ExperimentPaths(planned.name, "assft"))
+
+    def finish(r: int, dice_of: dict[str, float]) -> None:
+        mean, per_case = (0.5 if dice_of else None), {case: {"ball": dice} for case, dice in dice_of.items()}
+        dice = {"mean": mean, "sd": None, "n_cases": len(dice_of), "per_structure": {}, "per_case": per_case}
+        model = Model("supervised", "", "")
+        Round(r, (), experiment.pool, (), (), (), {}, tuple(dice_of), model, dice).save(experiment.paths)
+
+    for r in (0, 1):
+        assert "Stopping advice" not in call("status -d 901")[1]
+        finish(r, dict.fromkeys(experiment.test, 0.5))
+    line = call("status -d 901")[1].splitlines()[-2]
+    same = "+0.0000 (95 % interval +0.0000 to +0.0000)"
+    assert line.startswith(f"Stopping advice: From round 0 to 1 the mean Dice of 3 test cases changed by {same}: within noise;")
+    assert line.endswith("keep other cases for the final evidence.")
+    for r in (0, 1):
+        finish(r, {})
+    assert call("status -d 901")[1].splitlines()[-2:] == [
+        "Stopping advice: No advice is possible: no test case has a label.",
+        "All rounds are done.",
+    ]
 
 
 def test_the_folder_for_stock_commands_holds_one_module(call, monkeypatch):

@@ -6,7 +6,7 @@ import SimpleITK as sitk
 from nnunetv2.evaluation.evaluate_predictions import compute_metrics
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
-from nnunet_assft.evaluation.dice import evaluate_cases, mean_of
+from nnunet_assft.evaluation.dice import case_dice, evaluate_cases, mean_of
 
 LABELS = {"liver": 1, "spleen": 2, "kidney": 3}
 
@@ -94,3 +94,10 @@ def test_cases_come_in_ascending_order(evaluate):
 def test_mean_of_what_is_known():
     assert mean_of([1.0, None, 0.0]) == 0.5
     assert mean_of([None]) is None
+
+
+def test_dice_of_a_case_in_memory_is_that_of_its_files(evaluate):
+    reference, segmentation = [0, 1, 1, 4, 4, 4, 2, 0], [0, 1, 0, 1, 2, 3, 2, 0]
+    for ignore_label in (None, 4):
+        on_disk = evaluate({"a": (reference, segmentation)}, ignore_label=ignore_label)["per_case"]["a"]
+        assert case_dice(np.array(segmentation), np.array(reference), LABELS, ignore_label=ignore_label) == on_disk

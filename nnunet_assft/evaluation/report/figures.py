@@ -1,136 +1,56 @@
-"""The figures of the report: each function takes tables and gives a Plot, whose `data` is exactly what is drawn.
-
-Colours are those of Okabe and Ito. In the page they become CSS variables, so that a figure follows light and dark; in the
-files they stay as they are, on white.
-"""
+"""The figures of the report: each function takes tables and gives a Plot, whose `data` is exactly what is drawn."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from io import BytesIO, StringIO
-from itertools import product
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from scipy.special import stdtrit
-from scipy.stats import mannwhitneyu
 from sklearn.decomposition import PCA
 
+from nnunet_assft.evaluation.paper_results import name_of, ordered
+from nnunet_assft.evaluation.pseudo_label_quality import selection_test
 from nnunet_assft.evaluation.report.images import Volume
+from nnunet_assft.evaluation.report.plot import (
+    CONTOURS,
+    INK,
+    MUTED,
+    NARROW,
+    PAPER,
+    RULE,
+    SERIES,
+    STYLE,
+    WIDE,
+    Plot,
+    draw_on_axes,
+    label_colour,
+)
+from nnunet_assft.evaluation.statistics import BOUNDS, bootstrap_interval, case_scores, p_text
 
-INK, MUTED, RULE, PAPER = "#16191d", "#66707a", "#d9dee4", "#fffffe"
-SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-CONTOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00", "#cc79a7", "#0072b2")
-CSS = {INK: "currentColor", MUTED: "var(--muted)", RULE: "var(--rule)", PAPER: "var(--paper)"}
-CSS |= {colour: f"var(--series-{i})" for i, colour in enumerate(SERIES)}
 MARKERS = "osD^vP"
-STYLE = {
-    "font.family": ["DejaVu Sans"],
-    "font.size": 8.5,
-    "text.color": INK,
-    "text.parse_math": False,  # a $ in the name of a case is a $
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": INK,
-    "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.facecolor": "none",
-    "grid.color": RULE,
-    "grid.linewidth": 0.6,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "legend.frameon": False,
-    "legend.fontsize": 7.5,
-    "lines.linewidth": 1.6,
-    "lines.markersize": 4.5,
-    "svg.fonttype": "none",
-    "figure.constrained_layout.use": True,
-    "figure.facecolor": "white",
-}
-WIDE, NARROW = (4.6, 3.1), (3.1, 2.3)  # inches; two or three in a row on a desk, one on a phone
 MANY = 2000  # points: more are drawn as pixels in an SVG
 CONFIDENCE = 0.95
-N_BOOTSTRAP = 2000
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A picture. name: of its files; alt: what it shows, in words; warning: said beside it; narrow: three in a row."""
-
-    name: str
-    title: str
-    caption: str
-    alt: str
-    data: pd.DataFrame
-    figure: Figure
-    warning: str = ""
-    narrow: bool = False
-
-    def png(self) -> bytes:
-        buffer = BytesIO()
-        self.figure.savefig(buffer, format="png", dpi=200)
-        return buffer.getvalue()
-
-    @cached_property
-    def _svg(self) -> str:
-        """Without a background."""
-        self.figure.patch.set_visible(False)
-        with style.context(["default", {**STYLE, "svg.hashsalt": self.name}]):
-            buffer = StringIO()
-            self.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-        self.figure.patch.set_visible(True)
-        return buffer.getvalue()
-
-    def svg(self) -> str:
-        return re.sub(r"(<svg[^>]*>)", r'\1\n <rect width="100%" height="100%" fill="#ffffff"/>', self._svg, count=1)
-
-    def inline_svg(self) -> str:
-        """The SVG as part of a page: colours by CSS, the page's font, ids that no other figure has."""
-        text = self._svg
-        text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-        text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1), count=1)
-        text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", text)
-        for mark in ('id="', "url(#", 'href="#'):
-            text = text.replace(mark, f"{mark}{self.name}-")
-        for colour, variable in CSS.items():
-            text = text.replace(colour, variable)
-        return text.replace("<svg", f'<svg role="img" aria-label="{_attribute(self.alt)}"', 1).strip()
-
-
-def _attribute(text: str) -> str:
-    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-def _draw(draw: Callable[[Axes], None], size: tuple[float, float]) -> Figure:
-    with style.context(["default", STYLE]):  # nnU-Net's trainer changes the font size of everything
-        figure = Figure(figsize=size)
-        draw(figure.subplots())
-    return figure
 
 
 # Learning curves -------------------------------------------------------------------------------------------------------
 
 
-def case_means(dice: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
-    """Dice per case: the mean over the structures that are not absent. keys: columns that tell the predictions apart."""
-    return dice.groupby([*keys, "case"], as_index=False, sort=True)["dice"].mean().dropna(subset=["dice"])
-
-
 def curve(dice: pd.DataFrame) -> pd.DataFrame:
-    """One row per round: n_labelled, n_cases, mean, sd, low, high. The interval is Student's, over test cases."""
+    """One row per round: n_labelled, n_cases, mean, sd, low, high. Dice of a case: the mean over its structures that are not absent.
+
+    The interval is Student's, over test cases.
+    """
     rows = []
-    for (r, n_labelled), group in case_means(dice, ["round", "n_labelled"]).groupby(["round", "n_labelled"]):
-        values = group["dice"].to_numpy()
+    per_case = dice.groupby(["round", "n_labelled", "case"])["dice"].mean().dropna()
+    for (r, n_labelled), group in per_case.groupby(["round", "n_labelled"]):
+        values = group.to_numpy()
         n, mean = len(values), float(values.mean())
         sd = float(values.std(ddof=1)) if n > 1 else np.nan
         half = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * sd / np.sqrt(n) if n > 1 else np.nan
@@ -161,7 +81,7 @@ def learning_curve(data: pd.DataFrame, x: str = "n_labelled", x_label: str = "an
         "(Student); it does not hold the noise of training.",
         alt=f"Line chart of the mean test Dice against {x_label}: {first['mean']:.3f} at {first[x]:g}, {last['mean']:.3f} at {last[x]:g}.",
         data=data,
-        figure=_draw(draw, WIDE),
+        figure=draw_on_axes(draw, WIDE),
         warning=warning,
     )
 
@@ -202,7 +122,7 @@ def structure_boxes(dice: pd.DataFrame) -> list[Plot]:
             caption="",
             alt=f"Box plots of the Dice of {structure} per round. Medians: {told or 'none'}.",
             data=data,
-            figure=_draw(draw, NARROW),
+            figure=draw_on_axes(draw, NARROW),
             narrow=True,
         ))  # fmt: skip
     return plots
@@ -270,7 +190,7 @@ def scores_plot(r: int, scores: pd.DataFrame, warning: str, random_encoder: bool
         caption=caption + " Numbers: rank in the query.",
         alt=f"Scatter plot of the scores of {len(scores)} cases in round {r}; queried: {names}.",
         data=data.reset_index(drop=True),
-        figure=_draw(draw, WIDE),
+        figure=draw_on_axes(draw, WIDE),
         warning=warning if {"dkd", "pakd", "dkd_rank"} & set(data) else "",
     )
 
@@ -287,12 +207,12 @@ def embedding_map(
     points = np.zeros((len(cases), 2))
     found = pca.fit_transform(embeddings) if len(cases) > 1 else points[:, :1]
     points[:, : found.shape[1]] = found
-    mark_of = {case: mark for mark in reversed(marks) for case in marks[mark]}
+    mark_of = {case: mark for mark in reversed(list(marks)) for case in marks[mark]}
     data = pd.DataFrame(
         {"case": list(cases), "pc1": points[:, 0], "pc2": points[:, 1], "mark": [mark_of.get(c, "unlabelled") for c in cases]}
     )
     shares = [100 * share for share in np.nan_to_num(pca.explained_variance_ratio_)] + [0.0, 0.0]
-    looks = {
+    looks: dict[str, dict[str, Any]] = {
         "unlabelled": {"s": 16, "facecolors": "none", "edgecolors": MUTED, "linewidths": 0.9, "marker": "o"},
         "pseudo-labelled": {"s": 28, "color": SERIES[2], "edgecolors": PAPER, "linewidths": 0.5, "marker": "s"},
         "labelled": {"s": 28, "color": SERIES[0], "edgecolors": PAPER, "linewidths": 0.5, "marker": "o"},
@@ -303,12 +223,14 @@ def embedding_map(
         for mark, look in looks.items():
             part = data[data["mark"] == mark]
             if len(part):
-                axes.scatter(part["pc1"], part["pc2"], label=f"{mark} ({len(part)})", rasterized=len(part) > MANY, **look)  # type: ignore[arg-type]
+                axes.scatter(part["pc1"], part["pc2"], label=f"{mark} ({len(part)})", rasterized=len(part) > MANY, **look)
         axes.set(xlabel=f"first component ({shares[0]:.0f} % of variance)", ylabel=f"second ({shares[1]:.0f} %)")
         _legend_below(axes, 2)
 
     counts = ", ".join(f"{n} {mark}" for mark, n in data["mark"].value_counts().items())
-    return Plot(name, title, caption, f"Scatter plot of case embeddings in two dimensions: {counts}.", data, _draw(draw, WIDE), warning)
+    return Plot(
+        name, title, caption, f"Scatter plot of case embeddings in two dimensions: {counts}.", data, draw_on_axes(draw, WIDE), warning
+    )
 
 
 # Pseudo-labels ---------------------------------------------------------------------------------------------------------
@@ -317,32 +239,29 @@ def embedding_map(
 def selection_plot(selection: str, quality: pd.DataFrame, used: bool) -> Plot:
     """quality: rows of one selection strategy, columns round, case, selected, dice. used: it is the one of the experiment."""
     data = quality[["round", "case", "selected", "dice"]].dropna(subset=["dice"]).reset_index(drop=True)
-    chosen = data["selected"].astype(str).str.lower().isin(["true", "1", "1.0"])
     rounds = sorted(data["round"].unique())
-    tests = []
-    for r in rounds:
-        inside, outside = (data.loc[(data["round"] == r) & mask, "dice"].to_numpy() for mask in (chosen, ~chosen))
-        p = mannwhitneyu(inside, outside).pvalue if len(inside) and len(outside) else np.nan
-        tests.append((r, inside, outside, p))
 
     def draw(axes: Axes) -> None:
-        for r, inside, outside, _ in tests:
-            _box(axes, r - 0.2, inside, SERIES[2], width=0.3)
-            _box(axes, r + 0.2, outside, MUTED, filled=False, width=0.3)
+        for (r, selected), group in data.groupby(["round", "selected"]):
+            position, colour = (r - 0.2, SERIES[2]) if selected else (r + 0.2, MUTED)
+            _box(axes, position, group["dice"].to_numpy(), colour, filled=bool(selected), width=0.3)
         axes.scatter([], [], marker="s", color=SERIES[2], label="selected")
         axes.scatter([], [], marker="s", facecolors="none", edgecolors=MUTED, label="not selected")
         axes.set(xlabel="round", ylabel="Dice of the pseudo-label", xticks=rounds, xlim=(min(rounds) - 0.6, max(rounds) + 0.6))
         _legend_below(axes, 2)
 
-    told = "; ".join(f"round {r}: {len(i)} against {len(o)}, " + (f"p = {p:.3g}" if p == p else "no test") for r, i, o, p in tests)
-    medians = "; ".join(f"round {r}: {np.median(i):.2f} and {np.median(o):.2f}" for r, i, o, _ in tests if len(i) and len(o))
+    tests = list(selection_test(quality).itertuples())
+    told = "; ".join(
+        f"round {row.round}: {row.n_selected} against {row.n_unselected}, {row.reason or f'p = {p_text(row.p)}'}" for row in tests
+    )
+    medians = "; ".join(f"round {row.round}: {row.median_selected:.2f} and {row.median_unselected:.2f}" for row in tests)
     return Plot(
         name=f"pseudo_labels_{selection}",
         title=f"Selected by “{selection}”" + (" (this experiment)" if used else ""),
         caption=f"Mann-Whitney U test, two-sided: {told}.",
-        alt=f"Box plots of the Dice of selected and not selected cases per round. Medians: {medians or 'none'}.",
+        alt=f"Box plots of the Dice of selected and not selected cases per round. Medians: {medians}.",
         data=data,
-        figure=_draw(draw, WIDE if used else NARROW),
+        figure=draw_on_axes(draw, WIDE if used else NARROW),
         narrow=not used,
     )
 
@@ -360,9 +279,9 @@ def training_plots(training: pd.DataFrame) -> list[Plot]:
             for j, (_, part) in enumerate(data.groupby(["round", "stage"], sort=False)):
                 axes.plot(part["total_epoch"], part[column], color=SERIES[i], linestyle=("-", (0, (4, 1.5)))[i], linewidth=1.2,
                           marker="." if len(part) < 3 else None, label=None if j else name)  # fmt: skip
-        for (r, stage), start in starts.items():  # type: ignore[misc]
+        for (r, stage), start in starts.items():
             axes.axvline(start - 0.5, color=RULE, linewidth=1, zorder=0)
-            if stage == "supervised":
+            if stage == "supervised" and (data["round"] == r).sum() > 0.08 * len(data):
                 axes.annotate(f"round {r}", (start - 0.5, 1), xycoords=("data", "axes fraction"), xytext=(2, -2),
                               textcoords="offset points", fontsize=6.5, va="top", color=MUTED)  # fmt: skip
         axes.set(xlabel="epochs so far", ylabel=label)
@@ -376,43 +295,31 @@ def training_plots(training: pd.DataFrame) -> list[Plot]:
     return [
         Plot("training_loss", "Loss", f"{stages}; nnU-Net's loss (Dice and cross-entropy). Its validation cases are training cases: "
              "there is no other label.", f"Line chart of the loss over {len(data)} epochs.", data[[*keys, *losses]],
-             _draw(lambda axes: draw(axes, losses, "loss"), WIDE)),
+             draw_on_axes(lambda axes: draw(axes, losses, "loss"), WIDE)),
         Plot("training_pseudo_dice", "Pseudo-Dice", "nnU-Net's pseudo-Dice per epoch, mean over structures, on patches of training cases. "
              "It says that training ran, not how good the model is.", f"Line chart of the pseudo-Dice over {len(data)} epochs.",
-             data[[*keys, *dice]], _draw(lambda axes: draw(axes, dice, "pseudo-Dice, training cases"), WIDE)),
+             data[[*keys, *dice]], draw_on_axes(lambda axes: draw(axes, dice, "pseudo-Dice, training cases"), WIDE)),
     ]  # fmt: skip
 
 
 # Comparison ------------------------------------------------------------------------------------------------------------
 
-BOUNDS = ("lower_bound", "upper_bound")
-
 
 def arm_curves(results: pd.DataFrame) -> pd.DataFrame:
     """One row per arm and round: arm, round, n_labelled, n_seeds, n_cases, mean, low, high.
 
-    mean: over seeds and cases. low, high: 95 % percentile bootstrap that draws cases and seeds with replacement.
+    mean: over the seeds that have the round and the cases that all of these have. low, high: `statistics.bootstrap_interval`.
     """
     rows = []
-    means = case_means(results, ["arm", "seed", "round", "n_labelled"])
-    for (arm, r), group in means.groupby(["arm", "round"], sort=False):
-        table = group.pivot_table(index="seed", columns="case", values="dice").to_numpy()  # (seeds, cases)
-        low, high = bootstrap_interval(table)
-        n_labelled = group["n_labelled"].max()
-        rows.append((arm, r, n_labelled, table.shape[0], table.shape[1], float(np.nanmean(table)), low, high))
+    scores = case_scores(results).dropna(subset=["score"])
+    groups = {(str(arm), int(r)): group for (arm, r), group in scores.groupby(["arm", "round"])}
+    order = ordered(scores["arm"])
+    for arm, r in sorted(groups, key=lambda key: (order.index(key[0]), key[1])):
+        group = groups[arm, r]
+        table = group.pivot_table(index="seed", columns="case", values="score").dropna(axis="columns")  # (seeds, cases)
+        low, high = bootstrap_interval(table.to_numpy())
+        rows.append((arm, r, group["n_labelled"].max(), *table.shape, float(table.to_numpy().mean()), low, high))
     return pd.DataFrame(rows, columns=["arm", "round", "n_labelled", "n_seeds", "n_cases", "mean", "low", "high"])
-
-
-def bootstrap_interval(table: np.ndarray) -> tuple[float, float]:
-    """95 % interval of the mean of (seeds, cases), NaN: missing. NaN if there is one case only."""
-    n_seeds, n_cases = table.shape
-    if n_cases < 2:
-        return np.nan, np.nan
-    rng = np.random.default_rng(0)
-    seeds = rng.integers(n_seeds, size=(N_BOOTSTRAP, n_seeds))
-    cases = rng.integers(n_cases, size=(N_BOOTSTRAP, n_cases))
-    drawn = table[seeds[:, :, None], cases[:, None, :]].reshape(N_BOOTSTRAP, -1)
-    return tuple(np.nanpercentile(np.nanmean(drawn, axis=1), (100 * (1 - CONFIDENCE) / 2, 50 * (1 + CONFIDENCE))))  # type: ignore[return-value]
 
 
 def arms_plot(curves: pd.DataFrame, warning: str) -> Plot:
@@ -420,27 +327,30 @@ def arms_plot(curves: pd.DataFrame, warning: str) -> Plot:
     arms = [arm for arm in curves["arm"].unique() if arm not in BOUNDS]
     looks = {arm: (SERIES[i % 6], MARKERS[i % 6], ("-", (0, (4, 1.5)), (0, (1, 1.2)))[i // 6 % 3]) for i, arm in enumerate(arms)}
 
+    bounds = curves[curves["arm"].isin(BOUNDS)]
+    upper = bounds[bounds["arm"] == "upper_bound"]  # the lower one would press the curves together
+
     def draw(axes: Axes) -> None:
         for arm in arms:
             colour, marker, dashes = looks[arm]
-            part = curves[curves["arm"] == arm].sort_values("n_labelled")
-            axes.plot(
-                part["n_labelled"], part["mean"], color=colour, marker=marker, linestyle=dashes, markersize=3.8, linewidth=1.2, label=arm
-            )
-        for arm, bound in product(BOUNDS, [curves]):
-            for row in bound[bound["arm"] == arm].itertuples():
-                axes.axhline(row.mean, color=MUTED, linewidth=0.9, linestyle=(0, (2, 2)))
-                axes.annotate(arm.replace("_", " "), (1, row.mean), xycoords=("axes fraction", "data"), xytext=(0, 2),
-                              textcoords="offset points", ha="right", fontsize=7, color=MUTED)  # fmt: skip
+            part = curves[curves["arm"] == arm]
+            axes.plot(part["n_labelled"], part["mean"], color=colour, marker=marker, linestyle=dashes, markersize=3.8, linewidth=1.2,
+                      label=name_of(arm))  # fmt: skip
+        for mean in upper["mean"]:
+            axes.axhline(mean, color=MUTED, linewidth=0.9, linestyle=(0, (2, 2)))
+            axes.annotate(name_of("upper_bound"), (0, mean), xycoords=("axes fraction", "data"), xytext=(3, 2), textcoords="offset points",
+                          fontsize=7, color=MUTED)  # fmt: skip
         axes.set(xlabel="annotated cases", ylabel="Dice on the test cases")
         axes.set_xticks(sorted(curves.loc[~curves["arm"].isin(BOUNDS), "n_labelled"].unique()))
         _legend_below(axes, 3)
 
-    last = curves[~curves["arm"].isin(BOUNDS)].sort_values("round").groupby("arm", sort=False).tail(1).sort_values("mean", ascending=False)
-    told = ", ".join(f"{row.arm} {row.mean:.3f}" for row in last.itertuples())
-    return Plot("comparison_curves", "All arms", f"Mean over {_range(curves['n_cases'])} test cases and {_range(curves['n_seeds'])} seeds. "
-                "Intervals are in the panels below.", f"Line chart of the mean test Dice of {len(arms)} arms. At the end: {told}.",
-                curves, _draw(draw, (WIDE[0], WIDE[1] + 0.16 * (len(arms) // 3 + 1))), warning)  # fmt: skip
+    last = curves[~curves["arm"].isin(BOUNDS)].groupby("arm", sort=False).tail(1).sort_values("mean", ascending=False)
+    told = ", ".join(f"{name_of(row.arm)} {row.mean:.3f}" for row in last.itertuples())
+    caption = f"Mean over {_range(curves['n_cases'])} test cases and {_range(curves['n_seeds'])} seeds. Intervals are in the panels."
+    caption += "".join(f" {name_of(row.arm)}: {row.mean:.3f}." for row in bounds.itertuples())
+    alt = f"Line chart of the mean test Dice of {len(arms)} arms. At the end: {told}."
+    size = (WIDE[0], WIDE[1] + 0.16 * (len(arms) // 3 + 1))
+    return Plot("comparison_curves", "All arms", caption, alt, curves, draw_on_axes(draw, size), warning)
 
 
 def arm_panels(curves: pd.DataFrame, warning_of: Callable[[str], str]) -> list[Plot]:
@@ -454,7 +364,7 @@ def arm_panels(curves: pd.DataFrame, warning_of: Callable[[str], str]) -> list[P
         def draw(axes: Axes, arm: str = arm, data: pd.DataFrame = data) -> None:
             for other, part in shown.groupby("arm", sort=False):
                 if other == "random" != arm:
-                    axes.plot(part["n_labelled"], part["mean"], color=INK, linewidth=1, linestyle=(0, (3, 2)), label="random")
+                    axes.plot(part["n_labelled"], part["mean"], color=INK, linewidth=1, linestyle=(0, (3, 2)), label=name_of(other))
                 elif other != arm:
                     axes.plot(part["n_labelled"], part["mean"], color=RULE, linewidth=1)
             _band(axes, data["n_labelled"], data, SERIES[0])
@@ -465,17 +375,13 @@ def arm_panels(curves: pd.DataFrame, warning_of: Callable[[str], str]) -> list[P
 
         n = f"{_range(data['n_cases'])} cases, {_range(data['n_seeds'])} seeds"
         told = ", ".join(f"{row.mean:.3f} at {row.n_labelled}" for row in data.itertuples())
-        plots.append(Plot(f"arm_{i + 1:02d}_{re.sub(r'[^A-Za-z0-9]+', '_', arm)}", arm, n, f"Learning curve of {arm}: {told}.", data,
-                          _draw(draw, NARROW), warning_of(arm), narrow=True))  # fmt: skip
+        title, name = name_of(arm), f"arm_{i + 1:02d}_{re.sub(r'[^A-Za-z0-9]+', '_', arm)}"
+        alt = f"Learning curve of {title}: {told}."
+        plots.append(Plot(name, title, n, alt, data, draw_on_axes(draw, NARROW), warning_of(arm), narrow=True))
     return plots
 
 
 # Images ----------------------------------------------------------------------------------------------------------------
-
-
-def label_colour(value: int) -> str:
-    """The same for a structure in every picture; from the eighth on they come again."""
-    return CONTOURS[(value - 1) % len(CONTOURS)]
 
 
 def overlay_plot(name: str, title: str, caption: str, volume: Volume, labels: Mapping[str, int], warning: str = "") -> Plot:
@@ -497,8 +403,8 @@ def overlay_plot(name: str, title: str, caption: str, volume: Volume, labels: Ma
     width = 4.6
     scale = (width - 0.1) / (size[2] + size[1])
     with style.context(["default", STYLE, {"axes.grid": False}]):
-        figure = Figure(figsize=(width, float(np.clip(scale * (size[1] + size[0]) + 0.5, 2.2, 7.5))))
-        figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02)  # type: ignore[union-attr]
+        tight = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02)
+        figure = Figure(figsize=(width, float(np.clip(scale * (size[1] + size[0]) + 0.5, 2.2, 7.5))), layout=tight)
         cells = figure.subplots(2, 2, gridspec_kw={"width_ratios": [size[2], size[1]], "height_ratios": [size[1], size[0]]})
         for (plane, axis), axes in zip(planes.items(), (cells[0, 0], cells[1, 0], cells[1, 1]), strict=True):
             up, across = [n for n in (0, 1, 2) if n != axis]

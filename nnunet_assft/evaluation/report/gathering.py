@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.state import Experiment, Round, finished_rounds
 from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.errors import AssftError
+from nnunet_assft.evaluation.pseudo_label_quality import read_pseudo_label_quality
 from nnunet_assft.files import read_json
 from nnunet_assft.planning.raw_dataset import RawDataset, find_dataset
 
@@ -25,14 +27,17 @@ TRAINING_COLUMNS = ("round", "stage", "epoch", "train_loss", "val_loss", "pseudo
 
 @dataclass(frozen=True)
 class Comparison:
-    """The files of one comparison. tables: name -> table as printed; results: long form, one row per arm, seed, round, case, structure."""
+    """The files of one comparison. results: long form, one row per arm, seed, round, case, structure. tables: name -> (caption, table).
+
+    conclusions, round_by_round: paragraphs and list of conclusions.md.
+    """
 
     folder: Path
     settings: Mapping[str, Any]
     results: pd.DataFrame
-    runs: pd.DataFrame | None
-    tables: Mapping[str, pd.DataFrame]
+    tables: Mapping[str, tuple[str, pd.DataFrame]]
     conclusions: tuple[str, ...]
+    round_by_round: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,7 @@ def gather(dataset: str | int, experiment: str | None, comparison: str | None) -
                          "nnUNetv2_assft_status says what to type next.")  # fmt: skip
     scores = {done.round: pd.read_csv(paths.scores_file(done.round), dtype={"case": str}) for done in rounds
               if paths.scores_file(done.round).is_file()}  # fmt: skip
-    quality = [pd.read_csv(file, dtype={"case": str}) for file in sorted(paths.results.glob("pseudo_label_quality_round_*.csv"))]
+    quality = [read_pseudo_label_quality(file) for done in rounds if (file := paths.pseudo_label_quality(done.round)).is_file()]
     in_rounds = {done.round: found for done in tqdm(rounds[1:], desc="embeddings", unit="round", leave=False)
                  if (found := _embeddings_of_round(paths, done))}  # fmt: skip
     return Material(
@@ -171,16 +176,26 @@ def read_comparison(folder: Path) -> Comparison:
     """Raises `AssftError` if the comparison has no results."""
     if not (folder / "comparison.json").is_file() or not (folder / "results.csv").is_file():
         raise AssftError(f"{folder} holds no comparison.json and results.csv. Run nnUNetv2_assft_compare first, or leave out --compare.")
-    tables = folder / "tables"
-    conclusions = tables / "conclusions.md"
+    file = folder / "tables" / "conclusions.md"
+    paragraphs, items = _conclusions(file.read_text(encoding="utf-8")) if file.is_file() else ([], [])
+    files = sorted((folder / "tables").glob("*.csv"), key=lambda file: (file.stem != "budgets_dice", file.stem == "statistics", file.stem))
     return Comparison(
         folder=folder,
         settings=read_json(folder / "comparison.json"),
         results=pd.read_csv(folder / "results.csv", dtype={"arm": str, "case": str, "structure": str}, float_precision="round_trip"),
-        runs=pd.read_csv(folder / "runs.csv", dtype={"arm": str, "status": str}) if (folder / "runs.csv").is_file() else None,
-        tables={file.stem: pd.read_csv(file, dtype=str, keep_default_na=False) for file in sorted(tables.glob("*.csv"))},
-        conclusions=tuple(_paragraphs(conclusions.read_text(encoding="utf-8"))) if conclusions.is_file() else (),
+        tables={file.stem: _table(file) for file in files},
+        conclusions=tuple(paragraphs),
+        round_by_round=tuple(items),
     )
+
+
+def _table(file: Path) -> tuple[str, pd.DataFrame]:
+    """(caption, table). What has Markdown beside it is as printed, in strings; its caption stands above it there."""
+    printed = file.with_suffix(".md")
+    if not printed.is_file():
+        return file.stem.replace("_", " "), pd.read_csv(file)
+    caption = printed.read_text(encoding="utf-8").partition("\n")[0].replace("\\", "")
+    return caption, pd.read_csv(file, dtype=str, keep_default_na=False)
 
 
 def first_experiment(comparison: Comparison) -> str:
@@ -192,7 +207,10 @@ def first_experiment(comparison: Comparison) -> str:
     return str(next(iter(runs.values())))
 
 
-def _paragraphs(markdown: str) -> list[str]:
-    """Lines of text without the marks of headings, lists and emphasis."""
-    lines = [re.sub(r"^\s*(?:#+|[-*])\s+", "", line).replace("**", "").strip() for line in markdown.splitlines()]
-    return [line for line in lines if line]
+def _conclusions(markdown: str) -> tuple[list[str], list[str]]:
+    """Paragraphs and list items as plain text. Left out: headings, the table with its caption, and what else the report says itself."""
+    blocks = [block.strip().replace("**", "") for block in markdown.split("\n\n")]
+    items = [line.removeprefix("* ") for block in blocks for line in block.splitlines() if line.startswith("* ")]
+    captions = {before for before, block in pairwise(blocks) if block.startswith("|")}
+    paragraphs = [block for block in blocks if block and block not in captions and not block.startswith(("#", "|", "* ", "Missing:"))]
+    return [block for block in paragraphs if not block.endswith(":")], items

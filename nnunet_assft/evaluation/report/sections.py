@@ -14,8 +14,8 @@ from nnunet_assft.active.annotation_gate import structures
 from nnunet_assft.active.options import table as options_table
 from nnunet_assft.active.state import command
 from nnunet_assft.active.strategies import STRATEGIES
+from nnunet_assft.evaluation.paper_results import name_of
 from nnunet_assft.evaluation.report import figures
-from nnunet_assft.evaluation.report.figures import Plot
 from nnunet_assft.evaluation.report.gathering import Material, uses_dkd
 from nnunet_assft.evaluation.report.images import (
     MAX_CASES,
@@ -27,6 +27,9 @@ from nnunet_assft.evaluation.report.images import (
     why_no_images,
     window_of,
 )
+from nnunet_assft.evaluation.report.plot import Plot
+from nnunet_assft.evaluation.statistics import missing_runs
+from nnunet_assft.evaluation.stopping import advice
 
 DKD_COLUMNS = ("pakd", "pd", "dkd", "dkd_minmax", "dkd_rank", "q")
 RANDOM_ENCODER = (
@@ -115,16 +118,10 @@ def _encoder(material: Material) -> str:
 
 
 def _advice(material: Material) -> tuple[str, ...]:
-    if len(material.rounds) < 2:
-        return ()
-    try:
-        from nnunet_assft.evaluation.stopping import advice
-    except ImportError:
-        return ()
     try:
         said = advice(material.rounds)
     except ValueError as error:
-        return (f"No stopping advice: {error}",)
+        return (f"No advice yet: {error}",)
     return tuple(text for text in (said.sentence, said.caveat, f"Rule: {said.source}.") if text)
 
 
@@ -153,7 +150,7 @@ def learning(material: Material) -> Section:
     plots = [figures.learning_curve(data, warning=note)]
     labelled = {done.round: done.labelled for done in material.rounds}
     minutes = data.assign(minutes=[sum(material.minutes.get(case, np.nan) for case in labelled[r]) for r in data["round"]])
-    missing = ()
+    missing: tuple[str, ...] = ()
     if minutes["minutes"].notna().all():
         plots.append(figures.learning_curve(minutes, "minutes", "minutes of annotation", note))
     elif material.minutes:
@@ -298,31 +295,23 @@ def training(material: Material) -> Section:
 
 def comparison(material: Material) -> Section:
     assert material.comparison is not None
-    compared = material.comparison
-    note = "" if compared.settings.get("encoder") else BESIDE
+    compared, settings = material.comparison, material.comparison.settings
+    note = "" if settings["encoder"] else BESIDE
     curves = figures.arm_curves(compared.results)
-    arms = [arm for arm in curves["arm"].unique() if uses_dkd(arm)]
-    beside = f"Arms with DKD: {', '.join(arms)}. {note}" if note and arms else ""
+    arms = [name_of(arm) for arm in curves["arm"].unique() if uses_dkd(arm)]
+    beside = f"With DKD: {', '.join(arms)}. {note}" if note and arms else ""
     plots = [figures.arms_plot(curves, beside), *figures.arm_panels(curves, lambda arm: note if uses_dkd(arm) else "")]
-    tables = [Table(f"comparison_{name}", name.replace("_", " "), frame, beside) for name, frame in compared.tables.items()]
-    missing = _missing_runs(compared.runs) + ([] if tables else ["The comparison has no tables yet."])
-    seeds = compared.settings.get("seeds", sorted(compared.results["seed"].unique()))
-    text = [
-        f"Comparison {compared.folder.name!r}: {curves['arm'].nunique()} arms, seeds {', '.join(map(str, seeds))}. "
-        "Bands: 95 % bootstrap interval of the mean, drawing test cases and seeds with replacement.",
-        *compared.conclusions,
-    ]
-    return Section("comparison", "Comparison", tuple(text), missing=tuple(missing), plots=tuple(plots), tables=tuple(tables))
-
-
-def _missing_runs(runs: pd.DataFrame | None) -> list[str]:
-    if runs is None:
-        return ["The comparison has no runs.csv: whether all runs are there is not known."]
-    return [
-        f"Not in these numbers: {row.arm}, seed {row.seed}, round {row.round} ({row.status})."
-        for row in runs.itertuples()
-        if row.status != "done"
-    ]
+    tables = [Table(f"comparison_{name}", caption, frame, beside, folded=name == "statistics")
+              for name, (caption, frame) in compared.tables.items()]  # fmt: skip
+    if compared.round_by_round:
+        tables.append(Table("comparison_conclusions", "Conclusions round by round and over the whole curve.",
+                            pd.DataFrame({"conclusion": compared.round_by_round}), beside, folded=True))  # fmt: skip
+    missing = missing_runs(compared.results, settings["arms"], settings["seeds"], range(1, settings["n_rounds"] + 1), settings["test"])
+    if not compared.tables:
+        missing.append("There are no tables yet; nnUNetv2_assft_compare writes them.")
+    text = (f"Comparison {compared.folder.name!r}. Bands: 95 % bootstrap interval of the mean, drawing test cases and seeds with "
+            "replacement; few seeds make it too narrow.", *compared.conclusions)  # fmt: skip
+    return Section("comparison", "Comparison", text, missing=tuple(missing), plots=tuple(plots), tables=tuple(tables))
 
 
 # Provenance ------------------------------------------------------------------------------------------------------------

@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from nnunet_assft import __version__
 from nnunet_assft.active.annotation_gate import structures
-from nnunet_assft.evaluation.report.figures import Plot, label_colour
 from nnunet_assft.evaluation.report.gathering import Material
+from nnunet_assft.evaluation.report.plot import Plot, label_colour
 from nnunet_assft.evaluation.report.sections import MAX_ROWS, Section, Table, headline, sections
 from nnunet_assft.files import atomic_path, write_text
 
@@ -45,7 +45,7 @@ def render(material: Material, found: list[Section], folder: str) -> str:
     environment = Environment(
         loader=FileSystemLoader(ASSETS), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"columns": _columns, "inline_svg": lambda plot: Markup(plot.inline_svg()), "text": _text}
+    environment.filters |= {"columns": columns_of, "inline_svg": lambda plot: Markup(plot.inline_svg()), "text": _text}
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # the pre-segmentation comes first
     labels = material.dataset.labels
     has_viewer = any(section.viewer for section in found)
@@ -88,20 +88,22 @@ def _write_csv(file: Path, data: pd.DataFrame) -> None:
 
 
 @dataclass(frozen=True)
-class _Column:
+class Column:
+    """A column of a table as it is shown."""
+
     name: str
     cells: list[str]
     number: bool
 
 
-def _columns(table: Table) -> list[_Column]:
+def columns_of(table: Table) -> list[Column]:
     """The cells as they are read: numbers of a column with the same decimals, enough for four digits of the largest; the CSV holds all."""
     columns = []
     for name in table.data:
         values = table.data[name]
         number = is_numeric_dtype(values) and not is_bool_dtype(values)
         cells = _numbers(values.to_numpy(dtype=float)) if number else [str(value) for value in values]
-        columns.append(_Column(str(name), cells, number))
+        columns.append(Column(str(name), cells, number))
     return columns
 
 

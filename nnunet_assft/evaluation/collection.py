@@ -1,0 +1,193 @@
+"""What a comparison has so far: results and costs of its finished runs, tables, statistics, and what can be concluded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from nnunet_assft.active.options import Options
+from nnunet_assft.active.paths import ExperimentPaths
+from nnunet_assft.active.state import STEPS, Experiment, Round
+from nnunet_assft.active.strategies import STRATEGIES
+from nnunet_assft.errors import AssftError
+from nnunet_assft.evaluation.comparison import (
+    LOWER_BOUND,
+    METRIC_COLUMNS,
+    NNUNET,
+    UPPER_BOUND,
+    Comparison,
+    nnunet_folder,
+    planned,
+    run_metrics,
+    source_of,
+)
+from nnunet_assft.evaluation.paper_results import paper_results
+from nnunet_assft.evaluation.pseudo_label_quality import read_pseudo_label_quality
+from nnunet_assft.evaluation.statistics import compare_arms, conclusion, missing_runs, overall_conclusion
+from nnunet_assft.evaluation.tables import comparison_tables, markdown, write_table
+from nnunet_assft.files import read_json, write_text
+
+RESULT_COLUMNS = ["arm", "seed", *METRIC_COLUMNS]
+RUN_COLUMNS = [
+    "arm",
+    "seed",
+    "round",
+    "n_labelled",
+    "n_pseudo",
+    "annotated_cases",
+    "annotation_minutes",
+    "training_minutes",
+    "query_minutes",
+    "total_minutes",
+    "device",
+    "status",
+]
+
+
+def write_tables(comparison: Comparison) -> str:
+    """Writes tables/ and statistics.csv of everything that is finished. Returns the text of conclusions.md, which is written, too.
+
+    Raises `AssftError` if no round is finished.
+    """
+    results, runs = collect(comparison)
+    if results.empty:
+        raise AssftError(f"Comparison {comparison.name!r} of {comparison.dataset} has no finished round. Leave --collect out to run it.")
+    content, quality = read_json(comparison.file), _quality(comparison)
+    reference = "assft" if "assft" in comparison.arms else comparison.strategies[0]
+    statistics = compare_arms(results, reference)
+    paper = paper_results()
+    of_domain = paper[paper["domain"] == content["domain"]]
+    tables = comparison_tables(
+        results, statistics, runs, len(content["pool"]), quality=quality, paper=of_domain if len(of_domain) else None
+    )
+    for table in tables:
+        write_table(comparison.folder / "tables", table)
+    write_text(comparison.folder / "tables" / "statistics.csv", statistics.to_csv(index=False))
+    rounds = list(range(1, comparison.n_rounds + 1))
+    missing = missing_runs(results, comparison.arms, comparison.seeds, rounds, content["test"])
+    text = "\n\n".join([
+        f"# {comparison.dataset}, comparison {comparison.name!r}",
+        *_what_is_compared(content),
+        *(["**Missing:** " + " ".join(missing)] if missing else []),
+        f"**{overall_conclusion(statistics)}**",
+        markdown(tables[0]),
+        "Round by round, and over the whole curve (AUBC):",
+        "\n".join(f"* {conclusion(row)}" for row in statistics.to_dict("records")),
+    ])  # fmt: skip
+    write_text(comparison.folder / "tables" / "conclusions.md", text + "\n")
+    return text
+
+
+def _what_is_compared(content: dict[str, Any]) -> list[str]:
+    """What all arms share, and what differs between them."""
+    training, n_rounds, options = content["training"], content["n_rounds"], content["options"]
+    seeds = ", ".join(map(str, content["seeds"]))
+    iterations, first, epochs = training["iterations_per_epoch"], training["one_shot_epochs"], training["epochs"]
+    supervised = (first + n_rounds * epochs) * iterations
+    lines = [
+        f"The same for all: pool of {len(content['pool'])} cases, {len(content['test'])} test cases ({content['test_source']}), "
+        f"per seed the same first case, {n_rounds} rounds of {content['n_query']} queried cases, seeds {seeds}; "
+        f"{epochs} epochs per stage ({first} in round 0) of {iterations} iterations. Preset {content['preset']}, {content['device']}.",
+        "Pre-trained encoder: "
+        + (content["encoder"]["path"] if content["encoder"] else "**none. E(0) is a random network, so DKD compares with a random one.**"),
+    ]
+    differs = []
+    if "assft" in content["arms"]:
+        differs.append(f"ASSFT trains a second stage in each round: {n_rounds * epochs * iterations} more optimisation steps than the "
+                       f"{supervised} of the other strategies by the last round")  # fmt: skip
+    if "sann" in content["arms"]:
+        differs.append("SANN trains four more networks per round for its query")
+    if any(arm.partition("@")[0] == "nnunet" for arm in content["arms"]):
+        differs.append(f"standard nnU-Net starts from scratch in each round and has {epochs * iterations} steps for it; its patch, batch, "
+                       "network, optimiser and augmentation are its own; it is planned from its labelled cases alone")  # fmt: skip
+    if "upper_bound" in content["arms"]:
+        differs.append(f"the upper bound trains {n_rounds} times the epochs of a stage on the whole pool")
+    lines.append("What differs: " + "; ".join([*differs, "the query"]) + ".")
+    default = {row.name: row.default for row in fields(Options)}
+    changed = [f"{name}={value}" for name, value in options.items() if value != default[name]]
+    return [*lines, *([f"Not the method's defaults: {', '.join(changed)}."] if changed else [])]
+
+
+def _quality(comparison: Comparison) -> pd.DataFrame | None:
+    """pseudo_label_quality.csv: that of every finished round with pseudo-labels, with columns arm and seed; None if there is none."""
+    frames = []
+    for arm in comparison.strategies:
+        for seed in comparison.seeds:
+            paths = ExperimentPaths(comparison.dataset, comparison.experiment_name(arm, seed))
+            files = [paths.pseudo_label_quality(r) for r in range(1, comparison.n_rounds + 1)]
+            frames += [read_pseudo_label_quality(file).assign(arm=arm, seed=seed) for file in files if file.is_file()]
+    if not frames:
+        return None
+    table = pd.concat(frames, ignore_index=True)
+    table = table[["arm", "seed", *(name for name in table.columns if name not in ("arm", "seed"))]]
+    write_text(comparison.folder / "pseudo_label_quality.csv", table.astype({"selected": int}).to_csv(index=False))
+    return table
+
+
+def collect(comparison: Comparison) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(results, runs) of everything that is finished, in the forms of results.csv and runs.csv, which are written.
+
+    results: arm, seed, round, n_labelled, case, structure, dice, nsd, hd95_mm. runs: one row per arm, seed and round that should be
+    there; those that are not have the status `missing`.
+    """
+    results, runs = [], []
+    for seed in comparison.seeds:
+        for arm in comparison.arms:
+            found = run_metrics(comparison, arm, seed)
+            results.append(found.assign(arm=arm, seed=seed))
+            runs += _costs(comparison, arm, seed, found)
+    table = pd.concat(results, ignore_index=True)[RESULT_COLUMNS]
+    costs = pd.DataFrame(runs, columns=RUN_COLUMNS)
+    for name, frame in (("results", table), ("runs", costs)):
+        write_text(comparison.folder / f"{name}.csv", frame.to_csv(index=False))
+    return table, costs
+
+
+def _costs(comparison: Comparison, arm: str, seed: int, results: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of runs.csv of one run: one for each round that should be there.
+
+    Minutes are of the steps of the round, evaluation left out; of round 0, which all strategies share, none are counted.
+    """
+    last = comparison.n_rounds
+    rounds = {LOWER_BOUND: [0], UPPER_BOUND: [last]}.get(arm, range(0 if arm in STRATEGIES else 1, last + 1))
+    n_labelled = dict(zip(results["round"], results["n_labelled"], strict=True))
+    rows = []
+    for r in rounds:
+        row: dict[str, Any] = {"arm": arm, "seed": seed, "round": r, "status": "done" if r in n_labelled else "missing"}
+        rows.append(row)
+        if r not in n_labelled:
+            continue
+        row |= {"n_labelled": n_labelled[r], "device": read_json(comparison.file)["device"]}
+        experiment = planned(comparison, arm if arm in STRATEGIES or arm == UPPER_BOUND else source_of(comparison, arm), seed)
+        assert experiment is not None
+        done = Round.load(experiment.paths, 1 if arm == UPPER_BOUND else r)
+        row |= {"annotated_cases": len(done.labelled), "annotation_minutes": _annotation_minutes(experiment, done.labelled)}
+        if arm.startswith(NNUNET):
+            row["training_minutes"] = read_json(nnunet_folder(comparison, arm, seed, r) / "done.json")["seconds"] / 60
+        elif arm == LOWER_BOUND:
+            row |= {"annotated_cases": 0, "annotation_minutes": 0}
+        elif done.round > 0:
+            minutes = {name: _minutes(experiment.paths.step_file(done.round, name)) for name in STEPS}
+            row["n_pseudo"] = len(done.pseudo_labelled)
+            row["training_minutes"] = minutes["supervised"] + minutes["semi"]
+            row["query_minutes"] = minutes["query"] + minutes["select"] + minutes["pseudo_labels"]
+        row["total_minutes"] = row.get("training_minutes", 0) + row.get("query_minutes", 0)
+    return rows
+
+
+def _minutes(step_file: Path) -> float:
+    return float(read_json(step_file).get("seconds", math.nan)) / 60 if step_file.is_file() else 0.0
+
+
+def _annotation_minutes(experiment: Experiment, cases: Sequence[str]) -> float | None:
+    """What people said it took them, in any experiment of the dataset; None if that of a case is not known."""
+    known = {}
+    for file in experiment.paths.results.parent.glob("*/annotations/*.json"):
+        known[file.stem] = read_json(file)["readings"][0]["minutes"]
+    minutes = [known.get(case) for case in cases]
+    return None if None in minutes else float(sum(minutes))  # type: ignore[arg-type]

@@ -1,0 +1,128 @@
+"""The table of Dice, NSD and HD95 per case and structure: worked by hand on volumes of a few voxels."""
+
+import json
+import math
+from dataclasses import asdict
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+
+from nnunet_assft.active.paths import ExperimentPaths
+from nnunet_assft.active.state import Model, Round
+from nnunet_assft.errors import AssftError
+from nnunet_assft.evaluation import case_metrics as m
+from tests.conftest import write_volume
+
+LABELS = {"liver": 1, "spleen": 2}
+
+
+def volume(*boxes: tuple[int, slice]) -> np.ndarray:
+    """(10, 4, 4) of background; a label fills whole planes of z."""
+    array = np.zeros((10, 4, 4), np.uint8)
+    for label, planes in boxes:
+        array[planes] = label
+    return array
+
+
+@pytest.fixture
+def measure(tmp_path):
+    """Metrics of {case: (reference, prediction)}, by (case, structure); voxels are 3 mm apart along z, 1 mm along y and x."""
+
+    def run(cases, **options):
+        files = [{case: tmp_path / f"{case}_{kind}.nii.gz" for case in cases} for kind in ("prediction", "reference")]
+        for case, (reference, prediction) in cases.items():
+            write_volume(files[0][case], prediction, (1.0, 1.0, 3.0))
+            write_volume(files[1][case], reference, (1.0, 1.0, 3.0))
+        return m.case_metrics(*files, SimpleITKIO(), LABELS, **options)
+
+    return run
+
+
+def values(table: pd.DataFrame, case: str, structure: str) -> tuple[float, float, float]:
+    row = table[(table["case"] == case) & (table["structure"] == structure)]
+    assert len(row) == 1
+    return tuple(row[["dice", "nsd", "hd95_mm"]].iloc[0])
+
+
+def test_metrics_worked_by_hand(measure):
+    found = measure({
+        "b": (volume((1, slice(2, 4))), volume((1, slice(2, 4)))),
+        "a": (volume((1, slice(1, 3)), (2, slice(6, 8))), volume((1, slice(2, 4)), (2, slice(6, 8)))),
+    })  # fmt: skip
+    assert list(found.columns) == ["case", "structure", "dice", "nsd", "hd95_mm"]
+    assert found[["case", "structure"]].to_numpy().tolist() == [["a", "liver"], ["a", "spleen"], ["b", "liver"], ["b", "spleen"]]
+    # two planes each, one shared: Dice 1/2; every voxel of a slab of two planes is surface, half of it is 3 mm (one plane) off
+    assert values(found, "a", "liver") == (0.5, 0.5, 3.0)
+    assert values(found, "a", "spleen") == values(found, "b", "liver") == (1.0, 1.0, 0.0)
+    assert all(math.isnan(value) for value in values(found, "b", "spleen"))
+
+
+def test_the_tolerance_is_in_mm(measure):
+    cases = {"a": (volume((1, slice(1, 3))), volume((1, slice(2, 4))))}
+    assert values(measure(cases, tolerance_mm=2.9), "a", "liver")[1] == 0.5
+    assert values(measure(cases, tolerance_mm=3.0), "a", "liver")[1] == 1.0
+
+
+def test_a_structure_in_one_of_the_two_is_0_and_infinitely_far(measure):
+    found = measure({"a": (volume((1, slice(1, 3))), volume((2, slice(1, 3))))})
+    assert values(found, "a", "liver") == values(found, "a", "spleen") == (0.0, 0.0, math.inf)
+
+
+def test_voxels_with_the_ignore_label_do_not_count(measure):
+    reference = volume((1, slice(1, 3)), (3, slice(3, 6)))
+    cases = {"a": (reference, volume((1, slice(1, 5)))), "b": (reference, volume((1, slice(1, 3)), (2, slice(3, 5))))}
+    ignoring = measure(cases, ignore_label=3)
+    assert values(ignoring, "a", "liver") == (1.0, 1.0, 0.0)
+    assert all(math.isnan(value) for value in values(ignoring, "b", "spleen"))
+    counting = measure(cases)
+    # surfaces: 32 voxels of the two planes, 16 + 12 + 12 + 16 of the four; the last 12 and 16 are 3 and 6 mm off, the rest within 1
+    assert values(counting, "a", "liver") == (pytest.approx(2 / 3), pytest.approx((32 + 28) / (32 + 56)), pytest.approx(6.0))
+    assert values(counting, "b", "spleen") == (0.0, 0.0, math.inf)
+
+
+def test_shapes_that_differ_are_named(measure):
+    with pytest.raises(AssftError, match=r"\(9, 4, 4\).*\(10, 4, 4\)"):
+        measure({"a": (volume(), volume()[1:])})
+
+
+# A finished round -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def finished(blobs):
+    """Round 1 of an experiment on the blobs, whose predictions of the test cases are right but for one empty volume."""
+    paths = ExperimentPaths(blobs.name, "assft")
+    test = ("case_08", "case_09", "case_10")
+    model = Model("supervised", "some/checkpoint.pth", "0" * 64)
+    Round(1, (), (), (), (), (), {}, test, model, {}).save(paths)
+    for case in test:
+        label = SimpleITKIO().read_seg(str(blobs / "labelsTs" / f"{case}.nii.gz"))[0][0]
+        write_volume(paths.test_predictions(1) / f"{case}.nii.gz", (label * (case != "case_10")).astype(np.uint8))
+    return SimpleNamespace(dataset=blobs.name, name="assft", paths=paths)
+
+
+def test_metrics_of_a_round_are_kept(finished, monkeypatch):
+    found = m.test_metrics(finished, 1)
+    assert len(found) == 3 * 2
+    assert values(found, "case_08", "ball") == (1.0, 1.0, 0.0)
+    assert values(found, "case_10", "box") == (0.0, 0.0, math.inf)
+    folder = finished.paths.test_predictions(1)
+    assert json.loads((folder / "metrics.json").read_text())["model"] == "0" * 64
+    monkeypatch.setattr(m, "case_metrics", lambda *_, **__: pytest.fail("computed again"))
+    pd.testing.assert_frame_equal(m.test_metrics(finished, 1), found)
+    # a round trained again leaves another model, whose metrics are not these
+    done = Round.load(finished.paths, 1)
+    Round(**{**asdict(done), "model": Model("supervised", "some/checkpoint.pth", "1" * 64)}).save(finished.paths)
+    with pytest.raises(pytest.fail.Exception, match="computed again"):
+        m.test_metrics(finished, 1)
+
+
+def test_what_is_not_there_is_named(finished):
+    with pytest.raises(AssftError, match=r"Round 2 .* not finished"):
+        m.test_metrics(finished, 2)
+    (finished.paths.test_predictions(1) / "case_09.nii.gz").unlink()
+    with pytest.raises(AssftError, match="case_09"):
+        m.test_metrics(finished, 1)
