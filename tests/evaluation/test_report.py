@@ -139,9 +139,9 @@ def write_comparison(experiment: Experiment) -> Path:
     statistics = compare_arms(results)
     write_table(folder / "tables", budget_table(results, statistics, 8, "dice", arms[:2]))
     statistics.to_csv(folder / "tables" / "statistics.csv", index=False)
-    lines = ["# A comparison", "**Missing:** said elsewhere", "**ASSFT is not told apart from RAND.**", "A caption", "| Method |\n|---|\n| RAND |",
-             "Round by round:", "* first <i>sentence</i>\n* second sentence"]  # fmt: skip
-    write_text(folder / "tables" / "conclusions.md", "\n\n".join(lines))
+    blocks = ["# A comparison", "**Missing:** said elsewhere", "**ASSFT is not told apart from RAND.**"]
+    blocks += ["A caption", "| Method |\n|---|\n| RAND |", "Round by round:", "* first <i>sentence</i>\n* second sentence"]
+    write_text(folder / "tables" / "conclusions.md", "\n\n".join(blocks))
     return folder
 
 
@@ -403,12 +403,8 @@ def test_csv_holds_what_is_drawn(material: Material) -> None:
 
     curve_plot = plots["learning_curve"]
     np.testing.assert_allclose(curve_plot.figure.axes[0].lines[0].get_xydata(), curve_plot.data[["n_labelled", "mean"]])
-    np.testing.assert_allclose(
-        np.sort(dots("embeddings_round_01"), axis=0), np.sort(plots["embeddings_round_01"].data[["pc1", "pc2"]], axis=0)
-    )
-    np.testing.assert_allclose(
-        np.sort(dots("scores_round_01"), axis=0), np.sort(plots["scores_round_01"].data[["dkd_rank", "asd_rank"]], axis=0)
-    )
+    for name, columns in (("embeddings_round_01", ["pc1", "pc2"]), ("scores_round_01", ["dkd_rank", "asd_rank"])):
+        np.testing.assert_allclose(np.sort(dots(name), axis=0), np.sort(plots[name].data[columns], axis=0))
     np.testing.assert_allclose(np.sort(dots("dice_02_box")[:, 1]), np.sort(plots["dice_02_box"].data["dice"]))
     assert len(plots["dice_02_box"].data) == 4  # test_1 has no box
     arm = plots["arm_01_random"]
@@ -421,7 +417,7 @@ def test_csv_holds_what_is_drawn(material: Material) -> None:
 
 def test_u_test_of_selected_against_unselected(material: Material) -> None:
     plots = plots_of(material)
-    assert "round 1: 2 against 3, p = 0.20" in plots["pseudo_labels_reliable"].caption  # 2 of the 10 orders are as extreme
+    assert "round 1: 2 against 3, p = 0.2." in plots["pseudo_labels_reliable"].caption  # 2 of the 10 orders are as extreme
     assert "(this experiment)" in plots["pseudo_labels_reliable"].title
     assert "round 1: 5 against 0, no unselected case" in plots["pseudo_labels_all"].caption
 
