@@ -19,7 +19,7 @@ from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.selection import SELECTIONS
 from nnunet_assft.active.state import Experiment, Model, Round
 from nnunet_assft.active.strategies import STRATEGIES
-from nnunet_assft.cli import annotate, convert, demo, plan, predict, round, run, score, status
+from nnunet_assft.cli import annotate, convert, demo, plan, predict, report, round, run, score, status
 from nnunet_assft.network import PRESETS
 from nnunet_assft.planning.domains import DOMAINS
 
@@ -32,6 +32,7 @@ COMMANDS = {
     "status": status,
     "score": score,
     "predict": predict,
+    "report": report,
     "demo": demo,
 }
 PROGRESS = re.compile(r"\d+%\||\d+(case|epoch) \[")

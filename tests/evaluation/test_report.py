@@ -537,14 +537,13 @@ def test_the_checks_of_the_browser_can_fail(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_report_opens_in_chromium_and_the_viewer_draws(root: Path, tmp_path: Path) -> None:
     url = (root / "r.html").as_uri()
-    dom, console, urls = browse(f"{url}#viewer", tmp_path, "--dump-dom", "--window-size=1280,900")
+    picture = tmp_path / "screenshot.png"
+    dom, console, urls = browse(f"{url}#viewer", tmp_path, "--dump-dom", f"--screenshot={picture}", "--window-size=1280,8000")
     assert console == []
     assert urls == set()
     drawn = re.search(r'data-drawn="(\d+)"', dom)
     assert drawn is not None
     assert int(drawn[1]) > 10_000  # pixels that are not background
-    picture = tmp_path / "screenshot.png"
-    browse(f"{url}#viewer", tmp_path, f"--screenshot={picture}", "--window-size=1280,8000")
     pixels = imread(picture)
     assert pixels.shape[:2] == (8000, 1280)
     assert len(np.unique(pixels.reshape(-1, pixels.shape[2]), axis=0)) > 100
@@ -553,11 +552,17 @@ def test_the_report_opens_in_chromium_and_the_viewer_draws(root: Path, tmp_path:
 @needs_chromium
 @pytest.mark.slow
 def test_on_a_phone_the_page_is_no_wider_than_the_screen_and_the_viewer_waits(root: Path, tmp_path: Path) -> None:
-    probe = "<script>document.body.dataset.widths = document.documentElement.scrollWidth + ' ' + window.innerWidth</script></body>"
-    (tmp_path / "r.html").write_text((root / "r.html").read_text(encoding="utf-8").replace("</body>", probe), encoding="utf-8")
-    dom, console, urls = browse((tmp_path / "r.html").as_uri(), tmp_path, "--dump-dom", "--window-size=390,844")
+    page, end, rest = (root / "r.html").read_text(encoding="utf-8").rpartition("</body>")
+    probe = "<script>parent.postMessage(`${document.documentElement.scrollWidth} ${window.innerWidth}`, '*')</script>"
+    (tmp_path / "r.html").write_text(page + probe + end + rest, encoding="utf-8")
+    frame = '<iframe src="r.html" width="390" height="844" style="border: 0"></iframe>'  # a window is never so narrow
+    listen = "<script>addEventListener('message', (event) => { document.body.dataset.widths = event.data })</script>"
+    (tmp_path / "phone.html").write_text(f"<body>{listen}{frame}")
+    dom, console, _ = browse((tmp_path / "phone.html").as_uri(), tmp_path, "--dump-dom")
+    assert console == []
+    assert 'data-widths="390 390"' in dom
+    dom, console, urls = browse((root / "r.html").as_uri(), tmp_path, "--dump-dom")
     assert console == []
     assert urls == set()
-    assert 'data-widths="390 390"' in dom
     assert "data-drawn" not in dom
     assert 'id="viewer_start"' in dom

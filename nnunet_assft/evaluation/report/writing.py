@@ -64,7 +64,8 @@ def render(material: Material, found: list[Section], folder: str) -> str:
 
 def niivue() -> str:
     """NiiVue's script, safe inside a script element."""
-    return lzma.decompress((ASSETS / "niivue.umd.js.xz").read_bytes()).decode().replace("</script", "<\\/script")
+    text = lzma.decompress((ASSETS / "niivue.umd.js.xz").read_bytes()).decode()
+    return text.replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
 
 def _label_colours(labels: dict[str, int]) -> dict[str, Any]:
