@@ -231,6 +231,8 @@ def test_what_the_comparison_concludes(html: str) -> None:
     assert "ASSFT is not told apart from RAND." in text
     assert "first <i>sentence</i>" in text
     assert "60.50 ± 0.55" in text  # printed by the table of budgets: 0.60 and 0.61, three cases each
+    assert "<td><strong>60.50 ± 0.55" in html
+    assert "Bold: best" in text
     assert "A caption" not in text
     assert "said elsewhere" not in text
     assert "Round by round:" not in text

@@ -187,7 +187,7 @@ def scores_plot(r: int, scores: pd.DataFrame, warning: str, random_encoder: bool
     return Plot(
         name=f"scores_round_{r:02d}",
         title=f"Scores of round {r}",
-        caption=caption + " Numbers: rank in the query.",
+        caption=caption + (" Numbers: rank in the query." if queried.sum() <= 12 else ""),
         alt=f"Scatter plot of the scores of {len(scores)} cases in round {r}; queried: {names}.",
         data=data.reset_index(drop=True),
         figure=draw_on_axes(draw, WIDE),

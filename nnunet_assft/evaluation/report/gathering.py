@@ -18,6 +18,7 @@ from nnunet_assft.active.state import Experiment, Round, finished_rounds
 from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.errors import AssftError
 from nnunet_assft.evaluation.pseudo_label_quality import read_pseudo_label_quality
+from nnunet_assft.evaluation.tables import Cell
 from nnunet_assft.files import read_json
 from nnunet_assft.planning.raw_dataset import RawDataset, find_dataset
 
@@ -190,12 +191,24 @@ def read_comparison(folder: Path) -> Comparison:
 
 
 def _table(file: Path) -> tuple[str, pd.DataFrame]:
-    """(caption, table). What has Markdown beside it is as printed, in strings; its caption stands above it there."""
+    """(caption, table). Where there is Markdown beside the CSV, as `tables.markdown` writes it: that also says which cell is best."""
     printed = file.with_suffix(".md")
     if not printed.is_file():
-        return file.stem.replace("_", " "), pd.read_csv(file)
-    caption = printed.read_text(encoding="utf-8").partition("\n")[0].replace("\\", "")
-    return caption, pd.read_csv(file, dtype=str, keep_default_na=False)
+        return "", pd.read_csv(file)
+    caption, _, text = printed.read_text(encoding="utf-8").partition("\n\n")
+    header, _, *rows = [[_cell(cell) for cell in re.split(r"(?<!\\) \| ", line[2:-2])] for line in text.strip().splitlines()]
+    return _plain(caption), pd.DataFrame(rows, columns=[str(cell) for cell in header])
+
+
+def _cell(markdown: str) -> Cell:
+    for rank, (before, after) in {1: ("**", "**"), 2: ("<u>", "</u>")}.items():
+        if markdown.startswith(before) and markdown.endswith(after):
+            return Cell(_plain(markdown.removeprefix(before).removesuffix(after)), rank)
+    return Cell(_plain(markdown))
+
+
+def _plain(markdown: str) -> str:
+    return re.sub(r"\\(\W|_)", r"\1", markdown)
 
 
 def first_experiment(comparison: Comparison) -> str:

@@ -42,11 +42,12 @@ MAX_ROWS = 200
 
 @dataclass(frozen=True)
 class Table:
-    """marked: column -> what is said in its head. folded: closed until somebody opens it. name: of its CSV."""
+    """name: of its CSV. marked: column -> what is said in its head. folded: closed until somebody opens it."""
 
     name: str
-    caption: str
+    title: str
     data: pd.DataFrame
+    caption: str = ""
     warning: str = ""
     marked: Mapping[str, str] = field(default_factory=dict)
     folded: bool = False
@@ -143,7 +144,7 @@ def learning(material: Material) -> Section:
         for done in material.rounds
     ]
     note = _strategy_warning(material)
-    table = Table("rounds", "The rounds. SD over test cases.", pd.DataFrame(rounds), note)
+    table = Table("rounds", "Rounds", pd.DataFrame(rounds), "SD over test cases.", note)
     if material.dice["dice"].notna().sum() == 0:
         return Section("learning", title, missing=("No test case has a Dice, so there is no curve.",), tables=(table,))
     data = figures.curve(material.dice)
@@ -191,9 +192,11 @@ def query(material: Material) -> Section:
         rest = rest.sort_values("q", ascending=False, kind="stable") if "q" in rest else rest
         beside = note if marked else ""
         for name, part, folded in (("queried", chosen, False), ("not_queried", rest, True)):
-            cut = f"; the first {MAX_ROWS} of {len(part)} are shown, the CSV holds all" if len(part) > MAX_ROWS else ""
-            caption = f"Round {done.round}: {len(part)} cases {name.replace('_', ' ')}{cut}."
-            tables.append(Table(f"scores_round_{done.round:02d}_{name}", caption, part.reset_index(drop=True), beside, marked, folded))
+            cut = f"The first {MAX_ROWS} of {len(part)}; the CSV holds all." if len(part) > MAX_ROWS else ""
+            head = f"Round {done.round}: {len(part)} cases {name.replace('_', ' ')}"
+            tables.append(
+                Table(f"scores_round_{done.round:02d}_{name}", head, part.reset_index(drop=True), cut, beside, marked, folded)
+            )
     text = [f"Strategy {experiment.strategy}: {row.description} ({row.source})."]
     if {"dkd_rank", "asd_rank"} <= set(next(iter(material.scores.values()))):
         text.append("dkd_rank and asd_rank are ranks from 0 (smallest) to 1 (largest) within the query pool; q is their sum (Eq. 16).")
@@ -301,11 +304,11 @@ def comparison(material: Material) -> Section:
     arms = [name_of(arm) for arm in curves["arm"].unique() if uses_dkd(arm)]
     beside = f"With DKD: {', '.join(arms)}. {note}" if note and arms else ""
     plots = [figures.arms_plot(curves, beside), *figures.arm_panels(curves, lambda arm: note if uses_dkd(arm) else "")]
-    tables = [Table(f"comparison_{name}", caption, frame, beside, folded=name == "statistics")
+    tables = [Table(f"comparison_{name}", name.replace("_", " "), frame, caption, beside, folded=name == "statistics")
               for name, (caption, frame) in compared.tables.items()]  # fmt: skip
     if compared.round_by_round:
-        tables.append(Table("comparison_conclusions", "Conclusions round by round and over the whole curve.",
-                            pd.DataFrame({"conclusion": compared.round_by_round}), beside, folded=True))  # fmt: skip
+        tables.append(Table("comparison_conclusions", "conclusions, round by round and over the whole curve",
+                            pd.DataFrame({"conclusion": compared.round_by_round}), "", beside, folded=True))  # fmt: skip
     missing = missing_runs(compared.results, settings["arms"], settings["seeds"], range(1, settings["n_rounds"] + 1), settings["test"])
     if not compared.tables:
         missing.append("There are no tables yet; nnUNetv2_assft_compare writes them.")
@@ -340,8 +343,8 @@ def provenance(material: Material) -> Section:
     options = [{"option": name, "value": getattr(experiment.options, name), "meaning": meaning} for name, _, meaning in options_table()]
     text = f"Made by {command('report', experiment.dataset, experiment.name)} from the files of the experiment."
     tables = (
-        Table("provenance", "The experiment.", pd.DataFrame({"what": list(facts), "value": [str(value) for value in facts.values()]})),
-        Table("models", "The models. The checksum is of the weights alone.", pd.DataFrame(models)),
-        Table("options", "All options.", pd.DataFrame(options).astype({"value": str}), folded=True),
+        Table("provenance", "Experiment", pd.DataFrame({"what": list(facts), "value": [str(value) for value in facts.values()]})),
+        Table("models", "Models", pd.DataFrame(models), "The checksum is of the weights alone."),
+        Table("options", "All options", pd.DataFrame(options).astype({"value": str}), folded=True),
     )
     return Section("provenance", "Provenance", (text,), tables=tables)

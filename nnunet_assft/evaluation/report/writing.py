@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import lzma
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,6 +22,7 @@ from nnunet_assft.active.annotation_gate import structures
 from nnunet_assft.evaluation.report.gathering import Material
 from nnunet_assft.evaluation.report.plot import Plot, label_colour
 from nnunet_assft.evaluation.report.sections import MAX_ROWS, Section, Table, headline, sections
+from nnunet_assft.evaluation.tables import Cell
 from nnunet_assft.files import atomic_path, write_text
 
 ASSETS = Path(__file__).parent / "assets"
@@ -93,7 +95,7 @@ class Column:
     """A column of a table as it is shown."""
 
     name: str
-    cells: list[str]
+    cells: Sequence[str]
     number: bool
 
 
@@ -103,9 +105,15 @@ def columns_of(table: Table) -> list[Column]:
     for name in table.data:
         values = table.data[name]
         number = is_numeric_dtype(values) and not is_bool_dtype(values)
-        cells = _numbers(values.to_numpy(dtype=float)) if number else [str(value) for value in values]
+        cells = _numbers(values.to_numpy(dtype=float)) if number else [_shown(value) for value in values]
         columns.append(Column(str(name), cells, number))
     return columns
+
+
+def _shown(value: object) -> str:
+    """The best of a column is bold, the second best underlined."""
+    style = {1: "<strong>{}</strong>", 2: "<u>{}</u>"}.get(value.rank, "{}") if isinstance(value, Cell) else "{}"
+    return Markup(style).format(str(value))
 
 
 def _numbers(values: np.ndarray) -> list[str]:
