@@ -18,10 +18,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
+import torch
 from matplotlib.image import imread
 from scipy.stats import t
 
+from nnunet_assft.active.annotation_preview import preview
+from nnunet_assft.active.experiment import create_experiment
 from nnunet_assft.active.options import Options
+from nnunet_assft.active.records import open_scorer
+from nnunet_assft.active.rounds import open_context, run_round
 from nnunet_assft.active.state import Experiment, Model, Round
 from nnunet_assft.cli.report import main
 from nnunet_assft.errors import AssftError
@@ -34,6 +39,7 @@ from nnunet_assft.evaluation.report.writing import columns_of, niivue, render
 from nnunet_assft.evaluation.statistics import compare_arms
 from nnunet_assft.evaluation.tables import budget_table, write_table
 from nnunet_assft.files import write_json, write_text
+from nnunet_assft.planning.preprocessing import load_image, load_properties
 from tests.conftest import blob_case, write_volume
 
 DATASET = "Dataset905_Report"
@@ -568,3 +574,28 @@ def test_on_a_phone_the_page_is_no_wider_than_the_screen_and_the_viewer_waits(ro
     assert urls == set()
     assert "data-drawn" not in dom
     assert 'id="viewer_start"' in dom
+
+
+# A real experiment -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_prelabel_segments_the_queried_cases_with_the_model_before_the_query(blobs: Path, tmp_path: Path) -> None:
+    experiment = create_experiment(
+        "Dataset901_Blobs", rounds=1, budget="2", preset="tiny", epochs=1, iterations_per_epoch=1, initial_lr=1e-3
+    )
+    rounds = [run_round(experiment, r, torch.device("cpu")) for r in (0, 1)]
+    with pytest.raises(SystemExit) as exit_:
+        main(["-d", "901", "-o", str(tmp_path / "r.html"), "--prelabel", "-device", "cpu"])
+    assert exit_.value.code == 0
+    context = open_context(experiment, torch.device("cpu"))
+    scorer = open_scorer(context, rounds[0].model)
+    for case in rounds[1].queried:
+        seen = preview(scorer, load_image(context.image_folder, case), load_properties(context.image_folder, case), 3.0)
+        written = sitk.ReadImage(str(experiment.paths.previews(1) / f"{case}.nii.gz"))
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(written), seen.segmentation)
+        assert written.GetOrigin() == sitk.ReadImage(str(context.dataset.images[case][0])).GetOrigin()
+    html = (tmp_path / "r.html").read_text(encoding="utf-8")
+    cases = json.loads(html.split('id="viewer_cases">')[1].split("</script>")[0])
+    assert [list(case["layers"]) for case in cases] == [["pre-segmentation", "label"]] * 2 + [["label"]]
+    assert "--prelabel computes them" not in html

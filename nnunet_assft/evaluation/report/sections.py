@@ -194,9 +194,7 @@ def query(material: Material) -> Section:
         for name, part, folded in (("queried", chosen, False), ("not_queried", rest, True)):
             cut = f"The first {MAX_ROWS} of {len(part)}; the CSV holds all." if len(part) > MAX_ROWS else ""
             head = f"Round {done.round}: {len(part)} cases {name.replace('_', ' ')}"
-            tables.append(
-                Table(f"scores_round_{done.round:02d}_{name}", head, part.reset_index(drop=True), cut, beside, marked, folded)
-            )
+            tables.append(Table(f"scores_round_{done.round:02d}_{name}", head, part.reset_index(drop=True), cut, beside, marked, folded))
     text = [f"Strategy {experiment.strategy}: {row.description} ({row.source})."]
     if {"dkd_rank", "asd_rank"} <= set(next(iter(material.scores.values()))):
         text.append("dkd_rank and asd_rank are ranks from 0 (smallest) to 1 (largest) within the query pool; q is their sum (Eq. 16).")
