@@ -32,7 +32,8 @@ from nnunet_assft.cli.report import main
 from nnunet_assft.errors import AssftError
 from nnunet_assft.evaluation.report.figures import arm_curves, embedding_map
 from nnunet_assft.evaluation.report.gathering import Material, epochs_of_logs, gather, uses_dkd
-from nnunet_assft.evaluation.report.images import MAX_CASES, QueriedCase, load_volume, nifti_base64, queried_cases, viewer_cases
+from nnunet_assft.evaluation.report.images import MAX_CASES, QueriedCase, Volume, load_volume, nifti_base64, queried_cases, viewer_cases
+from nnunet_assft.evaluation.report.overlay import overlay_plot
 from nnunet_assft.evaluation.report.plot import CSS, SERIES, Plot
 from nnunet_assft.evaluation.report.sections import BESIDE, DKD_COLUMNS, Table, sections
 from nnunet_assft.evaluation.report.writing import columns_of, niivue, render
@@ -489,6 +490,42 @@ def test_volumes_are_made_small(tmp_path: Path) -> None:
     assert seen.image.shape[0] == 40  # the thick slices stay
     np.testing.assert_allclose(np.array(seen.image.shape) * seen.spacing[::-1], [160, 60, 50])
     assert (np.diff(seen.image[:, 5, 5].astype(int)) >= 0).all()
+
+
+def test_contours_lie_on_the_edges_of_the_voxels() -> None:
+    label = np.zeros((6, 8, 10), np.uint8)
+    label[1:3, 2:6, 3:8] = 1  # z, y, x
+    volume = Volume(np.zeros((6, 8, 10), np.uint8), {"label": label}, (1.0, 2.0, 5.0), (0.0, 0.0, 0.0))
+    plot = overlay_plot("case", "case", "", volume, {"box": 1})
+    axial, _, coronal, sagittal = plot.figure.axes
+    for axes, across, up in ((axial, (3.0, 8.0), (4.0, 12.0)), (coronal, (3.0, 8.0), (5.0, 15.0)), (sagittal, (4.0, 12.0), (5.0, 15.0))):
+        vertices = axes.collections[0].get_paths()[0].vertices
+        np.testing.assert_allclose(vertices.min(axis=0), [across[0], up[0]])
+        np.testing.assert_allclose(vertices.max(axis=0), [across[1], up[1]])
+    assert axial.get_ylim() == (16.0, 0.0)  # the front is above
+    assert coronal.get_ylim() == sagittal.get_ylim() == (0.0, 30.0)  # the head is above
+    assert plot.data[["plane", "slice", "pixels"]].to_numpy().tolist() == [["axial", 2, 20], ["coronal", 3, 10], ["sagittal", 4, 8]]
+
+
+def test_a_damaged_image_costs_its_picture_only(experiment: Experiment) -> None:
+    material = gather(DATASET, None, None)
+    material.dataset.images["case_3"][0].write_bytes(b"no image")
+    page = Page(rendered())
+    assert "case_3: no picture (" in page.texts["cases"]
+    assert "1 cases do not fit or cannot be read." in page.texts["viewer"]
+    assert [plot.title for section in sections(material) if section.id == "cases" for plot in section.plots] == [NASTY, "case_0"]
+
+
+def test_one_round_with_one_test_case(experiment: Experiment) -> None:
+    experiment.paths.round_file(1).unlink()
+    done = Round.load(experiment.paths, 0)
+    replace(done, dice={**done.dice, "sd": None, "n_cases": 1, "per_case": {"test_0": done.dice["per_case"]["test_0"]}}).save(
+        experiment.paths
+    )
+    page = Page(rendered())
+    assert "No advice yet" in page.texts["head"]
+    assert "No round with a query is finished." in page.texts["embeddings"]
+    assert "Mean over 1 test cases" in page.texts["learning"]
 
 
 def test_limits_of_the_viewer(material: Material) -> None:

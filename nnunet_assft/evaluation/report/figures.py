@@ -8,29 +8,22 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import style
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from scipy.special import stdtrit
 from sklearn.decomposition import PCA
 
 from nnunet_assft.evaluation.paper_results import name_of, ordered
 from nnunet_assft.evaluation.pseudo_label_quality import selection_test
-from nnunet_assft.evaluation.report.images import Volume
 from nnunet_assft.evaluation.report.plot import (
-    CONTOURS,
     INK,
     MUTED,
     NARROW,
     PAPER,
     RULE,
     SERIES,
-    STYLE,
     WIDE,
     Plot,
     draw_on_axes,
-    label_colour,
 )
 from nnunet_assft.evaluation.statistics import BOUNDS, bootstrap_interval, case_scores, p_text
 
@@ -202,16 +195,14 @@ def _legend_below(axes: Axes, columns: int = 4) -> None:
 def embedding_map(
     name: str, title: str, cases: Sequence[str], embeddings: np.ndarray, marks: Mapping[str, Sequence[str]], caption: str, warning: str = ""
 ) -> Plot:
-    """The first two principal components of (N, d) embeddings. marks: `queried`, `labelled`, `pseudo-labelled` -> cases; first wins."""
-    pca = PCA(n_components=min(2, *embeddings.shape), svd_solver="full")
-    points = np.zeros((len(cases), 2))
-    found = pca.fit_transform(embeddings) if len(cases) > 1 else points[:, :1]
-    points[:, : found.shape[1]] = found
+    """The first two principal components of embeddings, (N, d), N >= 2. marks: what is drawn (see looks) -> cases; the first wins."""
+    pca = PCA(n_components=2, svd_solver="full")
+    points = pca.fit_transform(embeddings)
     mark_of = {case: mark for mark in reversed(list(marks)) for case in marks[mark]}
     data = pd.DataFrame(
         {"case": list(cases), "pc1": points[:, 0], "pc2": points[:, 1], "mark": [mark_of.get(c, "unlabelled") for c in cases]}
     )
-    shares = [100 * share for share in np.nan_to_num(pca.explained_variance_ratio_)] + [0.0, 0.0]
+    shares = [100 * share for share in np.nan_to_num(pca.explained_variance_ratio_)]
     looks: dict[str, dict[str, Any]] = {
         "unlabelled": {"s": 16, "facecolors": "none", "edgecolors": MUTED, "linewidths": 0.9, "marker": "o"},
         "pseudo-labelled": {"s": 28, "color": SERIES[2], "edgecolors": PAPER, "linewidths": 0.5, "marker": "s"},
@@ -326,7 +317,6 @@ def arms_plot(curves: pd.DataFrame, warning: str) -> Plot:
     """The means of all arms in one picture; bounds are lines across it."""
     arms = [arm for arm in curves["arm"].unique() if arm not in BOUNDS]
     looks = {arm: (SERIES[i % 6], MARKERS[i % 6], ("-", (0, (4, 1.5)), (0, (1, 1.2)))[i // 6 % 3]) for i, arm in enumerate(arms)}
-
     bounds = curves[curves["arm"].isin(BOUNDS)]
     upper = bounds[bounds["arm"] == "upper_bound"]  # the lower one would press the curves together
 
@@ -379,71 +369,3 @@ def arm_panels(curves: pd.DataFrame, warning_of: Callable[[str], str]) -> list[P
         alt = f"Learning curve of {title}: {told}."
         plots.append(Plot(name, title, n, alt, data, draw_on_axes(draw, NARROW), warning_of(arm), narrow=True))
     return plots
-
-
-# Images ----------------------------------------------------------------------------------------------------------------
-
-
-def overlay_plot(name: str, title: str, caption: str, volume: Volume, labels: Mapping[str, int], warning: str = "") -> Plot:
-    """Axial, coronal and sagittal plane at one scale, as radiologists look at them; label solid, pre-segmentation dashed.
-
-    The planes go through the most segmented voxels. labels: structure -> value. Data: what each plane shows of each structure.
-    """
-    segmentations = volume.segmentations
-    shown = segmentations.get("pre-segmentation", segmentations.get("label"))
-    known = [shown] if shown is not None and shown.any() else list(segmentations.values())
-    centre = [_fullest(known, axis, n) for axis, n in enumerate(volume.image.shape)]
-    size = np.array(volume.image.shape) * np.array(volume.spacing[::-1])  # mm, (z, y, x)
-    present = [(structure, value) for structure, value in labels.items() if any((s == value).any() for s in segmentations.values())]
-    numbered = len(labels) > len(CONTOURS)  # colours repeat
-    planes = {"axial": 0, "coronal": 1, "sagittal": 2}
-    rows = [{"plane": plane, "slice": centre[axis] + 1, "segmentation": source, "structure": structure,
-             "pixels": int((array.take(centre[axis], axis) == value).sum())}
-            for plane, axis in planes.items() for source, array in segmentations.items() for structure, value in present]  # fmt: skip
-    width = 4.6
-    scale = (width - 0.1) / (size[2] + size[1])
-    with style.context(["default", STYLE, {"axes.grid": False}]):
-        tight = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02)
-        figure = Figure(figsize=(width, float(np.clip(scale * (size[1] + size[0]) + 0.5, 2.2, 7.5))), layout=tight)
-        cells = figure.subplots(2, 2, gridspec_kw={"width_ratios": [size[2], size[1]], "height_ratios": [size[1], size[0]]})
-        for (plane, axis), axes in zip(planes.items(), (cells[0, 0], cells[1, 0], cells[1, 1]), strict=True):
-            up, across = [n for n in (0, 1, 2) if n != axis]
-            extent = (0.0, size[across], *((size[up], 0.0) if axis == 0 else (0.0, size[up])))
-            origin = "upper" if axis == 0 else "lower"
-            axes.imshow(volume.image.take(centre[axis], axis), cmap="gray", vmin=0, vmax=255, extent=extent, origin=origin, aspect="equal",
-                        interpolation="none")  # fmt: skip
-            for source, array in segmentations.items():
-                for _, value in present:
-                    mask = np.pad(array.take(centre[axis], axis) == value, 1)
-                    if not mask.any():
-                        continue
-                    x, y = (
-                        (np.arange(n) - 0.5) * step
-                        for n, step in zip(mask.shape[::-1], (volume.spacing[2 - across], volume.spacing[2 - up]), strict=True)
-                    )
-                    dashes = "solid" if source == "label" else "dashed"
-                    axes.contour(x, y, mask, levels=[0.5], colors=[label_colour(value)], linewidths=1.1, linestyles=dashes)
-                    if source == "label" and numbered:
-                        axes.annotate(str(value), (x @ mask.sum(0) / mask.sum(), y @ mask.sum(1) / mask.sum()), color=label_colour(value),
-                                      fontsize=6.5, ha="center", va="center")  # fmt: skip
-            axes.set_title(f"{plane} {centre[axis] + 1}/{volume.image.shape[axis]}", fontsize=7.5, pad=2)
-            axes.set_axis_off()
-        cells[0, 1].set_axis_off()
-        for structure, value in present:
-            number = f"{value} " if numbered else ""
-            cells[0, 1].plot([], [], color=label_colour(value), label=number + structure.replace("_", " "))
-        for source in segmentations:
-            cells[0, 1].plot([], [], color=INK, linewidth=1, linestyle="solid" if source == "label" else "dashed", label=source)
-        if segmentations:
-            cells[0, 1].legend(loc="center left", fontsize=7 if len(present) < 12 else 6, borderaxespad=0)
-    told = ", ".join(structure for structure, _ in present) or "no structure"
-    alt = f"{title}: axial, coronal and sagittal slice with contours of {' and '.join(segmentations) or 'nothing'} ({told})."
-    columns = ["plane", "slice", "segmentation", "structure", "pixels"]
-    return Plot(name, title, caption, alt, pd.DataFrame(rows, columns=columns), figure, warning)
-
-
-def _fullest(segmentations: Sequence[np.ndarray], axis: int, n: int) -> int:
-    """The slice with the most segmented voxels; the middle if there is none."""
-    others = tuple(i for i in (0, 1, 2) if i != axis)
-    counts = sum(((s > 0).sum(axis=others) for s in segmentations), np.zeros(n, int))
-    return int(counts.argmax()) if counts.any() else n // 2

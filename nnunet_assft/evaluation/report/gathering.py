@@ -120,7 +120,7 @@ def _embeddings_of_round(paths: ExperimentPaths, done: Round) -> tuple[tuple[str
 
 def _embeddings(folder: Path, cases: Iterable[str]) -> tuple[tuple[str, ...], np.ndarray] | None:
     found = [case for case in cases if (folder / f"{case}.npz").is_file()]
-    if not found:
+    if len(found) < 2:
         return None
     rows = []
     for case in found:

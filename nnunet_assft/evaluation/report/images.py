@@ -126,10 +126,16 @@ def nifti_base64(array: np.ndarray, volume: Volume) -> str:
 
 
 def viewer_cases(cases: list[QueriedCase], window: tuple[float, float] | None, max_bytes: int = MAX_VIEWER_BYTES) -> list[dict]:
-    """What the viewer's script reads: per case its name, round, rank, and base64 of `image` and of each segmentation. Within max_bytes."""
+    """What the viewer's script reads: per case its name, round, rank, and base64 of `image` and of each segmentation, within max_bytes.
+
+    A case that cannot be read is left out.
+    """
     found, total = [], 0
     for queried in tqdm(cases, desc="viewer", unit="case", leave=False):
-        volume = load_volume(queried, MAX_VIEWER_VOXELS, window)
+        try:
+            volume = load_volume(queried, MAX_VIEWER_VOXELS, window)
+        except (RuntimeError, ValueError):
+            continue
         layers = {name: nifti_base64(array, volume) for name, array in volume.segmentations.items()}
         entry = {"case": queried.case, "round": queried.round, "rank": queried.rank, "image": nifti_base64(volume.image, volume)}
         total += len(entry["image"]) + sum(map(len, layers.values()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from nnunet_assft.evaluation.report.images import (
     why_no_images,
     window_of,
 )
+from nnunet_assft.evaluation.report.overlay import overlay_plot
 from nnunet_assft.evaluation.report.plot import Plot
 from nnunet_assft.evaluation.statistics import missing_runs
 from nnunet_assft.evaluation.stopping import advice
@@ -115,7 +117,7 @@ def headline(material: Material) -> dict[str, Any]:
 
 def _encoder(material: Material) -> str:
     encoder = material.experiment.encoder
-    return f"{encoder['path'].rpartition('/')[2]}" if encoder else "none: E⁽⁰⁾ is random"
+    return Path(encoder["path"]).name if encoder else "none: E⁽⁰⁾ is random"
 
 
 def _advice(material: Material) -> tuple[str, ...]:
@@ -216,7 +218,7 @@ def cases(material: Material) -> Section:
             continue
         caption = "no segmentation is known" if not queried.segmentations else " and ".join(queried.segmentations)
         caption = f"Round {queried.round}, rank {queried.rank}; {caption}."
-        plots.append(figures.overlay_plot(f"case_{i + 1:02d}", queried.case, caption, volume, labels))
+        plots.append(overlay_plot(f"case_{i + 1:02d}", queried.case, caption, volume, labels))
     if missing_prelabels := [q.case for q in chosen if q.round and "pre-segmentation" not in q.segmentations]:
         missing.append(f"No pre-segmentation is kept of {len(missing_prelabels)} of these cases; --prelabel computes them.")
     total = sum(len(done.queried) for done in material.rounds)
@@ -232,13 +234,10 @@ def viewer(material: Material) -> Section:
     if why:
         return Section("viewer", title, missing=(why,))
     chosen = queried_cases(material)
-    try:
-        shown = viewer_cases(chosen, window_of(material.dataset))
-    except (RuntimeError, ValueError) as error:
-        return Section("viewer", title, missing=(f"A case cannot be shown: {error}.",))
+    shown = viewer_cases(chosen, window_of(material.dataset))
     text = (f"{len(shown)} of the cases above, on a grid of at most 130 x 130 x 130 voxels, 8 bit; at most {MAX_CASES} cases and "
             f"{MAX_VIEWER_BYTES // 10**6} MB. Not for diagnosis.")  # fmt: skip
-    missing = () if len(shown) == len(chosen) else (f"{len(chosen) - len(shown)} cases did not fit.",)
+    missing = () if len(shown) == len(chosen) else (f"{len(chosen) - len(shown)} cases do not fit or cannot be read.",)
     return Section("viewer", title, (text,), _strategy_warning(material), missing, viewer=tuple(shown))
 
 

@@ -5,19 +5,23 @@
   const colours = JSON.parse(byId("viewer_colours").textContent);
   const [canvas, controls, message, startButton] = ["canvas", "controls", "message", "start"].map((name) => byId(`viewer_${name}`));
   let view = null;
+  let turn = 0;
 
   const say = (text) => { message.textContent = text; };
 
   async function show() {
+    const mine = ++turn;
     const chosen = cases[controls.elements.case.value];
-    while (view.volumes.length) view.removeVolumeByIndex(view.volumes.length - 1);
-    view.addVolume(await niivue.NVImage.loadFromBase64({ base64: chosen.image, name: "image.nii.gz", colormap: "gray" }));
+    const volumes = [await niivue.NVImage.loadFromBase64({ base64: chosen.image, name: "image.nii.gz", colormap: "gray" })];
     const layer = chosen.layers[controls.elements.layer.value];
     if (layer) {
-      const volume = await niivue.NVImage.loadFromBase64({ base64: layer, name: "label.nii.gz", opacity: Number(controls.elements.opacity.value) });
-      volume.setColormapLabel(colours);
-      view.addVolume(volume);
+      const opacity = Number(controls.elements.opacity.value);
+      volumes.push(await niivue.NVImage.loadFromBase64({ base64: layer, name: "label.nii.gz", opacity }));
+      volumes[1].setColormapLabel(colours);
     }
+    if (mine !== turn) return; // another choice was made in the meantime
+    while (view.volumes.length) view.removeVolumeByIndex(view.volumes.length - 1);
+    for (const volume of volumes) view.addVolume(volume);
     view.setSliceType(Number(controls.elements.view.value));
     view.updateGLVolume();
     canvas.dataset.drawn = countDrawn();
