@@ -519,12 +519,11 @@ def test_a_damaged_image_costs_its_picture_only(experiment: Experiment) -> None:
 def test_one_round_with_one_test_case(experiment: Experiment) -> None:
     experiment.paths.round_file(1).unlink()
     done = Round.load(experiment.paths, 0)
-    replace(done, dice={**done.dice, "sd": None, "n_cases": 1, "per_case": {"test_0": done.dice["per_case"]["test_0"]}}).save(
-        experiment.paths
-    )
+    one = {**done.dice, "sd": None, "n_cases": 1, "per_case": {"test_0": done.dice["per_case"]["test_0"]}}
+    replace(done, dice=one).save(experiment.paths)
     page = Page(rendered())
     assert "No advice yet" in page.texts["head"]
-    assert "No round with a query is finished." in page.texts["embeddings"]
+    assert "Marks: after round 0." in page.texts["embeddings"]
     assert "Mean over 1 test cases" in page.texts["learning"]
 
 

@@ -67,6 +67,7 @@ def _draw_plane(axes: Axes, plane: str, index: int, volume: Volume, values: Sequ
             if numbered and source == "label":
                 centre = x @ mask.sum(0) / mask.sum(), y @ mask.sum(1) / mask.sum()
                 axes.annotate(str(value), centre, color=colour, fontsize=6.5, ha="center", va="center")
+    axes.set(xlim=(0.0, image.shape[1] * step_across), ylim=(bottom, top))  # contours reach one voxel further
     axes.set_title(f"{plane} {index + 1}/{volume.image.shape[axis]}", fontsize=7.5, pad=2)
     axes.set_axis_off()
 
