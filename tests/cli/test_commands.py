@@ -159,7 +159,8 @@ def test_console_scripts_resolve():
 
 # Errors are one line and exit code 1 -----------------------------------------------------------------------------------
 
-NEED_A_DATASET = ["plan -d 901", "run -d 901", "round -d 901 -r 0", "annotate status -d 901", "status -d 901", "predict -d 901 -i a -o b"]
+NEED_A_DATASET = ["plan -d 901", "run -d 901", "round -d 901 -r 0", "annotate status -d 901", "status -d 901", "predict -d 901 -i a -o b",
+                  "report -d 901"]  # fmt: skip
 
 
 @pytest.mark.parametrize("line", NEED_A_DATASET)
