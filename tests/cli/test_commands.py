@@ -19,7 +19,7 @@ from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.selection import SELECTIONS
 from nnunet_assft.active.state import Experiment, Model, Round
 from nnunet_assft.active.strategies import STRATEGIES
-from nnunet_assft.cli import annotate, convert, demo, plan, predict, round, run, score, status
+from nnunet_assft.cli import annotate, convert, demo, plan, predict, report, round, run, score, status
 from nnunet_assft.network import PRESETS
 from nnunet_assft.planning.domains import DOMAINS
 
@@ -32,6 +32,7 @@ COMMANDS = {
     "status": status,
     "score": score,
     "predict": predict,
+    "report": report,
     "demo": demo,
 }
 PROGRESS = re.compile(r"\d+%\||\d+(case|epoch) \[")
@@ -158,7 +159,8 @@ def test_console_scripts_resolve():
 
 # Errors are one line and exit code 1 -----------------------------------------------------------------------------------
 
-NEED_A_DATASET = ["plan -d 901", "run -d 901", "round -d 901 -r 0", "annotate status -d 901", "status -d 901", "predict -d 901 -i a -o b"]
+NEED_A_DATASET = ["plan -d 901", "run -d 901", "round -d 901 -r 0", "annotate status -d 901", "status -d 901", "predict -d 901 -i a -o b",
+                  "report -d 901"]  # fmt: skip
 
 
 @pytest.mark.parametrize("line", NEED_A_DATASET)
