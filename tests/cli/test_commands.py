@@ -19,7 +19,7 @@ from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.selection import SELECTIONS
 from nnunet_assft.active.state import Experiment, Model, Round
 from nnunet_assft.active.strategies import STRATEGIES
-from nnunet_assft.cli import annotate, convert, demo, plan, predict, report, round, run, score, status
+from nnunet_assft.cli import annotate, compare, convert, demo, plan, predict, report, round, run, score, status
 from nnunet_assft.network import PRESETS
 from nnunet_assft.planning.domains import DOMAINS
 
@@ -29,6 +29,7 @@ COMMANDS = {
     "round": round,
     "run": run,
     "annotate": annotate,
+    "compare": compare,
     "status": status,
     "score": score,
     "predict": predict,

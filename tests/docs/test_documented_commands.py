@@ -26,7 +26,6 @@ from tests.docs.pages import COMMANDS, PAGES, ROOT, Block, blocks, commands_of, 
 
 DOCS = ROOT / "docs"
 TUTORIAL, EXTENDING = DOCS / "tutorial.md", DOCS / "extending.md"
-COMING = {"nnUNetv2_assft_compare", "nnUNetv2_assft_report"} - set(COMMANDS)  # documented, and not part of the package yet
 
 TYPED = [
     (block.name, words) for page in PAGES for block in blocks(page, "bash") for line in shell_lines(block) for words in commands_of(line)
@@ -46,14 +45,11 @@ def exit_code(call: Callable[[], object]) -> int:
 
 def test_there_is_something_to_test() -> None:
     typed = {words[0] for _, words in TYPED}
-    assert typed - COMING <= set(COMMANDS)
-    assert set(COMMANDS) <= typed  # every command is shown once at least
+    assert typed == set(COMMANDS)  # every command is shown once at least
 
 
 @pytest.mark.parametrize(("where", "words"), TYPED, ids=[f"{where} {' '.join(words)}" for where, words in TYPED])
 def test_a_documented_command_line_parses(where: str, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    if words[0] in COMING:
-        pytest.skip(f"{words[0]} is not part of the package yet")
     assert not exit_code(lambda: parser_of(words[0]).parse_args(words[1:])), f"{where}\n{capsys.readouterr().err}"
 
 
@@ -61,8 +57,6 @@ def test_a_documented_command_line_parses(where: str, words: list[str], capsys: 
 def test_a_command_that_is_mentioned_has_the_options_that_are_mentioned(page: Path) -> None:
     for mention in mentions(page):
         command, *words = mention.split()
-        if command in COMING:
-            continue
         assert command in COMMANDS, f"{page.name}: {mention}"
         wrong = {word.rstrip(".,;:") for word in words if re.match(r"--?[a-z]", word)} - options_of(parser_of(command))
         assert not wrong, f"{page.name}: `{mention}`: {command} has no {', '.join(sorted(wrong))}"
@@ -173,8 +167,6 @@ def type_block(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str
                         monkeypatch.setenv(name, value)
             elif line.startswith("nnUNetv2_assft_"):
                 command, *arguments = bash(f"printf '%s\\0' {line}").removesuffix("\0").split("\0")
-                if command in COMING:
-                    continue
                 code = exit_code(lambda: import_module(COMMANDS[command]).main(arguments))  # noqa: B023
                 out, err = capfd.readouterr()
                 assert not code, f"{block.name}: {line}\n{out}\n{err}"
@@ -202,9 +194,8 @@ def test_the_tutorial_runs_and_prints_what_it_says(task04: bool, type_block: Cal
     wrong: list[str] = []
     for block in blocks(TUTORIAL, "bash", "text"):
         if block.language == "bash":
-            coming = any(words[0] in COMING for line in shell_lines(block) for words in commands_of(line))
-            printed[block.heading] = "" if coming else type_block(block)
-        elif task04 and printed[block.heading]:
+            printed[block.heading] = type_block(block)
+        elif task04:
             missing = masked(block.text) - masked(printed[block.heading])
             wrong += [f"{block.name}: {line!r} was not printed; what was:\n{printed[block.heading]}" for line in sorted(missing)]
     assert not wrong, "\n".join(wrong)

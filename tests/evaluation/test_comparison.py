@@ -210,7 +210,7 @@ def test_results_of_every_arm(in_finished: Path) -> None:
     results, runs = collect(comparison)
     expected = {("random", 0, 1), ("random", 1, 3), ("assft", 0, 1), ("assft", 1, 3), ("nnunet", 1, 3), ("lower_bound", 0, 0),
                 ("upper_bound", 1, 8)}  # fmt: skip
-    groups = {key: group for key, group in results.groupby(["arm", "round", "n_labelled"])}
+    groups = dict(iter(results.groupby(["arm", "round", "n_labelled"])))
     assert set(groups) == expected
     for group in groups.values():
         assert sorted(zip(group["case"], group["structure"], strict=True)) == [
