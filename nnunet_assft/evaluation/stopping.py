@@ -80,7 +80,7 @@ def advice(rounds: Sequence[Round]) -> Advice:
     last, *before = known
     changes = f"From round {last.start} to {last.end} the mean Dice of {last.n_cases} test cases changed by {_interval(last)}"
     changes += "".join(f", from round {gain.start} to {gain.end} that of {gain.n_cases} by {_interval(gain)}" for gain in before)
-    verdict = "within noise; no gain from the last annotations can be told" if within_noise else "beyond noise; annotation still pays"
+    verdict = "within noise; no gain from the last annotations can be told" if within_noise else "beyond noise; Dice still rises"
     return Advice(known, within_noise, f"{changes}: {verdict}.", CAVEAT)
 
 

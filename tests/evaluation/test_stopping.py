@@ -42,7 +42,7 @@ def test_a_gain_beyond_noise_worked_by_hand():
     (gain,) = found.gains
     assert (gain.mean, gain.low, gain.high) == pytest.approx((0.2, 0.0700770, 0.3299230), abs=1e-6)
     assert found.within_noise is False
-    assert found.sentence.endswith("(95 % interval +0.0701 to +0.3299): beyond noise; annotation still pays.")
+    assert found.sentence.endswith("(95 % interval +0.0701 to +0.3299): beyond noise; Dice still rises.")
 
 
 def test_two_small_steps_can_be_a_gain_that_one_is_not():
