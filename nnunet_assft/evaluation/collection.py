@@ -142,6 +142,7 @@ def collect(comparison: Comparison) -> tuple[pd.DataFrame, pd.DataFrame]:
             results.append(found.assign(arm=arm, seed=seed))
             runs += _costs(comparison, arm, seed, found)
     table = pd.concat(results, ignore_index=True)[RESULT_COLUMNS]
+    table = table.astype({"round": int, "n_labelled": int, "dice": float, "nsd": float, "hd95_mm": float})  # also if a run has no row
     costs = pd.DataFrame(runs, columns=RUN_COLUMNS)
     for name, frame in (("results", table), ("runs", costs)):
         write_text(comparison.folder / f"{name}.csv", frame.to_csv(index=False))

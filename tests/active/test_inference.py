@@ -189,7 +189,8 @@ def random_image(*shape: int) -> np.ndarray:
 
 @torch.inference_mode()
 def bottleneck_mean(scorer: Scorer, window: np.ndarray) -> np.ndarray:
-    return scorer.network.encoder(torch.from_numpy(window)[None])[-1][0].double().mean(dim=(1, 2, 3)).numpy()
+    batch = torch.from_numpy(window)[None].expand(2, -1, -1, -1, -1)  # alone, torch would take another algorithm, see `_is_slow_alone`
+    return scorer.network.encoder(batch)[-1][0].double().mean(dim=(1, 2, 3)).numpy()
 
 
 def test_the_embedding_of_one_window_is_the_mean_of_the_bottleneck(scorer):
@@ -225,13 +226,27 @@ def test_embed_gives_the_embedding_of_record(scorer, shape):
 
 
 @pytest.mark.parametrize("shape", [(12, 20, 30), (24, 32, 48)])
-def test_the_sums_are_those_of_nnunets_own_logits(scorer, predictor, shape):
+def test_the_sums_are_those_of_nnunets_own_logits(scorer, predictor, shape, monkeypatch):
+    monkeypatch.setattr(scorer.predictor, "in_batches", False)  # window by window, as nnU-Net
     image = random_image(*shape)
     logits = predictor(mirroring=False).predict_sliding_window_return_logits(torch.from_numpy(image))
     assert logits.shape == (3, *shape)
     record = scorer.record("a", image, Request(1.7))
     assert_equal_sums(record.sums, sums_of_softmax(logits, 1.7))
     assert record.sums.voxels == np.prod(shape)  # the padding is not counted
+
+
+@pytest.mark.parametrize("mirroring", [False, True])
+def test_windows_in_batches_have_the_logits_of_windows_alone(scorer, monkeypatch, mirroring):
+    assert scorer.predictor.in_batches  # preset tiny on a CPU
+    image = random_image(20, 40, 36)
+    together = scorer.logits(image, mirroring=mirroring)
+    monkeypatch.setattr(scorer.predictor, "in_batches", False)
+    alone = scorer.logits(image, mirroring=mirroring)
+    # they are float16, and at the borders of windows weighted with numbers that hardly are one
+    close = np.isclose(together.numpy(), alone.numpy(), rtol=2e-3, atol=2e-3)
+    assert close.mean() > 0.999
+    assert np.isclose(together.numpy(), np.roll(alone.numpy(), 1, axis=2), rtol=2e-3, atol=2e-3).mean() < 0.5  # which tells images apart
 
 
 @pytest.mark.parametrize("second", ["order", "strict"])
