@@ -167,7 +167,8 @@ def _costs(comparison: Comparison, arm: str, seed: int, results: pd.DataFrame) -
         experiment = planned(comparison, arm if arm in STRATEGIES or arm == UPPER_BOUND else source_of(comparison, arm), seed)
         assert experiment is not None
         done = Round.load(experiment.paths, 1 if arm == UPPER_BOUND else r)
-        row |= {"annotated_cases": len(done.labelled), "annotation_minutes": _annotation_minutes(experiment, done.labelled)}
+        new = done.labelled if r == rounds[0] else done.queried  # since the row before
+        row |= {"annotated_cases": len(new), "annotation_minutes": _annotation_minutes(experiment, new)}
         if arm.startswith(NNUNET):
             row["training_minutes"] = read_json(nnunet_folder(comparison, arm, seed, r) / "done.json")["seconds"] / 60
         elif arm == LOWER_BOUND:

@@ -219,6 +219,8 @@ def test_results_of_every_arm(in_finished: Path) -> None:
         assert group["dice"].between(0, 1).all()
     assert set(runs["status"]) == {"done"}
     assert runs.set_index(["arm", "round"]).loc[("assft", 1), "n_pseudo"] == 2
+    annotated = runs.groupby("arm")["annotated_cases"].sum().to_dict()
+    assert annotated == {"random": 3, "assft": 3, "nnunet": 3, "lower_bound": 0, "upper_bound": 8}
     assert (runs.loc[runs["round"] == 1, "training_minutes"] > 0).all()
     round_1 = Round.load(comparison.experiment("random", 0).paths, 1)
     of_round = groups["random", 1, 3].groupby("case")["dice"].mean().mean()
