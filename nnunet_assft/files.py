@@ -73,6 +73,11 @@ def link_or_copy(source: Path, target: Path) -> None:
     partial.unlink(missing_ok=True)  # renaming one hard link of a file to another one does nothing
 
 
+def free_name(path: Path) -> Path:
+    """The first of `path`_1, `path`_2, ... that is not there: where something is moved aside."""
+    return next(p for n in range(1, 10_000) if not (p := path.with_name(f"{path.name}_{n}")).exists())
+
+
 def sha256_file(path: Path) -> str:
     digest = hashlib.sha256()
     with open(path, "rb") as file:

@@ -65,12 +65,17 @@ def write_dataset(
     return folder
 
 
+def set_folders(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """nnU-Net's three folders below root, made if they are not there."""
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+        monkeypatch.setenv(name, str(root / name))
+
+
 @pytest.fixture
 def nnunet_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """nnU-Net's three folders below tmp_path, empty."""
-    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        (tmp_path / name).mkdir()
-        monkeypatch.setenv(name, str(tmp_path / name))
+    set_folders(tmp_path, monkeypatch)
     return tmp_path
 
 

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from nnunet_assft.active.paths import TRAINERS, ExperimentPaths, fold_of
 from nnunet_assft.active.state import Model, step
 from nnunet_assft.errors import AssftError
-from nnunet_assft.files import PARTIAL, atomic_path, link_or_copy, read_json, sha256_file, sha256_of, write_json
+from nnunet_assft.files import PARTIAL, atomic_path, free_name, link_or_copy, read_json, sha256_file, sha256_of, write_json
 from nnunet_assft.network.pretrained import load_pretrained_encoder
 from nnunet_assft.nnunet_registration import register
 from nnunet_assft.planning.planner import CONFIGURATION
@@ -216,7 +216,7 @@ def train_stage(context: Context, r: int, stage: str, stage_content: dict[str, A
     fold = checkpoint.parent
     owner = fold / "stage.json"
     if any(fold.glob("checkpoint_*.pth")) and not (owner.is_file() and read_json(owner) == stage_content):
-        os.replace(fold, _free_name(fold.with_name(f"outdated_{fold.name}")))
+        os.replace(fold, free_name(fold.with_name(f"outdated_{fold.name}")))
     if not checkpoint.is_file():
         write_json(owner, stage_content)
         with open(paths.log_file, "a") as log, redirect_stdout(log):
@@ -260,7 +260,3 @@ def _let_workers_die_with_us() -> None:
         set_parent_death_signal = 1  # PR_SET_PDEATHSIG
         libc = ctypes.CDLL(None)
         os.register_at_fork(after_in_child=lambda: libc.prctl(set_parent_death_signal, signal.SIGKILL))
-
-
-def _free_name(path: Path) -> Path:
-    return next(p for n in range(1, 10_000) if not (p := path.with_name(f"{path.name}_{n}")).exists())

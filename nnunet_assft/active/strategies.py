@@ -26,7 +26,8 @@ class Strategy:
     needs: frozenset[str]  # fields of QueryPool that must not be None
     source: str  # where the rule comes from
     description: str
-    extra_cost: str = ""  # beyond one forward pass per case
+    extra_trainings: int = 0  # per round, for the query alone
+    extra_passes: int = 0  # per case, beyond one
     semi_supervised: bool = False  # adds pseudo-labelled cases and the second stage of a round
     excludes_pseudo_labelled: bool = False  # cases pseudo-labelled in the last round are not in the query pool
 
@@ -40,6 +41,17 @@ class Strategy:
         if missing:
             raise ValueError(f"the query pool lacks {', '.join(missing)}; this strategy needs {', '.join(sorted(needs))}.")
         return self.function(pool, min(n_query, len(pool.ids)))
+
+    @property
+    def passes(self) -> int:
+        """Through the network per case of the pool: none if the strategy looks at no image."""
+        return 0 if self.needs == {"permutation"} else 1 + self.extra_passes
+
+    @property
+    def extra_cost(self) -> str:
+        """Beyond one forward pass per case, in words; empty if there is none."""
+        costs = [(self.extra_trainings, "trainings per round"), (self.extra_passes, "passes per case")]
+        return " and ".join(f"{n} more {what}" for n, what in costs if n)
 
     def needs_with(self, options: Options) -> frozenset[str]:
         """`needs`, and what an option adds to it."""
@@ -106,21 +118,22 @@ STRATEGIES: dict[str, Strategy] = {
         needs=frozenset({"embeddings", "committee_spread"}),
         source="ASSFT paper, baseline SANN; Yang et al. 2017",
         description="2b cases a bootstrap committee disagrees on most, of these the b most similar to all cases",
-        extra_cost="4 more trainings per round and 4 more passes per case",
+        extra_trainings=4,
+        extra_passes=4,
     ),
     "sann_tta": Strategy(
         function=q.sann("mirror_spread"),
         needs=frozenset({"embeddings", "mirror_spread"}),
         source="surrogate of SANN, not the published method",
         description="as sann, with 8 mirrored predictions of one network in place of a committee",
-        extra_cost="7 more passes per case",
+        extra_passes=7,
     ),
     "ugtst": Strategy(
         function=q.query_ugtst,
         needs=frozenset({"embeddings", "peak_entropy"}),
         source="ASSFT paper, baseline UGTST; Luo et al. 2024, release HiLab-git/UGTST",
         description="2b cases with the largest entropy above its first peak, of these the centres of b clusters",
-        extra_cost="8 more passes per case",
+        extra_passes=8,
     ),
     "cup": Strategy(
         function=q.cup(uncertain_first=True),

@@ -6,6 +6,7 @@ import argparse
 
 from nnunet_assft.cli.common import EXIT_ERROR, add_device, choose_device, make_parser, run
 from nnunet_assft.cli.plan import add_shared_options, shared_settings
+from nnunet_assft.errors import AssftError
 
 ONLY_HERE = ("estimate", "collect", "device", "verbose", "np")  # do not change what is compared
 
@@ -29,13 +30,17 @@ def parser() -> argparse.ArgumentParser:
 
 def compare(args: argparse.Namespace) -> int:
     from nnunet_assft.evaluation.collection import write_tables
-    from nnunet_assft.evaluation.comparison import run_comparison
+    from nnunet_assft.evaluation.comparison import remember, run_comparison
     from nnunet_assft.evaluation.estimate import estimate
 
     comparison = make_comparison(args)
     device = choose_device(args.device)
     failed = []
+    if args.collect and not comparison.file.is_file():
+        raise AssftError(f"{comparison.dataset} has no comparison {comparison.name!r} ({comparison.file} is not there). Leave --collect "
+                         "out to run it.")  # fmt: skip
     if not args.collect:
+        remember(comparison, device)
         print(estimate(comparison, device), flush=True)
         if args.estimate:
             return 0

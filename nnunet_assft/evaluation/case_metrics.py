@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from nnunet_assft.evaluation.surface import (
     surface_distances,
 )
 from nnunet_assft.files import read_json, sha256_file, write_json, write_text
-from nnunet_assft.planning.raw_dataset import find_dataset
+from nnunet_assft.planning.raw_dataset import RawDataset, find_dataset
 
 DTYPES = {"case": str, "structure": str, "dice": float, "nsd": float, "hd95_mm": float}
 
@@ -60,30 +60,37 @@ def case_metrics(
 
 
 def test_metrics(experiment: Experiment, r: int) -> pd.DataFrame:
-    """`case_metrics` of the test cases of a finished round, from the predictions that the round left on disk.
+    """`case_metrics` of the test cases of a finished round, from the predictions that the round left on disk; kept beside them.
 
-    Kept beside the predictions as metrics.csv, with what it was made from in metrics.json, and read from there the next time.
     Raises `AssftError` if the round is not finished or a prediction is gone.
     """
     if not experiment.paths.round_file(r).is_file():
         raise AssftError(f"Round {r} of experiment {experiment.name!r} is not finished; its test cases have no metrics yet.")
     done = Round.load(experiment.paths, r)
-    dataset = find_dataset(experiment.dataset)
-    folder = experiment.paths.test_predictions(r)
-    predictions = {case: folder / f"{case}{dataset.file_ending}" for case in done.test}
-    references = {case: dataset.label_file(case) for case in done.test}
+    made_from = {"model": done.model.weights_sha256}
+    return kept_metrics(find_dataset(experiment.dataset), done.test, experiment.paths.test_predictions(r), made_from)
+
+
+def kept_metrics(dataset: RawDataset, cases: Sequence[str], folder: Path, made_from: Mapping[str, str]) -> pd.DataFrame:
+    """`case_metrics` of the predictions of these cases in a folder, CASE.nii.gz.
+
+    Kept there as metrics.csv, with what it was made from (`made_from`, and the references) in metrics.json, and read from there the
+    next time. Raises `AssftError` if a prediction or a reference is gone.
+    """
+    predictions = {case: folder / f"{case}{dataset.file_ending}" for case in cases}
+    references = {case: dataset.label_file(case) for case in cases}
     gone = [file for file in [*predictions.values(), *references.values()] if not file.is_file()]
     if gone:
-        raise AssftError(f"{gone[0]} is not there ({len(gone)} files are missing). Put it back to evaluate round {r}.")
-    made_from = {
-        "model": done.model.weights_sha256,
+        raise AssftError(f"{gone[0]} is not there ({len(gone)} files are missing). Put it back to evaluate {folder}.")
+    provenance_now = {
+        **made_from,
         "references": {case: sha256_file(file) for case, file in references.items()},
         "tolerance_mm": DEFAULT_TOLERANCE_MM,
     }
     table, provenance = folder / "metrics.csv", folder / "metrics.json"
-    if not (table.is_file() and provenance.is_file() and read_json(provenance) == made_from):
+    if not (table.is_file() and provenance.is_file() and read_json(provenance) == provenance_now):
         labels = {name: value for name, value in dataset.labels.items() if value in dataset.foreground_labels}
         metrics = case_metrics(predictions, references, dataset.reader, labels, ignore_label=dataset.labels.get("ignore"))
         write_text(table, metrics.to_csv(index=False))
-        write_json(provenance, made_from)
+        write_json(provenance, provenance_now)
     return pd.read_csv(table, dtype=DTYPES)

@@ -24,7 +24,7 @@ from nnunet_assft.active.rounds import open_context, predict_test_cases, run_rou
 from nnunet_assft.active.state import Experiment, Round, finished_rounds
 from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.errors import AssftError
-from nnunet_assft.evaluation.case_metrics import case_metrics, test_metrics
+from nnunet_assft.evaluation.case_metrics import kept_metrics, test_metrics
 from nnunet_assft.evaluation.pseudo_label_quality import pseudo_label_quality
 from nnunet_assft.evaluation.standard_nnunet import Job, run_job
 from nnunet_assft.files import link_or_copy, read_json, write_json
@@ -34,7 +34,6 @@ PAPER_STRATEGIES = ("random", "entropy", "least_confidence", "margin", "coreset"
 NNUNET, NNUNET_FINETUNED = "nnunet", "nnunet_finetuned"
 LOWER_BOUND, UPPER_BOUND = "lower_bound", "upper_bound"
 GROUPS = {"paper": PAPER_STRATEGIES, "all": tuple(STRATEGIES)}
-DEFAULT_ARMS = ("paper", NNUNET, LOWER_BOUND, UPPER_BOUND)
 METRIC_COLUMNS = ["round", "n_labelled", "case", "structure", "dice", "nsd", "hd95_mm"]
 NNUNET_KEYS = ("channel_names", "labels", "file_ending", "overwrite_image_reader_writer")  # of dataset.json
 
@@ -73,7 +72,8 @@ class Comparison:
 
     @cached_property
     def n_rounds(self) -> int:
-        return self.experiment(self.strategies[0], self.seeds[0]).n_rounds
+        """As `remember` wrote it."""
+        return int(read_json(self.file)["n_rounds"])
 
     def experiment(self, arm: str, seed: int) -> Experiment:
         """Planned now, or found as it was planned."""
@@ -109,8 +109,10 @@ def cases_of(arm: str) -> str:
 
 
 def run_comparison(comparison: Comparison, device: torch.device, say: Callable[[str], None] = print) -> list[str]:
-    """Every run that is left, one line said of each. Returns the runs that failed, with the reason; the others go on."""
-    _remember(comparison, device)
+    """Every run that is left, one line said of each. Returns the runs that failed, with the reason; the others go on.
+
+    comparison.json has to be there, see `remember`.
+    """
     failed = []
     runs = [(arm, seed) for seed in comparison.seeds for arm in comparison.arms]
     for i, (arm, seed) in enumerate(runs):
@@ -126,8 +128,8 @@ def run_comparison(comparison: Comparison, device: torch.device, say: Callable[[
     return failed
 
 
-def _remember(comparison: Comparison, device: torch.device) -> None:
-    """comparison.json: what is compared, and what all runs share."""
+def remember(comparison: Comparison, device: torch.device) -> None:
+    """comparison.json: what is compared, and what all runs share. Plans the first experiment if it is not planned yet."""
     first = comparison.experiment(comparison.strategies[0], comparison.seeds[0])
     shared = ("n_rounds", "n_query", "budget", "pool", "test", "test_source", "domain", "preset", "normalization", "encoder", "training",
               "versions")  # fmt: skip
@@ -248,8 +250,11 @@ def run_metrics(comparison: Comparison, arm: str, seed: int) -> pd.DataFrame:
     experiment = planned(comparison, arm if arm in STRATEGIES or arm == UPPER_BOUND else source_of(comparison, arm), seed)
     if experiment is None:
         return frames[0]
+    dataset = find_dataset(experiment.dataset)
     if arm == LOWER_BOUND:
-        frames.append(_metrics_of_folder(experiment, predictions_before_round_0(experiment)).assign(round=0, n_labelled=0))
+        folder, model = predictions_before_round_0(experiment), {"model": experiment.initial_network_sha256}
+        if all((folder / f"{case}{dataset.file_ending}").is_file() for case in experiment.test):
+            frames.append(kept_metrics(dataset, experiment.test, folder, model).assign(round=0, n_labelled=0))
     for done in finished_rounds(experiment):
         if arm in STRATEGIES or (arm == UPPER_BOUND and done.round == 1):
             last = done.round if arm in STRATEGIES else comparison.n_rounds
@@ -257,18 +262,10 @@ def run_metrics(comparison: Comparison, arm: str, seed: int) -> pd.DataFrame:
         elif arm.startswith(NNUNET) and done.round >= 1:
             folder = nnunet_folder(comparison, arm, seed, done.round)
             if (folder / "done.json").is_file():
-                frames.append(_metrics_of_folder(experiment, folder / "test").assign(round=done.round, n_labelled=len(done.labelled)))
+                job = {"job": read_json(folder / "done.json")["job_sha256"]}
+                found = kept_metrics(dataset, experiment.test, folder / "test", job)
+                frames.append(found.assign(round=done.round, n_labelled=len(done.labelled)))
     return pd.concat([frame for frame in frames if len(frame)] or frames)
-
-
-def _metrics_of_folder(experiment: Experiment, folder: Path) -> pd.DataFrame:
-    dataset = find_dataset(experiment.dataset)
-    predictions = {case: folder / f"{case}{dataset.file_ending}" for case in experiment.test}
-    if not all(file.is_file() for file in predictions.values()):
-        return pd.DataFrame(columns=METRIC_COLUMNS[2:])
-    references = {case: dataset.label_file(case) for case in experiment.test}
-    labels = {name: value for name, value in dataset.labels.items() if value in dataset.foreground_labels}
-    return case_metrics(predictions, references, dataset.reader, labels, ignore_label=dataset.labels.get("ignore"))
 
 
 def source_of(comparison: Comparison, arm: str) -> str:

@@ -27,8 +27,6 @@ from nnunet_assft.evaluation.comparison import (
 from nnunet_assft.files import read_json, write_json
 from nnunet_assft.planning.planner import CONFIGURATION, scratch_preprocessed_folder
 
-PASSES = {"random": 0, "sann": 5, "sann_tta": 8, "ugtst": 9}  # through the pool for a query; 1 for the others
-TRAININGS = {"sann": 5, "assft": 2}  # per round; 1 for the others
 MIRRORINGS = 8
 ONLINE_VALIDATION = 1.1  # a fifth as many iterations as the training, forward only
 
@@ -61,9 +59,12 @@ def estimate(comparison: Comparison, device: torch.device) -> str:
             elif arm == UPPER_BOUND:
                 seconds += todo * (comparison.n_rounds * step * iteration + MIRRORINGS * test * case)
             else:
-                trained = TRAININGS.get(arm, 1) * step * iteration if arm in STRATEGIES else 0
-                passes = PASSES.get(arm, 1) + STRATEGIES[arm].semi_supervised if arm in STRATEGIES else 0
-                seconds += todo * (trained + passes * pool * case + MIRRORINGS * test * case)
+                trainings = passes = 0
+                if arm != LOWER_BOUND:
+                    strategy = STRATEGIES[arm]
+                    trainings = 1 + strategy.extra_trainings + strategy.semi_supervised
+                    passes = strategy.passes + strategy.semi_supervised
+                seconds += todo * (trainings * step * iteration + passes * pool * case + MIRRORINGS * test * case)
     runs = len(comparison.seeds) * len(comparison.arms)
     times = f"a training step takes {iteration:.2g} s, a window {window:.2g} s"
     times += f"; of standard nnU-Net {nnunet_iteration:.2g} s" if nnunet_iteration else ""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_assft.errors import AssftError
-from nnunet_assft.files import read_json, sha256_file, sha256_of, write_json
+from nnunet_assft.files import free_name, read_json, sha256_file, sha256_of, write_json
 
 PLANS, CONFIGURATION, TRAINER = "nnUNetPlans", "3d_fullres", "nnUNetTrainer"
 
@@ -75,7 +75,7 @@ def run_job(job: Job) -> dict[str, Path]:
         return files
     job_file = folder / "job.json"
     if folder.exists() and not (job_file.is_file() and read_json(job_file) == content):
-        os.replace(folder, next(p for n in range(1, 10_000) if not (p := folder.with_name(f"outdated_{folder.name}_{n}")).exists()))
+        os.replace(folder, free_name(folder.with_name(f"outdated_{folder.name}")))
     write_json(job_file, content)
     names = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
     environment = os.environ | {name: str(folder / name) for name in names}

@@ -30,17 +30,11 @@ from nnunet_assft.active.state import Experiment, Round, finished_rounds
 from nnunet_assft.cli.round import main as round_main
 from nnunet_assft.errors import AssftError, WaitingForAnnotation
 from nnunet_assft.files import read_json, sha256_file
-from tests.conftest import SHARED_DATA, blob_case, needs_hippocampus, write_dataset, write_volume
+from tests.conftest import SHARED_DATA, blob_case, needs_hippocampus, set_folders, write_dataset, write_volume
 from tests.kills import before_replace, is_killed
 
 CPU = torch.device("cpu")
 SETTINGS = {"rounds": 2, "budget": "2", "preset": "tiny", "epochs": 2, "iterations_per_epoch": 2, "initial_lr": 1e-3}
-
-
-def set_folders(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        (root / name).mkdir(parents=True, exist_ok=True)
-        monkeypatch.setenv(name, str(root / name))
 
 
 def run_all(dataset: str = "Dataset901_Blobs", **settings: object) -> list[Round]:

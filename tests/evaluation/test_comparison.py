@@ -21,13 +21,14 @@ from nnunet_assft.active.options import Options
 from nnunet_assft.active.rounds import run_round
 from nnunet_assft.active.state import Round
 from nnunet_assft.cli.compare import main as compare_main
+from nnunet_assft.cli.compare import parser as compare_parser
 from nnunet_assft.errors import AssftError
 from nnunet_assft.evaluation import comparison as comparison_module
 from nnunet_assft.evaluation import standard_nnunet
 from nnunet_assft.evaluation.collection import collect, write_tables
-from nnunet_assft.evaluation.comparison import DEFAULT_ARMS, PAPER_STRATEGIES, Comparison, nnunet_job, parse_arms, run_arm, share_start
+from nnunet_assft.evaluation.comparison import PAPER_STRATEGIES, Comparison, nnunet_job, parse_arms, run_arm, share_start
 from nnunet_assft.files import read_json
-from tests.conftest import write_dataset
+from tests.conftest import set_folders, write_dataset
 
 CPU = torch.device("cpu")
 DATASET = "Dataset901_Blobs"
@@ -58,12 +59,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def set_folders(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        (root / name).mkdir(parents=True, exist_ok=True)
-        monkeypatch.setenv(name, str(root / name))
-
-
 @pytest.fixture
 def in_finished(finished: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     set_folders(finished, monkeypatch)
@@ -77,7 +72,7 @@ def test_groups_are_spelled_out_and_strategies_come_first() -> None:
     assert parse_arms(["nnunet", "paper", "random"]) == (*PAPER_STRATEGIES, "nnunet")
     assert len(PAPER_STRATEGIES) == 11
     assert set(parse_arms(["all"])) > set(PAPER_STRATEGIES)
-    assert parse_arms(DEFAULT_ARMS)[-3:] == ("nnunet", "lower_bound", "upper_bound")
+    assert parse_arms(compare_parser().parse_args(["-d", "901"]).arms)[-3:] == ("nnunet", "lower_bound", "upper_bound")
 
 
 @pytest.mark.parametrize(
@@ -278,6 +273,11 @@ def test_a_run_that_fails_does_not_stop_the_others(
     printed = capsys.readouterr().out
     assert "[  1/5] random, seed 0: failed: no space" in printed
     assert "[  5/5] upper_bound, seed 0: Dice" in printed
+
+
+def test_nothing_to_collect_is_one_line(blobs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert compare("--collect") == 1
+    assert "Dataset901_Blobs has no comparison 'compare'" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -41,7 +41,7 @@ from nnunet_assft.evaluation.statistics import compare_arms
 from nnunet_assft.evaluation.tables import budget_table, write_table
 from nnunet_assft.files import write_json, write_text
 from nnunet_assft.planning.preprocessing import load_image, load_properties
-from tests.conftest import blob_case, write_volume
+from tests.conftest import blob_case, set_folders, write_volume
 
 DATASET = "Dataset905_Report"
 NASTY = "<img src=x onerror=alert(1)>&\"'$x$"  # a file name that Linux allows
@@ -182,12 +182,6 @@ def material(root: Path, monkeypatch: pytest.MonkeyPatch) -> Material:
 @pytest.fixture
 def html(root: Path) -> str:
     return (root / "r.html").read_text(encoding="utf-8")
-
-
-def set_folders(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        (root / name).mkdir(parents=True, exist_ok=True)
-        monkeypatch.setenv(name, str(root / name))
 
 
 def rendered() -> str:
