@@ -130,7 +130,9 @@ def dataset_folder(name: str, raw: Path, dataset: str | None) -> Path:
     row = DATASETS[name]
     if row.id:
         return raw / _renamed(row, dataset).folder
-    folders = sorted(raw.glob(f"Dataset{int(dataset):03d}_*")) if dataset and dataset.isdigit() else [raw / str(dataset)]
+    if dataset is None:
+        raise AssftError(f"{name} converts many datasets, and which one is meant was not said. Name it with -d, by its id or folder.")
+    folders = sorted(raw.glob(f"Dataset{int(dataset):03d}_*")) if dataset.isdigit() else [raw / dataset]
     if len(folders) != 1 or not folders[0].is_dir():
         raise AssftError(f"Dataset {dataset} was not found in {raw}. Name the converted dataset with -d.")
     return folders[0]

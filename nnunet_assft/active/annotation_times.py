@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnunet_assft.errors import AssftError
+from nnunet_assft.files import read_json
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,20 @@ class Times:
             text = (line["minutes"] or "").strip()
             rows[key] = checked_minutes(text, f"--times {file}, line {number}") if text else None
         return cls(annotator, minutes, rows)
+
+
+def annotation_minutes(annotations: Path) -> dict[str, float]:
+    """Minutes of each imported label, summed over its readers; a case for which one of them did not say is left out.
+
+    annotations: the folder of an experiment, `ExperimentPaths.annotations`.
+    """
+    minutes: dict[str, float] = {}
+    for file in sorted(annotations.glob("*.json")):
+        content = read_json(file)
+        told = [reading["minutes"] for reading in content["readings"]]
+        if told and None not in told:
+            minutes[str(content["case"])] = float(sum(told))
+    return minutes
 
 
 def checked_minutes(text: str, where: str) -> float:

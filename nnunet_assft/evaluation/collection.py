@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from nnunet_assft.active.annotation_times import annotation_minutes
 from nnunet_assft.active.options import Options
 from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.state import STEPS, Experiment, Round
@@ -188,8 +189,8 @@ def _minutes(step_file: Path) -> float:
 
 def _annotation_minutes(experiment: Experiment, cases: Sequence[str]) -> float | None:
     """What people said it took them, in any experiment of the dataset; None if that of a case is not known."""
-    known = {}
-    for file in experiment.paths.results.parent.glob("*/annotations/*.json"):
-        known[file.stem] = read_json(file)["readings"][0]["minutes"]
+    known: dict[str, float] = {}
+    for folder in sorted(experiment.paths.results.parent.glob("*/annotations")):
+        known |= annotation_minutes(folder)
     minutes = [known.get(case) for case in cases]
     return None if None in minutes else float(sum(minutes))  # type: ignore[arg-type]

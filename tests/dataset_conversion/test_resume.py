@@ -327,3 +327,9 @@ def test_nothing_to_verify_is_one_line(convert: Convert) -> None:
     result = convert("flare21", options="--verify_only")
     assert result.code == 1
     assert "nothing to verify" in result.errors[0]
+
+
+def test_what_to_verify_has_to_be_named_if_the_converter_does_not_say(convert: Convert) -> None:
+    result = convert("msd", options="--verify_only")
+    assert result.code == 1
+    assert "Name it with -d" in result.errors[0]

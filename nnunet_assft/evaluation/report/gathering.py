@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from nnunet_assft.active.annotation_times import annotation_minutes
 from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.state import Experiment, Round, finished_rounds
 from nnunet_assft.active.strategies import STRATEGIES
@@ -27,7 +28,7 @@ TRAINING_COLUMNS = ("round", "stage", "epoch", "train_loss", "val_loss", "pseudo
 
 
 @dataclass(frozen=True)
-class Comparison:
+class FinishedComparison:
     """The files of one comparison. results: long form, one row per arm, seed, round, case, structure. tables: name -> (caption, table).
 
     conclusions, round_by_round: paragraphs and list of conclusions.md.
@@ -59,7 +60,7 @@ class Material:
     pretrained: tuple[tuple[str, ...], np.ndarray] | None
     training: pd.DataFrame
     minutes: Mapping[str, float]
-    comparison: Comparison | None
+    comparison: FinishedComparison | None
 
 
 def gather(dataset: str | int, experiment: str | None, comparison: str | None) -> Material:
@@ -87,7 +88,7 @@ def gather(dataset: str | int, experiment: str | None, comparison: str | None) -
         embeddings=in_rounds,
         pretrained=_embeddings(paths.records("pretrained"), planned.pool),
         training=training_curves(paths, rounds),
-        minutes=annotation_minutes(paths),
+        minutes=annotation_minutes(paths.annotations),
         comparison=compared,
     )
 
@@ -129,17 +130,6 @@ def _embeddings(folder: Path, cases: Iterable[str]) -> tuple[tuple[str, ...], np
     return tuple(found), np.stack(rows)
 
 
-def annotation_minutes(paths: ExperimentPaths) -> dict[str, float]:
-    """Cases for which every reader said how long it took."""
-    minutes: dict[str, float] = {}
-    for file in sorted(paths.annotations.glob("*.json")) if paths.annotations.is_dir() else []:
-        content = read_json(file)
-        told = [reading["minutes"] for reading in content["readings"]]
-        if told and None not in told:
-            minutes[str(content["case"])] = float(sum(told))
-    return minutes
-
-
 def training_curves(paths: ExperimentPaths, rounds: Sequence[Round]) -> pd.DataFrame:
     """From nnU-Net's training logs, one row per epoch; pseudo_dice: mean over structures."""
     rows = []
@@ -173,14 +163,14 @@ def _number(pattern: str, text: str) -> float | None:
 # A comparison ----------------------------------------------------------------------------------------------------------
 
 
-def read_comparison(folder: Path) -> Comparison:
+def read_comparison(folder: Path) -> FinishedComparison:
     """Raises `AssftError` if the comparison has no results."""
     if not (folder / "comparison.json").is_file() or not (folder / "results.csv").is_file():
         raise AssftError(f"{folder} holds no comparison.json and results.csv. Run nnUNetv2_assft_compare first, or leave out --compare.")
     file = folder / "tables" / "conclusions.md"
     paragraphs, items = _conclusions(file.read_text(encoding="utf-8")) if file.is_file() else ([], [])
     files = sorted((folder / "tables").glob("*.csv"), key=lambda file: (file.stem != "budgets_dice", file.stem == "statistics", file.stem))
-    return Comparison(
+    return FinishedComparison(
         folder=folder,
         settings=read_json(folder / "comparison.json"),
         results=pd.read_csv(folder / "results.csv", dtype={"arm": str, "case": str, "structure": str}, float_precision="round_trip"),
@@ -211,7 +201,7 @@ def _plain(markdown: str) -> str:
     return re.sub(r"\\(\W|_)", r"\1", markdown)
 
 
-def first_experiment(comparison: Comparison) -> str:
+def first_experiment(comparison: FinishedComparison) -> str:
     """The run that stands for the comparison: ASSFT's first seed, else the first arm's."""
     experiments: Mapping[str, Mapping[str, str]] = comparison.settings.get("experiments") or {}
     runs = experiments.get("assft") or next(iter(experiments.values()), {})
