@@ -255,8 +255,18 @@ def _run_training(context: Context, r: int, stage: str, fold: Path) -> None:
 
 @cache
 def _let_workers_die_with_us() -> None:
-    """After a SIGKILL nnU-Net's augmentation workers would wait for ever for a process that is gone. Linux can end them."""
+    """After a SIGKILL nnU-Net's augmentation workers would wait for ever for a process that is gone."""
+    _libc()  # now: in a child, which another thread's lock may have been copied into, loading it could wait for ever
+    os.register_at_fork(after_in_child=die_with_parent)
+
+
+def die_with_parent() -> None:
+    """Linux ends this process when the one that started it is gone, however that ended; other systems do not."""
     if sys.platform == "linux":
         set_parent_death_signal = 1  # PR_SET_PDEATHSIG
-        libc = ctypes.CDLL(None)
-        os.register_at_fork(after_in_child=lambda: libc.prctl(set_parent_death_signal, signal.SIGKILL))
+        _libc().prctl(set_parent_death_signal, signal.SIGKILL)
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None)

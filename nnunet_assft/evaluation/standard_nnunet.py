@@ -186,6 +186,9 @@ def predict(job: Job) -> None:
 
 
 def main(job_file: str) -> None:
+    from nnunet_assft.active.nnunet_io import die_with_parent
+
+    die_with_parent()  # else a comparison that was killed and started again would find this one at work in its folder
     content = read_json(Path(job_file))
     content.pop("sha256")
     job = Job(**content)

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -194,6 +195,24 @@ def test_a_job_that_fails_says_where_to_look(tmp_path: Path) -> None:
     )
     with pytest.raises(AssftError, match=r"exit code 1\. The end of .*log\.txt"):
         standard_nnunet.run_job(job)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems cannot end a process with its parent")
+def test_nnunets_process_ends_with_the_comparison(tmp_path: Path) -> None:
+    call = "from nnunet_assft.active.nnunet_io import die_with_parent; die_with_parent()"
+    sleeper = f"import time; {call}; print('ready', flush=True); time.sleep(60)"
+    parent = f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', {sleeper!r}]); print(p.pid, flush=True); p.wait()"
+    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        assert process.stdout.readline() == "ready\n"
+        process.kill()
+    state = Path(f"/proc/{child}/stat")
+    for _ in range(100):
+        if not state.is_file() or state.read_text().split()[2] == "Z":
+            return
+        time.sleep(0.1)
+    pytest.fail("it is still there")
 
 
 # The whole -------------------------------------------------------------------------------------------------------------
