@@ -7,6 +7,7 @@ sees exactly the cases it is given: a raw dataset that lists only them, and no f
 from __future__ import annotations
 
 import os
+import pickle
 import random
 import subprocess
 import sys
@@ -81,7 +82,8 @@ def run_job(job: Job) -> dict[str, Path]:
     environment = os.environ | {name: str(folder / name) for name in names}
     start = time.monotonic()
     with open(folder / "log.txt", "a") as log:
-        process = subprocess.run([sys.executable, "-m", __name__, str(job_file)], env=environment, stdout=log, check=False)
+        # in its own folder: where the user stands there may be a folder with the name of a package
+        process = subprocess.run([sys.executable, "-m", __name__, "job.json"], env=environment, cwd=folder, stdout=log, check=False)
     if process.returncode != 0:
         raise AssftError(f"Standard nnU-Net ended with exit code {process.returncode}. The end of {folder / 'log.txt'} and the lines "
                          "above say why; type the same command again to go on.")  # fmt: skip
@@ -149,8 +151,11 @@ def train(job: Job) -> None:
     import torch
     from tqdm import tqdm
 
-    if job.checkpoint.is_file():
+    trained = Path(job.folder, "trained.json")  # nnU-Net's checkpoints are not written in one step, so their names say nothing
+    if trained.is_file():
         return
+    job.checkpoint.unlink(missing_ok=True)
+    _remove_if_cut_short(job.fold / "checkpoint_latest.pth")
     random.seed(job.seed)
     np.random.seed(job.seed)  # noqa: NPY002 - nnU-Net and batchgenerators draw from the global generator
     torch.manual_seed(job.seed)
@@ -166,6 +171,18 @@ def train(job: Job) -> None:
 
         trainer.on_epoch_end = show
         trainer.run_training()
+    write_json(trained, {"epochs": job.epochs})
+
+
+def _remove_if_cut_short(checkpoint: Path) -> None:
+    import torch
+
+    try:
+        if checkpoint.is_file():
+            torch.load(checkpoint, map_location="cpu", weights_only=False)
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError):
+        print(f"{checkpoint} was cut short; the training starts anew.")
+        checkpoint.unlink()
 
 
 def predict(job: Job) -> None:

@@ -180,6 +180,28 @@ def test_fine_tuned_nnunet_starts_from_the_round_before(in_finished: Path, tmp_p
     standard_nnunet.make_trainer(replace(job, start=str(tmp_path / "other.pth")))  # another network: from scratch, said in the log
 
 
+@pytest.mark.slow
+def test_a_checkpoint_that_was_cut_short_is_trained_again(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """nnU-Net was killed while it wrote its last checkpoint; and the user stands in a folder with a package of our name."""
+    shutil.copytree(finished / "nnUNet_results", tmp_path / "nnUNet_results")
+    set_folders(finished, monkeypatch)
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "nnUNet_results"))
+    (tmp_path / "nnunet_assft").mkdir()
+    (tmp_path / "nnunet_assft" / "__init__.py").write_text("raise ImportError('not this one')")
+    monkeypatch.chdir(tmp_path)
+    comparison = comparison_of(*ARMS)
+    job = nnunet_job(comparison, "nnunet", 0, 1, comparison.experiment("random", 0), CPU)
+    predictions = standard_nnunet.run_job(job)  # the folder has moved, so it is another job
+    weights = load_weights(job.checkpoint)
+    for file in (*predictions.values(), Path(job.folder) / "done.json", Path(job.folder) / "trained.json"):
+        file.unlink()
+    for name in ("checkpoint_final.pth", "checkpoint_latest.pth"):
+        (job.fold / name).write_bytes(job.checkpoint.read_bytes()[:5000])
+    assert all(file.is_file() for file in standard_nnunet.run_job(job).values())
+    again = load_weights(job.checkpoint)
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+
+
 def test_a_job_that_fails_says_where_to_look(tmp_path: Path) -> None:
     job = standard_nnunet.Job(
         folder=str(tmp_path / "job"),
