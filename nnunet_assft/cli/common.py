@@ -84,9 +84,18 @@ def choose_device(name: str | None) -> torch.device:
     return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
+def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
+    """The arguments, and in `typed` the names of those that were typed, also if with their default."""
+    args = parser.parse_args(argv)
+    unset: list[str] = []  # argparse leaves a value alone that is there already; to a list it can append
+    again = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(vars(args), unset)))
+    args.typed = frozenset(name for name, value in vars(again).items() if value is not unset)
+    return args
+
+
 def run(command: Callable[[argparse.Namespace], int | None], parser: argparse.ArgumentParser, argv: list[str] | None) -> None:
     """Parse, call, exit: 0 done, 1 error, 2 wrong usage (argparse), 3 waiting for annotation."""
-    args = parser.parse_args(argv)
+    args = parse(parser, argv)
     # read when torch is loaded: on a busy CPU, threads that spin while they wait make a training three times slower
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     warnings.filterwarnings("ignore", message=".*GradScaler.*|.*not writable.*|.*lr_scheduler.*")

@@ -8,19 +8,23 @@ from nnunet_assft.cli.common import EXIT_ERROR, add_device, choose_device, make_
 from nnunet_assft.cli.plan import add_shared_options, shared_settings
 from nnunet_assft.errors import AssftError
 
-ONLY_HERE = ("estimate", "collect", "device", "verbose", "np")  # do not change what is compared
-
 
 def parser() -> argparse.ArgumentParser:
-    p = make_parser("compare", "Compare strategies and standard nnU-Net: same pool, test set, first case, budget, epochs, seeds. Runs what "
-                    "is left, then writes tables and statistics. Options are needed for a new comparison only.", dataset=False)  # fmt: skip
+    description = (
+        "Compare strategies and standard nnU-Net: same pool, test set, first case, budget, epochs, seeds. Runs what is left, then writes "
+        "tables and statistics. A comparison keeps the options it was made with."
+    )
+    p = make_parser("compare", description, dataset=False)
     p.usage = "%(prog)s -d ID [options]"
     p.add_argument("-d", required=True, metavar="ID", help="dataset id or name; all its labels must be there")
     p.add_argument("-e", default="compare", metavar="NAME", help="comparison; its experiments are NAME_ARM_sSEED")
-    p.add_argument("--arms", nargs="+", metavar="ARM", default=["paper", "nnunet", "lower_bound", "upper_bound"],
-                   help="strategies; paper: the eleven of the paper, all: every one; nnunet: standard nnU-Net from scratch on the cases of "
-                   "random, nnunet@assft: on those of assft; nnunet_finetuned; lower_bound, upper_bound")  # fmt: skip
-    p.add_argument("--seeds", nargs="+", type=int, metavar="N", default=[0, 1, 2], help="each decides a first case and all training")
+    p.add_argument("--strategies", nargs="+", metavar="NAME", default=["paper"],
+                   help="paper: the eleven of the paper; all: every one of --list_strategies (default: paper)")  # fmt: skip
+    p.add_argument("--references", nargs="+", metavar="NAME", default=["nnunet", "lower_bound", "upper_bound"],
+                   help="nnunet: standard nnU-Net from scratch on the cases of random, nnunet@assft: on those of assft; nnunet_finetuned; "
+                   "lower_bound, upper_bound: 0 and 100 %% labels; none (default: nnunet lower_bound upper_bound)")  # fmt: skip
+    p.add_argument("--seeds", nargs="+", type=int, metavar="N", default=[0, 1, 2],
+                   help="each decides a first case and all training (default: 0 1 2)")  # fmt: skip
     p.add_argument("--estimate", action="store_true", help="plan, measure the network, print how long the runs will take, and stop")
     p.add_argument("--collect", action="store_true", help="run nothing; tables and statistics of what is finished")
     add_shared_options(p)
@@ -50,15 +54,24 @@ def compare(args: argparse.Namespace) -> int:
 
 
 def make_comparison(args: argparse.Namespace):  # type: ignore[no-untyped-def]
-    """What the options say; for a comparison that exists, without any option typed, what it was made with."""
+    """What the options say. For a comparison that exists, options that were not typed are those it was made with."""
+    from nnunet_assft.active.strategies import STRATEGIES
     from nnunet_assft.evaluation.comparison import Comparison, parse_arms
     from nnunet_assft.planning.raw_dataset import find_dataset
 
-    dataset = find_dataset(args.d).name
-    bare = vars(parser().parse_args(["-d", args.d, "-e", args.e]))
-    typed = any(v != bare[k] for k, v in vars(args).items() if k not in ONLY_HERE)
-    comparison = Comparison(dataset, args.e, parse_arms(args.arms), tuple(args.seeds), shared_settings(args))
-    return Comparison.load(comparison.file) if comparison.file.is_file() and not typed else comparison
+    dataset, strategies, references, seeds = find_dataset(args.d).name, args.strategies, args.references, args.seeds
+    settings = shared_settings(args)
+    file = Comparison(dataset, args.e, (), (), settings).file
+    if file.is_file():
+        known = Comparison.load(file)
+        if "strategies" not in args.typed:
+            strategies = known.strategies
+        if "references" not in args.typed:
+            references = [arm for arm in known.arms if arm not in STRATEGIES]
+        seeds = seeds if "seeds" in args.typed else known.seeds
+        typed = {"options" if name == "option" else name for name in args.typed}
+        settings = {name: value if name in typed else known.settings[name] for name, value in settings.items()}
+    return Comparison(dataset, args.e, parse_arms(strategies, references), tuple(seeds), settings)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -23,8 +23,7 @@ def run_all(args: argparse.Namespace) -> None:
 
     planned = ExperimentPaths(find_dataset(args.d).name, args.e).experiment_file.is_file()
     # with options typed, planning checks that the experiment was made with them
-    bare = vars(parser().parse_args(["-d", args.d, "-e", args.e]))
-    typed = {k for k, v in vars(args).items() if v != bare[k]} - {"device", "verbose", "np"}
+    typed = args.typed - {"d", "e", "device", "verbose", "np"}
     experiment = load_experiment(args) if planned and not typed else make_experiment(args)
     device = choose_device(args.device)
     for r in range(experiment.n_rounds + 1):

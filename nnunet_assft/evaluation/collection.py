@@ -73,7 +73,7 @@ def write_tables(comparison: Comparison) -> str:
     missing = missing_runs(results, comparison.arms, comparison.seeds, rounds, content["test"])
     text = "\n\n".join([
         f"# {comparison.dataset}, comparison {comparison.name!r}",
-        *_what_is_compared(content),
+        *_what_is_compared(content | {"seeds": comparison.seeds, "arms": comparison.arms}),
         *(["**Missing:** " + " ".join(missing)] if missing else []),
         f"**{overall_conclusion(statistics)}**",
         markdown(tables[0]),

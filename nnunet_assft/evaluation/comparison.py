@@ -33,6 +33,7 @@ from nnunet_assft.planning.raw_dataset import find_dataset
 PAPER_STRATEGIES = ("random", "entropy", "least_confidence", "margin", "coreset", "badge", "sann", "ugtst", "cup", "dkd_asd", "assft")
 NNUNET, NNUNET_FINETUNED = "nnunet", "nnunet_finetuned"
 LOWER_BOUND, UPPER_BOUND = "lower_bound", "upper_bound"
+REFERENCES = (NNUNET, NNUNET_FINETUNED, LOWER_BOUND, UPPER_BOUND)
 GROUPS = {"paper": PAPER_STRATEGIES, "all": tuple(STRATEGIES)}
 METRIC_COLUMNS = ["round", "n_labelled", "case", "structure", "dice", "nsd", "hd95_mm"]
 NNUNET_KEYS = ("channel_names", "labels", "file_ending", "overwrite_image_reader_writer")  # of dataset.json
@@ -85,22 +86,33 @@ class Comparison:
         return create_experiment(self.dataset, self.experiment_name(arm, seed), seed=seed, **settings)
 
 
-def parse_arms(names: Sequence[str]) -> tuple[str, ...]:
-    """Arms in the order they run. `paper`: the eleven of the paper; `all`: every strategy; `nnunet`: standard nnU-Net from scratch
-    in each round on the labelled cases of `random`, `nnunet@assft` on those of `assft`; `nnunet_finetuned`: each round from the
-    weights of the round before. Raises `AssftError` for a name that does not exist.
+def parse_arms(strategies: Sequence[str], references: Sequence[str] = ()) -> tuple[str, ...]:
+    """Arms in the order they run: strategies first, because references use their cases.
+
+    strategies: names, `paper` for the eleven of the paper, `all` for every one. references: `nnunet`, standard nnU-Net from scratch in
+    each round on the labelled cases of `random` (of the first strategy, if random is not among them), `nnunet@assft` on those of assft;
+    `nnunet_finetuned`, each round from the weights of the round before; `lower_bound`; `upper_bound`; `none`.
+    Raises `AssftError` for a name that does not exist, and for a reference whose cases no strategy queries.
     """
-    arms = dict.fromkeys(arm for name in names for arm in GROUPS.get(name, (name,)))
-    known = (*STRATEGIES, NNUNET, NNUNET_FINETUNED, LOWER_BOUND, UPPER_BOUND)
+    arms = dict.fromkeys(arm for name in strategies for arm in GROUPS.get(name, (name,)))
     for arm in arms:
-        kind, _, source = arm.partition("@")
-        if kind not in known or (source and (kind not in (NNUNET, NNUNET_FINETUNED) or source not in STRATEGIES)):
-            raise AssftError(f"--arms {arm!r} does not exist; there are: {', '.join((*GROUPS, *known))}, nnunet@STRATEGY.")
-        if kind in (NNUNET, NNUNET_FINETUNED) and cases_of(arm) not in arms:
-            raise AssftError(f"--arms {arm} trains on the labelled cases of {cases_of(arm)}, which is not among the arms. Add it.")
-    if not any(arm in STRATEGIES for arm in arms):
-        raise AssftError(f"--arms {' '.join(names)} has no strategy; bounds and nnU-Net need the cases of one. Add random.")
-    return tuple(sorted(arms, key=lambda arm: arm not in STRATEGIES))  # strategies first: the others use their cases
+        if arm not in STRATEGIES:
+            instead = f" It is one of --references: {', '.join(REFERENCES)}." if arm.partition("@")[0] in REFERENCES else ""
+            raise AssftError(f"--strategies {arm!r} does not exist; there are: {', '.join((*GROUPS, *STRATEGIES))}.{instead}")
+    if not arms:
+        raise AssftError("--strategies names none; bounds and nnU-Net need the cases of one. Add random.")
+    for reference in references if list(references) != ["none"] else ():
+        kind, _, source = reference.partition("@")
+        if kind not in REFERENCES or (source and kind in (LOWER_BOUND, UPPER_BOUND)):
+            raise AssftError(f"--references {reference!r} does not exist; there are: {', '.join(REFERENCES)}, nnunet@STRATEGY, none.")
+        if source and source not in arms:
+            raise AssftError(
+                f"--references {reference} trains on the labelled cases of {source}, which is not among the strategies. Add it."
+            )
+        if kind in (NNUNET, NNUNET_FINETUNED) and not source and "random" not in arms:
+            reference = f"{kind}@{next(iter(arms))}"
+        arms[reference] = None
+    return tuple(arms)
 
 
 def cases_of(arm: str) -> str:

@@ -21,7 +21,9 @@ from nnunet_assft.active.nnunet_io import load_weights, weights_sha256
 from nnunet_assft.active.options import Options
 from nnunet_assft.active.rounds import run_round
 from nnunet_assft.active.state import Round
+from nnunet_assft.cli.common import parse
 from nnunet_assft.cli.compare import main as compare_main
+from nnunet_assft.cli.compare import make_comparison
 from nnunet_assft.cli.compare import parser as compare_parser
 from nnunet_assft.errors import AssftError
 from nnunet_assft.evaluation import comparison as comparison_module
@@ -35,12 +37,12 @@ CPU = torch.device("cpu")
 DATASET = "Dataset901_Blobs"
 SETTINGS = {"rounds": 1, "budget": "2", "preset": "tiny", "epochs": 2, "iterations_per_epoch": 2, "initial_lr": 1e-3, "options": Options()}
 ARMS = ("random", "assft", "nnunet", "lower_bound", "upper_bound")
-OPTIONS = ["-d", "901", "--arms", *ARMS, "--seeds", "0", "--rounds", "1", "--budget", "2", "--preset", "tiny", "--epochs", "2",
-           "--iterations_per_epoch", "2", "--initial_lr", "1e-3", "-device", "cpu"]  # fmt: skip
+OPTIONS = ["-d", "901", "--strategies", "random", "assft", "--seeds", "0", "--rounds", "1", "--budget", "2", "--preset", "tiny",
+           "--epochs", "2", "--iterations_per_epoch", "2", "--initial_lr", "1e-3", "-device", "cpu"]  # fmt: skip
 
 
 def comparison_of(*arms: str, seeds: tuple[int, ...] = (0,)) -> Comparison:
-    return Comparison(DATASET, "compare", parse_arms(arms), seeds, SETTINGS)
+    return Comparison(DATASET, "compare", arms, seeds, SETTINGS)
 
 
 def compare(*options: str) -> int:
@@ -70,26 +72,48 @@ def in_finished(finished: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_groups_are_spelled_out_and_strategies_come_first() -> None:
-    assert parse_arms(["nnunet", "paper", "random"]) == (*PAPER_STRATEGIES, "nnunet")
+    assert parse_arms(["paper", "random"], ["nnunet"]) == (*PAPER_STRATEGIES, "nnunet")
     assert len(PAPER_STRATEGIES) == 11
     assert set(parse_arms(["all"])) > set(PAPER_STRATEGIES)
-    assert parse_arms(compare_parser().parse_args(["-d", "901"]).arms)[-3:] == ("nnunet", "lower_bound", "upper_bound")
+    assert parse_arms(["random"], ["none"]) == ("random",)
+    bare = compare_parser().parse_args(["-d", "901"])
+    assert parse_arms(bare.strategies, bare.references) == (*PAPER_STRATEGIES, "nnunet", "lower_bound", "upper_bound")
+
+
+def test_standard_nnunet_has_the_cases_of_a_strategy_that_is_there() -> None:
+    assert parse_arms(["assft", "random"], ["nnunet"]) == ("assft", "random", "nnunet")
+    assert parse_arms(["assft", "cup"], ["nnunet", "nnunet_finetuned"]) == ("assft", "cup", "nnunet@assft", "nnunet_finetuned@assft")
 
 
 @pytest.mark.parametrize(
-    ("arms", "message"),
+    ("strategies", "references", "message"),
     [
-        (["randon"], "'randon' does not exist; there are: paper, all, random"),
-        (["random", "nnunet@nobody"], "'nnunet@nobody' does not exist"),
-        (["random", "entropy@random"], "'entropy@random' does not exist"),
-        (["random", "nnunet@assft"], "trains on the labelled cases of assft, which is not among the arms"),
-        (["assft", "nnunet"], "trains on the labelled cases of random"),
-        (["lower_bound"], "has no strategy"),
+        (["randon"], [], "--strategies 'randon' does not exist; there are: paper, all, random"),
+        (["random", "nnunet"], [], "It is one of --references: nnunet"),
+        (["random"], ["entropy"], "--references 'entropy' does not exist"),
+        (["random"], ["lower_bound@random"], "'lower_bound@random' does not exist"),
+        (["random"], ["nnunet@assft"], "trains on the labelled cases of assft, which is not among the strategies"),
+        (["random"], ["nnunet@nobody"], "labelled cases of nobody, which is not among the strategies"),
+        ([], ["lower_bound"], "--strategies names none"),
     ],
 )
-def test_arms_that_cannot_be_run(arms: list[str], message: str) -> None:
+def test_arms_that_cannot_be_run(strategies: list[str], references: list[str], message: str) -> None:
     with pytest.raises(AssftError, match=message):
-        parse_arms(arms)
+        parse_arms(strategies, references)
+
+
+def test_options_that_are_not_typed_are_those_the_comparison_was_made_with(in_finished: Path) -> None:
+    def asked(*options: str) -> Comparison:
+        return make_comparison(parse(compare_parser(), ["-d", "901", *options]))
+
+    made = asked(*OPTIONS[2:])
+    assert made == asked() == Comparison.load(made.file)
+    assert made.arms == ARMS
+    assert asked("--seeds", "0", "1", "2") == replace(made, seeds=(0, 1, 2))  # typed, though it is the default
+    assert asked("--references", "none").arms == ("random", "assft")
+    assert asked("--preset", "ctfm").settings == made.settings | {"preset": "ctfm"}
+    assert asked("--option", "tau_c=1").settings["options"].tau_c == 1
+    assert asked("-e", "another").settings["preset"] == "ctfm"
 
 
 # What runs share -------------------------------------------------------------------------------------------------------
