@@ -1,17 +1,15 @@
-"""What a comparison has so far: results and costs of its finished runs, tables, statistics, and what can be concluded."""
+"""What a comparison has so far: results and costs of its finished runs, and the files of tables and conclusions."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from nnunet_assft.active.annotation_times import annotation_minutes
-from nnunet_assft.active.options import Options
 from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.state import STEPS, Experiment, Round
 from nnunet_assft.active.strategies import STRATEGIES
@@ -27,10 +25,9 @@ from nnunet_assft.evaluation.comparison import (
     run_metrics,
     source_of,
 )
-from nnunet_assft.evaluation.paper_results import paper_results
+from nnunet_assft.evaluation.findings import find
 from nnunet_assft.evaluation.pseudo_label_quality import read_pseudo_label_quality
-from nnunet_assft.evaluation.statistics import compare_arms, conclusion, missing_runs, overall_conclusion
-from nnunet_assft.evaluation.tables import comparison_tables, markdown, write_table
+from nnunet_assft.evaluation.tables import markdown, write_table
 from nnunet_assft.files import read_json, write_text
 
 RESULT_COLUMNS = ["arm", "seed", *METRIC_COLUMNS]
@@ -51,67 +48,30 @@ RUN_COLUMNS = [
 
 
 def write_tables(comparison: Comparison) -> str:
-    """Writes tables/ and statistics.csv of everything that is finished. Returns the text of conclusions.md, which is written, too.
+    """Writes tables/ of everything that is finished. Returns the text of conclusions.md, which is written, too.
 
     Raises `AssftError` if no round is finished.
     """
     results, runs = collect(comparison)
     if results.empty:
         raise AssftError(f"Comparison {comparison.name!r} of {comparison.dataset} has no finished round. Leave --collect out to run it.")
-    content, quality = read_json(comparison.file), _quality(comparison)
-    reference = "assft" if "assft" in comparison.arms else comparison.strategies[0]
-    statistics = compare_arms(results, reference)
-    paper = paper_results()
-    of_domain = paper[paper["domain"] == content["domain"]]
-    tables = comparison_tables(
-        results, statistics, runs, len(content["pool"]), quality=quality, paper=of_domain if len(of_domain) else None
-    )
-    for table in tables:
-        write_table(comparison.folder / "tables", table)
-    write_text(comparison.folder / "tables" / "statistics.csv", statistics.to_csv(index=False))
-    rounds = list(range(1, comparison.n_rounds + 1))
-    missing = missing_runs(results, comparison.arms, comparison.seeds, rounds, content["test"])
+    content = read_json(comparison.file) | {"arms": comparison.arms, "seeds": comparison.seeds}
+    found = find(content, results, runs, _quality(comparison))
+    folder = comparison.folder / "tables"
+    for table in found.tables:
+        write_table(folder, table)
+    write_text(folder / "statistics.csv", found.statistics.to_csv(index=False))
     text = "\n\n".join([
         f"# {comparison.dataset}, comparison {comparison.name!r}",
-        *_what_is_compared(content | {"seeds": comparison.seeds, "arms": comparison.arms}),
-        *(["**Missing:** " + " ".join(missing)] if missing else []),
-        f"**{overall_conclusion(statistics)}**",
-        markdown(tables[0]),
+        *found.compared,
+        *(["**Missing:** " + " ".join(found.missing)] if found.missing else []),
+        f"**{found.conclusion}**",
+        markdown(found.tables[0]),
         "Round by round, and over the whole curve (AUBC):",
-        "\n".join(f"* {conclusion(row)}" for row in statistics.to_dict("records")),
+        "\n".join(f"* {sentence}" for sentence in found.one_by_one),
     ])  # fmt: skip
-    write_text(comparison.folder / "tables" / "conclusions.md", text + "\n")
+    write_text(folder / "conclusions.md", text + "\n")
     return text
-
-
-def _what_is_compared(content: dict[str, Any]) -> list[str]:
-    """What all arms share, and what differs between them."""
-    training, n_rounds, options = content["training"], content["n_rounds"], content["options"]
-    seeds = ", ".join(map(str, content["seeds"]))
-    iterations, first, epochs = training["iterations_per_epoch"], training["one_shot_epochs"], training["epochs"]
-    supervised = (first + n_rounds * epochs) * iterations
-    lines = [
-        f"The same for all: pool of {len(content['pool'])} cases, {len(content['test'])} test cases ({content['test_source']}), "
-        f"per seed the same first case, {n_rounds} rounds of {content['n_query']} queried cases, seeds {seeds}; "
-        f"{epochs} epochs per stage ({first} in round 0) of {iterations} iterations. Preset {content['preset']}, {content['device']}.",
-        "Pre-trained encoder: "
-        + (content["encoder"]["path"] if content["encoder"] else "**none. E(0) is a random network, so DKD compares with a random one.**"),
-    ]
-    differs = []
-    if "assft" in content["arms"]:
-        differs.append(f"ASSFT trains a second stage in each round: {n_rounds * epochs * iterations} more optimisation steps than the "
-                       f"{supervised} of the other strategies by the last round")  # fmt: skip
-    if "sann" in content["arms"]:
-        differs.append("SANN trains four more networks per round for its query")
-    if any(arm.partition("@")[0] == "nnunet" for arm in content["arms"]):
-        differs.append(f"standard nnU-Net starts from scratch in each round and has {epochs * iterations} steps for it; its patch, batch, "
-                       "network, optimiser and augmentation are its own; it is planned from its labelled cases alone")  # fmt: skip
-    if "upper_bound" in content["arms"]:
-        differs.append(f"the upper bound trains {n_rounds} times the epochs of a stage on the whole pool")
-    lines.append("What differs: " + "; ".join([*differs, "the query"]) + ".")
-    default = {row.name: row.default for row in fields(Options)}
-    changed = [f"{name}={value}" for name, value in options.items() if value != default[name]]
-    return [*lines, *([f"Not the method's defaults: {', '.join(changed)}."] if changed else [])]
 
 
 def _quality(comparison: Comparison) -> pd.DataFrame | None:

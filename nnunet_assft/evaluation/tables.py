@@ -38,6 +38,7 @@ class Table:
     """name: of its files; frame: strings and `Cell`s, the first column names the row."""
 
     name: str
+    title: str
     caption: str
     frame: pd.DataFrame
 
@@ -51,7 +52,7 @@ def comparison_tables(
     quality: pd.DataFrame | None = None,
     paper: pd.DataFrame | None = None,
 ) -> list[Table]:
-    """Every table of a comparison for which there are arms: budgets (Dice, NSD, HD95), ablations, AUBC, selection, cost.
+    """Every table of a comparison for which there are arms: budgets (Dice, NSD, HD95), structures, ablations, AUBC, selection, cost.
 
     results: rows of results.csv; comparison: `statistics.compare_arms` of them; runs: rows of runs.csv; quality: rows of
     pseudo_label_quality.csv; paper: rows of `paper_results` of the comparison's domain, if it is one of the paper's.
@@ -66,11 +67,13 @@ def comparison_tables(
         budget_table(results, None, pool_size, "nsd", arms),
         budget_table(results, None, pool_size, "hd95_mm", arms),
     ]
+    tables.append(structure_table(results, arms))
     for name, ablation, number in (("dkd_ablation", DKD_ABLATION, 6), ("asd_ablation", ASD_ABLATION, 7)):
         present = [arm for arm in ablation if arm in arms]
         if set(present) - {"random", "entropy"}:
             without_bounds = results[~results["arm"].isin(BOUNDS)]
-            tables.append(replace(budget_table(without_bounds, None, pool_size, "dice", present, paper=printed(number)), name=name))
+            table = budget_table(without_bounds, None, pool_size, "dice", present, paper=printed(number))
+            tables.append(replace(table, name=name, title=f"Ablation of {name[:3].upper()}: {table.title}"))
     tables.append(aubc_table(results))
     if quality is not None and len(quality):
         tables.append(selection_table(quality, paper=printed(8)))
@@ -110,7 +113,8 @@ def budget_table(
             frame[column.header] = _ranked(cells, [_mean(groups.get(key), metric) for key in keys], lower_is_better=metric == "hd95_mm")
     if paper is not None:
         frame = pd.concat([frame, _paper_rows(paper, arms, columns)], ignore_index=True)
-    return Table(f"budgets_{metric.removesuffix('_mm')}", _budget_caption(metric, n_seeds, n_cases, comparison, paper), frame)
+    caption = _budget_caption(metric, n_seeds, n_cases, comparison, paper)
+    return Table(f"budgets_{metric.removesuffix('_mm')}", f"{METRIC_NAMES[metric]}, by budget", caption, frame)
 
 
 class _Column(NamedTuple):
@@ -174,10 +178,9 @@ def _paper_rows(paper: pd.DataFrame, arms: Sequence[str], columns: Sequence[_Col
 
 
 def _budget_caption(metric: str, n_seeds: int, n_cases: int, comparison: pd.DataFrame | None, paper: pd.DataFrame | None) -> str:
-    sample = f"{count(n_seeds, 'seed')}, {count(n_cases, 'test case')}, n = {n_seeds * n_cases} unless a cell says otherwise"
     text = (
         f"{METRIC_NAMES[metric]} on the test cases, mean ± SD: the mean over structures of each case, then mean and SD (n - 1) over "
-        f"the cases of all seeds together; {sample}. A structure that is absent in reference and prediction has no say. "
+        f"the cases of all seeds together; {_sample(n_seeds, n_cases)}. A structure that is absent in reference and prediction has no say. "
         "Bold: best, underlined: second best of the column (bounds and paper apart)."
     )
     if metric == "hd95_mm":
@@ -194,6 +197,31 @@ def _budget_caption(metric: str, n_seeds: int, n_cases: int, comparison: pd.Data
     if paper is not None and len(paper):
         text += " Rows of the paper: its printed numbers and budgets; what its SD is over and how many seeds it has is not stated."
     return text
+
+
+def _sample(n_seeds: int, n_cases: int) -> str:
+    return f"{count(n_seeds, 'seed')}, {count(n_cases, 'test case')}, n = {n_seeds * n_cases} unless a cell says otherwise"
+
+
+def structure_table(results: pd.DataFrame, arms: Sequence[str]) -> Table:
+    """A row per arm, a column per structure: Dice on the test cases after the last round; mean ± SD over cases, all seeds pooled."""
+    last = int(results.loc[~results["arm"].isin(BOUNDS), "round"].max())
+    of_last = results[(results["round"] == last) | (results["arm"] == "lower_bound")]
+    bounds = [arm for arm in ("upper_bound", "lower_bound") if arm in set(results["arm"])]
+    n_seeds, n_cases = results["seed"].nunique(), results["case"].nunique()
+    frame = pd.DataFrame({"Method": [name_of(arm) for arm in (*arms, *bounds)]}, dtype=object)
+    for structure in dict.fromkeys(results["structure"]):
+        scores = of_last.loc[of_last["structure"] == structure].assign(score=lambda rows: rows["dice"], missed=0)
+        groups = {str(arm): group for arm, group in scores.groupby("arm")}
+        cells = {arm: Cell(_mean_sd(groups.get(arm), "dice", n_seeds * n_cases, "")) for arm in (*arms, *bounds)}
+        ranked = _ranked([cells[arm] for arm in arms], [_mean(groups.get(arm), "dice") for arm in arms], lower_is_better=False)
+        frame[str(structure)] = [*ranked, *(cells[arm] for arm in bounds)]
+    caption = (
+        f"Dice in points on the test cases after round {last}, mean ± SD (n - 1) over the cases of all seeds together; "
+        f"{_sample(n_seeds, n_cases)}. A structure that is absent in reference and prediction has no say. "
+        "Bold: best, underlined: second best of the column (bounds apart)."
+    )
+    return Table("structures", "Dice in points, by structure", caption, frame)
 
 
 # Other tables -----------------------------------------------------------------------------------------------------------
@@ -217,7 +245,7 @@ def aubc_table(results: pd.DataFrame) -> Table:
         "Area under the curve of Dice (points) over the number of labelled cases from round 1 on, divided by the span of budgets; "
         "95 % interval by bootstrap over seeds and test cases (2000 draws), too narrow with few seeds. Bold: best, underlined: second best."
     )
-    return Table("aubc", caption, frame)
+    return Table("aubc", "Area under the budget curve", caption, frame)
 
 
 def selection_table(quality: pd.DataFrame, *, paper: pd.DataFrame | None = None) -> Table:
@@ -244,7 +272,7 @@ def selection_table(quality: pd.DataFrame, *, paper: pd.DataFrame | None = None)
         "p of the Mann-Whitney U test (two-sided, uncorrected) between the Dice of the pseudo-labels of selected and unselected cases; "
         "in brackets mean Dice in points and number of cases, selected; unselected. -: one of the two groups is empty."
     )
-    return Table("selection", caption, pd.DataFrame(rows, dtype=object))
+    return Table("selection", "Selected against unselected pseudo-labels", caption, pd.DataFrame(rows, dtype=object))
 
 
 def cost_table(runs: pd.DataFrame) -> Table:
@@ -274,7 +302,7 @@ def cost_table(runs: pd.DataFrame) -> Table:
         "Cost of one run (all rounds of one seed), mean over the seeds that are complete. Annotation: minutes that readers recorded, - if "
         "labels came from the oracle. Left out: seeds with a round that is missing or failed."
     )
-    return Table("cost", caption, pd.DataFrame(rows, dtype=object))
+    return Table("cost", "Cost", caption, pd.DataFrame(rows, dtype=object))
 
 
 # Files ------------------------------------------------------------------------------------------------------------------

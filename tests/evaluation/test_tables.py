@@ -147,7 +147,9 @@ def test_all_tables_of_a_comparison(results):
         for table in t.comparison_tables(everything, compare_arms(everything), RUNS, POOL_SIZE, quality=quality,
                                          paper=paper[paper["domain"] == "amos_ct"])
     }  # fmt: skip
-    assert list(tables) == ["budgets_dice", "budgets_nsd", "budgets_hd95", "dkd_ablation", "asd_ablation", "aubc", "selection", "cost"]
+    assert list(tables) == [
+        "budgets_dice", "budgets_nsd", "budgets_hd95", "structures", "dkd_ablation", "asd_ablation", "aubc", "selection", "cost",
+    ]  # fmt: skip
     assert list(tables["dkd_ablation"].frame["Method"]) == ["RAND", "High DKD", "RAND, paper", "High DKD, paper"]
     assert list(tables["asd_ablation"].frame["Method"]) == ["Low ASD (τ(r))", "Low ASD (τ(r)), paper"]
     assert not any("bound," in column for column in tables["dkd_ablation"].frame)
@@ -158,7 +160,27 @@ def test_all_tables_of_a_comparison(results):
 
 def test_tables_of_arms_that_are_not_there_are_left_out(results):
     names = [table.name for table in t.comparison_tables(results, compare_arms(results), RUNS, POOL_SIZE)]
-    assert names == ["budgets_dice", "budgets_nsd", "budgets_hd95", "aubc", "cost"]
+    assert names == ["budgets_dice", "budgets_nsd", "budgets_hd95", "structures", "aubc", "cost"]
+
+
+def test_structures_are_those_of_the_last_round(results):
+    """spleen: two of six scores absent (left out), in the reference arm higher than in random."""
+    spleen = results.assign(structure="spleen", dice=[0.5 if arm == "assft" else 0.25 for arm in results["arm"]])
+    spleen.loc[(spleen["case"] == "a") & (spleen["arm"] == "random"), "dice"] = math.nan
+    table = t.structure_table(pd.concat([results, spleen]), ARMS)
+    found = cells(table)
+    assert list(found) == ["RAND", "ASSFT", "nnU-Net", "Upper bound", "Lower bound"]
+    assert str(found["ASSFT"]["liver"]) == f"82.00 ± {np.std([72, 84, 90, 72, 84, 90], ddof=1):.2f}"  # round 2, not 1
+    assert str(found["ASSFT"]["spleen"]) == "50.00 ± 0.00"
+    assert str(found["RAND"]["spleen"]) == "25.00 ± 0.00 (n = 4)"
+    assert [found[name]["spleen"].rank for name in found] == [2, 1, 2, 0, 0]  # equal means share a rank; bounds have none
+    assert str(found["Lower bound"]["liver"]) == "1.00 ± 0.89"
+    assert "after round 2" in table.caption
+
+
+def test_structures_of_an_arm_without_its_last_round(results):
+    gone = results[~((results["arm"] == "nnunet") & (results["round"] == 2))]
+    assert str(cells(t.structure_table(gone, ARMS))["nnU-Net"]["liver"]) == "missing"
 
 
 # Other tables -----------------------------------------------------------------------------------------------------------
@@ -211,7 +233,7 @@ def written(tmp_path):
         "Method": ["a_b & c", "High ASD (τ = 1)", "x|y"],
         "5 %": [t.Cell("80.00*† ± 1.00", 1), t.Cell("70.00 ± 1.00 (n = 3)", 2), "-"],
     })  # fmt: skip
-    t.write_table(tmp_path, t.Table("my_table", "Mean ± SD, 5 % of #1; *: p < 0.01 {x_y}.", frame))
+    t.write_table(tmp_path, t.Table("my_table", "Title", "Mean ± SD, 5 % of #1; *: p < 0.01 {x_y}.", frame))
     return tmp_path
 
 

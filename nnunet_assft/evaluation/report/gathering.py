@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,8 @@ from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.state import Experiment, Round, finished_rounds
 from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.errors import AssftError
+from nnunet_assft.evaluation.findings import Findings, find
 from nnunet_assft.evaluation.pseudo_label_quality import read_pseudo_label_quality
-from nnunet_assft.evaluation.tables import Cell
 from nnunet_assft.files import read_json
 from nnunet_assft.planning.raw_dataset import RawDataset, find_dataset
 
@@ -29,17 +28,12 @@ TRAINING_COLUMNS = ("round", "stage", "epoch", "train_loss", "val_loss", "pseudo
 
 @dataclass(frozen=True)
 class FinishedComparison:
-    """The files of one comparison. results: long form, one row per arm, seed, round, case, structure. tables: name -> (caption, table).
-
-    conclusions, round_by_round: paragraphs and list of conclusions.md.
-    """
+    """The files of one comparison, and what they say. results: long form, one row per arm, seed, round, case, structure."""
 
     folder: Path
     settings: Mapping[str, Any]
     results: pd.DataFrame
-    tables: Mapping[str, tuple[str, pd.DataFrame]]
-    conclusions: tuple[str, ...]
-    round_by_round: tuple[str, ...]
+    findings: Findings
 
 
 @dataclass(frozen=True)
@@ -165,40 +159,20 @@ def _number(pattern: str, text: str) -> float | None:
 
 def read_comparison(folder: Path) -> FinishedComparison:
     """Raises `AssftError` if the comparison has no results."""
-    if not (folder / "comparison.json").is_file() or not (folder / "results.csv").is_file():
-        raise AssftError(f"{folder} holds no comparison.json and results.csv. Run nnUNetv2_assft_compare first, or leave out --compare.")
-    file = folder / "tables" / "conclusions.md"
-    paragraphs, items = _conclusions(file.read_text(encoding="utf-8")) if file.is_file() else ([], [])
-    files = sorted((folder / "tables").glob("*.csv"), key=lambda file: (file.stem != "budgets_dice", file.stem == "statistics", file.stem))
-    return FinishedComparison(
-        folder=folder,
-        settings=read_json(folder / "comparison.json"),
-        results=pd.read_csv(folder / "results.csv", dtype={"arm": str, "case": str, "structure": str}, float_precision="round_trip"),
-        tables={file.stem: _table(file) for file in files},
-        conclusions=tuple(paragraphs),
-        round_by_round=tuple(items),
+    lost = [name for name in ("comparison.json", "results.csv", "runs.csv") if not (folder / name).is_file()]
+    if lost:
+        raise AssftError(f"{folder} holds no {' and no '.join(lost)}. Run nnUNetv2_assft_compare first, or leave out --compare.")
+    settings, quality = read_json(folder / "comparison.json"), folder / "pseudo_label_quality.csv"
+    results = pd.read_csv(
+        folder / "results.csv",
+        dtype={"arm": str, "case": str, "structure": str},
+        keep_default_na=False,  # a case may be called NA
+        na_values={"dice": [""], "nsd": [""], "hd95_mm": [""]},
+        float_precision="round_trip",
     )
-
-
-def _table(file: Path) -> tuple[str, pd.DataFrame]:
-    """(caption, table). Where there is Markdown beside the CSV, as `tables.markdown` writes it: that also says which cell is best."""
-    printed = file.with_suffix(".md")
-    if not printed.is_file():
-        return "", pd.read_csv(file)
-    caption, _, text = printed.read_text(encoding="utf-8").partition("\n\n")
-    header, _, *rows = [[_cell(cell) for cell in re.split(r"(?<!\\) \| ", line[2:-2])] for line in text.strip().splitlines()]
-    return _plain(caption), pd.DataFrame(rows, columns=[str(cell) for cell in header])
-
-
-def _cell(markdown: str) -> Cell:
-    for rank, (before, after) in {1: ("**", "**"), 2: ("<u>", "</u>")}.items():
-        if markdown.startswith(before) and markdown.endswith(after):
-            return Cell(_plain(markdown.removeprefix(before).removesuffix(after)), rank)
-    return Cell(_plain(markdown))
-
-
-def _plain(markdown: str) -> str:
-    return re.sub(r"\\(\W|_)", r"\1", markdown)
+    runs = pd.read_csv(folder / "runs.csv", dtype={"arm": str})
+    found = find(settings, results, runs, read_pseudo_label_quality(quality) if quality.is_file() else None)
+    return FinishedComparison(folder, settings, results, found)
 
 
 def first_experiment(comparison: FinishedComparison) -> str:
@@ -208,12 +182,3 @@ def first_experiment(comparison: FinishedComparison) -> str:
     if not runs:
         raise AssftError(f"{comparison.folder / 'comparison.json'} names no experiment. Say with -e which one to report.")
     return str(next(iter(runs.values())))
-
-
-def _conclusions(markdown: str) -> tuple[list[str], list[str]]:
-    """Paragraphs and list items as plain text. Left out: headings, the table with its caption, and what else the report says itself."""
-    blocks = [block.strip().replace("**", "") for block in markdown.split("\n\n")]
-    items = [line.removeprefix("* ") for block in blocks for line in block.splitlines() if line.startswith("* ")]
-    captions = {before for before, block in pairwise(blocks) if block.startswith("|")}
-    paragraphs = [block for block in blocks if block and block not in captions and not block.startswith(("#", "|", "* ", "Missing:"))]
-    return [block for block in paragraphs if not block.endswith(":")], items

@@ -30,7 +30,6 @@ from nnunet_assft.evaluation.report.images import (
 )
 from nnunet_assft.evaluation.report.overlay import overlay_plot
 from nnunet_assft.evaluation.report.plot import Plot
-from nnunet_assft.evaluation.statistics import missing_runs
 from nnunet_assft.evaluation.stopping import advice
 
 DKD_COLUMNS = ("pakd", "pd", "dkd", "dkd_minmax", "dkd_rank", "q")
@@ -301,17 +300,16 @@ def comparison(material: Material) -> Section:
     arms = [name_of(arm) for arm in curves["arm"].unique() if uses_dkd(arm)]
     beside = f"With DKD: {', '.join(arms)}. {note}" if note and arms else ""
     plots = [figures.arms_plot(curves, beside), *figures.arm_panels(curves, lambda arm: note if uses_dkd(arm) else "")]
-    tables = [Table(f"comparison_{name}", name.replace("_", " "), frame, caption, beside, folded=name == "statistics")
-              for name, (caption, frame) in compared.tables.items()]  # fmt: skip
-    if compared.round_by_round:
-        tables.append(Table("comparison_conclusions", "conclusions, round by round and over the whole curve",
-                            pd.DataFrame({"conclusion": compared.round_by_round}), "", beside, folded=True))  # fmt: skip
-    missing = missing_runs(compared.results, settings["arms"], settings["seeds"], range(1, settings["n_rounds"] + 1), settings["test"])
-    if not compared.tables:
-        missing.append("There are no tables yet; nnUNetv2_assft_compare writes them.")
+    found = compared.findings
+    tables = [Table(f"comparison_{table.name}", table.title, table.frame, table.caption, beside) for table in found.tables]
+    tables += [
+        Table("comparison_conclusions", "Conclusions, round by round and over the whole curve",
+              pd.DataFrame({"conclusion": found.one_by_one}), "", beside, folded=True),
+        Table("comparison_statistics", "All tests", found.statistics, "", beside, folded=True),
+    ]  # fmt: skip
     text = (f"Comparison {compared.folder.name!r}. Bands: 95 % bootstrap interval of the mean, drawing test cases and seeds with "
-            "replacement; few seeds make it too narrow.", *compared.conclusions)  # fmt: skip
-    return Section("comparison", "Comparison", text, missing=tuple(missing), plots=tuple(plots), tables=tuple(tables))
+            "replacement; few seeds make it too narrow.", *found.compared, found.conclusion)  # fmt: skip
+    return Section("comparison", "Comparison", text, missing=found.missing, plots=tuple(plots), tables=tuple(tables))
 
 
 # Provenance ------------------------------------------------------------------------------------------------------------
