@@ -255,7 +255,7 @@ def predict_test_cases(context: Context, cases: Sequence[str], model: Model, fol
     files = {case: folder / f"{case}{context.dataset.file_ending}" for case in cases}
     todo = [case for case, file in files.items() if not file.is_file()]
     scorer = open_scorer(context, model) if todo else None
-    for case in tqdm(todo, desc=desc, unit="case", leave=False):
+    for case in tqdm(todo, desc=desc, unit="case", leave=False, disable=not todo):
         assert scorer is not None
         properties = load_properties(context.image_folder, case)
         logits = scorer.logits(load_image(context.image_folder, case), mirroring=True)

@@ -61,6 +61,16 @@ class Job:
     def predictions(self) -> Path:
         return Path(self.folder, "test")
 
+    def identity(self) -> dict[str, Any]:
+        """What decides the result. Not where the files lie: a folder that was moved is the same job."""
+        here = ("folder", "images", "labels", "test_images", "start")
+        return {
+            **{name: value for name, value in asdict(self).items() if name not in here},
+            "labels": {case: sha256_file(Path(file)) for case, file in self.labels.items()},
+            "test_cases": sorted(self.test_images),
+            "start": self.start and sha256_file(Path(self.start)),
+        }
+
 
 def run_job(job: Job) -> dict[str, Path]:
     """Segmentations of the test cases, case -> file. A job that was cut off goes on where it stopped.
@@ -69,15 +79,13 @@ def run_job(job: Job) -> dict[str, Path]:
     """
     folder = Path(job.folder)
     files = {case: job.predictions / f"{case}{job.dataset_json['file_ending']}" for case in job.test_images}
-    files_read = {**job.labels, **({"start": job.start} if job.start else {})}
-    content = asdict(job) | {"sha256": {name: sha256_file(Path(file)) for name, file in files_read.items()}}
-    done = folder / "done.json"
-    if done.is_file() and read_json(done)["job_sha256"] == sha256_of(content) and all(file.is_file() for file in files.values()):
+    identity = job.identity()
+    job_sha256, done, job_file = sha256_of(identity), folder / "done.json", folder / "job.json"
+    if done.is_file() and read_json(done)["job_sha256"] == job_sha256 and all(file.is_file() for file in files.values()):
         return files
-    job_file = folder / "job.json"
-    if folder.exists() and not (job_file.is_file() and read_json(job_file) == content):
+    if folder.exists() and not (job_file.is_file() and read_json(job_file).get("identity") == identity):
         os.replace(folder, free_name(folder.with_name(f"outdated_{folder.name}")))
-    write_json(job_file, content)
+    write_json(job_file, {**asdict(job), "identity": identity})
     names = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
     environment = os.environ | {name: str(folder / name) for name in names}
     start = time.monotonic()
@@ -90,7 +98,7 @@ def run_job(job: Job) -> dict[str, Path]:
     lost = [case for case, file in files.items() if not file.is_file()]
     if lost:
         raise AssftError(f"Standard nnU-Net left no segmentation of {', '.join(lost[:5])}, see {folder / 'log.txt'}.")
-    write_json(done, {"job_sha256": sha256_of(content), "seconds": round(time.monotonic() - start, 3)})
+    write_json(done, {"job_sha256": job_sha256, "seconds": round(time.monotonic() - start, 3)})
     return files
 
 
@@ -207,7 +215,7 @@ def main(job_file: str) -> None:
 
     die_with_parent()  # else a comparison that was killed and started again would find this one at work in its folder
     content = read_json(Path(job_file))
-    content.pop("sha256")
+    content.pop("identity")
     job = Job(**content)
     plan_and_preprocess(job)
     train(job)

@@ -19,7 +19,7 @@ def map_cases(function: Callable[[Item], Result], items: Sequence[Item], *, num_
     A process pays some seconds of imports before its first case: with fewer than two processes, or nothing to share out,
     the loop runs here.
     """
-    bar = tqdm(total=len(items), desc=desc, unit="case", leave=False)
+    bar = tqdm(total=len(items), desc=desc, unit="case", leave=False, disable=not items)
     with bar:
         if min(num_processes, len(items)) < 2:
             for item in items:

@@ -215,7 +215,9 @@ def test_a_checkpoint_that_was_cut_short_is_trained_again(finished: Path, tmp_pa
     monkeypatch.chdir(tmp_path)
     comparison = comparison_of(*ARMS)
     job = nnunet_job(comparison, "nnunet", 0, 1, comparison.experiment("random", 0), CPU)
-    predictions = standard_nnunet.run_job(job)  # the folder has moved, so it is another job
+    trained = job.checkpoint.stat().st_mtime_ns
+    predictions = standard_nnunet.run_job(job)
+    assert job.checkpoint.stat().st_mtime_ns == trained  # a folder that was moved is the same job
     weights = load_weights(job.checkpoint)
     for file in (*predictions.values(), Path(job.folder) / "done.json", Path(job.folder) / "trained.json"):
         file.unlink()
