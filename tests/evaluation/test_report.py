@@ -232,7 +232,8 @@ def test_all_sections_of_a_whole_experiment(html: str) -> None:
 
 def test_what_the_comparison_concludes(html: str) -> None:
     text = Page(html).texts["comparison"]
-    assert "none. E(0) is a random network" in text
+    assert "Pre-trained encoder: none. E(0) is a random network" in text
+    assert "ASSFT's network has had 6 more optimisation steps" in text  # 1 round, 2 epochs of 3 iterations
     assert "seeds 0, 1; 2 epochs per stage (1 in round 0) of 3 iterations. Preset tiny, cpu." in text
     assert "no difference between ASSFT and RAND in round 1 could be shown: the smallest p that can be reached is 0.25" in text  # 2 / 2^3
     assert "60.50 ± 0.55" in text  # printed by the table of budgets: 0.60 and 0.61, three cases each
