@@ -6,6 +6,7 @@ import ctypes
 import dataclasses
 import hashlib
 import os
+import pickle
 import shutil
 import signal
 import sys
@@ -89,7 +90,7 @@ def write_initial_network(
 def load_weights(file: Path) -> dict[str, torch.Tensor]:
     try:
         weights: dict[str, torch.Tensor] = torch.load(file, map_location="cpu", weights_only=False)["network_weights"]
-    except (RuntimeError, OSError, EOFError, KeyError) as error:
+    except (RuntimeError, OSError, EOFError, KeyError, pickle.UnpicklingError) as error:
         raise AssftError(f"The checkpoint {file} cannot be read ({' '.join(str(error).split())[:120]}). Restore it, or "
                          "move it away to train this stage again.") from error  # fmt: skip
     return weights

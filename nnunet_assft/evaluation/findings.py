@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from nnunet_assft.active.options import Options
+from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.evaluation.paper_results import paper_results
 from nnunet_assft.evaluation.statistics import compare_arms, conclusion, missing_runs, overall_conclusion
 from nnunet_assft.evaluation.tables import Table, comparison_tables
@@ -49,7 +50,7 @@ def find(content: Mapping[str, Any], results: pd.DataFrame, runs: pd.DataFrame, 
 
 def _longer_training(content: Mapping[str, Any]) -> str:
     """What stands against a gain of ASSFT: it trains more than its rivals."""
-    if "assft" not in content["arms"]:
+    if not {"assft"} < set(content["arms"]) & set(STRATEGIES):
         return ""
     return (f" ASSFT's network has had {_steps_of_second_stages(content)} more optimisation steps than those of the other strategies, so "
             "this does not tell its choice of cases and pseudo-labels from longer training.")  # fmt: skip

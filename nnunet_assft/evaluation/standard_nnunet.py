@@ -7,7 +7,6 @@ sees exactly the cases it is given: a raw dataset that lists only them, and no f
 from __future__ import annotations
 
 import os
-import pickle
 import random
 import subprocess
 import sys
@@ -183,13 +182,13 @@ def train(job: Job) -> None:
 
 
 def _remove_if_cut_short(checkpoint: Path) -> None:
-    import torch
+    from nnunet_assft.active.nnunet_io import load_weights
 
     try:
         if checkpoint.is_file():
-            torch.load(checkpoint, map_location="cpu", weights_only=False)
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError):
-        print(f"{checkpoint} was cut short; the training starts anew.")
+            load_weights(checkpoint)
+    except AssftError as error:
+        print(f"{error} The training starts anew.")
         checkpoint.unlink()
 
 

@@ -66,8 +66,8 @@ def comparison_tables(
         budget_table(results, comparison, pool_size, "dice", arms, paper=printed(1, 2, 3, 4, 5)),
         budget_table(results, None, pool_size, "nsd", arms),
         budget_table(results, None, pool_size, "hd95_mm", arms),
+        structure_table(results, arms),
     ]
-    tables.append(structure_table(results, arms))
     for name, ablation, number in (("dkd_ablation", DKD_ABLATION, 6), ("asd_ablation", ASD_ABLATION, 7)):
         present = [arm for arm in ablation if arm in arms]
         if set(present) - {"random", "entropy"}:
@@ -211,8 +211,7 @@ def structure_table(results: pd.DataFrame, arms: Sequence[str]) -> Table:
     n_seeds, n_cases = results["seed"].nunique(), results["case"].nunique()
     frame = pd.DataFrame({"Method": [name_of(arm) for arm in (*arms, *bounds)]}, dtype=object)
     for structure in dict.fromkeys(results["structure"]):
-        scores = of_last.loc[of_last["structure"] == structure].assign(score=lambda rows: rows["dice"], missed=0)
-        groups = {str(arm): group for arm, group in scores.groupby("arm")}
+        groups = {str(arm): group for arm, group in case_scores(of_last[of_last["structure"] == structure]).groupby("arm")}
         cells = {arm: Cell(_mean_sd(groups.get(arm), "dice", n_seeds * n_cases, "")) for arm in (*arms, *bounds)}
         ranked = _ranked([cells[arm] for arm in arms], [_mean(groups.get(arm), "dice") for arm in arms], lower_is_better=False)
         frame[str(structure)] = [*ranked, *(cells[arm] for arm in bounds)]

@@ -30,6 +30,7 @@ from nnunet_assft.evaluation import comparison as comparison_module
 from nnunet_assft.evaluation import standard_nnunet
 from nnunet_assft.evaluation.collection import collect, write_tables
 from nnunet_assft.evaluation.comparison import PAPER_STRATEGIES, Comparison, nnunet_job, parse_arms, run_arm, share_start
+from nnunet_assft.evaluation.findings import find
 from nnunet_assft.files import read_json
 from tests.conftest import set_folders, write_dataset
 
@@ -354,6 +355,23 @@ def test_estimate_runs_nothing(blobs: Path, capsys: pytest.CaptureFixture[str]) 
     assert "5 of 5 runs are left, about " in printed
     assert "of standard nnU-Net" in printed
     assert not list(blobs.parents[1].rglob("*.pth")) or all(f.name == "initial_network.pth" for f in blobs.parents[1].rglob("*.pth"))
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short", b"not a checkpoint"])
+def test_a_broken_checkpoint_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "checkpoint_final.pth").write_bytes(content)
+    with pytest.raises(AssftError, match=r"The checkpoint .*checkpoint_final\.pth cannot be read"):
+        load_weights(tmp_path / "checkpoint_final.pth")
+
+
+def test_a_single_strategy_is_not_said_to_have_trained_longer_than_others(in_finished: Path) -> None:
+    comparison = comparison_of(*ARMS)
+    results, runs = collect(comparison)
+    content = read_json(comparison.file)
+    sentence = "ASSFT's network has had 4 more optimisation steps"  # 1 round, 2 epochs of 2 iterations
+    assert sentence in find(content, results, runs, None).conclusion
+    alone = results[results["arm"].isin(["assft", "nnunet"])]
+    assert "ASSFT's network" not in find(content | {"arms": ["assft", "nnunet"]}, alone, runs, None).conclusion
 
 
 def test_weights_of_all_runs_are_ordinary_checkpoints(in_finished: Path) -> None:

@@ -281,6 +281,13 @@ def test_errors_say_what_to_do(experiment: Experiment) -> None:
         gather(DATASET, None, None)
 
 
+def test_a_comparison_without_a_finished_round_is_one_line(experiment: Experiment) -> None:
+    file = write_comparison(experiment) / "results.csv"
+    file.write_text(file.read_text().splitlines()[0] + "\n")
+    with pytest.raises(AssftError, match="has no finished round"):
+        gather(DATASET, None, "compare")
+
+
 # The random encoder ----------------------------------------------------------------------------------------------------
 
 

@@ -170,6 +170,8 @@ def read_comparison(folder: Path) -> FinishedComparison:
         na_values={"dice": [""], "nsd": [""], "hd95_mm": [""]},
         float_precision="round_trip",
     )
+    if results.empty:
+        raise AssftError(f"The comparison in {folder} has no finished round. Run nnUNetv2_assft_compare first, or leave out --compare.")
     runs = pd.read_csv(folder / "runs.csv", dtype={"arm": str})
     found = find(settings, results, runs, read_pseudo_label_quality(quality) if quality.is_file() else None)
     return FinishedComparison(folder, settings, results, found)
