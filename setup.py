@@ -2,7 +2,13 @@
 
 from setuptools import find_packages, setup
 
+NAME = "nnunet_assft.dataset_conversion"
+
 setup(
-    packages=[*find_packages(include=["nnunet_assft", "nnunet_assft.*"]), "nnunet_assft.dataset_conversion"],
-    package_dir={"nnunet_assft.dataset_conversion": "dataset_conversion"},
+    # in a checkout without symbolic links find_packages does not see dataset_conversion/ below nnunet_assft/
+    packages=sorted(
+        {*find_packages(include=["nnunet_assft", "nnunet_assft.*"]), NAME}
+        | {f"{NAME}.{package}" for package in find_packages("dataset_conversion")}
+    ),
+    package_dir={NAME: "dataset_conversion"},
 )

@@ -37,7 +37,9 @@ def main() -> None:
         root = Path(folder)
         start = time.perf_counter()
         n_files = write_cases(root / "download", args.cases, masks=args.masks)
-        print(f"{args.cases} cases, {n_files} files, written in {time.perf_counter() - start:.0f} s; {args.np} processes")
+        print(
+            f"{args.cases} cases, {n_files} files, written in {time.perf_counter() - start:.0f} s; {args.np} processes"
+        )
         for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
             (root / name).mkdir()
             os.environ[name] = str(root / name)
@@ -54,7 +56,11 @@ def write_cases(root: Path, n: int, *, masks: bool) -> int:
     for name, array in (("ct", image), ("label", label)):
         root.mkdir(exist_ok=True)
         nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), root / f"{name}.nii.gz")
-    names = [f"segmentations/{name}.nii.gz" for name in DATASETS["abdomen_atlas"].labels] if masks else ["combined_labels.nii.gz"]
+    names = (
+        [f"segmentations/{name}.nii.gz" for name in DATASETS["abdomen_atlas"].labels]
+        if masks
+        else ["combined_labels.nii.gz"]
+    )
     for i in range(1, n + 1):
         case = root / f"BDMAP_{i:08d}"
         (case / "segmentations").mkdir(parents=True)
@@ -72,7 +78,9 @@ def measure(options: list[str], root: Path, n: int) -> None:
     if "cases planned" not in done.stdout and "cases converted" not in done.stdout:
         sys.exit(done.stderr)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    print(f"{' '.join(options):24} {seconds:6.1f} s  {1000 * seconds / n:6.2f} ms per case  peak of one process {peak:.0f} MB")
+    print(
+        f"{' '.join(options):24} {seconds:6.1f} s  {1000 * seconds / n:6.2f} ms per case  peak of one process {peak:.0f} MB"
+    )
 
 
 if __name__ == "__main__":

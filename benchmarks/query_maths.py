@@ -33,7 +33,9 @@ def main() -> None:
         seconds = query_and_select(n, d)
         exponent = math.log10(seconds / query_and_select(n // 10, d))
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        print(f"N = {n:9,d}, d = {d:3d}: {seconds:6.2f} s, peak {peak:.2f} GiB, exponent {exponent:.2f} from N = {n // 10:,d}")
+        print(
+            f"N = {n:9,d}, d = {d:3d}: {seconds:6.2f} s, peak {peak:.2f} GiB, exponent {exponent:.2f} from N = {n // 10:,d}"
+        )
 
 
 if __name__ == "__main__":

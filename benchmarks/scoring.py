@@ -33,7 +33,9 @@ TAU = 1.97609  # round 3 of 5
 def main() -> None:
     parser = argparse.ArgumentParser(description="Scoring a pool: stock nnU-Net, our pass, bare forward pass.")
     parser.add_argument("--preset", default="ctfm", help="network")
-    parser.add_argument("--size", type=int, nargs=3, default=(48, 96, 96), metavar="N", help="voxels (z y x) of an image")
+    parser.add_argument(
+        "--size", type=int, nargs=3, default=(48, 96, 96), metavar="N", help="voxels (z y x) of an image"
+    )
     parser.add_argument("--classes", type=int, default=16, help="with background")
     parser.add_argument("--cases", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3, help="pairs of b and c per case")
@@ -57,12 +59,16 @@ def report(args: argparse.Namespace) -> None:
 
     images = {case: load_image(context.image_folder, case) for case in cases}
     patch = context.plans["configurations"]["3d_fullres"]["patch_size"]
-    print(f"{args.cases} cases of {args.size} voxels, {args.classes} classes, preset {args.preset}, patch {patch}, {args.device}")
+    print(
+        f"{args.cases} cases of {args.size} voxels, {args.classes} classes, preset {args.preset}, patch {patch}, {args.device}"
+    )
     scorer.logits(images[cases[0]])  # first calls
     records = Path(os.environ["nnUNet_results"], "records")
 
     def ours(case: str) -> None:
-        scorer.record(case, load_image(context.image_folder, case), request).save(records / f"{case}.npz", {"request": 0})
+        scorer.record(case, load_image(context.image_folder, case), request).save(
+            records / f"{case}.npz", {"request": 0}
+        )
 
     def forward(case: str) -> None:
         scorer.logits(images[case])
@@ -78,8 +84,12 @@ def report(args: argparse.Namespace) -> None:
     over = statistics.median(one - other for one, other in pairs)
     stock, parts, stock_bytes = stock_way(context, cases)
     print(f"(c) bare forward pass     {c:8.2f} s per case")
-    print(f"(b) our pass              {b:8.2f} s per case, b / c = {statistics.median(one / other for one, other in pairs):.3f}")
-    print(f"(a) stock and numpy       {stock:8.2f} s per case: {', '.join(f'{name} {s:.2f}' for name, s in parts.items())}")
+    print(
+        f"(b) our pass              {b:8.2f} s per case, b / c = {statistics.median(one / other for one, other in pairs):.3f}"
+    )
+    print(
+        f"(a) stock and numpy       {stock:8.2f} s per case: {', '.join(f'{name} {s:.2f}' for name, s in parts.items())}"
+    )
     ratio = f"a / b = {(stock - c) / over:.1f}" if over > 0.01 * c else "b is below what these pairs can tell"
     print(f"outside of the forward pass: a {stock - c:.2f} s, b {over:.3f} s, {ratio}")
     record_bytes = statistics.mean((records / f"{case}.npz").stat().st_size for case in cases)
@@ -95,11 +105,11 @@ def set_up(args: argparse.Namespace) -> tuple[Any, Any, Any, list[str]]:
     from scipy.ndimage import gaussian_filter
 
     from nnunet_assft.active.experiment import create_experiment
-    from nnunet_assft.active.inference import Request, Scorer
-    from nnunet_assft.active.nnunet_io import load_weights
     from nnunet_assft.active.rounds import open_context
-    from nnunet_assft.files import write_json
-    from nnunet_assft.nnunet_registration import register
+    from nnunet_assft.active.scoring.scorer import Request, Scorer
+    from nnunet_assft.active.training.stages import load_weights
+    from nnunet_assft.nnunet_names import register
+    from nnunet_assft.runtime.files import write_json
 
     register()
     raw = Path(os.environ["nnUNet_raw"], DATASET)
@@ -109,7 +119,10 @@ def set_up(args: argparse.Namespace) -> tuple[Any, Any, Any, list[str]]:
         image = 100 * gaussian_filter(rng.normal(size=args.size), 2).astype(np.float32) + 500
         sitk.WriteImage(sitk.GetImageFromArray(image), str(raw / "imagesTr" / f"case_{i:02d}_0000.nii.gz"))
     labels = {"background": 0, **{f"structure_{c}": c for c in range(1, args.classes)}}
-    write_json(raw / "dataset.json", {"channel_names": {"0": "CT"}, "labels": labels, "numTraining": 0, "file_ending": ".nii.gz"})
+    write_json(
+        raw / "dataset.json",
+        {"channel_names": {"0": "CT"}, "labels": labels, "numTraining": 0, "file_ending": ".nii.gz"},
+    )
     experiment = create_experiment(999, preset=args.preset, annotator="human")
     context = open_context(experiment, torch.device(args.device))
     weights = load_weights(experiment.paths.initial_network)
@@ -148,7 +161,10 @@ def stock_way(context: Any, cases: list[str]) -> tuple[float, dict[str, float], 
         plain_numpy(folder / f"{case}.npz")
     end = time.perf_counter()
     written = sum(file.stat().st_size for case in cases for file in folder.glob(f"{case}.*"))
-    parts = {"preprocess, predict, export": (predicted - start) / len(cases), "read, numpy": (end - predicted) / len(cases)}
+    parts = {
+        "preprocess, predict, export": (predicted - start) / len(cases),
+        "read, numpy": (end - predicted) / len(cases),
+    }
     return (end - start) / len(cases), parts, written / len(cases)
 
 
@@ -185,11 +201,11 @@ def peak_memory(n: int, device: str) -> float:
     """GiB of this process after n case records, cases taken in turn from the experiment that is there."""
     import torch
 
-    from nnunet_assft.active.inference import Request, Scorer
-    from nnunet_assft.active.nnunet_io import load_weights
     from nnunet_assft.active.paths import ExperimentPaths
     from nnunet_assft.active.rounds import open_context
+    from nnunet_assft.active.scoring.scorer import Request, Scorer
     from nnunet_assft.active.state import Experiment
+    from nnunet_assft.active.training.stages import load_weights
     from nnunet_assft.planning.preprocessing import load_image
 
     experiment = Experiment.load(ExperimentPaths(DATASET, "assft"))

@@ -15,8 +15,8 @@ from nnunet_assft.dataset_conversion.placing import bounded_processes
 from nnunet_assft.dataset_conversion.scan import PlannedCase
 from nnunet_assft.dataset_conversion.splits import describe
 from nnunet_assft.errors import AssftError
-from nnunet_assft.files import sha256_file
-from nnunet_assft.planning.parallel import map_cases
+from nnunet_assft.runtime.cases import map_cases
+from nnunet_assft.runtime.files import sha256_file
 
 FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
 
@@ -30,8 +30,10 @@ def open_manifest(folder: Path, options: dict[str, object], *, overwrite: bool) 
     if manifest is None:
         present = [name for name in (*FOLDERS, "dataset.json") if (folder / name).exists()]
         if present:
-            raise AssftError(f"{folder} holds {', '.join(present)}, not written by this command (no {NAME}). "
-                             "Use it as it is (nnUNetv2_assft_convert check), choose another id with -d, or move it away.")  # fmt: skip
+            raise AssftError(
+                f"{folder} holds {', '.join(present)}, not written by this command (no {NAME}). "
+                "Use it as it is (nnUNetv2_assft_convert check), choose another id with -d, or move it away."
+            )
         return Manifest(folder, options)
     changed = [key for key in options if manifest.options.get(key) != options[key]]
     if changed and not overwrite:
@@ -47,20 +49,25 @@ def require_untouched(manifest: Manifest) -> None:
         output["path"]
         for record in manifest.cases.values()
         for output in record["outputs"]
-        if not (manifest.folder / output["path"]).is_symlink() and output_state(manifest.folder, output, thorough=False) == "changed"
+        if not (manifest.folder / output["path"]).is_symlink()
+        and output_state(manifest.folder, output, thorough=False) == "changed"
     ]
     if changed:
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
-        raise AssftError(f"{manifest.folder / changed[0]}{more} changed after the conversion. Move it away, "
-                         "or add --overwrite to write it anew.")  # fmt: skip
+        raise AssftError(
+            f"{manifest.folder / changed[0]}{more} changed after the conversion. Move it away, "
+            "or add --overwrite to write it anew."
+        )
 
 
 def require_all_there(manifest: Manifest, explained: set[str]) -> None:
     """Raises `AssftError` if a converted case is neither planned nor reported: a folder of the download may have been forgotten."""
     lost = sorted(name for name, record in manifest.cases.items() if record["outputs"] and name not in explained)
     if lost:
-        raise AssftError(f"{len(lost)} converted cases are no longer in the download ({describe(lost)}). Give all of its folders with -i, "
-                         "or add --overwrite to remove them from the dataset.")  # fmt: skip
+        raise AssftError(
+            f"{len(lost)} converted cases are no longer in the download ({describe(lost)}). Give all of its folders with -i, "
+            "or add --overwrite to remove them from the dataset."
+        )
 
 
 def require_no_foreign_files(manifest: Manifest, planned: Iterable[str]) -> None:
@@ -71,7 +78,9 @@ def require_no_foreign_files(manifest: Manifest, planned: Iterable[str]) -> None
             continue
         for entry in os.scandir(manifest.folder / name):
             if not entry.name.startswith(".") and f"{name}/{entry.name}" not in known:
-                raise AssftError(f"{entry.path} was not written by this conversion. Move it away and type the same command again.")
+                raise AssftError(
+                    f"{entry.path} was not written by this conversion. Move it away and type the same command again."
+                )
 
 
 def is_done(case: PlannedCase, conversion: Conversion, record: Record | None) -> bool:
@@ -107,8 +116,10 @@ def apply(
     try:
         if todo or gone:
             if not overwrite and manifest.edited_dataset_json():
-                raise AssftError(f"{manifest.folder / 'dataset.json'} was edited and the dataset has to change. Keep a copy of it, "
-                                 "then add --overwrite.")  # fmt: skip
+                raise AssftError(
+                    f"{manifest.folder / 'dataset.json'} was edited and the dataset has to change. Keep a copy of it, "
+                    "then add --overwrite."
+                )
             manifest.begin()
             (manifest.folder / "dataset.json").unlink(missing_ok=True)  # it says that the dataset is complete
         for name in gone:
@@ -120,11 +131,15 @@ def apply(
             if strict and (wrong := errors(merged_findings([record]))):
                 raise AssftError(f"--strict: {wrong[0].line()}")
     except OSError as error:
-        raise AssftError(f"{error.filename or manifest.folder} cannot be written: {error.strerror or error}. "
-                         "Correct that and type the same command again; finished cases are kept.") from error  # fmt: skip
+        raise AssftError(
+            f"{error.filename or manifest.folder} cannot be written: {error.strerror or error}. "
+            "Correct that and type the same command again; finished cases are kept."
+        ) from error
     except (BrokenProcessPool, MemoryError) as error:
-        raise AssftError("A worker process ran out of memory or was killed. Type the same command with a smaller -np; "
-                         "finished cases are kept.") from error  # fmt: skip
+        raise AssftError(
+            "A worker process ran out of memory or was killed. Type the same command with a smaller -np; "
+            "finished cases are kept."
+        ) from error
     return manifest.cases
 
 
@@ -153,7 +168,9 @@ def duplicates(records: dict[str, Record]) -> list[Finding]:
         other = first.setdefault(record["content"], name)
         if other != name:
             where = "" if records[other]["part"] == record["part"] else ", one in the pool and one in the test set"
-            findings.append(found("duplicate_content", name, f"the image has the same voxels as that of {other}{where}"))
+            findings.append(
+                found("duplicate_content", name, f"the image has the same voxels as that of {other}{where}")
+            )
     return findings
 
 
@@ -164,7 +181,13 @@ def verify(manifest: Manifest) -> list[Finding]:
         for source in record["sources"]:
             file = Path(source["path"])
             if source["sha256"] and not (file.is_file() and sha256_file(file) == source["sha256"]):
-                findings.append(found("source_changed", name, f"{file} is {'other than' if file.is_file() else 'gone since'} it was read"))
+                findings.append(
+                    found(
+                        "source_changed",
+                        name,
+                        f"{file} is {'other than' if file.is_file() else 'gone since'} it was read",
+                    )
+                )
         states = {output["path"]: output_state(manifest.folder, output, thorough=True) for output in record["outputs"]}
         findings += [
             found(f"output_{state}", name, f"{manifest.folder / path} is {state}; expected it as converted")

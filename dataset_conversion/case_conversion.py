@@ -25,7 +25,7 @@ from nnunet_assft.dataset_conversion.voxels import (
     read_volume,
     renumbered,
 )
-from nnunet_assft.files import sha256_file, sha256_of
+from nnunet_assft.runtime.files import sha256_file, sha256_of
 
 SUFFIX = {POOL: "Tr", TEST: "Ts"}
 
@@ -45,7 +45,15 @@ class Conversion:
     def made_with(self, case: PlannedCase) -> str:
         """Checksum of everything but the files that decides the outputs of a case."""
         return sha256_of(
-            [self.label_map.ids, sorted(self.label_map.dropped), self.channels, self.file_ending, self.mode, case.part, case.rewrite]
+            [
+                self.label_map.ids,
+                sorted(self.label_map.dropped),
+                self.channels,
+                self.file_ending,
+                self.mode,
+                case.part,
+                case.rewrite,
+            ]
         )
 
     def image_target(self, case: PlannedCase, channel: int) -> str:
@@ -116,7 +124,9 @@ def _read(case: PlannedCase, file: Path, sources: list[dict[str, Any]]) -> Volum
     return volume
 
 
-def _read_images(case: PlannedCase, conversion: Conversion, findings: list[Finding], sources: list[dict[str, Any]]) -> tuple[Volume, str]:
+def _read_images(
+    case: PlannedCase, conversion: Conversion, findings: list[Finding], sources: list[dict[str, Any]]
+) -> tuple[Volume, str]:
     """The first channel without its voxels, and the checksum of the voxels of all channels."""
     first: Volume | None = None
     content = []
@@ -167,7 +177,9 @@ def _merge(
             overlaps.append(f"{name} ({n} voxels)")
         merged[mask] = conversion.label_map.structures[canonical_name(name)]
     if overlaps:
-        findings.append(found("overlapping_masks", case.name, f"masks that cover an earlier structure: {', '.join(overlaps)}"))
+        findings.append(
+            found("overlapping_masks", case.name, f"masks that cover an earlier structure: {', '.join(overlaps)}")
+        )
     if merged is not None and not merged.any():
         findings.append(found("empty_label", case.name, "all masks are empty; expected some structure"))
     return merged

@@ -24,8 +24,8 @@ from nnunet_assft.dataset_conversion.report import write_report
 from nnunet_assft.dataset_conversion.scan import PlannedCase, Scanning, scan_cases
 from nnunet_assft.dataset_conversion.sources import ENDINGS, POOL, TEST, SourceCase
 from nnunet_assft.errors import AssftError
-from nnunet_assft.files import read_json
-from nnunet_assft.planning.parallel import map_cases
+from nnunet_assft.runtime.cases import map_cases
+from nnunet_assft.runtime.files import read_json
 
 REPORT = "check_report"
 REQUIRED = ("channel_names", "labels", "numTraining", "file_ending")
@@ -42,17 +42,28 @@ class Checked:
     def write(self) -> None:
         """`check_report.json` and `check_report.md` in the dataset folder."""
         write_report(
-            self.folder, REPORT, title=f"Check of {self.folder.name}", facts={}, table=self.counts, labels=[], findings=self.findings
+            self.folder,
+            REPORT,
+            title=f"Check of {self.folder.name}",
+            facts={},
+            table=self.counts,
+            labels=[],
+            findings=self.findings,
         )
 
 
 def check(folder: Path, tolerances: Tolerances, num_processes: int, *, voxels: bool) -> Checked:
     """Names, headers and, with `voxels`, every file of a raw dataset. Raises `AssftError` if it has no usable dataset.json."""
     content = _dataset_json(folder)
-    ending, channels = str(content["file_ending"]), tuple(_channel(name) for _, name in sorted(content["channel_names"].items()))
+    ending, channels = (
+        str(content["file_ending"]),
+        tuple(_channel(name) for _, name in sorted(content["channel_names"].items())),
+    )
     labelled, unlabelled, findings = _cases(folder, content)
     findings += id_clash(folder.name, folder.parent) if re.match(r"Dataset\d{3}_", folder.name) else []
-    scanning = Scanning(tolerances, channels[0], ending, reorient=content.get("overwrite_image_reader_writer") == READER)
+    scanning = Scanning(
+        tolerances, channels[0], ending, reorient=content.get("overwrite_image_reader_writer") == READER
+    )
     parts = {case.name: case.part for case in labelled}
     planned, scanned = scan_cases(labelled, parts, scanning, num_processes)
     conversion = Conversion(folder, _identity(content["labels"]), (), channels, ending, by_id=False, mode=None)
@@ -74,16 +85,22 @@ def _dataset_json(folder: Path) -> dict[str, Any]:
     try:
         content = read_json(folder / "dataset.json")
     except (OSError, ValueError) as error:
-        raise AssftError(f"{folder / 'dataset.json'} cannot be read: {error}. Expected an nnU-Net raw dataset.") from error
+        raise AssftError(
+            f"{folder / 'dataset.json'} cannot be read: {error}. Expected an nnU-Net raw dataset."
+        ) from error
     missing = [key for key in REQUIRED if not isinstance(content, dict) or key not in content]
     if missing:
         raise AssftError(f"{folder / 'dataset.json'} lacks {', '.join(missing)}. See nnU-Net's dataset format.")
     if content["file_ending"] not in ENDINGS:
-        raise AssftError(f"{folder.name} has files that end with {content['file_ending']}; only NIfTI ({', '.join(ENDINGS)}) is checked.")
+        raise AssftError(
+            f"{folder.name} has files that end with {content['file_ending']}; only NIfTI ({', '.join(ENDINGS)}) is checked."
+        )
     for key, example, is_right in FORMS:
         if not is_right(content.get(key)):
-            raise AssftError(f"{folder / 'dataset.json'} has {key} {reprlib.repr(content.get(key))}; expected for example {example}. "
-                             "See nnU-Net's dataset format.")  # fmt: skip
+            raise AssftError(
+                f"{folder / 'dataset.json'} has {key} {reprlib.repr(content.get(key))}; expected for example {example}. "
+                "See nnU-Net's dataset format."
+            )
     return content
 
 
@@ -93,14 +110,17 @@ def _is_channel_table(value: Any) -> bool:
 
 def _is_label_table(value: Any) -> bool:
     """Name -> id, or ids of a region; not the other way round."""
-    return isinstance(value, dict) and all(isinstance(i, int) for ids in value.values() for i in (ids if isinstance(ids, list) else [ids]))
+    return isinstance(value, dict) and all(
+        isinstance(i, int) for ids in value.values() for i in (ids if isinstance(ids, list) else [ids])
+    )
 
 
 def _is_case_table(value: Any) -> bool:
     """`dataset`, which may be absent: where the files of each case are."""
     entries = value.values() if isinstance(value, dict) else [None]
     return value is None or all(
-        isinstance(entry, dict) and isinstance(entry.get("images"), list) and isinstance(entry.get("label"), str) for entry in entries
+        isinstance(entry, dict) and isinstance(entry.get("images"), list) and isinstance(entry.get("label"), str)
+        for entry in entries
     )
 
 
@@ -118,8 +138,14 @@ def _channel(name: str) -> str:
 
 
 def _identity(labels: dict[str, Any]) -> LabelMap:
-    ids = {int(value) for values in labels.values() for value in (values if isinstance(values, list) else [values])} | {0}
-    return LabelMap({value: value for value in ids}, {value: str(value) for value in ids}, {str(value): value for value in ids if value})
+    ids = {int(value) for values in labels.values() for value in (values if isinstance(values, list) else [values])} | {
+        0
+    }
+    return LabelMap(
+        {value: value for value in ids},
+        {value: str(value) for value in ids},
+        {str(value): value for value in ids if value},
+    )
 
 
 def _cases(folder: Path, content: dict[str, Any]) -> tuple[list[SourceCase], list[str], list[Finding]]:
@@ -133,7 +159,9 @@ def _cases(folder: Path, content: dict[str, Any]) -> tuple[list[SourceCase], lis
     for part, cases in ((POOL, pool), (TEST, test)):
         for name, (images, label) in sorted(cases.items()):
             if part == TEST and name in pool:
-                findings.append(found("case_in_two_splits", name, "it is in the training and in the test images; expected one"))
+                findings.append(
+                    found("case_in_two_splits", name, "it is in the training and in the test images; expected one")
+                )
             elif len(images) != n_channels or not all(image.is_file() for image in images):
                 text = f"{sum(image.is_file() for image in images)} of {n_channels} image channels were found"
                 findings.append(found("missing_image", name, text))
@@ -170,7 +198,9 @@ def _in_folders(folder: Path, part: str, ending: str) -> dict[str, tuple[tuple[P
 
 def _files(folder: Path, ending: str) -> Iterator[Path]:
     if folder.is_dir():
-        yield from sorted(file for file in folder.iterdir() if file.name.endswith(ending) and not file.name.startswith("."))
+        yield from sorted(
+            file for file in folder.iterdir() if file.name.endswith(ending) and not file.name.startswith(".")
+        )
 
 
 def _read_all(cases: list[PlannedCase], conversion: Conversion, num_processes: int) -> dict[str, Record]:

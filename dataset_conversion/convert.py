@@ -27,11 +27,18 @@ from nnunet_assft.dataset_conversion.labels import LabelMap, canonical_name, map
 from nnunet_assft.dataset_conversion.manifest import NAME, Manifest, Record
 from nnunet_assft.dataset_conversion.placing import possible_mode, require_space
 from nnunet_assft.dataset_conversion.report import dataset_json, label_rows, table_of_counts, text_of, write_report
-from nnunet_assft.dataset_conversion.scan import Plan, Scanning, most_frequent_ending, scan_cases, split_cases, usable_cases
+from nnunet_assft.dataset_conversion.scan import (
+    Plan,
+    Scanning,
+    most_frequent_ending,
+    scan_cases,
+    split_cases,
+    usable_cases,
+)
 from nnunet_assft.dataset_conversion.sources import Sources, collect
 from nnunet_assft.dataset_conversion.splits import SPLITS, read_split_file
 from nnunet_assft.errors import AssftError
-from nnunet_assft.files import sha256_of, write_text
+from nnunet_assft.runtime.files import sha256_of, write_text
 
 REPORT = "conversion_report"
 
@@ -69,7 +76,14 @@ def scan(name: str, roots: Sequence[Path], raw: Path, dataset: str | None, optio
     scanning = Scanning(options.tolerances, row.channel, plan.file_ending, structures)
     plan.cases, scanned = scan_cases(usable, parts, scanning, options.num_processes)
     plan.counts = counts
-    findings += [*sources.findings, *unusable, *unsplit, *scanned, *_count_findings(row, counts), *id_clash(row.folder, raw)]
+    findings += [
+        *sources.findings,
+        *unusable,
+        *unsplit,
+        *scanned,
+        *_count_findings(row, counts),
+        *id_clash(row.folder, raw),
+    ]
     plan.findings = ordered(findings)
     return plan
 
@@ -86,7 +100,9 @@ def convert(plan: Plan, options: Options, say: Callable[[str], None]) -> tuple[d
     manifest = open_manifest(plan.folder, kept, overwrite=options.overwrite)
     if not options.overwrite:
         require_untouched(manifest)
-        require_all_there(manifest, {case.name for case in plan.cases} | {finding.case for finding in errors(plan.findings)})
+        require_all_there(
+            manifest, {case.name for case in plan.cases} | {finding.case for finding in errors(plan.findings)}
+        )
     mode, message = _usable_mode(plan, options)
     if message:
         say(message)
@@ -131,7 +147,9 @@ def dataset_folder(name: str, raw: Path, dataset: str | None) -> Path:
     if row.id:
         return raw / _renamed(row, dataset).folder
     if dataset is None:
-        raise AssftError(f"{name} converts many datasets, and which one is meant was not said. Name it with -d, by its id or folder.")
+        raise AssftError(
+            f"{name} converts many datasets, and which one is meant was not said. Name it with -d, by its id or folder."
+        )
     folders = sorted(raw.glob(f"Dataset{int(dataset):03d}_*")) if dataset.isdigit() else [raw / dataset]
     if len(folders) != 1 or not folders[0].is_dir():
         raise AssftError(f"Dataset {dataset} was not found in {raw}. Name the converted dataset with -d.")
@@ -142,8 +160,18 @@ def id_clash(folder_name: str, raw: Path) -> list[Finding]:
     """Another dataset name with this id in one of nnU-Net's folders: nnU-Net refuses both. The id is the three digits."""
     prefix = folder_name[:10]
     places = {raw, *(Path(os.environ[v]) for v in ("nnUNet_preprocessed", "nnUNet_results") if os.environ.get(v))}
-    others = sorted({p for place in places if place.is_dir() for p in place.glob(f"{prefix}*") if p.is_dir() and p.name != folder_name})
-    return [found("dataset_id_clash", "", f"{other} has the id of {folder_name}; expected none") for other in others[:1]]
+    others = sorted(
+        {
+            p
+            for place in places
+            if place.is_dir()
+            for p in place.glob(f"{prefix}*")
+            if p.is_dir() and p.name != folder_name
+        }
+    )
+    return [
+        found("dataset_id_clash", "", f"{other} has the id of {folder_name}; expected none") for other in others[:1]
+    ]
 
 
 def _resolved(row: DatasetRow, sources: Sources, dataset: str | None) -> DatasetRow:
@@ -157,7 +185,9 @@ def _refuse_own_folder(roots: Sequence[Path], folder: Path) -> None:
     """A file must not become a link to itself."""
     for root in roots:
         if folder.resolve() in (root.resolve(), *root.resolve().parents):
-            raise AssftError(f"{root} is the dataset folder that would be written. Give the folder of the download with -i.")
+            raise AssftError(
+                f"{root} is the dataset folder that would be written. Give the folder of the download with -i."
+            )
 
 
 def _renamed(row: DatasetRow, dataset: str | None) -> DatasetRow:
@@ -172,15 +202,26 @@ def _decathlon_row(row: DatasetRow, sources: Sources, dataset: str | None) -> Da
     modality = content.get("modality") or content.get("channel_names") or {}
     names = list(modality.values() if isinstance(modality, dict) else modality)
     if len(names) != 1:
-        raise AssftError(f"This task has {len(names)} channels in 4D images; they would have to be re-encoded. "
-                         "Use nnUNetv2_convert_MSD_dataset, then nnUNetv2_assft_convert check.")  # fmt: skip
+        raise AssftError(
+            f"This task has {len(names)} channels in 4D images; they would have to be re-encoded. "
+            "Use nnUNetv2_convert_MSD_dataset, then nnUNetv2_assft_convert check."
+        )
     by_id = sorted((value, name) for name, value in (sources.labels or {}).items())
     if [value for value, _ in by_id] != list(range(len(by_id))):
         raise AssftError(f"The labels of this task are {sources.labels}; expected 0, 1, 2, ... without gaps.")
     first = next(file for case in sources.cases.values() for file in case.files) if sources.cases else Path()
-    task = next((re.fullmatch(r"Task(\d+)_(\w+)", part) for part in reversed(first.parts) if re.fullmatch(r"Task(\d+)_(\w+)", part)), None)
+    task = next(
+        (
+            re.fullmatch(r"Task(\d+)_(\w+)", part)
+            for part in reversed(first.parts)
+            if re.fullmatch(r"Task(\d+)_(\w+)", part)
+        ),
+        None,
+    )
     if task is None and dataset is None:
-        raise AssftError("The folder's name has no task number, as Task04_Hippocampus has. Choose the dataset's id with -d.")
+        raise AssftError(
+            "The folder's name has no task number, as Task04_Hippocampus has. Choose the dataset's id with -d."
+        )
     return replace(
         row,
         id=int(task[1]) if task else 1,  # replaced by -d
@@ -243,12 +284,24 @@ def _conversion(plan: Plan, mode: str) -> Conversion:
 def _write_results(plan: Plan, manifest: Manifest, findings: list[Finding], mode: str, message: str) -> None:
     """Report, manifest, and dataset.json last: with it the dataset is complete."""
     row = plan.row
-    facts = {"dataset": row.folder, "converted by": f"nnunet_assft {__version__}", "mode": mode, "note": message, "split": plan.split,
-             "licence": row.licence, "citation": row.citation, "reference": row.reference}  # fmt: skip
+    facts = {
+        "dataset": row.folder,
+        "converted by": f"nnunet_assft {__version__}",
+        "mode": mode,
+        "note": message,
+        "split": plan.split,
+        "licence": row.licence,
+        "citation": row.citation,
+        "reference": row.reference,
+    }
     table = table_of_counts(plan, manifest.cases)
-    write_report(plan.folder, REPORT, title=row.folder, facts=facts, table=table, labels=label_rows(plan), findings=findings)
+    write_report(
+        plan.folder, REPORT, title=row.folder, facts=facts, table=table, labels=label_rows(plan), findings=findings
+    )
     text = text_of(dataset_json(plan, manifest.cases, manifest.options, mode))
-    keep = manifest.dataset_json == sha256_of(text) and manifest.edited_dataset_json()  # somebody's own, and nothing new to say
+    keep = (
+        manifest.dataset_json == sha256_of(text) and manifest.edited_dataset_json()
+    )  # somebody's own, and nothing new to say
     manifest.dataset_json = sha256_of(text)
     manifest.finish()
     if not keep:

@@ -24,45 +24,73 @@ CODES = {
     "missing_image": Code(ERROR, "a listed or labelled case has no image", "Download or unpack that file again."),
     "missing_label": Code(ERROR, "a case of a labelled part has no label", "Download or unpack that file again."),
     "unreadable": Code(ERROR, "a file is truncated, damaged or no NIfTI", "Download or unpack that file again."),
-    "not_3d": Code(ERROR, "an image or label has not three axes", "Split it into 3D files; images are never re-encoded here."),
+    "not_3d": Code(
+        ERROR, "an image or label has not three axes", "Split it into 3D files; images are never re-encoded here."
+    ),
     "invalid_affine": Code(ERROR, "the header gives no invertible affine", "Mend the header."),
-    "shape_mismatch": Code(ERROR, "image and label have different shapes", "Find the label that belongs to this image."),
+    "shape_mismatch": Code(
+        ERROR, "image and label have different shapes", "Find the label that belongs to this image."
+    ),
     "unexpected_labels": Code(ERROR, "a label holds ids that the dataset does not have", "Correct the label."),
     "non_integral_labels": Code(ERROR, "a label holds fractions", "Resample labels with nearest neighbour only."),
     "not_finite": Code(ERROR, "an image or label holds NaN or infinity", "Correct the file."),
     "case_in_two_splits": Code(ERROR, "a case is in the pool and in the test set", "Remove it from one of them."),
-    "other_file_ending": Code(ERROR, "an image ends differently from most", "A dataset has one ending; compress or unpack the file."),
+    "other_file_ending": Code(
+        ERROR, "an image ends differently from most", "A dataset has one ending; compress or unpack the file."
+    ),
     # the dataset is not written
-    "dataset_id_clash": Code(ERROR, "another dataset has this id", "Choose a free id with -d, or remove the other dataset."),
-    "unknown_structure": Code(ERROR, "the source names a structure that this dataset does not have", "Is this the right dataset?"),
+    "dataset_id_clash": Code(
+        ERROR, "another dataset has this id", "Choose a free id with -d, or remove the other dataset."
+    ),
+    "unknown_structure": Code(
+        ERROR, "the source names a structure that this dataset does not have", "Is this the right dataset?"
+    ),
     # image and label lie differently; the severity follows the tolerances
-    "affine_differs": Code(WARNING, "image and label lie apart (largest corner displacement)", "Overlay them to see which is right."),
+    "affine_differs": Code(
+        WARNING, "image and label lie apart (largest corner displacement)", "Overlay them to see which is right."
+    ),
     "spacing_differs": Code(WARNING, "image and label have different spacings", "Overlay them to see which is right."),
     "direction_differs": Code(WARNING, "image and label have different axes", "Overlay them to see which is right."),
     # to look at
-    "non_orthonormal": Code(WARNING, "the axes are not at right angles", "ITK may refuse it; NibabelIOWithReorient takes it."),
+    "non_orthonormal": Code(
+        WARNING, "the axes are not at right angles", "ITK may refuse it; NibabelIOWithReorient takes it."
+    ),
     "empty_label": Code(WARNING, "a label is all background", "Look whether it was ever annotated."),
     "ct_range": Code(WARNING, "the intensities are not those of a CT in HU", "Look at the image."),
     "modality_conflict": Code(WARNING, "the intensities contradict the modality", "Look at the image."),
-    "uint8_mr": Code(WARNING, "an MR image is stored as uint8", "Values above 255 may have wrapped; compare with the original."),
+    "uint8_mr": Code(
+        WARNING, "an MR image is stored as uint8", "Values above 255 may have wrapped; compare with the original."
+    ),
     "float_labels": Code(WARNING, "a label is stored as float with integral values", "It is rewritten as uint8."),
     "duplicate_content": Code(WARNING, "two cases have the same image", "Keep pool and test disjoint: remove one."),
-    "label_without_image": Code(WARNING, "a label whose image is not in the download", "Give the folder with the images as a further -i."),
+    "label_without_image": Code(
+        WARNING, "a label whose image is not in the download", "Give the folder with the images as a further -i."
+    ),
     "case_found_twice": Code(WARNING, "a file was found in several places", "The first is taken."),
-    "overlapping_masks": Code(WARNING, "masks of two structures share voxels", "The later one in the label order is kept."),
-    "bad_dataset_json": Code(WARNING, "dataset.json of the download is unusable", "Folder names and the documented labels are used."),
-    "count_differs": Code(WARNING, "not the published number of cases", "Complete the download, or go on with what there is."),
+    "overlapping_masks": Code(
+        WARNING, "masks of two structures share voxels", "The later one in the label order is kept."
+    ),
+    "bad_dataset_json": Code(
+        WARNING, "dataset.json of the download is unusable", "Folder names and the documented labels are used."
+    ),
+    "count_differs": Code(
+        WARNING, "not the published number of cases", "Complete the download, or go on with what there is."
+    ),
     # to know
-    "orientation_differs": Code(INFO, "image and label are stored in different orientations but agree", "The reader reorients both."),
+    "orientation_differs": Code(
+        INFO, "image and label are stored in different orientations but agree", "The reader reorients both."
+    ),
     "labels_removed": Code(INFO, "structures that this dataset drops were set to background"),
     "unlabelled_image": Code(INFO, "an image without public label", "It is left out."),
     "other_modality": Code(INFO, "a case of the other modality", "It belongs to the other dataset."),
     "not_in_split": Code(INFO, "a case that the split file does not name", "It is left out."),
     # of --verify_only
     "output_missing": Code(ERROR, "a converted file is gone", "Type the command without --verify_only."),
-    "output_changed": Code(ERROR, "a converted file is not as it was written", "Move it away, or use --overwrite to write it anew."),
+    "output_changed": Code(
+        ERROR, "a converted file is not as it was written", "Move it away, or use --overwrite to write it anew."
+    ),
     "source_changed": Code(ERROR, "a source file is not as it was read", "Type the command without --verify_only."),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -76,7 +104,9 @@ class Finding:
 
     def line(self) -> str:
         """One line for a person: where, what, what to do."""
-        return " ".join(filter(None, (f"{self.case or 'dataset'}: {self.message}.", CODES[self.code].advice, f"[{self.code}]")))
+        return " ".join(
+            filter(None, (f"{self.case or 'dataset'}: {self.message}.", CODES[self.code].advice, f"[{self.code}]"))
+        )
 
 
 def found(code: str, case: str, message: str, severity: str | None = None) -> Finding:

@@ -70,7 +70,11 @@ class Tolerances:
     def words(self) -> dict[str, list[float | str]]:
         """For dataset.json: (info, error) with units in the names."""
         info, error = self.affine
-        return {"mm": [info, "voxel" if error is None else error], "percent": [*self.spacing], "degrees": [*self.direction]}
+        return {
+            "mm": [info, "voxel" if error is None else error],
+            "percent": [*self.spacing],
+            "degrees": [*self.direction],
+        }
 
 
 @dataclass(frozen=True)
@@ -128,9 +132,17 @@ def header_findings(case: str, file: str, header: Header) -> list[Finding]:
     if len(header.shape) != 3:
         return [found("not_3d", case, f"{file} has the shape {_shape(header)}; expected three axes")]
     if not np.isfinite(header.affine).all() or abs(np.linalg.det(header.affine[:3, :3])) < 1e-9:
-        return [found("invalid_affine", case, f"the affine of {file} is {header.affine[:3].round(3).tolist()}; expected an invertible one")]
+        return [
+            found(
+                "invalid_affine",
+                case,
+                f"the affine of {file} is {header.affine[:3].round(3).tolist()}; expected an invertible one",
+            )
+        ]
     if (angle := skew(header)) > SKEWED:
-        return [found("non_orthonormal", case, f"two axes of {file} are {angle:.2f} degrees from a right angle; expected 0")]
+        return [
+            found("non_orthonormal", case, f"two axes of {file} are {angle:.2f} degrees from a right angle; expected 0")
+        ]
     return []
 
 
@@ -146,7 +158,13 @@ def pair_findings(case: str, image: Header, label: Header, tolerances: Tolerance
     if reorient:
         image, label = image.reoriented(), label.reoriented()
     if image.shape != label.shape:
-        return [found("shape_mismatch", case, f"the label has the shape {_shape(label)}; expected that of the image, {_shape(image)}")]
+        return [
+            found(
+                "shape_mismatch",
+                case,
+                f"the label has the shape {_shape(label)}; expected that of the image, {_shape(image)}",
+            )
+        ]
     findings = list(_measured(case, difference(image, label), image, tolerances))
     if reorient and stored_differently:
         findings.append(found("orientation_differs", case, axes))
@@ -159,7 +177,13 @@ def _measured(case: str, measured: Difference, image: Header, tolerances: Tolera
     rows = (
         ("affine_differs", measured.affine, limits, "mm", "image and label lie {} mm apart"),
         ("spacing_differs", measured.spacing, tolerances.spacing, "%", "the spacing of the label differs by {} %"),
-        ("direction_differs", measured.direction, tolerances.direction, "degrees", "the axes of the label are turned by {} degrees"),
+        (
+            "direction_differs",
+            measured.direction,
+            tolerances.direction,
+            "degrees",
+            "the axes of the label are turned by {} degrees",
+        ),
     )
     for code, value, (info, error), unit, text in rows:
         if not value <= NOT_WORTH_A_WORD:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_assft.errors import AssftError
-from nnunet_assft.files import PARTIAL, read_json, sha256_file, sha256_of, write_json
+from nnunet_assft.runtime.files import PARTIAL, read_json, sha256_file, sha256_of, write_json
 
 NAME = "conversion_manifest.json"
 JOURNAL = f"{PARTIAL}_conversion_manifest.jsonl"
@@ -40,7 +40,9 @@ class Manifest:
                 content = read_json(folder / NAME)
                 manifest = cls(folder, content["options"], content["cases"], content["dataset_json_sha256"])
             except (ValueError, KeyError, TypeError) as error:
-                raise AssftError(f"{folder / NAME} is damaged ({error!r}). Convert into an empty folder, or remove this one.") from error
+                raise AssftError(
+                    f"{folder / NAME} is damaged ({error!r}). Convert into an empty folder, or remove this one."
+                ) from error
             begun = True
         for entry in _journal_entries(folder / JOURNAL):
             begun = True
@@ -61,7 +63,11 @@ class Manifest:
 
     def finish(self) -> None:
         """Writes the manifest and removes the journal."""
-        content = {"options": self.options, "dataset_json_sha256": self.dataset_json, "cases": dict(sorted(self.cases.items()))}
+        content = {
+            "options": self.options,
+            "dataset_json_sha256": self.dataset_json,
+            "cases": dict(sorted(self.cases.items())),
+        }
         write_json(self.folder / NAME, content)
         (self.folder / JOURNAL).unlink(missing_ok=True)
 
@@ -120,7 +126,11 @@ def output_state(folder: Path, output: Record, *, thorough: bool) -> str:
         return "changed"
     if not file.is_file():
         return "missing"
-    if output["action"] in ("link", "hardlink") and os.path.exists(output["source"]) and os.path.samefile(file, output["source"]):
+    if (
+        output["action"] in ("link", "hardlink")
+        and os.path.exists(output["source"])
+        and os.path.samefile(file, output["source"])
+    ):
         return ""
     if not thorough and same_state(file, output):
         return ""

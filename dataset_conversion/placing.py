@@ -15,7 +15,7 @@ from nibabel.orientations import apply_orientation, io_orientation, ornt_transfo
 
 from nnunet_assft.dataset_conversion.voxels import Volume
 from nnunet_assft.errors import AssftError
-from nnunet_assft.files import PARTIAL, atomic_path
+from nnunet_assft.runtime.files import PARTIAL, atomic_path
 
 MODES = ("link", "hardlink", "copy", "reference")
 FALLBACKS = {"link": ("link", "hardlink", "copy"), "hardlink": ("hardlink", "link", "copy"), "copy": ("copy",)}
@@ -63,7 +63,10 @@ def possible_mode(mode: str, sources: Iterable[Path], folder: Path) -> tuple[str
             continue
         if candidate == wanted:
             return mode, ""
-        return candidate, f"--mode {mode} is not possible in {folder} ({reason}); files are placed with --mode {candidate} instead."
+        return (
+            candidate,
+            f"--mode {mode} is not possible in {folder} ({reason}); files are placed with --mode {candidate} instead.",
+        )
     raise AssertionError("copying needs no trial")
 
 
@@ -114,4 +117,6 @@ def require_space(folder: Path, needed: int) -> None:
     existing = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
     free = shutil.disk_usage(existing).free
     if needed > free:
-        raise AssftError(f"{existing} has {free / 1e9:.1f} GB free; {needed / 1e9:.1f} GB are needed. Free some space, or use --mode link.")
+        raise AssftError(
+            f"{existing} has {free / 1e9:.1f} GB free; {needed / 1e9:.1f} GB are needed. Free some space, or use --mode link."
+        )

@@ -16,7 +16,7 @@ from nnunet_assft.dataset_conversion.manifest import Record
 from nnunet_assft.dataset_conversion.scan import Plan
 from nnunet_assft.dataset_conversion.sources import POOL, TEST
 from nnunet_assft.dataset_conversion.splits import SEED
-from nnunet_assft.files import write_json, write_text
+from nnunet_assft.runtime.files import write_json, write_text
 
 LISTED = 50  # findings of one code on the page; the JSON file has all
 NEEDS_VOXELS = "NaN, label ids, fractions, empty labels, intensity ranges, damaged gzip data and duplicates are found when files are read"
@@ -66,12 +66,17 @@ def dataset_json(plan: Plan, records: dict[str, Record], options: dict[str, Any]
         "conversion": {**options, "split_rule": plan.split, "seed": SEED, "tolerances": plan.tolerances.words()},
     }
     if mode == "reference":
-        content["dataset"] = {name: _by_reference(plan.folder, record) for name, record in done.items() if record["part"] == POOL}
+        content["dataset"] = {
+            name: _by_reference(plan.folder, record) for name, record in done.items() if record["part"] == POOL
+        }
     return content
 
 
 def _by_reference(folder: Path, record: Record) -> dict[str, Any]:
-    *images, label = (output["source"] if output["action"] == "reference" else str(folder / output["path"]) for output in record["outputs"])
+    *images, label = (
+        output["source"] if output["action"] == "reference" else str(folder / output["path"])
+        for output in record["outputs"]
+    )
     return {"images": images, "label": label}
 
 
@@ -118,11 +123,19 @@ def _page(
     if not findings:
         return [*lines, "None."]
     lines += ["| severity | code | number | meaning |", "|---|---|---|---|"]
-    lines += [f"| {severity} | {code} | {n} | {CODES[code].meaning} |" for (severity, code), n in counts(findings).items()]
+    lines += [
+        f"| {severity} | {code} | {n} | {CODES[code].meaning} |" for (severity, code), n in counts(findings).items()
+    ]
     for severity in SEVERITIES:
         for code in sorted({f.code for f in findings if f.severity == severity}):
             chosen = [f for f in findings if (f.severity, f.code) == (severity, code)]
-            lines += ["", f"### {severity}: {code} ({len(chosen)})", "", f"{CODES[code].meaning}. {CODES[code].advice}".strip(), ""]
+            lines += [
+                "",
+                f"### {severity}: {code} ({len(chosen)})",
+                "",
+                f"{CODES[code].meaning}. {CODES[code].advice}".strip(),
+                "",
+            ]
             lines += [f"* {f.case or 'dataset'}: {f.message}" for f in chosen[:LISTED]]
             lines += [f"* and {len(chosen) - LISTED} more in the JSON file"] if len(chosen) > LISTED else []
     return lines

@@ -16,7 +16,7 @@ from nnunet_assft.dataset_conversion.headers import Header, Tolerances, header_f
 from nnunet_assft.dataset_conversion.labels import LabelMap
 from nnunet_assft.dataset_conversion.sources import ENDINGS, POOL, TEST, UNLABELLED, SourceCase, Sources, ending_of
 from nnunet_assft.dataset_conversion.splits import SPLITS
-from nnunet_assft.planning.parallel import map_cases
+from nnunet_assft.runtime.cases import map_cases
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,14 @@ def usable_cases(row: DatasetRow, sources: Sources) -> tuple[list[SourceCase], l
     """Cases with an image and a label; findings for the others; counts."""
     usable: list[SourceCase] = []
     findings: list[Finding] = []
-    counts = Counter({"labelled cases": 0, "labelled cases with image": 0, "labels without image": 0, "images without public label": 0})
+    counts = Counter(
+        {
+            "labelled cases": 0,
+            "labelled cases with image": 0,
+            "labels without image": 0,
+            "images without public label": 0,
+        }
+    )
     split_twice = {finding.case for finding in sources.findings if finding.code == "case_in_two_splits"}
     for case in sources.cases.values():
         counts["labelled cases"] += case.has_label
@@ -89,7 +96,9 @@ def usable_cases(row: DatasetRow, sources: Sources) -> tuple[list[SourceCase], l
             reason = "there is a label" if case.has_label else "dataset.json of the download lists it"
             findings.append(found("missing_image", case.name, f"{reason}, but the image was not found"))
         elif not case.has_label:
-            findings.append(found("missing_label", case.name, f"there is the image {case.images[0].name}, but no label"))
+            findings.append(
+                found("missing_label", case.name, f"there is the image {case.images[0].name}, but no label")
+            )
         else:
             counts["labelled cases with image"] += 1
             if case.name not in split_twice:
@@ -106,12 +115,17 @@ def split_cases(
         test = SPLITS[split][0](row, by_name)
         return {name: TEST if name in test else POOL for name in by_name}, []
     pool, test = lists
-    findings = [found("case_in_two_splits", name, "the split file has it in pool and test; expected one") for name in sorted(pool & test)]
+    findings = [
+        found("case_in_two_splits", name, "the split file has it in pool and test; expected one")
+        for name in sorted(pool & test)
+    ]
     findings += [
         found("missing_image", name, "the split file names it, but no image with label was found")
         for name in sorted((pool | test) - set(by_name))
     ]
-    findings += [found("not_in_split", name, "the split file does not name it") for name in sorted(set(by_name) - pool - test)]
+    findings += [
+        found("not_in_split", name, "the split file does not name it") for name in sorted(set(by_name) - pool - test)
+    ]
     parts = {name: TEST if name in test else POOL for name in by_name if name in pool ^ test}
     return parts, findings
 
@@ -175,7 +189,9 @@ def _image_findings(case: SourceCase, headers: Mapping[Path, Header], scanning: 
             text = f"the image is {image.name}; the images of this dataset end with {scanning.file_ending}"
             findings.append(found("other_file_ending", case.name, text))
         if scanning.channel == MRI and image in headers and headers[image].stored == np.uint8:
-            findings.append(found("uint8_mr", case.name, f"{image.name} is stored as uint8; expected more than 256 grey values"))
+            findings.append(
+                found("uint8_mr", case.name, f"{image.name} is stored as uint8; expected more than 256 grey values")
+            )
     return findings
 
 

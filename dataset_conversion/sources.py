@@ -13,7 +13,7 @@ from nnunet_assft.dataset_conversion.datasets import AMOS_FIRST_MR_ID, CT, Datas
 from nnunet_assft.dataset_conversion.findings import Finding, found
 from nnunet_assft.dataset_conversion.labels import canonical_name, read_label_table
 from nnunet_assft.errors import AssftError
-from nnunet_assft.files import read_json
+from nnunet_assft.runtime.files import read_json
 
 ENDINGS = (".nii.gz", ".nii")
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
@@ -70,7 +70,9 @@ class Sources:
     def assign(self, case: SourceCase, part: str) -> None:
         """Notes what a case is for. A labelled part beats the test images without labels; two labelled parts are a finding."""
         if {case.part, part} == {POOL, TEST}:
-            finding = found("case_in_two_splits", case.name, "the download has it as training and as validation case; expected one")
+            finding = found(
+                "case_in_two_splits", case.name, "the download has it as training and as validation case; expected one"
+            )
             if finding not in self.findings:
                 self.findings.append(finding)
         elif case.part in ("", UNLABELLED):
@@ -88,8 +90,10 @@ def collect(row: DatasetRow, roots: Sequence[Path]) -> Sources:
     if not any(case.files for case in sources.cases.values()):
         image = row.image.replace("(?P<case>", "(")
         expected = f"images named {image}.nii.gz" if image else "the files that its dataset.json lists"
-        raise AssftError(f"No case was found below {', '.join(map(str, roots))}. Expected {expected}; see docs/conversion.md for the "
-                         "folders of each dataset.")  # fmt: skip
+        raise AssftError(
+            f"No case was found below {', '.join(map(str, roots))}. Expected {expected}; see docs/conversion.md for the "
+            "folders of each dataset."
+        )
     sources.cases = dict(sorted(sources.cases.items()))
     return sources
 
@@ -124,7 +128,9 @@ def _images_or_labels(root: Path, file: Path) -> tuple[str, str]:
         name = folder.lower()
         kind = "label" if re.search("label|mask|seg", name) else "image" if re.search("image|img", name) else ""
         if kind:
-            part = next((part for word, part in (("tr", POOL), ("va", TEST), ("ts", UNLABELLED)) if name.endswith(word)), "")
+            part = next(
+                (part for word, part in (("tr", POOL), ("va", TEST), ("ts", UNLABELLED)) if name.endswith(word)), ""
+            )
             return kind, part
     return "", ""
 
@@ -167,7 +173,9 @@ def _amos(row: DatasetRow, roots: list[Path]) -> Sources:
     other = {name for name in sources.cases if (int(name[-4:]) < AMOS_FIRST_MR_ID) != (row.channel == CT)}
     for name in sorted(other):
         if sources.cases.pop(name).part != UNLABELLED:
-            sources.findings.append(found("other_modality", name, f"by its id not {row.channel}; ids below {AMOS_FIRST_MR_ID} are CT"))
+            sources.findings.append(
+                found("other_modality", name, f"by its id not {row.channel}; ids below {AMOS_FIRST_MR_ID} are CT")
+            )
     left = [finding for finding in sources.findings if finding.case not in other or finding.code == "other_modality"]
     sources.findings = left
     return sources
@@ -223,16 +231,22 @@ def _msd(row: DatasetRow, roots: list[Path]) -> Sources:
     """A task of the Decathlon: the training cases that its dataset.json lists."""
     root = next((folder for folder in [*roots, *_subfolders(roots)] if (folder / "dataset.json").is_file()), None)
     if root is None:
-        raise AssftError(f"{roots[0]} has no dataset.json. Give the folder of one Decathlon task, such as Task04_Hippocampus.")
+        raise AssftError(
+            f"{roots[0]} has no dataset.json. Give the folder of one Decathlon task, such as Task04_Hippocampus."
+        )
     sources = Sources()
     _read_dataset_json(sources, root / "dataset.json")
     if sources.findings or not sources.labels:
-        raise AssftError(f"{root / 'dataset.json'} cannot be used: {'; '.join(f.message for f in sources.findings) or 'no labels'}. "
-                         "Unpack the task again.")  # fmt: skip
+        raise AssftError(
+            f"{root / 'dataset.json'} cannot be used: {'; '.join(f.message for f in sources.findings) or 'no labels'}. "
+            "Unpack the task again."
+        )
     entries = sources.dataset_json.get("training")
     for entry in entries if isinstance(entries, list) else [entries]:
         if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("image", "label")):
-            raise AssftError(f"{root / 'dataset.json'} lists {entry!r} under 'training'; expected image and label. Unpack the task again.")
+            raise AssftError(
+                f"{root / 'dataset.json'} lists {entry!r} under 'training'; expected image and label. Unpack the task again."
+            )
         image, label = (root / entry[key] for key in ("image", "label"))
         case = sources.case(stem_of(image) or image.name)
         case.listed = True
@@ -243,7 +257,9 @@ def _msd(row: DatasetRow, roots: list[Path]) -> Sources:
 
 def _subfolders(roots: Iterable[Path]) -> Iterator[Path]:
     for root in roots:
-        yield from sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith((".", "__MACOSX")))
+        yield from sorted(
+            path for path in root.iterdir() if path.is_dir() and not path.name.startswith((".", "__MACOSX"))
+        )
 
 
 LAYOUTS: dict[str, Callable[[DatasetRow, list[Path]], Sources]] = {

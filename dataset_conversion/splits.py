@@ -12,7 +12,7 @@ import numpy as np
 from nnunet_assft.dataset_conversion.datasets import DatasetRow
 from nnunet_assft.dataset_conversion.sources import POOL, TEST, SourceCase
 from nnunet_assft.errors import AssftError
-from nnunet_assft.files import read_json
+from nnunet_assft.runtime.files import read_json
 
 SEED = 12345  # nnU-Net's own seed of splits
 LARGEST_SHARE = 3  # of a small copy no more than a third becomes the test set
@@ -58,11 +58,15 @@ def read_split_file(file: Path) -> tuple[set[str], set[str]]:
     try:
         content = read_json(file)
     except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise AssftError(f"--split_file {file} cannot be read: {error}. Expected JSON with the lists 'pool' and 'test'.") from error
+        raise AssftError(
+            f"--split_file {file} cannot be read: {error}. Expected JSON with the lists 'pool' and 'test'."
+        ) from error
     lists = [content.get(key) for key in (POOL, TEST)] if isinstance(content, dict) else [None]
     if not all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in lists):
-        raise AssftError(f"--split_file {file} does not hold the two lists of case ids 'pool' and 'test'. Write "
-                         '{"pool": ["case_a", ...], "test": ["case_b", ...]}.')  # fmt: skip
+        raise AssftError(
+            f"--split_file {file} does not hold the two lists of case ids 'pool' and 'test'. Write "
+            '{"pool": ["case_a", ...], "test": ["case_b", ...]}.'
+        )
     return set(content[POOL]), set(content[TEST])
 
 

@@ -57,7 +57,9 @@ def read_volume(file: Path) -> Volume:
     del data
     array = np.asanyarray(image.dataobj)
     slope, inter = nifti.get_slope_inter()
-    header = Header(array.shape, np.asarray(image.affine), nifti.get_data_dtype(), (slope, inter) not in ((None, None), (1.0, 0.0)))
+    header = Header(
+        array.shape, np.asarray(image.affine), nifti.get_data_dtype(), (slope, inter) not in ((None, None), (1.0, 0.0))
+    )
     source = {"path": str(file), "size": state.st_size, "mtime_ns": state.st_mtime_ns, "sha256": digest}
     return Volume(array, header, image.header, source)
 
@@ -87,7 +89,13 @@ def image_findings(case: str, name: str, array: Voxels, channel: str, *, by_id: 
         return [found("not_finite", case, f"{bad} voxels of {name} are NaN or infinite; expected none")]
     spans = f"{name} spans {low:g} to {high:g}"
     if channel == MRI and low <= CT_AIR:
-        return [found("modality_conflict", case, f"{spans}, as a CT does; expected an MR image{', by its id' if by_id else ''}")]
+        return [
+            found(
+                "modality_conflict",
+                case,
+                f"{spans}, as a CT does; expected an MR image{', by its id' if by_id else ''}",
+            )
+        ]
     if channel == CT and low > CT_AIR and by_id:
         return [found("modality_conflict", case, f"{spans}; its id says CT, whose minimum is at most {CT_AIR} HU")]
     if channel == CT and not (CT_LOWEST <= low <= CT_AIR and CT_BONE <= high <= CT_HIGHEST):
@@ -106,9 +114,15 @@ class Values:
 
     def findings(self, case: str, name: str) -> list[Finding]:
         if self.infinite:
-            return [found("not_finite", case, f"{self.infinite} voxels of {name} are NaN or infinite; expected integers")]
+            return [
+                found("not_finite", case, f"{self.infinite} voxels of {name} are NaN or infinite; expected integers")
+            ]
         if self.fractions:
-            return [found("non_integral_labels", case, f"{self.fractions} voxels of {name} are fractions; expected integers")]
+            return [
+                found(
+                    "non_integral_labels", case, f"{self.fractions} voxels of {name} are fractions; expected integers"
+                )
+            ]
         return []
 
 
@@ -138,10 +152,20 @@ def label_findings(case: str, name: str, values: Values, stored_as_float: bool, 
     unexpected = {value: n for value, n in sorted(values.voxels.items()) if value not in label_map.ids}
     if unexpected:
         listed = ", ".join(f"{value} ({n} voxels)" for value, n in list(unexpected.items())[:10])
-        return [found("unexpected_labels", case, f"{name} holds {listed}; expected ids {min(label_map.ids)} to {max(label_map.ids)}")]
+        return [
+            found(
+                "unexpected_labels",
+                case,
+                f"{name} holds {listed}; expected ids {min(label_map.ids)} to {max(label_map.ids)}",
+            )
+        ]
     if stored_as_float:
-        findings.append(found("float_labels", case, f"{name} is stored as float, all values are integers; expected an integer type"))
-    removed = {label_map.names[value]: values.voxels[value] for value in sorted(label_map.dropped) if values.voxels[value]}
+        findings.append(
+            found("float_labels", case, f"{name} is stored as float, all values are integers; expected an integer type")
+        )
+    removed = {
+        label_map.names[value]: values.voxels[value] for value in sorted(label_map.dropped) if values.voxels[value]
+    }
     if removed:
         listed = ", ".join(f"{structure} ({n} voxels)" for structure, n in removed.items())
         findings.append(found("labels_removed", case, f"set to background: {listed}"))

@@ -14,7 +14,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from nnunet_assft.nnunet_registration import register
+from nnunet_assft.nnunet_names import register
 
 torch.set_num_threads(1)
 register()

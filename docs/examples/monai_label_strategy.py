@@ -40,7 +40,9 @@ class AssftWorkList(Strategy):
         The datastore names an image by its file without the ending: CASE_0000.
         """
         unlabelled = set(datastore.get_unlabeled_images(request.get("label_tag"), request.get("labels")))
-        with open(self.worklist, encoding="utf-8", newline="") as file:  # read each time: an export may have rewritten it
+        with open(
+            self.worklist, encoding="utf-8", newline=""
+        ) as file:  # read each time: an export may have rewritten it
             for row in csv.DictReader(file):
                 image = f"{row['case']}_0000"
                 mine = self.annotator is None or self.annotator in row.get("annotators", "").split()

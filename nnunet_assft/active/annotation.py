@@ -7,14 +7,16 @@ from dataclasses import dataclass
 
 from tqdm import tqdm
 
-from nnunet_assft.active.nnunet_io import Context
 from nnunet_assft.active.state import Experiment, command, finished_rounds, step
+from nnunet_assft.active.training.stages import Context
 from nnunet_assft.errors import AssftError, WaitingForAnnotation
-from nnunet_assft.files import read_json, sha256_of
-from nnunet_assft.planning.raw_dataset import RawDataset, find_dataset
+from nnunet_assft.runtime.files import read_json, sha256_of
+from nnunet_assft.volumes.raw_dataset import RawDataset, find_dataset
 
 
-def annotate(context: Context, experiment: Experiment, r: int, queried: Sequence[str], *, proceed_with_partial: bool = False) -> list[str]:
+def annotate(
+    context: Context, experiment: Experiment, r: int, queried: Sequence[str], *, proceed_with_partial: bool = False
+) -> list[str]:
     """See to it that every queried case has a label that can be trained on. Returns the cases that count as queried.
 
     oracle: the label is in labelsTr since the start. human: it has to be put there. proceed_with_partial: if some human
@@ -78,8 +80,10 @@ class Request:
 def open_request(experiment: Experiment) -> Request:
     """The request of the round in progress. Raises `AssftError` if there is none: oracle, not queried yet, all done."""
     if experiment.annotator != "human":
-        raise AssftError(f"Experiment {experiment.name!r} has annotator {experiment.annotator!r}: its labels are in labelsTr, and nothing "
-                         "is asked of a human. Plan with --annotator human.")  # fmt: skip
+        raise AssftError(
+            f"Experiment {experiment.name!r} has annotator {experiment.annotator!r}: its labels are in labelsTr, and nothing "
+            "is asked of a human. Plan with --annotator human."
+        )
     done = finished_rounds(experiment)
     r = len(done)
     if r > experiment.n_rounds or (done and not done[-1].unlabelled):

@@ -16,20 +16,20 @@ from nnunetv2.configuration import default_num_processes
 
 from nnunet_assft import __version__
 from nnunet_assft.active.metrics import query_budget
-from nnunet_assft.active.nnunet_io import load_weights, weights_sha256, write_initial_network
 from nnunet_assft.active.options import Options
 from nnunet_assft.active.paths import ExperimentPaths
-from nnunet_assft.active.query_functions import random_permutation
+from nnunet_assft.active.query.functions import random_permutation
 from nnunet_assft.active.state import Experiment
 from nnunet_assft.active.strategies import STRATEGIES
+from nnunet_assft.active.training.stages import load_weights, weights_sha256, write_initial_network
 from nnunet_assft.errors import AssftError
-from nnunet_assft.files import link_or_copy, read_json, write_json
 from nnunet_assft.network import PRESETS
 from nnunet_assft.planning.domains import DOMAINS, ONE_SHOT_EPOCHS, resolve_domain
 from nnunet_assft.planning.fingerprint import check_images, combine_fingerprint
 from nnunet_assft.planning.planner import CONFIGURATION, plan_from_images
 from nnunet_assft.planning.preprocessing import preprocess_images
-from nnunet_assft.planning.raw_dataset import RawDataset, find_dataset
+from nnunet_assft.runtime.files import link_or_copy, read_json, write_json
+from nnunet_assft.volumes.raw_dataset import RawDataset, find_dataset
 
 DEFAULT_TEST_FRACTION = "0.2"
 SPLIT_SEED = 12345  # nnU-Net's own: the test cases stay the same for every experiment seed
@@ -69,13 +69,17 @@ def create_experiment(
     dataset = find_dataset(dataset_name_or_id)
     options = options or Options()
     if options.ignore_margin > 0 and "ignore" not in dataset.labels:
-        raise AssftError(f"Option ignore_margin needs an ignore label; the labels of {dataset.name} are {dataset.labels}. Add "
-                         f'"ignore": {max(dataset.labels.values()) + 1} to them in dataset.json.')  # fmt: skip
+        raise AssftError(
+            f"Option ignore_margin needs an ignore label; the labels of {dataset.name} are {dataset.labels}. Add "
+            f'"ignore": {max(dataset.labels.values()) + 1} to them in dataset.json.'
+        )
     paths = ExperimentPaths(dataset.name, name)
     domain = resolve_domain(domain, dataset.name)
     row = DOMAINS[domain]
     if encoder is not None and not PRESETS[preset].accepts_pretrained_encoder:
-        raise AssftError(f"Preset {preset!r} takes no pretrained encoder ({PRESETS[preset].description}). Use --preset ctfm.")
+        raise AssftError(
+            f"Preset {preset!r} takes no pretrained encoder ({PRESETS[preset].description}). Use --preset ctfm."
+        )
     pool, test, test_source = _split(dataset, annotator, test_split)
     budget = budget or row.budget
     try:
@@ -109,7 +113,8 @@ def create_experiment(
             "deep_supervision": deep_supervision,
         },
         options=options,
-        versions={package: version(package) for package in ("nnunetv2", "torch", "numpy")} | {"nnunet_assft": __version__},
+        versions={package: version(package) for package in ("nnunetv2", "torch", "numpy")}
+        | {"nnunet_assft": __version__},
     )
     images = {case: dataset.images[case] for case in pool}
     test_images = {case: dataset.test_images.get(case) or dataset.images[case] for case in test}
@@ -119,7 +124,9 @@ def create_experiment(
         existing = Experiment.load(paths)
         _refuse_other_settings(existing, experiment)
         plans = read_json(paths.plans)
-        preprocess_images(all_images, plans, dataset.dataset_json, _image_folder(paths, plans), num_processes=num_processes)
+        preprocess_images(
+            all_images, plans, dataset.dataset_json, _image_folder(paths, plans), num_processes=num_processes
+        )
         return existing
 
     check_images(all_images, dataset.reader, paths.fingerprint_cases, num_processes=num_processes)
@@ -137,7 +144,9 @@ def create_experiment(
     write_json(paths.stages / "dataset_fingerprint.json", fingerprint)
     if not (paths.preprocessed / "dataset.json").is_file():  # where nnUNetv2_train looks for it
         link_or_copy(dataset.folder / "dataset.json", paths.preprocessed / "dataset.json")
-    report = write_initial_network(paths.initial_network, plans, dataset.dataset_json, seed, encoder)  # before the long part
+    report = write_initial_network(
+        paths.initial_network, plans, dataset.dataset_json, seed, encoder
+    )  # before the long part
     preprocess_images(all_images, plans, dataset.dataset_json, _image_folder(paths, plans), num_processes=num_processes)
     experiment = dataclasses.replace(
         experiment,
@@ -174,11 +183,15 @@ def _split(dataset: RawDataset, annotator: str, test_split: str | None) -> tuple
         pool, test, source = _held_out(dataset, test_split or DEFAULT_TEST_FRACTION)
     missing = [case for case in (*pool, *test) if not dataset.label_file(case).is_file()]
     if missing and annotator == "oracle":
-        raise AssftError(f"{len(missing)} cases of {dataset.name} have no label file ({', '.join(missing[:5])}). The oracle needs "
-                         "them all; add them, or plan with --annotator human.")  # fmt: skip
+        raise AssftError(
+            f"{len(missing)} cases of {dataset.name} have no label file ({', '.join(missing[:5])}). The oracle needs "
+            "them all; add them, or plan with --annotator human."
+        )
     if unlabelled := [case for case in test if case in missing]:
-        raise AssftError(f"{len(unlabelled)} test cases have no label ({', '.join(unlabelled[:5])}), and annotators are not asked for "
-                         "them. Add these labels, or leave out --test_split to go without test cases.")  # fmt: skip
+        raise AssftError(
+            f"{len(unlabelled)} test cases have no label ({', '.join(unlabelled[:5])}), and annotators are not asked for "
+            "them. Add these labels, or leave out --test_split to go without test cases."
+        )
     if len(pool) < 2:
         raise AssftError(f"The pool of {dataset.name} has {len(pool)} case; a query needs at least 2.")
     return pool, test, source
@@ -204,7 +217,9 @@ def _held_out(dataset: RawDataset, spec: str) -> tuple[tuple[str, ...], tuple[st
 def _cases_in_file(file: Path, cases: list[str]) -> set[str]:
     """A JSON list, a JSON object with the key `test`, or one case id per line."""
     if not file.is_file():
-        raise AssftError(f"--test_split {file}: no such file, and not a fraction. Give a fraction (0.2) or a file of case ids.")
+        raise AssftError(
+            f"--test_split {file}: no such file, and not a fraction. Give a fraction (0.2) or a file of case ids."
+        )
     text = file.read_text(encoding="utf-8")
     try:
         content = json.loads(text)
@@ -217,22 +232,30 @@ def _cases_in_file(file: Path, cases: list[str]) -> set[str]:
         raise AssftError(f"--test_split {file} names no case; expected ids such as {cases[0]}, one per line.")
     unknown = sorted({str(case) for case in listed} - set(cases))
     if unknown:
-        raise AssftError(f"--test_split {file} names {len(unknown)} cases that are not in imagesTr ({', '.join(unknown[:5])}); "
-                         f"expected ids such as {cases[0]}.")  # fmt: skip
+        raise AssftError(
+            f"--test_split {file} names {len(unknown)} cases that are not in imagesTr ({', '.join(unknown[:5])}); "
+            f"expected ids such as {cases[0]}."
+        )
     return {str(case) for case in listed}
 
 
 def _refuse_other_settings(existing: Experiment, wanted: Experiment) -> None:
     def comparable(experiment: Experiment) -> dict[str, Any]:
-        content = {k: v for k, v in vars(experiment).items() if k not in ("versions", "initial_network_sha256", "permutation", "options")}
+        content = {
+            k: v
+            for k, v in vars(experiment).items()
+            if k not in ("versions", "initial_network_sha256", "permutation", "options")
+        }
         return {**content, **vars(experiment.options), "encoder": (experiment.encoder or {}).get("path")}
 
     had, want = comparable(existing), comparable(wanted)
     changed = [key for key in had if had[key] != want[key]]
     if changed:
         shown = ", ".join(f"{key} was {_short(had[key])}, now {_short(want[key])}" for key in changed[:3])
-        raise AssftError(f"Experiment {existing.name!r} of {existing.dataset} exists with other settings ({shown}). "
-                         "Type the options it was made with, or give a new name with -e.")  # fmt: skip
+        raise AssftError(
+            f"Experiment {existing.name!r} of {existing.dataset} exists with other settings ({shown}). "
+            "Type the options it was made with, or give a new name with -e."
+        )
 
 
 def _short(value: Any) -> str:

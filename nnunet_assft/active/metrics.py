@@ -32,7 +32,10 @@ PD_WEIGHTS = ("literal", "reversed")
 RANKS = ("exact", "sklearn")
 SECOND = ("order", "strict")
 SCALES = ("max", "none")
-SCALE_OF_CONFIDENCE = {"sum": "max", "foreground_mean": "none"}  # the scale of Eqs. 23-24 that belongs to a reduction of Eq. 22
+SCALE_OF_CONFIDENCE = {
+    "sum": "max",
+    "foreground_mean": "none",
+}  # the scale of Eqs. 23-24 that belongs to a reduction of Eq. 22
 
 _BLOCK = 2**22  # values held in float64 at a time: 32 MiB
 _ROUNDING = 1e-13  # a PD below this is rounding noise of its sums (an angle of 4e-7, below float32 embeddings)
@@ -51,10 +54,16 @@ def pakd(e_pre: np.ndarray, e_cur: np.ndarray) -> np.ndarray:
     """
     e_pre, e_cur = _embeddings(e_pre, "e_pre"), _embeddings(e_cur, "e_cur")
     if e_pre.shape != e_cur.shape:
-        raise ValueError(f"e_pre is {e_pre.shape} and e_cur {e_cur.shape}; expected the same cases and the same layer in both.")
-    distance = np.concatenate([_cosine_distance(unit_vectors(e_pre[rows]), unit_vectors(e_cur[rows])) for rows in _row_blocks(e_cur)])
+        raise ValueError(
+            f"e_pre is {e_pre.shape} and e_cur {e_cur.shape}; expected the same cases and the same layer in both."
+        )
+    distance = np.concatenate(
+        [_cosine_distance(unit_vectors(e_pre[rows]), unit_vectors(e_cur[rows])) for rows in _row_blocks(e_cur)]
+    )
     if distance.max() <= _FROZEN:
-        message = "PAKD is 0 for every case: the latest encoder equals the pre-trained one, so DKD is 0 and case ids decide."
+        message = (
+            "PAKD is 0 for every case: the latest encoder equals the pre-trained one, so DKD is 0 and case ids decide."
+        )
         warnings.warn(message, stacklevel=2)
     distance[distance < _UNMOVED] = 0.0
     return distance
@@ -179,7 +188,9 @@ class VoxelSums:
     def __add__(self, other: VoxelSums) -> VoxelSums:
         mine, theirs = self.class_voxels, other.class_voxels
         if len(mine) != len(theirs):
-            raise ValueError(f"cannot add sums over {len(mine)} and {len(theirs)} classes; expected blocks of one case.")
+            raise ValueError(
+                f"cannot add sums over {len(mine)} and {len(theirs)} classes; expected blocks of one case."
+            )
         names = [field.name for field in fields(self) if field.name != "class_voxels"]
         totals = {name: getattr(self, name) + getattr(other, name) for name in names}
         return VoxelSums(**totals, class_voxels=tuple(map(operator.add, mine, theirs)))
@@ -200,7 +211,9 @@ def voxel_sums(probs: np.ndarray, tau: float, *, second: str = "order") -> Voxel
     if probs.ndim < 2 or probs.shape[0] < 2 or probs.size == 0:
         raise ValueError(f"probs has shape {probs.shape}; expected (C, Z, Y, X) with C >= 2, channel 0 background.")
     if not np.issubdtype(probs.dtype, np.floating):
-        raise ValueError(f"probs is {probs.dtype}; expected float softmax output. Give probabilities, not labels or logits.")
+        raise ValueError(
+            f"probs is {probs.dtype}; expected float softmax output. Give probabilities, not labels or logits."
+        )
     tolerance = 5e-3 if probs.dtype == np.float16 else 1e-3
     total = VoxelSums.zero(probs.shape[0])
     for block in _voxel_blocks(probs):
@@ -306,7 +319,9 @@ def _rank01_sklearn(scores: np.ndarray) -> np.ndarray:
     return QuantileTransformer(n_quantiles=len(column), subsample=None).fit_transform(column)[:, 0]
 
 
-def select_query(dkd: np.ndarray, asd: np.ndarray, n_query: int, ids: Sequence[str] | None = None, *, ranks: str = "exact") -> np.ndarray:
+def select_query(
+    dkd: np.ndarray, asd: np.ndarray, n_query: int, ids: Sequence[str] | None = None, *, ranks: str = "exact"
+) -> np.ndarray:
     """The n_query cases to annotate (Eq. 16): Q descending, then DKD descending, then id ascending; all if there are fewer.
 
     dkd, asd: (N,) over the query pool. Returns indices, best first.
@@ -356,7 +371,9 @@ def semantic_distance(e_cand: np.ndarray, e_anchor: np.ndarray) -> np.ndarray:
     """D(x): cosine distance of each candidate to its nearest labelled case (Eq. 25). (K, d) and (L, d) to (K,) in [0, 2]."""
     e_cand, e_anchor = _embeddings(e_cand, "e_cand"), _embeddings(e_anchor, "e_anchor")
     if e_cand.shape[1] != e_anchor.shape[1]:
-        raise ValueError(f"e_cand is {e_cand.shape} and e_anchor {e_anchor.shape}; expected the same encoder, the same d.")
+        raise ValueError(
+            f"e_cand is {e_cand.shape} and e_anchor {e_anchor.shape}; expected the same encoder, the same d."
+        )
     anchors = unit_vectors(e_anchor)
     distance = np.empty(len(e_cand))
     for rows in _row_blocks(e_cand, width=max(e_cand.shape[1], len(anchors))):
@@ -402,7 +419,9 @@ def rank_reliable(
     distance[candidates] = semantic_distance(e_cur[candidates], e_anchor)
     score[candidates] = confidence[candidates] * (1 - distance[candidates])  # Eq. 26
     largest = np.abs(score[candidates]).max() or 1.0
-    best_first = np.lexsort((id_rank[candidates], -(score[candidates] / largest).round(14)))  # the last digits decide no tie
+    best_first = np.lexsort(
+        (id_rank[candidates], -(score[candidates] / largest).round(14))
+    )  # the last digits decide no tie
     return Selection(candidates[best_first[:n_select]], candidates, distance, score)
 
 
@@ -458,12 +477,17 @@ def query_budget(spec: int | float | str, n_pool: int) -> int:
         fraction = Decimal("NaN")
     written_as_fraction = is_number and not re.fullmatch(r"[+-]?[0-9]+", text)
     if not (written_as_fraction and fraction.is_finite() and 0 < fraction <= 1):
-        raise ValueError(f"budget {spec!r}; expected cases per round (2) or a fraction of the pool (0.05 or 5%), at most 100%.")
+        raise ValueError(
+            f"budget {spec!r}; expected cases per round (2) or a fraction of the pool (0.05 or 5%), at most 100%."
+        )
     return max(1, math.floor(fraction * n_pool + Decimal("0.5")))
 
 
 def query_pool(
-    unlabelled: Collection[str], pseudo_labelled_last_round: Collection[str], reliability: Mapping[str, float], n_query: int
+    unlabelled: Collection[str],
+    pseudo_labelled_last_round: Collection[str],
+    reliability: Mapping[str, float],
+    n_query: int,
 ) -> list[str]:
     """Q_r (section 3.4): the unlabelled cases without those pseudo-labelled in the last round, as sorted ids.
 
@@ -479,7 +503,9 @@ def query_pool(
     if shortage:
         unknown = sorted(case for case in excluded if not math.isfinite(reliability.get(case, math.nan)))
         if unknown:
-            raise ValueError(f"no finite reliability for {unknown}; expected R of every excluded case when the pool is short.")
+            raise ValueError(
+                f"no finite reliability for {unknown}; expected R of every excluded case when the pool is short."
+            )
         given_back = sorted(excluded, key=lambda case: (reliability[case], case))[:shortage]
     return sorted((pool - excluded).union(given_back))
 
@@ -524,8 +550,14 @@ def _check_probabilities(p: np.ndarray, tolerance: float) -> None:
         raise ValueError("probs contains NaN or inf; expected softmax output. Check the weights and the image.")
     error = float(np.abs(p.sum(axis=0) - 1).max())
     if error > tolerance or p.min() < 0:
-        found = f"sums to 1 over axis 0 only within {error:.2g}" if error > tolerance else f"has negative values ({p.min():.2g})"
-        raise ValueError(f"probs {found}; expected probabilities with sum 1 within {tolerance:g}. Apply softmax to logits first.")
+        found = (
+            f"sums to 1 over axis 0 only within {error:.2g}"
+            if error > tolerance
+            else f"has negative values ({p.min():.2g})"
+        )
+        raise ValueError(
+            f"probs {found}; expected probabilities with sum 1 within {tolerance:g}. Apply softmax to logits first."
+        )
 
 
 def _embeddings(rows: np.ndarray, name: str) -> np.ndarray:
@@ -563,7 +595,9 @@ def _id_rank(ids: Sequence[str] | None, n: int) -> np.ndarray:
         return rank
     names = [str(case) for case in ids]
     if len(names) != n or len(set(names)) != n:
-        raise ValueError(f"{len(names)} ids, {len(set(names))} of them distinct, for {n} cases; expected one id per case.")
+        raise ValueError(
+            f"{len(names)} ids, {len(set(names))} of them distinct, for {n} cases; expected one id per case."
+        )
     rank[sorted(range(n), key=names.__getitem__)] = np.arange(n)
     return rank
 

@@ -21,15 +21,21 @@ BADGE_LOSSES = ("ce", "ce+dice")
 SWITCH = (False, True)
 
 
-def _option(default: Any, meaning: str, choices: Collection[Any] = (), *, at_least: float = -math.inf, at_most: float = math.inf) -> Any:
-    return field(default=default, metadata={"meaning": meaning, "choices": choices, "at_least": at_least, "at_most": at_most})
+def _option(
+    default: Any, meaning: str, choices: Collection[Any] = (), *, at_least: float = -math.inf, at_most: float = math.inf
+) -> Any:
+    return field(
+        default=default, metadata={"meaning": meaning, "choices": choices, "at_least": at_least, "at_most": at_most}
+    )
 
 
 @dataclass(frozen=True)
 class Options:
     """One value per option. Raises `AssftError` for a value that does not exist."""
 
-    first_case: str = _option("random", "first case: drawn by the seed, or nearest to all others under E(0)", FIRST_CASES)
+    first_case: str = _option(
+        "random", "first case: drawn by the seed, or nearest to all others under E(0)", FIRST_CASES
+    )
     asd_reduction: str = _option("foreground_mean", "Eq. 11, ASD over the voxels of a case", ASD_REDUCTIONS)
     tau: str = _option("round", "Eq. 7: temperature of the round, or 1", TAUS)
     pd_first: str = _option("one", "Eq. 4 at the first rank: 1, or the largest PD of the others", PD_FIRST)
@@ -38,13 +44,21 @@ class Options:
     ranks: str = _option("exact", "Eqs. 14-15: exact ranks, or scikit-learn's quantile transform", RANKS)
     exclude_pseudo: bool = _option(True, "section 3.4: the next query leaves out pseudo-labelled cases", SWITCH)
     selection: str = _option("reliable", "which cases are pseudo-labelled, see below", SELECTIONS)
-    confidence: str = _option("sum", "Eq. 22: margin over predicted foreground, summed or its mean", CONFIDENCE_REDUCTIONS)
+    confidence: str = _option(
+        "sum", "Eq. 22: margin over predicted foreground, summed or its mean", CONFIDENCE_REDUCTIONS
+    )
     second: str = _option("order", "Eq. 18: second order statistic, or largest value below the maximum", SECOND)
     tau_c: float = _option(2.0, "Eq. 24: the larger, the more candidates", at_least=1e-6)
     largest_component: bool = _option(False, "keep the largest component of each structure of a pseudo-label", SWITCH)
-    ignore_margin: float = _option(0.0, "pseudo-label voxels of a smaller margin get the ignore label", at_least=0.0, at_most=1.0)
-    pseudo_weight: float = _option(1.0, "chance of a pseudo-labelled case to be drawn, against a labelled one", at_least=0.05, at_most=20.0)
-    ugtst_entropy: str = _option("mean", "ugtst: entropy of the mean prediction, or of the plain image", UGTST_ENTROPIES)
+    ignore_margin: float = _option(
+        0.0, "pseudo-label voxels of a smaller margin get the ignore label", at_least=0.0, at_most=1.0
+    )
+    pseudo_weight: float = _option(
+        1.0, "chance of a pseudo-labelled case to be drawn, against a labelled one", at_least=0.05, at_most=20.0
+    )
+    ugtst_entropy: str = _option(
+        "mean", "ugtst: entropy of the mean prediction, or of the plain image", UGTST_ENTROPIES
+    )
     ugtst_multiple: int = _option(2, "ugtst: candidates per queried case", at_least=1)
     badge_loss: str = _option("ce", "badge: loss whose gradient is taken", BADGE_LOSSES)
 
@@ -53,7 +67,9 @@ class Options:
             value, choices = getattr(self, row.name), row.metadata["choices"]
             low, high = row.metadata["at_least"], row.metadata["at_most"]
             if choices and value not in choices:
-                raise AssftError(f"--option {row.name}={_text(value)}: expected one of {', '.join(map(_text, choices))}.")
+                raise AssftError(
+                    f"--option {row.name}={_text(value)}: expected one of {', '.join(map(_text, choices))}."
+                )
             is_number = isinstance(value, float | int) and low <= value <= high and value < math.inf  # NaN is none
             if not choices and not is_number:
                 kind = "a whole number" if isinstance(row.default, int) else "a number"
@@ -68,7 +84,9 @@ class Options:
         for setting in settings:
             name, equals, text = setting.partition("=")
             if name not in rows or not equals:
-                raise AssftError(f"--option {setting!r}: expected NAME=VALUE with one of {', '.join(rows)}. --list_options explains them.")
+                raise AssftError(
+                    f"--option {setting!r}: expected NAME=VALUE with one of {', '.join(rows)}. --list_options explains them."
+                )
             if name in values:
                 raise AssftError(f"--option {name} is given twice; give it once.")
             values[name] = _value(text, rows[name].default, rows[name].metadata["choices"])

@@ -12,12 +12,12 @@ import numpy as np
 from nnunetv2.postprocessing.remove_connected_components import remove_all_but_largest_component_from_segmentation
 from tqdm import tqdm
 
-from nnunet_assft.active.inference import Scorer
-from nnunet_assft.active.nnunet_io import Context
-from nnunet_assft.active.voxel_statistics import margin_of_logits
-from nnunet_assft.files import atomic_path, sha256_file, write_json
-from nnunet_assft.planning.nifti import refuse_damaged_nifti
+from nnunet_assft.active.scoring.scorer import Scorer
+from nnunet_assft.active.scoring.voxel_statistics import margin_of_logits
+from nnunet_assft.active.training.stages import Context
 from nnunet_assft.planning.preprocessing import load_image, load_properties
+from nnunet_assft.runtime.files import atomic_path, sha256_file, write_json
+from nnunet_assft.volumes.nifti import refuse_damaged_nifti
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,15 @@ def write_pseudo_labels(
         if stale not in files.values():
             stale.unlink()
     write_json(folder / "dataset.json", _dataset_json(context, human_labels, files))
-    write_json(folder / "provenance.json", {**provenance, **asdict(refine), "cases": entries})  # last: it vouches for the others
+    write_json(
+        folder / "provenance.json", {**provenance, **asdict(refine), "cases": entries}
+    )  # last: it vouches for the others
     return files
 
 
-def _pseudo_label(context: Context, scorer: Scorer, image: np.ndarray, properties: dict[str, Any], refine: Refinement) -> np.ndarray:
+def _pseudo_label(
+    context: Context, scorer: Scorer, image: np.ndarray, properties: dict[str, Any], refine: Refinement
+) -> np.ndarray:
     """Argmax prediction on the original grid, refined."""
     logits = scorer.logits(image)
     segmentation = scorer.segmentation(logits, properties)
@@ -89,7 +93,9 @@ def write_segmentation(context: Context, segmentation: np.ndarray, file: Path, p
             raise OSError(errno.ENOSPC, "cut short while it was written", str(file))
 
 
-def _dataset_json(context: Context, human_labels: Mapping[str, Path], pseudo_labels: Mapping[str, Path]) -> dict[str, Any]:
+def _dataset_json(
+    context: Context, human_labels: Mapping[str, Path], pseudo_labels: Mapping[str, Path]
+) -> dict[str, Any]:
     root = context.paths.raw.parent
     keep = {key: value for key, value in context.dataset.dataset_json.items() if key not in ("dataset", "numTraining")}
     labels = {**human_labels, **pseudo_labels}

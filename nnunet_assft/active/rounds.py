@@ -14,17 +14,26 @@ from tqdm import tqdm
 
 from nnunet_assft.active import metrics
 from nnunet_assft.active.annotation import annotate
-from nnunet_assft.active.nnunet_io import Context, fine_tune
 from nnunet_assft.active.pseudo_labels import Refinement, write_pseudo_labels, write_segmentation
-from nnunet_assft.active.records import embeddings, open_scorer, pretrained_records, query_pool, selection_pool
+from nnunet_assft.active.scoring.records import embeddings, open_scorer, pretrained_records, query_pool, selection_pool
 from nnunet_assft.active.selection import SELECTIONS
-from nnunet_assft.active.state import Experiment, Model, Round, command, finished_rounds, only_process, step, write_splits
+from nnunet_assft.active.state import (
+    Experiment,
+    Model,
+    Round,
+    command,
+    finished_rounds,
+    only_process,
+    step,
+    write_splits,
+)
 from nnunet_assft.active.strategies import STRATEGIES
+from nnunet_assft.active.training.stages import Context, fine_tune
 from nnunet_assft.errors import AssftError
 from nnunet_assft.evaluation.dice import evaluate_cases
-from nnunet_assft.files import read_json, sha256_file, write_csv, write_json
 from nnunet_assft.planning.preprocessing import load_image, load_properties
-from nnunet_assft.planning.raw_dataset import find_dataset
+from nnunet_assft.runtime.files import read_json, sha256_file, write_csv, write_json
+from nnunet_assft.volumes.raw_dataset import find_dataset
 
 
 def run_round(experiment: Experiment, r: int, device: torch.device, *, proceed_with_partial: bool = False) -> Round:
@@ -75,10 +84,14 @@ def open_context(experiment: Experiment, device: torch.device) -> Context:
     dataset = find_dataset(experiment.dataset)
     gone = [case for case in experiment.pool if case not in dataset.images]
     if gone:
-        raise AssftError(f"{dataset.folder / 'imagesTr'} lacks {len(gone)} cases the experiment was planned with: {', '.join(gone[:5])}. "
-                         "Put them back and type the same command again.")  # fmt: skip
+        raise AssftError(
+            f"{dataset.folder / 'imagesTr'} lacks {len(gone)} cases the experiment was planned with: {', '.join(gone[:5])}. "
+            "Put them back and type the same command again."
+        )
     context = Context(dataset, read_json(experiment.paths.plans), experiment.paths, device)
-    lost = [case for case in (*experiment.pool, *experiment.test) if not (context.image_folder / f"{case}.pkl").is_file()]
+    lost = [
+        case for case in (*experiment.pool, *experiment.test) if not (context.image_folder / f"{case}.pkl").is_file()
+    ]
     if lost:
         plan = command("plan", experiment.dataset, experiment.name)
         raise AssftError(
@@ -90,14 +103,18 @@ def open_context(experiment: Experiment, device: torch.device) -> Context:
 
 def _round_before(experiment: Experiment, r: int) -> Round | None:
     if not 0 <= r <= experiment.n_rounds:
-        raise AssftError(f"Round {r} does not exist: experiment {experiment.name!r} has rounds 0 to {experiment.n_rounds}.")
+        raise AssftError(
+            f"Round {r} does not exist: experiment {experiment.name!r} has rounds 0 to {experiment.n_rounds}."
+        )
     if r == 0:
         return None
     done = finished_rounds(experiment)
     if len(done) < r:
         next_command = command("round", experiment.dataset, experiment.name, "-r", str(len(done)))
-        raise AssftError(f"Round {r} starts from round {r - 1}, which is not finished; {len(done)} of {experiment.n_rounds + 1} rounds "
-                         f"are. Type: {next_command}")  # fmt: skip
+        raise AssftError(
+            f"Round {r} starts from round {r - 1}, which is not finished; {len(done)} of {experiment.n_rounds + 1} rounds "
+            f"are. Type: {next_command}"
+        )
     if not done[r - 1].unlabelled:
         raise AssftError(f"Every case of the pool is labelled since round {r - 1}; there is nothing left to query.")
     return done[r - 1]
@@ -117,8 +134,14 @@ def _query(context: Context, experiment: Experiment, r: int, before: Round | Non
     def compute() -> dict[str, Any]:
         query = strategy.query(query_pool(context, experiment, r, before, pool), experiment.n_query)
         rank = {case: i + 1 for i, case in enumerate(query.ids)}
-        rows = [{"case": case, "query_rank": rank.get(case, ""), **{name: column[i] for name, column in query.scores.items()}}
-                for i, case in enumerate(pool)]  # fmt: skip
+        rows = [
+            {
+                "case": case,
+                "query_rank": rank.get(case, ""),
+                **{name: column[i] for name, column in query.scores.items()},
+            }
+            for i, case in enumerate(pool)
+        ]
         write_csv(experiment.paths.scores_file(r), rows)
         return {"queried": list(query.ids), "excluded": sorted(set(before.unlabelled) - set(pool))}
 
@@ -184,14 +207,17 @@ def _select(
         pool = selection_pool(context, experiment, r, model, labelled, unlabelled)
         confidence, selection = pool.confidence, SELECTIONS[options.selection].function(pool, experiment.n_query * r)
         rank = {int(i): n + 1 for n, i in enumerate(selection.indices)}
-        rows = [{
-            "case": case,
-            "selection_rank": rank.get(i, ""),
-            "confidence": float(confidence[i]),
-            "candidate": int(i in selection.candidates),
-            "distance": float(selection.distance[i]),
-            "reliability": float(selection.reliability[i]),
-        } for i, case in enumerate(unlabelled)]  # fmt: skip
+        rows = [
+            {
+                "case": case,
+                "selection_rank": rank.get(i, ""),
+                "confidence": float(confidence[i]),
+                "candidate": int(i in selection.candidates),
+                "distance": float(selection.distance[i]),
+                "reliability": float(selection.reliability[i]),
+            }
+            for i, case in enumerate(unlabelled)
+        ]
         write_csv(experiment.paths.results / f"selection_round_{r:02d}.csv", rows)
         chosen = sorted((row for row in rows if row["selection_rank"]), key=lambda row: row["selection_rank"])
         keys = ("confidence", "distance", "reliability")
@@ -208,7 +234,12 @@ def _select(
 
 
 def _write_pseudo_labels(
-    context: Context, experiment: Experiment, r: int, model: Model, labelled: Sequence[str], selected: Mapping[str, dict[str, Any]]
+    context: Context,
+    experiment: Experiment,
+    r: int,
+    model: Model,
+    labelled: Sequence[str],
+    selected: Mapping[str, dict[str, Any]],
 ) -> dict[str, Path]:
     """Argmax predictions of the selected cases by the network of the supervised stage, in the raw dataset."""
     files = {case: context.pseudo_label(r, case) for case in selected}
@@ -220,7 +251,12 @@ def _write_pseudo_labels(
         write_pseudo_labels(context, r, open_scorer(context, model), selected, human_labels, provenance, refine)
         return {"cases": sorted(selected)}
 
-    inputs = {"model": model.weights_sha256, "selected": dict(selected), "labelled": list(labelled), "refine": asdict(refine)}
+    inputs = {
+        "model": model.weights_sha256,
+        "selected": dict(selected),
+        "labelled": list(labelled),
+        "refine": asdict(refine),
+    }
     step(experiment.paths.step_file(r, "pseudo_labels"), inputs, compute, made=lambda _: files.values())
     return files
 
@@ -241,13 +277,20 @@ def _evaluate(context: Context, experiment: Experiment, r: int, model: Model) ->
         folder = experiment.paths.test_predictions(r)
         predictions = predict_test_cases(context, experiment.test, model, folder, f"round {r}: predicting test cases")
         labels = {name: value for name, value in dataset.labels.items() if value in dataset.foreground_labels}
-        return evaluate_cases(predictions, references, dataset.reader, labels, ignore_label=dataset.labels.get("ignore"))
+        return evaluate_cases(
+            predictions, references, dataset.reader, labels, ignore_label=dataset.labels.get("ignore")
+        )
 
-    inputs = {"model": model.weights_sha256, "test": {case: sha256_file(file) for case, file in references.items() if file.is_file()}}
+    inputs = {
+        "model": model.weights_sha256,
+        "test": {case: sha256_file(file) for case, file in references.items() if file.is_file()},
+    }
     return step(experiment.paths.step_file(r, "evaluate"), inputs, compute)
 
 
-def predict_test_cases(context: Context, cases: Sequence[str], model: Model, folder: Path, desc: str) -> dict[str, Path]:
+def predict_test_cases(
+    context: Context, cases: Sequence[str], model: Model, folder: Path, desc: str
+) -> dict[str, Path]:
     """Segmentations in `folder`, as `nnUNetv2_predict` makes them, with mirroring; those of the same model are kept."""
     if not (folder / "model.json").is_file() or read_json(folder / "model.json") != asdict(model):
         shutil.rmtree(folder, ignore_errors=True)

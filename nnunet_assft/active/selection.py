@@ -39,7 +39,9 @@ class SelectionPool:
                 raise ValueError(f"{name} has {len(rows)} rows; expected one for each of the {len(self.ids)} cases.")
             finite = np.isfinite(rows).reshape(len(rows), -1).all(axis=1)
             if not finite.all():
-                raise ValueError(f"{name} of case {self.ids[int(finite.argmin())]} contains NaN or inf; score that case again.")
+                raise ValueError(
+                    f"{name} of case {self.ids[int(finite.argmin())]} contains NaN or inf; score that case again."
+                )
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,9 @@ class SelectionStrategy:
 
 def select_reliable(pool: SelectionPool, n_select: int) -> Selection:
     """Eqs. 23-26: of the K most confident cases the N_SU with the largest R."""
-    return metrics.rank_reliable(pool.confidence, pool.embeddings, pool.anchors, n_select, pool.tau_c, pool.scale, pool.ids)
+    return metrics.rank_reliable(
+        pool.confidence, pool.embeddings, pool.anchors, n_select, pool.tau_c, pool.scale, pool.ids
+    )
 
 
 def select_confident(pool: SelectionPool, n_select: int) -> Selection:
@@ -75,7 +79,9 @@ def select_random(pool: SelectionPool, n_select: int) -> Selection:
 
 def select_all(pool: SelectionPool, n_select: int) -> Selection:
     """Every unlabelled case, the most reliable first, whatever N_SU is."""
-    return metrics.rank_reliable(pool.confidence, pool.embeddings, pool.anchors, len(pool.ids), pool.tau_c, pool.scale, pool.ids)
+    return metrics.rank_reliable(
+        pool.confidence, pool.embeddings, pool.anchors, len(pool.ids), pool.tau_c, pool.scale, pool.ids
+    )
 
 
 def _of_all(pool: SelectionPool, indices: np.ndarray) -> Selection:

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from nnunet_assft.active.options import Options
 from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.errors import AssftError
-from nnunet_assft.files import read_json, sha256_of, write_json
+from nnunet_assft.runtime.files import read_json, sha256_of, write_json
 
 SCHEMA_VERSION = 2
 STEPS = ("query", "annotate", "supervised", "select", "pseudo_labels", "semi", "evaluate")  # of a round, in order
@@ -71,12 +71,16 @@ class Experiment:
     @classmethod
     def load(cls, paths: ExperimentPaths) -> Experiment:
         if not paths.experiment_file.is_file():
-            raise AssftError(f"{paths.dataset} has no experiment {paths.experiment!r} ({paths.experiment_file} is not there). "
-                             f"Type: {command('plan', paths.dataset, paths.experiment)}")  # fmt: skip
+            raise AssftError(
+                f"{paths.dataset} has no experiment {paths.experiment!r} ({paths.experiment_file} is not there). "
+                f"Type: {command('plan', paths.dataset, paths.experiment)}"
+            )
         content = read_json(paths.experiment_file)
         if content.get("schema_version") != SCHEMA_VERSION:
-            raise AssftError(f"{paths.experiment_file} has schema version {content.get('schema_version')}, expected {SCHEMA_VERSION}. "
-                             "It was written by another version of nnunet_assft; use that one or plan a new experiment.")  # fmt: skip
+            raise AssftError(
+                f"{paths.experiment_file} has schema version {content.get('schema_version')}, expected {SCHEMA_VERSION}. "
+                "It was written by another version of nnunet_assft; use that one or plan a new experiment."
+            )
         for key in ("pool", "test", "permutation"):
             content[key] = tuple(content[key])
         content["options"] = Options(**content["options"])

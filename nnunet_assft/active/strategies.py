@@ -13,9 +13,9 @@ import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from nnunet_assft.active import query_functions as q
 from nnunet_assft.active.options import Options
-from nnunet_assft.active.query_pool import Query, QueryPool
+from nnunet_assft.active.query import functions as q
+from nnunet_assft.active.query.pool import Query, QueryPool
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,9 @@ class Strategy:
         needs = self.needs_with(pool.options)
         missing = sorted(name for name in needs if getattr(pool, name) is None)
         if missing:
-            raise ValueError(f"the query pool lacks {', '.join(missing)}; this strategy needs {', '.join(sorted(needs))}.")
+            raise ValueError(
+                f"the query pool lacks {', '.join(missing)}; this strategy needs {', '.join(sorted(needs))}."
+            )
         return self.function(pool, min(n_query, len(pool.ids)))
 
     @property

@@ -7,26 +7,49 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from nnunet_assft.cli.common import EXIT_ERROR, add_device, choose_device, load_experiment, make_command, make_parser, run
+from nnunet_assft.cli.common import (
+    EXIT_ERROR,
+    add_device,
+    choose_device,
+    load_experiment,
+    make_command,
+    make_parser,
+    run,
+)
 
 
 def parser() -> argparse.ArgumentParser:
-    p = make_parser("annotate", "Human annotation: write a work folder, take the labels back, see what is missing.", dataset=False)
+    p = make_parser(
+        "annotate", "Human annotation: write a work folder, take the labels back, see what is missing.", dataset=False
+    )
     p.usage = "%(prog)s {export,import,status} -d ID [options]"
     commands = p.add_subparsers(dest="what", required=True, metavar="{export,import,status}", prog=p.prog)
     export = make_command(commands, "export", "write the work folder of the round in progress")
-    export.add_argument("-o", required=True, type=Path, metavar="FOLDER", help="work folder; the same command completes it")
+    export.add_argument(
+        "-o", required=True, type=Path, metavar="FOLDER", help="work folder; the same command completes it"
+    )
     export.add_argument("--annotators", nargs="+", metavar="NAME", help="share the cases out to them")
-    export.add_argument("--double_read", type=float, default=0.0, metavar="F",
-                        help="fraction of the cases that two of them read; the first one's label is the label")  # fmt: skip
+    export.add_argument(
+        "--double_read",
+        type=float,
+        default=0.0,
+        metavar="F",
+        help="fraction of the cases that two of them read; the first one's label is the label",
+    )
     export.add_argument("--no_prelabel", action="store_true", help="leave the model's segmentation out")
     export.add_argument("--uncertainty", action="store_true", help="also write the entropy (nats) as NIfTI")
     add_device(export)
     back = make_command(commands, "import", "check returned labels and put them into labelsTr")
-    back.add_argument("folder", type=Path, metavar="FOLDER", help="work folder, or a folder of CASE.nii.gz or CASE.seg.nrrd")
-    back.add_argument("--accept", action="append", metavar="CASE", help="take this one in spite of its warnings; may be repeated")
+    back.add_argument(
+        "folder", type=Path, metavar="FOLDER", help="work folder, or a folder of CASE.nii.gz or CASE.seg.nrrd"
+    )
+    back.add_argument(
+        "--accept", action="append", metavar="CASE", help="take this one in spite of its warnings; may be repeated"
+    )
     back.add_argument("--accept_warnings", action="store_true", help="take all in spite of warnings")
-    back.add_argument("--replace", action="store_true", help="replace labels that are there; the old ones are kept with the results")
+    back.add_argument(
+        "--replace", action="store_true", help="replace labels that are there; the old ones are kept with the results"
+    )
     back.add_argument("--annotator_name", metavar="NAME", help="who drew them (default: the subfolder's name)")
     back.add_argument("--minutes", metavar="M", help="time for each of them")
     back.add_argument("--times", type=Path, metavar="CSV", help="table with case, annotator, minutes")
@@ -40,10 +63,10 @@ def annotate(args: argparse.Namespace) -> int:
 
 
 def export_work(args: argparse.Namespace, experiment: Any) -> int:
-    from nnunet_assft.active import annotation_export
-    from nnunet_assft.active.readers import readings
     from nnunet_assft.active.rounds import open_context
     from nnunet_assft.active.state import command, only_process
+    from nnunet_assft.annotation import export as annotation_export
+    from nnunet_assft.annotation.assignment import readings
 
     context = open_context(experiment, choose_device(args.device))
     with only_process(experiment):
@@ -66,7 +89,9 @@ def export_work(args: argparse.Namespace, experiment: Any) -> int:
     if load:
         print("Cases per annotator: " + ", ".join(f"{name} {n}" for name, n in load.items()))
     if any(len(names) > 1 for names in request.readers.values()):
-        print("Cases read by two: the label is that of the annotator named first after --annotators; the other one counts for agreement.")
+        print(
+            "Cases read by two: the label is that of the annotator named first after --annotators; the other one counts for agreement."
+        )
     print(f"Next: {command('annotate import', experiment.dataset, experiment.name, str(args.o))}")
     return 0
 
@@ -75,18 +100,20 @@ def import_labels(args: argparse.Namespace, experiment: Any) -> int:
     import torch
 
     from nnunet_assft.active.annotation import open_request
-    from nnunet_assft.active.annotation_agreement import write_agreement
-    from nnunet_assft.active.annotation_import import Consent
-    from nnunet_assft.active.annotation_import import import_labels as take
-    from nnunet_assft.active.annotation_times import Times, checked_minutes
     from nnunet_assft.active.rounds import open_context
     from nnunet_assft.active.state import only_process
+    from nnunet_assft.annotation.agreement import write_agreement
+    from nnunet_assft.annotation.import_labels import Consent
+    from nnunet_assft.annotation.import_labels import import_labels as take
+    from nnunet_assft.annotation.minutes import Times, checked_minutes
 
     minutes = None if args.minutes is None else checked_minutes(args.minutes, "--minutes")
     times = Times.read(args.times, args.annotator_name, minutes) if args.times else Times(args.annotator_name, minutes)
     context = open_context(experiment, torch.device("cpu"))
     with only_process(experiment):
-        report = take(context, experiment, args.folder, Consent(args.accept or (), args.accept_warnings, args.replace), times)
+        report = take(
+            context, experiment, args.folder, Consent(args.accept or (), args.accept_warnings, args.replace), times
+        )
         agreement = write_agreement(context, open_request(experiment))
     for line in report.imported:
         print(line)
@@ -113,11 +140,13 @@ def print_agreement(rows: list[dict[str, Any]], file: Path) -> None:
 
 def print_status(args: argparse.Namespace, experiment: Any) -> int:
     from nnunet_assft.active.annotation import open_request
-    from nnunet_assft.active.annotation_status import progress
+    from nnunet_assft.annotation.progress import progress
 
     request = open_request(experiment)
     rows = progress(experiment, request)
-    print(f"round {request.round} of {experiment.dataset}, experiment {experiment.name!r}: {len(request.cases)} cases asked for")
+    print(
+        f"round {request.round} of {experiment.dataset}, experiment {experiment.name!r}: {len(request.cases)} cases asked for"
+    )
     print("case  annotator  minutes  state")
     for row in rows:
         minutes = "-" if row.minutes is None else f"{row.minutes:g}"

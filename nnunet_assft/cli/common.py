@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from nnunet_assft.errors import AssftError, WaitingForAnnotation
-from nnunet_assft.nnunet_registration import check_nnunet_version
+from nnunet_assft.nnunet_names import check_nnunet_version
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +39,11 @@ def make_parser(name: str, description: str, *, dataset: bool = True) -> argpars
 def make_command(commands: Any, name: str, description: str) -> argparse.ArgumentParser:
     """A command of a command (`annotate export`), on an experiment. commands: what `add_subparsers` gave."""
     parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=description, description=description[0].upper() + description[1:] + ".", formatter_class=_Help, allow_abbrev=False
+        name,
+        help=description,
+        description=description[0].upper() + description[1:] + ".",
+        formatter_class=_Help,
+        allow_abbrev=False,
     )
     add_experiment(parser)
     parser.add_argument("--verbose", action="store_true", help="show the traceback of an error")
@@ -62,11 +66,15 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-device", choices=["cuda", "cpu", "mps"], help="where to compute (default: cuda if there is one, else cpu)")
+    parser.add_argument(
+        "-device", choices=["cuda", "cpu", "mps"], help="where to compute (default: cuda if there is one, else cpu)"
+    )
 
 
 def add_processes(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-np", type=positive_int, metavar="N", help="processes (default: one per core, fewer for small data)")
+    parser.add_argument(
+        "-np", type=positive_int, metavar="N", help="processes (default: one per core, fewer for small data)"
+    )
 
 
 def positive_int(text: str) -> int:
@@ -93,7 +101,9 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.N
     return args
 
 
-def run(command: Callable[[argparse.Namespace], int | None], parser: argparse.ArgumentParser, argv: list[str] | None) -> None:
+def run(
+    command: Callable[[argparse.Namespace], int | None], parser: argparse.ArgumentParser, argv: list[str] | None
+) -> None:
     """Parse, call, exit: 0 done, 1 error, 2 wrong usage (argparse), 3 waiting for annotation."""
     args = parse(parser, argv)
     # read when torch is loaded: on a busy CPU, threads that spin while they wait make a training three times slower
@@ -126,7 +136,9 @@ def _one_line(error: Exception) -> str:
 
 def _full_disk(error: BaseException) -> str | None:
     """The folder without space that made a write fail, if that is what happened. Many writers hide the reason."""
-    folders = [os.environ[name] for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results") if name in os.environ]
+    folders = [
+        os.environ[name] for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results") if name in os.environ
+    ]
     full = next((f for f in folders if os.path.isdir(f) and shutil.disk_usage(f).free < ALMOST_FULL), None)
     cause: BaseException | None = error
     while cause is not None:
@@ -140,6 +152,6 @@ def load_experiment(args: argparse.Namespace) -> Any:
     """The experiment named by -d and -e."""
     from nnunet_assft.active.paths import ExperimentPaths
     from nnunet_assft.active.state import Experiment
-    from nnunet_assft.planning.raw_dataset import find_dataset
+    from nnunet_assft.volumes.raw_dataset import find_dataset
 
     return Experiment.load(ExperimentPaths(find_dataset(args.d).name, args.e))

@@ -18,14 +18,32 @@ def parser() -> argparse.ArgumentParser:
     p.usage = "%(prog)s -d ID [options]"
     p.add_argument("-d", required=True, metavar="ID", help="dataset id or name; all its labels must be there")
     p.add_argument("-e", default="compare", metavar="NAME", help="comparison; its experiments are NAME_ARM_sSEED")
-    p.add_argument("--strategies", nargs="+", metavar="NAME", default=["paper"],
-                   help="paper: the eleven of the paper; all: every one of --list_strategies (default: paper)")  # fmt: skip
-    p.add_argument("--references", nargs="+", metavar="NAME", default=["nnunet", "lower_bound", "upper_bound"],
-                   help="nnunet: standard nnU-Net from scratch on the cases of random, nnunet@assft: on those of assft; nnunet_finetuned; "
-                   "lower_bound, upper_bound: 0 and 100 %% labels; none (default: nnunet lower_bound upper_bound)")  # fmt: skip
-    p.add_argument("--seeds", nargs="+", type=int, metavar="N", default=[0, 1, 2],
-                   help="each decides a first case and all training (default: 0 1 2)")  # fmt: skip
-    p.add_argument("--estimate", action="store_true", help="plan, measure the network, print how long the runs will take, and stop")
+    p.add_argument(
+        "--strategies",
+        nargs="+",
+        metavar="NAME",
+        default=["paper"],
+        help="paper: the eleven of the paper; all: every one of --list_strategies (default: paper)",
+    )
+    p.add_argument(
+        "--references",
+        nargs="+",
+        metavar="NAME",
+        default=["nnunet", "lower_bound", "upper_bound"],
+        help="nnunet: standard nnU-Net from scratch on the cases of random, nnunet@assft: on those of assft; nnunet_finetuned; "
+        "lower_bound, upper_bound: 0 and 100 %% labels; none (default: nnunet lower_bound upper_bound)",
+    )
+    p.add_argument(
+        "--seeds",
+        nargs="+",
+        type=int,
+        metavar="N",
+        default=[0, 1, 2],
+        help="each decides a first case and all training (default: 0 1 2)",
+    )
+    p.add_argument(
+        "--estimate", action="store_true", help="plan, measure the network, print how long the runs will take, and stop"
+    )
     p.add_argument("--collect", action="store_true", help="run nothing; tables and statistics of what is finished")
     add_shared_options(p)
     add_device(p)
@@ -33,16 +51,18 @@ def parser() -> argparse.ArgumentParser:
 
 
 def compare(args: argparse.Namespace) -> int:
-    from nnunet_assft.evaluation.collection import write_tables
-    from nnunet_assft.evaluation.comparison import remember, run_comparison
-    from nnunet_assft.evaluation.estimate import estimate
+    from nnunet_assft.comparison.collection import write_tables
+    from nnunet_assft.comparison.comparison import remember, run_comparison
+    from nnunet_assft.comparison.estimate import estimate
 
     comparison = make_comparison(args)
     device = choose_device(args.device)
     failed = []
     if args.collect and not comparison.file.is_file():
-        raise AssftError(f"{comparison.dataset} has no comparison {comparison.name!r} ({comparison.file} is not there). Leave --collect "
-                         "out to run it.")  # fmt: skip
+        raise AssftError(
+            f"{comparison.dataset} has no comparison {comparison.name!r} ({comparison.file} is not there). Leave --collect "
+            "out to run it."
+        )
     if not args.collect:
         remember(comparison, device)
         print(estimate(comparison, device), flush=True)
@@ -56,8 +76,8 @@ def compare(args: argparse.Namespace) -> int:
 def make_comparison(args: argparse.Namespace):  # type: ignore[no-untyped-def]
     """What the options say. For a comparison that exists, options that were not typed are those it was made with."""
     from nnunet_assft.active.strategies import STRATEGIES
-    from nnunet_assft.evaluation.comparison import Comparison, parse_arms
-    from nnunet_assft.planning.raw_dataset import find_dataset
+    from nnunet_assft.comparison.comparison import Comparison, parse_arms
+    from nnunet_assft.volumes.raw_dataset import find_dataset
 
     dataset, strategies, references, seeds = find_dataset(args.d).name, args.strategies, args.references, args.seeds
     settings = shared_settings(args)

@@ -22,25 +22,64 @@ LINES = 20  # errors on stderr; the report has all
 
 
 def parser() -> argparse.ArgumentParser:
-    p = make_parser("convert", "Convert a downloaded dataset into nnU-Net's raw format, or check a raw dataset.", dataset=False)
+    p = make_parser(
+        "convert", "Convert a downloaded dataset into nnU-Net's raw format, or check a raw dataset.", dataset=False
+    )
     p.usage = "%(prog)s NAME -i SRC [SRC ...] [-d ID] [options]"
     p.add_argument("name", choices=NAMES, metavar="NAME", help=f"{', '.join(NAMES)} (any nnU-Net raw dataset)")
-    p.add_argument("-i", nargs="+", type=Path, metavar="SRC", help="folder(s) of the unpacked download; check: the dataset folder")
+    p.add_argument(
+        "-i", nargs="+", type=Path, metavar="SRC", help="folder(s) of the unpacked download; check: the dataset folder"
+    )
     p.add_argument("-d", metavar="ID", help="dataset id or name (default: the dataset's own); check: instead of -i")
-    p.add_argument("--mode", default="link", choices=["link", "hardlink", "copy", "reference"], metavar="MODE",
-                   help="of placing images: link, hardlink, copy; reference: dataset.json names them")  # fmt: skip
-    p.add_argument("--split", default="default", choices=["default", "all"], metavar="SPLIT",
-                   help="default: the dataset's pool and test cases; all: every case in the pool")  # fmt: skip
-    p.add_argument("--split_file", type=Path, metavar="FILE", help='JSON instead of --split: {"pool": [...], "test": [...]}')
-    p.add_argument("--tolerance_mm", nargs=2, default=["0.1", "voxel"], metavar=("INFO", "ERROR"),
-                   help="distance of label and image in mm: info up to, error above (default: 0.1 voxel)")  # fmt: skip
-    p.add_argument("--tolerance_spacing", nargs=2, type=float, default=[0.1, 1.0], metavar=("INFO", "ERROR"),
-                   help="the same in percent (default: 0.1 1)")  # fmt: skip
-    p.add_argument("--tolerance_direction", nargs=2, type=float, default=[0.1, 1.0], metavar=("INFO", "ERROR"),
-                   help="the same in degrees (default: 0.1 1)")  # fmt: skip
+    p.add_argument(
+        "--mode",
+        default="link",
+        choices=["link", "hardlink", "copy", "reference"],
+        metavar="MODE",
+        help="of placing images: link, hardlink, copy; reference: dataset.json names them",
+    )
+    p.add_argument(
+        "--split",
+        default="default",
+        choices=["default", "all"],
+        metavar="SPLIT",
+        help="default: the dataset's pool and test cases; all: every case in the pool",
+    )
+    p.add_argument(
+        "--split_file", type=Path, metavar="FILE", help='JSON instead of --split: {"pool": [...], "test": [...]}'
+    )
+    p.add_argument(
+        "--tolerance_mm",
+        nargs=2,
+        default=["0.1", "voxel"],
+        metavar=("INFO", "ERROR"),
+        help="distance of label and image in mm: info up to, error above (default: 0.1 voxel)",
+    )
+    p.add_argument(
+        "--tolerance_spacing",
+        nargs=2,
+        type=float,
+        default=[0.1, 1.0],
+        metavar=("INFO", "ERROR"),
+        help="the same in percent (default: 0.1 1)",
+    )
+    p.add_argument(
+        "--tolerance_direction",
+        nargs=2,
+        type=float,
+        default=[0.1, 1.0],
+        metavar=("INFO", "ERROR"),
+        help="the same in degrees (default: 0.1 1)",
+    )
     p.add_argument("--dry_run", action="store_true", help="scan names and headers, print the plan, write nothing")
-    p.add_argument("--verify_only", action="store_true", help="compare sources and converted files with the manifest; needs no -i")
-    p.add_argument("--overwrite", action="store_true", help="convert every case again, also with other options or over edited files")
+    p.add_argument(
+        "--verify_only", action="store_true", help="compare sources and converted files with the manifest; needs no -i"
+    )
+    p.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="convert every case again, also with other options or over edited files",
+    )
     p.add_argument("--strict", action="store_true", help="stop at the first error instead of leaving the case out")
     add_processes(p)
     return p
@@ -63,8 +102,10 @@ def convert(args: argparse.Namespace) -> int:
     plan = conversion.scan(args.name, args.i, raw, args.d, options)
     size = sum(case.image_bytes + case.label_bytes for case in plan.cases)
     rewritten = sum(bool(case.rewrite) for case in plan.cases)
-    print(f"{plan.folder}\nmode {options.mode}, split: {plan.split}, {size / 1e9:.2f} GB in {len(plan.cases)} cases, "
-          f"{rewritten} labels to rewrite as far as headers tell")  # fmt: skip
+    print(
+        f"{plan.folder}\nmode {options.mode}, split: {plan.split}, {size / 1e9:.2f} GB in {len(plan.cases)} cases, "
+        f"{rewritten} labels to rewrite as far as headers tell"
+    )
     if args.dry_run:
         print_table(table_of_counts(plan, None))
         print(f"Nothing was written. {NEEDS_VOXELS}.")
@@ -101,7 +142,15 @@ def check(args: argparse.Namespace, options: Options) -> int:
 def _options(args: argparse.Namespace) -> Options:
     from nnunet_assft.dataset_conversion.convert import Options
 
-    return Options(args.mode, args.split, args.split_file, _tolerances(args), args.strict, args.overwrite, args.np or os.cpu_count() or 1)
+    return Options(
+        args.mode,
+        args.split,
+        args.split_file,
+        _tolerances(args),
+        args.strict,
+        args.overwrite,
+        args.np or os.cpu_count() or 1,
+    )
 
 
 def _tolerances(args: argparse.Namespace) -> Tolerances:
@@ -118,7 +167,9 @@ def _tolerances(args: argparse.Namespace) -> Tolerances:
 def raw_folder() -> Path:
     raw = os.environ.get("nnUNet_raw")
     if not raw or not Path(raw).is_dir():
-        raise AssftError(f"nnUNet_raw is {raw or 'not set'}; expected the folder for raw datasets. Create it and export nnUNet_raw=...")
+        raise AssftError(
+            f"nnUNet_raw is {raw or 'not set'}; expected the folder for raw datasets. Create it and export nnUNet_raw=..."
+        )
     return Path(os.path.abspath(raw))  # dataset.json may name files in it
 
 
@@ -126,7 +177,9 @@ def _dataset_by_id(dataset: str) -> Path:
     raw = raw_folder()
     folders = sorted(raw.glob(f"Dataset{int(dataset):03d}_*")) if dataset.isdigit() else [raw / dataset]
     if len(folders) != 1:
-        raise AssftError(f"{len(folders)} datasets with the id {dataset} were found in {raw}; expected one. Name it with -d or -i.")
+        raise AssftError(
+            f"{len(folders)} datasets with the id {dataset} were found in {raw}; expected one. Name it with -d or -i."
+        )
     return folders[0]
 
 

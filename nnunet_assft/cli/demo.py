@@ -32,7 +32,7 @@ def demo(args: argparse.Namespace) -> None:
     from nnunet_assft.active.experiment import create_experiment
     from nnunet_assft.active.rounds import run_round
     from nnunet_assft.cli.common import choose_device
-    from nnunet_assft.dataset_conversion.phantom import write_phantom_dataset
+    from nnunet_assft.phantom import write_phantom_dataset
 
     write_phantom_dataset(args.o.resolve() / "nnUNet_raw" / DATASET, n_pool=N_POOL, n_test=N_TEST, seed=args.seed)
     print(f"Phantom: {N_POOL} scans in the pool, {N_TEST} test scans, 5 organs.")
@@ -51,7 +51,9 @@ def demo(args: argparse.Namespace) -> None:
     for r in range(experiment.n_rounds + 1):
         rounds.append(run_round(experiment, r, device))
         done = rounds[-1]
-        print(f"round {r}: queried {', '.join(done.queried)}; pseudo-labelled {', '.join(done.pseudo_labelled) or 'none'}")
+        print(
+            f"round {r}: queried {', '.join(done.queried)}; pseudo-labelled {', '.join(done.pseudo_labelled) or 'none'}"
+        )
     print_table(rounds)
     minutes = (time.monotonic() - start) / 60
     print(f"{minutes:.1f} minutes. Datasets, models and scores are in {args.o.resolve()}")
@@ -59,10 +61,14 @@ def demo(args: argparse.Namespace) -> None:
 
 def print_table(rounds: list) -> None:
     structures = list(rounds[-1].dice["per_structure"])
-    print(f"\n{'round':>5} {'annotated':>9} {'pseudo':>6} {'Dice':>6}  " + " ".join(f"{name:>12}" for name in structures))
+    print(
+        f"\n{'round':>5} {'annotated':>9} {'pseudo':>6} {'Dice':>6}  " + " ".join(f"{name:>12}" for name in structures)
+    )
     for done in rounds:
         cells = " ".join(f"{done.dice['per_structure'][name] or 0:12.3f}" for name in structures)
-        print(f"{done.round:5d} {len(done.labelled):9d} {len(done.pseudo_labelled):6d} {done.dice['mean']:6.3f}  {cells}")
+        print(
+            f"{done.round:5d} {len(done.labelled):9d} {len(done.pseudo_labelled):6d} {done.dice['mean']:6.3f}  {cells}"
+        )
 
 
 def main(argv: list[str] | None = None) -> None:

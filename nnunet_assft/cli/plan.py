@@ -13,7 +13,8 @@ from nnunet_assft.planning.domains import DOMAINS
 
 def parser() -> argparse.ArgumentParser:
     p = make_parser(
-        "plan", "Create an experiment: image-only fingerprint, plans, preprocessed pool and test images, first case. No label is read."
+        "plan",
+        "Create an experiment: image-only fingerprint, plans, preprocessed pool and test images, first case. No label is read.",
     )
     add_plan_options(p)
     return p
@@ -23,7 +24,9 @@ def add_plan_options(p: argparse.ArgumentParser) -> None:
     """All options of `plan`, for `run` as well."""
     p.add_argument("--strategy", default="assft", metavar="NAME", help="query strategy, see --list_strategies")
     p.add_argument("--seed", type=int, default=0, metavar="N", help="decides the first case and all training")
-    p.add_argument("--annotator", default="oracle", choices=["oracle", "human"], help="oracle: labels are in labelsTr already")
+    p.add_argument(
+        "--annotator", default="oracle", choices=["oracle", "human"], help="oracle: labels are in labelsTr already"
+    )
     add_shared_options(p)
 
 
@@ -31,18 +34,46 @@ def add_shared_options(p: argparse.ArgumentParser) -> None:
     """The options that all experiments of a comparison share."""
     p.add_argument("--list_strategies", action=_List, help="print the table of query strategies and exit")
     p.add_argument("--rounds", type=positive_int, metavar="R", help="query rounds (default: the domain's)")
-    p.add_argument("--budget", metavar="B", help="cases to query per round: 5%% of the pool, or a count (default: the domain's)")
-    p.add_argument("--domain", default="auto", choices=["auto", *DOMAINS], metavar="NAME",
-                   help=f"auto looks the dataset up: {', '.join(DOMAINS)}")  # fmt: skip
+    p.add_argument(
+        "--budget", metavar="B", help="cases to query per round: 5%% of the pool, or a count (default: the domain's)"
+    )
+    p.add_argument(
+        "--domain",
+        default="auto",
+        choices=["auto", *DOMAINS],
+        metavar="NAME",
+        help=f"auto looks the dataset up: {', '.join(DOMAINS)}",
+    )
     p.add_argument("--preset", default="ctfm", metavar="NAME", help="network: ctfm, ctfm_dec1224, assft_paper, tiny")
     p.add_argument("--encoder", type=Path, metavar="FILE", help="pretrained CT-FM encoder (default: random start)")
-    p.add_argument("--normalization", default="percentile", choices=["percentile", "ctfm"], help="input scaling; ctfm: HU window, CT only")
-    p.add_argument("--test_split", metavar="S", help="fraction of imagesTr or file of case ids (default: labelled imagesTs, else 0.2)")
-    p.add_argument("--epochs", type=positive_int, metavar="N", help="per stage; round 0 takes the paper's share (default: the domain's)")
+    p.add_argument(
+        "--normalization",
+        default="percentile",
+        choices=["percentile", "ctfm"],
+        help="input scaling; ctfm: HU window, CT only",
+    )
+    p.add_argument(
+        "--test_split",
+        metavar="S",
+        help="fraction of imagesTr or file of case ids (default: labelled imagesTs, else 0.2)",
+    )
+    p.add_argument(
+        "--epochs",
+        type=positive_int,
+        metavar="N",
+        help="per stage; round 0 takes the paper's share (default: the domain's)",
+    )
     p.add_argument("--iterations_per_epoch", type=positive_int, default=250, metavar="N", help="batches per epoch")
     p.add_argument("--initial_lr", type=float, default=1e-4, metavar="LR", help="AdamW, polynomial decay in each stage")
-    p.add_argument("--deep_supervision", action="store_true", help="losses at four resolutions (the paper has one output)")
-    p.add_argument("--option", action="append", metavar="NAME=VALUE", help="a variant of the method, see --list_options; may be repeated")
+    p.add_argument(
+        "--deep_supervision", action="store_true", help="losses at four resolutions (the paper has one output)"
+    )
+    p.add_argument(
+        "--option",
+        action="append",
+        metavar="NAME=VALUE",
+        help="a variant of the method, see --list_options; may be repeated",
+    )
     p.add_argument("--list_options", action=_List, help="print the variants of the method and exit")
     add_processes(p)
 
@@ -116,8 +147,19 @@ def shared_settings(args: argparse.Namespace) -> dict[str, Any]:
     """Arguments of `create_experiment` that the options of `add_shared_options` stand for."""
     from nnunet_assft.active.options import Options
 
-    names = ("rounds", "budget", "domain", "preset", "encoder", "test_split", "epochs", "iterations_per_epoch", "initial_lr",
-             "deep_supervision", "normalization")  # fmt: skip
+    names = (
+        "rounds",
+        "budget",
+        "domain",
+        "preset",
+        "encoder",
+        "test_split",
+        "epochs",
+        "iterations_per_epoch",
+        "initial_lr",
+        "deep_supervision",
+        "normalization",
+    )
     return {name: getattr(args, name) for name in names} | {"options": Options.parse(args.option or [])}
 
 

@@ -31,24 +31,32 @@ def predict(args: argparse.Namespace) -> None:
 
     from nnunet_assft.active.state import finished_rounds
     from nnunet_assft.errors import AssftError
-    from nnunet_assft.nnunet_registration import register
+    from nnunet_assft.nnunet_names import register
 
     experiment = load_experiment(args)
     done = finished_rounds(experiment)
     r = len(done) - 1 if args.r is None else args.r
     if not 0 <= r < len(done):
-        raise AssftError(f"Round {r} is not finished; {len(done)} of {experiment.n_rounds + 1} rounds are. See nnUNetv2_assft_status.")
+        raise AssftError(
+            f"Round {r} is not finished; {len(done)} of {experiment.n_rounds + 1} rounds are. See nnUNetv2_assft_status."
+        )
     if not 0 <= args.part_id < args.num_parts:
-        raise AssftError(f"-part_id {args.part_id} with -num_parts {args.num_parts}; expected 0 to {args.num_parts - 1}.")
+        raise AssftError(
+            f"-part_id {args.part_id} with -num_parts {args.num_parts}; expected 0 to {args.num_parts - 1}."
+        )
     register()
-    predictor = nnUNetPredictor(tile_step_size=args.step_size, use_mirroring=not args.disable_tta, device=choose_device(args.device))
+    predictor = nnUNetPredictor(
+        tile_step_size=args.step_size, use_mirroring=not args.disable_tta, device=choose_device(args.device)
+    )
     predictor.initialize_from_trained_model_folder(str(experiment.paths.model_folder(done[r].model.stage)), (r,))
     # sharing out here works with -npp 0 -nps 0 too, where nnU-Net's sequential path ignores it
     cases = create_lists_from_splitted_dataset_folder(args.i, predictor.dataset_json["file_ending"])
     if not cases or not all(cases):  # nnU-Net makes a case without files of an image without a channel in its name
         found = "images that are not" if cases else "no image"
-        raise AssftError(f"{args.i} holds {found} named CASE_0000{predictor.dataset_json['file_ending']}; 0000 is the channel. "
-                         "Link or copy the images under such names into a folder of their own.")  # fmt: skip
+        raise AssftError(
+            f"{args.i} holds {found} named CASE_0000{predictor.dataset_json['file_ending']}; 0000 is the channel. "
+            "Link or copy the images under such names into a folder of their own."
+        )
     cases = cases[args.part_id :: args.num_parts]
     if not cases:
         print("This part has no case.")
@@ -60,7 +68,9 @@ def predict(args: argparse.Namespace) -> None:
     if args.npp == 0 and args.nps == 0:
         predictor.predict_from_files_sequential(cases, targets, args.save_probabilities, overwrite)
     else:
-        predictor.predict_from_files(cases, targets, args.save_probabilities, overwrite, max(1, args.npp), max(1, args.nps))
+        predictor.predict_from_files(
+            cases, targets, args.save_probabilities, overwrite, max(1, args.npp), max(1, args.nps)
+        )
 
 
 def main(argv: list[str] | None = None) -> None:

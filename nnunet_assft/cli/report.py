@@ -9,24 +9,38 @@ from nnunet_assft.cli.common import add_device, make_parser, run
 
 
 def parser() -> argparse.ArgumentParser:
-    p = make_parser("report", "Write one HTML file that opens offline: curves, queries, cases, a viewer, provenance.", dataset=False)
+    p = make_parser(
+        "report", "Write one HTML file that opens offline: curves, queries, cases, a viewer, provenance.", dataset=False
+    )
     p.add_argument("-d", required=True, metavar="ID", help="dataset id or name (218 or Dataset218_NAME)")
     p.add_argument("-e", metavar="NAME", help="experiment (default: assft, or a run of the comparison)")
-    p.add_argument("--compare", nargs="?", const="compare", metavar="NAME", help="add the comparison of this name (without NAME: compare)")
-    p.add_argument("-o", type=Path, metavar="FILE", help="where to write (default: report.html in the experiment or comparison)")
-    p.add_argument("--prelabel", action="store_true", help="first segment the queried cases that are shown, where nothing kept that")
+    p.add_argument(
+        "--compare",
+        nargs="?",
+        const="compare",
+        metavar="NAME",
+        help="add the comparison of this name (without NAME: compare)",
+    )
+    p.add_argument(
+        "-o", type=Path, metavar="FILE", help="where to write (default: report.html in the experiment or comparison)"
+    )
+    p.add_argument(
+        "--prelabel",
+        action="store_true",
+        help="first segment the queried cases that are shown, where nothing kept that",
+    )
     add_device(p)
     return p
 
 
 def report(args: argparse.Namespace) -> None:
-    from nnunet_assft.evaluation.report.gathering import gather
-    from nnunet_assft.evaluation.report.writing import write_report
+    from nnunet_assft.report.material import gather
+    from nnunet_assft.report.page import write_report
 
     material = gather(args.d, args.e, args.compare)
     if args.prelabel:
         from nnunet_assft.cli.common import choose_device
-        from nnunet_assft.evaluation.report.prelabels import write_prelabels
+        from nnunet_assft.report.prelabels import write_prelabels
 
         write_prelabels(material, choose_device(args.device))
     home = material.comparison.folder if material.comparison else material.experiment.paths.results

@@ -10,7 +10,9 @@ from nnunet_assft.cli.round import print_round
 
 
 def parser() -> argparse.ArgumentParser:
-    p = make_parser("run", "Plan if needed, then run every round that is left. Plan options are needed for a new experiment only.")
+    p = make_parser(
+        "run", "Plan if needed, then run every round that is left. Plan options are needed for a new experiment only."
+    )
     add_plan_options(p)
     add_device(p)
     return p
@@ -19,7 +21,7 @@ def parser() -> argparse.ArgumentParser:
 def run_all(args: argparse.Namespace) -> None:
     from nnunet_assft.active.paths import ExperimentPaths
     from nnunet_assft.active.rounds import run_round
-    from nnunet_assft.planning.raw_dataset import find_dataset
+    from nnunet_assft.volumes.raw_dataset import find_dataset
 
     planned = ExperimentPaths(find_dataset(args.d).name, args.e).experiment_file.is_file()
     # with options typed, planning checks that the experiment was made with them

@@ -13,7 +13,9 @@ EMBEDDINGS = "npz with ids (N,), pretrained (N, d), latest (N, d): adds DKD, Q a
 
 
 def parser() -> argparse.ArgumentParser:
-    p = make_parser("score", "Score saved nnU-Net softmax outputs: a CSV with one row per case. No experiment.", dataset=False)
+    p = make_parser(
+        "score", "Score saved nnU-Net softmax outputs: a CSV with one row per case. No experiment.", dataset=False
+    )
     p.add_argument("-i", type=Path, required=True, metavar="FOLDER", help=FOLDER)
     p.add_argument("-r", type=int, required=True, metavar="R", help="round to query for, from 1")
     p.add_argument("-R", type=int, required=True, metavar="N", help="number of query rounds")
@@ -24,9 +26,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def score(args: argparse.Namespace) -> int:
-    from nnunet_assft.active.saved_softmax import score_folder
+    from nnunet_assft.active.scoring.saved_softmax import score_folder
     from nnunet_assft.errors import AssftError
-    from nnunet_assft.files import write_csv
+    from nnunet_assft.runtime.files import write_csv
 
     if args.o.is_dir():
         raise AssftError(f"-o {args.o} is a folder; expected the name of a CSV file.")
@@ -34,7 +36,9 @@ def score(args: argparse.Namespace) -> int:
     for case, finding in scores.findings.items():
         print(f"nnUNetv2_assft_score: {case}: {finding}", file=sys.stderr)
     if not scores.cases:
-        raise AssftError(f"none of {len(scores.findings)} cases could be scored; nothing is written. The lines above say why.")
+        raise AssftError(
+            f"none of {len(scores.findings)} cases could be scored; nothing is written. The lines above say why."
+        )
     write_csv(args.o, scores.rows())
     n_scored, n_all = len(scores.cases), len(scores.cases) + len(scores.findings)
     print(f"{n_scored} of {n_all} cases scored for round {args.r} of {args.R} (tau {scores.tau:.6g}): {args.o}")

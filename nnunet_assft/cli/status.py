@@ -13,7 +13,11 @@ def parser() -> argparse.ArgumentParser:
     p = make_parser("status", "What is done, what is missing, and the next command.", dataset=False)
     p.add_argument("-d", metavar="ID", help="dataset id or name")
     p.add_argument("-e", default="assft", metavar="NAME", help="experiment")
-    p.add_argument("--ext_trainer_path", action="store_true", help="print the folder for nnUNet_extTrainer, for stock nnU-Net commands")
+    p.add_argument(
+        "--ext_trainer_path",
+        action="store_true",
+        help="print the folder for nnUNet_extTrainer, for stock nnU-Net commands",
+    )
     return p
 
 
@@ -25,7 +29,7 @@ def status(args: argparse.Namespace) -> None:
         parser().error("-d is required (or --ext_trainer_path)")
     from nnunet_assft.active.annotation import labels_to_come, open_request
     from nnunet_assft.active.state import STEPS, command, finished_rounds
-    from nnunet_assft.evaluation.stopping import advice
+    from nnunet_assft.active.stopping import advice
 
     experiment = load_experiment(args)
     paths, done = experiment.paths, finished_rounds(experiment)
@@ -37,8 +41,10 @@ def status(args: argparse.Namespace) -> None:
     print("round  labelled  unlabelled  pseudo-labelled  Dice (test)  model folder")
     for r in done:
         dice = f"{r.dice['mean']:.4f}" if r.dice["n_cases"] else "-"
-        print(f"{r.round:5d}  {len(r.labelled):8d}  {len(r.unlabelled):10d}  {len(r.pseudo_labelled):15d}  {dice:>11}  "
-              f"{paths.model_folder(r.model.stage).name}/fold_{r.round}")  # fmt: skip
+        print(
+            f"{r.round:5d}  {len(r.labelled):8d}  {len(r.unlabelled):10d}  {len(r.pseudo_labelled):15d}  {dice:>11}  "
+            f"{paths.model_folder(r.model.stage).name}/fold_{r.round}"
+        )
     if len(done) >= 2:
         stopping = advice(done)
         print(f"Stopping advice: {stopping.sentence} {stopping.caveat}".rstrip())
@@ -51,10 +57,14 @@ def status(args: argparse.Namespace) -> None:
     missing = labels_to_come(experiment, len(done)) if experiment.annotator == "human" else []
     if missing:
         readers = open_request(experiment).readers
-        print("waiting for the annotation of: " + ", ".join(f"{case} ({' and '.join(readers[case])})" if readers[case] else case
-                                                            for case in missing))  # fmt: skip
-        print(f"Next: {command('annotate export', experiment.dataset, experiment.name, '-o', 'WORK')}, then "
-              f"{command('annotate import', experiment.dataset, experiment.name, 'WORK')}")  # fmt: skip
+        print(
+            "waiting for the annotation of: "
+            + ", ".join(f"{case} ({' and '.join(readers[case])})" if readers[case] else case for case in missing)
+        )
+        print(
+            f"Next: {command('annotate export', experiment.dataset, experiment.name, '-o', 'WORK')}, then "
+            f"{command('annotate import', experiment.dataset, experiment.name, 'WORK')}"
+        )
         return
     print(f"Next: {command('round', experiment.dataset, experiment.name, '-r', str(len(done)))}")
 

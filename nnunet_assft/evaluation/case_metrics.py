@@ -19,8 +19,8 @@ from nnunet_assft.evaluation.surface import (
     normalized_surface_distance,
     surface_distances,
 )
-from nnunet_assft.files import read_json, sha256_file, write_json, write_text
-from nnunet_assft.planning.raw_dataset import RawDataset, find_dataset
+from nnunet_assft.runtime.files import read_json, sha256_file, write_json, write_text
+from nnunet_assft.volumes.raw_dataset import RawDataset, find_dataset
 
 DTYPES = {"case": str, "structure": str, "dice": float, "nsd": float, "hd95_mm": float}
 
@@ -46,15 +46,23 @@ def case_metrics(
         reference, properties = reader.read_seg(str(references[case]))
         prediction = reader.read_seg(str(predictions[case]))[0]
         if prediction.shape != reference.shape:
-            raise AssftError(f"{predictions[case]} has shape {prediction.shape[1:]}, its reference {references[case]} has "
-                             f"{reference.shape[1:]}. Remove the prediction and predict the case again.")  # fmt: skip
+            raise AssftError(
+                f"{predictions[case]} has shape {prediction.shape[1:]}, its reference {references[case]} has "
+                f"{reference.shape[1:]}. Remove the prediction and predict the case again."
+            )
         dice = case_dice(prediction, reference, labels, ignore_label=ignore_label)
         counted = np.ones(reference.shape, bool) if ignore_label is None else reference != ignore_label
         for structure, value in labels.items():
             masks = [((array == value) & counted)[0] for array in (reference, prediction)]
             distances = surface_distances(masks[0], masks[1], properties["spacing"])
             rows.append(
-                (case, structure, dice[structure], normalized_surface_distance(distances, tolerance_mm), hausdorff_distance_95(distances))
+                (
+                    case,
+                    structure,
+                    dice[structure],
+                    normalized_surface_distance(distances, tolerance_mm),
+                    hausdorff_distance_95(distances),
+                )
             )
     return pd.DataFrame(rows, columns=list(DTYPES)).astype(DTYPES)
 
@@ -65,7 +73,9 @@ def test_metrics(experiment: Experiment, r: int) -> pd.DataFrame:
     Raises `AssftError` if the round is not finished or a prediction is gone.
     """
     if not experiment.paths.round_file(r).is_file():
-        raise AssftError(f"Round {r} of experiment {experiment.name!r} is not finished; its test cases have no metrics yet.")
+        raise AssftError(
+            f"Round {r} of experiment {experiment.name!r} is not finished; its test cases have no metrics yet."
+        )
     done = Round.load(experiment.paths, r)
     made_from = {"model": done.model.weights_sha256}
     return kept_metrics(find_dataset(experiment.dataset), done.test, experiment.paths.test_predictions(r), made_from)
@@ -90,7 +100,9 @@ def kept_metrics(dataset: RawDataset, cases: Sequence[str], folder: Path, made_f
     table, provenance = folder / "metrics.csv", folder / "metrics.json"
     if not (table.is_file() and provenance.is_file() and read_json(provenance) == provenance_now):
         labels = {name: value for name, value in dataset.labels.items() if value in dataset.foreground_labels}
-        metrics = case_metrics(predictions, references, dataset.reader, labels, ignore_label=dataset.labels.get("ignore"))
+        metrics = case_metrics(
+            predictions, references, dataset.reader, labels, ignore_label=dataset.labels.get("ignore")
+        )
         write_text(table, metrics.to_csv(index=False))
         write_json(provenance, provenance_now)
     return pd.read_csv(table, dtype=DTYPES)

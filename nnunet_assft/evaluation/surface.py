@@ -18,7 +18,9 @@ from scipy import ndimage
 DEFAULT_TOLERANCE_MM = 1.0
 
 
-def surface_distances(reference: np.ndarray, prediction: np.ndarray, spacing: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+def surface_distances(
+    reference: np.ndarray, prediction: np.ndarray, spacing: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray]:
     """Distance in mm from every surface voxel of one mask to the nearest surface voxel of the other.
 
     reference, prediction: bool, same shape, 2D or 3D; not modified. spacing: mm per axis of the arrays.
@@ -35,7 +37,9 @@ def surface_distances(reference: np.ndarray, prediction: np.ndarray, spacing: Se
     return _distances(of_reference, of_prediction, spacing), _distances(of_prediction, of_reference, spacing)
 
 
-def normalized_surface_distance(distances: tuple[np.ndarray, np.ndarray], tolerance_mm: float = DEFAULT_TOLERANCE_MM) -> float:
+def normalized_surface_distance(
+    distances: tuple[np.ndarray, np.ndarray], tolerance_mm: float = DEFAULT_TOLERANCE_MM
+) -> float:
     """NSD, also surface Dice at a tolerance: share of the surface voxels of both masks, pooled, that are within the tolerance.
 
     distances: of `surface_distances`. In [0, 1]; a distance equal to the tolerance is within. NaN if both masks are empty, 0 if
@@ -67,6 +71,8 @@ def _check(reference: np.ndarray, prediction: np.ndarray, spacing: Sequence[floa
     if reference.dtype != bool or prediction.dtype != bool:
         raise ValueError(f"the masks are {reference.dtype} and {prediction.dtype}; expected bool.")
     if reference.shape != prediction.shape or reference.ndim not in (2, 3):
-        raise ValueError(f"the masks have the shapes {reference.shape} and {prediction.shape}; expected one 2D or 3D shape.")
+        raise ValueError(
+            f"the masks have the shapes {reference.shape} and {prediction.shape}; expected one 2D or 3D shape."
+        )
     if len(spacing) != reference.ndim or not all(0 < s < math.inf for s in spacing):
         raise ValueError(f"spacing is {tuple(spacing)}; expected {reference.ndim} positive lengths in mm.")

@@ -86,7 +86,9 @@ def block_sequence(n_blocks: int, channels: int, norm: NormName, block: BlockOrd
 class EncoderLevel(nn.Module):
     """Residual blocks, then the way down. Returns (output of this level, input of the next level)."""
 
-    def __init__(self, channels: int, next_channels: int | None, n_blocks: int, norm: NormName, block: BlockOrder) -> None:
+    def __init__(
+        self, channels: int, next_channels: int | None, n_blocks: int, norm: NormName, block: BlockOrder
+    ) -> None:
         super().__init__()
         self.blocks = block_sequence(n_blocks, channels, norm, block)
         self.downsample = nn.Identity() if next_channels is None else conv3x3x3(channels, next_channels, stride=2)
@@ -104,12 +106,15 @@ class Encoder(nn.Module):
     an output is the raw residual sum: no norm and no ReLU follow it, and values are negative too.
     """
 
-    def __init__(self, input_channels: int, widths: Sequence[int], n_blocks: Sequence[int], norm: NormName, block: BlockOrder) -> None:
+    def __init__(
+        self, input_channels: int, widths: Sequence[int], n_blocks: Sequence[int], norm: NormName, block: BlockOrder
+    ) -> None:
         super().__init__()
         self.conv_init = conv3x3x3(input_channels, widths[0])
         next_widths = [*widths[1:], None]
         self.layers = nn.ModuleList(
-            EncoderLevel(width, next_width, n, norm, block) for width, next_width, n in zip(widths, next_widths, n_blocks, strict=True)
+            EncoderLevel(width, next_width, n, norm, block)
+            for width, next_width, n in zip(widths, next_widths, n_blocks, strict=True)
         )
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -126,7 +131,9 @@ class DecoderLevel(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, n_blocks: int, norm: NormName, block: BlockOrder) -> None:
         super().__init__()
-        self.upsample = nn.ConvTranspose3d(in_channels, channels, kernel_size=3, stride=2, padding=1, output_padding=1, bias=False)
+        self.upsample = nn.ConvTranspose3d(
+            in_channels, channels, kernel_size=3, stride=2, padding=1, output_padding=1, bias=False
+        )
         self.blocks = block_sequence(n_blocks, channels, norm, block)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:

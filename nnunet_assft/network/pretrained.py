@@ -17,8 +17,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from nnunet_assft.files import sha256_file
 from nnunet_assft.network.architecture import CTFMSegmentationNet
+from nnunet_assft.runtime.files import sha256_file
 
 
 class PretrainedEncoderError(ValueError):
@@ -113,7 +113,9 @@ def _check_function(net: CTFMSegmentationNet, encoder: str, spec: EncoderSpec) -
 def _read_file(path: Path) -> tuple[dict[str, Any], str]:
     """Returns (the file's state dict on the CPU, a description of the container)."""
     if not path.is_file():
-        raise PretrainedEncoderError(f"{path} is not a file; expected an encoder file. Nothing is downloaded: fetch it first.")
+        raise PretrainedEncoderError(
+            f"{path} is not a file; expected an encoder file. Nothing is downloaded: fetch it first."
+        )
     if path.stat().st_size == 0:
         raise PretrainedEncoderError(f"{path} is empty; expected an encoder file. Fetch it again.")
     if path.suffix == ".safetensors":
@@ -123,7 +125,9 @@ def _read_file(path: Path) -> tuple[dict[str, Any], str]:
         return dict(content["state_dict"]), "torch, state_dict"
     if isinstance(content, Mapping):
         return dict(content), "torch"
-    raise PretrainedEncoderError(f"{path} holds a {type(content).__name__}; expected a state dict of names and tensors.")
+    raise PretrainedEncoderError(
+        f"{path} holds a {type(content).__name__}; expected a state dict of names and tensors."
+    )
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -140,7 +144,9 @@ def _read_torch(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if not any(text in str(error).lower() for text in ("unsupported global", "unsupported class")):
-            raise _unreadable_torch(path, "no tensors saved by torch") from error  # torch's text advises to unpickle anyway
+            raise _unreadable_torch(
+                path, "no tensors saved by torch"
+            ) from error  # torch's text advises to unpickle anyway
         raise PretrainedEncoderError(
             f"{path} holds objects beside tensors, which could run code when loaded; expected tensors only. "
             "Only if you trust the file, write its weights anew: "
@@ -171,7 +177,9 @@ def _find_encoder(
         )
     prefix = found[0]
     inside = {key for key in keys if key.startswith(prefix) and not (prefix == "" and key.startswith(spec.ignored))}
-    ignored = {next((start for start in spec.ignored if key.startswith(start)), key) for key in keys if key not in inside}
+    ignored = {
+        next((start for start in spec.ignored if key.startswith(start)), key) for key in keys if key not in inside
+    }
     return prefix, {key.removeprefix(prefix): content[key] for key in keys if key in inside}, tuple(sorted(ignored))
 
 
@@ -191,7 +199,9 @@ def _check_weights(weights: dict[str, Any], expected: Mapping[str, Tensor], path
     fits = [key for key in common if found[key].is_floating_point() == expected[key].is_floating_point()]
     shaped = [key for key in fits if found[key].shape == expected[key].shape]
     misshapen = [
-        f"{key} {tuple(found[key].shape)} for {tuple(expected[key].shape)}" for key in fits if found[key].shape != expected[key].shape
+        f"{key} {tuple(found[key].shape)} for {tuple(expected[key].shape)}"
+        for key in fits
+        if found[key].shape != expected[key].shape
     ]
     cast = {key: found[key].to(expected[key].dtype) for key in shaped}
     problems = {

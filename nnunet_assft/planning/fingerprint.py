@@ -12,9 +12,9 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
 
 from nnunet_assft.errors import AssftError
-from nnunet_assft.files import read_json, write_json
-from nnunet_assft.planning.nifti import refuse_damaged_nifti
-from nnunet_assft.planning.parallel import map_cases
+from nnunet_assft.runtime.cases import map_cases
+from nnunet_assft.runtime.files import read_json, write_json
+from nnunet_assft.volumes.nifti import refuse_damaged_nifti
 
 SAMPLES_PER_CASE = 1_000  # only for the record: no normalisation of ours reads them
 
@@ -32,7 +32,9 @@ def image_signature(images: tuple[Path, ...]) -> list[list[int]]:
     return [[file.stat().st_size, file.stat().st_mtime_ns] for file in images]
 
 
-def check_images(images: dict[str, tuple[Path, ...]], reader: BaseReaderWriter, folder: Path, *, num_processes: int = 1) -> None:
+def check_images(
+    images: dict[str, tuple[Path, ...]], reader: BaseReaderWriter, folder: Path, *, num_processes: int = 1
+) -> None:
     """Read every image once and keep its part of the fingerprint in `folder`, one small file per case.
 
     Cases whose file is there and whose image has not changed are not read again. Raises `AssftError` that lists every image
@@ -44,8 +46,10 @@ def check_images(images: dict[str, tuple[Path, ...]], reader: BaseReaderWriter, 
     if problems:
         listed = "; ".join(f"{case}: {problems[case]}" for case in sorted(problems)[:5])
         more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise AssftError(f"{len(problems)} of {len(images)} images cannot be used ({listed}{more}). "
-                         "Replace or remove them and type the same command again.")  # fmt: skip
+        raise AssftError(
+            f"{len(problems)} of {len(images)} images cannot be used ({listed}{more}). "
+            "Replace or remove them and type the same command again."
+        )
 
 
 def combine_fingerprint(cases: Iterable[str], folder: Path) -> dict[str, Any]:
@@ -57,7 +61,9 @@ def combine_fingerprint(cases: Iterable[str], folder: Path) -> dict[str, Any]:
         "spacings": [part["spacing"] for part in parts],
         "shapes_after_crop": [part["shape_after_crop"] for part in parts],
         "foreground_intensity_properties_per_channel": {str(c): _statistics(values) for c, values in enumerate(pooled)},
-        "median_relative_size_after_cropping": float(np.median([part["relative_size_after_cropping"] for part in parts])),
+        "median_relative_size_after_cropping": float(
+            np.median([part["relative_size_after_cropping"] for part in parts])
+        ),
     }
 
 
@@ -85,15 +91,20 @@ def _analyse(job: _Job) -> tuple[str, str] | None:
     for channel in cropped:
         nonzero = channel[channel != 0]
         sampled.append(
-            [float(v) for v in rng.choice(nonzero, min(SAMPLES_PER_CASE, nonzero.size), replace=False)] if nonzero.size else [0.0]
+            [float(v) for v in rng.choice(nonzero, min(SAMPLES_PER_CASE, nonzero.size), replace=False)]
+            if nonzero.size
+            else [0.0]
         )
-    write_json(job.file, {
-        "signature": image_signature(job.images),
-        "spacing": [float(s) for s in properties["spacing"]],
-        "shape_after_crop": [int(s) for s in cropped.shape[1:]],
-        "relative_size_after_cropping": float(np.prod(cropped.shape[1:]) / np.prod(image.shape[1:])),
-        "intensities": sampled,
-    })  # fmt: skip
+    write_json(
+        job.file,
+        {
+            "signature": image_signature(job.images),
+            "spacing": [float(s) for s in properties["spacing"]],
+            "shape_after_crop": [int(s) for s in cropped.shape[1:]],
+            "relative_size_after_cropping": float(np.prod(cropped.shape[1:]) / np.prod(image.shape[1:])),
+            "intensities": sampled,
+        },
+    )
     return None
 
 

@@ -13,9 +13,9 @@ from typing import Any
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 
 from nnunet_assft.errors import AssftError
-from nnunet_assft.files import read_json, sha256_of, write_json
 from nnunet_assft.network import PRESETS
 from nnunet_assft.planning.normalization import NORMALIZATIONS
+from nnunet_assft.runtime.files import read_json, sha256_of, write_json
 
 CONFIGURATION = "3d_fullres"
 DIVISOR = 16  # five levels, four of them halve the patch
@@ -42,7 +42,12 @@ class ASSFTPlanner(ExperimentPlanner):
         suppress_transpose: bool = False,
     ) -> None:
         super().__init__(
-            dataset_name_or_id, gpu_memory_target_in_gb, preprocessor_name, plans_name, overwrite_target_spacing, suppress_transpose
+            dataset_name_or_id,
+            gpu_memory_target_in_gb,
+            preprocessor_name,
+            plans_name,
+            overwrite_target_spacing,
+            suppress_transpose,
         )
 
     def get_plans_for_configuration(self, spacing: Any, median_shape: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -66,7 +71,11 @@ class ASSFTPlanner(ExperimentPlanner):
         fullres = plans["configurations"][CONFIGURATION]
         fullres["batch_dice"] = False  # the stock planner sets it by whether a low resolution stage exists
         # everything that preprocessing depends on, so that experiments which agree on it share one folder of images
-        recipe = {key: value for key, value in fullres.items() if key.startswith(("spacing", "normal", "use_mask", "resampling"))}
+        recipe = {
+            key: value
+            for key, value in fullres.items()
+            if key.startswith(("spacing", "normal", "use_mask", "resampling"))
+        }
         recipe["patch_size"] = fullres["patch_size"]  # decides the chunks of the compressed files
         recipe["reader"], recipe["transpose"] = plans["image_reader_writer"], plans["transpose_forward"]
         fullres["data_identifier"] = f"assft_pool_{sha256_of(recipe)[:8]}"
@@ -114,7 +123,9 @@ def scratch_preprocessed_folder() -> Iterator[Path]:
     before = {key: os.environ.get(key) for key in ("nnUNet_preprocessed", "nnUNet_n_proc_DA")}
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["nnUNet_preprocessed"] = scratch
-        if before["nnUNet_n_proc_DA"] == "0":  # a sound setting for training, but the planner makes it a number of threads
+        if (
+            before["nnUNet_n_proc_DA"] == "0"
+        ):  # a sound setting for training, but the planner makes it a number of threads
             os.environ["nnUNet_n_proc_DA"] = "1"
         try:
             yield Path(scratch)

@@ -16,11 +16,11 @@ from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnU
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_assft.errors import AssftError
-from nnunet_assft.files import PARTIAL, atomic_path
-from nnunet_assft.nnunet_registration import register
-from nnunet_assft.planning.nifti import refuse_damaged_nifti
-from nnunet_assft.planning.parallel import map_cases
+from nnunet_assft.nnunet_names import register
 from nnunet_assft.planning.planner import CONFIGURATION
+from nnunet_assft.runtime.cases import map_cases
+from nnunet_assft.runtime.files import PARTIAL, atomic_path
+from nnunet_assft.volumes.nifti import refuse_damaged_nifti
 
 # CASE.pkl comes last: a case is there when it is
 ENDINGS = (".b2nd", "_seg.b2nd", ".pkl")
@@ -48,7 +48,11 @@ def preprocess_images(
     Cases that are there and not older than their image are left alone, so an interrupted call goes on.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    todo = [_Job(case, files, plans, dataset_json, folder) for case, files in images.items() if not _is_current(folder, case, files)]
+    todo = [
+        _Job(case, files, plans, dataset_json, folder)
+        for case, files in images.items()
+        if not _is_current(folder, case, files)
+    ]
     for _ in map_cases(_preprocess, todo, num_processes=num_processes, desc="preprocessing"):
         pass
     shutil.rmtree(_scratch(folder), ignore_errors=True)
@@ -90,22 +94,32 @@ def load_properties(folder: Path, case: str) -> dict[str, Any]:
     return properties
 
 
-def check_label(case: str, label_file: Path, reader: BaseReaderWriter, properties: dict[str, Any], labels: dict[str, int]) -> np.ndarray:
+def check_label(
+    case: str, label_file: Path, reader: BaseReaderWriter, properties: dict[str, Any], labels: dict[str, int]
+) -> np.ndarray:
     """The label as integers, (1, z, y, x), if it can be trained on. Raises `AssftError` saying what is wrong with it."""
     if not label_file.is_file():
-        raise AssftError(f"The label of case {case} is missing: {label_file}. Put it there and type the same command again.")
+        raise AssftError(
+            f"The label of case {case} is missing: {label_file}. Put it there and type the same command again."
+        )
     try:
         refuse_damaged_nifti(label_file)
         label, label_properties = reader.read_seg(str(label_file))
     except Exception as error:
-        raise AssftError(f"The label of case {case} cannot be read ({label_file}): {' '.join(str(error).split())[-120:]}. "
-                         "Replace it and type the same command again.") from error  # fmt: skip
+        raise AssftError(
+            f"The label of case {case} cannot be read ({label_file}): {' '.join(str(error).split())[-120:]}. "
+            "Replace it and type the same command again."
+        ) from error
     values = np.unique(label)
     unknown = [float(v) for v in values if v not in set(labels.values())]  # NaN is in no set
     if unknown:
-        counts = ", ".join(f"{v:g} ({int(np.isnan(label).sum() if np.isnan(v) else (label == v).sum())} voxels)" for v in unknown[:5])
-        raise AssftError(f"The label of case {case} has values that dataset.json does not know: {counts}; expected "
-                         f"{sorted(labels.values())}. Mend {label_file} and type the same command again.")  # fmt: skip
+        counts = ", ".join(
+            f"{v:g} ({int(np.isnan(label).sum() if np.isnan(v) else (label == v).sum())} voxels)" for v in unknown[:5]
+        )
+        raise AssftError(
+            f"The label of case {case} has values that dataset.json does not know: {counts}; expected "
+            f"{sorted(labels.values())}. Mend {label_file} and type the same command again."
+        )
     shape, spacing = tuple(properties["image_shape"]), properties["spacing"]
     if label.shape[1:] != shape or not np.allclose(label_properties["spacing"], spacing, rtol=1e-3):
         found, wanted = (", ".join(f"{mm:.4g}" for mm in s) for s in (label_properties["spacing"], spacing))
@@ -124,7 +138,12 @@ def image_properties(folder: Path, case: str, plans: dict[str, Any]) -> dict[str
 
 
 def write_training_label(
-    label: np.ndarray, case: str, image_folder: Path, target_folder: Path, plans: dict[str, Any], dataset_json: dict[str, Any]
+    label: np.ndarray,
+    case: str,
+    image_folder: Path,
+    target_folder: Path,
+    plans: dict[str, Any],
+    dataset_json: dict[str, Any],
 ) -> None:
     """CASE_seg.b2nd and CASE.pkl as nnU-Net's preprocessing of image and label together would have made them.
 
@@ -148,6 +167,8 @@ def write_training_label(
     preprocessor = configuration.preprocessor_class
     properties["class_locations"] = preprocessor._sample_foreground_locations(seg, classes)
     blocks, chunks = comp_blosc2_params(seg.shape, tuple(configuration.patch_size), seg.itemsize)
-    nnUNetDatasetBlosc2.save_seg(np.ascontiguousarray(seg), str(target_folder / f"{case}_seg"), chunks_seg=chunks, blocks_seg=blocks)
+    nnUNetDatasetBlosc2.save_seg(
+        np.ascontiguousarray(seg), str(target_folder / f"{case}_seg"), chunks_seg=chunks, blocks_seg=blocks
+    )
     with atomic_path(target_folder / f"{case}.pkl") as partial, open(partial, "wb") as file:
         pickle.dump(properties, file)

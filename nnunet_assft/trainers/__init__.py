@@ -1,3 +1,7 @@
-from nnunet_assft.trainers.assft_trainers import nnUNetTrainerASSFT, nnUNetTrainerASSFTCommittee, nnUNetTrainerASSFTSupervised
+from nnunet_assft.trainers.assft_trainers import (
+    nnUNetTrainerASSFT,
+    nnUNetTrainerASSFTCommittee,
+    nnUNetTrainerASSFTSupervised,
+)
 
 __all__ = ["nnUNetTrainerASSFT", "nnUNetTrainerASSFTCommittee", "nnUNetTrainerASSFTSupervised"]

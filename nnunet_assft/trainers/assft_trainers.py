@@ -34,7 +34,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 
 from nnunet_assft.errors import AssftError
-from nnunet_assft.files import atomic_path, read_json
+from nnunet_assft.runtime.files import atomic_path, read_json
 
 STAGES = ("supervised", "semi", "member")  # their order is part of the seed
 MAX_ROTATION = math.radians(30)
@@ -66,22 +66,35 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
         return f"round_{fold:02d}_{cls.stage}"
 
     # nnU-Net builds trainers by these names and with these defaults
-    def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict, device: torch.device = torch.device("cuda")) -> None:  # noqa: B008
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008
+    ) -> None:
         plans.setdefault("continue_training", False)  # nnUNetv2_train adds it; who builds a trainer by hand need not
         super().__init__(plans, configuration, fold, dataset_json, device)
         settings = self.plans_manager.plans.get("assft")
         if settings is None:
-            raise AssftError(f"The plans {self.plans_manager.plans_name} are not those of an experiment. Give -p nnUNetASSFTPlans, or "
-                             "nnUNetASSFTPlans_NAME for the experiment NAME.")  # fmt: skip
+            raise AssftError(
+                f"The plans {self.plans_manager.plans_name} are not those of an experiment. Give -p nnUNetASSFTPlans, or "
+                "nnUNetASSFTPlans_NAME for the experiment NAME."
+            )
         if not isinstance(fold, int):
-            raise AssftError(f"Fold {fold!r} does not exist: the fold of {type(self).__name__} is the number of the round.")
+            raise AssftError(
+                f"Fold {fold!r} does not exist: the fold of {type(self).__name__} is the number of the round."
+            )
         base = Path(str(nnUNet_preprocessed), self.plans_manager.dataset_name, "assft", settings["experiment"])
         self.preprocessed_dataset_folder_base = str(base)
         self.preprocessed_dataset_folder = os.path.join(self.preprocessed_dataset_folder_base, self.training_set(fold))
         self.stage_file = Path(self.preprocessed_dataset_folder + ".json")
         if not self.stage_file.is_file():
-            raise AssftError(f"{self.stage_file} is not there: fold {fold} has no training set yet. "
-                             f"Type nnUNetv2_assft_status for the next command.")  # fmt: skip
+            raise AssftError(
+                f"{self.stage_file} is not there: fold {fold} has no training set yet. "
+                f"Type nnUNetv2_assft_status for the next command."
+            )
         self.stage_plan: dict[str, Any] = read_json(self.stage_file)
         self.initial_lr = settings["initial_lr"]
         self.weight_decay = settings["weight_decay"]
@@ -142,7 +155,9 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
         training cases, and the final checkpoint is the model. A case that is listed twice is drawn twice as often.
         """
         cases = self.stage_plan["cases"]
-        self.print_to_log_file(f"Training on {len(cases)} cases; the validation loss and pseudo Dice are on training cases.")
+        self.print_to_log_file(
+            f"Training on {len(cases)} cases; the validation loss and pseudo Dice are on training cases."
+        )
         drawn_from = sorted(case for case, entry in cases.items() for _ in range(entry.get("copies", 1)))
         return drawn_from, sorted(case for case, entry in cases.items() if entry["kind"] == "human")
 
@@ -152,7 +167,9 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
         """Rotation about all three axes whatever the anisotropy, mirroring of all axes (also at test time)."""
         rotation = (-MAX_ROTATION, MAX_ROTATION)
         # the scale range of nnU-Net's own computation: what a patch rotated and scaled further misses is padded
-        initial_patch_size = get_patch_size(self.configuration_manager.patch_size, rotation, rotation, rotation, (0.85, 1.25))
+        initial_patch_size = get_patch_size(
+            self.configuration_manager.patch_size, rotation, rotation, rotation, (0.85, 1.25)
+        )
         mirror_axes = (0, 1, 2)
         self.inference_allowed_mirroring_axes = mirror_axes
         return rotation, False, initial_patch_size, mirror_axes
@@ -190,7 +207,9 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
                 apply_probability=0.15,
             ),
             RandomTransform(
-                MultiplicativeBrightnessTransform(multiplier_range=(0.75, 1.25), synchronize_channels=False, p_per_channel=1),
+                MultiplicativeBrightnessTransform(
+                    multiplier_range=(0.75, 1.25), synchronize_channels=False, p_per_channel=1
+                ),
                 apply_probability=0.15,
             ),
             RemoveLabelTansform(-1, 0),

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 
 from nnunet_assft.active.experiment import create_experiment
-from nnunet_assft.active.nnunet_io import load_weights, weights_sha256
 from nnunet_assft.active.state import Experiment
 from nnunet_assft.active.strategies import STRATEGIES
+from nnunet_assft.active.training.stages import load_weights, weights_sha256
 from nnunet_assft.errors import AssftError
 from nnunet_assft.network import PRESETS, CTFMSegmentationNet
 from tests.conftest import write_dataset
@@ -67,7 +67,8 @@ def test_a_fraction_may_be_asked_for(blobs, spec, n_test):
 
 
 @pytest.mark.parametrize(
-    "content", ['["case_06", "case_01"]', '{"train": ["case_00"], "test": ["case_01", "case_06"]}', "case_06\ncase_01\n"]
+    "content",
+    ['["case_06", "case_01"]', '{"train": ["case_00"], "test": ["case_01", "case_06"]}', "case_06\ncase_01\n"],
 )
 def test_a_file_may_name_the_test_cases(blobs, tmp_path, content):
     file = tmp_path / "split.json"
@@ -86,7 +87,9 @@ def test_a_fraction_that_is_none_is_refused(blobs, spec):
 
 def test_unknown_test_cases_are_named(blobs, tmp_path):
     (tmp_path / "split.txt").write_text("case_01 case_99 case_08\n")
-    with pytest.raises(AssftError, match=r"names 2 cases that are not in imagesTr \(case_08, case_99\); expected ids such as case_00"):
+    with pytest.raises(
+        AssftError, match=r"names 2 cases that are not in imagesTr \(case_08, case_99\); expected ids such as case_00"
+    ):
         plan(test_split=str(tmp_path / "split.txt"))
 
 
@@ -139,7 +142,10 @@ def test_round_0_keeps_the_papers_share_of_the_epochs(blobs):
 
 def everything_planned(experiment):
     paths = experiment.paths
-    images = {file.name: blosc2.open(urlpath=str(file), mode="r")[:].tobytes() for file in paths.preprocessed.glob("assft_pool_*/*.b2nd")}
+    images = {
+        file.name: blosc2.open(urlpath=str(file), mode="r")[:].tobytes()
+        for file in paths.preprocessed.glob("assft_pool_*/*.b2nd")
+    }
     plans = json.loads(paths.plans.read_text())
     return dataclasses.replace(experiment, dataset=""), {**plans, "dataset_name": ""}, images
 
@@ -156,7 +162,9 @@ def test_labels_are_not_opened(blobs, nnunet_folders):
 
 def test_the_oracle_needs_every_label_file(blobs):
     (blobs / "labelsTr" / "case_03.nii.gz").unlink()
-    with pytest.raises(AssftError, match=r"1 cases of Dataset901_Blobs have no label file \(case_03\).*--annotator human"):
+    with pytest.raises(
+        AssftError, match=r"1 cases of Dataset901_Blobs have no label file \(case_03\).*--annotator human"
+    ):
         plan()
 
 
@@ -259,12 +267,15 @@ def encoder():
     torch.manual_seed(99)
     network = CTFMSegmentationNet(1, 3, **PRESETS["tiny"])
     return {
-        name: torch.rand_like(value) if value.is_floating_point() else value + 7 for name, value in network.encoder.state_dict().items()
+        name: torch.rand_like(value) if value.is_floating_point() else value + 7
+        for name, value in network.encoder.state_dict().items()
     }
 
 
 def test_the_start_is_random_and_decided_by_the_seed(blobs):
-    weights = {name: load_weights(plan(name, seed=seed).paths.initial_network) for name, seed in (("a", 0), ("b", 0), ("c", 1))}
+    weights = {
+        name: load_weights(plan(name, seed=seed).paths.initial_network) for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    }
     assert weights_sha256(weights["a"]) == weights_sha256(weights["b"]) != weights_sha256(weights["c"])
     assert plan("a").encoder is None
     assert plan("a").initial_network_sha256 == weights_sha256(weights["a"])
@@ -319,5 +330,7 @@ def test_ctfm_takes_no_encoder_of_other_widths(blobs, tmp_path, encoder):
 
 def test_the_papers_printed_network_takes_no_encoder_and_says_why(blobs, tmp_path, encoder):
     save_file(encoder, tmp_path / "tiny.safetensors")
-    with pytest.raises(AssftError, match=r"'assft_paper' takes no pretrained encoder \(.*do not fit\)\. Use --preset ctfm"):
+    with pytest.raises(
+        AssftError, match=r"'assft_paper' takes no pretrained encoder \(.*do not fit\)\. Use --preset ctfm"
+    ):
         plan(preset="assft_paper", encoder=tmp_path / "tiny.safetensors")

@@ -1,24 +1,20 @@
 """Eqs. 1-26: values worked by hand, the worked examples if they lie beside the repository, edge cases and refusals."""
 
-import json
 import math
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from nnunet_assft.active import metrics
 from nnunet_assft.active.metrics import VoxelSums
+from tests.worked_examples import worked_example
 
-WORKED_EXAMPLES = Path(__file__).parents[3] / "shared" / "examples" / "worked_examples.json"
-CASE_A = [[0.7, 0.2, 0.5, 0.98], [0.2, 0.5, 0.5, 0.01], [0.1, 0.3, 0.0, 0.01]]  # (C, V); voxel 2 is a tie with background
-
-
-def example(name: str) -> dict:
-    if not WORKED_EXAMPLES.is_file():
-        pytest.skip("the worked examples are not beside this repository")
-    return json.loads(WORKED_EXAMPLES.read_text())["examples"][name]
+CASE_A = [
+    [0.7, 0.2, 0.5, 0.98],
+    [0.2, 0.5, 0.5, 0.01],
+    [0.1, 0.3, 0.0, 0.01],
+]  # (C, V); voxel 2 is a tie with background
 
 
 def near(expected: object) -> object:
@@ -51,7 +47,8 @@ def test_pd_of_the_first_rank_and_weights():
 
 
 @pytest.mark.parametrize(
-    ("r", "n_rounds", "expected"), [(1, 1, 3.0), (1, 5, 3.0), (5, 5, 1.5), (2, 2, 1.5), (2, 4, 2.25), (3, 5, 1.976090708271)]
+    ("r", "n_rounds", "expected"),
+    [(1, 1, 3.0), (1, 5, 3.0), (5, 5, 1.5), (2, 2, 1.5), (2, 4, 2.25), (3, 5, 1.976090708271)],
 )
 def test_temperature(r: int, n_rounds: int, expected: float):
     assert metrics.temperature(r, n_rounds) == near(expected)
@@ -113,7 +110,11 @@ def test_query_ties():
     assert metrics.select_query(dkd, asd, 9).tolist() == [2, 1, 0, 3]
     equal = np.ones(3)
     assert metrics.select_query(equal, equal, 2, ids=["b", "c", "a"]).tolist() == [2, 0]
-    assert metrics.select_query(equal, equal, 3, ids=["case_9", "case_10", "case_1"]).tolist() == [2, 1, 0]  # as strings
+    assert metrics.select_query(equal, equal, 3, ids=["case_9", "case_10", "case_1"]).tolist() == [
+        2,
+        1,
+        0,
+    ]  # as strings
 
 
 def test_all_equal_asd_leaves_the_order_to_dkd():
@@ -164,7 +165,26 @@ def test_query_budget(spec: int | float | str, n_pool: int, expected: int):
 
 
 @pytest.mark.parametrize(
-    "spec", ["0%", "-1", -1, 0, "0", 1.5, "1.5", "101%", "5%%", "", "five", "nan", float("nan"), float("inf"), -0.1, True, None]
+    "spec",
+    [
+        "0%",
+        "-1",
+        -1,
+        0,
+        "0",
+        1.5,
+        "1.5",
+        "101%",
+        "5%%",
+        "",
+        "five",
+        "nan",
+        float("nan"),
+        float("inf"),
+        -0.1,
+        True,
+        None,
+    ],
 )
 def test_query_budget_refuses_nonsense(spec: object):
     with pytest.raises(ValueError, match="expected cases per round"):
@@ -195,7 +215,7 @@ def test_medoid():
 
 
 def test_example_uncertainty_scalars():
-    given_ = example("uncertainty_scalars")
+    given_ = worked_example("uncertainty_scalars")
     scores: dict[str, dict[str, float]] = {"enpy": {}, "lcon": {}, "mmar": {}}
     for case, probs in given_["inputs"]["softmax"].items():
         sums, expected = metrics.voxel_sums(np.array(probs), 3.0), given_["expected"]["per_case"][case]
@@ -203,7 +223,9 @@ def test_example_uncertainty_scalars():
         scores["lcon"][case] = 1 - sums.top1_sum / sums.voxels
         scores["mmar"][case] = sums.margin_sum / sums.voxels
         assert sums.entropy_sum == near(expected["entropy_sum"])
-        assert {name: values[case] for name, values in scores.items()} == near({name: expected[name] for name in scores})
+        assert {name: values[case] for name, values in scores.items()} == near(
+            {name: expected[name] for name in scores}
+        )
         for voxel, entropy in enumerate(expected["entropy_per_voxel_nats"]):
             assert metrics.voxel_sums(np.array(probs)[:, voxel : voxel + 1], 3.0).entropy_sum == near(entropy)
     for name, sign in (("enpy", -1), ("lcon", -1), ("mmar", 1)):
@@ -212,21 +234,23 @@ def test_example_uncertainty_scalars():
 
 
 def test_example_asd():
-    softmax_of = example("uncertainty_scalars")["inputs"]["softmax"]
-    for case, of_case in example("asd")["expected"].items():
+    softmax_of = worked_example("uncertainty_scalars")["inputs"]["softmax"]
+    for case, of_case in worked_example("asd")["expected"].items():
         for name, expected in of_case.items():
             probs, tau = np.array(softmax_of[case]), float(name.removeprefix("tau_"))
             for reduction in metrics.ASD_REDUCTIONS:
                 assert metrics.asd(probs, 1, 5, reduction, tau=tau) == near(expected[reduction])
                 if tau == 1:
-                    assert metrics.asd_from_sums(metrics.voxel_sums(probs, 3.0), reduction, tau1=True) == near(expected[reduction])
+                    assert metrics.asd_from_sums(metrics.voxel_sums(probs, 3.0), reduction, tau1=True) == near(
+                        expected[reduction]
+                    )
             inside = [metrics.voxel_sums(probs[:, v : v + 1], tau).mask_voxels for v in range(probs.shape[1])]
             assert inside == expected["mask"]
 
 
 def test_example_confidence():
-    softmax_of = example("uncertainty_scalars")["inputs"]["softmax"]
-    for case, expected in example("confidence")["expected"].items():
+    softmax_of = worked_example("uncertainty_scalars")["inputs"]["softmax"]
+    for case, expected in worked_example("confidence")["expected"].items():
         probs = np.array(softmax_of[case])
         for reduction in metrics.CONFIDENCE_REDUCTIONS:
             assert metrics.confidence(probs, reduction) == near(expected[reduction])
@@ -236,7 +260,9 @@ def test_example_confidence():
             inside, top1 = expected["mask"][voxel], expected["top1"][voxel]
             assert (sums.foreground_voxels, sums.top1_sum) == (inside, near(top1))
             assert sums.margin_sum == near(top1 - expected["top2"][voxel])
-            assert strict.foreground_margin_sum == near(inside * (top1 - expected["top2_strict_reading_of_eq18"][voxel]))
+            assert strict.foreground_margin_sum == near(
+                inside * (top1 - expected["top2_strict_reading_of_eq18"][voxel])
+            )
 
 
 def scalars_of(sums: VoxelSums) -> dict[str, float]:
@@ -251,25 +277,25 @@ def scalars_of(sums: VoxelSums) -> dict[str, float]:
 
 
 def test_example_empty_foreground():
-    given_ = example("empty_foreground")
+    given_ = worked_example("empty_foreground")
     found = scalars_of(metrics.voxel_sums(np.array(given_["inputs"]["softmax"]), given_["inputs"]["tau"]))
     assert {name: found[name] for name in given_["expected"]} == near(given_["expected"])
 
 
 def test_example_streaming_pass():
-    given_ = example("streaming_pass")
+    given_ = worked_example("streaming_pass")
     blocks = [metrics.voxel_sums(np.array(block), given_["inputs"]["tau"]) for block in given_["inputs"]["blocks"]]
     found = scalars_of(sum(blocks, VoxelSums.zero(3)))
     assert {name: found[name] for name in given_["expected"]} == near(given_["expected"])
 
 
 def test_example_tau():
-    for n_rounds, expected in example("tau")["expected"].items():
+    for n_rounds, expected in worked_example("tau")["expected"].items():
         assert [metrics.temperature(r + 1, int(n_rounds)) for r in range(int(n_rounds))] == near(expected)
 
 
 def test_example_dkd():
-    given_ = example("dkd")
+    given_ = worked_example("dkd")
     e_pre, e_cur = (np.array(given_["inputs"][name]) for name in ("pretrained", "latest"))
     expected, distance = given_["expected"], metrics.pakd(e_pre, e_cur)
     pd = metrics.pairwise_dissimilarity(e_cur, distance)
@@ -281,7 +307,7 @@ def test_example_dkd():
 
 
 def test_example_pd_prefix_recurrence():
-    given_ = example("pd_prefix_recurrence")
+    given_ = worked_example("pd_prefix_recurrence")
     e = np.array(given_["inputs"]["embeddings_already_sorted_by_descending_pakd"])
     pakd = np.linspace(1, 0, len(e))
     literal, reverse = (metrics.pairwise_dissimilarity(e, pakd, pd_weights=name) for name in ("literal", "reversed"))
@@ -290,13 +316,13 @@ def test_example_pd_prefix_recurrence():
 
 
 def test_example_zero_and_frozen_embeddings():
-    given_ = example("zero_and_frozen_embeddings")
+    given_ = worked_example("zero_and_frozen_embeddings")
     found = metrics.pakd(*(np.array(given_["inputs"][name]) for name in ("pretrained", "latest")))
     assert found == near(given_["expected"]["pakd"])
 
 
 def test_example_rank_transform():
-    given_ = example("rank_transform")
+    given_ = worked_example("rank_transform")
     inputs = {name: np.array(values) for name, values in given_["inputs"].items()}
     assert metrics.minmax(inputs["scores"]) == near(given_["expected"]["minmax"])
     assert metrics.rank01(inputs["scores"]) == near(given_["expected"]["rank01"])
@@ -305,7 +331,7 @@ def test_example_rank_transform():
 
 
 def test_example_query_selection():
-    given_ = example("query_selection")
+    given_ = worked_example("query_selection")
     dkd, asd = np.array(given_["inputs"]["dkd"]), np.array(given_["inputs"]["asd"])
     n_query, expected, second = given_["inputs"]["n_b"], given_["expected"], given_["second_call"]
     assert metrics.query_score(dkd, asd) == near(expected["q"])
@@ -316,9 +342,11 @@ def test_example_query_selection():
     assert rest[metrics.select_query(dkd[rest], asd[rest], n_query)].tolist() == second["selected"]
 
 
-@pytest.mark.parametrize(("name", "scale"), [("pseudo_selection_foreground_mean", "none"), ("pseudo_selection_default", "max")])
+@pytest.mark.parametrize(
+    ("name", "scale"), [("pseudo_selection_foreground_mean", "none"), ("pseudo_selection_default", "max")]
+)
 def test_example_pseudo_selection(name: str, scale: str):
-    given_ = example(name)
+    given_ = worked_example(name)
     inputs, expected = given_["inputs"], given_["expected"]
     confidence, e, anchors = (np.array(inputs[key]) for key in ("confidence", "embeddings", "anchors"))
     arguments = (confidence, e, anchors, inputs["n_su"], inputs["tau_c"], scale)
@@ -329,36 +357,40 @@ def test_example_pseudo_selection(name: str, scale: str):
     reliability = [math.nan if value is None else value for value in expected["reliability"]]
     np.testing.assert_allclose(chosen.reliability, reliability, rtol=1e-9)
     inside = ~np.isnan(reliability)
-    np.testing.assert_allclose(metrics.reliability(confidence, e, anchors)[inside], np.array(reliability)[inside], rtol=1e-9)
+    np.testing.assert_allclose(
+        metrics.reliability(confidence, e, anchors)[inside], np.array(reliability)[inside], rtol=1e-9
+    )
     if "semantic_distance_all" in expected:
         assert metrics.semantic_distance(e, anchors) == near(expected["semantic_distance_all"])
 
 
 def test_example_candidate_count():
-    for case in example("candidate_count")["cases"]:
+    for case in worked_example("candidate_count")["cases"]:
         scale = "max" if case["scaled_by_max"] else "none"
         assert metrics.n_candidates(np.array(case["confidence"]), case["n_su"], case["tau_c"], scale) == case["k"], case
 
 
 def test_example_semantic_distance():
-    given_ = example("semantic_distance")
+    given_ = worked_example("semantic_distance")
     found = metrics.semantic_distance(*(np.array(given_["inputs"][name]) for name in ("embeddings", "anchors")))
     assert found == near(given_["expected"]["distance"])
 
 
 def test_example_budget():
-    for case in example("budget")["cases"]:
+    for case in worked_example("budget")["cases"]:
         assert metrics.query_budget(case["spec"], case["n_t"]) == case["n_b"], case
 
 
 def test_example_query_pool():
-    for case in example("query_pool")["cases"]:
-        found = metrics.query_pool(case["unlabelled"], case["pseudo_labelled_last_round"], case["reliability"], case["n_b"])
+    for case in worked_example("query_pool")["cases"]:
+        found = metrics.query_pool(
+            case["unlabelled"], case["pseudo_labelled_last_round"], case["reliability"], case["n_b"]
+        )
         assert found == case["pool"], case
 
 
 def test_example_medoid():
-    given_ = example("medoid")
+    given_ = worked_example("medoid")
     e = np.array(given_["inputs"]["pretrained"])
     assert metrics.summed_distance(e) == near(given_["expected"]["summed_distance"])
     assert metrics.medoid(e) == given_["expected"]["x_1"]

@@ -18,7 +18,10 @@ from hypothesis.extra import numpy as hnp
 from nnunet_assft.active import metrics
 from nnunet_assft.active.metrics import VoxelSums
 
-pytestmark = [pytest.mark.filterwarnings("error"), pytest.mark.filterwarnings("ignore:PAKD is 0")]  # no overflow, no 0/0
+pytestmark = [
+    pytest.mark.filterwarnings("error"),
+    pytest.mark.filterwarnings("ignore:PAKD is 0"),
+]  # no overflow, no 0/0
 
 FLOATS = {  # with squares that over- or underflow, the largest value and the smallest denormal
     np.float16: [0.0, 1.0, -1.0, 3.0, 300.0, 65504.0, -65504.0, 6e-5, 6e-8],
@@ -98,7 +101,9 @@ def literal_distance(a: np.ndarray, b: np.ndarray) -> float:
     return float(exact_distance(a, b))
 
 
-def literal_pd(e: np.ndarray, pakd: np.ndarray, ids: list[str], pd_first: str = "one", pd_weights: str = "literal") -> np.ndarray:
+def literal_pd(
+    e: np.ndarray, pakd: np.ndarray, ids: list[str], pd_first: str = "one", pd_weights: str = "literal"
+) -> np.ndarray:
     """Eqs. 3-4 for n cases sorted by PAKD descending, ties by id."""
     order, n = sorted(range(len(e)), key=lambda i: (-pakd[i], ids[i])), len(e)
     pd = {}
@@ -112,7 +117,9 @@ def literal_pd(e: np.ndarray, pakd: np.ndarray, ids: list[str], pd_first: str = 
     return np.array([pd[order.index(i) + 1] for i in range(n)])
 
 
-def literal_pd_after(labelled: np.ndarray, e: np.ndarray, pakd: np.ndarray, ids: list[str], pd_weights: str) -> np.ndarray:
+def literal_pd_after(
+    labelled: np.ndarray, e: np.ndarray, pakd: np.ndarray, ids: list[str], pd_weights: str
+) -> np.ndarray:
     """PD_c = sum_j w_cj d_cj / sum_j w_cj over all better-ranked cases j; the labelled share rank 1, the pool follows."""
     order = sorted(range(len(e)), key=lambda i: (-pakd[i], ids[i]))
     better = [(1, case) for case in labelled]
@@ -220,7 +227,10 @@ def test_opposite_embeddings_are_not_further_apart_than_2(rng: np.random.Generat
     pair = np.stack([e, opposite])
     for weights in metrics.PD_WEIGHTS:
         pd = [metrics.pairwise_dissimilarity(pair[:, i], np.zeros(2), pd_weights=weights)[1] for i in range(n)]
-        after = [metrics.pairwise_dissimilarity(e[[i]], np.zeros(1), pd_weights=weights, e_labelled=opposite[[i]])[0] for i in range(n)]
+        after = [
+            metrics.pairwise_dissimilarity(e[[i]], np.zeros(1), pd_weights=weights, e_labelled=opposite[[i]])[0]
+            for i in range(n)
+        ]
         assert pd == after == near(np.full(n, 2.0), 1e-14)
         assert max(pd) <= 2
     distance = [metrics.semantic_distance(opposite[[i]], e[[i]])[0] for i in range(n)]
@@ -248,7 +258,9 @@ def test_pakd_warns_only_if_no_case_has_moved(e: np.ndarray):
 @given(data=st.data(), n=st.integers(1, 9), d=st.integers(1, 4), rng=rngs, block=blocks)
 @pytest.mark.parametrize("pd_weights", metrics.PD_WEIGHTS)
 @pytest.mark.parametrize("pd_first", metrics.PD_FIRST)
-def test_pd_is_the_double_loop(pd_first: str, pd_weights: str, data: st.DataObject, n: int, d: int, rng: np.random.Generator, block: int):
+def test_pd_is_the_double_loop(
+    pd_first: str, pd_weights: str, data: st.DataObject, n: int, d: int, rng: np.random.Generator, block: int
+):
     e, pakd, ids = data.draw(embeddings(n, d)), few_values(rng, n), shuffled_ids(rng, n)
     with patch.object(metrics, "_BLOCK", block):
         found = metrics.pairwise_dissimilarity(e, pakd, ids, pd_first=pd_first, pd_weights=pd_weights)
@@ -302,7 +314,13 @@ def test_no_labelled_case_is_the_paper(rng: np.random.Generator, n: int, d: int)
 
 
 @few
-@given(rng=rngs, n=st.integers(1, 9), d=st.integers(1, 4), n_labelled=st.integers(0, 3), spread=st.sampled_from([1.0, 1e-3, 1e-6]))
+@given(
+    rng=rngs,
+    n=st.integers(1, 9),
+    d=st.integers(1, 4),
+    n_labelled=st.integers(0, 3),
+    spread=st.sampled_from([1.0, 1e-3, 1e-6]),
+)
 def test_dkd_is_pakd_times_pd(rng: np.random.Generator, n: int, d: int, n_labelled: int, spread: float):
     rows = rng.integers(n, size=n)  # some cases twice: equal PAKD, the id decides
     e_pre, e_cur = (1 + spread * rng.normal(size=(2, n, d)))[:, rows]
@@ -315,7 +333,9 @@ def test_dkd_is_pakd_times_pd(rng: np.random.Generator, n: int, d: int, n_labell
             if n_labelled:
                 pd = literal_pd_after(labelled, e_cur, metrics.pakd(e_pre, e_cur), ids, weights)
             largest = max(divergence)
-            assert found == pytest.approx(divergence * pd, rel=1e-12, abs=2e-13 * largest + 1e-14 * math.sqrt(largest) + 1e-28)
+            assert found == pytest.approx(
+                divergence * pd, rel=1e-12, abs=2e-13 * largest + 1e-14 * math.sqrt(largest) + 1e-28
+            )
             assert found.min() >= 0
             assert found.max() <= 4
 
@@ -351,7 +371,9 @@ def test_asd_is_the_masked_entropy(reduction: str, probs: np.ndarray, n_rounds: 
     assert metrics.asd_from_sums(sums, reduction, tau1=True) == near(literal_asd(probs, 1.0, reduction), 1e-12)
     assert metrics.asd(probs, 1, n_rounds, reduction, tau=tau) == metrics.asd_from_sums(sums, reduction)
     for r in range(1, n_rounds + 1):
-        assert metrics.asd(probs, r, n_rounds, reduction) == near(literal_asd(probs, metrics.temperature(r, n_rounds), reduction), 1e-12)
+        assert metrics.asd(probs, r, n_rounds, reduction) == near(
+            literal_asd(probs, metrics.temperature(r, n_rounds), reduction), 1e-12
+        )
     assert metrics.asd(probs, 1, 1) == metrics.asd(probs, 1, 1, "foreground_mean", tau=3.0)
 
 
@@ -375,15 +397,21 @@ def test_ranges_of_what_is_summed_over_voxels(probs: np.ndarray, tau: float):
     sums, strict = metrics.voxel_sums(probs, tau), metrics.voxel_sums(probs, tau, second="strict")
     n_classes, slack = len(probs), 1 + 1e-2
     assert sum(sums.class_voxels) == sums.voxels == probs[0].size
-    assert sum(sums.class_voxels[1:]) == sums.foreground_voxels <= sums.mask_voxels_tau1 <= sums.mask_voxels <= sums.voxels
+    assert (
+        sum(sums.class_voxels[1:]) == sums.foreground_voxels <= sums.mask_voxels_tau1 <= sums.mask_voxels <= sums.voxels
+    )
     assert 0 <= sums.masked_entropy_sum_tau1 <= sums.masked_entropy_sum + 1e-9
     assert sums.masked_entropy_sum <= sums.entropy_sum + 1e-9 <= sums.voxels * math.log(n_classes) * slack + 2e-9
     assert sums.voxels / n_classes <= sums.top1_sum * slack <= sums.voxels * slack**2
     assert 0 <= sums.foreground_margin_sum <= sums.margin_sum + 1e-9 <= sums.top1_sum + 2e-9
     assert sums.foreground_margin_sum <= strict.foreground_margin_sum + 1e-9
-    assert metrics.asd_from_sums(sums, "mean") <= metrics.asd_from_sums(sums) + 1e-9 <= math.log(n_classes) * slack + 2e-9
+    assert (
+        metrics.asd_from_sums(sums, "mean") <= metrics.asd_from_sums(sums) + 1e-9 <= math.log(n_classes) * slack + 2e-9
+    )
     assert 0 <= metrics.confidence_from_sums(sums, "foreground_mean") <= 1
-    enpy = metrics.asd_from_sums(metrics.voxel_sums(probs, 1e300), "mean")  # a mask of 1, but where nothing is uncertain
+    enpy = metrics.asd_from_sums(
+        metrics.voxel_sums(probs, 1e300), "mean"
+    )  # a mask of 1, but where nothing is uncertain
     assert enpy == near(sums.entropy_sum / sums.voxels)
 
 
@@ -395,7 +423,9 @@ def test_order_of_voxels_and_foreground_classes(second: str, probs: np.ndarray, 
     shuffled = flat[:, rng.permutation(flat.shape[1])]
     assert numbers_of(metrics.voxel_sums(shuffled, tau, second=second)) == near(expected, 1e-12)
     renamed = numbers_of(metrics.voxel_sums(flat[[0, *rng.permutation(range(1, len(flat)))]], tau, second=second))
-    names = [name for name in expected if not name.startswith("class ")]  # a tie of two foreground classes is the first one
+    names = [
+        name for name in expected if not name.startswith("class ")
+    ]  # a tie of two foreground classes is the first one
     assert [renamed[name] for name in names] == near([expected[name] for name in names], 1e-12)
 
 
@@ -421,7 +451,11 @@ def test_every_field_adds_to_its_own(numbers: list[int]):
     for record, values in zip(records, (mine, theirs), strict=True):  # and every reduction reads the fields of its own
         for mask in ("", "_tau1"):
             total, inside = values[f"masked_entropy_sum{mask}"], values[f"mask_voxels{mask}"]
-            expected = {"sum": total, "mean": total / (values["voxels"] or math.inf), "foreground_mean": total / (inside or math.inf)}
+            expected = {
+                "sum": total,
+                "mean": total / (values["voxels"] or math.inf),
+                "foreground_mean": total / (inside or math.inf),
+            }
             assert {name: metrics.asd_from_sums(record, name, tau1=bool(mask)) for name in expected} == near(expected)
         total, inside = values["foreground_margin_sum"], values["foreground_voxels"]
         expected = {"sum": total, "foreground_mean": total / (inside or math.inf)}
@@ -438,7 +472,9 @@ def test_an_empty_field_of_view_dilutes_only_the_mean(asd: str, confidence: str,
     case, padded = metrics.voxel_sums(flat, tau), metrics.voxel_sums(np.hstack([flat, empty]), tau)
     diluted = 2 if asd == "mean" else 1
     assert diluted * metrics.asd_from_sums(padded, asd) == near(metrics.asd_from_sums(case, asd), 1e-12)
-    assert metrics.confidence_from_sums(padded, confidence) == near(metrics.confidence_from_sums(case, confidence), 1e-12)
+    assert metrics.confidence_from_sums(padded, confidence) == near(
+        metrics.confidence_from_sums(case, confidence), 1e-12
+    )
 
 
 @few
@@ -455,7 +491,9 @@ def test_half_precision_is_precise_enough(rng: np.random.Generator, n_classes: i
 
 # Eqs. 12-16 -----------------------------------------------------------------------------------------------------------
 
-scores = hnp.arrays(np.float64, st.integers(1, 12), elements=st.sampled_from([0.0, -0.0, 5e-324, 1e-9, 0.1, 0.2, 0.3, 1.0, 4.0, 1e300]))
+scores = hnp.arrays(
+    np.float64, st.integers(1, 12), elements=st.sampled_from([0.0, -0.0, 5e-324, 1e-9, 0.1, 0.2, 0.3, 1.0, 4.0, 1e300])
+)
 
 
 @few
@@ -530,7 +568,12 @@ def confidences(rng: np.random.Generator, n: int) -> np.ndarray:
 
 
 @few
-@given(rng=rngs, n=st.integers(1, 40), n_select=st.integers(1, 12), tau_c=st.sampled_from([1e-9, 0.1, 0.9, 1.0, 2.0, 50.0, 1e300]))
+@given(
+    rng=rngs,
+    n=st.integers(1, 40),
+    n_select=st.integers(1, 12),
+    tau_c=st.sampled_from([1e-9, 0.1, 0.9, 1.0, 2.0, 50.0, 1e300]),
+)
 @pytest.mark.parametrize("scale", metrics.SCALES)
 def test_k_is_the_clipped_ceiling(scale: str, rng: np.random.Generator, n: int, n_select: int, tau_c: float):
     confidence = confidences(rng, n)
@@ -554,7 +597,9 @@ def test_k_is_exact_where_the_quotient_is_an_integer(n: int, n_select: int, tent
 
 @few
 @given(data=st.data(), n=st.integers(1, 6), d=st.integers(1, 4), n_anchors=st.integers(1, 4), rng=rngs, block=blocks)
-def test_distance_to_the_nearest_anchor(data: st.DataObject, n: int, d: int, n_anchors: int, rng: np.random.Generator, block: int):
+def test_distance_to_the_nearest_anchor(
+    data: st.DataObject, n: int, d: int, n_anchors: int, rng: np.random.Generator, block: int
+):
     e, anchors, confidence = data.draw(embeddings(n, d)), data.draw(embeddings(n_anchors, d)), confidences(rng, n)
     with patch.object(metrics, "_BLOCK", block):
         found, reliability = metrics.semantic_distance(e, anchors), metrics.reliability(confidence, e, anchors)
@@ -569,9 +614,17 @@ def test_distance_to_the_nearest_anchor(data: st.DataObject, n: int, d: int, n_a
 
 
 @few
-@given(rng=rngs, n=st.integers(1, 14), n_anchors=st.integers(1, 4), n_select=st.integers(1, 6), tau_c=st.sampled_from([0.5, 2.0]))
+@given(
+    rng=rngs,
+    n=st.integers(1, 14),
+    n_anchors=st.integers(1, 4),
+    n_select=st.integers(1, 6),
+    tau_c=st.sampled_from([0.5, 2.0]),
+)
 @pytest.mark.parametrize("scale", metrics.SCALES)
-def test_the_selection_is_the_literal_loop(scale: str, rng: np.random.Generator, n: int, n_anchors: int, n_select: int, tau_c: float):
+def test_the_selection_is_the_literal_loop(
+    scale: str, rng: np.random.Generator, n: int, n_anchors: int, n_select: int, tau_c: float
+):
     confidence, ids = rng.choice(confidences(rng, n), n), shuffled_ids(rng, n)
     e, anchors = cases_twice(rng, n, 3), rng.normal(size=(n_anchors, 3))
     e[rng.random(n) < 0.3] = 0  # D = 1 and R = 0 whatever the confidence
@@ -585,7 +638,9 @@ def test_the_selection_is_the_literal_loop(scale: str, rng: np.random.Generator,
     assert found.indices.tolist() == expected
     inside = [i in candidates for i in range(n)]
     assert found.distance == near(np.where(inside, np.array(distance, dtype=float), np.nan), 1e-14)
-    np.testing.assert_allclose(found.reliability, np.where(inside, np.array(reliability, dtype=float), np.nan), rtol=1e-12)
+    np.testing.assert_allclose(
+        found.reliability, np.where(inside, np.array(reliability, dtype=float), np.nan), rtol=1e-12
+    )
     assert metrics.select_reliable(confidence, e, anchors, n_select, tau_c, scale, ids).tolist() == expected
 
 
@@ -595,8 +650,14 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     "unit_vectors": (metrics.unit_vectors, ("e_pre",)),
     "pakd": (metrics.pakd, ("e_pre", "e_cur")),
     "pairwise_dissimilarity": (metrics.pairwise_dissimilarity, ("e_cur", "dkd")),
-    "pairwise_dissimilarity reversed": (lambda *a: metrics.pairwise_dissimilarity(*a, pd_weights="reversed"), ("e_cur", "dkd")),
-    "pairwise_dissimilarity labelled": (lambda e, s, a: metrics.pairwise_dissimilarity(e, s, e_labelled=a), ("e_cur", "dkd", "anchors")),
+    "pairwise_dissimilarity reversed": (
+        lambda *a: metrics.pairwise_dissimilarity(*a, pd_weights="reversed"),
+        ("e_cur", "dkd"),
+    ),
+    "pairwise_dissimilarity labelled": (
+        lambda e, s, a: metrics.pairwise_dissimilarity(e, s, e_labelled=a),
+        ("e_cur", "dkd", "anchors"),
+    ),
     "dkd": (metrics.dkd, ("e_pre", "e_cur")),
     "dkd labelled": (lambda *a: metrics.dkd(*a[:2], e_labelled=a[2]), ("e_pre", "e_cur", "anchors")),
     "voxel_sums": (lambda p: metrics.voxel_sums(p, 2.0), ("probs",)),
@@ -621,7 +682,10 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
 def inputs_in_half_precision(rng: np.random.Generator, n: int, n_classes: int) -> dict[str, np.ndarray]:
     """float64 arrays whose values float16 holds exactly, though not their squares; no ties but in the softmax."""
     shapes = {"e_pre": (n, 40), "e_cur": (n, 40), "anchors": (3, 40)}
-    rows = {name: rng.integers(-1024, 1025, shape) * 2.0 ** rng.integers(-14, 5, (shape[0], 1)) for name, shape in shapes.items()}
+    rows = {
+        name: rng.integers(-1024, 1025, shape) * 2.0 ** rng.integers(-14, 5, (shape[0], 1))
+        for name, shape in shapes.items()
+    }
     values = {name: rng.choice(2048, n, replace=False) / 1024 for name in ("dkd", "asd", "confidence")}
     probs = rng.multinomial(64, np.full(n_classes, 1 / n_classes), (2, 3, 4)) / 64
     return rows | values | {"probs": np.ascontiguousarray(np.moveaxis(probs, -1, 0))}
@@ -647,7 +711,9 @@ def values_of(result: Any) -> np.ndarray:
 @settings(max_examples=5, deadline=None)
 @given(rng=rngs, n=st.integers(4, 7), n_classes=st.sampled_from([2, 26]))
 @pytest.mark.parametrize("name", CALLS)
-def test_any_float_in_any_layout_gives_the_same_and_is_not_modified(name: str, rng: np.random.Generator, n: int, n_classes: int):
+def test_any_float_in_any_layout_gives_the_same_and_is_not_modified(
+    name: str, rng: np.random.Generator, n: int, n_classes: int
+):
     function, arguments = CALLS[name]
     inputs = inputs_in_half_precision(rng, n, n_classes)
     plain = [inputs[argument] for argument in arguments]
@@ -675,7 +741,11 @@ def test_a_shuffled_pool_gives_the_same_cases(rng: np.random.Generator, n: int, 
         dkd += [metrics.pairwise_dissimilarity(cur, values[rows], there, pd_first=first) for first in metrics.PD_FIRST]
         chosen = [metrics.select_query(scores, asd[rows], 3, there) for scores in (dkd[0], values[rows])]
         chosen += [metrics.select_reliable(c, cur, anchors, 3, ids=there), np.array([metrics.medoid(pre, there)])]
-        per_case = [metrics.summed_distance(pre), metrics.reliability(c, cur, anchors), metrics.query_score(dkd[1], asd[rows])]
+        per_case = [
+            metrics.summed_distance(pre),
+            metrics.reliability(c, cur, anchors),
+            metrics.query_score(dkd[1], asd[rows]),
+        ]
         return dkd + per_case, [there[indices].tolist() for indices in chosen]
 
     (values_here, chosen_here), (values_there, chosen_there) = of(np.arange(n)), of(shuffle)
@@ -698,7 +768,9 @@ def test_length_of_embeddings_plays_no_role(rng: np.random.Generator, n: int):
         found = metrics.dkd(scaled(e_pre), scaled(e_cur), e_labelled=longer)
         assert found == near(metrics.dkd(e_pre, e_cur, e_labelled=labelled), 1e-13)
     assert metrics.summed_distance(scaled(e_pre)) == near(metrics.summed_distance(e_pre), 2e-9)
-    assert metrics.reliability(confidence, scaled(e_cur), scaled(anchors)) == near(metrics.reliability(confidence, e_cur, anchors), 1e-13)
+    assert metrics.reliability(confidence, scaled(e_cur), scaled(anchors)) == near(
+        metrics.reliability(confidence, e_cur, anchors), 1e-13
+    )
     found = metrics.select_reliable(confidence, scaled(e_cur), scaled(anchors), 2)
     np.testing.assert_array_equal(found, metrics.select_reliable(confidence, e_cur, anchors, 2))
 
@@ -712,7 +784,9 @@ def test_the_id_decides_among_identical_cases(rng: np.random.Generator, n: int, 
     for weights in metrics.PD_WEIGHTS:
         pd = metrics.pairwise_dissimilarity(e, metrics.pakd(e_pre, e), ids, pd_weights=weights)
         assert pd[by_id].tolist() == [1.0] + [0.0] * (n - 1)  # exactly, no rounding noise that could order them
-        assert not metrics.pairwise_dissimilarity(e, metrics.pakd(e_pre, e), ids, pd_weights=weights, e_labelled=e[:2]).any()
+        assert not metrics.pairwise_dissimilarity(
+            e, metrics.pakd(e_pre, e), ids, pd_weights=weights, e_labelled=e[:2]
+        ).any()
     assert metrics.select_query(metrics.dkd(e_pre, e, ids), np.ones(n), n, ids).tolist() == by_id
     assert metrics.select_query(metrics.dkd(e, e.copy(), ids), np.ones(n), n, ids).tolist() == by_id
     assert metrics.select_reliable(np.full(n, 0.3), e, rng.normal(size=(3, d)), n, ids=ids).tolist() == by_id

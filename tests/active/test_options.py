@@ -44,7 +44,12 @@ EVERY_CHOICE = {
     "ugtst_entropy": {"mean", "single"},
     "badge_loss": {"ce", "ce+dice"},
 }
-NUMBERS = {"tau_c": 1e-6, "ignore_margin": 0.0, "pseudo_weight": 0.05, "ugtst_multiple": 1}  # and the least that is allowed
+NUMBERS = {
+    "tau_c": 1e-6,
+    "ignore_margin": 0.0,
+    "pseudo_weight": 0.05,
+    "ugtst_multiple": 1,
+}  # and the least that is allowed
 
 
 def test_every_default_is_the_method():
@@ -54,7 +59,9 @@ def test_every_default_is_the_method():
     assert METHOD.keys() == EVERY_CHOICE.keys() | NUMBERS.keys()
 
 
-@pytest.mark.parametrize(("name", "choice"), [(name, choice) for name, choices in EVERY_CHOICE.items() for choice in sorted(choices)])
+@pytest.mark.parametrize(
+    ("name", "choice"), [(name, choice) for name, choices in EVERY_CHOICE.items() for choice in sorted(choices)]
+)
 def test_every_choice_is_read(name: str, choice: str):
     options = Options.parse([f"{name}={choice}"])
     value = {"true": True, "false": False}.get(choice, choice)
@@ -94,7 +101,9 @@ def test_several_options_in_any_order():
     assert list(options.changed()) == [field.name for field in fields(Options) if field.name in options.changed()]
 
 
-@pytest.mark.parametrize("text", ["tau", "tau_c", "", "=", "=one", "tau_c:2", "Tau=one", " tau=one", "tau =one", "budget=5", "--tau=one"])
+@pytest.mark.parametrize(
+    "text", ["tau", "tau_c", "", "=", "=one", "tau_c:2", "Tau=one", " tau=one", "tau =one", "budget=5", "--tau=one"]
+)
 def test_an_unknown_name_or_a_missing_value_is_refused_with_all_names(text: str):
     with pytest.raises(AssftError, match="expected NAME=VALUE with one of") as error:
         Options.parse([text])
@@ -146,7 +155,9 @@ def test_the_constructor_refuses_what_parse_refuses():
 
 
 @pytest.mark.parametrize("name", NUMBERS)
-@pytest.mark.parametrize("value", ["nan", "NaN", "inf", "-inf", "Infinity", "1e999", "", "two", "1,5", "0x2", "1 2", "2=2"])
+@pytest.mark.parametrize(
+    "value", ["nan", "NaN", "inf", "-inf", "Infinity", "1e999", "", "two", "1,5", "0x2", "1 2", "2=2"]
+)
 def test_what_is_no_finite_number_is_refused(name: str, value: str):
     with pytest.raises(AssftError, match=f"--option {name}=.*: expected a .*number, at least {NUMBERS[name]:g}"):
         Options.parse([f"{name}={value}"])

@@ -14,12 +14,12 @@ from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from nnunet_assft.active.experiment import create_experiment
-from nnunet_assft.active.inference import Scorer
-from nnunet_assft.active.nnunet_io import load_weights
 from nnunet_assft.active.pseudo_labels import Refinement, write_pseudo_labels, write_segmentation
 from nnunet_assft.active.rounds import open_context
+from nnunet_assft.active.scoring.scorer import Scorer
+from nnunet_assft.active.training.stages import load_weights
 from nnunet_assft.planning.preprocessing import load_image, load_properties
-from nnunet_assft.planning.raw_dataset import find_dataset
+from nnunet_assft.volumes.raw_dataset import find_dataset
 from tests.conftest import blob_case
 
 HUMAN = ("case_02", "case_04")
@@ -48,7 +48,9 @@ def written(blobs):
     write_oblique(blobs)
     experiment = create_experiment(901, preset="tiny", epochs=1, iterations_per_epoch=1)
     context = open_context(experiment, torch.device("cpu"))
-    scorer = Scorer(context.plans, context.dataset.dataset_json, load_weights(experiment.paths.initial_network), context.device)
+    scorer = Scorer(
+        context.plans, context.dataset.dataset_json, load_weights(experiment.paths.initial_network), context.device
+    )
     human_labels = {case: context.dataset.label_file(case) for case in HUMAN}
     stale = context.paths.pseudo_label_folder(2) / "pseudo_labels" / "case_07.nii.gz"
     stale.parent.mkdir(parents=True)
@@ -106,7 +108,8 @@ def expected_training_set(blobs):
     labels = {case: blobs / "labelsTr" / f"{case}.nii.gz" for case in HUMAN}
     labels |= {case: blobs / "assft" / "assft" / "round_02" / "pseudo_labels" / f"{case}.nii.gz" for case in SELECTED}
     return {
-        case: {"images": [str(blobs / "imagesTr" / f"{case}_0000.nii.gz")], "label": str(label)} for case, label in sorted(labels.items())
+        case: {"images": [str(blobs / "imagesTr" / f"{case}_0000.nii.gz")], "label": str(label)}
+        for case, label in sorted(labels.items())
     }
 
 

@@ -22,14 +22,14 @@ from filelock import FileLock
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_assft.active import metrics
-from nnunet_assft.active.committee import train_committee
 from nnunet_assft.active.experiment import create_experiment
 from nnunet_assft.active.options import Options
 from nnunet_assft.active.rounds import open_context, run_round
 from nnunet_assft.active.state import Experiment, Round, finished_rounds
+from nnunet_assft.active.training.committee import train_committee
 from nnunet_assft.cli.round import main as round_main
 from nnunet_assft.errors import AssftError, WaitingForAnnotation
-from nnunet_assft.files import read_json, sha256_file
+from nnunet_assft.runtime.files import read_json, sha256_file
 from tests.conftest import SHARED_DATA, blob_case, needs_hippocampus, set_folders, write_dataset, write_volume
 from tests.kills import before_replace, is_killed
 
@@ -94,7 +94,9 @@ def test_training_sets_hold_exactly_the_cases_of_their_stage(reference: tuple[Pa
         (2, "semi", (*rounds[2].labelled, *rounds[2].pseudo_labelled)),
     ):
         folder = stages / f"round_{r:02d}_{stage}"
-        assert {file.name for file in folder.iterdir()} == {f"{c}{e}" for c in cases for e in (".b2nd", "_seg.b2nd", ".pkl")}
+        assert {file.name for file in folder.iterdir()} == {
+            f"{c}{e}" for c in cases for e in (".b2nd", "_seg.b2nd", ".pkl")
+        }
 
 
 def test_pseudo_labels_are_in_the_raw_dataset_and_labels_are_untouched(reference: tuple[Path, list[Round]]) -> None:
@@ -107,11 +109,15 @@ def test_pseudo_labels_are_in_the_raw_dataset_and_labels_are_untouched(reference
     for r in (1, 2):
         folder = raw / f"assft/assft/round_{r:02d}"
         provenance = json.loads((folder / "provenance.json").read_text())
-        supervised = json.loads((root / f"nnUNet_results/Dataset901_Blobs/assft/assft/steps/round_{r:02d}_supervised.json").read_text())
+        supervised = json.loads(
+            (root / f"nnUNet_results/Dataset901_Blobs/assft/assft/steps/round_{r:02d}_supervised.json").read_text()
+        )
         assert provenance["model"] == supervised["result"]
         assert provenance["round"] == r
         assert sorted(provenance["cases"]) == sorted(rounds[r].pseudo_labelled)
-        assert sorted(entry["rank"] for entry in provenance["cases"].values()) == list(range(1, len(provenance["cases"]) + 1))
+        assert sorted(entry["rank"] for entry in provenance["cases"].values()) == list(
+            range(1, len(provenance["cases"]) + 1)
+        )
         for case, entry in provenance["cases"].items():
             file = folder / "pseudo_labels" / f"{case}.nii.gz"
             assert sha256_file(file) == entry["sha256"]
@@ -139,7 +145,9 @@ def test_scores_splits_and_records(reference: tuple[Path, list[Round]]) -> None:
     assert [set(entry["train"]) for entry in splits] == [{*done.labelled, *done.pseudo_labelled} for done in rounds]
     assert all(set(entry["val"]) <= set(entry["train"]) for entry in splits)
     sizes = [file.stat().st_size for file in (results / "records").rglob("*.npz")]
-    assert len(sizes) == 8 + (7 + 8) + (5 - 2 + 8)  # pre-trained; query and select of rounds 1 and 2, less the 2 excluded
+    assert len(sizes) == 8 + (7 + 8) + (
+        5 - 2 + 8
+    )  # pre-trained; query and select of rounds 1 and 2, less the 2 excluded
     assert max(sizes) < 64 * 1024
 
 
@@ -166,7 +174,8 @@ def test_a_committee_of_bootstrap_samples_is_trained_as_extra_folds(in_reference
     paths = experiment.paths
     committee = train_committee(open_context(experiment, CPU), experiment, 1)
     assert {model.checkpoint for model in committee.values()} == {
-        f"nnUNetTrainerASSFTCommittee__nnUNetASSFTPlans_random__3d_fullres/fold_{fold}/checkpoint_final.pth" for fold in (11, 12, 13, 14)
+        f"nnUNetTrainerASSFTCommittee__nnUNetASSFTPlans_random__3d_fullres/fold_{fold}/checkpoint_final.pth"
+        for fold in (11, 12, 13, 14)
     }
     assert len({rounds[1].model.weights_sha256, *(model.weights_sha256 for model in committee.values())}) == 5
     supervised = read_json(paths.stage_file(1, "supervised"))
@@ -233,7 +242,9 @@ def test_options_reach_the_round(blobs: Path) -> None:
 
 
 def test_an_ignore_margin_without_ignore_label_is_refused(blobs: Path) -> None:
-    with pytest.raises(AssftError, match=r'Option ignore_margin needs an ignore label.*Add "ignore": 3 to them in dataset.json'):
+    with pytest.raises(
+        AssftError, match=r'Option ignore_margin needs an ignore label.*Add "ignore": 3 to them in dataset.json'
+    ):
         create_experiment(901, options=Options(ignore_margin=0.1), **SETTINGS)
 
 
@@ -252,7 +263,9 @@ def test_small_pools_are_used_up_and_no_further(nnunet_folders: Path) -> None:
 # No leak ---------------------------------------------------------------------------------------------------------------
 
 
-def test_noise_in_place_of_hidden_labels_changes_nothing(reference: tuple[Path, list[Round]], nnunet_folders: Path) -> None:
+def test_noise_in_place_of_hidden_labels_changes_nothing(
+    reference: tuple[Path, list[Round]], nnunet_folders: Path
+) -> None:
     _, rounds = reference
     queried = set(rounds[-1].labelled)
 
@@ -265,7 +278,9 @@ def test_noise_in_place_of_hidden_labels_changes_nothing(reference: tuple[Path, 
     assert again[-1].dice["mean"] != rounds[-1].dice["mean"]  # the test labels were noise indeed
 
 
-def test_a_label_that_appears_only_after_its_query_gives_the_same_rounds(reference: tuple[Path, list[Round]], nnunet_folders: Path) -> None:
+def test_a_label_that_appears_only_after_its_query_gives_the_same_rounds(
+    reference: tuple[Path, list[Round]], nnunet_folders: Path
+) -> None:
     """The human round trip, and the proof that no label is read before its query: it is not there."""
     root, rounds = reference
     folder = write_dataset(nnunet_folders / "nnUNet_raw")
@@ -325,7 +340,9 @@ def test_killed_again_and_again_the_same_command_finishes_with_the_same_result(
     assert all("partial" in p.name for p in leftovers)  # none under a final name; they are overwritten, never read
 
 
-def test_a_finished_round_is_not_run_again(in_reference: tuple[Path, list[Round]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_round_is_not_run_again(
+    in_reference: tuple[Path, list[Round]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(nnUNetTrainer, "train_step", None)
     experiment = create_experiment("Dataset901_Blobs", **SETTINGS)
     assert run_round(experiment, 2, CPU) == in_reference[1][2]
@@ -366,7 +383,10 @@ def test_rounds_come_in_order(blobs: Path) -> None:
 
 def test_two_commands_on_one_experiment_are_not_run_at_once(blobs: Path) -> None:
     experiment = create_experiment(blobs.name, **SETTINGS)
-    with FileLock(experiment.paths.lock_file), pytest.raises(AssftError, match="Another process is working on experiment 'assft'"):
+    with (
+        FileLock(experiment.paths.lock_file),
+        pytest.raises(AssftError, match="Another process is working on experiment 'assft'"),
+    ):
         run_round(experiment, 0, CPU)
 
 
@@ -396,14 +416,46 @@ def test_stock_commands_work_on_the_model_folder(in_reference: tuple[Path, list[
     raw = root / "nnUNet_raw/Dataset901_Blobs"
     model = root / "nnUNet_results/Dataset901_Blobs/nnUNetTrainerASSFT__nnUNetASSFTPlans__3d_fullres"
     commands = [
-        ["nnUNetv2_predict", "-i", raw / "imagesTs", "-o", tmp_path, "-d", "901", "-tr", "nnUNetTrainerASSFT",
-         "-p", "nnUNetASSFTPlans", "-c", "3d_fullres", "-f", "2", "-device", "cpu", "-npp", "1", "-nps", "1"],
-        ["nnUNetv2_evaluate_folder", raw / "labelsTs", tmp_path, "-djfile", model / "dataset.json", "-pfile",
-         model / "plans.json", "-np", "1"],
-    ]  # fmt: skip
+        [
+            "nnUNetv2_predict",
+            "-i",
+            raw / "imagesTs",
+            "-o",
+            tmp_path,
+            "-d",
+            "901",
+            "-tr",
+            "nnUNetTrainerASSFT",
+            "-p",
+            "nnUNetASSFTPlans",
+            "-c",
+            "3d_fullres",
+            "-f",
+            "2",
+            "-device",
+            "cpu",
+            "-npp",
+            "1",
+            "-nps",
+            "1",
+        ],
+        [
+            "nnUNetv2_evaluate_folder",
+            raw / "labelsTs",
+            tmp_path,
+            "-djfile",
+            model / "dataset.json",
+            "-pfile",
+            model / "plans.json",
+            "-np",
+            "1",
+        ],
+    ]
     for command in commands:
         program = Path(sys.executable).parent / str(command[0])
-        result = subprocess.run([program, *map(str, command[1:])], env=environment, capture_output=True, text=True, timeout=300)
+        result = subprocess.run(
+            [program, *map(str, command[1:])], env=environment, capture_output=True, text=True, timeout=300
+        )
         assert result.returncode == 0, result.stderr[-2000:]
     ours = root / "nnUNet_results/Dataset901_Blobs/assft/assft/test_round_02"
     for case in rounds[2].test:

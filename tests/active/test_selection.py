@@ -1,11 +1,9 @@
 """One contract for every row of the table of selection strategies, and each row worked by hand."""
 
 import copy
-import json
 import math
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,8 +13,8 @@ from hypothesis import strategies as st
 from nnunet_assft.active import metrics
 from nnunet_assft.active.metrics import Selection
 from nnunet_assft.active.selection import SELECTIONS, SelectionPool, SelectionStrategy
+from tests.worked_examples import worked_example
 
-WORKED_EXAMPLES = Path(__file__).parents[3] / "shared" / "examples" / "worked_examples.json"
 ARRAYS = ("confidence", "embeddings", "anchors")
 few = settings(max_examples=25, deadline=None)
 every_selection = pytest.mark.parametrize("strategy", SELECTIONS.values(), ids=SELECTIONS)
@@ -67,7 +65,9 @@ def test_same_pool_same_selection(strategy: SelectionStrategy):
 
 @pytest.mark.parametrize("name", [name for name in SELECTIONS if name != "random"])
 def test_ties_are_decided_by_id(name: str):
-    assert SELECTIONS[name].function(make_pool(9, duplicates=True), 4).indices.tolist() == list(range(n_expected(name, 9, 4)))
+    assert SELECTIONS[name].function(make_pool(9, duplicates=True), 4).indices.tolist() == list(
+        range(n_expected(name, 9, 4))
+    )
 
 
 @pytest.mark.parametrize("name", SELECTIONS)
@@ -77,11 +77,15 @@ def test_which_case_has_which_id_does_not_matter(name: str, seed: int, n: int, n
     """Without ties the same rows are selected under other ids; the random row selects the same ids, whatever the rows."""
     pool = make_pool(n, seed=seed)
     order = np.random.default_rng(seed).permutation(n)
-    other = replace(pool, confidence=pool.confidence[order], embeddings=pool.embeddings[order], anchors=pool.anchors[::-1])
+    other = replace(
+        pool, confidence=pool.confidence[order], embeddings=pool.embeddings[order], anchors=pool.anchors[::-1]
+    )
     first, second = (SELECTIONS[name].function(p, n_select) for p in (pool, other))
     check_selection(first, n, n_expected(name, n, n_select))
     assert (
-        second.indices.tolist() == first.indices.tolist() if name == "random" else order[second.indices].tolist() == first.indices.tolist()
+        second.indices.tolist() == first.indices.tolist()
+        if name == "random"
+        else order[second.indices].tolist() == first.indices.tolist()
     )
     np.testing.assert_allclose(second.reliability, first.reliability[order], atol=1e-9)
 
@@ -113,7 +117,9 @@ def test_any_float_type_in_any_layout_gives_the_same_selection(strategy: Selecti
     half = replace(pool, **{name: getattr(pool, name).astype(np.float16) for name in ARRAYS})
     double = replace(pool, **{name: getattr(half, name).astype(np.float64) for name in ARRAYS})
     assert_same(strategy.function(half, 5), strategy.function(double, 5))
-    views = replace(pool, **{name: np.asfortranarray(np.repeat(getattr(pool, name), 2, axis=0))[::2] for name in ARRAYS})
+    views = replace(
+        pool, **{name: np.asfortranarray(np.repeat(getattr(pool, name), 2, axis=0))[::2] for name in ARRAYS}
+    )
     assert strategy.function(views, 5).indices.tolist() == strategy.function(pool, 5).indices.tolist()
 
 
@@ -134,7 +140,11 @@ def test_embeddings_that_are_not_finite_and_no_anchor_are_refused(strategy: Sele
 @every_selection
 def test_only_the_random_row_depends_on_seed_and_round(strategy: SelectionStrategy):
     pool = make_pool(12)
-    orders = {tuple(strategy.function(replace(pool, seed=seed, round=r), 12).indices) for seed in range(4) for r in range(1, 5)}
+    orders = {
+        tuple(strategy.function(replace(pool, seed=seed, round=r), 12).indices)
+        for seed in range(4)
+        for r in range(1, 5)
+    }
     assert len(orders) == (16 if strategy is SELECTIONS["random"] else 1)
 
 
@@ -160,7 +170,9 @@ def test_table():
 def five_cases(**changes: object) -> SelectionPool:
     """D is 1, 0, 0.4, 0.2, 2 for a to e; the second anchor is farther from all but e."""
     embeddings = np.array([[0.0, 2.0], [1.0, 0.0], [3.0, 4.0], [4.0, 3.0], [-5.0, 0.0]])
-    pool = SelectionPool(tuple("abcde"), np.array([10.0, 8.0, 6.0, 4.0, 2.0]), embeddings, np.array([[7.0, 0.0], [1.0, 0.0]]))
+    pool = SelectionPool(
+        tuple("abcde"), np.array([10.0, 8.0, 6.0, 4.0, 2.0]), embeddings, np.array([[7.0, 0.0], [1.0, 0.0]])
+    )
     return replace(pool, **changes)
 
 
@@ -194,10 +206,20 @@ def test_the_scale_of_the_confidence_decides_k_and_nothing_else():
 
 
 @few
-@given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 15), st.sampled_from([0.1, 0.9, 2.0]), st.sampled_from(metrics.SCALES))
-def test_reliable_is_that_of_the_metrics_and_all_is_everything_by_reliability(seed: int, n: int, n_select: int, tau_c: float, scale: str):
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 12),
+    st.integers(1, 15),
+    st.sampled_from([0.1, 0.9, 2.0]),
+    st.sampled_from(metrics.SCALES),
+)
+def test_reliable_is_that_of_the_metrics_and_all_is_everything_by_reliability(
+    seed: int, n: int, n_select: int, tau_c: float, scale: str
+):
     pool = replace(make_pool(n, seed=seed), tau_c=tau_c, scale=scale)
-    of_metrics = metrics.select_reliable(pool.confidence, pool.embeddings, pool.anchors, n_select, tau_c, scale, pool.ids)
+    of_metrics = metrics.select_reliable(
+        pool.confidence, pool.embeddings, pool.anchors, n_select, tau_c, scale, pool.ids
+    )
     assert SELECTIONS["reliable"].function(pool, n_select).indices.tolist() == of_metrics.tolist()
     everything = SELECTIONS["all"].function(pool, n_select)
     reliability = metrics.reliability(pool.confidence, pool.embeddings, pool.anchors)
@@ -209,22 +231,31 @@ def test_reliable_is_that_of_the_metrics_and_all_is_everything_by_reliability(se
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 15))
 def test_rows_of_one_metric_are_sorted_by_it(seed: int, n: int, n_select: int):
     rng = np.random.default_rng(seed)
-    pool = replace(make_pool(n, seed=seed), confidence=rng.integers(0, 3, n).astype(float), embeddings=np.eye(6)[rng.integers(6, size=n)])
+    pool = replace(
+        make_pool(n, seed=seed),
+        confidence=rng.integers(0, 3, n).astype(float),
+        embeddings=np.eye(6)[rng.integers(6, size=n)],
+    )
     distance = metrics.semantic_distance(pool.embeddings, pool.anchors)
     for name, key in (("confidence_only", -pool.confidence), ("distance_only", distance)):
-        assert SELECTIONS[name].function(pool, n_select).indices.tolist() == sorted(range(n), key=lambda i: (key[i], i))[:n_select]
+        assert (
+            SELECTIONS[name].function(pool, n_select).indices.tolist()
+            == sorted(range(n), key=lambda i: (key[i], i))[:n_select]
+        )
 
 
 def test_random_selects_every_case_equally_often():
-    count = Counter(int(i) for seed in range(600) for i in SELECTIONS["random"].function(five_cases(seed=seed), 2).indices)
+    count = Counter(
+        int(i) for seed in range(600) for i in SELECTIONS["random"].function(five_cases(seed=seed), 2).indices
+    )
     assert [count[i] / 600 for i in range(5)] == pytest.approx([0.4] * 5, abs=0.07)
 
 
-@pytest.mark.parametrize(("name", "scale"), [("pseudo_selection_default", "max"), ("pseudo_selection_foreground_mean", "none")])
+@pytest.mark.parametrize(
+    ("name", "scale"), [("pseudo_selection_default", "max"), ("pseudo_selection_foreground_mean", "none")]
+)
 def test_example_pseudo_selection(name: str, scale: str):
-    if not WORKED_EXAMPLES.is_file():
-        pytest.skip("the worked examples are not beside this repository")
-    given_, expected = (json.loads(WORKED_EXAMPLES.read_text())["examples"][name][part] for part in ("inputs", "expected"))
+    given_, expected = (worked_example(name)[part] for part in ("inputs", "expected"))
     confidence, embeddings, anchors = (np.array(given_[key]) for key in ARRAYS)
     ids = tuple("abcdefghij"[: len(confidence)])
     pool = SelectionPool(ids, confidence, embeddings, anchors, given_["tau_c"], scale)
@@ -234,7 +265,9 @@ def test_example_pseudo_selection(name: str, scale: str):
     expected_reliability = [math.nan if value is None else value for value in expected["reliability"]]
     assert selection.reliability == pytest.approx(expected_reliability, rel=1e-9, abs=1e-9, nan_ok=True)
     everything = SELECTIONS["all"].function(pool, given_["n_su"])
-    assert everything.reliability[selection.candidates] == pytest.approx(np.array(expected_reliability)[selection.candidates], rel=1e-9)
+    assert everything.reliability[selection.candidates] == pytest.approx(
+        np.array(expected_reliability)[selection.candidates], rel=1e-9
+    )
 
 
 def test_pools_that_are_refused():
@@ -246,7 +279,10 @@ def test_pools_that_are_refused():
         (lambda: SelectionPool(("a", "b"), ones[:1], e, e), "confidence has 1 rows"),
         (lambda: SelectionPool(("a", "b"), ones, e[:1], e), "embeddings has 1 rows"),
         (lambda: SelectionPool(("a", "b"), np.array([1.0, np.nan]), e, e), "confidence of case b contains NaN"),
-        (lambda: SelectionPool(("a", "b"), ones, np.array([[np.inf] * 3, [1.0] * 3]), e), "embeddings of case a contains NaN or inf"),
+        (
+            lambda: SelectionPool(("a", "b"), ones, np.array([[np.inf] * 3, [1.0] * 3]), e),
+            "embeddings of case a contains NaN or inf",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             make()

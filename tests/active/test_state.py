@@ -50,7 +50,13 @@ def a_round(r: int, *, labelled: tuple[str, ...] = POOL[:1], pseudo: tuple[str, 
         reliability=dict.fromkeys(pseudo, 1234.5),
         test=("case_08", "case_09"),
         model=Model("semi" if pseudo else "supervised", f"model/fold_{r}/checkpoint_final.pth", "ab" * 32),
-        dice={"mean": 0.5, "sd": None, "n_cases": 1, "per_structure": {"ball": 0.5}, "per_case": {"case_08": {"ball": 0.5}}},
+        dice={
+            "mean": 0.5,
+            "sd": None,
+            "n_cases": 1,
+            "per_structure": {"ball": 0.5},
+            "per_case": {"case_08": {"ball": 0.5}},
+        },
     )
 
 
@@ -73,7 +79,9 @@ def test_a_step_with_the_same_inputs_is_not_computed_again(tmp_path):
     assert compute.calls == 1
 
 
-@pytest.mark.parametrize("other", [{"model": "b", "pool": ["x", "y"]}, {"model": "a", "pool": ["y", "x"]}, {"model": "a"}])
+@pytest.mark.parametrize(
+    "other", [{"model": "b", "pool": ["x", "y"]}, {"model": "a", "pool": ["y", "x"]}, {"model": "a"}]
+)
 def test_a_step_with_other_inputs_is_computed_again(tmp_path, other):
     compute, file = Counted(), tmp_path / "step.json"
     first = {"model": "a", "pool": ["x", "y"]}
@@ -138,7 +146,14 @@ def test_a_round_with_a_value_that_json_lacks_is_not_written(experiment):
 
 @pytest.mark.parametrize(
     ("there", "n_finished"),
-    [((), 0), ((0,), 1), ((0, 1, 2, 3), 4), ((0, 1, 3), 2), ((1, 2), 0), ((0, 1, 2, 3, 4), 4)],  # R = 3: there is no round 4
+    [
+        ((), 0),
+        ((0,), 1),
+        ((0, 1, 2, 3), 4),
+        ((0, 1, 3), 2),
+        ((1, 2), 0),
+        ((0, 1, 2, 3, 4), 4),
+    ],  # R = 3: there is no round 4
 )
 def test_finished_rounds_stop_at_a_gap(experiment, there, n_finished):
     for r in there:

@@ -10,8 +10,8 @@ import pytest
 from nnunet_assft.active import metrics
 from nnunet_assft.active.metrics import VoxelSums
 from nnunet_assft.active.options import Options
-from nnunet_assft.active.query_functions import random_permutation
-from nnunet_assft.active.query_pool import PER_CASE, Query, QueryPool
+from nnunet_assft.active.query.functions import random_permutation
+from nnunet_assft.active.query.pool import PER_CASE, Query, QueryPool
 from nnunet_assft.active.strategies import STRATEGIES, Strategy
 
 
@@ -89,7 +89,10 @@ def test_number_of_cases(strategy: Strategy, n: int, n_query: int, duplicates: b
 def test_pools_without_information(strategy: Strategy):
     pool = make_pool(9)
     nothing = {name: np.zeros_like(getattr(pool, name)) for name in (*PER_CASE, "labelled_embeddings")}
-    equal = {name: np.full_like(getattr(pool, name), 0.3) for name in ("embeddings", "pretrained_embeddings", "labelled_embeddings")}
+    equal = {
+        name: np.full_like(getattr(pool, name), 0.3)
+        for name in ("embeddings", "pretrained_embeddings", "labelled_embeddings")
+    }
     background = (replace(VoxelSums.zero(2), voxels=10, top1_sum=10.0, margin_sum=10.0, class_voxels=(10, 0)),) * 9
     for changes in (nothing, equal, {"sums": background}, {**nothing, "sums": background}):
         check_query(strategy.query(replace(pool, **changes), 4), pool, 4)
@@ -160,7 +163,9 @@ def test_arrays_that_are_not_contiguous(strategy: Strategy):
     pool = make_pool(10)
     expected = strategy.query(pool, 4)
     for view in (np.asfortranarray, lambda a: np.repeat(a, 2, axis=0)[::2], lambda a: a[::-1].copy()[::-1]):
-        query = strategy.query(replace(pool, **{name: view(getattr(pool, name)) for name in (*PER_CASE, "labelled_embeddings")}), 4)
+        query = strategy.query(
+            replace(pool, **{name: view(getattr(pool, name)) for name in (*PER_CASE, "labelled_embeddings")}), 4
+        )
         assert query.ids == expected.ids
         for name, column in expected.scores.items():
             assert query.scores[name] == pytest.approx(column, abs=1e-12)
@@ -208,10 +213,16 @@ def test_pools_that_are_refused():
         (lambda: QueryPool.create(["a"], embeddings=e), "embeddings has 2 rows"),
         (lambda: QueryPool(ids=("a",), pretrained_embeddings=e), "one row for each of the 1 cases"),
         (lambda: QueryPool.create(["b", "a"], embeddings=broken), "embeddings of case a contains NaN"),
-        (lambda: QueryPool.create(["a", "b"], pretrained_embeddings=broken), "pretrained_embeddings of case b contains NaN"),
+        (
+            lambda: QueryPool.create(["a", "b"], pretrained_embeddings=broken),
+            "pretrained_embeddings of case b contains NaN",
+        ),
         (lambda: QueryPool.create(["a", "b"], sums=sums), "sums of case b contains NaN"),
         (lambda: QueryPool(ids=("a",), labelled_embeddings=broken), "labelled_embeddings contains NaN"),
-        (lambda: QueryPool(ids=("a", "b"), embeddings=e, labelled_embeddings=e[:, :2]), r"has shape \(2, 2\); expected \(L, 3\)"),
+        (
+            lambda: QueryPool(ids=("a", "b"), embeddings=e, labelled_embeddings=e[:, :2]),
+            r"has shape \(2, 2\); expected \(L, 3\)",
+        ),
         (lambda: QueryPool(ids=("a", "b"), permutation=("a", "c")), r"cases \['b'\] are not in the random permutation"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -332,7 +343,9 @@ def test_tau_of_1_takes_the_other_sums():
     for tau, asd in (("round", (0.2, 0.1, 0.9, 0.5)), ("one", (0.8, 0.9, 0.1, 0.5))):
         for name in ("dkd_asd", "assft", "asd_high", "asd_low"):
             assert STRATEGIES[name].query(four_cases(tau=tau), 1).scores["asd"] == pytest.approx(asd)
-        assert STRATEGIES["asd_high_tau1"].query(four_cases(tau=tau), 1).scores["asd"] == pytest.approx((0.8, 0.9, 0.1, 0.5))
+        assert STRATEGIES["asd_high_tau1"].query(four_cases(tau=tau), 1).scores["asd"] == pytest.approx(
+            (0.8, 0.9, 0.1, 0.5)
+        )
     assert STRATEGIES["asd_high"].query(four_cases(tau="one"), 1).ids == ("b",)
 
 
@@ -341,8 +354,13 @@ def test_ranks_of_scikit_learn():
     moved = 0
     for seed in range(5):
         rng = np.random.default_rng(seed)
-        pool = replace(make_pool(30, seed=seed), sums=tuple(sums_of(float(u)) for u in rng.choice([0.1, 0.2, 0.3, 0.7], 30)))
-        exact, other = (STRATEGIES["dkd_asd"].query(replace(pool, options=Options(ranks=ranks)), 30) for ranks in ("exact", "sklearn"))
+        pool = replace(
+            make_pool(30, seed=seed), sums=tuple(sums_of(float(u)) for u in rng.choice([0.1, 0.2, 0.3, 0.7], 30))
+        )
+        exact, other = (
+            STRATEGIES["dkd_asd"].query(replace(pool, options=Options(ranks=ranks)), 30)
+            for ranks in ("exact", "sklearn")
+        )
         dkd, asd = np.array(other.scores["dkd"]), np.array(other.scores["asd"])
         assert other.scores["q"] == tuple(metrics.query_score(dkd, asd, ranks="sklearn"))
         assert other.ids == tuple(pool.ids[i] for i in metrics.select_query(dkd, asd, 30, ranks="sklearn"))

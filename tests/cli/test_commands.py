@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from nnunet_assft import files
 from nnunet_assft.active.options import Options, table
 from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.selection import SELECTIONS
@@ -22,6 +21,7 @@ from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.cli import annotate, compare, convert, demo, plan, predict, report, round, run, score, status
 from nnunet_assft.network import PRESETS
 from nnunet_assft.planning.domains import DOMAINS
+from nnunet_assft.runtime import files
 
 COMMANDS = {
     "convert": convert,
@@ -137,7 +137,9 @@ def test_options_that_deviate_are_recorded_and_shown(blobs, call):
     changed = "not the method's defaults: first_case=medoid, pd_weights=reversed, tau_c=1.5"
     assert changed in out
     assert "first case the medoid, found in round 0" in out
-    assert Experiment.load(ExperimentPaths(blobs.name, "assft")).options == Options(pd_weights="reversed", tau_c=1.5, first_case="medoid")
+    assert Experiment.load(ExperimentPaths(blobs.name, "assft")).options == Options(
+        pd_weights="reversed", tau_c=1.5, first_case="medoid"
+    )
     assert changed in call("status -d 901")[1]
     assert "--option tau=two: expected one of round, one." in the_error(call("plan -d 901 --option tau=two"), "plan")
 
@@ -160,8 +162,15 @@ def test_console_scripts_resolve():
 
 # Errors are one line and exit code 1 -----------------------------------------------------------------------------------
 
-NEED_A_DATASET = ["plan -d 901", "run -d 901", "round -d 901 -r 0", "annotate status -d 901", "status -d 901", "predict -d 901 -i a -o b",
-                  "report -d 901"]  # fmt: skip
+NEED_A_DATASET = [
+    "plan -d 901",
+    "run -d 901",
+    "round -d 901 -r 0",
+    "annotate status -d 901",
+    "status -d 901",
+    "predict -d 901 -i a -o b",
+    "report -d 901",
+]
 
 
 @pytest.mark.parametrize("line", NEED_A_DATASET)
@@ -219,7 +228,10 @@ def test_status_needs_a_dataset(nnunet_folders, call):
 @pytest.mark.parametrize(
     ("r", "expected"),
     [
-        ("1", "Round 1 starts from round 0, which is not finished; 0 of 2 rounds are. Type: nnUNetv2_assft_round -d 901 -r 0"),
+        (
+            "1",
+            "Round 1 starts from round 0, which is not finished; 0 of 2 rounds are. Type: nnUNetv2_assft_round -d 901 -r 0",
+        ),
         ("2", "Round 2 does not exist: experiment 'assft' has rounds 0 to 1."),
         ("-1", "Round -1 does not exist: experiment 'assft' has rounds 0 to 1."),
     ],
@@ -331,7 +343,9 @@ def test_status_says_whose_annotation_is_missing(blobs, call, tmp_path):
     call("plan -d 901 --annotator human --budget 2", *SMALL)
     _, out, _ = call("status -d 901")  # the first case is known before its round begins
     assert re.search(r"waiting for the annotation of: case_0\d\n", out)
-    assert out.endswith("Next: nnUNetv2_assft_annotate export -d 901 -o WORK, then nnUNetv2_assft_annotate import -d 901 WORK\n")
+    assert out.endswith(
+        "Next: nnUNetv2_assft_annotate export -d 901 -o WORK, then nnUNetv2_assft_annotate import -d 901 WORK\n"
+    )
     assert call("annotate export -d 901 --annotators anna -o", str(tmp_path / "work"))[0] == 0
     assert re.search(r"waiting for the annotation of: case_0\d \(anna\)\n", call("status -d 901")[1])
 
@@ -357,7 +371,9 @@ def test_status_advises_on_stopping_from_the_second_round_on(planned, call):
         finish(r, dict.fromkeys(experiment.test, 0.5))
     line = call("status -d 901")[1].splitlines()[-2]
     same = "+0.0000 (95 % interval +0.0000 to +0.0000)"
-    assert line.startswith(f"Stopping advice: From round 0 to 1 the mean Dice of 3 test cases changed by {same}: within noise;")
+    assert line.startswith(
+        f"Stopping advice: From round 0 to 1 the mean Dice of 3 test cases changed by {same}: within noise;"
+    )
     assert line.endswith("keep other cases for the final evidence.")
     for r in (0, 1):
         finish(r, {})
@@ -387,8 +403,13 @@ def test_from_plan_to_prediction(planned, call, tmp_path):
 
     segmentations = tmp_path / "segmentations"
     for part in (0, 1):
-        code, _, _ = call(f"predict -d 901 -npp 0 -nps 0 -device cpu -num_parts 2 -part_id {part}",
-                          "-i", str(planned / "imagesTs"), "-o", str(segmentations))  # fmt: skip
+        code, _, _ = call(
+            f"predict -d 901 -npp 0 -nps 0 -device cpu -num_parts 2 -part_id {part}",
+            "-i",
+            str(planned / "imagesTs"),
+            "-o",
+            str(segmentations),
+        )
         assert code == 0
     # the model and the settings are those of the evaluation, so are the predictions
     evaluated = planned.parents[1] / "nnUNet_results" / planned.name / "assft" / "assft" / "test_round_01"
@@ -399,6 +420,8 @@ def test_from_plan_to_prediction(planned, call, tmp_path):
     empty.mkdir()
     assert "holds no image named CASE_0000.nii.gz" in the_error(call(f"predict -d 901 -i {empty} -o b"), "predict")
     (empty / "scan_7.nii.gz").touch()
-    assert "holds images that are not named CASE_0000.nii.gz" in the_error(call(f"predict -d 901 -i {empty} -o b"), "predict")
+    assert "holds images that are not named CASE_0000.nii.gz" in the_error(
+        call(f"predict -d 901 -i {empty} -o b"), "predict"
+    )
     splits = json.loads((evaluated.parent / "splits.json").read_text())
     assert [len(entry["labelled"]) for entry in splits] == [1, 2]

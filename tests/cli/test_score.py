@@ -127,7 +127,9 @@ def test_embeddings_give_the_whole_order_even_from_the_same_folder(folder, capsy
     rows = read(folder.parent / "scores.csv")
     order = [row["case"] for row in sorted(rows, key=lambda row: int(row["query_rank"]))]
     assert f"to annotate first: {', '.join(order)}\n" in capsys.readouterr().out
-    assert sorted(float(row["q"]) for row in rows) == [float(row["q"]) for row in sorted(rows, key=lambda r: -int(r["query_rank"]))]
+    assert sorted(float(row["q"]) for row in rows) == [
+        float(row["q"]) for row in sorted(rows, key=lambda r: -int(r["query_rank"]))
+    ]
     for row in rows:
         assert float(row["dkd"]) == float(row["pakd"]) * float(row["pd"])
 
@@ -181,6 +183,8 @@ def test_help_fits_a_screen_and_imports_nothing_heavy():
         "import sys\nfrom nnunet_assft.cli.score import main\ntry:\n    main(['-h'])\nexcept SystemExit:\n    pass\n"
         "assert not {'numpy', 'torch', 'scipy', 'nnunetv2'} & set(sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={"COLUMNS": "80"}, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={"COLUMNS": "80"}, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) <= 24

@@ -41,7 +41,9 @@ class Result:
     def cases(self, folder: str) -> list[str]:
         if not (self.folder / folder).is_dir():
             return []
-        return sorted(file.name.removesuffix(".nii.gz").removesuffix("_0000") for file in (self.folder / folder).iterdir())
+        return sorted(
+            file.name.removesuffix(".nii.gz").removesuffix("_0000") for file in (self.folder / folder).iterdir()
+        )
 
 
 Convert = Callable[..., Result]
@@ -56,8 +58,12 @@ def convert(nnunet_folders: Path, capsys: pytest.CaptureFixture[str]) -> Convert
         with pytest.raises(SystemExit) as exit_:
             command.main([name, *arguments, "-np", "1", *options.split()])
         out, err = capsys.readouterr()
-        lines = [line for line in err.replace("\r", "\n").split("\n") if line.strip().startswith("nnUNetv2_assft_convert")]
-        folder = next((line for line in out.splitlines() if "/Dataset" in line and ": " not in line), str(nnunet_folders / "none"))
+        lines = [
+            line for line in err.replace("\r", "\n").split("\n") if line.strip().startswith("nnUNetv2_assft_convert")
+        ]
+        folder = next(
+            (line for line in out.splitlines() if "/Dataset" in line and ": " not in line), str(nnunet_folders / "none")
+        )
         return Result(int(exit_.value.code or 0), out, lines, Path(folder))
 
     return call

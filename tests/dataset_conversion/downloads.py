@@ -11,7 +11,7 @@ import nibabel
 import numpy as np
 
 from nnunet_assft.dataset_conversion.datasets import ABDOMEN_ATLAS_STRUCTURES, AMOS_STRUCTURES
-from nnunet_assft.dataset_conversion.phantom import phantom_case
+from nnunet_assft.phantom import phantom_case
 from tests.conftest import SHARED_DATA
 
 SHAPE = (12, 10, 8)  # x, y, z
@@ -162,14 +162,18 @@ def mr_annotator(root: Path, n: int = 6, images: str = "imagesTs", labels: str =
     return root
 
 
-def decathlon(root: Path, n: int = 4, modality: Mapping[str, str] | None = None, shape: tuple[int, ...] = SHAPE) -> Path:
+def decathlon(
+    root: Path, n: int = 4, modality: Mapping[str, str] | None = None, shape: tuple[int, ...] = SHAPE
+) -> Path:
     """`Task04_Hippocampus`: image names without `_0000`, labels named by id in dataset.json."""
     folder = root / "Task04_Hippocampus"
     training = []
     for i in range(n):
         save(folder / f"imagesTr/hippocampus_{i:03d}.nii.gz", mr(i, shape))
         save(folder / f"labelsTr/hippocampus_{i:03d}.nii.gz", label(1, 2))
-        training.append({"image": f"./imagesTr/hippocampus_{i:03d}.nii.gz", "label": f"./labelsTr/hippocampus_{i:03d}.nii.gz"})
+        training.append(
+            {"image": f"./imagesTr/hippocampus_{i:03d}.nii.gz", "label": f"./labelsTr/hippocampus_{i:03d}.nii.gz"}
+        )
     content = {
         "name": "Hippocampus",
         "licence": "CC-BY-SA 4.0",

@@ -46,7 +46,11 @@ def test_a_good_dataset_of_somebody_else(convert: Convert, dataset: Path) -> Non
     result = checked(convert, dataset)
     assert (result.code, result.findings("check_report")) == (0, [])
     counts = {row["what"]: (row["expected"], row["found"]) for row in result.json("check_report")["counts"]}
-    assert counts == {"training cases": (3, 3), "labelled test cases": (None, 1), "test images without label": (None, 1)}
+    assert counts == {
+        "training cases": (3, 3),
+        "labelled test cases": (None, 1),
+        "test images without label": (None, 1),
+    }
     assert {file: file.stat().st_mtime_ns for file in before} == before
     assert convert("check", options="-d 50").code == 0
 
@@ -76,7 +80,9 @@ def test_what_is_wrong_is_found(convert: Convert, dataset: Path) -> None:
 def test_two_orientations_matter_to_a_reader_that_does_not_reorient(convert: Convert, dataset: Path) -> None:
     save(dataset / "labelsTr/c1.nii.gz", *downloads.reoriented(label(1, 2), "LPS"))
     assert [finding[0] for finding in checked(convert, dataset).findings("check_report")] == ["error", "error"]
-    content = json.loads((dataset / "dataset.json").read_text()) | {"overwrite_image_reader_writer": "NibabelIOWithReorient"}
+    content = json.loads((dataset / "dataset.json").read_text()) | {
+        "overwrite_image_reader_writer": "NibabelIOWithReorient"
+    }
     (dataset / "dataset.json").write_text(json.dumps(content))
     assert checked(convert, dataset).findings("check_report") == [("info", "orientation_differs", "c1")]
 
@@ -139,7 +145,9 @@ def test_a_dataset_that_cannot_be_written_to_is_checked_all_the_same(
     ],
 )
 def test_a_dataset_json_of_another_form_is_one_line(convert: Convert, dataset: Path, key: str, value: object) -> None:
-    (dataset / "dataset.json").write_text(json.dumps({**json.loads((dataset / "dataset.json").read_text()), key: value}))
+    (dataset / "dataset.json").write_text(
+        json.dumps({**json.loads((dataset / "dataset.json").read_text()), key: value})
+    )
     result = convert("check", dataset)
     assert result.code == 1
     assert len(result.errors) == 1
@@ -147,8 +155,18 @@ def test_a_dataset_json_of_another_form_is_one_line(convert: Convert, dataset: P
     assert "expected for example" in result.errors[0]
 
 
-@pytest.mark.parametrize("line", ["check", "check -i a b", "check -i a -d 5", "flare21", "nothing -i a", "flare21 -i a --mode move",
-                                  "flare21 -i a --tolerance_mm a b"])  # fmt: skip
+@pytest.mark.parametrize(
+    "line",
+    [
+        "check",
+        "check -i a b",
+        "check -i a -d 5",
+        "flare21",
+        "nothing -i a",
+        "flare21 -i a --mode move",
+        "flare21 -i a --tolerance_mm a b",
+    ],
+)
 def test_wrong_usage_is_exit_code_2(line: str, capsys: pytest.CaptureFixture[str], nnunet_folders: Path) -> None:
     from nnunet_assft.cli import convert as command
 

@@ -17,7 +17,7 @@ from nnunet_assft.dataset_conversion.datasets import AMOS_STRUCTURES, DATASETS
 from nnunet_assft.dataset_conversion.scan import split_cases
 from nnunet_assft.dataset_conversion.sources import SourceCase
 from nnunet_assft.planning.domains import DOMAINS
-from nnunet_assft.planning.raw_dataset import RawDataset, find_dataset, read_dataset
+from nnunet_assft.volumes.raw_dataset import RawDataset, find_dataset, read_dataset
 from tests.dataset_conversion import downloads
 from tests.dataset_conversion.conftest import Convert
 from tests.dataset_conversion.downloads import amos, label, save
@@ -48,7 +48,9 @@ EXPECTED = {  # pool, test
 
 
 @pytest.mark.parametrize("name", DATASETS)
-def test_every_dataset_passes_nnunets_own_check_and_is_accepted_by_the_planner(name: str, convert: Convert, tmp_path: Path) -> None:
+def test_every_dataset_passes_nnunets_own_check_and_is_accepted_by_the_planner(
+    name: str, convert: Convert, tmp_path: Path
+) -> None:
     result = convert(name, *download(name, tmp_path / "download"))
     assert (result.code, result.errors) == (0, [])
     verify_dataset_integrity(str(result.folder), num_processes=1)
@@ -75,7 +77,24 @@ def test_an_experiment_can_be_planned_on_a_converted_dataset(
 ) -> None:
     assert convert("amos_ct", downloads.amos_of_phantoms(tmp_path / "download")).code == 0
     with pytest.raises(SystemExit) as exit_:
-        plan.main(["-d", "218", "--domain", "generic", "--preset", "tiny", "--rounds", "1", "--budget", "1", "--epochs", "1", "-np", "1"])
+        plan.main(
+            [
+                "-d",
+                "218",
+                "--domain",
+                "generic",
+                "--preset",
+                "tiny",
+                "--rounds",
+                "1",
+                "--budget",
+                "1",
+                "--epochs",
+                "1",
+                "-np",
+                "1",
+            ]
+        )
     assert not exit_.value.code
     assert "pool 6 cases, test 2 (" in capsys.readouterr().out
     assert len(list((nnunet_folders / "nnUNet_preprocessed").rglob("amos_*.pkl"))) == 8
@@ -86,7 +105,9 @@ def test_the_folder_is_that_of_the_domain(name: str) -> None:
     assert DATASETS[name].folder == DOMAINS[name].dataset
 
 
-@pytest.mark.parametrize(("name", "n"), [("amos_ct", 15), ("amos_mri", 13), ("flare21", 4), ("abdomen_atlas", 25), ("abdominal_mri", 8)])
+@pytest.mark.parametrize(
+    ("name", "n"), [("amos_ct", 15), ("amos_mri", 13), ("flare21", 4), ("abdomen_atlas", 25), ("abdominal_mri", 8)]
+)
 def test_the_number_of_structures_is_the_published_one(name: str, n: int) -> None:
     assert list(DATASETS[name].target_labels.values()) == list(range(n + 1))
 
@@ -117,7 +138,9 @@ def test_amos_images_and_labels_are_links_to_the_download(convert: Convert, tmp_
     assert (result.folder / "labelsTs/amos_0008.nii.gz").is_symlink()
 
 
-def test_amos_mri_drops_two_structures_and_rewrites_only_the_labels_that_have_them(convert: Convert, tmp_path: Path) -> None:
+def test_amos_mri_drops_two_structures_and_rewrites_only_the_labels_that_have_them(
+    convert: Convert, tmp_path: Path
+) -> None:
     result = convert("amos_mri", amos(tmp_path / "download"))
     assert result.cases("imagesTr") == list(downloads.AMOS_MR_POOL)
     assert (result.folder / "labelsTr/amos_0507.nii.gz").is_symlink()  # has 1..13 only
@@ -142,12 +165,16 @@ def test_labels_are_related_by_name_not_by_id(convert: Convert, tmp_path: Path) 
     file = root / "amos22/dataset.json"
     content = json.loads(file.read_text())
     names = [name for key, name in content["labels"].items() if key != "0"]
-    content["labels"] = {"background": 0, **{name: 15 - i for i, name in enumerate(names)}}  # and the other way of writing them
+    content["labels"] = {
+        "background": 0,
+        **{name: 15 - i for i, name in enumerate(names)},
+    }  # and the other way of writing them
     file.write_text(json.dumps(content))
     result = convert("amos_ct", root)
     old = nibabel.load(root / "amos22/labelsTr/amos_0004.nii.gz")
     np.testing.assert_array_equal(
-        result.values("labelsTr/amos_0004.nii.gz"), np.where(np.asarray(old.dataobj) > 0, 16 - np.asarray(old.dataobj), 0)
+        result.values("labelsTr/amos_0004.nii.gz"),
+        np.where(np.asarray(old.dataobj) > 0, 16 - np.asarray(old.dataobj), 0),
     )
     rows = {row["source"]: (row["name"], row["old_id"], row["new_id"]) for row in result.json()["labels"]}
     assert rows["arota"] == ("aorta", 8, 8)
@@ -187,7 +214,9 @@ def test_a_missing_image_hardly_moves_the_test_set_of_abdomen_atlas() -> None:
 
 def test_abdomen_atlas_takes_labels_from_one_folder_and_images_from_another(convert: Convert, tmp_path: Path) -> None:
     result = convert("abdomen_atlas", *downloads.abdomen_atlas(tmp_path))
-    assert sorted(result.cases("imagesTr") + result.cases("imagesTs")) == [f"BDMAP_{n:08d}" for n in (6, 12, 5196, 5200)]
+    assert sorted(result.cases("imagesTr") + result.cases("imagesTs")) == [
+        f"BDMAP_{n:08d}" for n in (6, 12, 5196, 5200)
+    ]
     counts = {row["what"]: (row["expected"], row["found"]) for row in result.json()["counts"]}
     assert counts["labelled cases"] == (9262, 5)
     assert counts["labelled cases with image"] == (5195, 4)
@@ -223,7 +252,9 @@ def test_masks_may_be_spelled_and_stored_differently(convert: Convert, tmp_path:
     assert result.findings() == [("info", "orientation_differs", "BDMAP_00000007")]
 
 
-@pytest.mark.parametrize(("images", "labels"), [("imagesTs", "labelsTs"), ("imagesTr", "labelsTr"), ("images", "labels"), ("img", "seg")])
+@pytest.mark.parametrize(
+    ("images", "labels"), [("imagesTs", "labelsTs"), ("imagesTr", "labelsTr"), ("images", "labels"), ("img", "seg")]
+)
 def test_abdominal_mri_takes_any_of_the_layouts(convert: Convert, tmp_path: Path, images: str, labels: str) -> None:
     result = convert("abdominal_mri", downloads.mr_annotator(tmp_path / "download", images=images, labels=labels))
     assert (result.code, result.findings()) == (0, [])
@@ -264,7 +295,10 @@ def test_reference_names_the_pool_where_it_is_and_links_the_test_cases(convert: 
     content = json.loads((result.folder / "dataset.json").read_text())
     folder = root / "amos22"
     assert content["dataset"] == {
-        "amos_0507": {"images": [str(folder / "imagesTr/amos_0507.nii.gz")], "label": str(folder / "labelsTr/amos_0507.nii.gz")},
+        "amos_0507": {
+            "images": [str(folder / "imagesTr/amos_0507.nii.gz")],
+            "label": str(folder / "labelsTr/amos_0507.nii.gz"),
+        },
         "amos_0510": {
             "images": [str(folder / "imagesTr/amos_0510.nii.gz")],
             "label": str(result.folder / "labelsTr/amos_0510.nii.gz"),  # rewritten
@@ -301,7 +335,9 @@ def test_split_all_puts_every_case_into_the_pool(convert: Convert, tmp_path: Pat
 
 def test_a_split_file_decides_and_its_mistakes_are_findings(convert: Convert, tmp_path: Path) -> None:
     split = tmp_path / "split.json"
-    split.write_text(json.dumps({"pool": ["train_000", "train_001", "train_003"], "test": ["train_002", "train_003", "train_777"]}))
+    split.write_text(
+        json.dumps({"pool": ["train_000", "train_001", "train_003"], "test": ["train_002", "train_003", "train_777"]})
+    )
     result = convert("flare21", downloads.flare21(tmp_path / "download"), options=f"--split_file {split}")
     assert result.code == 1
     assert (result.cases("imagesTr"), result.cases("labelsTs")) == (["train_000", "train_001"], ["train_002"])
@@ -330,7 +366,9 @@ def test_another_id_is_taken_as_given(convert: Convert, tmp_path: Path) -> None:
 # Real images -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not downloads.EXAMPLES.is_dir(), reason="the TotalSegmentator examples are not beside the repository")
+@pytest.mark.skipif(
+    not downloads.EXAMPLES.is_dir(), reason="the TotalSegmentator examples are not beside the repository"
+)
 def test_real_images_under_the_names_of_the_downloads(convert: Convert, tmp_path: Path) -> None:
     """Two CT as AMOS, one MR (stored LPS) as MRAnnotator; the esophagus is not in the labels."""
     amos22 = tmp_path / "amos22"

@@ -88,15 +88,30 @@ FLARE_CASES: list[tuple[str, str, Callable[[Path], object], str]] = [  # code, s
     ("unreadable", "error", lambda root: (root / IMAGE).write_bytes(b"<html>login</html>"), "gzip"),
     ("unreadable", "error", lambda root: (root / LABEL).write_bytes(gzip.compress(b"x" * 999)), "no NIfTI"),
     ("unreadable", "error", lambda root: unpack(root / LABEL), "gzip"),
-    ("unreadable", "error", lambda root: [patch_header(root / f, dim=HUGE) for f in (IMAGE, LABEL)], "promises 250,000,000,000"),
+    (
+        "unreadable",
+        "error",
+        lambda root: [patch_header(root / f, dim=HUGE) for f in (IMAGE, LABEL)],
+        "promises 250,000,000,000",
+    ),
     ("unreadable", "error", lambda root: patch_header(root / IMAGE, datatype=7), "7"),
-    ("unreadable", "error", lambda root: patch_header(root / IMAGE, datatype=128, bitpix=24), "expected one real number"),
+    (
+        "unreadable",
+        "error",
+        lambda root: patch_header(root / IMAGE, datatype=128, bitpix=24),
+        "expected one real number",
+    ),
     ("unreadable", "error", lambda root: patch_header(root / LABEL, datatype=32, bitpix=64), "complex64"),
     ("not_3d", "error", sets(IMAGE, ct(1, (*SHAPE, 2))), "12x10x8x2"),
     ("not_3d", "error", sets(LABEL, label(1)[:, :, 1]), "12x10"),
     ("invalid_affine", "error", lambda root: patch_header(root / IMAGE, srow_x=[0] * 4), "[0.0, 0.0, 0.0, 0.0]"),
     ("invalid_affine", "error", lambda root: patch_header(root / LABEL, srow_y=[0, np.nan, 0, 0]), "nan"),
-    ("shape_mismatch", "error", sets(LABEL, label(1, shape=(12, 10, 7))), "12x10x7; expected that of the image, 12x10x8"),
+    (
+        "shape_mismatch",
+        "error",
+        sets(LABEL, label(1, shape=(12, 10, 7))),
+        "12x10x7; expected that of the image, 12x10x8",
+    ),
     ("unexpected_labels", "error", sets(LABEL, label(1, 5, 9)), "5 (10 voxels), 9 (10 voxels)"),
     ("unexpected_labels", "error", sets(LABEL, with_value(label(1).astype(np.int16), -1, 3)), "-1 (3 voxels)"),
     ("non_integral_labels", "error", sets(LABEL, with_value(label(1).astype(np.float32), 1.5, 4)), "4 voxels"),
@@ -117,11 +132,18 @@ FLARE_CASES: list[tuple[str, str, Callable[[Path], object], str]] = [  # code, s
     ("ct_range", "warning", sets(IMAGE, with_value(ct(1), -20000)), "spans -20000 to 700"),
     ("float_labels", "warning", sets(LABEL, label(1).astype(np.float64)), "stored as float"),
     ("duplicate_content", "warning", sets(IMAGE, ct(0)), "that of train_000"),
-    ("case_found_twice", "warning", lambda root: save(root / "TrainingImg/copy/train_001_0000.nii.gz", ct(1)), "besides"),
-]  # fmt: skip
+    (
+        "case_found_twice",
+        "warning",
+        lambda root: save(root / "TrainingImg/copy/train_001_0000.nii.gz", ct(1)),
+        "besides",
+    ),
+]
 
 
-@pytest.mark.parametrize(("code", "severity", "damage", "words"), FLARE_CASES, ids=[f"{c}-{s}-{w}" for c, s, _, w in FLARE_CASES])
+@pytest.mark.parametrize(
+    ("code", "severity", "damage", "words"), FLARE_CASES, ids=[f"{c}-{s}-{w}" for c, s, _, w in FLARE_CASES]
+)
 def test_a_damaged_case_is_named_and_the_others_are_converted(
     convert: Convert, tmp_path: Path, code: str, severity: str, damage: Callable[[Path], object], words: str
 ) -> None:
@@ -146,14 +168,32 @@ def test_a_damaged_case_is_named_and_the_others_are_converted(
 def verify_dataset_files(folder: Path) -> None:
     """Every image has a label and dataset.json counts them."""
     content = json.loads((folder / "dataset.json").read_text())
-    assert content["numTraining"] == len(list((folder / "imagesTr").iterdir())) == len(list((folder / "labelsTr").iterdir()))
+    assert (
+        content["numTraining"]
+        == len(list((folder / "imagesTr").iterdir()))
+        == len(list((folder / "labelsTr").iterdir()))
+    )
 
 
 OTHER = {  # codes of other datasets or other commands, and the tests below that produce them
-    "case_in_two_splits", "other_file_ending", "dataset_id_clash", "unknown_structure", "modality_conflict", "uint8_mr",
-    "label_without_image", "overlapping_masks", "bad_dataset_json", "count_differs", "labels_removed", "unlabelled_image",
-    "other_modality", "not_in_split", "output_missing", "output_changed", "source_changed",
-}  # fmt: skip
+    "case_in_two_splits",
+    "other_file_ending",
+    "dataset_id_clash",
+    "unknown_structure",
+    "modality_conflict",
+    "uint8_mr",
+    "label_without_image",
+    "overlapping_masks",
+    "bad_dataset_json",
+    "count_differs",
+    "labels_removed",
+    "unlabelled_image",
+    "other_modality",
+    "not_in_split",
+    "output_missing",
+    "output_changed",
+    "source_changed",
+}
 
 
 def test_every_code_has_a_test() -> None:
@@ -205,7 +245,9 @@ def test_a_label_in_another_orientation_is_turned_when_it_is_rewritten(convert: 
     np.testing.assert_array_equal(result.values("labelsTr/train_001.nii.gz"), label(1, 2, 3))
 
 
-def test_a_dry_run_writes_nothing_and_says_what_it_cannot_know(convert: Convert, tmp_path: Path, nnunet_folders: Path) -> None:
+def test_a_dry_run_writes_nothing_and_says_what_it_cannot_know(
+    convert: Convert, tmp_path: Path, nnunet_folders: Path
+) -> None:
     root = downloads.flare21(tmp_path / "download")
     save(root / LABEL, label(1, shape=(12, 10, 7)))
     result = convert("flare21", root, options="--dry_run")
@@ -216,7 +258,9 @@ def test_a_dry_run_writes_nothing_and_says_what_it_cannot_know(convert: Convert,
 
 
 @pytest.mark.parametrize(
-    "damage", [lambda r: save(r / LABEL, label(1, shape=(12, 10, 7))), lambda r: cut(r / LABEL, 0.9)], ids=["scan", "apply"]
+    "damage",
+    [lambda r: save(r / LABEL, label(1, shape=(12, 10, 7))), lambda r: cut(r / LABEL, 0.9)],
+    ids=["scan", "apply"],
 )
 def test_strict_stops_at_the_first_error(convert: Convert, tmp_path: Path, damage: Callable[[Path], object]) -> None:
     root = downloads.flare21(tmp_path / "download")
@@ -231,7 +275,9 @@ def test_strict_stops_at_the_first_error(convert: Convert, tmp_path: Path, damag
 # Codes of the other datasets -------------------------------------------------------------------------------------------
 
 
-def test_an_id_that_is_taken_stops_everything_before_the_first_write(convert: Convert, tmp_path: Path, nnunet_folders: Path) -> None:
+def test_an_id_that_is_taken_stops_everything_before_the_first_write(
+    convert: Convert, tmp_path: Path, nnunet_folders: Path
+) -> None:
     (nnunet_folders / "nnUNet_results/Dataset803_Other").mkdir()
     root = downloads.flare21(tmp_path / "download")
     for options in ("", "--dry_run"):
@@ -272,13 +318,17 @@ def test_a_modality_that_contradicts_the_id_or_the_dataset(convert: Convert, tmp
 
 
 def test_cases_of_the_other_modality_and_without_public_label_are_information(convert: Convert, tmp_path: Path) -> None:
-    found = {(f["code"], f["case"]) for f in convert("amos_ct", downloads.amos(tmp_path / "download")).json()["findings"]}
+    found = {
+        (f["code"], f["case"]) for f in convert("amos_ct", downloads.amos(tmp_path / "download")).json()["findings"]
+    }
     assert {("other_modality", "amos_0507"), ("unlabelled_image", "amos_0003"), ("count_differs", "")} <= found
 
 
 def test_an_mr_image_of_uint8_is_a_warning(convert: Convert, tmp_path: Path) -> None:
     root = downloads.mr_annotator(tmp_path / "download")
-    save(root / "Dataset001_Abdomen/imagesTs/case00_t2_0000.nii.gz", *downloads.reoriented(mr(0).astype(np.uint8), "LAS"))
+    save(
+        root / "Dataset001_Abdomen/imagesTs/case00_t2_0000.nii.gz", *downloads.reoriented(mr(0).astype(np.uint8), "LAS")
+    )
     assert convert("abdominal_mri", root).findings() == [("warning", "uint8_mr", "case00_t2")]
 
 
@@ -318,8 +368,12 @@ def test_the_validation_images_of_flare_are_counted_and_left_out(convert: Conver
     assert "validation_001" not in result.cases("imagesTr") + result.cases("imagesTs")
 
 
-@pytest.mark.parametrize("change", [{"training": 240}, {"validation": {"a": 1}}, {"test": [{"image": None}, 7]}, {"labels": None}])
-def test_lists_in_dataset_json_of_another_form_are_passed_over(convert: Convert, tmp_path: Path, change: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "change", [{"training": 240}, {"validation": {"a": 1}}, {"test": [{"image": None}, 7]}, {"labels": None}]
+)
+def test_lists_in_dataset_json_of_another_form_are_passed_over(
+    convert: Convert, tmp_path: Path, change: dict[str, Any]
+) -> None:
     root = downloads.amos(tmp_path / "download")
     file = root / "amos22/dataset.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
@@ -340,7 +394,9 @@ def test_lists_in_dataset_json_of_another_form_are_passed_over(convert: Convert,
         ({"training": [{"image": "a.nii.gz", "label": "b.nii.gz"}]}, "Expected the files that its dataset.json lists"),
     ],
 )
-def test_a_decathlon_dataset_json_of_another_form_is_one_line(convert: Convert, tmp_path: Path, change: dict[str, Any], words: str) -> None:
+def test_a_decathlon_dataset_json_of_another_form_is_one_line(
+    convert: Convert, tmp_path: Path, change: dict[str, Any], words: str
+) -> None:
     file = downloads.decathlon(tmp_path) / "Task04_Hippocampus/dataset.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     result = convert("msd", tmp_path)
@@ -420,5 +476,9 @@ def test_verify_only_finds_what_changed(convert: Convert, tmp_path: Path) -> Non
     verified = convert("flare21", options="--verify_only")
     assert verified.code == 1
     codes = [(line.split()[1], line.split()[-1]) for line in verified.errors]
-    assert codes == [("train_000:", "[output_missing]"), ("train_001:", "[source_changed]"), ("train_002:", "[output_changed]")]
+    assert codes == [
+        ("train_000:", "[output_missing]"),
+        ("train_001:", "[source_changed]"),
+        ("train_002:", "[output_changed]"),
+    ]
     assert {"output_missing", "source_changed", "output_changed"} == {code.strip("[]") for _, code in codes}

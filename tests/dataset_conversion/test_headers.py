@@ -50,20 +50,28 @@ def test_axes_30_degrees_from_a_right_angle() -> None:
 def test_a_grid_stored_in_two_orientations_agrees_only_for_a_reader_that_reorients(tmp_path: Path) -> None:
     image = nibabel.Nifti1Image(np.zeros((3, 4, 5), np.uint8), np.diag([1, 2, 3, 1.0]))
     for axes in ("RAS", "PSL"):
-        turn = nibabel.orientations.ornt_transform(nibabel.io_orientation(image.affine), nibabel.orientations.axcodes2ornt(axes))
+        turn = nibabel.orientations.ornt_transform(
+            nibabel.io_orientation(image.affine), nibabel.orientations.axcodes2ornt(axes)
+        )
         nibabel.save(image.as_reoriented(turn), tmp_path / f"{axes}.nii.gz")
     first, second = (read_header(tmp_path / f"{axes}.nii.gz") for axes in ("RAS", "PSL"))
     assert (first.shape, second.shape, second.axes) == ((3, 4, 5), (4, 5, 3), "PSL")
     assert second.reoriented().shape == (3, 4, 5)
     np.testing.assert_allclose(second.reoriented().affine, first.affine)
-    codes = [[f.code for f in pair_findings("a", first, second, Tolerances(), reorient=reorient)] for reorient in (True, False)]
+    codes = [
+        [f.code for f in pair_findings("a", first, second, Tolerances(), reorient=reorient)]
+        for reorient in (True, False)
+    ]
     assert codes == [["orientation_differs"], ["shape_mismatch"]]
 
 
 @pytest.mark.parametrize(
-    ("mm", "severity"), [(0.0, None), (0.0005, None), (0.09, "info"), (0.11, "warning"), (2.0, "warning"), (2.01, "error")]
+    ("mm", "severity"),
+    [(0.0, None), (0.0005, None), (0.09, "info"), (0.11, "warning"), (2.0, "warning"), (2.01, "error")],
 )
-def test_the_default_limits_are_a_tenth_of_a_millimetre_and_the_smallest_spacing(mm: float, severity: str | None) -> None:
+def test_the_default_limits_are_a_tenth_of_a_millimetre_and_the_smallest_spacing(
+    mm: float, severity: str | None
+) -> None:
     image, label = np.diag([2, 3, 5, 1.0]), np.diag([2, 3, 5, 1.0])
     label[0, 3] = mm
     findings = pair_findings("a", header(image), header(label), Tolerances(), reorient=True)

@@ -31,7 +31,9 @@ def test_no_two_structures_of_a_dataset_are_taken_for_one(structures: tuple[str,
     assert len({canonical_name(name) for name in structures}) == len(structures)
 
 
-@pytest.mark.parametrize("names", [("bladder", "gall bladder"), ("left kidney", "right kidney"), ("prostate", "prostate/uterus")])
+@pytest.mark.parametrize(
+    "names", [("bladder", "gall bladder"), ("left kidney", "right kidney"), ("prostate", "prostate/uterus")]
+)
 def test_structures_that_must_not_be_confused(names: tuple[str, str]) -> None:
     assert canonical_name(names[0]) != canonical_name(names[1])
 

@@ -18,7 +18,7 @@ import pytest
 from nnunet_assft.cli import convert as command
 from nnunet_assft.dataset_conversion import case_conversion, placing
 from nnunet_assft.dataset_conversion.manifest import JOURNAL
-from nnunet_assft.files import sha256_file
+from nnunet_assft.runtime.files import sha256_file
 from tests.dataset_conversion import downloads
 from tests.dataset_conversion.conftest import Convert
 from tests.dataset_conversion.downloads import label, save
@@ -69,7 +69,9 @@ def test_killed_at_any_file_the_same_command_gives_the_undisturbed_result(
     assert {file.name: sha256_file(file) for file in root.rglob("*.nii.gz")} == originals
 
 
-def test_a_second_run_reads_no_voxel_and_changes_nothing(convert: Convert, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_run_reads_no_voxel_and_changes_nothing(
+    convert: Convert, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = downloads.flare21(tmp_path / "download")
     (root / "TrainingMask/train_001.nii.gz").write_bytes(b"")  # an excluded case is remembered, too
     data = (root / "TrainingMask/train_002.nii.gz").read_bytes()
@@ -85,7 +87,9 @@ def test_a_second_run_reads_no_voxel_and_changes_nothing(convert: Convert, tmp_p
     assert {file: file.lstat().st_mtime_ns for file in first.folder.rglob("*T[rs]/*")} == before
 
 
-def test_only_what_changed_in_the_download_is_converted_again(convert: Convert, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_what_changed_in_the_download_is_converted_again(
+    convert: Convert, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = downloads.flare21(tmp_path / "download")
     convert("flare21", root, options="--split all")
     read = []
@@ -192,7 +196,9 @@ def test_an_edited_dataset_json_is_kept(convert: Convert, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("foreign", ["imagesTr", "dataset.json"])
-def test_a_dataset_of_somebody_else_is_never_touched(convert: Convert, tmp_path: Path, nnunet_folders: Path, foreign: str) -> None:
+def test_a_dataset_of_somebody_else_is_never_touched(
+    convert: Convert, tmp_path: Path, nnunet_folders: Path, foreign: str
+) -> None:
     folder = nnunet_folders / "nnUNet_raw/Dataset803_FLARE21"
     (folder / "imagesTr").mkdir(parents=True) if foreign == "imagesTr" else folder.mkdir()
     if foreign == "dataset.json":
@@ -222,7 +228,9 @@ def test_a_damaged_manifest_is_one_line(convert: Convert, tmp_path: Path) -> Non
     assert "conversion_manifest.json is damaged" in result.errors[0]
 
 
-def test_a_line_of_the_journal_cut_short_costs_only_its_case(convert: Convert, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_of_the_journal_cut_short_costs_only_its_case(
+    convert: Convert, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = downloads.flare21(tmp_path / "download")
     folder = convert("flare21", root).folder
     expected = state(folder)
@@ -241,7 +249,8 @@ def test_a_line_of_the_journal_cut_short_costs_only_its_case(convert: Convert, t
 
 
 @pytest.mark.parametrize(
-    ("number", "words"), [(errno.ENOSPC, "is full. Free some space"), (errno.EACCES, "cannot be written: Permission denied")]
+    ("number", "words"),
+    [(errno.ENOSPC, "is full. Free some space"), (errno.EACCES, "cannot be written: Permission denied")],
 )
 def test_a_folder_that_takes_no_more_is_one_line_and_what_is_done_stays(
     convert: Convert, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, words: str
@@ -316,7 +325,11 @@ def test_an_archive_or_an_empty_folder_is_one_line(convert: Convert, tmp_path: P
     archive = tmp_path / "amos22.zip"
     archive.write_bytes(b"PK")
     (tmp_path / "empty").mkdir()
-    for source, words in ((archive, "Unpack it"), (tmp_path / "empty", "No case was found"), (tmp_path / "none", "is not a folder")):
+    for source, words in (
+        (archive, "Unpack it"),
+        (tmp_path / "empty", "No case was found"),
+        (tmp_path / "none", "is not a folder"),
+    ):
         result = convert("amos_ct", source)
         assert result.code == 1
         assert len(result.errors) == 1

@@ -13,7 +13,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-COMMANDS = {entry.name: entry.module for entry in entry_points(group="console_scripts") if entry.module.startswith("nnunet_assft.")}
+COMMANDS = {
+    entry.name: entry.module
+    for entry in entry_points(group="console_scripts")
+    if entry.module.startswith("nnunet_assft.")
+}
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 COMMAND = re.compile(r"nnUNetv2_assft_[a-z]+")
 

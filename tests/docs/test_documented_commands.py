@@ -18,17 +18,33 @@ from nnunet_assft.active.selection import SELECTIONS
 from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.cli import convert as convert_command
 from nnunet_assft.dataset_conversion.datasets import DATASETS
-from nnunet_assft.dataset_conversion.phantom import write_phantom_dataset
 from nnunet_assft.network import ENCODERS, PRESETS
+from nnunet_assft.phantom import write_phantom_dataset
 from nnunet_assft.planning.domains import DOMAINS
 from tests.conftest import SHARED_DATA
-from tests.docs.pages import COMMANDS, PAGES, ROOT, Block, blocks, commands_of, mentions, options_of, parser_of, prose, shell_lines
+from tests.docs.pages import (
+    COMMANDS,
+    PAGES,
+    ROOT,
+    Block,
+    blocks,
+    commands_of,
+    mentions,
+    options_of,
+    parser_of,
+    prose,
+    shell_lines,
+)
 
 DOCS = ROOT / "docs"
 TUTORIAL, EXTENDING = DOCS / "tutorial.md", DOCS / "extending.md"
 
 TYPED = [
-    (block.name, words) for page in PAGES for block in blocks(page, "bash") for line in shell_lines(block) for words in commands_of(line)
+    (block.name, words)
+    for page in PAGES
+    for block in blocks(page, "bash")
+    for line in shell_lines(block)
+    for words in commands_of(line)
 ]
 
 
@@ -127,7 +143,10 @@ def task04(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> bool:
     else:
         phantom = write_phantom_dataset(tmp_path / "phantom", n_pool=16, n_test=0)
         labels = json.loads((phantom / "dataset.json").read_text())["labels"]
-        pairs = [(file, phantom / "labelsTr" / file.name.replace("_0000", "")) for file in sorted((phantom / "imagesTr").iterdir())]
+        pairs = [
+            (file, phantom / "labelsTr" / file.name.replace("_0000", ""))
+            for file in sorted((phantom / "imagesTr").iterdir())
+        ]
     for image, label in pairs:
         for folder, file in (("imagesTr", image), ("labelsTr", label)):
             (task / folder).mkdir(parents=True, exist_ok=True)
@@ -149,7 +168,9 @@ def small(line: str) -> str:
 
 
 def bash(script: str) -> str:
-    return subprocess.run(["bash", "-euo", "pipefail", "-c", script], check=True, stdout=subprocess.PIPE, text=True).stdout
+    return subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script], check=True, stdout=subprocess.PIPE, text=True
+    ).stdout
 
 
 @pytest.fixture
@@ -197,7 +218,10 @@ def test_the_tutorial_runs_and_prints_what_it_says(task04: bool, type_block: Cal
             printed[block.heading] = type_block(block)
         elif task04:
             missing = masked(block.text) - masked(printed[block.heading])
-            wrong += [f"{block.name}: {line!r} was not printed; what was:\n{printed[block.heading]}" for line in sorted(missing)]
+            wrong += [
+                f"{block.name}: {line!r} was not printed; what was:\n{printed[block.heading]}"
+                for line in sorted(missing)
+            ]
     assert not wrong, "\n".join(wrong)
 
 
@@ -228,12 +252,22 @@ def run_examples() -> dict[str, dict[str, Any]]:
 def test_the_examples_of_extending_run(nnunet_folders: Path, monkeypatch: pytest.MonkeyPatch, tables: None) -> None:
     monkeypatch.chdir(nnunet_folders)
     assert list(run_examples()) == [
-        "", "A query strategy", "A selection of pseudo-labels", "A network", "A pretrained encoder", "A dataset", "A domain",
-    ]  # fmt: skip
+        "",
+        "A query strategy",
+        "A selection of pseudo-labels",
+        "A network",
+        "A pretrained encoder",
+        "A dataset",
+        "A domain",
+    ]
     new = [
-        (STRATEGIES, "small_foreground"), (SELECTIONS, "typical"), (PRESETS, "narrow"),
-        (ENCODERS, "my_encoder"), (DATASETS, "wrist"), (DOMAINS, "wrist"),
-    ]  # fmt: skip
+        (STRATEGIES, "small_foreground"),
+        (SELECTIONS, "typical"),
+        (PRESETS, "narrow"),
+        (ENCODERS, "my_encoder"),
+        (DATASETS, "wrist"),
+        (DOMAINS, "wrist"),
+    ]
     assert all(list(table)[-1] == name for table, name in new)
     assert Options(selection="typical").changed() == {"selection": "typical"}
 

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from nnunet_assft.files import write_csv
+from nnunet_assft.runtime.files import write_csv
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 
@@ -38,7 +38,10 @@ def example() -> ModuleType:
 @pytest.fixture
 def worklist(tmp_path: Path) -> Path:
     rows = [("case_07", "anna"), ("case_01", "anna bert"), ("case_03", "bert")]
-    write_csv(tmp_path / "worklist.csv", [{"case": case, "rank": i, "annotators": names} for i, (case, names) in enumerate(rows, 1)])
+    write_csv(
+        tmp_path / "worklist.csv",
+        [{"case": case, "rank": i, "annotators": names} for i, (case, names) in enumerate(rows, 1)],
+    )
     return tmp_path / "worklist.csv"
 
 
@@ -46,8 +49,11 @@ def test_monai_label_is_offered_the_work_list_in_its_order(example: ModuleType, 
     strategy = example.AssftWorkList(worklist)
     store = FakeDatastore(["case_03_0000", "case_00_0000", "case_07_0000", "case_01_0000"])
     assert strategy({"label_tag": "final", "labels": ["liver"]}, store) == {
-        "id": "case_07_0000", "case": "case_07", "rank": "1", "annotators": "anna",
-    }  # fmt: skip
+        "id": "case_07_0000",
+        "case": "case_07",
+        "rank": "1",
+        "annotators": "anna",
+    }
     assert store.asked == [("final", ["liver"])]
     store.unlabelled.remove("case_07_0000")
     assert strategy({}, store)["id"] == "case_01_0000"

@@ -48,12 +48,19 @@ def values(table: pd.DataFrame, case: str, structure: str) -> tuple[float, float
 
 
 def test_metrics_worked_by_hand(measure):
-    found = measure({
-        "b": (volume((1, slice(2, 4))), volume((1, slice(2, 4)))),
-        "a": (volume((1, slice(1, 3)), (2, slice(6, 8))), volume((1, slice(2, 4)), (2, slice(6, 8)))),
-    })  # fmt: skip
+    found = measure(
+        {
+            "b": (volume((1, slice(2, 4))), volume((1, slice(2, 4)))),
+            "a": (volume((1, slice(1, 3)), (2, slice(6, 8))), volume((1, slice(2, 4)), (2, slice(6, 8)))),
+        }
+    )
     assert list(found.columns) == ["case", "structure", "dice", "nsd", "hd95_mm"]
-    assert found[["case", "structure"]].to_numpy().tolist() == [["a", "liver"], ["a", "spleen"], ["b", "liver"], ["b", "spleen"]]
+    assert found[["case", "structure"]].to_numpy().tolist() == [
+        ["a", "liver"],
+        ["a", "spleen"],
+        ["b", "liver"],
+        ["b", "spleen"],
+    ]
     # two planes each, one shared: Dice 1/2; every voxel of a slab of two planes is surface, half of it is 3 mm (one plane) off
     assert values(found, "a", "liver") == (0.5, 0.5, 3.0)
     assert values(found, "a", "spleen") == values(found, "b", "liver") == (1.0, 1.0, 0.0)
@@ -79,7 +86,11 @@ def test_voxels_with_the_ignore_label_do_not_count(measure):
     assert all(math.isnan(value) for value in values(ignoring, "b", "spleen"))
     counting = measure(cases)
     # surfaces: 32 voxels of the two planes, 16 + 12 + 12 + 16 of the four; the last 12 and 16 are 3 and 6 mm off, the rest within 1
-    assert values(counting, "a", "liver") == (pytest.approx(2 / 3), pytest.approx((32 + 28) / (32 + 56)), pytest.approx(6.0))
+    assert values(counting, "a", "liver") == (
+        pytest.approx(2 / 3),
+        pytest.approx((32 + 28) / (32 + 56)),
+        pytest.approx(6.0),
+    )
     assert values(counting, "b", "spleen") == (0.0, 0.0, math.inf)
 
 

@@ -20,24 +20,40 @@ def evaluate(tmp_path):
         for kind, which in (("reference", 0), ("prediction", 1)):
             files[kind] = {case: tmp_path / f"{case}_{kind}.nii.gz" for case in cases}
             for case, file in files[kind].items():
-                sitk.WriteImage(sitk.GetImageFromArray(np.array(cases[case][which], np.uint8).reshape(2, 2, 2)), str(file))
-        return evaluate_cases(files["prediction"], files["reference"], SimpleITKIO(), options.pop("labels", LABELS), **options)
+                sitk.WriteImage(
+                    sitk.GetImageFromArray(np.array(cases[case][which], np.uint8).reshape(2, 2, 2)), str(file)
+                )
+        return evaluate_cases(
+            files["prediction"], files["reference"], SimpleITKIO(), options.pop("labels", LABELS), **options
+        )
 
     return run
 
 
 def test_dice_worked_by_hand(evaluate):
-    found = evaluate({
-        "a": ([0, 1, 1, 1, 2, 2, 0, 0], [0, 1, 1, 0, 2, 2, 2, 0]),  # liver 2*2/(3+2), spleen 2*2/(2+3), no kidney anywhere
-        "b": ([0, 1, 0, 0, 3, 3, 3, 3], [0, 1, 2, 0, 3, 0, 0, 0]),  # liver 1, spleen only predicted, kidney 2*1/(4+1)
-    })  # fmt: skip
+    found = evaluate(
+        {
+            "a": (
+                [0, 1, 1, 1, 2, 2, 0, 0],
+                [0, 1, 1, 0, 2, 2, 2, 0],
+            ),  # liver 2*2/(3+2), spleen 2*2/(2+3), no kidney anywhere
+            "b": (
+                [0, 1, 0, 0, 3, 3, 3, 3],
+                [0, 1, 2, 0, 3, 0, 0, 0],
+            ),  # liver 1, spleen only predicted, kidney 2*1/(4+1)
+        }
+    )
     assert found["per_case"]["a"] == {"liver": pytest.approx(0.8), "spleen": pytest.approx(0.8), "kidney": None}
     assert found["per_case"]["b"] == {"liver": 1.0, "spleen": 0.0, "kidney": pytest.approx(0.4)}
     mean_a, mean_b = 0.8, (1 + 0 + 0.4) / 3  # a structure that is nowhere has no say
     assert found["mean"] == pytest.approx((mean_a + mean_b) / 2)
     assert found["sd"] == pytest.approx((mean_a - mean_b) / np.sqrt(2))  # two values, n - 1
     assert found["n_cases"] == 2
-    assert found["per_structure"] == {"liver": pytest.approx(0.9), "spleen": pytest.approx(0.4), "kidney": pytest.approx(0.4)}
+    assert found["per_structure"] == {
+        "liver": pytest.approx(0.9),
+        "spleen": pytest.approx(0.4),
+        "kidney": pytest.approx(0.4),
+    }
 
 
 def test_a_structure_that_was_missed_is_0(evaluate):
@@ -76,8 +92,11 @@ def test_structures_follow_the_names_not_the_values(evaluate):
 def test_every_dice_is_nnunets(evaluate, tmp_path, ignore_label):
     rng = np.random.default_rng(5)
     labels = {"liver": 1, "spleen": 2}
-    found = evaluate({case: (list(rng.integers(0, 4, 8)), list(rng.integers(0, 3, 8))) for case in "abcdef"},
-                     labels=labels, ignore_label=ignore_label)  # fmt: skip
+    found = evaluate(
+        {case: (list(rng.integers(0, 4, 8)), list(rng.integers(0, 3, 8))) for case in "abcdef"},
+        labels=labels,
+        ignore_label=ignore_label,
+    )
     for case, dice in found["per_case"].items():
         reference, prediction = (str(tmp_path / f"{case}_{kind}.nii.gz") for kind in ("reference", "prediction"))
         metrics = compute_metrics(reference, prediction, SimpleITKIO(), [1, 2], ignore_label)["metrics"]

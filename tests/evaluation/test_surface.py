@@ -40,7 +40,9 @@ def test_a_cube_against_itself_shifted_by_one_voxel():
 
 def test_spacing_is_of_the_axes_of_the_array():
     for distances in surface_distances(CUBE, SHIFTED, (2.5, 1, 1)):
-        assert sorted(distances) == [0.0] * 36 + [1.0] * 4 + [2.5] * 16  # the inner 4 are nearer to the ring beside them
+        assert (
+            sorted(distances) == [0.0] * 36 + [1.0] * 4 + [2.5] * 16
+        )  # the inner 4 are nearer to the ring beside them
     assert both(CUBE, SHIFTED, (2.5, 1, 1)) == (pytest.approx(40 / 56), 2.5)
     assert both(CUBE, SHIFTED, (1, 2.5, 2.5)) == (1.0, 1.0)
 
@@ -67,7 +69,9 @@ def test_outside_of_the_image_is_background():
     assert [len(d) for d in to_itself] == [56, 56]  # the voxels at the border of the image are its surface
     assert hausdorff_distance_95(to_itself) == 0.0
     touching, moved = CUBE[2:, 2:, 2:], SHIFTED[2:, 2:, 2:]  # at the border of the image
-    for at_border, inside in zip(surface_distances(touching, moved, (3, 1, 2)), surface_distances(CUBE, SHIFTED, (3, 1, 2)), strict=True):
+    for at_border, inside in zip(
+        surface_distances(touching, moved, (3, 1, 2)), surface_distances(CUBE, SHIFTED, (3, 1, 2)), strict=True
+    ):
         np.testing.assert_array_equal(at_border, inside)
 
 
@@ -153,7 +157,9 @@ def test_monai_agrees(spacing):
             options = {"include_background": True, "spacing": spacing}
             nsd, hd95 = both(reference, prediction, spacing, 1.5)
             assert nsd == pytest.approx(float(metrics.compute_surface_dice(*batch, [1.5], **options)), abs=1e-6)
-            assert hd95 == pytest.approx(float(metrics.compute_hausdorff_distance(*batch, percentile=95, **options)), rel=1e-5)
+            assert hd95 == pytest.approx(
+                float(metrics.compute_hausdorff_distance(*batch, percentile=95, **options)), rel=1e-5
+            )
 
 
 @pytest.mark.parametrize("spacing", SPACINGS)

@@ -91,7 +91,9 @@ def test_key_table_of_ct_fm_without_weights_in_memory():
     assert not any(".seg_layers." in key for key in net.state_dict())
 
 
-@pytest.mark.parametrize(("preset", "millions"), [("ctfm", 87.2), ("ctfm_dec1224", 98.9), ("assft_paper", 391.3), ("tiny", 1.67)])
+@pytest.mark.parametrize(
+    ("preset", "millions"), [("ctfm", 87.2), ("ctfm_dec1224", 98.9), ("assft_paper", 391.3), ("tiny", 1.67)]
+)
 def test_every_preset_has_its_size_and_survives_json(preset: str, millions: float):
     arch_kwargs = json.loads(json.dumps(dict(PRESETS[preset])))
     with torch.device("meta"):
@@ -154,7 +156,9 @@ def test_gradients_reach_every_parameter(options: dict[str, Any]):
 
 def test_postactivation_block_worked_by_hand():
     """With identity convolutions and unit statistics: relu(x + relu(x))."""
-    net = CTFMSegmentationNet(1, 2, widths=(1, 1), n_blocks=(1, 1), n_blocks_decoder=(1,), block="postactivation").eval()
+    net = CTFMSegmentationNet(
+        1, 2, widths=(1, 1), n_blocks=(1, 1), n_blocks_decoder=(1,), block="postactivation"
+    ).eval()
     block = net.encoder.layers[0].blocks[0]
     for conv in (block.conv1, block.conv2):
         nn.init.dirac_(conv.weight)

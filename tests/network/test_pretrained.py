@@ -41,7 +41,10 @@ def make_net(seed: int = 0, input_channels: int = 1, **options: Any) -> CTFMSegm
 def encoder_state(seed: int = 1) -> dict[str, Tensor]:
     """A trained encoder's state: nothing in it has the value of a new network."""
     state = make_net(seed).encoder.state_dict()
-    return {key: torch.full_like(value, 7) if value.ndim == 0 else torch.rand_like(value) + 0.5 for key, value in state.items()}
+    return {
+        key: torch.full_like(value, 7) if value.ndim == 0 else torch.rand_like(value) + 0.5
+        for key, value in state.items()
+    }
 
 
 def prefixed(prefix: str, state: State) -> State:
@@ -98,7 +101,10 @@ def test_loads_every_layout_whole(layout: str, container: str, tmp_path: Path):
 
 
 def test_keys_outside_the_encoder_are_named_in_the_report(tmp_path: Path):
-    content = prefixed("encoder.", encoder_state()) | {"criterion.scale": torch.ones(1), "decoder.heads.0.bias": torch.ones(2)}
+    content = prefixed("encoder.", encoder_state()) | {
+        "criterion.scale": torch.ones(1),
+        "decoder.heads.0.bias": torch.ones(2),
+    }
     report = load_pretrained_encoder(make_net(), save(content, tmp_path / "model.pth"))
     assert report.ignored == ("criterion.scale", "decoder.")
 
@@ -200,7 +206,12 @@ def test_a_value_too_large_for_the_network_is_not_finite(tmp_path: Path):
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 @pytest.mark.parametrize(
     "content",
-    [lambda whole: whole[: len(whole) // 2], lambda whole: whole[:5], lambda _: b"<html>404</html>", lambda _: bytes(99)],
+    [
+        lambda whole: whole[: len(whole) // 2],
+        lambda whole: whole[:5],
+        lambda _: b"<html>404</html>",
+        lambda _: bytes(99),
+    ],
 )
 def test_damaged_files(content: Callable[[bytes], bytes], suffix: str, tmp_path: Path):
     path = save(encoder_state(), tmp_path / f"model{suffix}")
@@ -242,7 +253,10 @@ def test_code_in_a_file_is_never_run(tmp_path: Path):
 
 
 def test_lightning_checkpoint_with_objects_says_what_to_do(tmp_path: Path):
-    content = {"state_dict": prefixed("model.backbone.", encoder_state()), "hyper_parameters": argparse.Namespace(lr=1e-4)}
+    content = {
+        "state_dict": prefixed("model.backbone.", encoder_state()),
+        "hyper_parameters": argparse.Namespace(lr=1e-4),
+    }
     with pytest.raises(PretrainedEncoderError, match=r"torch\.save\(\{'state_dict'"):
         load_pretrained_encoder(make_net(), save(content, tmp_path / "model.ckpt"))
 
@@ -279,7 +293,9 @@ def test_refuses_a_network_that_computes_another_function(options: dict[str, Any
 def test_the_papers_printed_network_is_refused_with_the_reason(tmp_path: Path):
     with torch.device("meta"):
         net = CTFMSegmentationNet(1, 2, **PRESETS["assft_paper"])
-    with pytest.raises(PretrainedEncoderError, match=r"has widths 32, 64, 256, 512, 1024, postactivation.*Use preset ctfm"):
+    with pytest.raises(
+        PretrainedEncoderError, match=r"has widths 32, 64, 256, 512, 1024, postactivation.*Use preset ctfm"
+    ):
         load_pretrained_encoder(net, tmp_path / "never_opened.safetensors")
 
 

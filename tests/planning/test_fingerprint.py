@@ -11,7 +11,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from nnunet_assft.errors import AssftError
 from nnunet_assft.planning.fingerprint import check_images, combine_fingerprint
-from nnunet_assft.planning.raw_dataset import RawDataset, read_dataset
+from nnunet_assft.volumes.raw_dataset import RawDataset, read_dataset
 from tests.conftest import blob_case, write_volume
 
 
@@ -38,7 +38,11 @@ def dataset(nnunet_folders: Path) -> RawDataset:
         for channel, volume in enumerate((image, second)):
             write_volume(folder / "imagesTr" / f"case_{i}_{channel:04d}.nii.gz", volume, spacing)
         write_volume(folder / "labelsTr" / f"case_{i}.nii.gz", label, spacing)
-    content = {"channel_names": {"0": "T1", "1": "T2"}, "labels": {"background": 0, "ball": 1, "box": 2}, "file_ending": ".nii.gz"}
+    content = {
+        "channel_names": {"0": "T1", "1": "T2"},
+        "labels": {"background": 0, "ball": 1, "box": 2},
+        "file_ending": ".nii.gz",
+    }
     (folder / "dataset.json").write_text(json.dumps({**content, "numTraining": 4}))
     return read_dataset(folder)
 
@@ -53,7 +57,9 @@ def test_spacings_and_shapes_are_those_of_nnunet(dataset: RawDataset, tmp_path: 
     assert ours["shapes_after_crop"] == [list(case[0]) for case in theirs]
     assert ours["shapes_after_crop"][1] == [14, 17, 18]  # 16 - 2, 20 - 3
     np.testing.assert_array_equal(ours["spacings"], [case[1] for case in theirs])
-    assert ours["median_relative_size_after_cropping"] == pytest.approx(np.median([case[4] for case in theirs]), rel=1e-12)
+    assert ours["median_relative_size_after_cropping"] == pytest.approx(
+        np.median([case[4] for case in theirs]), rel=1e-12
+    )
 
 
 def test_intensities_are_those_of_the_nonzero_voxels(dataset: RawDataset, tmp_path: Path):
@@ -66,7 +72,9 @@ def test_intensities_are_those_of_the_nonzero_voxels(dataset: RawDataset, tmp_pa
         write_volume(images[f"small_{i}"][0], image)
     check_images(images, SimpleITKIO(), tmp_path / "parts")
     found = combine_fingerprint(images, tmp_path / "parts")["foreground_intensity_properties_per_channel"]["0"]
-    values = np.concatenate([np.random.default_rng(i).integers(1, 50, (4, 6, 7)).ravel() for i in range(2)]).astype(float)
+    values = np.concatenate([np.random.default_rng(i).integers(1, 50, (4, 6, 7)).ravel() for i in range(2)]).astype(
+        float
+    )
     expected = {
         "mean": values.mean(),
         "median": np.median(values),
@@ -83,7 +91,9 @@ def test_no_label_is_read(dataset: RawDataset, tmp_path: Path):
     check_images(dataset.images, dataset.reader, tmp_path / "with")
     shutil.rmtree(dataset.folder / "labelsTr")
     check_images(dataset.images, dataset.reader, tmp_path / "without")
-    assert combine_fingerprint(dataset.images, tmp_path / "with") == combine_fingerprint(dataset.images, tmp_path / "without")
+    assert combine_fingerprint(dataset.images, tmp_path / "with") == combine_fingerprint(
+        dataset.images, tmp_path / "without"
+    )
 
 
 def test_two_processes_find_the_same_as_one(dataset: RawDataset, tmp_path: Path):
@@ -123,7 +133,9 @@ def test_every_bad_image_is_named_at_once_and_only_the_replaced_ones_are_read_ag
     reader = CountingReader()
     with pytest.raises(AssftError, match=r"^1 of 8 images cannot be used \(case_06"):
         check_images(dataset.images, reader, tmp_path / "parts")
-    assert sorted(reader.read) == [f"case_0{i}_0000.nii.gz" for i in (1, 2, 3, 4)]  # case_06 is refused before it is read
+    assert sorted(reader.read) == [
+        f"case_0{i}_0000.nii.gz" for i in (1, 2, 3, 4)
+    ]  # case_06 is refused before it is read
 
     write_volume(files[6], blob_case(6)[0])
     write_volume(files[0], blob_case(20)[0])  # a good image that is replaced is read again as well

@@ -20,14 +20,24 @@ from nnunet_assft.network import PRESETS, CTFMSegmentationNet
 from nnunet_assft.planning.domains import DOMAINS, ONE_SHOT_EPOCHS, resolve_domain
 from nnunet_assft.planning.fingerprint import check_images, combine_fingerprint
 from nnunet_assft.planning.planner import plan_from_images
-from nnunet_assft.planning.raw_dataset import read_dataset
+from nnunet_assft.volumes.raw_dataset import read_dataset
 from tests.conftest import write_dataset, write_volume
 
 NAME = "Dataset901_Blobs"
 
 
-def fingerprint_of(*shapes: tuple[int, ...], spacing: tuple[float, ...] = (1.0, 1.0, 1.0), n_channels: int = 1) -> dict[str, Any]:
-    statistics = {"mean": 1.0, "median": 1.0, "std": 1.0, "min": 0.0, "max": 2.0, "percentile_99_5": 2.0, "percentile_00_5": 0.0}
+def fingerprint_of(
+    *shapes: tuple[int, ...], spacing: tuple[float, ...] = (1.0, 1.0, 1.0), n_channels: int = 1
+) -> dict[str, Any]:
+    statistics = {
+        "mean": 1.0,
+        "median": 1.0,
+        "std": 1.0,
+        "min": 0.0,
+        "max": 2.0,
+        "percentile_99_5": 2.0,
+        "percentile_00_5": 0.0,
+    }
     return {
         "spacings": [list(spacing)] * len(shapes),
         "shapes_after_crop": [list(shape) for shape in shapes],
@@ -38,8 +48,11 @@ def fingerprint_of(*shapes: tuple[int, ...], spacing: tuple[float, ...] = (1.0, 
 
 def plan(fingerprint: dict[str, Any], **changes: Any) -> dict[str, Any]:
     settings: dict[str, Any] = {
-        "plans_name": "nnUNetASSFTPlans", "domain_patch_size": None, "preset": "tiny", "normalization": "percentile"
-    }  # fmt: skip
+        "plans_name": "nnUNetASSFTPlans",
+        "domain_patch_size": None,
+        "preset": "tiny",
+        "normalization": "percentile",
+    }
     return plan_from_images(NAME, fingerprint, **{**settings, **changes})
 
 
@@ -52,7 +65,12 @@ def raw(nnunet_folders: Path) -> Path:
     """dataset.json and one small image, by which nnU-Net picks a reader: planning looks at nothing else."""
     folder = nnunet_folders / "nnUNet_raw" / NAME
     write_volume(folder / "imagesTr" / "a_0000.nii.gz", np.ones((4, 4, 4), np.float32))
-    content = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "x": 1, "y": 2}, "file_ending": ".nii.gz", "numTraining": 1}
+    content = {
+        "channel_names": {"0": "CT"},
+        "labels": {"background": 0, "x": 1, "y": 2},
+        "file_ending": ".nii.gz",
+        "numTraining": 1,
+    }
     (folder / "dataset.json").write_text(json.dumps(content))
     return folder
 
@@ -70,7 +88,9 @@ def raw(nnunet_folders: Path) -> Path:
         ("abdominal_mri", [64, 192, 192], 3, "2", 400),
     ],
 )
-def test_the_five_domains_are_planned_as_in_the_paper(raw: Path, domain: str, patch: list[int], rounds: int, budget: str, epochs: int):
+def test_the_five_domains_are_planned_as_in_the_paper(
+    raw: Path, domain: str, patch: list[int], rounds: int, budget: str, epochs: int
+):
     row = DOMAINS[domain]
     assert (row.rounds, row.budget, row.epochs) == (rounds, budget, epochs)
     plans = plan(fingerprint_of((24, 40, 40), spacing=(3.0, 0.8, 0.8)), domain_patch_size=row.patch_size)
@@ -114,7 +134,10 @@ def test_any_other_patch_is_that_of_nnunet_to_the_nearest_16(
         theirs = ExperimentPlanner(NAME, gpu_memory_target_in_gb=8).plan_experiment()
     patch, reference = fullres(ours)["patch_size"], np.array(fullres(theirs)["patch_size"])
     assert [edge % 16 for edge in patch] == [0, 0, 0]
-    assert all(abs(a - b) <= 8 or (a == 16 and b < 16) for a, b in zip(patch, reference, strict=True)), (patch, reference)
+    assert all(abs(a - b) <= 8 or (a == 16 and b < 16) for a, b in zip(patch, reference, strict=True)), (
+        patch,
+        reference,
+    )
     assert fullres(ours)["spacing"] == pytest.approx(list(fullres(theirs)["spacing"]))
     assert ours["transpose_forward"] == list(map(int, theirs["transpose_forward"]))
 
@@ -207,7 +230,9 @@ def test_nnunet_preprocessed_is_neither_read_nor_written(raw: Path, nnunet_folde
 
 @pytest.mark.parametrize("workers", ["0", "3", None])
 @pytest.mark.parametrize("shape", [(24, 40, 30), (1, 60, 60)], ids=["planned", "refused"])
-def test_the_environment_is_as_before(raw: Path, monkeypatch: pytest.MonkeyPatch, workers: str | None, shape: tuple[int, ...]):
+def test_the_environment_is_as_before(
+    raw: Path, monkeypatch: pytest.MonkeyPatch, workers: str | None, shape: tuple[int, ...]
+):
     if workers is None:
         monkeypatch.delenv("nnUNet_n_proc_DA")
     else:

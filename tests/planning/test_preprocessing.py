@@ -26,7 +26,7 @@ from nnunet_assft.planning.preprocessing import (
     preprocess_images,
     write_training_label,
 )
-from nnunet_assft.planning.raw_dataset import RawDataset, read_dataset
+from nnunet_assft.volumes.raw_dataset import RawDataset, read_dataset
 from tests.conftest import LABELS, blob_case, write_volume
 
 NAME = "Dataset904_Oracle"
@@ -111,7 +111,9 @@ def assert_same_tree(a: Any, b: Any) -> None:
 
 
 @pytest.mark.parametrize("ignore", [False, True], ids=["labels", "with an ignore label"])
-def test_without_resampling_image_label_and_properties_are_those_of_nnunet(nnunet_folders: Path, tmp_path: Path, ignore: bool):
+def test_without_resampling_image_label_and_properties_are_those_of_nnunet(
+    nnunet_folders: Path, tmp_path: Path, ignore: bool
+):
     dataset, plans, images = make(nnunet_folders / "nnUNet_raw", ignore=ignore)
     assert plans["transpose_forward"] == [1, 0, 2]  # else the test shows less than it should
     for case in dataset.images:
@@ -149,7 +151,9 @@ def test_with_resampling_only_the_border_of_the_outside_may_differ(nnunet_folder
     np.testing.assert_array_equal(load_image(images, "case_1"), load_image(tmp_path / "oracle", "case_1"))
     ours, theirs = read_seg(tmp_path, "case_1"), read_seg(tmp_path / "oracle", "case_1")
     assert ours.shape == theirs.shape != (1, 15, 18, 20)
-    near_outside = binary_dilation(theirs[0] == -1, iterations=1)[None] | binary_dilation(ours[0] == -1, iterations=1)[None]
+    near_outside = (
+        binary_dilation(theirs[0] == -1, iterations=1)[None] | binary_dilation(ours[0] == -1, iterations=1)[None]
+    )
     np.testing.assert_array_equal(ours[~near_outside], theirs[~near_outside])
     assert (ours != theirs).mean() < 0.01
     for label in (1, 2):
@@ -291,9 +295,15 @@ def with_values(value: float, n: int) -> np.ndarray:
         ({"label": with_values(np.nan, 5)}, "5 voxels are NaN or infinite"),  # ITK alone would read zeros
         ({"label": random_label()[:3]}, "has shape (3, 5, 6) and spacing (3, 1, 0.8); its image has (4, 5, 6)"),
         ({"label": random_label().transpose(0, 2, 1)}, "has shape (4, 6, 5)"),
-        ({"label": random_label(), "spacing": (0.8, 1.0, 2.5)}, "and spacing (2.5, 1, 0.8); its image has (4, 5, 6) and (3, 1, 0.8). "),
+        (
+            {"label": random_label(), "spacing": (0.8, 1.0, 2.5)},
+            "and spacing (2.5, 1, 0.8); its image has (4, 5, 6) and (3, 1, 0.8). ",
+        ),
         ({"label": random_label(), "cut": 60}, "cannot be read ("),
-        ({"label": np.random.default_rng(1).integers(0, 3, (4, 5, 6)).astype(np.uint8), "cut": -30}, "cannot be read ("),
+        (
+            {"label": np.random.default_rng(1).integers(0, 3, (4, 5, 6)).astype(np.uint8), "cut": -30},
+            "cannot be read (",
+        ),
         ({"label": random_label(), "ending": ".nii", "cut": -30}, "cannot be read ("),
         ({"label": random_label(), "cut": 0}, "cannot be read ("),
     ],

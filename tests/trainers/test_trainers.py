@@ -24,12 +24,12 @@ from scipy.stats import kstest
 from torch import nn
 
 from nnunet_assft.active.experiment import create_experiment
-from nnunet_assft.active.nnunet_io import Context, load_weights, write_training_set
 from nnunet_assft.active.paths import TRAINERS, ExperimentPaths, fold_of
+from nnunet_assft.active.training.stages import Context, load_weights, write_training_set
 from nnunet_assft.errors import AssftError
-from nnunet_assft.files import read_json
-from nnunet_assft.planning.raw_dataset import find_dataset
+from nnunet_assft.runtime.files import read_json
 from nnunet_assft.trainers.assft_trainers import draw_noise_sd, nnUNetTrainerASSFT
+from nnunet_assft.volumes.raw_dataset import find_dataset
 from tests.conftest import write_dataset
 
 CPU = torch.device("cpu")
@@ -48,7 +48,9 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Context]:
             (root / name).mkdir()
             monkeypatch.setenv(name, str(root / name))
         write_dataset(root / "nnUNet_raw")
-        start = create_experiment(901, preset="tiny", rounds=1, budget="1", epochs=8, iterations_per_epoch=2).initial_model
+        start = create_experiment(
+            901, preset="tiny", rounds=1, budget="1", epochs=8, iterations_per_epoch=2
+        ).initial_model
         paths = ExperimentPaths("Dataset901_Blobs", "assft")
         context = Context(find_dataset(901), read_json(paths.plans), paths, CPU)
         labels = {case: context.dataset.label_file(case) for case in (*HUMAN, *PSEUDO)}
@@ -56,7 +58,9 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Context]:
         write_training_set(context, 0, "supervised", {"case_00": labels["case_00"]}, {}, start=start, epochs=2)
         write_training_set(context, 1, "supervised", human, {}, start=start, epochs=8)
         write_training_set(context, 1, "semi", human, pseudo, start=start, epochs=2)
-        write_training_set(context, 1, "member_2", human, {}, start=start, epochs=2, copies={"case_00": 1, "case_03": 3})
+        write_training_set(
+            context, 1, "member_2", human, {}, start=start, epochs=2, copies={"case_00": 1, "case_03": 3}
+        )
         yield context
 
 
@@ -64,7 +68,9 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Context]:
 def build(context: Context) -> Builder:
     """A trainer of (round, stage); keywords change the settings of the experiment or, as `patch_size`, the plans."""
 
-    def make(r: int = 1, stage: str = "semi", *, patch_size: tuple[int, int, int] | None = None, **settings: Any) -> nnUNetTrainerASSFT:
+    def make(
+        r: int = 1, stage: str = "semi", *, patch_size: tuple[int, int, int] | None = None, **settings: Any
+    ) -> nnUNetTrainerASSFT:
         plans = copy.deepcopy(context.plans)
         plans["assft"].update(settings)
         if patch_size is not None:
@@ -121,7 +127,10 @@ def test_a_fold_of_the_committee_is_its_round_and_member(build: Builder):
 
 def test_the_folder_holds_nothing_but_the_cases_of_the_stage(build: Builder):
     trainer = build()
-    held = {file.name.removesuffix("_seg.b2nd").split(".")[0] for file in Path(trainer.preprocessed_dataset_folder).iterdir()}
+    held = {
+        file.name.removesuffix("_seg.b2nd").split(".")[0]
+        for file in Path(trainer.preprocessed_dataset_folder).iterdir()
+    }
     assert held == {*HUMAN, *PSEUDO}
 
 
@@ -221,7 +230,9 @@ def test_with_deep_supervision_all_four_outputs_learn(build: Builder):
 
 
 @pytest.mark.parametrize("patch_size", [(32, 32, 32), (16, 96, 96), (96, 16, 64)])
-def test_rotation_about_three_axes_and_mirroring_of_three_whatever_the_patch(build: Builder, patch_size: tuple[int, int, int]):
+def test_rotation_about_three_axes_and_mirroring_of_three_whatever_the_patch(
+    build: Builder, patch_size: tuple[int, int, int]
+):
     trainer = build(patch_size=patch_size)
     rotation, dummy_2d, initial, mirror_axes = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
     assert rotation == pytest.approx((-math.pi / 6, math.pi / 6))
@@ -236,7 +247,9 @@ def test_rotation_about_three_axes_and_mirroring_of_three_whatever_the_patch(bui
 
 def transforms_of(deep_supervision_scales: list | None = None) -> list[Any]:
     angle = math.pi / 6
-    composed = nnUNetTrainerASSFT.get_training_transforms((16, 32, 32), (-angle, angle), deep_supervision_scales, (0, 1, 2), False)
+    composed = nnUNetTrainerASSFT.get_training_transforms(
+        (16, 32, 32), (-angle, angle), deep_supervision_scales, (0, 1, 2), False
+    )
     return composed.transforms
 
 
@@ -320,7 +333,11 @@ def test_what_lies_outside_of_the_image_is_background_for_the_loss(build: Builde
 
 
 def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
-    return bool(torch.equal(a["data"], b["data"])) and bool(torch.equal(a["target"], b["target"])) and list(a["keys"]) == list(b["keys"])
+    return (
+        bool(torch.equal(a["data"], b["data"]))
+        and bool(torch.equal(a["target"], b["target"]))
+        and list(a["keys"]) == list(b["keys"])
+    )
 
 
 def batch_of_epoch_1(trainer: nnUNetTrainerASSFT, n_draws_in_epoch_0: int) -> dict[str, Any]:

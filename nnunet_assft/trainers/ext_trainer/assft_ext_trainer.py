@@ -1,7 +1,11 @@
 """For stock nnU-Net commands: set `nnUNet_extTrainer` to the folder of this file and nothing else."""
 
-from nnunet_assft.nnunet_registration import register
-from nnunet_assft.trainers.assft_trainers import nnUNetTrainerASSFT, nnUNetTrainerASSFTCommittee, nnUNetTrainerASSFTSupervised
+from nnunet_assft.nnunet_names import register
+from nnunet_assft.trainers.assft_trainers import (
+    nnUNetTrainerASSFT,
+    nnUNetTrainerASSFTCommittee,
+    nnUNetTrainerASSFTSupervised,
+)
 
 register()
 

@@ -1,0 +1,110 @@
+"""The small text files of a work folder: label names for 3D Slicer and ITK-SNAP, the work list, the annotator's README."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from colorsys import hsv_to_rgb
+from pathlib import Path
+from typing import Any
+
+from nnunet_assft.active.annotation import Request
+from nnunet_assft.annotation.gate import structures
+
+
+def slicer_colours(labels: Mapping[str, int]) -> str:
+    """A colour table of 3D Slicer (.ctbl): number, name without spaces, R G B A in 0-255."""
+    rows = [
+        f"{value} {name.replace(' ', '_')} {' '.join(map(str, rgb))} {0 if value == 0 else 255}"
+        for name, value, rgb in _rows(labels)
+    ]
+    return "\n".join(["# Color table file", f"# {len(rows)} values", *rows, ""])
+
+
+def itksnap_labels(labels: Mapping[str, int]) -> str:
+    """A label description file of ITK-SNAP: number, R G B, opacity, visible, in the mesh, name."""
+    lines = [
+        "################################################",
+        "# ITK-SnAP Label Description File",
+        "# File format:",
+        "# IDX   -R-  -G-  -B-  -A--  VIS MSH  LABEL",
+        "################################################",
+    ]
+    for name, value, (r, g, b) in _rows(labels):
+        shown = 0 if value == 0 else 1
+        lines.append(f'{value:5d} {r:5d} {g:4d} {b:4d} {shown:8d} {shown:2d} {shown:2d}    "{name}"')
+    return "\n".join([*lines, ""])
+
+
+def colour(value: int) -> tuple[float, float, float]:
+    """A colour for each label, in [0, 1], as different from its neighbours as hues allow."""
+    return hsv_to_rgb((value * 0.618034) % 1, 0.85 if value % 2 else 0.6, 0.95)
+
+
+def _rows(labels: Mapping[str, int]) -> list[tuple[str, int, tuple[int, int, int]]]:
+    rows = []
+    for name, value in sorted(labels.items(), key=lambda item: item[1]):
+        r, g, b = (0.0, 0.0, 0.0) if value == 0 else (0.5, 0.5, 0.5) if name == "ignore" else colour(value)
+        rows.append((name, value, (round(255 * r), round(255 * g), round(255 * b))))
+    return rows
+
+
+def work_list(
+    request: Request, scores_file: Path, previews: Mapping[str, Mapping[str, Any]], labels: Mapping[str, int]
+) -> list[dict[str, Any]]:
+    """One row per queried case, best first. previews: case -> `annotation_preview.describe`, empty in round 0."""
+    scores: dict[str, dict[str, str]] = {}
+    if scores_file.is_file():
+        with open(scores_file, encoding="utf-8", newline="") as file:
+            scores = {row.pop("case"): row for row in csv.DictReader(file)}
+    rows = []
+    for rank, case in enumerate(request.cases, 1):
+        row: dict[str, Any] = {"case": case, "rank": rank}
+        if any(request.readers.values()):
+            row["annotators"] = " ".join(request.readers[case])
+        row |= {name: value for name, value in scores.get(case, {}).items() if name != "query_rank"}
+        seen = previews.get(case)
+        if seen:
+            row |= {f"predicted_ml_{name}": round(seen["volumes_ml"][name], 3) for name in structures(labels)}
+            row |= {"most_uncertain": seen["most_uncertain"] or "", "suggested_slice": seen["slice"]}
+            row |= {"slice_axis": seen["slice_axis"], "slice_s_mm": round(seen["slice_s_mm"], 2)}
+        rows.append(row)
+    return rows
+
+
+def readme(
+    request: Request, labels: Mapping[str, int], file_ending: str, *, model: bool, prelabel: bool, import_command: str
+) -> str:
+    """What an annotator needs to know."""
+    named = any(request.readers.values())
+    where = "annotations/YOUR_NAME/" if named else "annotations/"
+    known = ", ".join(f"{value} {name}" for name, value in sorted(labels.items(), key=lambda item: item[1]))
+    start = (
+        f"prelabels/CASE{file_ending} is the model's own segmentation. Correct it; do not trust it."
+        if prelabel
+        else "There is no pre-segmentation"
+        + (": it was left out on purpose." if model else ": no model is trained yet.")
+    )
+    doubles = [case for case, names in request.readers.items() if len(names) > 1]
+    lines = [
+        f"Round {request.round}: {len(request.cases)} cases to annotate, in the order of worklist.csv.",
+        "",
+        f"images/CASE_0000{file_ending} is the image. Never save over it: it may be the original itself.",
+        start,
+        *(
+            ["overlays/CASE.png shows where the model is uncertain, on the slice that worklist.csv suggests."]
+            if model
+            else []
+        ),
+        f"Labels: {known}.",
+        "",
+        "3D Slicer: load the image, load the pre-segmentation as Segmentation with the colour table labels.ctbl. Keep the segments' names.",
+        f"  Save the segmentation as {where}CASE.seg.nrrd. Segments must not overlap (Segment Editor, Masking).",
+        f"ITK-SNAP: open the image, load labels_itksnap.txt, save the segmentation as {where}CASE.nii.gz.",
+        "Do not resample, crop or reorient anything. One file per case.",
+        *([f"Read by two, independently of each other: {', '.join(doubles)}."] if doubles else []),
+        *(["The label of such a case is that of the reader who is named first in worklist.csv."] if doubles else []),
+        "",
+        f"When cases are finished, also before all are: {import_command}",
+    ]
+    return "\n".join([*lines, ""])

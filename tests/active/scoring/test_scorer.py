@@ -1,0 +1,554 @@
+"""One forward pass per case, held against nnU-Net's own predictor and against sums taken from a whole softmax."""
+
+import dataclasses
+import io
+import itertools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+from nnunet_assft.active.experiment import create_experiment
+from nnunet_assft.active.rounds import open_context
+from nnunet_assft.active.scoring import records
+from nnunet_assft.active.scoring import scorer as inference
+from nnunet_assft.active.scoring.scorer import STATISTICS, CaseRecord, Request, Scorer
+from nnunet_assft.active.scoring.views import intensity_views
+from nnunet_assft.active.scoring.voxel_statistics import voxel_sums_of_logits
+from nnunet_assft.active.state import Model
+from nnunet_assft.active.training.stages import load_weights
+from nnunet_assft.errors import AssftError
+from nnunet_assft.planning.preprocessing import load_image, load_properties
+from nnunet_assft.runtime.files import write_json
+from tests.active.scoring.test_voxel_statistics import (
+    assert_equal_sums,
+    autograd,
+    literal_mean_above_first_peak,
+    random_logits,
+    softmax_of,
+    sums_of_softmax,
+)
+from tests.conftest import blob_case, write_dataset
+
+CPU = torch.device("cpu")
+PATCH = (16, 32, 32)  # what is planned for the blobs
+
+
+# CaseRecord ------------------------------------------------------------------------------------------------------------
+
+MADE_FROM = {"model": "0f" * 32, "tau": 1.97609}
+
+
+def big_record() -> CaseRecord:
+    """The largest that exists: CT-FM's 512 features, 26 classes of millions of voxels."""
+    embedding = np.random.default_rng(0).normal(size=512)
+    logits = random_logits(26, torch.float32)
+    sums = voxel_sums_of_logits(logits, 2.0)
+    return CaseRecord(
+        "case_1", embedding, dataclasses.replace(sums, class_voxels=tuple(n + 10**8 for n in sums.class_voxels))
+    )
+
+
+@pytest.mark.parametrize("with_sums", [True, False])
+def test_a_record_is_read_as_it_was_written(tmp_path, with_sums):
+    record = big_record() if with_sums else CaseRecord("case_1", np.array([0.1, 1e-300, -3.0]), None)
+    record.save(tmp_path / "records" / "case_1.npz", MADE_FROM)
+    found = CaseRecord.load(tmp_path / "records" / "case_1.npz", MADE_FROM)
+    assert found is not None
+    assert (found.case, found.sums) == (record.case, record.sums)
+    assert found.embedding.dtype == np.float64
+    np.testing.assert_array_equal(found.embedding, record.embedding)
+    assert [file.name for file in (tmp_path / "records").iterdir()] == ["case_1.npz"]
+
+
+def test_a_record_is_a_few_kilobytes(tmp_path):
+    big_record().save(tmp_path / "case_1.npz", MADE_FROM)
+    assert (tmp_path / "case_1.npz").stat().st_size < 8000
+
+
+def test_a_record_with_statistics_is_read_as_it_was_written_and_is_small(tmp_path):
+    rng = np.random.default_rng(1)
+    shapes = {
+        "class_entropies": (26,),
+        "committee_spread": (),
+        "gradients": (26, 32),
+        "mirror_spread": (),
+        "peak_entropy": (),
+    }
+    assert shapes.keys() == STATISTICS.keys()
+    record = dataclasses.replace(
+        big_record(), statistics={name: np.asarray(rng.normal(size=shape)) for name, shape in shapes.items()}
+    )
+    record.save(tmp_path / "case_1.npz", MADE_FROM)
+    assert (tmp_path / "case_1.npz").stat().st_size < 64000
+    found = CaseRecord.load(tmp_path / "case_1.npz", MADE_FROM)
+    assert found is not None
+    assert found.sums == record.sums
+    assert found.embedding.tobytes() == record.embedding.tobytes()
+    assert found.statistics.keys() == shapes.keys()
+    for name, value in record.statistics.items():
+        assert (found.statistics[name].shape, found.statistics[name].dtype) == (value.shape, value.dtype)
+        assert found.statistics[name].tobytes() == value.tobytes()
+
+
+@pytest.mark.parametrize(
+    "other", [{**MADE_FROM, "model": "1f" * 32}, {**MADE_FROM, "tau": 3.0}, {"model": MADE_FROM["model"]}]
+)
+def test_a_record_made_from_something_else_is_not_taken(tmp_path, other):
+    big_record().save(tmp_path / "case_1.npz", MADE_FROM)
+    assert CaseRecord.load(tmp_path / "case_1.npz", other) is None
+
+
+def test_no_file_no_record(tmp_path):
+    assert CaseRecord.load(tmp_path / "case_1.npz", MADE_FROM) is None
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.9, 0.999])
+def test_a_truncated_record_is_none(tmp_path, share):
+    file = tmp_path / "case_1.npz"
+    big_record().save(file, MADE_FROM)
+    content = file.read_bytes()
+    file.write_bytes(content[: int(share * len(content))])
+    assert CaseRecord.load(file, MADE_FROM) is None
+
+
+@pytest.mark.parametrize("content", [b"not a record at all", None])
+def test_a_file_of_another_kind_is_none(tmp_path, content):
+    if content is None:  # a sound npz of someone else
+        buffer = io.BytesIO()
+        np.savez(buffer, something=np.zeros(3))
+        content = buffer.getvalue()
+    (tmp_path / "case_1.npz").write_bytes(content)
+    assert CaseRecord.load(tmp_path / "case_1.npz", MADE_FROM) is None
+
+
+# Scorer ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def planned_once(tmp_path_factory):
+    """(context, weights, raw folder): blobs of one spacing, but case_00 coarser, larger and with a border of zeros."""
+    root = tmp_path_factory.mktemp("nnunet")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+            (root / name).mkdir()
+            patch.setenv(name, str(root / name))
+        yield plan_and_open(write_dataset(root / "nnUNet_raw"))
+
+
+def plan_and_open(blobs):
+    image, _ = blob_case(20, (14, 30, 28))
+    image = np.pad(image, ((2, 3), (4, 0), (0, 5)))
+    volume = sitk.GetImageFromArray(image)
+    volume.SetSpacing((1.3, 1.2, 1.7))
+    sitk.WriteImage(volume, str(blobs / "imagesTr" / "case_00_0000.nii.gz"))
+    experiment = create_experiment(901, preset="tiny", epochs=1, iterations_per_epoch=1)
+    context = open_context(experiment, CPU)
+    assert tuple(context.plans["configurations"]["3d_fullres"]["patch_size"]) == PATCH
+    weights = load_weights(experiment.paths.initial_network)
+    generator = torch.Generator().manual_seed(0)
+    for name, value in weights.items():  # as after a training: normalisations that differ from the identity
+        if name.endswith("running_mean"):
+            value.normal_(0, 0.3, generator=generator)
+        if name.endswith("running_var"):
+            value.uniform_(0.5, 2.0, generator=generator)
+    return context, weights, blobs
+
+
+@pytest.fixture
+def planned(planned_once):
+    """The same for a test that may change the weights."""
+    context, weights, blobs = planned_once
+    return context, {name: value.clone() for name, value in weights.items()}, blobs
+
+
+@pytest.fixture
+def scorer(planned):
+    context, weights, _ = planned
+    return Scorer(context.plans, context.dataset.dataset_json, weights, CPU)
+
+
+@pytest.fixture
+def predictor(planned, tmp_path):
+    """nnU-Net's own predictor, from an ordinary model folder with the same weights."""
+    context, weights, _ = planned
+    folder = tmp_path / "model"
+    write_json(folder / "plans.json", context.plans)
+    write_json(folder / "dataset.json", context.dataset.dataset_json)
+    (folder / "fold_0").mkdir()
+    checkpoint = {
+        "network_weights": weights,
+        "trainer_name": "nnUNetTrainerASSFT",
+        "init_args": {"configuration": "3d_fullres"},
+        "inference_allowed_mirroring_axes": (0, 1, 2),
+    }
+    torch.save(checkpoint, folder / "fold_0" / "checkpoint_final.pth")
+
+    def make(*, mirroring: bool) -> nnUNetPredictor:
+        made = nnUNetPredictor(use_mirroring=mirroring, device=CPU, allow_tqdm=False)
+        made.initialize_from_trained_model_folder(str(folder), (0,))
+        return made
+
+    return make
+
+
+def random_image(*shape: int) -> np.ndarray:
+    return np.random.default_rng(sum(shape)).normal(size=(1, *shape)).astype(np.float32)
+
+
+@torch.inference_mode()
+def bottleneck_mean(scorer: Scorer, window: np.ndarray) -> np.ndarray:
+    batch = torch.from_numpy(window)[None].expand(
+        2, -1, -1, -1, -1
+    )  # alone, torch would take another algorithm, see `_is_slow_alone`
+    return scorer.network.encoder(batch)[-1][0].double().mean(dim=(1, 2, 3)).numpy()
+
+
+def test_the_embedding_of_one_window_is_the_mean_of_the_bottleneck(scorer):
+    image = random_image(*PATCH)
+    embedding = scorer.record("a", image, Request(2.0)).embedding
+    assert embedding.shape == (64,)
+    assert embedding.dtype == np.float64
+    np.testing.assert_allclose(embedding, bottleneck_mean(scorer, image), rtol=1e-6)
+
+
+def test_a_small_image_is_padded_with_zeros_in_the_middle_of_the_patch(scorer):
+    image = random_image(12, 32, 26)
+    padded = np.pad(image, ((0, 0), (2, 2), (0, 0), (3, 3)))
+    np.testing.assert_allclose(scorer.embed("a", image).embedding, bottleneck_mean(scorer, padded), rtol=1e-6)
+
+
+def test_the_embedding_of_a_large_image_is_the_mean_over_its_windows(scorer):
+    image = random_image(24, 32, 48)
+    # half a patch from window to window: z at 0 and 8, y at 0, x at 0 and 16
+    windows = [image[:, z : z + 16, :, x : x + 32] for z in (0, 8) for x in (0, 16)]
+    slicers = scorer.predictor._internal_get_sliding_window_slicers(image.shape[1:])
+    assert sorted((s[1].start, s[2].start, s[3].start) for s in slicers) == [(z, 0, x) for z in (0, 8) for x in (0, 16)]
+    expected = np.mean([bottleneck_mean(scorer, np.ascontiguousarray(window)) for window in windows], axis=0)
+    np.testing.assert_allclose(scorer.record("a", image, Request(2.0)).embedding, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(16, 32, 32), (12, 20, 30), (24, 32, 48)])
+def test_embed_gives_the_embedding_of_record(scorer, shape):
+    image = random_image(*shape)
+    alone = scorer.embed("a", image)
+    np.testing.assert_allclose(alone.embedding, scorer.record("a", image, Request(2.0)).embedding, rtol=1e-12)
+    assert alone.sums is None
+
+
+@pytest.mark.parametrize("shape", [(12, 20, 30), (24, 32, 48)])
+def test_the_sums_are_those_of_nnunets_own_logits(scorer, predictor, shape, monkeypatch):
+    monkeypatch.setattr(scorer.predictor, "in_batches", False)  # window by window, as nnU-Net
+    image = random_image(*shape)
+    logits = predictor(mirroring=False).predict_sliding_window_return_logits(torch.from_numpy(image))
+    assert logits.shape == (3, *shape)
+    record = scorer.record("a", image, Request(1.7))
+    assert_equal_sums(record.sums, sums_of_softmax(logits, 1.7))
+    assert record.sums.voxels == np.prod(shape)  # the padding is not counted
+
+
+@pytest.mark.parametrize("mirroring", [False, True])
+def test_windows_in_batches_have_the_logits_of_windows_alone(scorer, monkeypatch, mirroring):
+    assert scorer.predictor.in_batches  # preset tiny on a CPU
+    image = random_image(20, 40, 36)
+    together = scorer.logits(image, mirroring=mirroring)
+    monkeypatch.setattr(scorer.predictor, "in_batches", False)
+    alone = scorer.logits(image, mirroring=mirroring)
+    # they are float16, and at the borders of windows weighted with numbers that hardly are one
+    close = np.isclose(together.numpy(), alone.numpy(), rtol=2e-3, atol=2e-3)
+    assert close.mean() > 0.999
+    assert (
+        np.isclose(together.numpy(), np.roll(alone.numpy(), 1, axis=2), rtol=2e-3, atol=2e-3).mean() < 0.5
+    )  # which tells images apart
+
+
+@pytest.mark.parametrize("second", ["order", "strict"])
+def test_the_request_says_what_the_second_probability_is(planned, second):
+    context, weights, _ = planned
+    for name in ("decoder.heads.3.weight", "decoder.heads.3.bias"):
+        weights[name][2] = weights[name][1]  # the two structures are tied in every voxel
+    scorer, image = Scorer(context.plans, context.dataset.dataset_json, weights, CPU), random_image(*PATCH)
+    sums = scorer.record("a", image, Request(1.7, second)).sums
+    assert_equal_sums(sums, sums_of_softmax(scorer.logits(image), 1.7, second))
+    assert (sums.foreground_margin_sum > 0) == (second == "strict")
+
+
+@pytest.mark.parametrize("mirroring", [False, True])
+def test_segment_equals_nnunets_prediction_of_the_raw_image(planned, scorer, predictor, mirroring):
+    context, _, raw = planned
+    image, properties = context.dataset.reader.read_images([str(raw / "imagesTr" / "case_00_0000.nii.gz")])
+    expected = predictor(mirroring=mirroring).predict_single_npy_array(image, properties)
+    logits = scorer.logits(load_image(context.image_folder, "case_00"), mirroring=mirroring)
+    found = scorer.segmentation(logits, load_properties(context.image_folder, "case_00"))
+    assert found.shape == image.shape[1:] == (19, 34, 33)
+    assert len(np.unique(expected)) > 1  # something to disagree about
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_mirroring_ends_with_the_segmentation_it_was_asked_for(planned, scorer):
+    context, _, _ = planned
+    image = load_image(context.image_folder, "case_00")
+    before = scorer.record("case_00", image, Request(2.0))
+    mirrored = scorer.logits(image, mirroring=True)
+    assert not torch.equal(mirrored, scorer.logits(image))
+    after = scorer.record("case_00", image, Request(2.0))
+    assert after.sums == before.sums
+    np.testing.assert_array_equal(after.embedding, before.embedding)
+
+
+@pytest.mark.parametrize("key", ["encoder.conv_init.weight", "decoder.heads.3.weight"])
+def test_weights_that_are_not_finite_are_refused_with_the_case(planned, key):
+    context, weights, _ = planned
+    weights[key].fill_(torch.nan)
+    broken = Scorer(context.plans, context.dataset.dataset_json, weights, CPU)
+    with pytest.raises(AssftError, match="case case_05 is not finite"):
+        broken.record("case_05", random_image(*PATCH), Request(2.0))
+
+
+def test_an_embedding_that_is_not_finite_is_refused_with_the_case(planned):
+    context, weights, _ = planned
+    weights["encoder.conv_init.weight"].fill_(torch.inf)
+    broken = Scorer(context.plans, context.dataset.dataset_json, weights, CPU)
+    with pytest.raises(AssftError, match="case case_05 is not finite"):
+        broken.embed("case_05", random_image(*PATCH))
+
+
+# Statistics ------------------------------------------------------------------------------------------------------------
+
+LARGE = (24, 32, 48)  # four windows: z at 0 and 8, y at 0, x at 0 and 16
+ALONE = tuple(name for name in STATISTICS if name != "committee_spread")  # those of one network
+
+
+def other_scorer(planned, seed: int) -> Scorer:
+    """The same network with other weights."""
+    context, weights, _ = planned
+    generator = torch.Generator().manual_seed(seed)
+    changed = {
+        name: value * torch.empty_like(value).uniform_(0.7, 1.3, generator=generator)
+        if value.is_floating_point()
+        else value
+        for name, value in weights.items()
+    }
+    return Scorer(context.plans, context.dataset.dataset_json, changed, CPU)
+
+
+def statistic(scorer: Scorer, image: np.ndarray, name: str, committee: Sequence[Scorer] = (), **request) -> np.ndarray:
+    return scorer.record("a", image, Request(2.0, statistics=(name,), **request), committee).statistics[name]
+
+
+def bits_of(softmax: np.ndarray) -> np.ndarray:
+    return -(softmax * np.log2(softmax)).sum(axis=0).ravel()
+
+
+def test_only_what_was_requested_is_computed(scorer, monkeypatch):
+    image = random_image(*LARGE)
+    with monkeypatch.context() as patch:
+        patch.setattr(inference, "head_gradient", None)
+        plain = scorer.record("a", image, Request(2.0))
+    assert plain.statistics == {}
+    record = scorer.record("a", image, Request(2.0, statistics=("class_entropies", "gradients")))
+    assert list(record.statistics) == ["class_entropies", "gradients"]
+    assert all(value.dtype == np.float64 for value in record.statistics.values())
+    assert record.sums == plain.sums
+    np.testing.assert_array_equal(record.embedding, plain.embedding)
+
+
+@pytest.mark.parametrize(
+    ("request_", "passes"),
+    [
+        (Request(2.0), 1),
+        (Request(2.0, statistics=("class_entropies", "gradients"), badge_loss="ce+dice"), 1),
+        (Request(2.0, statistics=("mirror_spread",)), 1 + 7),
+        (Request(2.0, statistics=("peak_entropy",)), 1 + 8),
+        (Request(2.0, statistics=("peak_entropy",), ugtst_entropy="single"), 1),
+    ],
+)
+def test_passes_through_the_network(scorer, request_, passes):
+    calls = []
+    scorer.network.register_forward_hook(lambda *call: calls.append(call))
+    scorer.record("a", random_image(*PATCH), request_)
+    assert len(calls) == passes
+
+
+def test_nothing_is_collected_after_a_record(scorer):
+    scorer.record("a", random_image(*PATCH), Request(2.0, statistics=ALONE))
+    assert scorer.predictor.before_windows == []
+    assert not any(module._forward_hooks for module in scorer.network.modules())
+
+
+def test_mirror_spread_is_the_sd_over_the_flipped_images(scorer):
+    image = random_image(13, 32, 40)  # padded by 1 and 2 along z, two windows along x
+    predictions = []
+    for flips in itertools.product((False, True), repeat=3):
+        axes = tuple(axis for axis, flip in zip((1, 2, 3), flips, strict=True) if flip)
+        predictions.append(np.flip(softmax_of(scorer.logits(np.flip(image, axes).copy())), axes))
+    expected = np.std(predictions, axis=0).mean()
+    assert expected > 1e-3
+    assert statistic(scorer, image, "mirror_spread") == pytest.approx(expected, rel=1e-4)
+
+
+def test_peak_entropy_of_the_plain_image(scorer):
+    image = random_image(*LARGE)
+    bits = bits_of(softmax_of(scorer.logits(image)))
+    found = statistic(scorer, image, "peak_entropy", ugtst_entropy="single")
+    assert found == pytest.approx(literal_mean_above_first_peak(bits), abs=1e-4)
+    assert found > bits.mean() + 1e-3
+
+
+@pytest.mark.parametrize("seed", [(0, 1), (0, 2)])
+def test_peak_entropy_of_the_mean_over_intensity_views(scorer, seed):
+    image = random_image(*PATCH)
+    views = list(intensity_views(image, seed))
+    mean = np.mean([softmax_of(scorer.logits(view)) for view in views], axis=0)
+    assert len(views) == 8
+    assert statistic(scorer, image, "peak_entropy", seed=seed) == pytest.approx(
+        literal_mean_above_first_peak(bits_of(mean)), abs=1e-4
+    )
+
+
+def features_of(scorer: Scorer, window: np.ndarray) -> torch.Tensor:
+    """(F, z, y, x), what the last layer of the network gets."""
+    with torch.no_grad():
+        levels = scorer.network.encoder(torch.from_numpy(window)[None])
+        x = levels[-1]
+        for layer, skip in zip(scorer.network.decoder.layers, levels[-2::-1], strict=True):
+            x = layer(x, skip)
+    return x[0]
+
+
+def literal_gradient(scorer: Scorer, window: np.ndarray) -> np.ndarray:
+    """(1/V) sum_v (p_v - onehot(argmax p_v)) h_v^T."""
+    head = scorer.network.decoder.heads[-1]
+    h = features_of(scorer, window).double().flatten(1).numpy()
+    z = head.weight.detach().double().numpy()[:, :, 0, 0, 0] @ h + head.bias.detach().double().numpy()[:, None]
+    p = np.exp(z) / np.exp(z).sum(axis=0)
+    return (p - np.eye(len(p))[p.argmax(axis=0)].T) @ h.T / h.shape[1]
+
+
+def test_gradients_are_the_mean_of_those_of_the_windows(scorer):
+    image = random_image(*LARGE)
+    windows = [np.ascontiguousarray(image[:, z : z + 16, :, x : x + 32]) for z in (0, 8) for x in (0, 16)]
+    expected = np.mean([literal_gradient(scorer, window) for window in windows], axis=0)
+    found = statistic(scorer, image, "gradients")
+    assert found.shape == (3, scorer.network.decoder.heads[-1].in_channels)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5 * abs(expected).max())
+
+
+@pytest.mark.parametrize("loss", ["ce", "ce+dice"])
+def test_gradients_of_a_small_image_are_those_of_autograd_over_the_padded_window(scorer, loss):
+    image = random_image(12, 32, 26)
+    features = features_of(scorer, np.pad(image, ((0, 0), (2, 2), (0, 0), (3, 3))))
+    expected = autograd(scorer.network.decoder.heads[-1], features, loss == "ce+dice")
+    found = statistic(scorer, image, "gradients", badge_loss=loss)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5 * abs(expected).max())
+
+
+def test_class_entropies_are_those_of_the_blended_logits(scorer):
+    image = random_image(*LARGE)
+    p = softmax_of(scorer.logits(image))
+    expected = [math.fsum((-(p * np.log(p)).sum(axis=0) * p[c]).ravel()) / p[0].size for c in range(3)]
+    assert statistic(scorer, image, "class_entropies") == pytest.approx(expected, rel=1e-4)
+
+
+def test_committee_spread_is_the_sd_over_its_members_alone(planned, scorer):
+    image = random_image(*LARGE)
+    members = [other_scorer(planned, 1), other_scorer(planned, 2)]
+    expected = np.std([softmax_of(member.logits(image)) for member in members], axis=0).mean()
+    assert expected > 1e-3
+    assert statistic(scorer, image, "committee_spread", members) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_committee_of_equals_has_no_spread_at_all(planned, scorer):
+    assert (
+        statistic(
+            scorer, random_image(*PATCH), "committee_spread", [other_scorer(planned, 1), other_scorer(planned, 1)]
+        )
+        == 0.0
+    )
+
+
+def test_a_statistic_that_is_not_finite_is_refused_with_the_case(planned, scorer):
+    context, weights, _ = planned
+    weights["encoder.conv_init.weight"].fill_(torch.nan)
+    broken = Scorer(context.plans, context.dataset.dataset_json, weights, CPU)
+    with pytest.raises(AssftError, match="case case_05 is not finite"):
+        scorer.record("case_05", random_image(*PATCH), Request(2.0, statistics=("committee_spread",)), [broken])
+
+
+def test_windows_that_are_gone_through_twice_count_once(scorer, capsys):
+    """nnU-Net starts again, with the results in another memory, when the first attempt failed half-way."""
+    image, request = random_image(*LARGE), Request(2.0, statistics=("gradients",))
+    undisturbed = scorer.record("a", image, request)
+    scorer.predictor.perform_everything_on_device = True
+    calls = []
+
+    def fail_in_the_third_window(*call: object) -> None:
+        calls.append(call)
+        if len(calls) == 3:
+            raise RuntimeError("out of memory")
+
+    scorer.network.register_forward_hook(fail_in_the_third_window)
+    record = scorer.record("a", image, request)
+    assert len(calls) == 3 + 4
+    assert "Prediction on device was unsuccessful" in capsys.readouterr().out
+    assert record.sums == undisturbed.sums
+    np.testing.assert_array_equal(record.embedding, undisturbed.embedding)
+    np.testing.assert_array_equal(record.statistics["gradients"], undisturbed.statistics["gradients"])
+
+
+def test_mirroring_is_off_again_after_a_failure(scorer):
+    with pytest.raises(AssertionError, match="4D"):
+        scorer.logits(np.zeros(PATCH, np.float32), mirroring=True)
+    assert not scorer.predictor.use_mirroring
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The requests that reached a network; the records of that network say nothing."""
+    requests = []
+
+    class Stub:
+        def record(self, case: str, image: np.ndarray, request: Request, committee: Sequence[Scorer]) -> CaseRecord:
+            requests.append(request)
+            return CaseRecord(case, np.array([1.0]), None)
+
+    monkeypatch.setattr(records, "open_scorer", lambda *_: Stub())
+    return requests
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tau": 3.0},
+        {"second": "strict"},
+        {"statistics": ("class_entropies",)},
+        {"badge_loss": "ce+dice"},
+        {"ugtst_entropy": "single"},
+        {"seed": (0, 2)},
+    ],
+)
+def test_a_record_made_for_another_request_is_not_taken(planned, asked, change):
+    context, _, _ = planned
+    first = Request(2.0, statistics=("gradients",), seed=(0, 1))
+    other = dataclasses.replace(first, **change)
+    assert other != first
+    for request in (first, first, other, other):
+        records.score(
+            context, Model("initial", "no file", "0f" * 32), ["case_00"], request, f"other_{next(iter(change))}", ""
+        )
+    assert asked == [first, other]
+
+
+def test_a_record_of_another_committee_is_not_taken(planned, asked):
+    context, _, _ = planned
+    request = Request(2.0, statistics=("committee_spread",))
+    for digits in ("1f", "1f", "2f", "2f"):
+        committee = {"member_1": Model("member_1", "no file", digits * 32)}
+        records.score(
+            context, Model("initial", "no file", "0f" * 32), ["case_00"], request, "other_committee", "", committee
+        )
+    assert len(asked) == 2

@@ -1,0 +1,112 @@
+"""Stopping advice, worked by hand, and against scipy's paired t interval."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import ttest_rel
+
+from nnunet_assft.active.state import Model, Round
+from nnunet_assft.active.stopping import CAVEAT, Gain, advice
+
+
+def rounds_with(*dice: list[float | None], test: tuple[str, ...] = ()) -> list[Round]:
+    """One round per list of case Dice, with one structure."""
+    rounds = []
+    for r, values in enumerate(dice):
+        cases = {f"t{i}": {"liver": value} for i, value in enumerate(values)}
+        model = Model("semi", "", "")
+        rounds.append(Round(r, (), (), (), (), (), {}, test or tuple(cases), model, {"per_case": cases}))
+    return rounds
+
+
+def test_a_gain_within_noise_worked_by_hand():
+    found = advice(rounds_with([0.5, 0.5, 0.5], [0.6, 0.7, 0.8]))
+    # differences 0.1, 0.2, 0.3: mean 0.2, SD 0.1, SE 0.1 / sqrt(3) = 0.0577350; t(0.975, 2) = 4.302653: 0.2484138
+    (gain,) = found.gains
+    assert (gain.start, gain.end, gain.n_cases) == (0, 1, 3)
+    assert (gain.mean, gain.low, gain.high) == pytest.approx((0.2, -0.0484138, 0.4484138), abs=1e-6)
+    assert found.within_noise is True
+    assert found.sentence == (
+        "From round 0 to 1 the mean Dice of 3 test cases changed by +0.2000 (95 % interval -0.0484 to +0.4484): "
+        "within noise; no gain from the last annotations can be told."
+    )
+    assert found.caveat == CAVEAT
+
+
+def test_a_gain_beyond_noise_worked_by_hand():
+    found = advice(rounds_with([0.5, 0.4, 0.3, 0.2], [0.6, 0.6, 0.5, 0.5]))
+    # differences 0.1, 0.2, 0.2, 0.3: mean 0.2, SD sqrt(0.02 / 3) = 0.0816497, SE 0.0408248; t(0.975, 3) = 3.182446: 0.1299230
+    (gain,) = found.gains
+    assert (gain.mean, gain.low, gain.high) == pytest.approx((0.2, 0.0700770, 0.3299230), abs=1e-6)
+    assert found.within_noise is False
+    assert found.sentence.endswith("(95 % interval +0.0701 to +0.3299): beyond noise; Dice still rises.")
+
+
+def test_two_small_steps_can_be_a_gain_that_one_is_not():
+    """Step 1 to 2 is (-0.01, 0.03, 0.04): mean 0.02, SE 0.0153, times 4.30 includes 0. Both together are 0.1 +- 0.005."""
+    found = advice(rounds_with([0.1] * 3, [0.21, 0.168, 0.162], [0.2, 0.198, 0.202]))
+    last, two = found.gains
+    assert (last.start, last.end, two.start, two.end) == (1, 2, 0, 2)
+    assert last.low < 0 < last.mean
+    assert (two.mean, two.low, two.high) == pytest.approx((0.1, 0.1 - 0.0049683, 0.1 + 0.0049683), abs=1e-6)  # SD 0.002
+    assert found.within_noise is False
+    assert ", from round 0 to 2 that of 3 by +0.1000 (95 % interval +0.0950 to +0.1050): beyond noise" in found.sentence
+
+
+def test_only_the_last_two_rounds_count():
+    found = advice(rounds_with([0.1, 0.2, 0.3], [0.8, 0.9, 0.7], [0.8, 0.9, 0.7], [0.8, 0.9, 0.7]))
+    assert found.gains == (Gain(2, 3, 3, 0.0, 0.0, 0.0), Gain(1, 3, 3, 0.0, 0.0, 0.0))
+    assert found.within_noise is True
+
+
+def test_a_certain_loss_is_no_gain():
+    found = advice(rounds_with([0.8, 0.9, 0.7], [0.6, 0.69, 0.51]))
+    assert found.gains[0].high < 0
+    assert found.within_noise is True
+    assert "changed by -0.2000" in found.sentence
+
+
+def test_a_case_without_dice_is_left_out_and_means_are_over_structures():
+    one, two = rounds_with([0.5, 0.5, None], [0.7, 0.9, 0.4])
+    one.dice["per_case"]["t0"] = {"liver": 0.2, "spleen": 0.8, "kidney": None}
+    found = advice([one, two])
+    assert found.gains[0].n_cases == 2
+    assert found.gains[0].mean == pytest.approx((0.7 - 0.5 + 0.9 - 0.5) / 2)
+
+
+@pytest.mark.parametrize(
+    ("dice", "why"),
+    [
+        ([[], []], "no test case has a label"),
+        ([[None, None], [None, None]], "no test case has a label"),
+        ([[0.5], [0.6]], "it takes two test cases with a Dice in every round"),
+        ([[None, 0.5], [0.4, 0.6], [0.5, 0.7]], "it takes two test cases with a Dice in every round"),
+    ],
+)
+def test_where_nothing_can_be_said(dice, why):
+    found = advice(rounds_with(*dice))
+    assert (found.gains, found.within_noise, found.caveat) == ((), None, "")
+    assert found.sentence == f"No advice is possible: {why}."
+
+
+def test_what_has_no_gain_is_refused():
+    with pytest.raises(ValueError, match="1 finished rounds; a gain needs at least 2"):
+        advice(rounds_with([0.5, 0.6]))
+    one, two = rounds_with([0.5, 0.6]), rounds_with([0.5, 0.6], [0.5, 0.6], test=("x", "y"))
+    with pytest.raises(ValueError, match="the test cases differ"):
+        advice([one[0], two[1]])
+
+
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(2, 40), gain=st.sampled_from([0.0, 0.02, 0.1]))
+def test_the_interval_is_scipys(seed: int, n: int, gain: float):
+    rng = np.random.default_rng(seed)
+    before = rng.uniform(0.3, 0.8, n)
+    after = before + gain + rng.normal(0, 0.05, n)
+    found = advice(rounds_with(before.tolist(), after.tolist()))
+    expected = ttest_rel(after, before)
+    low, high = expected.confidence_interval(0.95)
+    assert (found.gains[0].low, found.gains[0].high) == pytest.approx((low, high), abs=1e-9)
+    assert found.within_noise == (not (expected.pvalue < 0.05 and expected.statistic > 0))

@@ -1,0 +1,357 @@
+"""Statistics of a comparison: worked by hand, and against scipy."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from nnunet_assft.comparison import statistics as s
+
+# Tests ------------------------------------------------------------------------------------------------------------------
+
+
+def test_wilcoxon_worked_by_hand():
+    assert s.paired_wilcoxon([1, 2, 3, 4, 5]) == pytest.approx(2 / 2**5)  # all of one sign: 1 of 32 either way
+    assert s.paired_wilcoxon([-1, 2, 3, 4, 5]) == pytest.approx(2 * 2 / 2**5)  # rank sums 0 and 1
+    assert s.paired_wilcoxon([0, 1, 2, 3, 4, 5]) == pytest.approx(2 / 2**5)  # a zero is dropped
+    assert s.paired_wilcoxon([0.1 + 0.2 - 0.3, 1, 2, 3, 4, 5]) == pytest.approx(2 / 2**5)  # so is one by rounding
+    assert s.paired_wilcoxon([2, 2, 2, 2, 2]) == pytest.approx(2 / 2**5)  # equal sizes, still exact
+    assert s.paired_wilcoxon([0, 0, 0]) == 1.0
+    assert math.isnan(s.paired_wilcoxon([]))
+
+
+def test_wilcoxon_is_scipys():
+    d = np.random.default_rng(0).normal(0.3, 1, 26)
+    assert s.paired_wilcoxon(d) == stats.wilcoxon(d).pvalue == stats.wilcoxon(d, method="exact").pvalue
+    many = np.random.default_rng(1).normal(0.1, 1, 80)
+    assert s.paired_wilcoxon(many) == stats.wilcoxon(many, method="approx").pvalue
+
+
+@pytest.mark.parametrize("n", range(1, 14))
+def test_the_smallest_p_is_reached_and_not_undercut(n):
+    differences = np.arange(1, n + 1) / 10
+    assert s.paired_wilcoxon(differences) == pytest.approx(s.smallest_wilcoxon_p(n))
+    assert s.smallest_wilcoxon_p(n) == pytest.approx(2 / 2**n)
+
+
+def test_no_case_has_no_smallest_p():
+    assert math.isnan(s.smallest_wilcoxon_p(0))
+
+
+def test_mann_whitney_worked_by_hand():
+    assert s.mann_whitney([1, 2, 3], [4, 5, 6]) == pytest.approx(2 / 20)  # 6 over 3 ways, two of them as extreme
+    assert s.mann_whitney([4, 5, 6], [1, 2, 3]) == pytest.approx(2 / 20)
+    assert math.isnan(s.mann_whitney([], [1.0]))
+    a, b = np.random.default_rng(2).normal(size=(2, 30))
+    assert s.mann_whitney(a, b) == stats.mannwhitneyu(a, b, alternative="two-sided").pvalue
+
+
+def test_holm_worked_by_hand():
+    # ascending 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1: 0.02, 0.03, 0.06, 0.04; the last may not be below the one before
+    assert s.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert s.holm([0.9, 0.6]) == pytest.approx([1.0, 1.0])
+    assert s.holm([0.02]) == pytest.approx([0.02])
+    assert s.holm([]).size == 0
+
+
+def test_holm_does_not_count_what_was_not_tested():
+    found = s.holm([math.nan, 0.01, math.nan, 0.03])
+    assert np.isnan(found[[0, 2]]).all()
+    assert found[[1, 3]] == pytest.approx([0.02, 0.03])
+
+
+# Scores and AUBC --------------------------------------------------------------------------------------------------------
+
+
+def test_case_scores_are_means_over_structures():
+    rows = [
+        ("assft", 0, 1, 3, "a", "liver", 0.8, 2.0),
+        ("assft", 0, 1, 3, "a", "spleen", 0.6, 4.0),
+        ("assft", 0, 1, 3, "a", "kidney", math.nan, math.nan),  # nowhere: no say
+        ("assft", 0, 1, 3, "b", "liver", 0.0, math.inf),  # missed: Dice 0, no distance
+        ("assft", 0, 1, 3, "b", "spleen", 0.4, 6.0),
+        ("assft", 0, 1, 3, "c", "liver", math.nan, math.nan),
+    ]
+    results = pd.DataFrame(rows, columns=["arm", "seed", "round", "n_labelled", "case", "structure", "dice", "hd95_mm"])
+    dice, distance = (s.case_scores(results, metric).set_index("case") for metric in ("dice", "hd95_mm"))
+    assert dice["score"].to_dict() == pytest.approx({"a": 0.7, "b": 0.2, "c": math.nan}, nan_ok=True)
+    assert distance["score"].to_dict() == pytest.approx({"a": 3.0, "b": 6.0, "c": math.nan}, nan_ok=True)
+    assert distance["missed"].to_dict() == {"a": 0, "b": 1, "c": 0}
+    assert dice["missed"].sum() == 0
+    assert (dice["n_labelled"] == 3).all()
+
+
+def test_aubc_worked_by_hand():
+    assert s.aubc([1, 2, 4], [0.2, 0.4, 0.6]) == pytest.approx((0.3 * 1 + 0.5 * 2) / 3)
+    assert s.aubc([5, 10, 20], [0.7, 0.7, 0.7]) == pytest.approx(0.7)  # a mean Dice, whatever the span
+    assert s.aubc([5], [0.7]) == 0.7
+    for budgets, scores in (([2, 1], [0.1, 0.2]), ([1, 1], [0.1, 0.2]), ([1, 2], [0.1]), ([], [])):
+        with pytest.raises(ValueError, match="ascending"):
+            s.aubc(budgets, scores)
+
+
+def test_aubc_of_cases_is_over_the_rounds_of_the_tables(results):
+    found = s.aubc_scores(s.case_scores(results)).set_index(["arm", "seed", "case"])["score"]
+    assert found["assft", 0, "a"] == pytest.approx((0.62 + 0.72) / 2)  # not round 0
+    assert set(found.index.get_level_values("arm")) == {"assft", "random", "nnunet"}  # no bounds
+    gap = results[~((results["arm"] == "random") & (results["seed"] == 1) & (results["round"] == 2))]
+    found = s.aubc_scores(s.case_scores(gap)).set_index(["arm", "seed", "case"])["score"]
+    assert found["random", 1].isna().all()
+    assert found["random", 0].notna().all()
+
+
+def test_aubc_intervals(results):
+    found = s.aubc_intervals(results).set_index("arm")
+    nnunet = found.loc["nnunet"]
+    per_case = np.array([0.55, 0.60, 0.65])  # of both seeds
+    assert nnunet["aubc"] == pytest.approx(0.60)
+    assert (nnunet["n_seeds"], nnunet["n_cases"], nnunet["left_out"]) == (2, 3, "")
+    assert per_case.min() <= nnunet["ci_low"] < 0.60 < nnunet["ci_high"] <= per_case.max()
+    gap = results[~((results["arm"] == "random") & (results["seed"] == 1) & (results["round"] == 2))]
+    random = s.aubc_intervals(gap).set_index("arm").loc["random"]
+    assert (random["n_seeds"], random["n_cases"], random["left_out"]) == (1, 3, "seed 1")
+
+
+# Bootstrap --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_interval_of_one_seed_is_scipys():
+    cases = np.random.default_rng(3).normal(0.7, 0.1, 40)
+    low, high = s.bootstrap_interval(cases[None])
+    scipys = stats.bootstrap((cases,), np.mean, method="percentile", n_resamples=4000, rng=0).confidence_interval
+    assert (low, high) == pytest.approx((scipys.low, scipys.high), abs=0.004)  # the width is about 0.06
+
+
+def test_seeds_are_drawn_too_and_cases_are_the_same_for_all_seeds():
+    rng = np.random.default_rng(4)
+    cases, seeds = rng.normal(0, 0.1, 30), rng.normal(0, 0.1, 10)
+
+    def width(scores):
+        low, high = s.bootstrap_interval(scores)
+        return high - low
+
+    of_cases = width(cases[None])
+    assert width(np.tile(cases, (10, 1))) == pytest.approx(of_cases, rel=0.15)  # ten equal seeds add nothing
+    of_seeds = width(np.tile(seeds[:, None], (1, 30)))  # thirty equal cases do not narrow it
+    assert of_seeds == pytest.approx(width(np.tile(seeds[:, None], (1, 2))), rel=0.15)
+    assert width(cases[None] + seeds[:, None]) > max(of_cases, of_seeds)
+
+
+def test_the_interval_repeats_and_knows_its_limits():
+    scores = np.random.default_rng(5).normal(size=(3, 8))
+    assert s.bootstrap_interval(scores) == s.bootstrap_interval(scores)
+    assert s.bootstrap_interval(np.array([[0.4]])) == (0.4, 0.4)
+    assert all(math.isnan(bound) for bound in s.bootstrap_interval(np.empty((0, 0))))
+
+
+# Comparison -------------------------------------------------------------------------------------------------------------
+
+
+def row_of(comparison, arm, r):
+    rows = comparison[(comparison["arm"] == arm) & (comparison["round"] == r)]
+    assert len(rows) == 1
+    return rows.iloc[0].to_dict()
+
+
+def test_comparison_worked_by_hand(results):
+    found = s.compare_arms(results)
+    assert list(zip(found["arm"], found["round"], strict=True)) == [
+        ("random", 1),
+        ("nnunet", 1),
+        ("random", 2),
+        ("nnunet", 2),
+        ("random", "AUBC"),
+        ("nnunet", "AUBC"),
+    ]
+    row = row_of(found, "random", 1)
+    # ASSFT - random per case, mean of the seeds: a (0.02 + 0.04) / 2, b (0.04 + 0.06) / 2, c (0 + 0) / 2
+    assert row["difference"] == pytest.approx((0.03 + 0.05 + 0.0) / 3)
+    assert (row["wins"], row["ties"], row["losses"]) == (2, 1, 0)
+    assert (row["n_seeds"], row["n_cases"], row["left_out"]) == (2, 3, "")
+    assert row["p_wilcoxon"] == pytest.approx(0.5)  # two differences that are not zero
+    assert row_of(found, "nnunet", 1)["p_wilcoxon"] == pytest.approx(0.25)
+    assert row["p_holm"] == pytest.approx(0.5)  # 0.25 * 2, then 0.5
+    assert row["smallest_p"] == pytest.approx(2 * 0.25)
+    pooled = [0.62, 0.74, 0.80, 0.64, 0.76, 0.82], [0.60, 0.70, 0.80, 0.60, 0.70, 0.82]
+    assert row["p_mann_whitney"] == pytest.approx(stats.mannwhitneyu(*pooled).pvalue)
+    assert 0 <= row["ci_low"] <= row["difference"] <= row["ci_high"] <= 0.06
+    curve = row_of(found, "random", "AUBC")
+    assert curve["difference"] == pytest.approx(((0.03 + 0.02) / 2 + (0.05 + 0.04) / 2 + 0) / 3)
+
+
+def test_the_reference_can_be_any_arm_and_the_sign_turns(results):
+    there, back = s.compare_arms(results), s.compare_arms(results, reference="random")
+    a, b = row_of(there, "random", 2), row_of(back, "assft", 2)
+    assert a["difference"] == pytest.approx(-b["difference"])
+    assert (a["wins"], a["losses"]) == (b["losses"], b["wins"])
+    assert a["p_wilcoxon"] == pytest.approx(b["p_wilcoxon"])
+
+
+def test_rows_may_come_in_any_order(results):
+    shuffled = results.sample(frac=1, random_state=0)
+    pd.testing.assert_frame_equal(s.compare_arms(shuffled), s.compare_arms(results))
+
+
+def test_only_shared_seeds_and_cases_are_compared_and_the_rest_is_named(results):
+    gone = ((results["arm"] == "random") & (results["seed"] == 1) & (results["round"] == 1)) | (
+        (results["arm"] == "random") & (results["case"] == "b") & (results["round"] == 1)
+    )
+    row = row_of(s.compare_arms(results[~gone]), "random", 1)
+    assert (row["n_seeds"], row["n_cases"], row["left_out"]) == (1, 2, "seed 1; case b")
+    assert row["difference"] == pytest.approx((0.02 + 0.0) / 2)  # seed 0, cases a and c
+    assert row["p_mann_whitney"] == pytest.approx(stats.mannwhitneyu([0.62, 0.80], [0.60, 0.80]).pvalue)
+
+
+def test_arms_without_anything_in_common_have_no_p(results):
+    gone = ((results["arm"] == "random") & (results["seed"] == 0)) | (
+        (results["arm"] == "assft") & (results["seed"] == 1)
+    )
+    found = s.compare_arms(results[~gone])
+    row = row_of(found, "random", 1)
+    assert (row["n_seeds"], row["n_cases"], row["left_out"]) == (0, 0, "seeds 0, 1")
+    assert math.isnan(row["p_holm"])
+    assert row_of(found, "nnunet", 1)["p_holm"] == pytest.approx(0.25)  # a family of one
+    assert "cannot be compared in round 1" in s.conclusion(row)
+
+
+def test_a_case_without_any_structure_is_left_out_by_name(results):
+    results.loc[results["case"] == "c", "dice"] = math.nan
+    row = row_of(s.compare_arms(results), "random", 1)
+    assert (row["n_seeds"], row["n_cases"], row["left_out"]) == (2, 2, "case c")
+
+
+def test_a_reference_that_is_missing_is_said(results):
+    found = s.compare_arms(results[results["arm"] != "assft"])
+    assert (found["n_cases"] == 0).all()
+    assert found["p_holm"].isna().all()
+    assert "ASSFT is not comparable with RAND, nnU-Net" in s.overall_conclusion(found)
+
+
+def test_one_arm_or_only_round_0_gives_no_rows(results):
+    assert s.compare_arms(results[results["arm"] == "assft"]).empty
+    nothing = s.compare_arms(results[results["round"] == 0])
+    assert nothing.empty
+    assert "p_holm" in nothing
+    assert s.overall_conclusion(nothing).startswith("Nothing can be concluded")
+
+
+# Missing runs -----------------------------------------------------------------------------------------------------------
+
+
+def test_missing_runs_are_named(results):
+    arms = ["lower_bound", "assft", "random", "upper_bound"]
+    assert s.missing_runs(results, arms, [0, 1], [0, 1, 2], ["a", "b", "c"]) == []
+    gone = (
+        ((results["arm"] == "random") & (results["seed"] == 1) & (results["round"] > 0))
+        | ((results["arm"] == "assft") & (results["seed"] == 0) & (results["round"] == 2) & (results["case"] == "b"))
+        | ((results["arm"] == "upper_bound") & (results["seed"] == 0))
+    )
+    assert s.missing_runs(results[~gone], [*arms, "cup"], [0, 1], [0, 1, 2], ["a", "b", "c"]) == [
+        "ASSFT, seed 0, round 2: 1 of 3 test cases missing (case b).",
+        "RAND, seed 1: rounds 1, 2 missing.",
+        "Upper bound, seed 0: round 2 missing.",
+        "CUP, seed 0: rounds 0, 1, 2 missing.",
+        "CUP, seed 1: rounds 0, 1, 2 missing.",
+    ]
+
+
+def test_names_of_what_is_left_out():
+    assert s.named("case", []) == ""
+    assert s.named("seed", [1]) == "seed 1"
+    assert s.named("case", list("abcde")) == "cases a, b, c, d, e"
+    assert s.named("case", list("abcdefg")) == "cases a, b, c, d, e and 2 more"
+
+
+# Plain words ------------------------------------------------------------------------------------------------------------
+
+
+def compared(results_of, gains: list[float], seeds=(0, 1, 2)) -> dict:
+    """The row of ASSFT against random in round 1: ASSFT gains this much per case."""
+    runs = {}
+    for seed in seeds:
+        runs["random", seed, 1] = {f"case_{i:02d}": 0.5 + i / 100 for i in range(len(gains))}
+        runs["assft", seed, 1] = {f"case_{i:02d}": 0.5 + i / 100 + gain for i, gain in enumerate(gains)}
+    return row_of(s.compare_arms(results_of(runs)), "random", 1)
+
+
+def test_a_difference_that_was_not_shown(results_of):
+    gains = [0.04, -0.03, 0.02, -0.05, 0.01, 0.06, -0.025, 0.015]
+    row = compared(results_of, gains)
+    p = stats.wilcoxon(gains).pvalue
+    assert row["p_holm"] == pytest.approx(p)
+    assert s.conclusion(row) == (
+        f"With 3 seeds and 8 test cases, ASSFT and RAND do not differ in round 1, p = {p:.2g} (Wilcoxon, Holm); difference +0.50 points "
+        f"of Dice, 95 % interval {100 * row['ci_low']:+.2f} to {100 * row['ci_high']:+.2f}. That is not evidence that they are equal."
+    )
+
+
+def test_a_difference_that_was_shown(results_of):
+    gains = [0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08]
+    better, worse = compared(results_of, gains), compared(results_of, [-gain for gain in gains])
+    assert s.conclusion(better).startswith(
+        "With 3 seeds and 8 test cases, ASSFT is better than RAND in round 1, p = 0.0078 (Wilcoxon, Holm); difference +4.50 points"
+    )
+    assert "ASSFT is worse than RAND in round 1, p = 0.0078" in s.conclusion(worse)
+    assert "difference -4.50 points" in s.conclusion(worse)
+    assert "seed" not in s.conclusion(better).removeprefix("With 3 seeds")
+    assert "One seed cannot tell the method from the luck of a run." in s.conclusion(
+        compared(results_of, gains, seeds=(4,))
+    )
+
+
+def test_an_interval_over_seeds_that_holds_0_is_said(results_of):
+    """All cases gain a little on average, but one of three seeds is far below."""
+    runs = {}
+    for seed, gain in ((0, 0.09), (1, 0.08), (2, -0.14)):
+        runs["random", seed, 1] = {f"{i}": 0.5 for i in range(8)}
+        runs["assft", seed, 1] = {f"{i}": 0.5 + gain + i / 1000 for i in range(8)}
+    row = row_of(s.compare_arms(results_of(runs)), "random", 1)
+    assert row["p_holm"] < 0.05
+    assert row["ci_low"] < 0 < row["ci_high"]
+    assert "ASSFT is better than RAND" in s.conclusion(row)
+    assert "includes 0, so other seeds may say otherwise" in s.conclusion(row)
+
+
+def test_too_few_cases_to_show_anything(results_of):
+    row = compared(results_of, [0.1, 0.2, 0.3])
+    assert (
+        "no difference between ASSFT and RAND in round 1 could be shown: the smallest p that can be reached is 0.25;"
+        in s.conclusion(row)
+    )
+
+
+def test_what_was_left_out_is_in_the_sentence(results):
+    gone = (results["arm"] == "random") & (results["seed"] == 1)
+    sentence = s.conclusion(row_of(s.compare_arms(results[~gone]), "random", "AUBC"))
+    assert sentence.startswith("With 1 seed and 3 test cases")
+    assert "over all budgets (AUBC)" in sentence
+    assert sentence.endswith("Left out: seed 1.")
+
+
+def test_overall_conclusion(results_of):
+    gains = {"random": 0.05, "entropy": -0.05, "cup": 0.0}  # of ASSFT over each
+    runs = {}
+    for seed in (0, 1, 2):
+        cases = {f"{i:02d}": 0.5 + i / 100 for i in range(10)}
+        runs["assft", seed, 1] = cases
+        for arm, gain in gains.items():
+            runs[arm, seed, 1] = {
+                case: dice - gain - i / 1000 * (arm != "cup") * np.sign(gain)
+                for i, (case, dice) in enumerate(cases.items())
+            }
+    runs["nnunet", 7, 1] = cases
+    found = s.overall_conclusion(s.compare_arms(results_of(runs)))
+    assert "ASSFT is better than RAND; worse than ENPY; not told apart from CUP; not comparable with nnU-Net." in found
+    assert "3 seeds and 10 test cases at most" in found
+    assert "not of other seeds" in found
+    few = s.overall_conclusion(s.compare_arms(results_of({key: dict(list(c.items())[:3]) for key, c in runs.items()})))
+    assert "cannot give a p below 0.75" in few  # 3 arms times 2 / 2^3
+
+
+@pytest.mark.parametrize(
+    ("p", "text"), [(0.2134, "0.21"), (0.00341, "0.0034"), (3.97e-6, "4.0e-06"), (1.0, "1"), (math.nan, "-")]
+)
+def test_p_as_printed(p, text):
+    assert s.p_text(p) == text

@@ -1,0 +1,350 @@
+"""Tables of a comparison, read back cell by cell."""
+
+import csv
+import math
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nnunet_assft.comparison import tables as t
+from nnunet_assft.comparison.paper_results import paper_results
+from nnunet_assft.comparison.statistics import compare_arms
+
+POOL_SIZE = 40
+ARMS = ["random", "assft", "nnunet"]
+
+
+def cells(table: t.Table) -> dict[str, dict[str, object]]:
+    first = table.frame.columns[0]
+    return table.frame.set_index(first).to_dict("index")
+
+
+def runs_of(rows) -> pd.DataFrame:
+    names = [
+        "arm",
+        "seed",
+        "round",
+        "annotated_cases",
+        "annotation_minutes",
+        "training_minutes",
+        "query_minutes",
+        "total_minutes",
+        "status",
+    ]
+    return pd.DataFrame(rows, columns=names).assign(device="cpu")
+
+
+RUNS = runs_of([("assft", seed, r, 2, 10.0 + seed, 3.0, 0.5, 4.0, "done") for seed in (0, 1) for r in (0, 1, 2)])
+
+
+# Tables 1-7 -------------------------------------------------------------------------------------------------------------
+
+
+def test_budget_table_worked_by_hand(results):
+    table = t.budget_table(results, None, POOL_SIZE, "dice", ARMS)
+    assert list(table.frame.columns) == [
+        "Method",
+        "Lower bound, 0 %",
+        "r = 1: 3 cases, 7.5 %",
+        "r = 2: 5 cases, 12.5 %",
+        "Upper bound, 100 %",
+    ]
+    found = cells(table)
+    assert list(found) == ["RAND", "ASSFT", "nnU-Net"]
+    last = table.frame.columns[3]
+    # both seeds have a, b, c = 72, 84, 90 points: six values, SD with 5 in the denominator
+    sd = np.std([72, 84, 90, 72, 84, 90], ddof=1)
+    assert str(found["ASSFT"][last]) == f"82.00 ± {sd:.2f}"
+    assert [found[name][last].rank for name in ("ASSFT", "RAND", "nnU-Net")] == [1, 2, 0]
+    assert str(found["ASSFT"]["Lower bound, 0 %"]) == str(found["RAND"]["Lower bound, 0 %"]) == "1.00 ± 0.89"
+    assert found["nnU-Net"]["Lower bound, 0 %"] == "-"  # that is another network
+    assert found["ASSFT"]["Upper bound, 100 %"].rank == 0
+    assert "2 seeds, 3 test cases, n = 6 unless a cell says otherwise" in table.caption
+    assert "*" not in table.caption
+
+
+def test_marks_are_the_tests(results):
+    comparison = compare_arms(results)
+    comparison.loc[comparison["arm"] == "random", ["p_mann_whitney", "p_holm"]] = [0.009, 0.06]
+    comparison.loc[comparison["arm"] == "nnunet", ["p_mann_whitney", "p_holm"]] = [0.011, 0.04]
+    comparison.loc[(comparison["arm"] == "nnunet") & (comparison["round"] == 2), "p_mann_whitney"] = 0.001
+    table = t.budget_table(results, comparison, POOL_SIZE, "dice", ARMS)
+    found, (r1, r2) = cells(table), table.frame.columns[2:4]
+    assert str(found["RAND"][r2]).startswith("80.00* ± ")
+    assert str(found["nnU-Net"][r1]).startswith("55.00† ± ")
+    assert str(found["nnU-Net"][r2]).startswith("65.00*† ± ")
+    assert re.fullmatch(r"[\d.]+ ± [\d.]+", str(found["ASSFT"][r2]))  # the reference is not tested against itself
+    assert "p < 0.01 against ASSFT, Mann-Whitney U, uncorrected" in table.caption
+    assert "p < 0.05 against ASSFT, Wilcoxon" in table.caption
+
+
+def test_a_mean_over_less_says_so(results):
+    gone = (
+        ((results["arm"] == "random") & (results["seed"] == 1) & (results["round"] == 2))
+        | ((results["arm"] == "assft") & (results["seed"] == 1) & (results["round"] == 1) & (results["case"] == "b"))
+        | ((results["arm"] == "nnunet") & (results["round"] == 2))
+    )
+    table = t.budget_table(results[~gone], None, POOL_SIZE, "dice", ARMS)
+    found, (r1, r2) = cells(table), table.frame.columns[2:4]
+    assert str(found["RAND"][r2]).startswith("80.00 ± ")
+    assert str(found["RAND"][r2]).endswith(" (n = 3)")
+    assert str(found["ASSFT"][r1]).endswith(" (n = 5)")
+    assert str(found["nnU-Net"][r2]) == "missing"
+    assert found["nnU-Net"][r2].rank == 0
+    assert "n =" not in str(found["nnU-Net"][r1])
+    assert "n = 6 unless" in table.caption
+
+
+def test_one_score_has_no_sd_and_no_score_no_mean(results_of):
+    results = results_of({("assft", 0, 1): {"a": 0.5}, ("random", 0, 1): {"a": math.nan}})
+    found = cells(t.budget_table(results, None, 10, "dice", ["assft", "random"]))
+    header = "r = 1: 3 cases, 30 %"
+    assert str(found["ASSFT"][header]) == "50.00 ± -"
+    assert str(found["RAND"][header]) == "- ± - (n = 0)"
+
+
+def test_hd95_ranks_the_lowest_and_counts_what_was_missed(results):
+    results.loc[(results["arm"] == "random") & (results["round"] == 2) & (results["case"] == "c"), "hd95_mm"] = math.inf
+    table = t.budget_table(results, None, POOL_SIZE, "hd95_mm", ARMS)
+    found, last = cells(table), table.frame.columns[3]
+    assert str(found["ASSFT"][last]) == f"1.80 ± {np.std([2.8, 1.6, 1.0] * 2, ddof=1):.2f}"
+    assert str(found["RAND"][last]) == f"2.50 ± {np.std([3.0, 2.0] * 2, ddof=1):.2f} (n = 4, 2 missed)"
+    assert [found[name][last].rank for name in ("ASSFT", "RAND", "nnU-Net")] == [1, 2, 0]
+    assert (table.name, "missed" in table.caption, "in mm" in table.caption) == ("budgets_hd95", True, True)
+
+
+def test_equal_means_share_a_rank(results_of):
+    same, below, lowest = {"a": 0.7, "b": 0.9}, {"a": 0.6, "b": 0.9}, {"a": 0.1, "b": 0.2}
+    results = results_of({("assft", 0, 1): same, ("random", 0, 1): same, ("cup", 0, 1): below, ("sann", 0, 1): lowest})
+    frame = t.budget_table(results, None, 10, "dice", ["assft", "random", "cup", "sann"]).frame
+    assert [cell.rank for cell in frame.iloc[:, 1]] == [1, 1, 2, 0]
+
+
+def test_budgets_that_differ_between_arms_are_shown(results):
+    results.loc[(results["arm"] == "nnunet") & (results["round"] == 2), "n_labelled"] = 6
+    assert t.budget_table(results, None, POOL_SIZE, "dice", ARMS).frame.columns[3] == "r = 2: 5-6 cases, 12.5 to 15 %"
+
+
+def test_the_papers_numbers_are_beside_ours(results):
+    paper = paper_results()
+    paper = paper[(paper["domain"] == "amos_ct") & (paper["table"] == 1)]
+    table = t.budget_table(results, None, POOL_SIZE, "dice", ARMS, paper=paper)
+    assert list(table.frame["Method"]) == ["RAND", "ASSFT", "nnU-Net", "RAND, paper", "ASSFT, paper"]
+    assert table.frame.iloc[4].tolist() == [
+        "ASSFT, paper",
+        "0.27 ± 0.10 (0 %)",
+        "80.51 ± 12.53 (5 %)",
+        "84.42 ± 11.65 (10 %)",
+        "93.04 ± 1.23 (100 %)",
+    ]
+    assert table.frame.iloc[1, 2].rank == 1  # the paper's do not compete
+    assert "not stated" in table.caption
+
+
+def test_all_tables_of_a_comparison(results):
+    more = results.copy()
+    more["arm"] = more["arm"].map({"assft": "dkd_high", "random": "asd_low"})
+    everything = pd.concat([results, more.dropna(subset=["arm"])], ignore_index=True)
+    paper = paper_results()
+    quality = pd.DataFrame(
+        {
+            "arm": "assft",
+            "seed": 0,
+            "round": 1,
+            "case": list("uvw"),
+            "selection": "reliable",
+            "selected": [1, 1, 0],
+            "dice": [0.8, 0.9, 0.5],
+        }
+    )
+    tables = {
+        table.name: table
+        for table in t.comparison_tables(
+            everything,
+            compare_arms(everything),
+            RUNS,
+            POOL_SIZE,
+            quality=quality,
+            paper=paper[paper["domain"] == "amos_ct"],
+        )
+    }
+    assert list(tables) == [
+        "budgets_dice",
+        "budgets_nsd",
+        "budgets_hd95",
+        "structures",
+        "dkd_ablation",
+        "asd_ablation",
+        "aubc",
+        "selection",
+        "cost",
+    ]
+    assert list(tables["dkd_ablation"].frame["Method"]) == ["RAND", "High DKD", "RAND, paper", "High DKD, paper"]
+    assert list(tables["asd_ablation"].frame["Method"]) == ["Low ASD (τ(r))", "Low ASD (τ(r)), paper"]
+    assert not any("bound," in column for column in tables["dkd_ablation"].frame)
+    assert list(tables["budgets_dice"].frame["Method"])[:5] == [
+        "RAND",
+        "ASSFT",
+        "High DKD",
+        "Low ASD (τ(r))",
+        "nnU-Net",
+    ]
+    assert "*:" in tables["budgets_dice"].caption
+    assert "paper" not in "".join(tables["budgets_nsd"].frame["Method"])
+
+
+def test_tables_of_arms_that_are_not_there_are_left_out(results):
+    names = [table.name for table in t.comparison_tables(results, compare_arms(results), RUNS, POOL_SIZE)]
+    assert names == ["budgets_dice", "budgets_nsd", "budgets_hd95", "structures", "aubc", "cost"]
+
+
+def test_structures_are_those_of_the_last_round(results):
+    """spleen: two of six scores absent (left out), in the reference arm higher than in random."""
+    spleen = results.assign(structure="spleen", dice=[0.5 if arm == "assft" else 0.25 for arm in results["arm"]])
+    spleen.loc[(spleen["case"] == "a") & (spleen["arm"] == "random"), "dice"] = math.nan
+    table = t.structure_table(pd.concat([results, spleen]), ARMS)
+    found = cells(table)
+    assert list(found) == ["RAND", "ASSFT", "nnU-Net", "Upper bound", "Lower bound"]
+    assert str(found["ASSFT"]["liver"]) == f"82.00 ± {np.std([72, 84, 90, 72, 84, 90], ddof=1):.2f}"  # round 2, not 1
+    assert str(found["ASSFT"]["spleen"]) == "50.00 ± 0.00"
+    assert str(found["RAND"]["spleen"]) == "25.00 ± 0.00 (n = 4)"
+    assert [found[name]["spleen"].rank for name in found] == [
+        2,
+        1,
+        2,
+        0,
+        0,
+    ]  # equal means share a rank; bounds have none
+    assert str(found["Lower bound"]["liver"]) == "1.00 ± 0.89"
+    assert "after round 2" in table.caption
+
+
+def test_structures_of_an_arm_without_its_last_round(results):
+    gone = results[~((results["arm"] == "nnunet") & (results["round"] == 2))]
+    assert str(cells(t.structure_table(gone, ARMS))["nnU-Net"]["liver"]) == "missing"
+
+
+# Other tables -----------------------------------------------------------------------------------------------------------
+
+
+def test_aubc_table(results):
+    gone = (results["arm"] == "random") & (results["seed"] == 1) & (results["round"] == 2)
+    found = cells(t.aubc_table(results[~gone]))
+    assert list(found) == ["RAND", "ASSFT", "nnU-Net"]
+    column = "AUBC (95 % interval)"
+    assert str(found["nnU-Net"][column]).startswith("60.00 (5")
+    assert found["ASSFT"][column].rank == 1
+    assert (found["RAND"]["Seeds"], found["RAND"]["Test cases"], found["RAND"]["Left out"]) == ("1", "3", "seed 1")
+    assert found["ASSFT"]["Left out"] == "-"
+
+
+def test_selection_table_worked_by_hand():
+    dice = {"u1": 0.9, "u2": 0.8, "u3": 0.7, "u4": 0.3, "u5": 0.2, "u6": 0.1}
+    rows = [("assft", 0, 1, case, "reliable", int(d > 0.5), d) for case, d in dice.items()]
+    rows += [("assft", 0, 2, case, "all", 1, d) for case, d in dice.items()]
+    quality = pd.DataFrame(rows, columns=["arm", "seed", "round", "case", "selection", "selected", "dice"])
+    table = t.selection_table(quality, paper=paper_results()[lambda p: p["table"] == 8])
+    found = cells(table)
+    assert found["ASSFT, reliable, seed 0"] == {"r = 1": "0.1 (80.0, n = 3; 20.0, n = 3)", "r = 2": "missing"}
+    assert found["ASSFT, all, seed 0"] == {"r = 1": "missing", "r = 2": "- (50.0, n = 6; n = 0)"}
+    assert found["ASSFT, paper"] == {"r = 1": "3.97e-06", "r = 2": "4.53e-13"}
+
+
+def test_cost_table_worked_by_hand():
+    rows = [("random", seed, r, 2, math.nan, 3.0, 0.0, 3.5, "done") for seed in (0, 1, 2) for r in (0, 1, 2)]
+    runs = pd.concat(
+        [RUNS, runs_of(rows[:-4]), runs_of([("random", 2, 1, 2, math.nan, 9.0, 9.0, 9.0, "failed: no space")])]
+    )
+    found = cells(t.cost_table(runs))
+    assert list(found) == ["RAND", "ASSFT"]
+    assert found["ASSFT"] == {
+        "Seeds": "2",
+        "Annotated cases": "6.0",
+        "Annotation, min": "31.5",
+        "Training, min": "9.0",
+        "Query, min": "1.5",
+        "Total, min": "12.0",
+        "Device": "cpu",
+        "Left out": "-",
+    }
+    assert found["RAND"]["Seeds"] == "1"  # seed 1 lacks a round, seed 2 failed
+    assert found["RAND"]["Left out"] == "seeds 1, 2"
+    assert found["RAND"]["Training, min"] == "9.0"
+    assert found["RAND"]["Annotation, min"] == "-"  # nobody recorded it: not 0
+
+
+# Files ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def written(tmp_path):
+    frame = pd.DataFrame(
+        {
+            "Method": ["a_b & c", "High ASD (τ = 1)", "x|y"],
+            "5 %": [t.Cell("80.00*† ± 1.00", 1), t.Cell("70.00 ± 1.00 (n = 3)", 2), "-"],
+        }
+    )
+    t.write_table(tmp_path, t.Table("my_table", "Title", "Mean ± SD, 5 % of #1; *: p < 0.01 {x_y}.", frame))
+    return tmp_path
+
+
+def test_csv(written):
+    with open(written / "my_table.csv", encoding="utf-8", newline="") as file:
+        assert list(csv.reader(file)) == [
+            ["Method", "5 %"],
+            ["a_b & c", "80.00*† ± 1.00"],
+            ["High ASD (τ = 1)", "70.00 ± 1.00 (n = 3)"],
+            ["x|y", "-"],
+        ]
+
+
+def test_markdown(written):
+    assert (written / "my_table.md").read_text(encoding="utf-8").splitlines() == [
+        r"Mean ± SD, 5 % of #1; \*: p < 0.01 {x_y}.",
+        "",
+        "| Method | 5 % |",
+        "| --- | --- |",
+        r"| a\_b & c | **80.00\*† ± 1.00** |",
+        "| High ASD (τ = 1) | <u>70.00 ± 1.00 (n = 3)</u> |",
+        r"| x\|y | - |",
+    ]
+
+
+def test_latex(written):
+    lines = (written / "my_table.tex").read_text(encoding="utf-8").splitlines()
+    assert lines == [
+        r"\begin{table}",
+        r"\centering",
+        r"\caption{Mean $\pm$ SD, 5 \% of \#1; *: p $<$ 0.01 \{x\_y\}.}",
+        r"\label{tab:my_table}",
+        r"\begin{tabular}{ll}",
+        r"\hline",
+        r"Method & 5 \% \\",
+        r"\hline",
+        r"a\_b \& c & \textbf{80.00*$^{\dagger}$ $\pm$ 1.00} \\",
+        r"High ASD ($\tau$ = 1) & \underline{70.00 $\pm$ 1.00 (n = 3)} \\",
+        r"x|y & - \\",
+        r"\hline",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
+
+
+def test_latex_of_every_table_is_ascii_and_balanced(results):
+    paper = paper_results()
+    for table in t.comparison_tables(
+        results, compare_arms(results), RUNS, POOL_SIZE, paper=paper[paper["domain"] == "flare21"]
+    ):
+        text = t.latex(table)
+        assert text.isascii()
+        bare = re.sub(r"\\.", "", text)  # without commands and escaped characters
+        assert bare.count("{") == bare.count("}")
+        assert bare.count("$") % 2 == 0
+        rows = [line for line in text.splitlines() if line.endswith(r"\\")]
+        assert len(rows) == len(table.frame) + 1
+        for row in rows:
+            body = row[:-2]
+            assert len(re.findall(r"(?<!\\)&", body)) == len(table.frame.columns) - 1
+            assert not re.search(r"(?<!\\)[%#_]", body)
