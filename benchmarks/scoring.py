@@ -55,9 +55,8 @@ def main() -> None:
 
 def report(args: argparse.Namespace) -> None:
     context, scorer, request, cases = set_up(args)
-    from nnunet_assft.planning.preprocessing import load_image
 
-    images = {case: load_image(context.image_folder, case) for case in cases}
+    images = {case: context.image(case) for case in cases}
     patch = context.plans["configurations"]["3d_fullres"]["patch_size"]
     print(
         f"{args.cases} cases of {args.size} voxels, {args.classes} classes, preset {args.preset}, patch {patch}, {args.device}"
@@ -66,9 +65,7 @@ def report(args: argparse.Namespace) -> None:
     records = Path(os.environ["nnUNet_results"], "records")
 
     def ours(case: str) -> None:
-        scorer.record(case, load_image(context.image_folder, case), request).save(
-            records / f"{case}.npz", {"request": 0}
-        )
+        scorer.record(case, context.image(case), request).save(records / f"{case}.npz", {"request": 0})
 
     def forward(case: str) -> None:
         scorer.logits(images[case])
@@ -104,8 +101,8 @@ def set_up(args: argparse.Namespace) -> tuple[Any, Any, Any, list[str]]:
     import torch
     from scipy.ndimage import gaussian_filter
 
+    from nnunet_assft.active.context import open_context
     from nnunet_assft.active.experiment import create_experiment
-    from nnunet_assft.active.rounds import open_context
     from nnunet_assft.active.scoring.scorer import Request, Scorer
     from nnunet_assft.active.training.stages import load_weights
     from nnunet_assft.nnunet_names import register
@@ -201,12 +198,11 @@ def peak_memory(n: int, device: str) -> float:
     """GiB of this process after n case records, cases taken in turn from the experiment that is there."""
     import torch
 
+    from nnunet_assft.active.context import open_context
     from nnunet_assft.active.paths import ExperimentPaths
-    from nnunet_assft.active.rounds import open_context
     from nnunet_assft.active.scoring.scorer import Request, Scorer
     from nnunet_assft.active.state import Experiment
     from nnunet_assft.active.training.stages import load_weights
-    from nnunet_assft.planning.preprocessing import load_image
 
     experiment = Experiment.load(ExperimentPaths(DATASET, "assft"))
     context = open_context(experiment, torch.device(device))
@@ -214,7 +210,7 @@ def peak_memory(n: int, device: str) -> float:
     scorer = Scorer(context.plans, context.dataset.dataset_json, weights, context.device)
     for i in range(n):
         case = experiment.pool[i % len(experiment.pool)]
-        scorer.record(case, load_image(context.image_folder, case), Request(TAU))
+        scorer.record(case, context.image(case), Request(TAU))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
 from nnunet_assft.dataset_conversion.case_conversion import Conversion, convert_case, merged_findings
 from nnunet_assft.dataset_conversion.findings import Finding, errors, found
 from nnunet_assft.dataset_conversion.manifest import NAME, Manifest, Record, output_state, sources_unchanged
-from nnunet_assft.dataset_conversion.placing import bounded_processes
+from nnunet_assft.dataset_conversion.placing import processes_for
 from nnunet_assft.dataset_conversion.scan import PlannedCase
 from nnunet_assft.dataset_conversion.splits import describe
 from nnunet_assft.errors import AssftError
-from nnunet_assft.runtime.cases import map_cases
+from nnunet_assft.runtime.cases import for_each_case, in_processes
 from nnunet_assft.runtime.files import sha256_file
 
 FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
@@ -124,28 +123,31 @@ def apply(
             (manifest.folder / "dataset.json").unlink(missing_ok=True)  # it says that the dataset is complete
         for name in gone:
             _remove_outputs(manifest.folder, manifest.cases.pop(name), keep=set())
-        for name, record in _converted(todo, conversion, num_processes):
+
+        def keep(name: str, record: Record) -> None:
             if name in manifest.cases:
                 _remove_outputs(manifest.folder, manifest.cases[name], keep=_files_of(record))
             manifest.add(name, record)
             if strict and (wrong := errors(merged_findings([record]))):
                 raise AssftError(f"--strict: {wrong[0].line()}")
+
+        for_each_case(
+            partial(convert_case, conversion=conversion),
+            {case.name: case for case in todo},
+            desc="Converting",
+            finished=keep,
+            executor=in_processes(processes_for(todo, num_processes)),
+        )
     except OSError as error:
         raise AssftError(
             f"{error.filename or manifest.folder} cannot be written: {error.strerror or error}. "
             "Correct that and type the same command again; finished cases are kept."
         ) from error
-    except (BrokenProcessPool, MemoryError) as error:
+    except MemoryError as error:
         raise AssftError(
-            "A worker process ran out of memory or was killed. Type the same command with a smaller -np; "
-            "finished cases are kept."
+            "The memory is exhausted. Run the same command with a smaller -np; finished cases are kept."
         ) from error
     return manifest.cases
-
-
-def _converted(todo: list[PlannedCase], conversion: Conversion, num_processes: int) -> Iterator[tuple[str, Record]]:
-    processes = bounded_processes(num_processes, max((case.memory for case in todo), default=0))
-    yield from map_cases(partial(convert_case, conversion=conversion), todo, num_processes=processes, desc="Converting")
 
 
 def _files_of(record: Record) -> set[str]:

@@ -77,8 +77,8 @@ class _Unreadable(Exception):  # noqa: N818 - a finding on its way out of nested
         self.finding = finding
 
 
-def convert_case(case: PlannedCase, conversion: Conversion) -> tuple[str, Record]:
-    """Reads all files of a case once, and writes it unless there is an error. Returns its name and its record.
+def convert_case(case: PlannedCase, conversion: Conversion) -> Record:
+    """Read all files of a case once, and write it unless there is an error. Returns its record.
 
     Raises OSError if the dataset folder cannot be written to.
     """
@@ -95,7 +95,7 @@ def convert_case(case: PlannedCase, conversion: Conversion) -> tuple[str, Record
         findings.append(unreadable.finding)
         known = {source["path"] for source in sources}
         sources += [_state_of(file) for file in case.source.files if str(file) not in known]
-    record = {
+    return {
         "part": case.part,
         "made_with": conversion.made_with(case),
         "sources": sources,
@@ -103,7 +103,6 @@ def convert_case(case: PlannedCase, conversion: Conversion) -> tuple[str, Record
         "content": content,
         "findings": [asdict(finding) for finding in findings],
     }
-    return case.name, record
 
 
 def _state_of(file: Path) -> dict[str, Any]:

@@ -19,12 +19,12 @@ from nnunet_assft.dataset_conversion.findings import Finding, found, ordered
 from nnunet_assft.dataset_conversion.headers import Tolerances
 from nnunet_assft.dataset_conversion.labels import LabelMap
 from nnunet_assft.dataset_conversion.manifest import Record
-from nnunet_assft.dataset_conversion.placing import bounded_processes
+from nnunet_assft.dataset_conversion.placing import processes_for
 from nnunet_assft.dataset_conversion.report import write_report
 from nnunet_assft.dataset_conversion.scan import PlannedCase, Scanning, scan_cases
 from nnunet_assft.dataset_conversion.sources import ENDINGS, POOL, TEST, SourceCase
 from nnunet_assft.errors import AssftError
-from nnunet_assft.runtime.cases import map_cases
+from nnunet_assft.runtime.cases import for_each_case, in_processes
 from nnunet_assft.runtime.files import read_json
 
 REPORT = "check_report"
@@ -204,6 +204,9 @@ def _files(folder: Path, ending: str) -> Iterator[Path]:
 
 
 def _read_all(cases: list[PlannedCase], conversion: Conversion, num_processes: int) -> dict[str, Record]:
-    processes = bounded_processes(num_processes, max((case.memory for case in cases), default=0))
-    read = partial(convert_case, conversion=conversion)
-    return dict(map_cases(read, cases, num_processes=processes, desc="Reading"))
+    return for_each_case(
+        partial(convert_case, conversion=conversion),
+        {case.name: case for case in cases},
+        desc="Reading",
+        executor=in_processes(processes_for(cases, num_processes)),
+    )

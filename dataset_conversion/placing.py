@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import nibabel
@@ -13,14 +13,15 @@ import numpy as np
 import numpy.typing as npt
 from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
 
+from nnunet_assft.dataset_conversion.scan import PlannedCase
 from nnunet_assft.dataset_conversion.voxels import Volume
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.files import PARTIAL, atomic_path
+from nnunet_assft.runtime.processes import number_of_processes
 
 MODES = ("link", "hardlink", "copy", "reference")
 FALLBACKS = {"link": ("link", "hardlink", "copy"), "hardlink": ("hardlink", "link", "copy"), "copy": ("copy",)}
 COMPRESSION = 4  # gzip level of rewritten labels
-PROCESS_BYTES = 200 * 2**20  # an interpreter with numpy and nibabel
 COPIES_IN_MEMORY = 3  # of a volume: the bytes of the file, the array, and a rewritten label with its bytes
 
 
@@ -91,25 +92,13 @@ def write_label(target: Path, array: npt.NDArray[np.uint8], image: Volume) -> No
         partial.write_bytes(data)
 
 
-def free_memory() -> int | None:
-    """Bytes that processes may still take, by the system and by the container's limit; None where neither says."""
-    free = []
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")]
-        group = Path("/sys/fs/cgroup")
-        free.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
-    except (OSError, ValueError):  # another system, or no limit ("max")
-        pass
-    return min(free, default=None)
-
-
-def bounded_processes(wanted: int, largest_volume: int) -> int:
-    """So many processes that each can hold the largest volume (bytes), at least one."""
-    free = free_memory()
-    if free is None:
-        return wanted
-    return max(1, min(wanted, int(0.8 * free) // (COPIES_IN_MEMORY * largest_volume + PROCESS_BYTES)))
+def processes_for(cases: Sequence[PlannedCase], requested: int | None) -> int:
+    """So many processes that each can hold the volumes of the largest case in memory, at least one."""
+    return number_of_processes(
+        requested,
+        total_bytes=sum(case.image_bytes + case.label_bytes for case in cases),
+        bytes_per_process=COPIES_IN_MEMORY * max((case.memory for case in cases), default=0),
+    )
 
 
 def require_space(folder: Path, needed: int) -> None:

@@ -16,7 +16,7 @@ from nnunet_assft.dataset_conversion.headers import Header, Tolerances, header_f
 from nnunet_assft.dataset_conversion.labels import LabelMap
 from nnunet_assft.dataset_conversion.sources import ENDINGS, POOL, TEST, UNLABELLED, SourceCase, Sources, ending_of
 from nnunet_assft.dataset_conversion.splits import SPLITS
-from nnunet_assft.runtime.cases import map_cases
+from nnunet_assft.runtime.cases import for_each_case, in_processes
 
 
 @dataclass(frozen=True)
@@ -141,8 +141,13 @@ def scan_cases(
 ) -> tuple[list[PlannedCase], list[Finding]]:
     """Reads the headers of all cases. Returns those without error, by name, and all findings."""
     chosen = [case for case in cases if case.name in parts]
-    scanned = map_cases(partial(scan_case, scanning=scanning), chosen, num_processes=num_processes, desc="Scanning")
-    planned = sorted((replace(case, part=parts[case.name]) for case in scanned), key=lambda case: case.name)
+    scanned = for_each_case(
+        partial(scan_case, scanning=scanning),
+        {case.name: case for case in chosen},
+        desc="Scanning",
+        executor=in_processes(num_processes),
+    )
+    planned = [replace(case, part=parts[name]) for name, case in sorted(scanned.items())]
     findings = [finding for case in planned for finding in case.findings]
     return [case for case in planned if not errors(case.findings)], ordered(findings)
 

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 os.environ.update(nnUNet_def_n_proc="1", nnUNet_n_proc_DA="0", OMP_NUM_THREADS="1")  # read when nnU-Net is imported
 
@@ -14,6 +15,9 @@ import pytest
 import SimpleITK as sitk
 import torch
 
+from nnunet_assft.active.experiment import create_experiment
+from nnunet_assft.active.settings import Settings
+from nnunet_assft.active.state import Experiment
 from nnunet_assft.nnunet_names import register
 
 torch.set_num_threads(1)
@@ -89,3 +93,8 @@ SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 needs_hippocampus = pytest.mark.skipif(
     not (SHARED_DATA / "hippocampus").is_dir(), reason="the hippocampus images are not beside the repository"
 )
+
+
+def plan_experiment(dataset: str | int, name: str = "assft", **settings: Any) -> Experiment:
+    """An experiment of a raw dataset, planned with these settings."""
+    return create_experiment(dataset, name, Settings(**settings))

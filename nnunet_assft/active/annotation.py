@@ -5,46 +5,45 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tqdm import tqdm
-
-from nnunet_assft.active.state import Experiment, command, finished_rounds, step
-from nnunet_assft.active.training.stages import Context
+from nnunet_assft.active.context import Context
+from nnunet_assft.active.state import Experiment, finished_rounds
 from nnunet_assft.errors import AssftError, WaitingForAnnotation
-from nnunet_assft.runtime.files import read_json, sha256_of
+from nnunet_assft.runtime.cached import cached, cached_or_none
+from nnunet_assft.runtime.cases import for_each_case
+from nnunet_assft.runtime.files import read_json
 from nnunet_assft.volumes.raw_dataset import RawDataset, find_dataset
 
 
-def annotate(
-    context: Context, experiment: Experiment, r: int, queried: Sequence[str], *, proceed_with_partial: bool = False
-) -> list[str]:
-    """See to it that every queried case has a label that can be trained on. Returns the cases that count as queried.
+def annotate(context: Context, r: int, queried: Sequence[str], *, proceed_with_partial: bool = False) -> list[str]:
+    """Make sure that every queried case has a label that can be trained on. Returns the cases that count as queried.
 
-    oracle: the label is in labelsTr since the start. human: it has to be put there. proceed_with_partial: if some human
-    labels are missing, their cases go back to the pool; this is decided once, and kept in a step file. Raises
+    oracle: the label has been in labelsTr from the start. human: it has to be put there. proceed_with_partial: if some
+    human labels are missing, their cases go back to the pool; this is decided once, and kept in a step file. Raises
     `WaitingForAnnotation` if human labels are missing, `AssftError` for a label that cannot be trained on.
     """
+    experiment = context.experiment
     cases = counted_cases(experiment, r, queried)
     missing = missing_labels(context.dataset, cases)
-    if experiment.annotator == "human" and missing:
+    if experiment.settings.annotator == "human" and missing:
         decided = len(cases) < len(queried)
         if not proceed_with_partial or decided or len(missing) == len(cases):
             raise WaitingForAnnotation(_what_to_do(experiment, r, cases, missing, proceed_with_partial))
         cases = [case for case in cases if case not in missing]
         result = {"annotated": cases, "given_back": missing}
-        step(experiment.paths.step_file(r, "annotate"), {"queried": list(queried)}, lambda: result)
-    for case in tqdm(cases, desc="checking labels", unit="case", leave=False):
+        cached(experiment.paths.step_file(r, "annotate"), {"queried": list(queried)}, lambda: result)
+
+    def check(case: str) -> bool:
         context.checked_label(case, context.dataset.label_file(case))
+        return True
+
+    for_each_case(check, cases, desc="checking labels")
     return cases
 
 
 def counted_cases(experiment: Experiment, r: int, queried: Sequence[str]) -> list[str]:
     """All queried cases; or those that were labelled when it was decided to go on without the others."""
-    file = experiment.paths.step_file(r, "annotate")
-    if file.is_file():
-        kept = read_json(file)
-        if kept["inputs_sha256"] == sha256_of({"queried": list(queried)}):
-            return list(kept["result"]["annotated"])
-    return list(queried)
+    decided = cached_or_none(experiment.paths.step_file(r, "annotate"), {"queried": list(queried)})
+    return list(decided["annotated"] if decided else queried)
 
 
 def missing_labels(dataset: RawDataset, cases: Sequence[str]) -> list[str]:
@@ -52,9 +51,9 @@ def missing_labels(dataset: RawDataset, cases: Sequence[str]) -> list[str]:
 
 
 def _what_to_do(experiment: Experiment, r: int, cases: Sequence[str], missing: Sequence[str], partial: bool) -> str:
-    export = command("annotate export", experiment.dataset, experiment.name, "-o", "WORK")
-    import_ = command("annotate import", experiment.dataset, experiment.name, "WORK")
-    again = command("round", experiment.dataset, experiment.name, "-r", str(r))
+    export = experiment.command("annotate export", "-o", "WORK")
+    import_ = experiment.command("annotate import", "WORK")
+    again = experiment.command("round", "-r", str(r))
     none_yet = " A round cannot go on without any label." if partial and len(missing) == len(cases) else ""
     return (
         f"waiting for the annotation of {len(missing)} of {len(cases)} cases: {', '.join(missing)}.{none_yet} "
@@ -79,9 +78,9 @@ class Request:
 
 def open_request(experiment: Experiment) -> Request:
     """The request of the round in progress. Raises `AssftError` if there is none: oracle, not queried yet, all done."""
-    if experiment.annotator != "human":
+    if experiment.settings.annotator != "human":
         raise AssftError(
-            f"Experiment {experiment.name!r} has annotator {experiment.annotator!r}: its labels are in labelsTr, and nothing "
+            f"Experiment {experiment.name!r} has annotator {experiment.settings.annotator!r}: its labels are in labelsTr, and nothing "
             "is asked of a human. Plan with --annotator human."
         )
     done = finished_rounds(experiment)
@@ -90,7 +89,7 @@ def open_request(experiment: Experiment) -> Request:
         raise AssftError("All rounds are done; no annotation is asked for.")
     queried = queried_cases(experiment, r)
     if not queried:
-        again = command("round", experiment.dataset, experiment.name, "-r", str(r))
+        again = experiment.command("round", "-r", str(r))
         raise AssftError(f"Round {r} has not chosen its cases yet. Type {again}; it stops when it needs labels.")
     cases = tuple(counted_cases(experiment, r, queried))
     file = experiment.paths.readers_file(r)

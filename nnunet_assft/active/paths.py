@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,12 @@ class ExperimentPaths:
 
     dataset: str
     experiment: str
+
+    def command(self, name: str, *arguments: str) -> str:
+        """A command for this experiment, for messages: `nnUNetv2_assft_round -d 218 -r 3`."""
+        named = [] if self.experiment == "assft" else ["-e", self.experiment]
+        words = ["-d", str(int(self.dataset[7:10])), *named, *arguments]
+        return f"nnUNetv2_assft_{name} {shlex.join(words)}"
 
     # nnUNet_raw ---------------------------------------------------------------------------------------------------------
 
@@ -103,6 +110,9 @@ class ExperimentPaths:
 
     def scores_file(self, r: int) -> Path:
         return self.results / f"scores_round_{r:02d}.csv"
+
+    def selection_file(self, r: int) -> Path:
+        return self.results / f"selection_round_{r:02d}.csv"
 
     def pseudo_label_quality(self, r: int) -> Path:
         return self.results / f"pseudo_label_quality_round_{r:02d}.csv"

@@ -13,6 +13,7 @@ import numpy as np
 
 from nnunet_assft.active import metrics
 from nnunet_assft.active.metrics import Selection
+from nnunet_assft.runtime.tables import Table
 
 
 @dataclass(frozen=True)
@@ -90,30 +91,34 @@ def _of_all(pool: SelectionPool, indices: np.ndarray) -> Selection:
     return Selection(indices, np.arange(len(pool.ids)), distance, pool.confidence * (1 - distance))
 
 
-SELECTIONS: dict[str, SelectionStrategy] = {
-    "reliable": SelectionStrategy(
-        function=select_reliable,
-        source="ASSFT paper, Eqs. 17-26",
-        description="of the K most confident cases those with the largest C (1 - D)",
-    ),
-    "confidence_only": SelectionStrategy(
-        function=select_confident,
-        source="ablation of Eq. 26",
-        description="largest confidence C",
-    ),
-    "distance_only": SelectionStrategy(
-        function=select_near,
-        source="ablation of Eq. 26",
-        description="smallest distance D to a labelled case",
-    ),
-    "random": SelectionStrategy(
-        function=select_random,
-        source="ablation",
-        description="cases at random, seeded by the seed and the round",
-    ),
-    "all": SelectionStrategy(
-        function=select_all,
-        source="ablation; plain self-training",
-        description="every unlabelled case, however many",
-    ),
-}
+SELECTIONS: Table[SelectionStrategy] = Table(
+    "nnunet_assft.selections",
+    SelectionStrategy,
+    {
+        "reliable": SelectionStrategy(
+            function=select_reliable,
+            source="ASSFT paper, Eqs. 17-26",
+            description="of the K most confident cases those with the largest C (1 - D)",
+        ),
+        "confidence_only": SelectionStrategy(
+            function=select_confident,
+            source="ablation of Eq. 26",
+            description="largest confidence C",
+        ),
+        "distance_only": SelectionStrategy(
+            function=select_near,
+            source="ablation of Eq. 26",
+            description="smallest distance D to a labelled case",
+        ),
+        "random": SelectionStrategy(
+            function=select_random,
+            source="ablation",
+            description="cases at random, seeded by the seed and the round",
+        ),
+        "all": SelectionStrategy(
+            function=select_all,
+            source="ablation; plain self-training",
+            description="every unlabelled case, however many",
+        ),
+    },
+)

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-import dataclasses
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from nnunet_assft.active.options import Options
 from nnunet_assft.active.paths import ExperimentPaths
+from nnunet_assft.active.settings import Settings
 from nnunet_assft.errors import AssftError
-from nnunet_assft.runtime.files import read_json, sha256_of, write_json
+from nnunet_assft.runtime.files import read_json, write_json
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 STEPS = ("query", "annotate", "supervised", "select", "pseudo_labels", "semi", "evaluate")  # of a round, in order
+# options of schema version 2 that are gone, with the value that they have today
+REMOVED_OPTIONS = {
+    "tau": "round",
+    "pd_first": "one",
+    "ranks": "exact",
+    "second": "order",
+    "ugtst_entropy": "mean",
+    "ugtst_multiple": 2,
+    "badge_loss": "ce",
+}
 
 
 @dataclass(frozen=True)
@@ -36,25 +44,26 @@ class Experiment:
 
     dataset: str
     name: str
-    strategy: str
-    seed: int
-    n_rounds: int  # R
+    settings: Settings  # resolved: nothing in it depends on a default of the domain any more
     n_query: int  # N_B, cases per round
-    budget: str  # as typed
-    annotator: str
-    domain: str
-    preset: str
-    normalization: str
-    encoder: dict[str, Any] | None  # report of the pretrained weights; None: E^(0) is random
     pool: tuple[str, ...]  # T, ascending
     test: tuple[str, ...]
     test_source: str
     permutation: tuple[str, ...]  # random order of the pool; its first case is x_1, unless options say otherwise
-    training: dict[str, Any]  # epochs, iterations_per_epoch, initial_lr, ... (also in the plans)
-    options: Options = field(default_factory=Options)  # named variants of the method
+    encoder_report: dict[str, Any] | None = None  # of the pre-trained weights; None: E^(0) is random
     initial_network_sha256: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def n_rounds(self) -> int:
+        """R."""
+        assert self.settings.rounds is not None
+        return self.settings.rounds
+
+    @property
+    def options(self) -> Options:
+        return self.settings.options
 
     @property
     def paths(self) -> ExperimentPaths:
@@ -65,26 +74,66 @@ class Experiment:
         """[E^(p); D^(0)], where round 0 starts."""
         return Model("initial", self.paths.relative(self.paths.initial_network), self.initial_network_sha256)
 
+    def command(self, name: str, *arguments: str) -> str:
+        """The command for this experiment, for messages: `nnUNetv2_assft_round -d 218 -r 3`."""
+        return self.paths.command(name, *arguments)
+
     def save(self) -> None:
-        write_json(self.paths.experiment_file, dataclasses.asdict(self))
+        write_json(self.paths.experiment_file, asdict(self))
 
     @classmethod
     def load(cls, paths: ExperimentPaths) -> Experiment:
-        if not paths.experiment_file.is_file():
+        """Raises `AssftError` if there is no such experiment, or if another version wrote it in a form that is unknown."""
+        file = paths.experiment_file
+        if not file.is_file():
             raise AssftError(
-                f"{paths.dataset} has no experiment {paths.experiment!r} ({paths.experiment_file} is not there). "
-                f"Type: {command('plan', paths.dataset, paths.experiment)}"
+                f"{paths.dataset} has no experiment {paths.experiment!r}: {file} does not exist. "
+                f"Create it with: {paths.command('plan')}"
             )
-        content = read_json(paths.experiment_file)
-        if content.get("schema_version") != SCHEMA_VERSION:
-            raise AssftError(
-                f"{paths.experiment_file} has schema version {content.get('schema_version')}, expected {SCHEMA_VERSION}. "
-                "It was written by another version of nnunet_assft; use that one or plan a new experiment."
-            )
+        content = read_json(file)
+        version = content.get("schema_version")
+        if version == 2:
+            content = _from_version_2(content)
+        elif version != SCHEMA_VERSION:
+            raise AssftError(f"{file} has schema version {version}; expected {SCHEMA_VERSION}. {_written_by(content)}")
         for key in ("pool", "test", "permutation"):
             content[key] = tuple(content[key])
-        content["options"] = Options(**content["options"])
-        return cls(**content)
+        return cls(**{**content, "settings": Settings.from_json(content["settings"])})
+
+
+def _from_version_2(content: Mapping[str, Any]) -> dict[str, Any]:
+    """experiment.json as nnunet_assft 0.1.0 wrote it, in today's form. Raises `AssftError` if an option of it is gone."""
+    options = dict(content["options"])
+    for name, value in REMOVED_OPTIONS.items():
+        if options.pop(name, value) != value:
+            raise AssftError(f"The experiment was planned with --option {name}, which is gone. {_written_by(content)}")
+    encoder = content["encoder"]
+    settings = {row.name: content[row.name] for row in fields(Settings) if row.name in content}
+    settings |= {
+        name: value for name, value in content["training"].items() if name in {row.name for row in fields(Settings)}
+    }
+    settings |= {"rounds": content["n_rounds"], "encoder": encoder and encoder["path"], "options": options}
+    same = (
+        "dataset",
+        "name",
+        "n_query",
+        "pool",
+        "test",
+        "test_source",
+        "permutation",
+        "initial_network_sha256",
+        "versions",
+    )
+    return {
+        **{key: content[key] for key in same},
+        "settings": settings,
+        "encoder_report": encoder and encoder.get("report"),
+    }
+
+
+def _written_by(content: Mapping[str, Any]) -> str:
+    version = content.get("versions", {}).get("nnunet_assft", "of unknown number")
+    return f"It was written by nnunet_assft {version}; use that version, or plan a new experiment."
 
 
 @dataclass(frozen=True)
@@ -103,7 +152,7 @@ class Round:
     dice: dict[str, Any]  # on the test cases, see evaluation.dice
 
     def save(self, paths: ExperimentPaths) -> None:
-        write_json(paths.round_file(self.round), dataclasses.asdict(self))
+        write_json(paths.round_file(self.round), asdict(self))
 
     @classmethod
     def load(cls, paths: ExperimentPaths, r: int) -> Round:
@@ -141,29 +190,6 @@ def write_splits(experiment: Experiment) -> None:
     write_json(experiment.paths.splits_file, entries)
 
 
-def step(
-    file: Path,
-    inputs: dict[str, Any],
-    compute: Callable[[], dict[str, Any]],
-    *,
-    made: Callable[[dict[str, Any]], Iterable[Path]] = lambda result: (),
-) -> dict[str, Any]:
-    """The result kept in `file` if it was made from these inputs, and what it `made` is still there; else computed now and kept.
-
-    This is how a command that was cut off goes on: every step before the cut finds its file. The file also keeps the
-    `seconds` that the step took, in the call that finished it.
-    """
-    digest = sha256_of(inputs)
-    if file.is_file():
-        kept = read_json(file)
-        if kept["inputs_sha256"] == digest and all(path.is_file() for path in made(kept["result"])):
-            return dict(kept["result"])
-    start = time.monotonic()
-    result = compute()
-    write_json(file, {"inputs_sha256": digest, "result": result, "seconds": round(time.monotonic() - start, 3)})
-    return result
-
-
 @contextmanager
 def only_process(experiment: Experiment) -> Iterator[None]:
     """A convenience: two commands on one experiment would do the same work twice. Correctness does not rest on it."""
@@ -172,15 +198,10 @@ def only_process(experiment: Experiment) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise AssftError(
-            f"Another process is working on experiment {experiment.name!r} of {experiment.dataset}. Wait for it, or end it."
+            f"Another process is working on experiment {experiment.name!r} of {experiment.dataset}. "
+            "Wait for it to finish, or end it."
         ) from error
     try:
         yield
     finally:
         lock.release()
-
-
-def command(name: str, dataset: str, experiment: str = "assft", *more: str) -> str:
-    """What to type, for messages: `nnUNetv2_assft_round -d 218 -r 3`."""
-    named = [] if experiment == "assft" else ["-e", experiment]
-    return " ".join([f"nnUNetv2_assft_{name}", "-d", str(int(dataset[7:10])), *named, *more])

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from nnunet_assft.active.options import Options
 from nnunet_assft.active.query import functions as q
 from nnunet_assft.active.query.pool import Query, QueryPool
+from nnunet_assft.runtime.tables import Table
 
 
 @dataclass(frozen=True)
@@ -64,143 +65,147 @@ _SUMS = frozenset({"sums"})
 _TWO_ENCODERS = frozenset({"embeddings", "pretrained_embeddings"})
 _LABELLED = frozenset({"embeddings", "labelled_embeddings"})
 
-STRATEGIES: dict[str, Strategy] = {
-    "random": Strategy(
-        function=q.query_random,
-        needs=frozenset({"permutation"}),
-        source="ASSFT paper, baseline RAND",
-        description="cases at random, one permutation per seed",
-    ),
-    "dkd_asd": Strategy(
-        function=q.query_dkd_asd,
-        needs=_SUMS | _TWO_ENCODERS,
-        source="ASSFT paper, Eqs. 1-16",
-        description="largest Q: knowledge divergence and segmentation difficulty; supervised fine-tuning only",
-    ),
-    "assft": Strategy(
-        function=q.query_dkd_asd,
-        needs=_SUMS | _TWO_ENCODERS,
-        source="ASSFT paper, Algorithm 1",
-        description="largest Q, then selective semi-supervised fine-tuning on trusted pseudo-labels",
-        semi_supervised=True,
-        excludes_pseudo_labelled=True,
-    ),
-    "entropy": Strategy(
-        function=q.query_entropy,
-        needs=_SUMS,
-        source="ASSFT paper, baseline ENPY; Wang and Shang 2014",
-        description="largest mean entropy over all voxels",
-    ),
-    "least_confidence": Strategy(
-        function=q.query_least_confidence,
-        needs=_SUMS,
-        source="ASSFT paper, baseline LCON; Li and Sethi 2006",
-        description="largest 1 - mean p_(1) over all voxels",
-    ),
-    "margin": Strategy(
-        function=q.query_margin,
-        needs=_SUMS,
-        source="ASSFT paper, baseline MMAR; Wang and Shang 2014",
-        description="smallest mean p_(1) - p_(2) over all voxels",
-    ),
-    "coreset": Strategy(
-        function=q.query_coreset,
-        needs=_LABELLED,
-        source="ASSFT paper, baseline Core-set; Sener and Savarese 2018, greedy part",
-        description="greedy k-centre: the case farthest from all labelled and picked ones",
-    ),
-    "badge": Strategy(
-        function=q.query_badge,
-        needs=frozenset({"gradients"}),
-        source="ASSFT paper, baseline BADGE; Ash et al. 2020, gradient summed over voxels",
-        description="k-means++ sampling of the loss gradient at the last layer",
-    ),
-    "sann": Strategy(
-        function=q.sann("committee_spread"),
-        needs=frozenset({"embeddings", "committee_spread"}),
-        source="ASSFT paper, baseline SANN; Yang et al. 2017",
-        description="2b cases a bootstrap committee disagrees on most, of these the b most similar to all cases",
-        extra_trainings=4,
-        extra_passes=4,
-    ),
-    "sann_tta": Strategy(
-        function=q.sann("mirror_spread"),
-        needs=frozenset({"embeddings", "mirror_spread"}),
-        source="surrogate of SANN, not the published method",
-        description="as sann, with 8 mirrored predictions of one network in place of a committee",
-        extra_passes=7,
-    ),
-    "ugtst": Strategy(
-        function=q.query_ugtst,
-        needs=frozenset({"embeddings", "peak_entropy"}),
-        source="ASSFT paper, baseline UGTST; Luo et al. 2024, release HiLab-git/UGTST",
-        description="2b cases with the largest entropy above its first peak, of these the centres of b clusters",
-        extra_passes=8,
-    ),
-    "cup": Strategy(
-        function=q.cup(uncertain_first=True),
-        needs=_SUMS,
-        source="Wang et al. 2024, release whq-xxh/SFADA-UWF-SLO; per volume",
-        description="2b cases with the largest mean entropy, of these the b with the most predicted foreground",
-    ),
-    "cup_low": Strategy(
-        function=q.cup(uncertain_first=False),
-        needs=_SUMS,
-        source="CUP as described in the ASSFT paper",
-        description="2b cases with the smallest mean entropy, of these the b with the most predicted foreground",
-    ),
-    "dkd_high": Strategy(
-        function=q.dkd_first(largest=True),
-        needs=_TWO_ENCODERS,
-        source="ASSFT paper, Tables 6-7",
-        description="ablation: largest DKD (Eq. 5)",
-    ),
-    "dkd_low": Strategy(
-        function=q.dkd_first(largest=False),
-        needs=_TWO_ENCODERS,
-        source="ASSFT paper, Tables 6-7",
-        description="ablation: smallest DKD (Eq. 5)",
-    ),
-    "asd_high": Strategy(
-        function=q.asd_first(largest=True),
-        needs=_SUMS,
-        source="ASSFT paper, Tables 6-7",
-        description="ablation: largest ASD at tau of the round",
-    ),
-    "asd_low": Strategy(
-        function=q.asd_first(largest=False),
-        needs=_SUMS,
-        source="ASSFT paper, Tables 6-7",
-        description="ablation: smallest ASD at tau of the round",
-    ),
-    "asd_high_tau1": Strategy(
-        function=q.asd_first(largest=True, tau1=True),
-        needs=_SUMS,
-        source="ASSFT paper, Tables 6-7",
-        description="ablation: largest ASD at tau = 1",
-    ),
-    "asd_low_tau1": Strategy(
-        function=q.asd_first(largest=False, tau1=True),
-        needs=_SUMS,
-        source="ASSFT paper, Tables 6-7",
-        description="ablation: smallest ASD at tau = 1",
-    ),
-    "random_foreground": Strategy(
-        function=q.query_random_foreground,
-        needs=_SUMS,
-        source="own, after the foreground-aware random of nnActive",
-        description="a predicted structure at random, then a case in proportion to its predicted voxels of it",
-    ),
-    "clasp_pe": Strategy(
-        function=q.query_clasp_pe,
-        needs=frozenset({"class_entropies"}),
-        source="volume-level form of ClaSP PE, release MIC-DKFZ/nnActive",
-        description="66 % by the entropy of each structure in turn, the rest by all entropy, with noise that fades",
-    ),
-    "typiclust": Strategy(
-        function=q.query_typiclust,
-        needs=_LABELLED,
-        source="Hacohen et al. 2022",
-        description="k-means with L + b clusters; the most typical case of each of the largest without a labelled case",
-    ),
-}
+STRATEGIES: Table[Strategy] = Table(
+    "nnunet_assft.strategies",
+    Strategy,
+    {
+        "random": Strategy(
+            function=q.query_random,
+            needs=frozenset({"permutation"}),
+            source="ASSFT paper, baseline RAND",
+            description="cases at random, one permutation per seed",
+        ),
+        "dkd_asd": Strategy(
+            function=q.query_dkd_asd,
+            needs=_SUMS | _TWO_ENCODERS,
+            source="ASSFT paper, Eqs. 1-16",
+            description="largest Q: knowledge divergence and segmentation difficulty; supervised fine-tuning only",
+        ),
+        "assft": Strategy(
+            function=q.query_dkd_asd,
+            needs=_SUMS | _TWO_ENCODERS,
+            source="ASSFT paper, Algorithm 1",
+            description="largest Q, then selective semi-supervised fine-tuning on trusted pseudo-labels",
+            semi_supervised=True,
+            excludes_pseudo_labelled=True,
+        ),
+        "entropy": Strategy(
+            function=q.query_entropy,
+            needs=_SUMS,
+            source="ASSFT paper, baseline ENPY; Wang and Shang 2014",
+            description="largest mean entropy over all voxels",
+        ),
+        "least_confidence": Strategy(
+            function=q.query_least_confidence,
+            needs=_SUMS,
+            source="ASSFT paper, baseline LCON; Li and Sethi 2006",
+            description="largest 1 - mean p_(1) over all voxels",
+        ),
+        "margin": Strategy(
+            function=q.query_margin,
+            needs=_SUMS,
+            source="ASSFT paper, baseline MMAR; Wang and Shang 2014",
+            description="smallest mean p_(1) - p_(2) over all voxels",
+        ),
+        "coreset": Strategy(
+            function=q.query_coreset,
+            needs=_LABELLED,
+            source="ASSFT paper, baseline Core-set; Sener and Savarese 2018, greedy part",
+            description="greedy k-centre: the case farthest from all labelled and picked ones",
+        ),
+        "badge": Strategy(
+            function=q.query_badge,
+            needs=frozenset({"gradients"}),
+            source="ASSFT paper, baseline BADGE; Ash et al. 2020, gradient summed over voxels",
+            description="k-means++ sampling of the loss gradient at the last layer",
+        ),
+        "sann": Strategy(
+            function=q.sann("committee_spread"),
+            needs=frozenset({"embeddings", "committee_spread"}),
+            source="ASSFT paper, baseline SANN; Yang et al. 2017",
+            description="2b cases a bootstrap committee disagrees on most, of these the b most similar to all cases",
+            extra_trainings=4,
+            extra_passes=4,
+        ),
+        "sann_tta": Strategy(
+            function=q.sann("mirror_spread"),
+            needs=frozenset({"embeddings", "mirror_spread"}),
+            source="surrogate of SANN, not the published method",
+            description="as sann, with 8 mirrored predictions of one network in place of a committee",
+            extra_passes=7,
+        ),
+        "ugtst": Strategy(
+            function=q.query_ugtst,
+            needs=frozenset({"embeddings", "peak_entropy"}),
+            source="ASSFT paper, baseline UGTST; Luo et al. 2024, release HiLab-git/UGTST",
+            description="2b cases with the largest entropy above its first peak, of these the centres of b clusters",
+            extra_passes=8,
+        ),
+        "cup": Strategy(
+            function=q.cup(uncertain_first=True),
+            needs=_SUMS,
+            source="Wang et al. 2024, release whq-xxh/SFADA-UWF-SLO; per volume",
+            description="2b cases with the largest mean entropy, of these the b with the most predicted foreground",
+        ),
+        "cup_low": Strategy(
+            function=q.cup(uncertain_first=False),
+            needs=_SUMS,
+            source="CUP as described in the ASSFT paper",
+            description="2b cases with the smallest mean entropy, of these the b with the most predicted foreground",
+        ),
+        "dkd_high": Strategy(
+            function=q.dkd_first(largest=True),
+            needs=_TWO_ENCODERS,
+            source="ASSFT paper, Tables 6-7",
+            description="ablation: largest DKD (Eq. 5)",
+        ),
+        "dkd_low": Strategy(
+            function=q.dkd_first(largest=False),
+            needs=_TWO_ENCODERS,
+            source="ASSFT paper, Tables 6-7",
+            description="ablation: smallest DKD (Eq. 5)",
+        ),
+        "asd_high": Strategy(
+            function=q.asd_first(largest=True),
+            needs=_SUMS,
+            source="ASSFT paper, Tables 6-7",
+            description="ablation: largest ASD at tau of the round",
+        ),
+        "asd_low": Strategy(
+            function=q.asd_first(largest=False),
+            needs=_SUMS,
+            source="ASSFT paper, Tables 6-7",
+            description="ablation: smallest ASD at tau of the round",
+        ),
+        "asd_high_tau1": Strategy(
+            function=q.asd_first(largest=True, tau1=True),
+            needs=_SUMS,
+            source="ASSFT paper, Tables 6-7",
+            description="ablation: largest ASD at tau = 1",
+        ),
+        "asd_low_tau1": Strategy(
+            function=q.asd_first(largest=False, tau1=True),
+            needs=_SUMS,
+            source="ASSFT paper, Tables 6-7",
+            description="ablation: smallest ASD at tau = 1",
+        ),
+        "random_foreground": Strategy(
+            function=q.query_random_foreground,
+            needs=_SUMS,
+            source="own, after the foreground-aware random of nnActive",
+            description="a predicted structure at random, then a case in proportion to its predicted voxels of it",
+        ),
+        "clasp_pe": Strategy(
+            function=q.query_clasp_pe,
+            needs=frozenset({"class_entropies"}),
+            source="volume-level form of ClaSP PE, release MIC-DKFZ/nnActive",
+            description="66 % by the entropy of each structure in turn, the rest by all entropy, with noise that fades",
+        ),
+        "typiclust": Strategy(
+            function=q.query_typiclust,
+            needs=_LABELLED,
+            source="Hacohen et al. 2022",
+            description="k-means with L + b clusters; the most typical case of each of the largest without a labelled case",
+        ),
+    },
+)

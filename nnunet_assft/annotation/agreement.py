@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nnunet_assft.active.annotation import Request
-from nnunet_assft.active.training.stages import Context
+from nnunet_assft.active.context import Context
 from nnunet_assft.evaluation.dice import evaluate_cases, mean_of
 from nnunet_assft.runtime.files import write_csv
 
@@ -16,7 +16,7 @@ def write_agreement(context: Context, request: Request) -> list[dict[str, Any]]:
     Dice by nnU-Net's evaluator, the first reader's label as reference; it is symmetric. None where neither has the structure.
     """
     dataset = context.dataset
-    labels = {name: value for name, value in dataset.labels.items() if value in dataset.foreground_labels}
+    labels = dataset.structures
     first, second, names = {}, {}, {}
     for case, readers in request.readers.items():
         if len(readers) > 1:

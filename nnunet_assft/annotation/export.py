@@ -14,17 +14,16 @@ import SimpleITK as sitk
 from tqdm import tqdm
 
 from nnunet_assft.active.annotation import Request, missing_labels, open_request
-from nnunet_assft.active.pseudo_labels import write_segmentation
-from nnunet_assft.active.scoring.records import open_scorer, request_of
+from nnunet_assft.active.context import Context
+from nnunet_assft.active.scoring.prediction import open_scorer
+from nnunet_assft.active.scoring.records import request_of
 from nnunet_assft.active.scoring.scorer import Scorer
-from nnunet_assft.active.state import Experiment, Round, command, finished_rounds
-from nnunet_assft.active.training.stages import Context
+from nnunet_assft.active.state import Experiment, Round, finished_rounds
 from nnunet_assft.annotation.assignment import assign, check_annotators
 from nnunet_assft.annotation.label_files import image_grid
 from nnunet_assft.annotation.preview import Preview, describe, draw_overlay, preview
 from nnunet_assft.annotation.work_folder import itksnap_labels, readme, slicer_colours, work_list
 from nnunet_assft.errors import AssftError
-from nnunet_assft.planning.preprocessing import load_image, load_properties
 from nnunet_assft.runtime.files import (
     atomic_path,
     link_or_copy,
@@ -35,6 +34,7 @@ from nnunet_assft.runtime.files import (
     write_text,
 )
 from nnunet_assft.volumes.placement import to_reader_axes
+from nnunet_assft.volumes.segmentations import write_segmentation
 
 EXPORT_FILE = "export.json"
 READERS = ("SimpleITKIO", "NibabelIO", "NibabelIOWithReorient")  # of nnU-Net: one file per volume, in three dimensions
@@ -51,7 +51,6 @@ class Export:
 
 def export_work(
     context: Context,
-    experiment: Experiment,
     folder: Path,
     *,
     annotators: Sequence[str] = (),
@@ -65,11 +64,12 @@ def export_work(
     segmentation to the annotator. uncertainty: also write the entropy, in nats, as a NIfTI. Round 0 has no model.
     Raises `AssftError` if nothing is asked for, or if the folder belongs to something else.
     """
+    experiment = context.experiment
     request = open_request(experiment)
     require_plain_volumes(context)
     for case in request.cases:
         image_grid(context.dataset.images[case][0])
-    request = _shared_out(context, experiment, request, annotators, double_read)
+    request = _shared_out(context, request, annotators, double_read)
     before = finished_rounds(experiment)[-1] if request.round else None
     _claim(folder, experiment, request, before, prelabel)
     for case in request.cases:
@@ -79,7 +79,7 @@ def export_work(
             (folder / "annotations" / name).mkdir(parents=True, exist_ok=True)
     previews, kept = {}, []
     if before:
-        previews = _previews(context, experiment, request, before, folder, contours=prelabel, uncertainty=uncertainty)
+        previews = _previews(context, request, before, folder, contours=prelabel, uncertainty=uncertainty)
         if prelabel:
             kept = [
                 case
@@ -92,7 +92,7 @@ def export_work(
     write_csv(
         folder / "worklist.csv", work_list(request, experiment.paths.scores_file(request.round), previews, labels)
     )
-    import_command = command("annotate import", experiment.dataset, experiment.name, "WORK_FOLDER")
+    import_command = experiment.command("annotate import", "WORK_FOLDER")
     ending = context.dataset.file_ending
     text = readme(
         request, labels, ending, model=bool(before), prelabel=bool(before) and prelabel, import_command=import_command
@@ -119,11 +119,9 @@ def require_plain_volumes(context: Context) -> None:
 # Who reads what --------------------------------------------------------------------------------------------------------
 
 
-def _shared_out(
-    context: Context, experiment: Experiment, request: Request, annotators: Sequence[str], double_read: float
-) -> Request:
+def _shared_out(context: Context, request: Request, annotators: Sequence[str], double_read: float) -> Request:
     """The request with its readers; they may be chosen anew until the first label is there."""
-    file = experiment.paths.readers_file(request.round)
+    file = context.paths.readers_file(request.round)
     if not annotators:
         if double_read:
             check_annotators((), double_read)
@@ -188,7 +186,6 @@ def _copied(source: Path, folder: Path) -> bool:
 
 def _previews(
     context: Context,
-    experiment: Experiment,
     request: Request,
     before: Round,
     folder: Path,
@@ -198,7 +195,7 @@ def _previews(
 ) -> dict[str, dict[str, Any]]:
     """case -> `annotation_preview.describe`; pre-segmentation, overlay and, if asked for, uncertainty map are on disk then."""
     r, dataset = request.round, context.dataset
-    tau = request_of(experiment, r).tau
+    tau = request_of(context, r).tau
     made_from = {"model": before.model.weights_sha256, "tau": tau}
     found: dict[str, dict[str, Any]] = {}
     scorer: Scorer | None = None
@@ -210,9 +207,9 @@ def _previews(
             found[case] = kept
             continue
         scorer = scorer or open_scorer(context, before.model)
-        properties = load_properties(context.image_folder, case)
+        properties = context.properties(case)
         image = sitk.ReadImage(str(dataset.images[case][0]))
-        seen = preview(scorer, load_image(context.image_folder, case), properties, tau)
+        seen = preview(scorer, context.image(case), properties, tau)
         found[case] = {"made_from": made_from, **describe(seen, image, dataset.labels)}
         write_segmentation(
             context, to_reader_axes(seen.segmentation, properties), prelabel_file(context, r, case), properties

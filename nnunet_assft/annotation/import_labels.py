@@ -15,17 +15,16 @@ import SimpleITK as sitk
 from tqdm import tqdm
 
 from nnunet_assft.active.annotation import Request, open_request
-from nnunet_assft.active.pseudo_labels import write_segmentation
+from nnunet_assft.active.context import Context
 from nnunet_assft.active.state import Experiment, finished_rounds
-from nnunet_assft.active.training.stages import Context
 from nnunet_assft.annotation.export import EXPORT_FILE, prelabel_file, require_plain_volumes
 from nnunet_assft.annotation.gate import GatedLabel, LabelSummary, gate, summarize
 from nnunet_assft.annotation.label_files import ENDINGS, grid_of
 from nnunet_assft.annotation.minutes import Times
 from nnunet_assft.errors import AssftError
-from nnunet_assft.planning.preprocessing import load_properties
 from nnunet_assft.runtime.files import atomic_path, read_json, sha256_file, write_json
 from nnunet_assft.volumes.placement import to_reader_axes
+from nnunet_assft.volumes.segmentations import write_segmentation
 
 SCHEMA_VERSION = 1
 
@@ -65,14 +64,13 @@ class _Returned:
         return not self.readers or self.annotator == self.readers[0]
 
 
-def import_labels(
-    context: Context, experiment: Experiment, folder: Path, consent: Consent, times: Times
-) -> ImportReport:
+def import_labels(context: Context, folder: Path, consent: Consent, times: Times) -> ImportReport:
     """Takes every label in `folder` that passes the gate; the others are reported and change nothing.
 
     folder: a work folder, or any folder of CASE.nii.gz, CASE.nrrd or CASE.seg.nrrd, perhaps in subfolders named after the
     annotators. A part of the cases is fine. Raises `AssftError` if nothing is asked for, or nothing is there.
     """
+    experiment = context.experiment
     request = open_request(experiment)
     require_plain_volumes(context)
     for option, named in (("--accept", consent.cases), ("--times", times.cases)):
@@ -82,8 +80,8 @@ def import_labels(
                 f"{option} names {', '.join(unknown[:5])}; the dataset has no such case. Expected ids such as {request.cases[0]}."
             )
     report = ImportReport()
-    found = _find(context, experiment, folder, request, consent, times, report)
-    earlier = _summaries_so_far(context, experiment) if found else {}
+    found = _find(context, folder, request, consent, times, report)
+    earlier = _summaries_so_far(context) if found else {}
     for returned in tqdm(found, desc="importing labels", unit="case", leave=False):
         try:
             _import(context, returned, {c: s for c, s in earlier.items() if c != returned.case}, consent, times, report)
@@ -108,7 +106,6 @@ def load_record(context: Context, case: str) -> dict[str, Any]:
 
 def _find(
     context: Context,
-    experiment: Experiment,
     folder: Path,
     request: Request,
     consent: Consent,
@@ -116,6 +113,7 @@ def _find(
     report: ImportReport,
 ) -> list[_Returned]:
     """The labels in a folder whose case and annotator are clear, by case; what is unclear goes to the report."""
+    experiment = context.experiment
     base = folder / "annotations" if (folder / EXPORT_FILE).is_file() else folder
     if not base.is_dir():
         raise AssftError(
@@ -239,8 +237,8 @@ def _import(
         return
     kept = _kept_aside(context, case, target) if differing else None
     if differing or not is_there:
-        properties = load_properties(context.image_folder, case)
-        write_segmentation(context, to_reader_axes(gated.array, properties), target, properties)
+        properties = context.properties(case)
+        write_segmentation(context.dataset.reader, to_reader_axes(gated.array, properties), target, properties)
     given = times.of(case, annotator)
     entry = {
         "annotator": annotator,
@@ -280,9 +278,9 @@ def _gated(context: Context, returned: _Returned, earlier: Sequence[LabelSummary
     )
 
 
-def _summaries_so_far(context: Context, experiment: Experiment) -> dict[str, LabelSummary]:
+def _summaries_so_far(context: Context) -> dict[str, LabelSummary]:
     """Of the human labels of finished rounds; the order in which labels of this round come in plays no role."""
-    done = finished_rounds(experiment)
+    done = finished_rounds(context.experiment)
     cases = done[-1].labelled if done else ()
     return {case: _summary_of(context, case) for case in cases if context.dataset.label_file(case).is_file()}
 

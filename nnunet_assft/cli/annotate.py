@@ -63,8 +63,8 @@ def annotate(args: argparse.Namespace) -> int:
 
 
 def export_work(args: argparse.Namespace, experiment: Any) -> int:
-    from nnunet_assft.active.rounds import open_context
-    from nnunet_assft.active.state import command, only_process
+    from nnunet_assft.active.context import open_context
+    from nnunet_assft.active.state import only_process
     from nnunet_assft.annotation import export as annotation_export
     from nnunet_assft.annotation.assignment import readings
 
@@ -72,7 +72,6 @@ def export_work(args: argparse.Namespace, experiment: Any) -> int:
     with only_process(experiment):
         done = annotation_export.export_work(
             context,
-            experiment,
             args.o,
             annotators=args.annotators or (),
             double_read=args.double_read,
@@ -92,7 +91,7 @@ def export_work(args: argparse.Namespace, experiment: Any) -> int:
         print(
             "Cases read by two: the label is that of the annotator named first after --annotators; the other one counts for agreement."
         )
-    print(f"Next: {command('annotate import', experiment.dataset, experiment.name, str(args.o))}")
+    print(f"Next: {experiment.command('annotate import', str(args.o))}")
     return 0
 
 
@@ -100,7 +99,7 @@ def import_labels(args: argparse.Namespace, experiment: Any) -> int:
     import torch
 
     from nnunet_assft.active.annotation import open_request
-    from nnunet_assft.active.rounds import open_context
+    from nnunet_assft.active.context import open_context
     from nnunet_assft.active.state import only_process
     from nnunet_assft.annotation.agreement import write_agreement
     from nnunet_assft.annotation.import_labels import Consent
@@ -111,9 +110,7 @@ def import_labels(args: argparse.Namespace, experiment: Any) -> int:
     times = Times.read(args.times, args.annotator_name, minutes) if args.times else Times(args.annotator_name, minutes)
     context = open_context(experiment, torch.device("cpu"))
     with only_process(experiment):
-        report = take(
-            context, experiment, args.folder, Consent(args.accept or (), args.accept_warnings, args.replace), times
-        )
+        report = take(context, args.folder, Consent(args.accept or (), args.accept_warnings, args.replace), times)
         agreement = write_agreement(context, open_request(experiment))
     for line in report.imported:
         print(line)
@@ -160,11 +157,10 @@ def print_status(args: argparse.Namespace, experiment: Any) -> int:
 
 def print_next(experiment: Any) -> None:
     from nnunet_assft.active.annotation import labels_to_come, open_request
-    from nnunet_assft.active.state import command
 
     request = open_request(experiment)
     missing = labels_to_come(experiment, request.round)
-    again = command("round", experiment.dataset, experiment.name, "-r", str(request.round))
+    again = experiment.command("round", "-r", str(request.round))
     if not missing:
         print(f"All labels are in. Next: {again}")
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 
 from nnunet_assft.cli.common import EXIT_ERROR, add_device, choose_device, make_parser, run
 from nnunet_assft.cli.plan import add_shared_options, shared_settings
@@ -89,8 +90,8 @@ def make_comparison(args: argparse.Namespace):  # type: ignore[no-untyped-def]
         if "references" not in args.typed:
             references = [arm for arm in known.arms if arm not in STRATEGIES]
         seeds = seeds if "seeds" in args.typed else known.seeds
-        typed = {"options" if name == "option" else name for name in args.typed}
-        settings = {name: value if name in typed else known.settings[name] for name, value in settings.items()}
+        typed = {"options" if name == "option" else name for name in args.typed} & set(vars(settings))
+        settings = replace(known.settings, **{name: getattr(settings, name) for name in typed})
     return Comparison(dataset, args.e, parse_arms(strategies, references), tuple(seeds), settings)
 
 

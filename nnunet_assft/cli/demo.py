@@ -31,13 +31,13 @@ def demo(args: argparse.Namespace) -> None:
 
     from nnunet_assft.active.experiment import create_experiment
     from nnunet_assft.active.rounds import run_round
+    from nnunet_assft.active.settings import Settings
     from nnunet_assft.cli.common import choose_device
     from nnunet_assft.phantom import write_phantom_dataset
 
     write_phantom_dataset(args.o.resolve() / "nnUNet_raw" / DATASET, n_pool=N_POOL, n_test=N_TEST, seed=args.seed)
     print(f"Phantom: {N_POOL} scans in the pool, {N_TEST} test scans, 5 organs.")
-    experiment = create_experiment(
-        DATASET,
+    settings = Settings(
         rounds=2,
         budget="2",
         seed=args.seed,
@@ -46,6 +46,7 @@ def demo(args: argparse.Namespace) -> None:
         iterations_per_epoch=20,
         initial_lr=3e-3,
     )
+    experiment = create_experiment(DATASET, "assft", settings)
     device = choose_device("cpu")
     rounds = []
     for r in range(experiment.n_rounds + 1):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,22 +112,23 @@ def print_options() -> None:
 
 
 def plan(args: argparse.Namespace) -> None:
-    from nnunet_assft.active.state import command
 
     e = make_experiment(args)
-    print(f"{e.dataset}, experiment {e.name!r}: {e.strategy}, domain {e.domain}, preset {e.preset}")
-    print(f"pretrained encoder: {(e.encoder or {}).get('path', 'none, a random one stands in for it')}")
+    print(
+        f"{e.dataset}, experiment {e.name!r}: {e.settings.strategy}, domain {e.settings.domain}, preset {e.settings.preset}"
+    )
+    print(f"pretrained encoder: {e.settings.encoder or 'none, a random one stands in for it'}")
     print(f"pool {len(e.pool)} cases, test {len(e.test)} ({e.test_source})")
     first_case = e.permutation[0] if e.options.first_case == "random" else "the medoid, found in round 0"
     print(f"rounds 1 to {e.n_rounds} query {e.n_query} cases each; first case {first_case}")
     print(
-        f"epochs: {e.training['one_shot_epochs']} in round 0, then {e.training['epochs']} per stage, of "
-        f"{e.training['iterations_per_epoch']} iterations; initial learning rate {e.training['initial_lr']:g}"
+        f"epochs: {e.settings.training['one_shot_epochs']} in round 0, then {e.settings.training['epochs']} per stage, of "
+        f"{e.settings.training['iterations_per_epoch']} iterations; initial learning rate {e.settings.training['initial_lr']:g}"
     )
     print_changed(e)
     if 1 + e.n_query * e.n_rounds > len(e.pool):
         print("The budget of all rounds exceeds the pool: the last rounds will find fewer cases, or none.")
-    print(f"Next: {command('round', e.dataset, e.name, '-r', '0')}")
+    print(f"Next: {e.command('round', '-r', '0')}")
 
 
 def print_changed(experiment) -> None:  # type: ignore[no-untyped-def]
@@ -139,20 +141,20 @@ def print_changed(experiment) -> None:  # type: ignore[no-untyped-def]
 def make_experiment(args: argparse.Namespace):  # type: ignore[no-untyped-def]
     from nnunet_assft.active.experiment import create_experiment
 
-    own = {"strategy": args.strategy, "seed": args.seed, "annotator": args.annotator, "num_processes": args.np}
-    return create_experiment(args.d, args.e, **own, **shared_settings(args))
+    settings = replace(shared_settings(args), strategy=args.strategy, seed=args.seed, annotator=args.annotator)
+    return create_experiment(args.d, args.e, settings, args.np)
 
 
-def shared_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """Arguments of `create_experiment` that the options of `add_shared_options` stand for."""
+def shared_settings(args: argparse.Namespace):  # type: ignore[no-untyped-def]
+    """The settings that the options of `add_shared_options` stand for."""
     from nnunet_assft.active.options import Options
+    from nnunet_assft.active.settings import Settings
 
     names = (
         "rounds",
         "budget",
         "domain",
         "preset",
-        "encoder",
         "test_split",
         "epochs",
         "iterations_per_epoch",
@@ -160,7 +162,9 @@ def shared_settings(args: argparse.Namespace) -> dict[str, Any]:
         "deep_supervision",
         "normalization",
     )
-    return {name: getattr(args, name) for name in names} | {"options": Options.parse(args.option or [])}
+    encoder = None if args.encoder is None else str(args.encoder.resolve())
+    options = Options.parse(args.option or [])
+    return Settings(encoder=encoder, options=options, **{name: getattr(args, name) for name in names})
 
 
 def main(argv: list[str] | None = None) -> None:

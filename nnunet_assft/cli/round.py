@@ -23,14 +23,13 @@ def parser() -> argparse.ArgumentParser:
 
 def round_(args: argparse.Namespace) -> None:
     from nnunet_assft.active.rounds import run_round
-    from nnunet_assft.active.state import command
 
     experiment = load_experiment(args)
     print_round(
         run_round(experiment, args.r, choose_device(args.device), proceed_with_partial=args.proceed_with_partial)
     )
     if args.r < experiment.n_rounds:
-        print(f"Next: {command('round', experiment.dataset, experiment.name, '-r', str(args.r + 1))}")
+        print(f"Next: {experiment.command('round', '-r', str(args.r + 1))}")
 
 
 def print_round(done) -> None:  # type: ignore[no-untyped-def]

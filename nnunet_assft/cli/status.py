@@ -28,14 +28,14 @@ def status(args: argparse.Namespace) -> None:
     if args.d is None:
         parser().error("-d is required (or --ext_trainer_path)")
     from nnunet_assft.active.annotation import labels_to_come, open_request
-    from nnunet_assft.active.state import STEPS, command, finished_rounds
+    from nnunet_assft.active.state import STEPS, finished_rounds
     from nnunet_assft.active.stopping import advice
 
     experiment = load_experiment(args)
     paths, done = experiment.paths, finished_rounds(experiment)
     print(
-        f"{experiment.dataset}, experiment {experiment.name!r}: {experiment.strategy}, {experiment.n_rounds} rounds of "
-        f"{experiment.n_query} cases, pool of {len(experiment.pool)}, seed {experiment.seed}"
+        f"{experiment.dataset}, experiment {experiment.name!r}: {experiment.settings.strategy}, {experiment.n_rounds} rounds of "
+        f"{experiment.n_query} cases, pool of {len(experiment.pool)}, seed {experiment.settings.seed}"
     )
     print_changed(experiment)
     print("round  labelled  unlabelled  pseudo-labelled  Dice (test)  model folder")
@@ -54,7 +54,7 @@ def status(args: argparse.Namespace) -> None:
     begun = [name for name in STEPS if paths.step_file(len(done), name).is_file()]
     if begun:
         print(f"round {len(done)} has begun; steps done: {', '.join(begun)}")
-    missing = labels_to_come(experiment, len(done)) if experiment.annotator == "human" else []
+    missing = labels_to_come(experiment, len(done)) if experiment.settings.annotator == "human" else []
     if missing:
         readers = open_request(experiment).readers
         print(
@@ -62,11 +62,11 @@ def status(args: argparse.Namespace) -> None:
             + ", ".join(f"{case} ({' and '.join(readers[case])})" if readers[case] else case for case in missing)
         )
         print(
-            f"Next: {command('annotate export', experiment.dataset, experiment.name, '-o', 'WORK')}, then "
-            f"{command('annotate import', experiment.dataset, experiment.name, 'WORK')}"
+            f"Next: {experiment.command('annotate export', '-o', 'WORK')}, then "
+            f"{experiment.command('annotate import', 'WORK')}"
         )
         return
-    print(f"Next: {command('round', experiment.dataset, experiment.name, '-r', str(len(done)))}")
+    print(f"Next: {experiment.command('round', '-r', str(len(done)))}")
 
 
 def main(argv: list[str] | None = None) -> None:

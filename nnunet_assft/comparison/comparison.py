@@ -11,18 +11,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
 
+from nnunet_assft.active.context import open_context
 from nnunet_assft.active.experiment import create_experiment
-from nnunet_assft.active.options import Options
 from nnunet_assft.active.paths import ExperimentPaths
-from nnunet_assft.active.rounds import open_context, predict_test_cases, run_round
+from nnunet_assft.active.rounds import run_round
+from nnunet_assft.active.scoring.prediction import predict_test_cases
+from nnunet_assft.active.settings import Settings
 from nnunet_assft.active.state import Experiment, Round, finished_rounds
 from nnunet_assft.active.strategies import STRATEGIES
-from nnunet_assft.active.training.stages import write_training_set
+from nnunet_assft.active.training.training_set import Stage, write_training_set
 from nnunet_assft.comparison.pseudo_label_quality import pseudo_label_quality
 from nnunet_assft.comparison.standard_nnunet import Job, run_job
 from nnunet_assft.errors import AssftError
@@ -59,7 +60,7 @@ class Comparison:
     name: str
     arms: tuple[str, ...]
     seeds: tuple[int, ...]
-    settings: dict[str, Any]
+    settings: Settings
 
     @property
     def folder(self) -> Path:
@@ -75,11 +76,7 @@ class Comparison:
     @classmethod
     def load(cls, file: Path) -> Comparison:
         content = read_json(file)
-        settings = content["settings"]
-        settings |= {
-            "encoder": settings["encoder"] and Path(settings["encoder"]),
-            "options": Options(**content["options"]),
-        }
+        settings = Settings.from_json(content["settings"])
         return cls(content["dataset"], content["name"], tuple(content["arms"]), tuple(content["seeds"]), settings)
 
     @property
@@ -93,14 +90,19 @@ class Comparison:
 
     def experiment(self, arm: str, seed: int) -> Experiment:
         """Planned now, or found as it was planned."""
-        settings = {**self.settings, "strategy": arm}
+        settings = replace(self.settings, strategy=arm, seed=seed)
         if (
             arm == UPPER_BOUND
         ):  # one query of everything, then as many epochs as the strategies have had by their last round
             first = self.experiment(self.strategies[0], seed)
-            epochs = first.n_rounds * int(first.training["epochs"])
-            settings |= {"strategy": "random", "rounds": 1, "budget": str(len(first.pool) - 1), "epochs": epochs}
-        return create_experiment(self.dataset, self.experiment_name(arm, seed), seed=seed, **settings)
+            settings = replace(
+                settings,
+                strategy="random",
+                rounds=1,
+                budget=str(len(first.pool) - 1),
+                epochs=first.n_rounds * int(first.settings.training["epochs"]),
+            )
+        return create_experiment(self.dataset, self.experiment_name(arm, seed), settings)
 
 
 def parse_arms(strategies: Sequence[str], references: Sequence[str] = ()) -> tuple[str, ...]:
@@ -166,20 +168,6 @@ def run_comparison(comparison: Comparison, device: torch.device, say: Callable[[
 def remember(comparison: Comparison, device: torch.device) -> None:
     """comparison.json: what is compared, and what all runs share. Plans the first experiment if it is not planned yet."""
     first = comparison.experiment(comparison.strategies[0], comparison.seeds[0])
-    shared = (
-        "n_rounds",
-        "n_query",
-        "budget",
-        "pool",
-        "test",
-        "test_source",
-        "domain",
-        "preset",
-        "normalization",
-        "encoder",
-        "training",
-        "versions",
-    )
     write_json(
         comparison.file,
         {
@@ -187,10 +175,11 @@ def remember(comparison: Comparison, device: torch.device) -> None:
             "name": comparison.name,
             "arms": comparison.arms,
             "seeds": comparison.seeds,
-            "settings": {
-                k: str(v) if isinstance(v, Path) else v for k, v in comparison.settings.items() if k != "options"
-            },
-            **{key: asdict(first)[key] for key in shared},
+            "settings": asdict(comparison.settings),
+            "n_rounds": first.n_rounds,
+            **{key: getattr(first, key) for key in ("n_query", "pool", "test", "test_source", "versions")},
+            **{key: getattr(first.settings, key) for key in ("budget", "domain", "preset", "normalization", "encoder")},
+            "training": first.settings.training,
             "options": asdict(first.options),
             "device": str(device),
             "experiments": {
@@ -222,9 +211,7 @@ def run_arm(comparison: Comparison, arm: str, seed: int, device: torch.device) -
         experiment = comparison.experiment(comparison.strategies[0], seed)
         context = open_context(experiment, device)
         desc = "predicting test cases before round 0"
-        predict_test_cases(
-            context, experiment.test, experiment.initial_model, predictions_before_round_0(experiment), desc
-        )
+        predict_test_cases(context, experiment.initial_model, predictions_before_round_0(experiment), desc)
     else:
         source = comparison.experiment(cases_of(arm), seed)
         for r in range(1, source.n_rounds + 1):
@@ -245,30 +232,19 @@ def share_start(source: Experiment, target: Experiment, device: torch.device) ->
     The training set of round 0 is written as ever; the checkpoint that was trained on it is linked, and so is all that was computed
     with that checkpoint. Does nothing where the two differ, or if the target has a round 0 already.
     """
-    same = (
-        "dataset",
-        "seed",
-        "pool",
-        "test",
-        "permutation",
-        "training",
-        "preset",
-        "normalization",
-        "initial_network_sha256",
-    )
-    if target.paths.round_file(0).is_file() or any(getattr(source, key) != getattr(target, key) for key in same):
+    same = ("dataset", "pool", "test", "permutation", "initial_network_sha256")
+    if target.paths.round_file(0).is_file() or not source.paths.round_file(0).is_file():
         return
-    if source.options.first_case != target.options.first_case or not source.paths.round_file(0).is_file():
+    differing = source.settings.differences(target.settings).keys() - {"strategy", "rounds", "budget"}
+    if differing or any(getattr(source, key) != getattr(target, key) for key in same):
         return
     done, context = Round.load(source.paths, 0), open_context(target, device)
     for file in source.paths.records("pretrained").glob("*.npz"):
         link_or_copy(file, target.paths.records("pretrained") / file.name)
     human_labels = {case: context.dataset.label_file(case) for case in done.labelled}
-    epochs = target.training["one_shot_epochs"]
-    copies = dict.fromkeys(done.labelled, 1)
-    content = write_training_set(
-        context, 0, "supervised", human_labels, {}, start=target.initial_model, epochs=epochs, copies=copies
-    )
+    epochs = target.settings.training["one_shot_epochs"]
+    stage = Stage(0, "supervised", human_labels, {}, target.initial_model, epochs)
+    content = write_training_set(context, stage)
     checkpoint = target.paths.checkpoint(0, "supervised")
     write_json(checkpoint.parent / "stage.json", content)
     for name in ("dataset.json", "dataset_fingerprint.json"):
@@ -297,8 +273,8 @@ def nnunet_job(comparison: Comparison, arm: str, seed: int, r: int, source: Expe
         test_images={
             case: [str(f) for f in dataset.test_images.get(case) or dataset.images[case]] for case in source.test
         },
-        epochs=source.training["epochs"],
-        iterations_per_epoch=source.training["iterations_per_epoch"],
+        epochs=source.settings.training["epochs"],
+        iterations_per_epoch=source.settings.training["iterations_per_epoch"],
         seed=seed,
         device=device.type,
     )

@@ -77,7 +77,7 @@ def _what_is_compared(content: Mapping[str, Any]) -> list[str]:
         f"{epochs} epochs per stage ({first} in round 0) of {iterations} iterations. Preset {content['preset']}, {content['device']}.",
         "Pre-trained encoder: "
         + (
-            content["encoder"]["path"]
+            content["encoder"]
             if content["encoder"]
             else "none. E(0) is a random network, so DKD compares with a random one."
         ),

@@ -40,7 +40,7 @@ def estimate(comparison: Comparison, device: torch.device) -> str:
     fingerprint = read_json(experiment.paths.stages / "dataset_fingerprint.json")
     shape = np.median(fingerprint["shapes_after_crop"], axis=0)
     ours = read_json(experiment.paths.plans)["configurations"][CONFIGURATION]
-    training, pool, test = experiment.training, len(experiment.pool), len(experiment.test)
+    training, pool, test = experiment.settings.training, len(experiment.pool), len(experiment.test)
     step = training["epochs"] * training["iterations_per_epoch"] * ONLINE_VALIDATION
     iteration, window = _times(ours, device)
     case = window * _windows(shape, ours["patch_size"])

@@ -39,8 +39,9 @@ def pseudo_label_quality(experiment: Experiment, r: int, device: torch.device) -
     Raises `AssftError` with a human annotator, for a strategy without pseudo-labels, before the round is finished, and while
     another process works on the experiment.
     """
-    from nnunet_assft.active.rounds import open_context
-    from nnunet_assft.active.state import Model, only_process, step
+    from nnunet_assft.active.context import open_context
+    from nnunet_assft.active.state import Model, only_process
+    from nnunet_assft.runtime.cached import cached
 
     done = _closed_round(experiment, r)
     if not done.unlabelled:
@@ -53,7 +54,7 @@ def pseudo_label_quality(experiment: Experiment, r: int, device: torch.device) -
     def compute() -> dict[str, Any]:
         with only_process(experiment):
             dice = _dice(context, r, model, references)
-            selected = _selected(context, experiment, done, model)
+            selected = _selected(context, done, model)
         write_csv(
             file,
             [
@@ -79,7 +80,7 @@ def pseudo_label_quality(experiment: Experiment, r: int, device: torch.device) -
         "selections": list(SELECTIONS),
         "options": asdict(experiment.options),
     }
-    step(experiment.paths.step_file(r, "pseudo_label_quality"), inputs, compute, made=lambda _: [file])
+    cached(experiment.paths.step_file(r, "pseudo_label_quality"), inputs, compute, outputs=lambda _: [file])
     return read_pseudo_label_quality(file)
 
 
@@ -134,15 +135,15 @@ def _closed_round(experiment: Experiment, r: int) -> Round:
     """Round r, if its hidden labels may be looked at."""
     from nnunet_assft.active.state import finished_rounds
 
-    if experiment.annotator != "oracle":
+    if experiment.settings.annotator != "oracle":
         raise AssftError(
             f"Experiment {experiment.name!r} has a human annotator: its unlabelled cases have no known label to compare with. "
             "Quality of pseudo-labels needs an experiment with --annotator oracle."
         )
-    if not STRATEGIES[experiment.strategy].semi_supervised:
+    if not STRATEGIES[experiment.settings.strategy].semi_supervised:
         with_pseudo_labels = ", ".join(name for name, row in STRATEGIES.items() if row.semi_supervised)
         raise AssftError(
-            f"Strategy {experiment.strategy!r} of experiment {experiment.name!r} makes no pseudo-labels; expected: "
+            f"Strategy {experiment.settings.strategy!r} of experiment {experiment.name!r} makes no pseudo-labels; expected: "
             f"{with_pseudo_labels}."
         )
     if r < 1:
@@ -158,19 +159,18 @@ def _closed_round(experiment: Experiment, r: int) -> Round:
 
 def _dice(context: Any, r: int, model: Model, references: dict[str, str]) -> dict[str, float | None]:
     """case -> mean Dice over structures. Kept per case, so that no prediction is made twice."""
-    from nnunet_assft.active.scoring.records import open_scorer
-    from nnunet_assft.active.state import step
+    from nnunet_assft.active.scoring.prediction import open_scorer
     from nnunet_assft.evaluation.dice import case_dice, mean_of
-    from nnunet_assft.planning.preprocessing import load_image, load_properties
+    from nnunet_assft.runtime.cached import cached
 
     dataset = context.dataset
-    structures = {name: value for name, value in dataset.labels.items() if value in dataset.foreground_labels}
+    structures = dataset.structures
     scorer = open_scorer(context, model)
 
     def dice_of(case: str) -> dict[str, float | None]:
         reference = context.checked_label(case, dataset.label_file(case))[0]
-        logits = scorer.logits(load_image(context.image_folder, case))
-        segmentation = scorer.segmentation(logits, load_properties(context.image_folder, case))
+        logits = scorer.logits(context.image(case))
+        segmentation = scorer.segmentation(logits, context.properties(case))
         return case_dice(segmentation, reference, structures, ignore_label=dataset.labels.get("ignore"))
 
     folder, means = context.paths.records(f"round_{r:02d}_pseudo_label_quality"), {}
@@ -178,15 +178,16 @@ def _dice(context: Any, r: int, model: Model, references: dict[str, str]) -> dic
         references.items(), desc=f"round {r}: quality of pseudo-labels", unit="case", leave=False
     ):
         inputs = {"model": model.weights_sha256, "reference": checksum, "labels": dataset.labels}
-        means[case] = mean_of(step(folder / f"{case}.json", inputs, partial(dice_of, case)).values())
+        means[case] = mean_of(cached(folder / f"{case}.json", inputs, partial(dice_of, case)).values())
     return means
 
 
-def _selected(context: Any, experiment: Experiment, done: Round, model: Model) -> dict[str, set[str]]:
+def _selected(context: Any, done: Round, model: Model) -> dict[str, set[str]]:
     """row of SELECTIONS -> the cases it chooses of the pool of this round."""
     from nnunet_assft.active.scoring.records import selection_pool
 
-    pool = selection_pool(context, experiment, done.round, model, done.labelled, done.unlabelled)
+    experiment = context.experiment
+    pool = selection_pool(context, done.round, model, done.labelled, done.unlabelled)
     n_select = experiment.n_query * done.round
     selected = {name: {pool.ids[i] for i in row.function(pool, n_select).indices} for name, row in SELECTIONS.items()}
     return {**selected, experiment.options.selection: set(done.pseudo_labelled)}

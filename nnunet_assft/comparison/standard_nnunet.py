@@ -202,7 +202,7 @@ def train(job: Job) -> None:
 
 
 def _remove_if_cut_short(checkpoint: Path) -> None:
-    from nnunet_assft.active.training.stages import load_weights
+    from nnunet_assft.active.training.checkpoints import load_weights
 
     try:
         if checkpoint.is_file():
@@ -234,7 +234,7 @@ def predict(job: Job) -> None:
 
 
 def main(job_file: str) -> None:
-    from nnunet_assft.active.training.stages import die_with_parent
+    from nnunet_assft.runtime.processes import die_with_parent
 
     die_with_parent()  # else a comparison that was killed and started again would find this one at work in its folder
     content = read_json(Path(job_file))

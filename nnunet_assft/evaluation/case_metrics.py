@@ -99,7 +99,7 @@ def kept_metrics(dataset: RawDataset, cases: Sequence[str], folder: Path, made_f
     }
     table, provenance = folder / "metrics.csv", folder / "metrics.json"
     if not (table.is_file() and provenance.is_file() and read_json(provenance) == provenance_now):
-        labels = {name: value for name, value in dataset.labels.items() if value in dataset.foreground_labels}
+        labels = dataset.structures
         metrics = case_metrics(
             predictions, references, dataset.reader, labels, ignore_label=dataset.labels.get("ignore")
         )

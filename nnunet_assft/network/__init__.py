@@ -1,13 +1,18 @@
-"""The network: CT-FM's encoder with a symmetric decoder, its presets, and strict loading of pre-trained encoders."""
+"""The network: CT-FM's encoder with a symmetric decoder, its presets, and strict loading of pre-trained encoders.
 
-from nnunet_assft.network.architecture import PRESETS, CTFMSegmentationNet, Preset
-from nnunet_assft.network.pretrained import (
-    ENCODERS,
-    EncoderReport,
-    EncoderSpec,
-    PretrainedEncoderError,
-    load_pretrained_encoder,
-)
+The tables are there without torch; what needs torch is imported when it is first asked for.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from nnunet_assft.network.presets import ENCODERS, PRESETS, EncoderSpec, Preset
+
+if TYPE_CHECKING:
+    from nnunet_assft.network.architecture import CTFMSegmentationNet
+    from nnunet_assft.network.pretrained import EncoderReport, PretrainedEncoderError, load_pretrained_encoder
 
 __all__ = [
     "ENCODERS",
@@ -19,3 +24,16 @@ __all__ = [
     "PretrainedEncoderError",
     "load_pretrained_encoder",
 ]
+
+_WITH_TORCH = {
+    "CTFMSegmentationNet": "architecture",
+    "EncoderReport": "pretrained",
+    "PretrainedEncoderError": "pretrained",
+    "load_pretrained_encoder": "pretrained",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WITH_TORCH:
+        return getattr(import_module(f"nnunet_assft.network.{_WITH_TORCH[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,16 +12,13 @@ convolution between two levels, and skips by addition. The encoder here has the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-BlockOrder = Literal["preactivation", "postactivation"]
-NormName = Literal["batch", "instance"]
+from nnunet_assft.network.presets import BlockOrder, NormName, level_strides
 
 NORMS: dict[str, Callable[[int], nn.Module]] = {
     "batch": nn.BatchNorm3d,  # CT-FM: running statistics, eps 1e-5, momentum 0.1
@@ -283,75 +280,3 @@ def _check_architecture(
             f"strides is {strides}; expected {level_strides(n_levels)}: every level halves every axis. "
             "Plan with nnUNetv2_assft_plan, or correct arch_kwargs in the plans."
         )
-
-
-def level_strides(n_levels: int) -> list[list[int]]:
-    """The strides of all levels in the plans' form: 1 at the finest level, then 2 on every axis."""
-    return [[1, 1, 1], *([2, 2, 2] for _ in range(n_levels - 1))]
-
-
-@dataclass(frozen=True)
-class Preset(Mapping[str, Any]):
-    """A named architecture. As a mapping it is the keyword arguments of CTFMSegmentationNet, in JSON's types, which is what
-    nnU-Net's plans carry: `CTFMSegmentationNet(1, 3, **PRESETS["tiny"])`."""
-
-    description: str
-    widths: tuple[int, ...]
-    n_blocks: tuple[int, ...]
-    n_blocks_decoder: tuple[int, ...]  # deepest first
-    norm: NormName = "batch"
-    block: BlockOrder = "preactivation"
-
-    def _arguments(self) -> dict[str, Any]:
-        return {
-            "widths": list(self.widths),
-            "n_blocks": list(self.n_blocks),
-            "n_blocks_decoder": list(self.n_blocks_decoder),
-            "norm": self.norm,
-            "block": self.block,
-            "strides": level_strides(len(self.widths)),
-        }
-
-    def __getitem__(self, name: str) -> Any:
-        return self._arguments()[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._arguments())
-
-    def __len__(self) -> int:
-        return len(self._arguments())
-
-    @property
-    def accepts_pretrained_encoder(self) -> bool:
-        """Whether the encoder computes CT-FM's function, so that an encoder file of the same widths can be loaded."""
-        return self.norm == "batch" and self.block == "preactivation"
-
-
-PRESETS = {
-    "ctfm": Preset(
-        "CT-FM's encoder with one residual block per decoder level; takes the CT-FM weights (default)",
-        widths=(32, 64, 128, 256, 512),
-        n_blocks=(1, 2, 2, 4, 4),
-        n_blocks_decoder=(1, 1, 1, 1),
-    ),
-    "ctfm_dec1224": Preset(
-        "CT-FM's encoder with a mirrored decoder of 4, 2, 2, 1 blocks from deepest to finest; takes the CT-FM weights",
-        widths=(32, 64, 128, 256, 512),
-        n_blocks=(1, 2, 2, 4, 4),
-        n_blocks_decoder=(4, 2, 2, 1),
-    ),
-    "assft_paper": Preset(
-        "the ASSFT paper's printed widths 32..1024 and block order, read literally; random start: CT-FM's weights have widths "
-        "32..512 and pre-activation blocks, and do not fit",
-        widths=(32, 64, 256, 512, 1024),
-        n_blocks=(1, 2, 2, 4, 4),
-        n_blocks_decoder=(4, 2, 2, 1),
-        block="postactivation",
-    ),
-    "tiny": Preset(
-        "the same code, small enough for a CPU: demo and tests; takes only an encoder file of its own widths",
-        widths=(4, 16, 32, 64, 64),
-        n_blocks=(1, 1, 2, 2, 2),
-        n_blocks_decoder=(1, 1, 1, 1),
-    ),
-}

@@ -18,44 +18,12 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from nnunet_assft.network.architecture import CTFMSegmentationNet
+from nnunet_assft.network.presets import ENCODERS, EncoderSpec
 from nnunet_assft.runtime.files import sha256_file
 
 
 class PretrainedEncoderError(ValueError):
     """An encoder file that cannot be loaded as a whole. The network was not changed."""
-
-
-@dataclass(frozen=True)
-class EncoderSpec:
-    """A pre-trained encoder: what its files look like, and what its input has to look like."""
-
-    source: str
-    licence: str
-    prefixes: tuple[str, ...]  # what may stand before the encoder's own key names, one per file layout
-    ignored: tuple[str, ...]  # beginnings of keys in those files that are no part of the encoder
-    widths: tuple[int, ...]  # of the released weights
-    orientation: str  # of the axes (Z, Y, X)
-    hu_window: tuple[float, float]  # clipped to, then mapped linearly to intensity_range
-    intensity_range: tuple[float, float]
-
-    @property
-    def input_contract(self) -> str:
-        (low, high), (zero, one) = self.hu_window, self.intensity_range
-        return f"orientation {self.orientation}; HU clipped to [{low:g}, {high:g}] and mapped linearly to [{zero:g}, {one:g}]"
-
-
-ENCODERS = {
-    "ct_fm": EncoderSpec(
-        source="CT-FM (Pai et al., 2025): project-lighter/ct_fm_feature_extractor on the Hugging Face hub",
-        licence="weights Apache-2.0, code MIT",
-        prefixes=("", "encoder.", "model.backbone."),  # feature extractor; segmentation network; Lightning checkpoint
-        ignored=("up_layers.", "decoder.", "model.projection_head."),
-        widths=(32, 64, 128, 256, 512),
-        orientation="SPL",
-        hu_window=(-1024.0, 2048.0),
-        intensity_range=(0.0, 1.0),
-    ),
-}
 
 
 @dataclass(frozen=True)

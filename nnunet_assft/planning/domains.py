@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from nnunet_assft.runtime.tables import Table
+
 
 @dataclass(frozen=True)
 class Domain:
@@ -23,18 +25,24 @@ class Domain:
 
 ONE_SHOT_EPOCHS = 100
 
-DOMAINS: dict[str, Domain] = {
-    "amos_ct": Domain(
-        "Dataset218_AMOS2022_postChallenge_task1", (96, 160, 160), 5, "5%", 400, "AMOS2022-CT, 15 structures"
-    ),
-    "flare21": Domain("Dataset803_FLARE21", (96, 192, 160), 5, "5%", 400, "FLARE 2021, 4 structures"),
-    "abdomen_atlas": Domain("Dataset804_AbdomenAtlas1_1", (96, 128, 160), 2, "5%", 800, "Abdomen Atlas, 25 structures"),
-    "amos_mri": Domain("Dataset802_AMOS2022MRI", (48, 160, 224), 6, "5%", 400, "AMOS2022-MRI, 13 structures"),
-    "abdominal_mri": Domain(
-        "Dataset805_MRAnnotatorAbdomen", (64, 192, 192), 3, "2", 400, "Abdominal MRI, 8 structures"
-    ),
-    "generic": Domain(None, None, 5, "5%", 400, "any other dataset; patch size by nnU-Net's own logic"),
-}
+DOMAINS: Table[Domain] = Table(
+    "nnunet_assft.domains",
+    Domain,
+    {
+        "amos_ct": Domain(
+            "Dataset218_AMOS2022_postChallenge_task1", (96, 160, 160), 5, "5%", 400, "AMOS2022-CT, 15 structures"
+        ),
+        "flare21": Domain("Dataset803_FLARE21", (96, 192, 160), 5, "5%", 400, "FLARE 2021, 4 structures"),
+        "abdomen_atlas": Domain(
+            "Dataset804_AbdomenAtlas1_1", (96, 128, 160), 2, "5%", 800, "Abdomen Atlas, 25 structures"
+        ),
+        "amos_mri": Domain("Dataset802_AMOS2022MRI", (48, 160, 224), 6, "5%", 400, "AMOS2022-MRI, 13 structures"),
+        "abdominal_mri": Domain(
+            "Dataset805_MRAnnotatorAbdomen", (64, 192, 192), 3, "2", 400, "Abdominal MRI, 8 structures"
+        ),
+        "generic": Domain(None, None, 5, "5%", 400, "any other dataset; patch size by nnU-Net's own logic"),
+    },
+)
 
 
 def resolve_domain(name: str, dataset_name: str) -> str:

@@ -12,8 +12,9 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
 
 from nnunet_assft.errors import AssftError
-from nnunet_assft.runtime.cases import map_cases
-from nnunet_assft.runtime.files import read_json, write_json
+from nnunet_assft.runtime.cached import cached
+from nnunet_assft.runtime.cases import for_each_case, in_processes
+from nnunet_assft.runtime.files import read_json, signature
 from nnunet_assft.volumes.nifti import refuse_damaged_nifti
 
 SAMPLES_PER_CASE = 1_000  # only for the record: no normalisation of ours reads them
@@ -27,11 +28,6 @@ class _Job:
     file: Path
 
 
-def image_signature(images: tuple[Path, ...]) -> list[list[int]]:
-    """Size and modification time of each file: enough to notice that an image was replaced."""
-    return [[file.stat().st_size, file.stat().st_mtime_ns] for file in images]
-
-
 def check_images(
     images: dict[str, tuple[Path, ...]], reader: BaseReaderWriter, folder: Path, *, num_processes: int = 1
 ) -> None:
@@ -40,21 +36,26 @@ def check_images(
     Cases whose file is there and whose image has not changed are not read again. Raises `AssftError` that lists every image
     which is unreadable, not finite, empty or not 3D.
     """
-    jobs = [_Job(case, files, reader, folder / f"{case}.json") for case, files in images.items()]
-    todo = [job for job in jobs if not _is_current(job)]
-    problems = dict(p for p in map_cases(_analyse, todo, num_processes=num_processes, desc="fingerprint") if p)
+    problems: dict[str, AssftError] = {}
+    for_each_case(
+        _analyse_once,
+        {case: _Job(case, files, reader, folder / f"{case}.json") for case, files in images.items()},
+        desc="fingerprint",
+        failures=problems,
+        executor=in_processes(num_processes),
+    )
     if problems:
         listed = "; ".join(f"{case}: {problems[case]}" for case in sorted(problems)[:5])
         more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise AssftError(
             f"{len(problems)} of {len(images)} images cannot be used ({listed}{more}). "
-            "Replace or remove them and type the same command again."
+            "Replace or remove them and run the same command again."
         )
 
 
 def combine_fingerprint(cases: Iterable[str], folder: Path) -> dict[str, Any]:
     """nnU-Net's fingerprint of these cases, with the intensities of nonzero voxels in place of foreground voxels."""
-    parts = [read_json(folder / f"{case}.json") for case in cases]
+    parts = [read_json(folder / f"{case}.json")["result"] for case in cases]
     n_channels = len(parts[0]["intensities"])
     pooled = [np.concatenate([part["intensities"][c] for part in parts]) for c in range(n_channels)]
     return {
@@ -67,45 +68,37 @@ def combine_fingerprint(cases: Iterable[str], folder: Path) -> dict[str, Any]:
     }
 
 
-def _is_current(job: _Job) -> bool:
-    return job.file.is_file() and read_json(job.file)["signature"] == image_signature(job.images)
+def _analyse_once(job: _Job) -> dict[str, Any]:
+    return cached(job.file, signature(job.images), lambda: _analyse(job))
 
 
-def _analyse(job: _Job) -> tuple[str, str] | None:
-    """Write the case's part of the fingerprint; returns (case, what is wrong) if the image cannot be used."""
+def _analyse(job: _Job) -> dict[str, Any]:
+    """The case's part of the fingerprint. Raises `AssftError` if the image cannot be used."""
     try:
         for file in job.images:
             refuse_damaged_nifti(file)
         image, properties = job.reader.read_images([str(file) for file in job.images])
     except Exception as error:  # readers raise what they like; the reason is reported with the case
-        return job.case, f"cannot be read ({' '.join(str(error).split())[-120:]})"
+        raise AssftError(f"cannot be read ({' '.join(str(error).split())[-120:]})") from error
     if image.ndim != 4 or min(image.shape[1:]) < 2:
-        return job.case, f"shape {image.shape[1:]}, expected a 3D volume"
+        raise AssftError(f"shape {image.shape[1:]}, expected a 3D volume")
     if not np.isfinite(image).all():
-        return job.case, f"{int((~np.isfinite(image)).sum())} voxels are NaN or infinite"
+        raise AssftError(f"{int((~np.isfinite(image)).sum())} voxels are NaN or infinite")
     if not image.any():
-        return job.case, "all voxels are 0"
+        raise AssftError("all voxels are 0")
     cropped, _, _ = crop_to_nonzero(image)
     rng = np.random.default_rng(1234)
     sampled = []
     for channel in cropped:
         nonzero = channel[channel != 0]
-        sampled.append(
-            [float(v) for v in rng.choice(nonzero, min(SAMPLES_PER_CASE, nonzero.size), replace=False)]
-            if nonzero.size
-            else [0.0]
-        )
-    write_json(
-        job.file,
-        {
-            "signature": image_signature(job.images),
-            "spacing": [float(s) for s in properties["spacing"]],
-            "shape_after_crop": [int(s) for s in cropped.shape[1:]],
-            "relative_size_after_cropping": float(np.prod(cropped.shape[1:]) / np.prod(image.shape[1:])),
-            "intensities": sampled,
-        },
-    )
-    return None
+        sample = rng.choice(nonzero, min(SAMPLES_PER_CASE, nonzero.size), replace=False) if nonzero.size else [0.0]
+        sampled.append([float(v) for v in sample])
+    return {
+        "spacing": [float(s) for s in properties["spacing"]],
+        "shape_after_crop": [int(s) for s in cropped.shape[1:]],
+        "relative_size_after_cropping": float(np.prod(cropped.shape[1:]) / np.prod(image.shape[1:])),
+        "intensities": sampled,
+    }
 
 
 def _statistics(values: np.ndarray) -> dict[str, float]:

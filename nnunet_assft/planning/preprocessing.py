@@ -18,11 +18,11 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_assft.errors import AssftError
 from nnunet_assft.nnunet_names import register
 from nnunet_assft.planning.planner import CONFIGURATION
-from nnunet_assft.runtime.cases import map_cases
-from nnunet_assft.runtime.files import PARTIAL, atomic_path
+from nnunet_assft.runtime.cached import cached, cached_or_none
+from nnunet_assft.runtime.cases import for_each_case, in_processes
+from nnunet_assft.runtime.files import PARTIAL, atomic_path, signature
 from nnunet_assft.volumes.nifti import refuse_damaged_nifti
 
-# CASE.pkl comes last: a case is there when it is
 ENDINGS = (".b2nd", "_seg.b2nd", ".pkl")
 
 
@@ -45,29 +45,37 @@ def preprocess_images(
 ) -> None:
     """nnU-Net's preprocessing of images without a label: CASE.b2nd, CASE_seg.b2nd (0, -1 outside), CASE.pkl.
 
-    Cases that are there and not older than their image are left alone, so an interrupted call goes on.
+    Cases that were made from the same images are kept, so an interrupted call goes on.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    todo = [
-        _Job(case, files, plans, dataset_json, folder)
-        for case, files in images.items()
-        if not _is_current(folder, case, files)
-    ]
-    for _ in map_cases(_preprocess, todo, num_processes=num_processes, desc="preprocessing"):
-        pass
+    for_each_case(
+        _preprocess_once,
+        {case: _Job(case, files, plans, dataset_json, folder) for case, files in images.items()},
+        desc="preprocessing",
+        done=lambda case: _made(folder, case, images[case]),
+        executor=in_processes(num_processes),
+    )
     shutil.rmtree(_scratch(folder), ignore_errors=True)
+
+
+def _made(folder: Path, case: str, images: tuple[Path, ...]) -> list[str] | None:
+    """The names of the case's files, if they were made from these images."""
+
+    def files(names: list[str]) -> list[Path]:
+        return [folder / name for name in names]
+
+    return cached_or_none(folder / f"{case}.json", signature(images), outputs=files)
+
+
+def _preprocess_once(job: _Job) -> list[str]:
+    return cached(job.folder / f"{job.case}.json", signature(job.images), lambda: _preprocess(job))
 
 
 def _scratch(folder: Path) -> Path:
     return folder.with_name(f"{PARTIAL}_{folder.name}")
 
 
-def _is_current(folder: Path, case: str, images: tuple[Path, ...]) -> bool:
-    made = folder / f"{case}.pkl"
-    return made.is_file() and made.stat().st_mtime_ns >= max(file.stat().st_mtime_ns for file in images)
-
-
-def _preprocess(job: _Job) -> None:
+def _preprocess(job: _Job) -> list[str]:
     register()  # a spawned worker knows nothing of ours yet
     plans_manager = PlansManager(job.plans)
     configuration = plans_manager.get_configuration(CONFIGURATION)
@@ -80,6 +88,7 @@ def _preprocess(job: _Job) -> None:
     preprocessor.run_case_save(str(scratch / job.case), files, None, plans_manager, configuration, job.dataset_json)
     for ending in ENDINGS:
         os.replace(scratch / f"{job.case}{ending}", job.folder / f"{job.case}{ending}")
+    return [f"{job.case}{ending}" for ending in ENDINGS]
 
 
 def load_image(folder: Path, case: str) -> np.ndarray:

@@ -12,7 +12,6 @@ import pandas as pd
 from tqdm import tqdm
 
 from nnunet_assft.active.options import table as options_table
-from nnunet_assft.active.state import command
 from nnunet_assft.active.stopping import advice
 from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.annotation.gate import structures
@@ -86,12 +85,12 @@ def sections(material: Material) -> list[Section]:
 
 def warning(material: Material) -> str:
     """What is said beside everything that shows DKD; empty with a pretrained encoder."""
-    return "" if material.experiment.encoder else BESIDE
+    return "" if material.experiment.settings.encoder else BESIDE
 
 
 def _strategy_warning(material: Material) -> str:
     """Beside what follows from the query, if the query is by DKD."""
-    return f"Queried by DKD. {BESIDE}" if warning(material) and uses_dkd(material.experiment.strategy) else ""
+    return f"Queried by DKD. {BESIDE}" if warning(material) and uses_dkd(material.experiment.settings.strategy) else ""
 
 
 # Head ------------------------------------------------------------------------------------------------------------------
@@ -108,8 +107,8 @@ def headline(material: Material) -> dict[str, Any]:
         last_dice += f" (mean ± SD over {dice['n_cases']} test cases)"
     facts = {
         "Dataset": experiment.dataset,
-        "Experiment": f"{experiment.name}, seed {experiment.seed}",
-        "Strategy": f"{experiment.strategy}: {STRATEGIES[experiment.strategy].description}",
+        "Experiment": f"{experiment.name}, seed {experiment.settings.seed}",
+        "Strategy": f"{experiment.settings.strategy}: {STRATEGIES[experiment.settings.strategy].description}",
         "Done": f"{done} of {experiment.n_query} cases each; {len(last.labelled)} of {len(experiment.pool)} cases annotated",
         "Pseudo-labelled": f"{len(last.pseudo_labelled)} cases in the last round",
         f"Dice after round {last.round}": last_dice,
@@ -124,8 +123,8 @@ def headline(material: Material) -> dict[str, Any]:
 
 
 def _encoder(material: Material) -> str:
-    encoder = material.experiment.encoder
-    return Path(encoder["path"]).name if encoder else "none: E⁽⁰⁾ is random"
+    encoder = material.experiment.settings.encoder
+    return Path(encoder).name if encoder else "none: E⁽⁰⁾ is random"
 
 
 def _advice(material: Material) -> tuple[str, ...]:
@@ -198,14 +197,14 @@ def query(material: Material) -> Section:
             title,
             missing=("There is no scores_round_RR.csv: round 0 has no query, and no later round is finished.",),
         )
-    row = STRATEGIES[experiment.strategy]
+    row = STRATEGIES[experiment.settings.strategy]
     plots, tables, missing = [], [], []
     for done in reversed(material.rounds[1:]):
         scores = material.scores.get(done.round)
         if scores is None:
             missing.append(f"scores_round_{done.round:02d}.csv is not there.")
             continue
-        plot = figures.scores_plot(done.round, scores, note, not experiment.encoder)
+        plot = figures.scores_plot(done.round, scores, note, not experiment.settings.encoder)
         plots += [plot] if plot else []
         marked = {name: "E⁽⁰⁾ random" for name in scores if note and name in DKD_COLUMNS}
         chosen = scores[scores["query_rank"].notna()].sort_values("query_rank")
@@ -226,7 +225,7 @@ def query(material: Material) -> Section:
                     folded,
                 )
             )
-    text = [f"Strategy {experiment.strategy}: {row.description} ({row.source})."]
+    text = [f"Strategy {experiment.settings.strategy}: {row.description} ({row.source})."]
     if {"dkd_rank", "asd_rank"} <= set(next(iter(material.scores.values()))):
         text.append(
             "dkd_rank and asd_rank are ranks from 0 (smallest) to 1 (largest) within the query pool; q is their sum (Eq. 16)."
@@ -301,12 +300,12 @@ def embeddings(material: Material) -> Section:
         names, rows = material.pretrained
         last = material.rounds[-1]
         marks = {"queried": last.queried, "labelled": last.labelled, "pseudo-labelled": last.pseudo_labelled}
-        of = "Encoder E⁽⁰⁾ before any adaptation" + ("" if experiment.encoder else " (random)")
+        of = "Encoder E⁽⁰⁾ before any adaptation" + ("" if experiment.settings.encoder else " (random)")
         caption = f"{of}; {len(names)} cases. Marks: after round {last.round}."
         plots.append(figures.embedding_map("embeddings_pretrained", of, names, rows, marks, caption, warning(material)))
     if not plots:
         why = (
-            f"Strategy {experiment.strategy} computes no embeddings."
+            f"Strategy {experiment.settings.strategy} computes no embeddings."
             if len(material.rounds) > 1
             else "No round with a query is finished."
         )
@@ -318,11 +317,11 @@ def embeddings(material: Material) -> Section:
 def pseudo_labels(material: Material) -> Section:
     title, experiment = "Selected and unselected pseudo-labels", material.experiment
     if material.quality is None:
-        semi = STRATEGIES[experiment.strategy].semi_supervised
+        semi = STRATEGIES[experiment.settings.strategy].semi_supervised
         why = (
             "pseudo_label_quality_round_RR.csv is not there."
             if semi
-            else f"Strategy {experiment.strategy} makes no pseudo-labels."
+            else f"Strategy {experiment.settings.strategy} makes no pseudo-labels."
         )
         return Section("pseudo_labels", title, missing=(why,))
     selections = sorted(material.quality["selection"].unique(), key=lambda name: name != experiment.options.selection)
@@ -385,21 +384,21 @@ def comparison(material: Material) -> Section:
 def provenance(material: Material) -> Section:
     experiment = material.experiment
     changed = experiment.options.changed()
-    encoder = (experiment.encoder or {}).get("report") or {}
+    encoder = experiment.encoder_report or {}
     facts: dict[str, Any] = {
         "dataset, experiment": f"{experiment.dataset}, {experiment.name}",
-        "strategy": experiment.strategy,
+        "strategy": experiment.settings.strategy,
         "options that deviate from the method": ", ".join(f"{name}={value}" for name, value in changed.items())
         or "none",
         "pretrained encoder": _encoder(material) + (f", sha256 {encoder['sha256']}" if "sha256" in encoder else ""),
         "initial network, sha256": experiment.initial_network_sha256,
-        "seed": experiment.seed,
-        "domain, preset, normalization": f"{experiment.domain}, {experiment.preset}, {experiment.normalization}",
-        "rounds, cases per round, budget": f"{experiment.n_rounds}, {experiment.n_query}, {experiment.budget}",
-        "annotator": experiment.annotator,
+        "seed": experiment.settings.seed,
+        "domain, preset, normalization": f"{experiment.settings.domain}, {experiment.settings.preset}, {experiment.settings.normalization}",
+        "rounds, cases per round, budget": f"{experiment.n_rounds}, {experiment.n_query}, {experiment.settings.budget}",
+        "annotator": experiment.settings.annotator,
         "pool": f"{len(experiment.pool)} cases",
         "test": f"{len(experiment.test)} cases ({experiment.test_source})",
-        **{name.replace("_", " "): value for name, value in experiment.training.items()},
+        **{name.replace("_", " "): value for name, value in experiment.settings.training.items()},
         **{f"version of {name}": value for name, value in experiment.versions.items()},
     }
     models = [{"round": done.round, **asdict(done.model)} for done in material.rounds]
@@ -407,7 +406,7 @@ def provenance(material: Material) -> Section:
         {"option": name, "value": getattr(experiment.options, name), "meaning": meaning}
         for name, _, meaning in options_table()
     ]
-    text = f"Made by {command('report', experiment.dataset, experiment.name)} from the files of the experiment."
+    text = f"Made by {experiment.command('report')} from the files of the experiment."
     tables = (
         Table(
             "provenance",

@@ -8,7 +8,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,11 @@ def link_or_copy(source: Path, target: Path) -> None:
 def free_name(path: Path) -> Path:
     """The first of `path`_1, `path`_2, ... that is not there: where something is moved aside."""
     return next(p for n in range(1, 10_000) if not (p := path.with_name(f"{path.name}_{n}")).exists())
+
+
+def signature(files: Iterable[Path]) -> list[list[int]]:
+    """Size and modification time of each file: enough to notice that one was replaced, without reading it."""
+    return [[file.stat().st_size, file.stat().st_mtime_ns] for file in files]
 
 
 def sha256_file(path: Path) -> str:

@@ -42,8 +42,13 @@ class RawDataset:
         return dict(self.dataset_json["labels"])
 
     @property
+    def structures(self) -> dict[str, int]:
+        """name -> value of what is neither background nor the ignore label."""
+        return {name: value for name, value in self.labels.items() if value != 0 and name != "ignore"}
+
+    @property
     def foreground_labels(self) -> list[int]:
-        return sorted(value for name, value in self.labels.items() if name != "ignore" and value != 0)
+        return sorted(self.structures.values())
 
     def label_file(self, case: str) -> Path:
         if case in self.test_images:

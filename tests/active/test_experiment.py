@@ -9,20 +9,19 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from nnunet_assft.active.experiment import create_experiment
 from nnunet_assft.active.state import Experiment
 from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.active.training.stages import load_weights, weights_sha256
 from nnunet_assft.errors import AssftError
 from nnunet_assft.network import PRESETS, CTFMSegmentationNet
-from tests.conftest import write_dataset
+from tests.conftest import plan_experiment, write_dataset
 
 POOL = tuple(f"case_{i:02d}" for i in range(8))
 SETTINGS = {"preset": "tiny", "epochs": 2, "iterations_per_epoch": 2}
 
 
 def plan(name: str = "assft", **settings) -> Experiment:
-    return create_experiment(901, name, **{**SETTINGS, **settings})
+    return plan_experiment(901, name, **{**SETTINGS, **settings})
 
 
 def without_test_folders(folder):
@@ -157,7 +156,7 @@ def test_labels_are_not_opened(blobs, nnunet_folders):
     for folder in ("labelsTr", "labelsTs"):
         for file in (other / folder).iterdir():
             file.write_bytes(b"this is no image")
-    assert everything_planned(create_experiment(902, **SETTINGS)) == clean
+    assert everything_planned(plan_experiment(902, **SETTINGS)) == clean
 
 
 def test_the_oracle_needs_every_label_file(blobs):

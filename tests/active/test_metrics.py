@@ -8,6 +8,7 @@ import pytest
 
 from nnunet_assft.active import metrics
 from nnunet_assft.active.metrics import VoxelSums
+from nnunet_assft.active.query.budget import query_budget, query_candidates
 from tests.worked_examples import worked_example
 
 CASE_A = [
@@ -161,7 +162,7 @@ def test_semantic_distance_worked_by_hand():
     ],
 )
 def test_query_budget(spec: int | float | str, n_pool: int, expected: int):
-    assert metrics.query_budget(spec, n_pool) == expected
+    assert query_budget(spec, n_pool) == expected
 
 
 @pytest.mark.parametrize(
@@ -188,20 +189,20 @@ def test_query_budget(spec: int | float | str, n_pool: int, expected: int):
 )
 def test_query_budget_refuses_nonsense(spec: object):
     with pytest.raises(ValueError, match="expected cases per round"):
-        metrics.query_budget(spec, 30)  # type: ignore[arg-type]
+        query_budget(spec, 30)  # type: ignore[arg-type]
 
 
 def test_query_pool_gives_back_the_least_reliable():
     reliability = {"c": 0.9, "d": 0.1, "e": 0.5}
-    assert metrics.query_pool("edcba", [], {}, 2) == ["a", "b", "c", "d", "e"]
-    assert metrics.query_pool("abcde", "cde", reliability, 2) == ["a", "b"]
-    assert metrics.query_pool("abcde", "cde", reliability, 3) == ["a", "b", "d"]
-    assert metrics.query_pool("abcde", "cde", dict.fromkeys("cde", 1.0), 4) == ["a", "b", "c", "d"]
-    assert metrics.query_pool("abcde", "cde", reliability, 99) == ["a", "b", "c", "d", "e"]
+    assert query_candidates("edcba", [], {}, 2) == ["a", "b", "c", "d", "e"]
+    assert query_candidates("abcde", "cde", reliability, 2) == ["a", "b"]
+    assert query_candidates("abcde", "cde", reliability, 3) == ["a", "b", "d"]
+    assert query_candidates("abcde", "cde", dict.fromkeys("cde", 1.0), 4) == ["a", "b", "c", "d"]
+    assert query_candidates("abcde", "cde", reliability, 99) == ["a", "b", "c", "d", "e"]
     with pytest.raises(ValueError, match="no finite reliability for"):
-        metrics.query_pool("abcde", "cde", {"c": 1.0}, 3)
+        query_candidates("abcde", "cde", {"c": 1.0}, 3)
     with pytest.raises(ValueError, match="not unlabelled"):
-        metrics.query_pool("abc", "z", {}, 1)
+        query_candidates("abc", "z", {}, 1)
 
 
 def test_medoid():
@@ -378,12 +379,12 @@ def test_example_semantic_distance():
 
 def test_example_budget():
     for case in worked_example("budget")["cases"]:
-        assert metrics.query_budget(case["spec"], case["n_t"]) == case["n_b"], case
+        assert query_budget(case["spec"], case["n_t"]) == case["n_b"], case
 
 
 def test_example_query_pool():
     for case in worked_example("query_pool")["cases"]:
-        found = metrics.query_pool(
+        found = query_candidates(
             case["unlabelled"], case["pseudo_labelled_last_round"], case["reliability"], case["n_b"]
         )
         assert found == case["pool"], case

@@ -17,6 +17,7 @@ from hypothesis.extra import numpy as hnp
 
 from nnunet_assft.active import metrics
 from nnunet_assft.active.metrics import VoxelSums
+from nnunet_assft.active.query.budget import query_budget, query_candidates
 
 pytestmark = [
     pytest.mark.filterwarnings("error"),
@@ -816,16 +817,16 @@ def test_a_fraction_of_the_pool_is_rounded_half_up(digits: int, n_pool: int):
     expected = max(1, math.floor(fraction * n_pool + Fraction(1, 2)))
     decimal, percent = Decimal(digits).scaleb(-4), Decimal(digits).scaleb(-2)
     specs = [f"{decimal}", f"{percent}%", f" {percent} % ", float(decimal), np.float64(float(decimal)), f"{decimal:e}"]
-    assert [metrics.query_budget(spec, n_pool) for spec in specs] == [expected] * len(specs)
+    assert [query_budget(spec, n_pool) for spec in specs] == [expected] * len(specs)
     assert 1 <= expected <= n_pool
-    assert [metrics.query_budget(spec, n_pool) for spec in (digits, str(digits), np.int32(digits))] == [digits] * 3
+    assert [query_budget(spec, n_pool) for spec in (digits, str(digits), np.int32(digits))] == [digits] * 3
 
 
 @few
 @given(n_pool=st.integers(1, 3000).map(lambda n: 2 * n - 1), tenths=st.integers(0, 99))
 def test_a_budget_of_half_a_case_is_rounded_up(n_pool: int, tenths: int):
-    assert metrics.query_budget(0.5, n_pool) == (n_pool + 1) // 2
-    assert metrics.query_budget(f"{tenths}.5%", 100) == tenths + 1
+    assert query_budget(0.5, n_pool) == (n_pool + 1) // 2
+    assert query_budget(f"{tenths}.5%", 100) == tenths + 1
 
 
 @few
@@ -841,7 +842,7 @@ def test_the_pool_leaves_out_the_most_reliable(rng: np.random.Generator, n: int,
         given_back = min(case for case in waiting if reliability[case] == lowest)
         waiting.remove(given_back)
         pool.add(given_back)
-    assert metrics.query_pool(unlabelled, excluded, reliability, n_query) == sorted(pool)
-    assert metrics.query_pool(frozenset(unlabelled), tuple(excluded[::-1]), reliability, n_query) == sorted(pool)
+    assert query_candidates(unlabelled, excluded, reliability, n_query) == sorted(pool)
+    assert query_candidates(frozenset(unlabelled), tuple(excluded[::-1]), reliability, n_query) == sorted(pool)
     if not short:  # R is needed only then
-        assert metrics.query_pool(unlabelled, excluded, {}, n_query) == sorted(pool)
+        assert query_candidates(unlabelled, excluded, {}, n_query) == sorted(pool)

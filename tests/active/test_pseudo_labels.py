@@ -13,14 +13,12 @@ import torch
 from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
-from nnunet_assft.active.experiment import create_experiment
+from nnunet_assft.active.context import open_context
 from nnunet_assft.active.pseudo_labels import Refinement, write_pseudo_labels, write_segmentation
-from nnunet_assft.active.rounds import open_context
 from nnunet_assft.active.scoring.scorer import Scorer
 from nnunet_assft.active.training.stages import load_weights
-from nnunet_assft.planning.preprocessing import load_image, load_properties
 from nnunet_assft.volumes.raw_dataset import find_dataset
-from tests.conftest import blob_case
+from tests.conftest import blob_case, plan_experiment
 
 HUMAN = ("case_02", "case_04")
 SELECTED = {
@@ -46,7 +44,7 @@ def write_oblique(folder) -> None:
 def written(blobs):
     """(context, scorer, files) of a call to write_pseudo_labels for round 2."""
     write_oblique(blobs)
-    experiment = create_experiment(901, preset="tiny", epochs=1, iterations_per_epoch=1)
+    experiment = plan_experiment(901, preset="tiny", epochs=1, iterations_per_epoch=1)
     context = open_context(experiment, torch.device("cpu"))
     scorer = Scorer(
         context.plans, context.dataset.dataset_json, load_weights(experiment.paths.initial_network), context.device
@@ -78,8 +76,8 @@ def test_a_pseudo_label_is_the_prediction_in_the_geometry_of_its_image(written, 
         assert label.GetSpacing() == pytest.approx(image.GetSpacing())
         assert label.GetOrigin() == pytest.approx(image.GetOrigin())
         assert label.GetDirection() == pytest.approx(image.GetDirection(), abs=1e-6)
-        logits = scorer.logits(load_image(context.image_folder, case))
-        prediction = scorer.segmentation(logits, load_properties(context.image_folder, case))
+        logits = scorer.logits(context.image(case))
+        prediction = scorer.segmentation(logits, context.properties(case))
         np.testing.assert_array_equal(sitk.GetArrayFromImage(label), prediction)
         assert len(np.unique(prediction)) > 1
 
@@ -162,9 +160,9 @@ def test_a_file_that_a_full_disk_cut_short_is_not_taken_for_whole(written, monke
             written_file.truncate(int(keep * os.path.getsize(output_fname)))
 
     monkeypatch.setattr(writer, "write_seg", cut_short)
-    segmentation = np.ones(load_properties(context.image_folder, case)["shape_before_cropping"], np.uint8)
+    segmentation = np.ones(context.properties(case)["shape_before_cropping"], np.uint8)
     with pytest.raises(OSError, match="cut short") as error:
-        write_segmentation(context, segmentation, file, load_properties(context.image_folder, case))
+        write_segmentation(context.dataset.reader, segmentation, file, context.properties(case))
     assert error.value.errno == errno.ENOSPC
     assert file.read_bytes() == whole
     assert sorted(p.name for p in file.parent.iterdir()) == sorted(f.name for f in files.values())

@@ -22,7 +22,6 @@ from filelock import FileLock
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_assft.active import metrics
-from nnunet_assft.active.experiment import create_experiment
 from nnunet_assft.active.options import Options
 from nnunet_assft.active.rounds import open_context, run_round
 from nnunet_assft.active.state import Experiment, Round, finished_rounds
@@ -30,7 +29,15 @@ from nnunet_assft.active.training.committee import train_committee
 from nnunet_assft.cli.round import main as round_main
 from nnunet_assft.errors import AssftError, WaitingForAnnotation
 from nnunet_assft.runtime.files import read_json, sha256_file
-from tests.conftest import SHARED_DATA, blob_case, needs_hippocampus, set_folders, write_dataset, write_volume
+from tests.conftest import (
+    SHARED_DATA,
+    blob_case,
+    needs_hippocampus,
+    plan_experiment,
+    set_folders,
+    write_dataset,
+    write_volume,
+)
 from tests.kills import before_replace, is_killed
 
 CPU = torch.device("cpu")
@@ -38,7 +45,7 @@ SETTINGS = {"rounds": 2, "budget": "2", "preset": "tiny", "epochs": 2, "iteratio
 
 
 def run_all(dataset: str = "Dataset901_Blobs", **settings: object) -> list[Round]:
-    experiment = create_experiment(dataset, **{**SETTINGS, **settings})
+    experiment = plan_experiment(dataset, **{**SETTINGS, **settings})
     return [run_round(experiment, r, CPU) for r in range(experiment.n_rounds + 1)]
 
 
@@ -159,7 +166,7 @@ def test_a_strategy_without_pseudo_labels_has_one_stage_per_round(
     assert rounds[0].labelled == reference[1][0].labelled  # the same first case for every strategy
     assert [done.model.stage for done in rounds] == ["supervised", "supervised"]
     assert rounds[1].pseudo_labelled == ()
-    experiment = create_experiment("Dataset901_Blobs", name=strategy, strategy=strategy, **{**SETTINGS, "rounds": 1})
+    experiment = plan_experiment("Dataset901_Blobs", name=strategy, strategy=strategy, **{**SETTINGS, "rounds": 1})
     if strategy == "random":
         assert rounds[1].queried == experiment.permutation[1:3]  # nested: the permutation is consumed in order
     if strategy != "dkd_asd":
@@ -170,7 +177,7 @@ def test_a_committee_of_bootstrap_samples_is_trained_as_extra_folds(in_reference
     """The supervised stage of round 1 again and again: same start, same epochs, other samples and seeds."""
     settings = {**SETTINGS, "rounds": 1, "name": "random", "strategy": "random"}
     rounds = run_all(**settings)
-    experiment = create_experiment("Dataset901_Blobs", **settings)
+    experiment = plan_experiment("Dataset901_Blobs", **settings)
     paths = experiment.paths
     committee = train_committee(open_context(experiment, CPU), experiment, 1)
     assert {model.checkpoint for model in committee.values()} == {
@@ -204,7 +211,7 @@ def with_ignore_label(folder: Path) -> None:
 def test_ignored_voxels_are_no_class(blobs: Path) -> None:
     with_ignore_label(blobs)
     rounds = run_all(rounds=1)
-    paths = create_experiment(901, **{**SETTINGS, "rounds": 1}).paths
+    paths = plan_experiment(901, **{**SETTINGS, "rounds": 1}).paths
     assert set(rounds[1].dice["per_structure"]) == {"ball", "box"}
     record = np.load(next(paths.records("round_01_query").glob("*.npz")))
     assert len(json.loads(str(record["meta"]))["sums"]["class_voxels"]) == 3  # background, ball, box
@@ -225,7 +232,7 @@ def test_options_reach_the_round(blobs: Path) -> None:
     settings = ["first_case=medoid", "pd_labelled=true", "selection=all", "ignore_margin=0.6", "largest_component=true"]
     options = Options.parse([*settings, "pseudo_weight=0.5", "exclude_pseudo=false"])
     rounds = run_all(options=options)
-    experiment = Experiment.load(create_experiment(901, options=options, **SETTINGS).paths)
+    experiment = Experiment.load(plan_experiment(901, options=options, **SETTINGS).paths)
     assert experiment.options == options
     e_pre = [np.load(experiment.paths.records("pretrained") / f"{case}.npz")["embedding"] for case in experiment.pool]
     assert rounds[0].queried == (experiment.pool[metrics.medoid(np.stack(e_pre))],)
@@ -238,19 +245,19 @@ def test_options_reach_the_round(blobs: Path) -> None:
     assert all(len(entry["voxels"]) == 4 for entry in provenance["cases"].values())
     assert any(entry["voxels"][3] > 0 for entry in provenance["cases"].values())  # uncertain voxels are ignored
     with pytest.raises(AssftError, match=r"\(pseudo_weight was 0.5, now 1.0\)"):
-        create_experiment(901, options=replace(options, pseudo_weight=1.0), **SETTINGS)
+        plan_experiment(901, options=replace(options, pseudo_weight=1.0), **SETTINGS)
 
 
 def test_an_ignore_margin_without_ignore_label_is_refused(blobs: Path) -> None:
     with pytest.raises(
         AssftError, match=r'Option ignore_margin needs an ignore label.*Add "ignore": 3 to them in dataset.json'
     ):
-        create_experiment(901, options=Options(ignore_margin=0.1), **SETTINGS)
+        plan_experiment(901, options=Options(ignore_margin=0.1), **SETTINGS)
 
 
 def test_small_pools_are_used_up_and_no_further(nnunet_folders: Path) -> None:
     write_dataset(nnunet_folders / "nnUNet_raw", n_pool=4, n_test=1)
-    experiment = create_experiment("Dataset901_Blobs", **{**SETTINGS, "budget": "5"})
+    experiment = plan_experiment("Dataset901_Blobs", **{**SETTINGS, "budget": "5"})
     run_round(experiment, 0, CPU)
     done = run_round(experiment, 1, CPU)
     assert sorted(done.queried) == sorted(set(experiment.pool) - {experiment.permutation[0]})
@@ -286,7 +293,7 @@ def test_a_label_that_appears_only_after_its_query_gives_the_same_rounds(
     folder = write_dataset(nnunet_folders / "nnUNet_raw")
     for file in (folder / "labelsTr").iterdir():
         file.unlink()
-    experiment = create_experiment("Dataset901_Blobs", annotator="human", **SETTINGS)
+    experiment = plan_experiment("Dataset901_Blobs", annotator="human", **SETTINGS)
     again = []
     for r in range(3):
         with pytest.raises(WaitingForAnnotation, match="waiting for the annotation") as waiting:
@@ -331,7 +338,7 @@ def test_killed_again_and_again_the_same_command_finishes_with_the_same_result(
         assert kills < 60
     assert kills >= at_least
     root, rounds = reference
-    again = finished_rounds(Experiment.load(create_experiment(blobs.name, **SETTINGS).paths))
+    again = finished_rounds(Experiment.load(plan_experiment(blobs.name, **SETTINGS).paths))
     assert decisions(again) == decisions(rounds)
     for file in (root / "nnUNet_raw").rglob("pseudo_labels/*.nii.gz"):
         mine = blobs.parent / file.relative_to(root / "nnUNet_raw")
@@ -344,7 +351,7 @@ def test_a_finished_round_is_not_run_again(
     in_reference: tuple[Path, list[Round]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(nnUNetTrainer, "train_step", None)
-    experiment = create_experiment("Dataset901_Blobs", **SETTINGS)
+    experiment = plan_experiment("Dataset901_Blobs", **SETTINGS)
     assert run_round(experiment, 2, CPU) == in_reference[1][2]
 
 
@@ -355,7 +362,7 @@ def test_a_bad_label_stops_the_round_and_the_same_command_goes_on(
     reference: tuple[Path, list[Round]], blobs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, rounds = reference
-    experiment = create_experiment(blobs.name, **SETTINGS)
+    experiment = plan_experiment(blobs.name, **SETTINGS)
     run_round(experiment, 0, CPU)
     victim = rounds[1].queried[1]
     file = blobs / "labelsTr" / f"{victim}.nii.gz"
@@ -374,7 +381,7 @@ def test_a_bad_label_stops_the_round_and_the_same_command_goes_on(
 
 
 def test_rounds_come_in_order(blobs: Path) -> None:
-    experiment = create_experiment(blobs.name, **SETTINGS)
+    experiment = plan_experiment(blobs.name, **SETTINGS)
     with pytest.raises(AssftError, match=r"Round 2 starts from round 1, which is not finished.*-d 901 -r 0"):
         run_round(experiment, 2, CPU)
     with pytest.raises(AssftError, match="has rounds 0 to 2"):
@@ -382,7 +389,7 @@ def test_rounds_come_in_order(blobs: Path) -> None:
 
 
 def test_two_commands_on_one_experiment_are_not_run_at_once(blobs: Path) -> None:
-    experiment = create_experiment(blobs.name, **SETTINGS)
+    experiment = plan_experiment(blobs.name, **SETTINGS)
     with (
         FileLock(experiment.paths.lock_file),
         pytest.raises(AssftError, match="Another process is working on experiment 'assft'"),
@@ -391,7 +398,7 @@ def test_two_commands_on_one_experiment_are_not_run_at_once(blobs: Path) -> None
 
 
 def test_a_training_of_other_labels_is_moved_aside_not_resumed(blobs: Path) -> None:
-    experiment = create_experiment(blobs.name, **SETTINGS)
+    experiment = plan_experiment(blobs.name, **SETTINGS)
     first = run_round(experiment, 0, CPU)
     paths = experiment.paths
     paths.round_file(0).unlink()  # as if the round had not been closed when the label was corrected

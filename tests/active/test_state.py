@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from nnunet_assft.active.options import Options
-from nnunet_assft.active.state import Experiment, Model, Round, command, finished_rounds, step, write_splits
+from nnunet_assft.active.state import Experiment, Model, Round, finished_rounds, step, write_splits
 from nnunet_assft.errors import AssftError
 
 POOL = tuple(f"case_{i:02d}" for i in range(8))

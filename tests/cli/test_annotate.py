@@ -18,9 +18,8 @@ import SimpleITK as sitk
 import torch
 
 from nnunet_assft.active.annotation import labels_to_come, open_request
-from nnunet_assft.active.experiment import create_experiment
 from nnunet_assft.active.rounds import open_context, run_round
-from nnunet_assft.active.scoring.records import open_scorer
+from nnunet_assft.active.scoring.prediction import open_scorer
 from nnunet_assft.active.state import Experiment, Round, finished_rounds, step
 from nnunet_assft.cli.annotate import main as annotate_main
 from nnunet_assft.cli.round import main as round_main
@@ -30,7 +29,7 @@ from nnunet_assft.planning.preprocessing import load_image
 from nnunet_assft.runtime.files import read_json, sha256_file, write_csv
 from tests.active.test_rounds import SETTINGS
 from tests.annotation.annotators import REFUSED, WARNED, Scene, save_itksnap, save_slicer, segments_of
-from tests.conftest import SHARED_DATA, blob_case, needs_hippocampus, write_dataset, write_volume
+from tests.conftest import SHARED_DATA, blob_case, needs_hippocampus, plan_experiment, write_dataset, write_volume
 from tests.kills import before_replace, is_killed
 
 CPU = torch.device("cpu")
@@ -81,7 +80,7 @@ def plan_round_1(root: Path, monkeypatch: pytest.MonkeyPatch, stored: str | None
         for file in folder.rglob("*.nii.gz"):
             sitk.WriteImage(sitk.DICOMOrient(sitk.ReadImage(str(file)), stored), str(file))
     (folder / "dataset.json").write_text(json.dumps(content))
-    experiment = create_experiment(901, annotator="human", **SETTINGS)
+    experiment = plan_experiment(901, annotator="human", **SETTINGS)
     done = Round(
         round=0,
         labelled=("case_00", "case_02"),
@@ -110,7 +109,7 @@ def root(planned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 
 def the_experiment() -> Experiment:
-    return Experiment.load(create_experiment(901, annotator="human", **SETTINGS).paths)
+    return Experiment.load(plan_experiment(901, annotator="human", **SETTINGS).paths)
 
 
 def truth(case: str) -> np.ndarray:
@@ -550,7 +549,7 @@ def test_wrong_arguments_of_import(
 def test_nothing_is_asked_of_a_human_by_an_oracle(root: Path, call: Call) -> None:
     for i in range(8):
         write_volume(label_file(root, f"case_{i:02d}"), truth(f"case_{i:02d}"))
-    create_experiment(901, name="bench", **SETTINGS)
+    plan_experiment(901, name="bench", **SETTINGS)
     code, _, lines = call("export", "-e", "bench", "-o", root / "work")
     assert code == 1
     assert "Experiment 'bench' has annotator 'oracle'" in lines[0]
@@ -629,7 +628,7 @@ def test_a_partial_round_counts_the_labelled_cases_and_gives_the_others_back(
     folder = write_dataset(nnunet_folders / "nnUNet_raw", n_pool=6, n_test=1)
     truth_folder = nnunet_folders / "truth"
     shutil.move(folder / "labelsTr", truth_folder)
-    experiment = create_experiment(901, annotator="human", **{**SETTINGS, "epochs": 1, "iterations_per_epoch": 1})
+    experiment = plan_experiment(901, annotator="human", **{**SETTINGS, "epochs": 1, "iterations_per_epoch": 1})
     (first,) = open_request(experiment).cases
     (folder / "labelsTr").mkdir()
     shutil.copy(truth_folder / f"{first}.nii.gz", folder / "labelsTr")
@@ -697,7 +696,7 @@ def test_the_round_trip_on_real_images(nnunet_folders: Path, call: Call) -> None
     labels = {"background": 0, "anterior": 1, "posterior": 2}
     content = {"channel_names": {"0": "MRI"}, "labels": labels, "numTraining": len(cases), "file_ending": ".nii.gz"}
     (folder / "dataset.json").write_text(json.dumps(content))  # no labelsTr at all
-    experiment = create_experiment(901, annotator="human", **SETTINGS)
+    experiment = plan_experiment(901, annotator="human", **SETTINGS)
     tried: dict[str, str] = {}
 
     def scene(case: str, back: Path) -> Scene:

@@ -16,7 +16,6 @@ import pytest
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_assft.active.experiment import create_experiment
 from nnunet_assft.active.options import Options
 from nnunet_assft.active.rounds import run_round
 from nnunet_assft.active.state import Round
@@ -39,7 +38,7 @@ from nnunet_assft.comparison.comparison import (
 from nnunet_assft.comparison.conclusions import find
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.files import read_json
-from tests.conftest import set_folders, write_dataset
+from tests.conftest import plan_experiment, set_folders, write_dataset
 
 CPU = torch.device("cpu")
 DATASET = "Dataset901_Blobs"
@@ -163,12 +162,12 @@ def test_options_that_are_not_typed_are_those_the_comparison_was_made_with(in_fi
 
 @pytest.mark.slow
 def test_a_shared_start_is_what_the_experiment_would_have_made_itself(blobs: Path) -> None:
-    alone = create_experiment(DATASET, "alone", strategy="coreset", **SETTINGS)
+    alone = plan_experiment(DATASET, "alone", strategy="coreset", **SETTINGS)
     rounds = [run_round(alone, r, CPU) for r in (0, 1)]
-    source = create_experiment(DATASET, "source", strategy="dkd_asd", **SETTINGS)
+    source = plan_experiment(DATASET, "source", strategy="dkd_asd", **SETTINGS)
     run_round(source, 0, CPU)
     run_round(source, 1, CPU)  # embeds the pool by the pre-trained encoder
-    target = create_experiment(DATASET, "target", strategy="coreset", **SETTINGS)
+    target = plan_experiment(DATASET, "target", strategy="coreset", **SETTINGS)
     share_start(source, target, CPU)
     assert target.paths.checkpoint(0, "supervised").samefile(source.paths.checkpoint(0, "supervised"))
     evaluated = target.paths.step_file(0, "evaluate").stat().st_mtime_ns
@@ -187,10 +186,10 @@ def test_a_shared_start_is_what_the_experiment_would_have_made_itself(blobs: Pat
 
 @pytest.mark.slow
 def test_nothing_is_shared_between_experiments_that_differ(blobs: Path) -> None:
-    source = create_experiment(DATASET, "source", strategy="random", **SETTINGS)
+    source = plan_experiment(DATASET, "source", strategy="random", **SETTINGS)
     run_round(source, 0, CPU)
     for name, changed in (("seed", {"seed": 1}), ("longer", {"epochs": 40})):
-        target = create_experiment(DATASET, name, strategy="random", **{**SETTINGS, **changed})
+        target = plan_experiment(DATASET, name, strategy="random", **{**SETTINGS, **changed})
         share_start(source, target, CPU)
         assert not target.paths.checkpoint(0, "supervised").exists()
 

@@ -15,20 +15,18 @@ import torch
 from nnunetv2.evaluation.evaluate_predictions import compute_metrics
 
 from nnunet_assft.active import rounds
-from nnunet_assft.active.experiment import create_experiment
 from nnunet_assft.active.options import Options
 from nnunet_assft.active.rounds import open_context, run_round
 from nnunet_assft.active.scoring import records
-from nnunet_assft.active.scoring.records import open_scorer
+from nnunet_assft.active.scoring.prediction import open_scorer
 from nnunet_assft.active.scoring.scorer import Scorer
 from nnunet_assft.active.selection import SELECTIONS
 from nnunet_assft.active.state import Model, Round
 from nnunet_assft.comparison.pseudo_label_quality import pseudo_label_quality, read_pseudo_label_quality, selection_test
 from nnunet_assft.errors import AssftError
 from nnunet_assft.evaluation.dice import case_dice, mean_of
-from nnunet_assft.planning.preprocessing import load_image, load_properties
 from nnunet_assft.runtime.files import read_json, write_csv, write_json
-from tests.conftest import write_dataset
+from tests.conftest import plan_experiment, write_dataset
 
 CPU = torch.device("cpu")
 SETTINGS = {"rounds": 2, "budget": "2", "preset": "tiny", "epochs": 2, "iterations_per_epoch": 4, "initial_lr": 1e-3}
@@ -135,7 +133,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory):
             (root / name).mkdir()
             monkeypatch.setenv(name, str(root / name))
         write_dataset(root / "nnUNet_raw")
-        experiment = create_experiment("Dataset901_Blobs", **SETTINGS)
+        experiment = plan_experiment("Dataset901_Blobs", **SETTINGS)
         for r in (0, 1):
             run_round(experiment, r, CPU)
         yield experiment
@@ -244,10 +242,10 @@ def test_no_label_of_an_open_round_is_looked_at(trained, monkeypatch):
 
 
 def test_experiments_without_known_labels_or_pseudo_labels_are_refused(blobs: Path):
-    human = create_experiment("Dataset901_Blobs", name="human", annotator="human", **SETTINGS)
+    human = plan_experiment("Dataset901_Blobs", name="human", annotator="human", **SETTINGS)
     with pytest.raises(AssftError, match=r"'human' has a human annotator.*--annotator oracle"):
         pseudo_label_quality(human, 1, CPU)
-    random = create_experiment("Dataset901_Blobs", name="random", strategy="random", **SETTINGS)
+    random = plan_experiment("Dataset901_Blobs", name="random", strategy="random", **SETTINGS)
     with pytest.raises(
         AssftError, match=r"Strategy 'random' of experiment 'random' makes no pseudo-labels; expected: assft\."
     ):
@@ -258,7 +256,7 @@ def test_experiments_without_known_labels_or_pseudo_labels_are_refused(blobs: Pa
 def test_what_another_selection_chose_and_pseudo_labels_without_their_refinement(nnunet_folders: Path):
     write_dataset(nnunet_folders / "nnUNet_raw", n_pool=5, n_test=1)
     options = Options(selection="distance_only", largest_component=True)
-    experiment = create_experiment("Dataset901_Blobs", options=options, **{**SETTINGS, "budget": "1", "rounds": 1})
+    experiment = plan_experiment("Dataset901_Blobs", options=options, **{**SETTINGS, "budget": "1", "rounds": 1})
     done = [run_round(experiment, r, CPU) for r in (0, 1)][1]
     quality = pseudo_label_quality(experiment, 1, CPU)
     own = quality[(quality["selection"] == "distance_only") & quality["selected"]]
@@ -266,15 +264,13 @@ def test_what_another_selection_chose_and_pseudo_labels_without_their_refinement
     context = open_context(experiment, CPU)
     (case,) = done.pseudo_labelled
     scorer = open_scorer(context, Model(**read_json(experiment.paths.step_file(1, "supervised"))["result"]))
-    raw = scorer.segmentation(
-        scorer.logits(load_image(context.image_folder, case)), load_properties(context.image_folder, case)
-    )
+    raw = scorer.segmentation(scorer.logits(context.image(case)), context.properties(case))
     reference = context.dataset.reader.read_seg(str(context.dataset.label_file(case)))[0][0]
     assert own["dice"].item() == mean_of(case_dice(raw, reference, {"ball": 1, "box": 2}).values())
 
 
 def test_a_pool_that_is_used_up_has_no_pseudo_labels(blobs: Path):
-    experiment = create_experiment("Dataset901_Blobs", **SETTINGS)
+    experiment = plan_experiment("Dataset901_Blobs", **SETTINGS)
     for r in (0, 1):
         Round(r, experiment.pool, (), (), (), (), {}, experiment.test, experiment.initial_model, {}).save(
             experiment.paths

@@ -22,15 +22,13 @@ import torch
 from matplotlib.image import imread
 from scipy.stats import t
 
-from nnunet_assft.active.experiment import create_experiment
 from nnunet_assft.active.options import Options
 from nnunet_assft.active.rounds import open_context, run_round
-from nnunet_assft.active.scoring.records import open_scorer
+from nnunet_assft.active.scoring.prediction import open_scorer
 from nnunet_assft.active.state import Experiment, Model, Round
 from nnunet_assft.annotation.preview import preview
 from nnunet_assft.cli.report import main
 from nnunet_assft.errors import AssftError
-from nnunet_assft.planning.preprocessing import load_image, load_properties
 from nnunet_assft.report.figures import arm_curves, embedding_map
 from nnunet_assft.report.images import (
     MAX_CASES,
@@ -47,7 +45,7 @@ from nnunet_assft.report.page import columns_of, niivue, render
 from nnunet_assft.report.plot import CSS, SERIES, Plot
 from nnunet_assft.report.sections import BESIDE, DKD_COLUMNS, Table, sections
 from nnunet_assft.runtime.files import write_json
-from tests.conftest import blob_case, set_folders, write_volume
+from tests.conftest import blob_case, plan_experiment, set_folders, write_volume
 
 DATASET = "Dataset905_Report"
 NASTY = "<img src=x onerror=alert(1)>&\"'$x$"  # a file name that Linux allows
@@ -751,7 +749,7 @@ def test_on_a_phone_the_page_is_no_wider_than_the_screen_and_the_viewer_waits(ro
 
 @pytest.mark.slow
 def test_prelabel_segments_the_queried_cases_with_the_model_before_the_query(blobs: Path, tmp_path: Path) -> None:
-    experiment = create_experiment(
+    experiment = plan_experiment(
         "Dataset901_Blobs", rounds=1, budget="2", preset="tiny", epochs=1, iterations_per_epoch=1, initial_lr=1e-3
     )
     rounds = [run_round(experiment, r, torch.device("cpu")) for r in (0, 1)]
@@ -761,7 +759,7 @@ def test_prelabel_segments_the_queried_cases_with_the_model_before_the_query(blo
     context = open_context(experiment, torch.device("cpu"))
     scorer = open_scorer(context, rounds[0].model)
     for case in rounds[1].queried:
-        seen = preview(scorer, load_image(context.image_folder, case), load_properties(context.image_folder, case), 3.0)
+        seen = preview(scorer, context.image(case), context.properties(case), 3.0)
         written = sitk.ReadImage(str(experiment.paths.previews(1) / f"{case}.nii.gz"))
         np.testing.assert_array_equal(sitk.GetArrayFromImage(written), seen.segmentation)
         assert written.GetOrigin() == sitk.ReadImage(str(context.dataset.images[case][0])).GetOrigin()

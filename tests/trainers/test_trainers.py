@@ -23,14 +23,13 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from scipy.stats import kstest
 from torch import nn
 
-from nnunet_assft.active.experiment import create_experiment
 from nnunet_assft.active.paths import TRAINERS, ExperimentPaths, fold_of
 from nnunet_assft.active.training.stages import Context, load_weights, write_training_set
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.files import read_json
 from nnunet_assft.trainers.assft_trainers import draw_noise_sd, nnUNetTrainerASSFT
 from nnunet_assft.volumes.raw_dataset import find_dataset
-from tests.conftest import write_dataset
+from tests.conftest import plan_experiment, write_dataset
 
 CPU = torch.device("cpu")
 START = "assft/assft/initial_network.pth"
@@ -48,7 +47,7 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Context]:
             (root / name).mkdir()
             monkeypatch.setenv(name, str(root / name))
         write_dataset(root / "nnUNet_raw")
-        start = create_experiment(
+        start = plan_experiment(
             901, preset="tiny", rounds=1, budget="1", epochs=8, iterations_per_epoch=2
         ).initial_model
         paths = ExperimentPaths("Dataset901_Blobs", "assft")

@@ -4,61 +4,62 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from nnunet_assft.active import metrics
+from nnunet_assft.active.context import Context
 from nnunet_assft.active.query.pool import QueryPool
-from nnunet_assft.active.scoring.scorer import STATISTICS, CaseRecord, Request, Scorer
+from nnunet_assft.active.scoring.case_record import RECORDS, CaseRecord, Request
+from nnunet_assft.active.scoring.prediction import open_scorer
+from nnunet_assft.active.scoring.statistics import STATISTICS, compute_record
 from nnunet_assft.active.selection import SelectionPool
-from nnunet_assft.active.state import Experiment, Model, Round
+from nnunet_assft.active.state import Model, Round
 from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.active.training.committee import train_committee
-from nnunet_assft.active.training.stages import Context, load_weights
-from nnunet_assft.planning.preprocessing import load_image
+from nnunet_assft.runtime.cached import cached, cached_or_none
+from nnunet_assft.runtime.cases import for_each_case
 
 
-def query_pool(context: Context, experiment: Experiment, r: int, before: Round, cases: Sequence[str]) -> QueryPool:
-    """What the strategy of the experiment needs of these cases, and no more."""
-    needs = STRATEGIES[experiment.strategy].needs_with(experiment.options)
+def query_pool(context: Context, r: int, before: Round, cases: Sequence[str]) -> QueryPool:
+    """What the strategy of the experiment needs of these cases in round r, and no more. before: the round before."""
+    experiment = context.experiment
+    needs = STRATEGIES[experiment.settings.strategy].needs_with(experiment.options)
     statistics = tuple(sorted(needs & set(STATISTICS)))
     fields: dict[str, Any] = {}
     if statistics or needs & {"sums", "embeddings", "labelled_embeddings"}:
-        committee = train_committee(context, experiment, before.round) if "committee_spread" in needs else {}
-        request = request_of(experiment, r, statistics)
-        records = score(context, before.model, cases, request, f"round_{r:02d}_query", f"round {r}: scoring", committee)
+        committee = train_committee(context, before.round) if "committee_spread" in needs else {}
+        request = request_of(context, r, statistics)
+        records = score(context, before.model, cases, request, f"round_{r:02d}_query", committee)
         fields["sums"] = tuple(records[case].sums for case in cases)
         fields["embeddings"] = embeddings(records, cases)
         fields |= {name: np.stack([records[case].statistics[name] for case in cases]) for name in statistics}
     if "labelled_embeddings" in needs:
-        plain = request_of(experiment, r, ())
-        labelled = score(
-            context, before.model, before.labelled, plain, f"round_{r:02d}_labelled", f"round {r}: labelled cases"
-        )
+        labelled = score(context, before.model, before.labelled, request_of(context, r), f"round_{r:02d}_labelled")
         fields["labelled_embeddings"] = embeddings(labelled, before.labelled)
     if "pretrained_embeddings" in needs:
-        fields["pretrained_embeddings"] = embeddings(pretrained_records(context, experiment), cases)
+        fields["pretrained_embeddings"] = embeddings(pretrained_records(context), cases)
     return QueryPool(
         ids=tuple(cases),
         permutation=experiment.permutation,
         round=r,
         n_rounds=experiment.n_rounds,
-        seed=experiment.seed,
+        seed=experiment.settings.seed,
         options=experiment.options,
         **fields,
     )
 
 
 def selection_pool(
-    context: Context, experiment: Experiment, r: int, model: Model, labelled: Sequence[str], unlabelled: Sequence[str]
+    context: Context, r: int, model: Model, labelled: Sequence[str], unlabelled: Sequence[str]
 ) -> SelectionPool:
-    """What a selection of round r may look at. model: of its supervised stage; labelled, unlabelled: T_l and T_u after its query."""
-    options = experiment.options
-    cases = [*unlabelled, *labelled]
-    records = score(context, model, cases, request_of(experiment, r), f"round_{r:02d}_select", f"round {r}: selecting")
+    """What a selection of round r may look at. model: of its supervised stage; labelled, unlabelled: T_l and T_u after
+    its query."""
+    options = context.experiment.options
+    records = score(context, model, [*unlabelled, *labelled], request_of(context, r), f"round_{r:02d}_select")
     sums = [records[case].sums for case in unlabelled]
     return SelectionPool(
         ids=tuple(unlabelled),
@@ -68,57 +69,54 @@ def selection_pool(
         tau_c=options.tau_c,
         scale=metrics.SCALE_OF_CONFIDENCE[options.confidence],
         round=r,
-        seed=experiment.seed,
+        seed=context.experiment.settings.seed,
     )
 
 
-def request_of(experiment: Experiment, r: int, statistics: tuple[str, ...] = ()) -> Request:
+def request_of(context: Context, r: int, statistics: tuple[str, ...] = ()) -> Request:
     """What is computed of a case in round r."""
-    options = experiment.options
+    experiment, options = context.experiment, context.experiment.options
     return Request(
         tau=metrics.temperature(r, experiment.n_rounds),
         second=options.second,
         statistics=statistics,
         badge_loss=options.badge_loss,
         ugtst_entropy=options.ugtst_entropy,
-        seed=(experiment.seed, r),
+        seed=(experiment.settings.seed, r),
     )
 
 
-def pretrained_records(context: Context, experiment: Experiment) -> dict[str, CaseRecord]:
+def pretrained_records(context: Context) -> dict[str, CaseRecord]:
     """Embeddings of the whole pool by E^(p), computed once per experiment."""
-    model = experiment.initial_model
-    made_from = {"model": model.weights_sha256}
-    folder = context.paths.records("pretrained")
-    return _records(experiment.pool, folder, made_from, "pre-trained embeddings", lambda: _embedder(context, model))
+    model = context.experiment.initial_model
+    scorer = cache(lambda: open_scorer(context, model))  # opened only if a case is left
+
+    def compute(case: str) -> CaseRecord:
+        return scorer().embed(case, context.image(case))
+
+    inputs = {"model": model.weights_sha256}
+    return _records(context.experiment.pool, context.paths.records("pretrained"), inputs, compute)
 
 
-def score(
+def score(  # six parameters: who scores what, and under which name it is kept
     context: Context,
     model: Model,
     cases: Sequence[str],
     request: Request,
     name: str,
-    desc: str,
     committee: Mapping[str, Model] | None = None,
 ) -> dict[str, CaseRecord]:
-    """Records of these cases under a model; those that are there are not computed again."""
-    made_from = {"model": model.weights_sha256, **asdict(request)}
+    """Records of these cases under a model; those that exist are not computed again. name: of the folder of records."""
+    inputs = {"model": model.weights_sha256, **asdict(request)}
     if committee:
-        made_from["committee"] = [member.weights_sha256 for member in committee.values()]
+        inputs["committee"] = [member.weights_sha256 for member in committee.values()]
+    scorer = cache(lambda: open_scorer(context, model))  # opened only if a case is left
+    members = cache(lambda: [open_scorer(context, member) for member in (committee or {}).values()])
 
-    def scorer() -> Callable[[str], CaseRecord]:
-        network = open_scorer(context, model)
-        members = [open_scorer(context, member) for member in (committee or {}).values()]
-        return lambda case: network.record(case, load_image(context.image_folder, case), request, members)
+    def compute(case: str) -> CaseRecord:
+        return compute_record(scorer(), case, context.image(case), request, members())
 
-    return _records(cases, context.paths.records(name), made_from, desc, scorer)
-
-
-def open_scorer(context: Context, model: Model) -> Scorer:
-    """The network of a trained stage, ready for inference."""
-    weights = load_weights(context.paths.results_of_dataset / model.checkpoint)
-    return Scorer(context.plans, context.dataset.dataset_json, weights, context.device)
+    return _records(cases, context.paths.records(name), inputs, compute)
 
 
 def embeddings(records: Mapping[str, CaseRecord], cases: Sequence[str]) -> np.ndarray:
@@ -126,24 +124,15 @@ def embeddings(records: Mapping[str, CaseRecord], cases: Sequence[str]) -> np.nd
     return np.stack([records[case].embedding for case in cases])
 
 
-def _embedder(context: Context, model: Model) -> Callable[[str], CaseRecord]:
-    network = open_scorer(context, model)
-    return lambda case: network.embed(case, load_image(context.image_folder, case))
-
-
 def _records(
-    cases: Sequence[str],
-    folder: Path,
-    made_from: Mapping[str, Any],
-    desc: str,
-    open_network: Callable[[], Callable[[str], CaseRecord]],
+    cases: Sequence[str], folder: Path, inputs: Mapping[str, Any], compute: Callable[[str], CaseRecord]
 ) -> dict[str, CaseRecord]:
-    found = {case: CaseRecord.load(folder / f"{case}.npz", made_from) for case in cases}
-    records = {case: record for case, record in found.items() if record is not None}
-    todo = [case for case in cases if case not in records]
-    if todo:
-        compute = open_network()
-        for case in tqdm(todo, desc=desc, unit="case", leave=False):
-            records[case] = compute(case)
-            records[case].save(folder / f"{case}.npz", made_from)
-    return records
+    def file(case: str) -> Path:
+        return folder / f"{case}.npz"
+
+    return for_each_case(
+        lambda case: cached(file(case), inputs, partial(compute, case), store=RECORDS),
+        cases,
+        desc=f"scoring ({folder.name.replace('_', ' ')})",
+        done=lambda case: cached_or_none(file(case), inputs, store=RECORDS),
+    )

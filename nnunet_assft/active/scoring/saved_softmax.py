@@ -13,17 +13,14 @@ counts voxels of the network grid: do not mix the two.
 
 from __future__ import annotations
 
-import os
 import pickle
 import zipfile
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import blosc2
 import numpy as np
@@ -32,14 +29,13 @@ from nnunet_assft.active.metrics import VoxelSums, asd_from_sums, confidence_fro
 from nnunet_assft.active.query.pool import Query, QueryPool
 from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.errors import AssftError
-from nnunet_assft.runtime.cases import map_cases
+from nnunet_assft.runtime.cases import for_each_case, in_processes
 from nnunet_assft.runtime.files import read_json
+from nnunet_assft.runtime.processes import number_of_processes
 
 KEY = "probabilities"
 NPZ, B2ND = ".npz", ".b2nd"
 SLAB_BYTES = 2**25  # of a b2nd, read at a time; at least one slice of the first axis
-BYTES_PER_PROCESS = 100_000_000  # of files: a process pays its imports before its first case
-PROCESS_MEMORY = 300_000_000  # bytes besides the case: imports and blocks in float64
 QUERY_COLUMNS = ("pakd", "pd", "dkd", "q")
 
 
@@ -118,7 +114,7 @@ def score_folder(
     files = saved_files(folder, ignore=embeddings_file)
     _transpose_forward(folder)  # raises here, once, rather than for every case
     embeddings = None if embeddings_file is None else read_embeddings(embeddings_file, [file.stem for file in files])
-    cases, findings = _score_files(files, tau, num_processes or _default_processes(files))
+    cases, findings = _score_files(files, tau, _processes(files, num_processes))
     query = None
     if embeddings is not None and cases:
         rows = [embeddings.index[case.case] for case in cases]
@@ -345,14 +341,16 @@ def _damage_is_a_value_error(ending: str) -> Iterator[None]:
 
 def _score_files(files: Sequence[Path], tau: float, num_processes: int) -> tuple[list[SavedCase], dict[str, str]]:
     """The cases that can be scored, by id, and what is wrong with the others."""
-    try:
-        results = dict(map_cases(partial(_score_or_say_why, tau), files, num_processes=num_processes, desc="scoring"))
-    except BrokenProcessPool as error:
-        raise AssftError(
-            f"one of {num_processes} processes was killed, most likely for lack of memory. Fewer need less: try -np 1."
-        ) from error
-    scored = [results[case] for case in sorted(results) if isinstance(results[case], SavedCase)]
-    findings = {case: result for case, result in results.items() if isinstance(result, str)}
+    unusable: dict[str, AssftError] = {}
+    results = for_each_case(
+        partial(_score_or_say_why, tau),
+        {file.stem: file for file in files},
+        desc="scoring",
+        failures=unusable,
+        executor=in_processes(num_processes),
+    )
+    scored = [results[case] for case in sorted(results)]
+    findings = {case: str(error) for case, error in unusable.items()}
     usual = _usual_classes(scored)
     for case in scored:
         found = len(case.sums.class_voxels)
@@ -367,22 +365,21 @@ def _usual_classes(cases: Sequence[SavedCase]) -> int:
     return counts.most_common(1)[0][0] if counts else 0
 
 
-def _score_or_say_why(tau: float, file: Path) -> tuple[str, Any]:
+def _score_or_say_why(tau: float, file: Path) -> SavedCase:
     try:
-        return file.stem, score_file(file, tau)
-    except MemoryError:
-        return file.stem, "does not fit into memory; fewer processes need less: try -np 1."
+        return score_file(file, tau)
+    except MemoryError as error:
+        raise AssftError("does not fit into memory; fewer processes need less: try -np 1.") from error
     except (OSError, ValueError) as error:
-        return file.stem, " ".join(str(error).split())
+        raise AssftError(" ".join(str(error).split())) from error
 
 
-def _default_processes(files: Sequence[Path]) -> int:
-    """One per core, not more than the files are worth, and not more than half of the memory can hold."""
-    wanted = max(1, min(os.cpu_count() or 1, sum(file.stat().st_size for file in files) // BYTES_PER_PROCESS))
-    if wanted == 1 or "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):
-        return wanted
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return max(1, min(wanted, memory // 2 // (PROCESS_MEMORY + max(map(_bytes_held, files)))))
+def _processes(files: Sequence[Path], requested: int | None) -> int:
+    return number_of_processes(
+        requested,
+        total_bytes=sum(file.stat().st_size for file in files),
+        bytes_per_process=max(map(_bytes_held, files)),
+    )
 
 
 def _bytes_held(file: Path) -> int:

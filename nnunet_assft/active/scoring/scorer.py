@@ -1,20 +1,15 @@
-"""One forward pass per case: voxel sums and embedding together, in network space, from the preprocessed image.
+"""A network with nnU-Net's sliding window around it, on preprocessed images, in network space.
 
-nnU-Net's sliding window blends the logits; the softmax is taken from them block by block and reduced to sums at once.
-Nothing of its size is stored or resampled. Mirroring is off: one pass means one pass. Only a strategy that asks for
-statistics of several predictions (STATISTICS) pays for more passes.
+nnU-Net's sliding window blends the logits; what is computed from them takes its softmax block by block, see `statistics`.
+Mirroring is off unless it is asked for: one pass means one pass.
 """
 
 from __future__ import annotations
 
 import io
-import json
 import math
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stdout
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 import numpy as np
@@ -27,71 +22,11 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_assft.active.metrics import VoxelSums
-from nnunet_assft.active.scoring.views import MIRRORINGS, intensity_views
-from nnunet_assft.active.scoring.voxel_statistics import (
-    SoftmaxMoments,
-    class_entropies,
-    entropy_histogram,
-    head_gradient,
-    voxel_sums_of_logits,
-)
+from nnunet_assft.active.scoring.case_record import CaseRecord
+from nnunet_assft.active.scoring.views import MIRRORINGS
+from nnunet_assft.active.scoring.voxel_statistics import head_gradient
 from nnunet_assft.errors import AssftError
 from nnunet_assft.planning.planner import CONFIGURATION
-from nnunet_assft.runtime.files import atomic_path
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is computed of each case; a record remembers it, so that it is never taken for an answer to another one.
-
-    tau, second: see `metrics.voxel_sums`. statistics: names of STATISTICS, ascending; the rest is for those that use it.
-    """
-
-    tau: float
-    second: str = "order"
-    statistics: tuple[str, ...] = ()
-    badge_loss: str = "ce"
-    ugtst_entropy: str = "mean"
-    seed: tuple[int, ...] = (0,)  # of random views
-
-
-@dataclass(frozen=True)
-class CaseRecord:
-    """What is kept of one case under one model: a few kB, never a softmax.
-
-    embedding: (d,) float64, mean over the sliding windows of the global average of the bottleneck. sums: None where only
-    the encoder ran. statistics: what STATISTICS gave, by name; numbers and small arrays.
-    """
-
-    case: str
-    embedding: np.ndarray
-    sums: VoxelSums | None
-    statistics: Mapping[str, np.ndarray] = field(default_factory=dict)
-
-    def save(self, file: Path, made_from: Mapping[str, Any]) -> None:
-        """made_from: model checksum and settings, so that a record of another model is never taken for this one."""
-        meta = {"case": self.case, "made_from": dict(made_from), "sums": asdict(self.sums) if self.sums else None}
-        buffer = io.BytesIO()
-        arrays: dict[str, Any] = {"embedding": self.embedding, "meta": np.array(json.dumps(meta)), **self.statistics}
-        np.savez(buffer, **arrays)
-        with atomic_path(file) as partial:
-            partial.write_bytes(buffer.getvalue())
-
-    @classmethod
-    def load(cls, file: Path, made_from: Mapping[str, Any]) -> CaseRecord | None:
-        """None if there is no whole record, or one made from something else."""
-        try:
-            with np.load(file) as content:
-                meta = json.loads(str(content["meta"]))
-                arrays = {name: content[name] for name in content.files if name != "meta"}
-                embedding = arrays.pop("embedding")
-        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
-            return None
-        if meta.get("made_from") != json.loads(json.dumps(dict(made_from))):
-            return None
-        sums = meta["sums"] and VoxelSums(**{**meta["sums"], "class_voxels": tuple(meta["sums"]["class_voxels"])})
-        return cls(meta["case"], embedding, sums, arrays)
 
 
 class Scorer:
@@ -129,28 +64,6 @@ class Scorer:
             self.network, self.plans_manager, self.configuration, [dict(weights)], dataset_json, "", (0, 1, 2)
         )
 
-    def record(self, case: str, image: np.ndarray, request: Request, committee: Sequence[Scorer] = ()) -> CaseRecord:
-        """Sums, embedding and the requested statistics of one case. image: (channels, z, y, x), preprocessed.
-
-        committee: other networks, for the statistic that compares them.
-        """
-        with ExitStack() as stack:
-            bottleneck = stack.enter_context(self.bottleneck())
-            gradients = (
-                stack.enter_context(self.head_gradients(request.badge_loss))
-                if "gradients" in request.statistics
-                else None
-            )
-            logits = self.logits(image)
-        embedding = bottleneck.mean()
-        sums = voxel_sums_of_logits(logits, request.tau, second=request.second, device=self.float64_device)
-        done = _Pass(self, image, request, committee, logits, gradients.mean() if gradients else None)
-        statistics = {name: np.asarray(STATISTICS[name](done), dtype=np.float64) for name in request.statistics}
-        _check_finite(
-            case, embedding, np.array([sums.entropy_sum, sums.top1_sum, sums.margin_sum]), *statistics.values()
-        )
-        return CaseRecord(case, embedding, sums, statistics)
-
     @torch.inference_mode()
     def embed(self, case: str, image: np.ndarray) -> CaseRecord:
         """The embedding alone: the same windows through the encoder only."""
@@ -161,7 +74,7 @@ class Scorer:
             for window in self.predictor._internal_get_sliding_window_slicers(padded.shape[1:]):
                 self.network.encoder(self.predictor.batch_of(padded[window][None].to(device)))
         embedding = windows.mean()
-        _check_finite(case, embedding)
+        check_finite(case, embedding)
         return CaseRecord(case, embedding, None)
 
     def logits(self, image: np.ndarray, *, mirroring: bool = False) -> torch.Tensor:
@@ -197,7 +110,7 @@ class Scorer:
         return whole.transpose(self.plans_manager.transpose_backward)
 
     @contextmanager
-    def bottleneck(self) -> Iterator[_WindowMean]:
+    def bottleneck(self) -> Iterator[WindowMean]:
         """Collects the global average of the encoder's last output, (d,), of every window."""
 
         def pool(module: torch.nn.Module, inputs: Any, levels: list[torch.Tensor]) -> torch.Tensor:
@@ -207,7 +120,7 @@ class Scorer:
             yield windows
 
     @contextmanager
-    def head_gradients(self, loss: str) -> Iterator[_WindowMean]:
+    def head_gradients(self, loss: str) -> Iterator[WindowMean]:
         """Collects the gradient of the loss at the segmentation layer, (C, F), of every window."""
 
         def gradient(module: torch.nn.Module, inputs: Any, logits: torch.Tensor) -> torch.Tensor:
@@ -218,8 +131,8 @@ class Scorer:
             yield windows
 
     @contextmanager
-    def _collect(self, module: torch.nn.Module, value: Callable[..., torch.Tensor]) -> Iterator[_WindowMean]:
-        windows = _WindowMean()
+    def _collect(self, module: torch.nn.Module, value: Callable[..., torch.Tensor]) -> Iterator[WindowMean]:
+        windows = WindowMean()
         hook = module.register_forward_hook(lambda *call: windows.values.append(value(*call)))
         self.predictor.before_windows.append(windows.values.clear)
         try:
@@ -269,7 +182,7 @@ def _is_slow_alone(network: Any, patch_size: Sequence[int]) -> bool:
     return int(network.encoder.conv_init.out_channels) * math.prod(patch_size[:2]) <= 20480
 
 
-class _WindowMean:
+class WindowMean:
     """One small tensor per window, left on its device until their mean is asked for."""
 
     def __init__(self) -> None:
@@ -281,63 +194,7 @@ class _WindowMean:
         return mean
 
 
-# Statistics that only some strategies need ------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Pass:
-    """One case after its forward pass: what a statistic may use."""
-
-    scorer: Scorer
-    image: np.ndarray
-    request: Request
-    committee: Sequence[Scorer]
-    logits: torch.Tensor
-    gradient: np.ndarray | None  # (C, F), if it was asked for
-
-    @property
-    def device(self) -> torch.device:
-        return self.scorer.float64_device
-
-
-def _mirror_spread(done: _Pass) -> float:
-    """Mean over voxels and classes of the SD over the 8 mirrored predictions of one network."""
-    moments = SoftmaxMoments(spread=True)
-    moments.add(done.logits, device=done.device)
-    for axes in MIRRORINGS:
-        moments.add(done.scorer.logits(np.ascontiguousarray(np.flip(done.image, axes))).flip(axes), device=done.device)
-    return moments.mean_spread()
-
-
-def _committee_spread(done: _Pass) -> float:
-    """The same over the predictions of the networks of a committee."""
-    moments = SoftmaxMoments(spread=True)
-    for member in done.committee:
-        moments.add(member.logits(done.image), device=done.device)
-    return moments.mean_spread()
-
-
-def _peak_entropy(done: _Pass) -> float:
-    """Mean of the voxel entropies above the first peak of their histogram (GAUA of UGTST), in bits."""
-    if done.request.ugtst_entropy == "single":
-        return entropy_histogram(done.logits, device=done.device).mean_above_first_peak()
-    moments = SoftmaxMoments(spread=False)
-    for view in intensity_views(done.image, done.request.seed):
-        moments.add(done.scorer.logits(view), device=done.device)
-    return moments.entropies().mean_above_first_peak()
-
-
-# name, as in QueryPool -> what it is of one case
-STATISTICS: dict[str, Callable[[_Pass], Any]] = {
-    "class_entropies": lambda done: class_entropies(done.logits, device=done.device),
-    "committee_spread": _committee_spread,
-    "gradients": lambda done: done.gradient,
-    "mirror_spread": _mirror_spread,
-    "peak_entropy": _peak_entropy,
-}
-
-
-def _check_finite(case: str, *values: np.ndarray) -> None:
+def check_finite(case: str, *values: np.ndarray) -> None:
     if not all(np.isfinite(v).all() for v in values):
         raise AssftError(
             f"The network's output for case {case} is not finite. If its training has diverged (see progress.png), "

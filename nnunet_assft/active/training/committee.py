@@ -7,24 +7,26 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from nnunet_assft.active.context import Context
 from nnunet_assft.active.paths import COMMITTEE
-from nnunet_assft.active.state import Experiment, Model
-from nnunet_assft.active.training.stages import Context, fine_tune
+from nnunet_assft.active.state import Model
+from nnunet_assft.active.training.stages import fine_tune
+from nnunet_assft.active.training.training_set import Stage
 from nnunet_assft.runtime.files import read_json
 
 
-def train_committee(context: Context, experiment: Experiment, r: int) -> dict[str, Model]:
-    """Member -> model. Each is the supervised stage of round r again: same start, same epochs, but its own sample and seed.
+def train_committee(context: Context, r: int) -> dict[str, Model]:
+    """Member -> model. Each repeats the supervised stage of round r: same start, same epochs, its own sample and seed.
 
     With one labelled case all samples are that case, and the members differ by their seed alone.
     """
-    stage = read_json(context.paths.stage_file(r, "supervised"))
-    start = Model("start", stage["start_from"], stage["start_sha256"])
+    supervised = read_json(context.paths.stage_file(r, "supervised"))
+    start = Model("start", supervised["start_from"], supervised["start_sha256"])
     models = {}
     for k, member in enumerate(COMMITTEE, start=1):
-        copies = bootstrap_sample(stage["cases"], [experiment.seed, r, k])
+        copies = bootstrap_sample(supervised["cases"], [context.experiment.settings.seed, r, k])
         labels = {case: context.dataset.label_file(case) for case in copies}
-        models[member] = fine_tune(context, r, member, labels, {}, start=start, epochs=stage["epochs"], copies=copies)
+        models[member] = fine_tune(context, Stage(r, member, labels, {}, start, supervised["epochs"], copies))
     return models
 
 

@@ -12,11 +12,11 @@ import SimpleITK as sitk
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-from nnunet_assft.active.experiment import create_experiment
-from nnunet_assft.active.rounds import open_context
+from nnunet_assft.active.context import open_context
 from nnunet_assft.active.scoring import records
 from nnunet_assft.active.scoring import scorer as inference
 from nnunet_assft.active.scoring.scorer import STATISTICS, CaseRecord, Request, Scorer
+from nnunet_assft.active.scoring.statistics import compute_record
 from nnunet_assft.active.scoring.views import intensity_views
 from nnunet_assft.active.scoring.voxel_statistics import voxel_sums_of_logits
 from nnunet_assft.active.state import Model
@@ -32,7 +32,7 @@ from tests.active.scoring.test_voxel_statistics import (
     softmax_of,
     sums_of_softmax,
 )
-from tests.conftest import blob_case, write_dataset
+from tests.conftest import blob_case, plan_experiment, write_dataset
 
 CPU = torch.device("cpu")
 PATCH = (16, 32, 32)  # what is planned for the blobs
@@ -146,7 +146,7 @@ def plan_and_open(blobs):
     volume = sitk.GetImageFromArray(image)
     volume.SetSpacing((1.3, 1.2, 1.7))
     sitk.WriteImage(volume, str(blobs / "imagesTr" / "case_00_0000.nii.gz"))
-    experiment = create_experiment(901, preset="tiny", epochs=1, iterations_per_epoch=1)
+    experiment = plan_experiment(901, preset="tiny", epochs=1, iterations_per_epoch=1)
     context = open_context(experiment, CPU)
     assert tuple(context.plans["configurations"]["3d_fullres"]["patch_size"]) == PATCH
     weights = load_weights(experiment.paths.initial_network)
@@ -210,7 +210,7 @@ def bottleneck_mean(scorer: Scorer, window: np.ndarray) -> np.ndarray:
 
 def test_the_embedding_of_one_window_is_the_mean_of_the_bottleneck(scorer):
     image = random_image(*PATCH)
-    embedding = scorer.record("a", image, Request(2.0)).embedding
+    embedding = compute_record(scorer, "a", image, Request(2.0)).embedding
     assert embedding.shape == (64,)
     assert embedding.dtype == np.float64
     np.testing.assert_allclose(embedding, bottleneck_mean(scorer, image), rtol=1e-6)
@@ -229,14 +229,14 @@ def test_the_embedding_of_a_large_image_is_the_mean_over_its_windows(scorer):
     slicers = scorer.predictor._internal_get_sliding_window_slicers(image.shape[1:])
     assert sorted((s[1].start, s[2].start, s[3].start) for s in slicers) == [(z, 0, x) for z in (0, 8) for x in (0, 16)]
     expected = np.mean([bottleneck_mean(scorer, np.ascontiguousarray(window)) for window in windows], axis=0)
-    np.testing.assert_allclose(scorer.record("a", image, Request(2.0)).embedding, expected, rtol=1e-6)
+    np.testing.assert_allclose(compute_record(scorer, "a", image, Request(2.0)).embedding, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(16, 32, 32), (12, 20, 30), (24, 32, 48)])
 def test_embed_gives_the_embedding_of_record(scorer, shape):
     image = random_image(*shape)
     alone = scorer.embed("a", image)
-    np.testing.assert_allclose(alone.embedding, scorer.record("a", image, Request(2.0)).embedding, rtol=1e-12)
+    np.testing.assert_allclose(alone.embedding, compute_record(scorer, "a", image, Request(2.0)).embedding, rtol=1e-12)
     assert alone.sums is None
 
 
@@ -246,7 +246,7 @@ def test_the_sums_are_those_of_nnunets_own_logits(scorer, predictor, shape, monk
     image = random_image(*shape)
     logits = predictor(mirroring=False).predict_sliding_window_return_logits(torch.from_numpy(image))
     assert logits.shape == (3, *shape)
-    record = scorer.record("a", image, Request(1.7))
+    record = compute_record(scorer, "a", image, Request(1.7))
     assert_equal_sums(record.sums, sums_of_softmax(logits, 1.7))
     assert record.sums.voxels == np.prod(shape)  # the padding is not counted
 
@@ -272,7 +272,7 @@ def test_the_request_says_what_the_second_probability_is(planned, second):
     for name in ("decoder.heads.3.weight", "decoder.heads.3.bias"):
         weights[name][2] = weights[name][1]  # the two structures are tied in every voxel
     scorer, image = Scorer(context.plans, context.dataset.dataset_json, weights, CPU), random_image(*PATCH)
-    sums = scorer.record("a", image, Request(1.7, second)).sums
+    sums = compute_record(scorer, "a", image, Request(1.7, second)).sums
     assert_equal_sums(sums, sums_of_softmax(scorer.logits(image), 1.7, second))
     assert (sums.foreground_margin_sum > 0) == (second == "strict")
 
@@ -292,10 +292,10 @@ def test_segment_equals_nnunets_prediction_of_the_raw_image(planned, scorer, pre
 def test_mirroring_ends_with_the_segmentation_it_was_asked_for(planned, scorer):
     context, _, _ = planned
     image = load_image(context.image_folder, "case_00")
-    before = scorer.record("case_00", image, Request(2.0))
+    before = compute_record(scorer, "case_00", image, Request(2.0))
     mirrored = scorer.logits(image, mirroring=True)
     assert not torch.equal(mirrored, scorer.logits(image))
-    after = scorer.record("case_00", image, Request(2.0))
+    after = compute_record(scorer, "case_00", image, Request(2.0))
     assert after.sums == before.sums
     np.testing.assert_array_equal(after.embedding, before.embedding)
 
@@ -306,7 +306,7 @@ def test_weights_that_are_not_finite_are_refused_with_the_case(planned, key):
     weights[key].fill_(torch.nan)
     broken = Scorer(context.plans, context.dataset.dataset_json, weights, CPU)
     with pytest.raises(AssftError, match="case case_05 is not finite"):
-        broken.record("case_05", random_image(*PATCH), Request(2.0))
+        compute_record(broken, "case_05", random_image(*PATCH), Request(2.0))
 
 
 def test_an_embedding_that_is_not_finite_is_refused_with_the_case(planned):
@@ -337,7 +337,7 @@ def other_scorer(planned, seed: int) -> Scorer:
 
 
 def statistic(scorer: Scorer, image: np.ndarray, name: str, committee: Sequence[Scorer] = (), **request) -> np.ndarray:
-    return scorer.record("a", image, Request(2.0, statistics=(name,), **request), committee).statistics[name]
+    return compute_record(scorer, "a", image, Request(2.0, statistics=(name,), **request), committee).statistics[name]
 
 
 def bits_of(softmax: np.ndarray) -> np.ndarray:
@@ -348,9 +348,9 @@ def test_only_what_was_requested_is_computed(scorer, monkeypatch):
     image = random_image(*LARGE)
     with monkeypatch.context() as patch:
         patch.setattr(inference, "head_gradient", None)
-        plain = scorer.record("a", image, Request(2.0))
+        plain = compute_record(scorer, "a", image, Request(2.0))
     assert plain.statistics == {}
-    record = scorer.record("a", image, Request(2.0, statistics=("class_entropies", "gradients")))
+    record = compute_record(scorer, "a", image, Request(2.0, statistics=("class_entropies", "gradients")))
     assert list(record.statistics) == ["class_entropies", "gradients"]
     assert all(value.dtype == np.float64 for value in record.statistics.values())
     assert record.sums == plain.sums
@@ -370,12 +370,12 @@ def test_only_what_was_requested_is_computed(scorer, monkeypatch):
 def test_passes_through_the_network(scorer, request_, passes):
     calls = []
     scorer.network.register_forward_hook(lambda *call: calls.append(call))
-    scorer.record("a", random_image(*PATCH), request_)
+    compute_record(scorer, "a", random_image(*PATCH), request_)
     assert len(calls) == passes
 
 
 def test_nothing_is_collected_after_a_record(scorer):
-    scorer.record("a", random_image(*PATCH), Request(2.0, statistics=ALONE))
+    compute_record(scorer, "a", random_image(*PATCH), Request(2.0, statistics=ALONE))
     assert scorer.predictor.before_windows == []
     assert not any(module._forward_hooks for module in scorer.network.modules())
 
@@ -476,13 +476,15 @@ def test_a_statistic_that_is_not_finite_is_refused_with_the_case(planned, scorer
     weights["encoder.conv_init.weight"].fill_(torch.nan)
     broken = Scorer(context.plans, context.dataset.dataset_json, weights, CPU)
     with pytest.raises(AssftError, match="case case_05 is not finite"):
-        scorer.record("case_05", random_image(*PATCH), Request(2.0, statistics=("committee_spread",)), [broken])
+        compute_record(
+            scorer, "case_05", random_image(*PATCH), Request(2.0, statistics=("committee_spread",)), [broken]
+        )
 
 
 def test_windows_that_are_gone_through_twice_count_once(scorer, capsys):
     """nnU-Net starts again, with the results in another memory, when the first attempt failed half-way."""
     image, request = random_image(*LARGE), Request(2.0, statistics=("gradients",))
-    undisturbed = scorer.record("a", image, request)
+    undisturbed = compute_record(scorer, "a", image, request)
     scorer.predictor.perform_everything_on_device = True
     calls = []
 
@@ -492,7 +494,7 @@ def test_windows_that_are_gone_through_twice_count_once(scorer, capsys):
             raise RuntimeError("out of memory")
 
     scorer.network.register_forward_hook(fail_in_the_third_window)
-    record = scorer.record("a", image, request)
+    record = compute_record(scorer, "a", image, request)
     assert len(calls) == 3 + 4
     assert "Prediction on device was unsuccessful" in capsys.readouterr().out
     assert record.sums == undisturbed.sums

@@ -1,0 +1,73 @@
+"""What every step of a round reads: the experiment, its raw dataset, its plans, and the device to compute on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nnunet_assft.active.paths import ExperimentPaths
+from nnunet_assft.active.state import Experiment
+from nnunet_assft.errors import AssftError
+from nnunet_assft.planning.planner import CONFIGURATION
+from nnunet_assft.planning.preprocessing import check_label, image_properties, load_image, load_properties
+from nnunet_assft.runtime.files import read_json
+from nnunet_assft.volumes.raw_dataset import RawDataset, find_dataset
+
+
+@dataclass(frozen=True)
+class Context:
+    """An experiment with everything that is open while its rounds run."""
+
+    experiment: Experiment
+    dataset: RawDataset
+    plans: dict[str, Any]
+    device: torch.device
+
+    @property
+    def paths(self) -> ExperimentPaths:
+        return self.experiment.paths
+
+    @property
+    def image_folder(self) -> Path:
+        """The preprocessed images of pool and test cases."""
+        return self.paths.preprocessed / str(self.plans["configurations"][CONFIGURATION]["data_identifier"])
+
+    def image(self, case: str) -> np.ndarray:
+        """The preprocessed image, (channels, z, y, x) float32."""
+        return load_image(self.image_folder, case)
+
+    def properties(self, case: str) -> dict[str, Any]:
+        """What nnU-Net needs to bring a prediction of this case back to the grid of its image."""
+        return load_properties(self.image_folder, case)
+
+    def pseudo_label(self, r: int, case: str) -> Path:
+        return self.paths.pseudo_label_folder(r) / "pseudo_labels" / f"{case}{self.dataset.file_ending}"
+
+    def checked_label(self, case: str, label_file: Path) -> np.ndarray:
+        """The label of a case that may be seen, see `check_label`."""
+        properties = image_properties(self.image_folder, case, self.plans)
+        return check_label(case, label_file, self.dataset.reader, properties, self.dataset.labels)
+
+
+def open_context(experiment: Experiment, device: torch.device) -> Context:
+    """The dataset and the plans of an experiment. Raises `AssftError` if an image that it was planned with is missing."""
+    dataset = find_dataset(experiment.dataset)
+    missing = [case for case in experiment.pool if case not in dataset.images]
+    if missing:
+        raise AssftError(
+            f"{dataset.folder / 'imagesTr'} lacks {len(missing)} cases that the experiment was planned with: "
+            f"{', '.join(missing[:5])}. Put them back and run the same command again."
+        )
+    context = Context(experiment, dataset, read_json(experiment.paths.plans), device)
+    cases = (*experiment.pool, *experiment.test)
+    missing = [case for case in cases if not (context.image_folder / f"{case}.pkl").is_file()]
+    if missing:
+        raise AssftError(
+            f"{context.image_folder} lacks {len(missing)} preprocessed cases: {', '.join(missing[:5])}. "
+            f"Run {experiment.command('plan')} with the options of the experiment to preprocess them again."
+        )
+    return context

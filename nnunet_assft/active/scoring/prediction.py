@@ -1,0 +1,42 @@
+"""The network of a trained stage at work: opened for inference, and its segmentations of the test cases."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+
+from nnunet_assft.active.context import Context
+from nnunet_assft.active.scoring.scorer import Scorer
+from nnunet_assft.active.state import Model
+from nnunet_assft.active.training.checkpoints import load_weights
+from nnunet_assft.runtime.cached import claim, remove
+from nnunet_assft.runtime.cases import for_each_case
+from nnunet_assft.volumes.segmentations import write_segmentation
+
+
+def open_scorer(context: Context, model: Model) -> Scorer:
+    """The network of a trained stage, ready for inference."""
+    weights = load_weights(context.paths.results_of_dataset / model.checkpoint)
+    return Scorer(context.plans, context.dataset.dataset_json, weights, context.device)
+
+
+def predict_test_cases(context: Context, model: Model, folder: Path, desc: str) -> dict[str, Path]:
+    """Segmentations of the test cases in `folder`, as `nnUNetv2_predict` makes them, with mirroring.
+
+    Those that the same model made before are kept. desc: text of the progress bar.
+    """
+    claim(folder / "model.json", asdict(model), displace=remove)
+    scorer = cache(lambda: open_scorer(context, model))  # opened only if a case is left
+    files = {case: folder / f"{case}{context.dataset.file_ending}" for case in context.experiment.test}
+
+    def predict(case: str) -> Path:
+        properties = context.properties(case)
+        logits = scorer().logits(context.image(case), mirroring=True)
+        segmentation = scorer().segmentation(logits, properties)
+        write_segmentation(context.dataset.reader, segmentation, files[case], properties)
+        return files[case]
+
+    return for_each_case(
+        predict, list(files), desc=desc, done=lambda case: files[case] if files[case].is_file() else None
+    )

@@ -1,0 +1,93 @@
+"""What a person decides about an experiment. The commands fill it, `experiment.json` stores it, a comparison copies it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from nnunet_assft.active.options import Options
+from nnunet_assft.active.strategies import STRATEGIES
+from nnunet_assft.errors import AssftError
+from nnunet_assft.network.presets import PRESETS
+from nnunet_assft.planning.domains import DOMAINS, ONE_SHOT_EPOCHS, resolve_domain
+
+ANNOTATORS = ("oracle", "human")
+WEIGHT_DECAY = 3e-5
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options of `nnUNetv2_assft_plan`, by their names. rounds, budget, epochs: None takes what the domain says.
+
+    epochs: per stage of a round r >= 1; round 0 keeps the paper's share of it. encoder: path of the pre-trained weights,
+    None for a random start. test_split: see `planning.test_split`.
+    """
+
+    strategy: str = "assft"
+    rounds: int | None = None
+    budget: str | None = None
+    seed: int = 0
+    domain: str = "auto"
+    preset: str = "ctfm"
+    encoder: str | None = None
+    annotator: str = "oracle"
+    test_split: str | None = None
+    epochs: int | None = None
+    iterations_per_epoch: int = 250
+    initial_lr: float = 1e-4
+    deep_supervision: bool = False
+    normalization: str = "percentile"
+    options: Options = field(default_factory=Options)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Settings:
+        """The inverse of `dataclasses.asdict`."""
+        return cls(**{**content, "options": Options(**content["options"])})
+
+    def resolved(self, dataset: str) -> Settings:
+        """With the values of the domain in place of None and `auto`. Raises `AssftError` for a name that does not exist."""
+        _check_name("--strategy", self.strategy, STRATEGIES)
+        _check_name("--preset", self.preset, PRESETS)
+        domain = resolve_domain(self.domain, dataset)
+        row = DOMAINS[domain]
+        if self.encoder is not None and not PRESETS[self.preset].accepts_pretrained_encoder:
+            raise AssftError(
+                f"The preset {self.preset!r} takes no pre-trained encoder ({PRESETS[self.preset].description}). "
+                "Use --preset ctfm."
+            )
+        return replace(
+            self,
+            domain=domain,
+            rounds=self.rounds or row.rounds,
+            budget=self.budget or row.budget,
+            epochs=self.epochs or row.epochs,
+        )
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """What the trainers read from the plans, of resolved settings. Epochs are per stage."""
+        assert self.epochs is not None
+        share = ONE_SHOT_EPOCHS / DOMAINS[self.domain].epochs
+        return {
+            "one_shot_epochs": max(1, round(self.epochs * share)),
+            "epochs": self.epochs,
+            "iterations_per_epoch": self.iterations_per_epoch,
+            "initial_lr": self.initial_lr,
+            "weight_decay": WEIGHT_DECAY,
+            "deep_supervision": self.deep_supervision,
+        }
+
+    def differences(self, other: Settings) -> dict[str, tuple[Any, Any]]:
+        """Name -> (value here, value there) of what differs; options by their own names. The test split is compared by
+        the cases that it gives, not by its text."""
+        mine, theirs = ({**asdict(settings), **asdict(settings.options)} for settings in (self, other))
+        ignored = ("options", "test_split")
+        return {
+            name: (value, theirs[name]) for name, value in mine.items() if name not in ignored and value != theirs[name]
+        }
+
+
+def _check_name(option: str, name: str, table: Collection[str]) -> None:
+    if name not in table:
+        raise AssftError(f"{option} {name!r} does not exist; the choices are {', '.join(table)}.")

@@ -1,0 +1,118 @@
+"""The training set of a stage: a folder that holds exactly the cases that the stage may see."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nnunet_assft.active.context import Context
+from nnunet_assft.active.paths import ExperimentPaths
+from nnunet_assft.active.state import Model
+from nnunet_assft.planning.preprocessing import write_training_label
+from nnunet_assft.runtime.cases import for_each_case
+from nnunet_assft.runtime.files import PARTIAL, link_or_copy, read_json, sha256_file, sha256_of, write_json
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A training of a round, before it is done.
+
+    name: `supervised`, `semi` or a member of a committee. human_labels, pseudo_labels: case -> label file. start: the
+    model that the training starts from. copies: how often a case counts when cases are drawn, 1 where it is not named.
+    """
+
+    round: int
+    name: str
+    human_labels: Mapping[str, Path]
+    pseudo_labels: Mapping[str, Path]
+    start: Model
+    epochs: int
+    copies: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def labels(self) -> dict[str, Path]:
+        return {**self.human_labels, **self.pseudo_labels}
+
+    def content(self) -> dict[str, Any]:
+        """What the stage file says, which the trainer reads, and which decides whether a training is this one."""
+        cases: dict[str, dict[str, Any]] = {}
+        for case, file in sorted(self.labels.items()):
+            kind = "pseudo" if case in self.pseudo_labels else "human"
+            cases[case] = {"kind": kind, "label_sha256": sha256_file(file)}
+            if self.copies.get(case, 1) != 1:
+                cases[case]["copies"] = self.copies[case]
+        return {
+            "round": self.round,
+            "stage": self.name,
+            "start_from": self.start.checkpoint,
+            "start_sha256": self.start.weights_sha256,
+            "epochs": self.epochs,
+            "cases": cases,
+        }
+
+
+def write_training_set(context: Context, stage: Stage) -> dict[str, Any]:
+    """Write the folder of the training set and its stage file. Returns the content of that file.
+
+    Images are hard links to the preprocessed pool. A label that an earlier stage has preprocessed is linked as well.
+    The folder appears in one step, when it is complete.
+    """
+    content = stage.content()
+    paths = context.paths
+    folder, file = paths.training_set(stage.round, stage.name), paths.stage_file(stage.round, stage.name)
+    if folder.is_dir() and file.is_file() and read_json(file) == content:
+        return content
+    file.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial = folder.with_name(
+        f"{PARTIAL}_{folder.name}_{sha256_of(content)[:8]}"
+    )  # an interrupted attempt at this set
+    partial.mkdir(parents=True, exist_ok=True)
+    preprocessed_before = _preprocessed_labels(paths)
+
+    def add(case: str) -> bool:
+        earlier = preprocessed_before.get((case, content["cases"][case]["label_sha256"]))
+        _add_case(context, stage, case, partial, earlier)
+        return True
+
+    for_each_case(
+        add,
+        list(content["cases"]),
+        desc=f"round {stage.round}: {stage.name} training set",
+        done=lambda case: (partial / f"{case}.pkl").is_file() or None,  # which is written last
+    )
+    os.replace(partial, folder)
+    write_json(file, content)
+    for abandoned in paths.stages.glob(f"{PARTIAL}_{folder.name}_*"):
+        shutil.rmtree(abandoned)
+    return content
+
+
+def _add_case(context: Context, stage: Stage, case: str, folder: Path, earlier: Path | None) -> None:
+    """earlier: a training set that has the same label preprocessed."""
+    label_file = stage.labels[case]
+    link_or_copy(context.image_folder / f"{case}.b2nd", folder / f"{case}.b2nd")
+    if case in stage.human_labels:  # where stock nnU-Net looks for the reference of its validation
+        ending = context.dataset.file_ending
+        link_or_copy(label_file, context.paths.stages / "gt_segmentations" / f"{case}{ending}")
+    if earlier is None:
+        label = context.checked_label(case, label_file)
+        write_training_label(label, case, context.image_folder, folder, context.plans, context.dataset.dataset_json)
+    else:
+        for ending in ("_seg.b2nd", ".pkl"):
+            link_or_copy(earlier / f"{case}{ending}", folder / f"{case}{ending}")
+
+
+def _preprocessed_labels(paths: ExperimentPaths) -> dict[tuple[str, str], Path]:
+    """(case, checksum of the raw label) -> training set of an earlier stage that has it preprocessed."""
+    found = {}
+    for file in sorted(paths.stages.glob("round_*.json")):
+        folder = file.with_suffix("")
+        if folder.is_dir():
+            for case, entry in read_json(file)["cases"].items():
+                found[case, entry["label_sha256"]] = folder
+    return found

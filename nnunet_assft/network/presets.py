@@ -1,0 +1,129 @@
+"""The tables of network presets and of known pre-trained encoders. Importable without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from nnunet_assft.runtime.tables import Table
+
+BlockOrder = Literal["preactivation", "postactivation"]
+NormName = Literal["batch", "instance"]
+
+
+def level_strides(n_levels: int) -> list[list[int]]:
+    """The strides of all levels in the plans' form: 1 at the finest level, then 2 on every axis."""
+    return [[1, 1, 1], *([2, 2, 2] for _ in range(n_levels - 1))]
+
+
+@dataclass(frozen=True)
+class Preset(Mapping[str, Any]):
+    """A named architecture. As a mapping it is the keyword arguments of CTFMSegmentationNet, in JSON's types, which is what
+    nnU-Net's plans carry: `CTFMSegmentationNet(1, 3, **PRESETS["tiny"])`."""
+
+    description: str
+    widths: tuple[int, ...]
+    n_blocks: tuple[int, ...]
+    n_blocks_decoder: tuple[int, ...]  # deepest first
+    norm: NormName = "batch"
+    block: BlockOrder = "preactivation"
+
+    def _arguments(self) -> dict[str, Any]:
+        return {
+            "widths": list(self.widths),
+            "n_blocks": list(self.n_blocks),
+            "n_blocks_decoder": list(self.n_blocks_decoder),
+            "norm": self.norm,
+            "block": self.block,
+            "strides": level_strides(len(self.widths)),
+        }
+
+    def __getitem__(self, name: str) -> Any:
+        return self._arguments()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arguments())
+
+    def __len__(self) -> int:
+        return len(self._arguments())
+
+    @property
+    def accepts_pretrained_encoder(self) -> bool:
+        """Whether the encoder computes CT-FM's function, so that an encoder file of the same widths can be loaded."""
+        return self.norm == "batch" and self.block == "preactivation"
+
+
+PRESETS: Table[Preset] = Table(
+    "nnunet_assft.presets",
+    Preset,
+    {
+        "ctfm": Preset(
+            "CT-FM's encoder with one residual block per decoder level; takes the CT-FM weights (default)",
+            widths=(32, 64, 128, 256, 512),
+            n_blocks=(1, 2, 2, 4, 4),
+            n_blocks_decoder=(1, 1, 1, 1),
+        ),
+        "ctfm_dec1224": Preset(
+            "CT-FM's encoder with a mirrored decoder of 4, 2, 2, 1 blocks from deepest to finest; takes the CT-FM weights",
+            widths=(32, 64, 128, 256, 512),
+            n_blocks=(1, 2, 2, 4, 4),
+            n_blocks_decoder=(4, 2, 2, 1),
+        ),
+        "assft_paper": Preset(
+            "the ASSFT paper's printed widths 32..1024 and block order, read literally; random start: CT-FM's weights have widths "
+            "32..512 and pre-activation blocks, and do not fit",
+            widths=(32, 64, 256, 512, 1024),
+            n_blocks=(1, 2, 2, 4, 4),
+            n_blocks_decoder=(4, 2, 2, 1),
+            block="postactivation",
+        ),
+        "tiny": Preset(
+            "the same code, small enough for a CPU: demo and tests; takes only an encoder file of its own widths",
+            widths=(4, 16, 32, 64, 64),
+            n_blocks=(1, 1, 2, 2, 2),
+            n_blocks_decoder=(1, 1, 1, 1),
+        ),
+    },
+)
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """A pre-trained encoder: what its files look like, and what its input has to look like."""
+
+    source: str
+    licence: str
+    prefixes: tuple[str, ...]  # what may stand before the encoder's own key names, one per file layout
+    ignored: tuple[str, ...]  # beginnings of keys in those files that are no part of the encoder
+    widths: tuple[int, ...]  # of the released weights
+    orientation: str  # of the axes (Z, Y, X)
+    hu_window: tuple[float, float]  # clipped to, then mapped linearly to intensity_range
+    intensity_range: tuple[float, float]
+
+    @property
+    def input_contract(self) -> str:
+        (low, high), (zero, one) = self.hu_window, self.intensity_range
+        return f"orientation {self.orientation}; HU clipped to [{low:g}, {high:g}] and mapped linearly to [{zero:g}, {one:g}]"
+
+
+ENCODERS: Table[EncoderSpec] = Table(
+    "nnunet_assft.encoders",
+    EncoderSpec,
+    {
+        "ct_fm": EncoderSpec(
+            source="CT-FM (Pai et al., 2025): project-lighter/ct_fm_feature_extractor on the Hugging Face hub",
+            licence="weights Apache-2.0, code MIT",
+            prefixes=(
+                "",
+                "encoder.",
+                "model.backbone.",
+            ),  # feature extractor; segmentation network; Lightning checkpoint
+            ignored=("up_layers.", "decoder.", "model.projection_head."),
+            widths=(32, 64, 128, 256, 512),
+            orientation="SPL",
+            hu_window=(-1024.0, 2048.0),
+            intensity_range=(0.0, 1.0),
+        ),
+    },
+)

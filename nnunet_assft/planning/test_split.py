@@ -1,0 +1,81 @@
+"""Which cases are the pool and which are the held-out test cases. Looks at which label files exist, never into one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from nnunet_assft.errors import AssftError
+from nnunet_assft.volumes.raw_dataset import RawDataset
+
+DEFAULT_TEST_FRACTION = "0.2"
+SPLIT_SEED = 12345  # nnU-Net's own: the test cases stay the same for every experiment seed
+
+
+def split(dataset: RawDataset, annotator: str, test_split: str | None) -> tuple[tuple[str, ...], tuple[str, ...], str]:
+    """(pool, test, where the test cases come from). Looks at which label files exist, never into one."""
+    labelled_test = tuple(case for case in dataset.test_images if dataset.label_file(case).is_file())
+    if test_split is None and labelled_test:
+        pool, test, source = tuple(dataset.images), labelled_test, "imagesTs"
+    elif test_split is None and annotator == "human":
+        pool, test, source = tuple(dataset.images), (), "none"
+    else:
+        pool, test, source = _held_out(dataset, test_split or DEFAULT_TEST_FRACTION)
+    missing = [case for case in (*pool, *test) if not dataset.label_file(case).is_file()]
+    if missing and annotator == "oracle":
+        raise AssftError(
+            f"{len(missing)} cases of {dataset.name} have no label file ({', '.join(missing[:5])}). The oracle needs "
+            "them all; add them, or plan with --annotator human."
+        )
+    if unlabelled := [case for case in test if case in missing]:
+        raise AssftError(
+            f"{len(unlabelled)} test cases have no label ({', '.join(unlabelled[:5])}), and annotators are not asked for "
+            "them. Add these labels, or leave out --test_split to go without test cases."
+        )
+    if len(pool) < 2:
+        raise AssftError(f"The pool of {dataset.name} has {len(pool)} case; a query needs at least 2.")
+    return pool, test, source
+
+
+def _held_out(dataset: RawDataset, spec: str) -> tuple[tuple[str, ...], tuple[str, ...], str]:
+    cases = list(dataset.images)
+    try:
+        fraction = float(spec.removesuffix("%")) / (100 if spec.endswith("%") else 1)
+    except ValueError:
+        test = _cases_in_file(Path(spec), cases)
+        source = f"file {Path(spec).resolve()}"
+    else:
+        if not 0 < fraction < 1:
+            raise AssftError(f"--test_split {spec}: expected a fraction between 0 and 1, or a file of case ids.")
+        n_test = max(1, int(fraction * len(cases) + 0.5))
+        chosen = np.random.default_rng(SPLIT_SEED).permutation(len(cases))[:n_test]
+        test = {cases[i] for i in chosen}
+        source = f"{fraction:g} of imagesTr, seed {SPLIT_SEED}"
+    return tuple(c for c in cases if c not in test), tuple(c for c in cases if c in test), source
+
+
+def _cases_in_file(file: Path, cases: list[str]) -> set[str]:
+    """A JSON list, a JSON object with the key `test`, or one case id per line."""
+    if not file.is_file():
+        raise AssftError(
+            f"--test_split {file}: no such file, and not a fraction. Give a fraction (0.2) or a file of case ids."
+        )
+    text = file.read_text(encoding="utf-8")
+    try:
+        content = json.loads(text)
+        listed = content["test"] if isinstance(content, dict) else content
+    except (ValueError, KeyError):
+        listed = None
+    if not isinstance(listed, list):  # lines; a single numeric id is valid JSON, too
+        listed = text.split()
+    if not listed:
+        raise AssftError(f"--test_split {file} names no case; expected ids such as {cases[0]}, one per line.")
+    unknown = sorted({str(case) for case in listed} - set(cases))
+    if unknown:
+        raise AssftError(
+            f"--test_split {file} names {len(unknown)} cases that are not in imagesTr ({', '.join(unknown[:5])}); "
+            f"expected ids such as {cases[0]}."
+        )
+    return {str(case) for case in listed}
