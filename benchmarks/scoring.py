@@ -105,10 +105,8 @@ def set_up(args: argparse.Namespace) -> tuple[Any, Any, Any, list[str]]:
     from nnunet_assft.active.experiment import create_experiment
     from nnunet_assft.active.scoring.scorer import Request, Scorer
     from nnunet_assft.active.training.stages import load_weights
-    from nnunet_assft.nnunet_names import register
     from nnunet_assft.runtime.files import write_json
 
-    register()
     raw = Path(os.environ["nnUNet_raw"], DATASET)
     (raw / "imagesTr").mkdir(parents=True)
     rng = np.random.default_rng(0)

@@ -15,7 +15,7 @@ from nnunet_assft.dataset_conversion.labels import canonical_name
 from nnunet_assft.dataset_conversion.manifest import Record
 from nnunet_assft.dataset_conversion.scan import Plan
 from nnunet_assft.dataset_conversion.sources import POOL, TEST
-from nnunet_assft.dataset_conversion.splits import SEED
+from nnunet_assft.nnunet_names import SPLIT_SEED
 from nnunet_assft.runtime.files import write_json, write_text
 
 LISTED = 50  # findings of one code on the page; the JSON file has all
@@ -63,7 +63,7 @@ def dataset_json(plan: Plan, records: dict[str, Record], options: dict[str, Any]
         "licence": row.licence,
         "citation": row.citation,
         "converted_by": f"nnunet_assft {__version__}",
-        "conversion": {**options, "split_rule": plan.split, "seed": SEED, "tolerances": plan.tolerances.words()},
+        "conversion": {**options, "split_rule": plan.split, "seed": SPLIT_SEED, "tolerances": plan.tolerances.words()},
     }
     if mode == "reference":
         content["dataset"] = {

@@ -12,9 +12,9 @@ import numpy as np
 from nnunet_assft.dataset_conversion.datasets import DatasetRow
 from nnunet_assft.dataset_conversion.sources import POOL, TEST, SourceCase
 from nnunet_assft.errors import AssftError
+from nnunet_assft.nnunet_names import SPLIT_SEED
 from nnunet_assft.runtime.files import read_json
 
-SEED = 12345  # nnU-Net's own seed of splits
 LARGEST_SHARE = 3  # of a small copy no more than a third becomes the test set
 
 Split = Callable[[DatasetRow, dict[str, SourceCase]], set[str]]  # names of the test cases
@@ -26,7 +26,7 @@ def _official(_: DatasetRow, cases: dict[str, SourceCase]) -> set[str]:
 
 def _random(row: DatasetRow, cases: dict[str, SourceCase]) -> set[str]:
     names = sorted(cases)
-    order = np.random.default_rng(SEED).permutation(len(names))
+    order = np.random.default_rng(SPLIT_SEED).permutation(len(names))
     return {names[i] for i in order[: _n_test(row, len(names))]}
 
 
@@ -47,7 +47,7 @@ def _n_test(row: DatasetRow, n: int) -> int:
 
 SPLITS: dict[str, tuple[Split, str]] = {
     "official": (_official, "official training cases / official validation cases"),
-    "random": (_random, f"sorted case ids, numpy permutation with seed {SEED}"),
+    "random": (_random, f"sorted case ids, numpy permutation with seed {SPLIT_SEED}"),
     "hash": (_hash, "the smallest sha256 of the case id are the test set"),
     "all": (_all, "all cases in the pool"),
 }

@@ -18,10 +18,8 @@ import torch
 from nnunet_assft.active.experiment import create_experiment
 from nnunet_assft.active.settings import Settings
 from nnunet_assft.active.state import Experiment
-from nnunet_assft.nnunet_names import register
 
 torch.set_num_threads(1)
-register()
 
 SHAPE = (18, 26, 24)  # z, y, x
 LABELS = {"background": 0, "ball": 1, "box": 2}

@@ -1,4 +1,4 @@
-"""Every path of an experiment, in one class. Fold = round (see `fold_of` for the one exception)."""
+"""Every path of an experiment, in one class."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ from pathlib import Path
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
 
 from nnunet_assft.planning.planner import CONFIGURATION
-
-TRAINERS = {"supervised": "nnUNetTrainerASSFTSupervised", "semi": "nnUNetTrainerASSFT"}
-COMMITTEE = ("member_1", "member_2", "member_3", "member_4")  # stages of the networks that only a query asks for
-TRAINERS |= dict.fromkeys(COMMITTEE, "nnUNetTrainerASSFTCommittee")
+from nnunet_assft.trainers.folds import TRAINERS, fold_of, training_set_of
 
 
 @dataclass(frozen=True)
@@ -62,10 +59,10 @@ class ExperimentPaths:
         return self.preprocessed / "assft" / self.experiment
 
     def training_set(self, r: int, stage: str) -> Path:
-        return self.stages / f"round_{r:02d}_{stage}"
+        return self.stages / training_set_of(r, stage)
 
     def stage_file(self, r: int, stage: str) -> Path:
-        return self.stages / f"round_{r:02d}_{stage}.json"
+        return self.stages / f"{training_set_of(r, stage)}.json"
 
     # nnUNet_results -----------------------------------------------------------------------------------------------------
 
@@ -150,8 +147,3 @@ class ExperimentPaths:
 
     def checkpoint(self, r: int, stage: str) -> Path:
         return self.model_folder(stage) / f"fold_{fold_of(r, stage)}" / "checkpoint_final.pth"
-
-
-def fold_of(r: int, stage: str) -> int:
-    """The fold is the round; member 2 of the committee of round 3 is fold 32."""
-    return 10 * r + COMMITTEE.index(stage) + 1 if stage in COMMITTEE else r

@@ -12,7 +12,6 @@ from nnunet_assft.errors import AssftError
 from nnunet_assft.network.presets import PRESETS
 from nnunet_assft.planning.domains import DOMAINS, ONE_SHOT_EPOCHS, resolve_domain
 
-ANNOTATORS = ("oracle", "human")
 WEIGHT_DECAY = 3e-5
 
 

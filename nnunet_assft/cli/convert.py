@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnunet_assft.cli.common import EXIT_ERROR, add_processes, make_parser, run
+from nnunet_assft.dataset_conversion.datasets import DATASETS
 from nnunet_assft.errors import AssftError
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from nnunet_assft.dataset_conversion.findings import Finding
     from nnunet_assft.dataset_conversion.headers import Tolerances
 
-NAMES = ("amos_ct", "amos_mri", "flare21", "abdomen_atlas", "abdominal_mri", "msd", "check")
+NAMES = (*DATASETS, "msd", "check")
 LINES = 20  # errors on stderr; the report has all
 
 

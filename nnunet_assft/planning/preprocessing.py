@@ -1,4 +1,4 @@
-"""Images are preprocessed once, without labels; a label is preprocessed when, and only when, its case may be trained on."""
+"""Preprocessing of images, once and without labels, and of a label when its case may be trained on, not before."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnU
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_assft.errors import AssftError
-from nnunet_assft.nnunet_names import register
+from nnunet_assft.planning import normalization  # noqa: F401 - plans name these schemes, also in spawned workers
 from nnunet_assft.planning.planner import CONFIGURATION
 from nnunet_assft.runtime.cached import cached, cached_or_none
 from nnunet_assft.runtime.cases import for_each_case, in_processes
@@ -45,7 +45,7 @@ def preprocess_images(
 ) -> None:
     """nnU-Net's preprocessing of images without a label: CASE.b2nd, CASE_seg.b2nd (0, -1 outside), CASE.pkl.
 
-    Cases that were made from the same images are kept, so an interrupted call goes on.
+    Cases that were preprocessed from the same images are kept, so an interrupted call can be resumed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for_each_case(
@@ -76,7 +76,6 @@ def _scratch(folder: Path) -> Path:
 
 
 def _preprocess(job: _Job) -> list[str]:
-    register()  # a spawned worker knows nothing of ours yet
     plans_manager = PlansManager(job.plans)
     configuration = plans_manager.get_configuration(CONFIGURATION)
     preprocessor = configuration.preprocessor_class(verbose=False)
@@ -156,8 +155,8 @@ def write_training_label(
 ) -> None:
     """CASE_seg.b2nd and CASE.pkl as nnU-Net's preprocessing of image and label together would have made them.
 
-    label: (1, z, y, x) in the geometry of the raw image. The image's -1 outside the nonzero mask is kept; it is exact to
-    the voxel where nothing is resampled.
+    label: (1, z, y, x) in the geometry of the raw image. The image's -1 outside the nonzero mask is kept; the result is
+    exact to the voxel where nothing is resampled.
     """
     plans_manager = PlansManager(plans)
     configuration = plans_manager.get_configuration(CONFIGURATION)
