@@ -50,9 +50,10 @@ class PreActivationBlock(nn.Module):
 class PostActivationBlock(nn.Module):
     """The residual block as the ASSFT paper prints it: relu(x + norm2(conv2(relu(norm1(conv1(x)))))).
 
-    The paper: "two cascading convolutional layers followed by a batch normalization layers and a ReLU function". This is
-    read as: each convolution is followed by its own batch norm and ReLU, and the input is added before the last ReLU,
-    as in the first residual networks. (Two convolutions with nothing between them would be one linear 5x5x5 convolution.)
+    The paper: "two cascading convolutional layers followed by a batch normalization layers and a ReLU function". This
+    is read as: each convolution is followed by its own batch norm and ReLU, and the input is added before the last
+    ReLU, as in the first residual networks. (Two convolutions with nothing between them would be one linear 5x5x5
+    convolution.)
     (B, C, Z, Y, X) -> same shape.
     """
 
@@ -144,7 +145,7 @@ class Decoder(nn.Module):
     """The symmetric decoder, with one head per level. Levels and heads are ordered deepest first.
 
     All heads exist whether `deep_supervision` is on or off, so one state dict serves training and inference. nnU-Net
-    may set the attribute at any time. On: list of logits, highest resolution first. Off: logits of the highest resolution.
+    may set the attribute at any time. On: list of logits, highest resolution first. Off: the first of them.
     """
 
     def __init__(

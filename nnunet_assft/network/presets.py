@@ -21,7 +21,7 @@ def level_strides(n_levels: int) -> list[list[int]]:
 class Preset(Mapping[str, Any]):
     """A named architecture.
 
-    As a mapping it is the keyword arguments of CTFMSegmentationNet in JSON's types, which is what nnU-Net's plans carry:
+    As a mapping it is the keyword arguments of CTFMSegmentationNet in JSON's types, as nnU-Net's plans carry them:
     `CTFMSegmentationNet(1, 3, **PRESETS["tiny"])`.
     """
 

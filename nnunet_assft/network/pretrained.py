@@ -128,7 +128,8 @@ def _read_torch(path: Path) -> Any:
 def _unreadable_torch(path: Path, reason: str) -> PretrainedEncoderError:
     return PretrainedEncoderError(
         f"{path} cannot be read as a torch file ({reason}). "
-        "It is damaged, incomplete, or of another kind (a safetensors file must be named .safetensors): download it again."
+        "It is damaged, incomplete, or of another kind (a safetensors file must be named .safetensors): "
+        "download it again."
     )
 
 

@@ -105,7 +105,7 @@ def load_properties(folder: Path, case: str) -> dict[str, Any]:
 def check_label(
     case: str, label_file: Path, reader: BaseReaderWriter, properties: dict[str, Any], labels: dict[str, int]
 ) -> np.ndarray:
-    """The label as integers, (1, z, y, x), if it can be trained on. Raises `AssftError` saying what is wrong with it."""
+    """The label as integers, (1, z, y, x), if it can be trained on. Raises `AssftError` that says what is wrong."""
     if not label_file.is_file():
         raise AssftError(
             f"The label of case {case} is missing: {label_file}. Put it there and type the same command again."
@@ -132,8 +132,8 @@ def check_label(
     if label.shape[1:] != shape or not np.allclose(label_properties["spacing"], spacing, rtol=1e-3):
         found, wanted = (", ".join(f"{mm:.4g}" for mm in s) for s in (label_properties["spacing"], spacing))
         raise AssftError(
-            f"The label of case {case} has shape {label.shape[1:]} and spacing ({found}); its image has {shape} and ({wanted}). "
-            f"Mend {label_file} and type the same command again."
+            f"The label of case {case} has shape {label.shape[1:]} and spacing ({found}); its image has {shape} and "
+            f"({wanted}). Mend {label_file} and type the same command again."
         )
     return np.asarray(label).astype(np.int16)
 

@@ -31,8 +31,8 @@ def split(dataset: RawDataset, annotator: str, test_split: str | None) -> tuple[
         )
     if unlabelled := [case for case in test if case in missing]:
         raise AssftError(
-            f"{len(unlabelled)} test cases have no label ({', '.join(unlabelled[:5])}), and annotators are not asked to "
-            "label them. Add these labels, or leave out --test_split to run without test cases."
+            f"{len(unlabelled)} test cases have no label ({', '.join(unlabelled[:5])}), and annotators are not asked "
+            "to label them. Add these labels, or leave out --test_split to run without test cases."
         )
     if len(pool) < 2:
         raise AssftError(f"The pool of {dataset.name} has {len(pool)} case; a query needs at least 2.")

@@ -23,8 +23,8 @@ class Table(Mapping[str, Row]):
 
     Names are known without importing the other packages. A row of theirs is imported when it is looked up, so its
     module can import the module of the table, and a broken package disturbs only users of its rows. Looking up a row
-    raises `AssftError` if it cannot be imported or is of another type; any use of the table does so if two rows have the
-    same name.
+    raises `AssftError` if it cannot be imported or is of another type; any use of the table does so if two rows have
+    the same name.
     """
 
     def __init__(self, group: str, row_type: type[Row], rows: Mapping[str, Row]) -> None:

@@ -117,7 +117,7 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
         num_output_channels: int,
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
-        """Build the network as nnU-Net does; without deep supervision, tell DDP that the lower heads get no gradient."""
+        """nnU-Net's network. Without deep supervision the lower heads get no gradient, which DDP has to know."""
         network = nnUNetTrainer.build_network_architecture(
             plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
         )
@@ -262,6 +262,6 @@ class nnUNetTrainerASSFTSupervised(nnUNetTrainerASSFT):
 
 @known_to(nnunet_trainer_module)
 class nnUNetTrainerASSFTCommittee(nnUNetTrainerASSFT):
-    """A member of a committee: the supervised stage of round `fold // 10`, on a bootstrap sample and with its own seed."""
+    """A member of a committee: the supervised stage of round `fold // 10` on a bootstrap sample with its own seed."""
 
     stage = "member"
