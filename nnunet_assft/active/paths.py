@@ -1,4 +1,4 @@
-"""Every path of an experiment, in one class. Fold = round (see `fold_of` for the one exception)."""
+"""Every path of an experiment, in one class. The fold is the round; see `fold_of` for the one exception."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class ExperimentPaths:
 
     @property
     def stages(self) -> Path:
-        """What the trainers see as nnU-Net's preprocessed dataset folder: training sets, fingerprint, gt_segmentations."""
+        """The folder that the trainers see as nnU-Net's preprocessed dataset: training sets, fingerprint, references."""
         return self.preprocessed / "assft" / self.experiment
 
     def training_set(self, r: int, stage: str) -> Path:
@@ -74,7 +74,7 @@ class ExperimentPaths:
         return Path(str(nnUNet_results), self.dataset)
 
     def relative(self, file: Path) -> str:
-        """How weights are named in files, so that results can be moved as a whole."""
+        """The name of a file relative to the results of the dataset, so that results can be moved as a whole."""
         return file.relative_to(self.results_of_dataset).as_posix()
 
     @property
@@ -87,7 +87,7 @@ class ExperimentPaths:
 
     @property
     def initial_network(self) -> Path:
-        """E^(p) and D^(0): what round 0 starts from."""
+        """E^(p) and D^(0), the network that round 0 starts from."""
         return self.results / "initial_network.pth"
 
     @property
@@ -122,7 +122,7 @@ class ExperimentPaths:
 
     @property
     def annotations(self) -> Path:
-        """One CASE.json per imported label; second readings and replaced labels in folders of their own."""
+        """Holds one CASE.json per imported label; second readings and replaced labels have folders of their own."""
         return self.results / "annotations"
 
     def annotation_file(self, case: str) -> Path:
@@ -138,7 +138,7 @@ class ExperimentPaths:
         return self.results / f"agreement_round_{r:02d}.csv"
 
     def previews(self, r: int) -> Path:
-        """What the model of the round before made of the queried cases: CASE.json and the pre-segmentation."""
+        """Holds the pre-segmentations of the queried cases by the model of the previous round, and CASE.json."""
         return self.results / f"prelabels_round_{r:02d}"
 
     def test_predictions(self, r: int) -> Path:
