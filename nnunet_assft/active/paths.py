@@ -28,7 +28,7 @@ class ExperimentPaths:
         words = ["-d", str(int(self.dataset[7:10])), *named, *arguments]
         return f"nnUNetv2_assft_{name} {shlex.join(words)}"
 
-    # nnUNet_raw ---------------------------------------------------------------------------------------------------------
+    # nnUNet_raw -----------------------------------------------------------------------------------------------------
 
     @property
     def raw(self) -> Path:
@@ -38,7 +38,7 @@ class ExperimentPaths:
         """Holds pseudo_labels/CASE.nii.gz, provenance.json and dataset.json of round r."""
         return self.raw / "assft" / self.experiment / f"round_{r:02d}"
 
-    # nnUNet_preprocessed ------------------------------------------------------------------------------------------------
+    # nnUNet_preprocessed --------------------------------------------------------------------------------------------
 
     @property
     def preprocessed(self) -> Path:
@@ -58,7 +58,7 @@ class ExperimentPaths:
 
     @property
     def stages(self) -> Path:
-        """The folder that the trainers see as nnU-Net's preprocessed dataset: training sets, fingerprint, references."""
+        """What the trainers see as nnU-Net's preprocessed dataset: training sets, fingerprint, references."""
         return self.preprocessed / "assft" / self.experiment
 
     def training_set(self, r: int, stage: str) -> Path:
@@ -67,7 +67,7 @@ class ExperimentPaths:
     def stage_file(self, r: int, stage: str) -> Path:
         return self.stages / f"round_{r:02d}_{stage}.json"
 
-    # nnUNet_results -----------------------------------------------------------------------------------------------------
+    # nnUNet_results -------------------------------------------------------------------------------------------------
 
     @property
     def results_of_dataset(self) -> Path:
