@@ -1,4 +1,4 @@
-"""What a person decides about an experiment: filled by the commands, stored in `experiment.json`, copied by comparisons."""
+"""What a person decides about an experiment: filled by commands, stored in `experiment.json`, copied by comparisons."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Settings:
         return cls(**{**content, "options": Options(**content["options"])})
 
     def resolved(self, dataset: str) -> Settings:
-        """With the values of the domain in place of None and `auto`. Raises `AssftError` for names that do not exist."""
+        """With the values of the domain in place of None and `auto`. Raises `AssftError` for an unknown name."""
         _check_name("--strategy", self.strategy, STRATEGIES)
         _check_name("--preset", self.preset, PRESETS)
         domain = resolve_domain(self.domain, dataset)
