@@ -25,7 +25,7 @@ class ExperimentPaths:
         words = ["-d", str(int(self.dataset[7:10])), *named, *arguments]
         return f"nnUNetv2_assft_{name} {shlex.join(words)}"
 
-    # nnUNet_raw ---------------------------------------------------------------------------------------------------------
+    # nnUNet_raw -----------------------------------------------------------------------------------------------------
 
     @property
     def raw(self) -> Path:
@@ -35,7 +35,7 @@ class ExperimentPaths:
         """Holds pseudo_labels/CASE.nii.gz, provenance.json and dataset.json of round r."""
         return self.raw / "assft" / self.experiment / f"round_{r:02d}"
 
-    # nnUNet_preprocessed ------------------------------------------------------------------------------------------------
+    # nnUNet_preprocessed --------------------------------------------------------------------------------------------
 
     @property
     def preprocessed(self) -> Path:
@@ -55,7 +55,7 @@ class ExperimentPaths:
 
     @property
     def stages(self) -> Path:
-        """What the trainers see as nnU-Net's preprocessed dataset folder: training sets, fingerprint, gt_segmentations."""
+        """What the trainers see as nnU-Net's preprocessed dataset: training sets, fingerprint, references."""
         return self.preprocessed / "assft" / self.experiment
 
     def training_set(self, r: int, stage: str) -> Path:
@@ -64,14 +64,14 @@ class ExperimentPaths:
     def stage_file(self, r: int, stage: str) -> Path:
         return self.stages / f"{training_set_of(r, stage)}.json"
 
-    # nnUNet_results -----------------------------------------------------------------------------------------------------
+    # nnUNet_results -------------------------------------------------------------------------------------------------
 
     @property
     def results_of_dataset(self) -> Path:
         return Path(str(nnUNet_results), self.dataset)
 
     def relative(self, file: Path) -> str:
-        """How weights are named in files, so that results can be moved as a whole."""
+        """The name of a file relative to the results of the dataset, so that results can be moved as a whole."""
         return file.relative_to(self.results_of_dataset).as_posix()
 
     @property
@@ -84,7 +84,7 @@ class ExperimentPaths:
 
     @property
     def initial_network(self) -> Path:
-        """E^(p) and D^(0): what round 0 starts from."""
+        """E^(p) and D^(0), the network that round 0 starts from."""
         return self.results / "initial_network.pth"
 
     @property
@@ -119,7 +119,7 @@ class ExperimentPaths:
 
     @property
     def annotations(self) -> Path:
-        """One CASE.json per imported label; second readings and replaced labels in folders of their own."""
+        """Holds one CASE.json per imported label; second readings and replaced labels have folders of their own."""
         return self.results / "annotations"
 
     def annotation_file(self, case: str) -> Path:
@@ -135,7 +135,7 @@ class ExperimentPaths:
         return self.results / f"agreement_round_{r:02d}.csv"
 
     def previews(self, r: int) -> Path:
-        """What the model of the round before made of the queried cases: CASE.json and the pre-segmentation."""
+        """Holds the pre-segmentations of the queried cases by the model of the previous round, and CASE.json."""
         return self.results / f"prelabels_round_{r:02d}"
 
     def test_predictions(self, r: int) -> Path:

@@ -31,7 +31,10 @@ REMOVED_OPTIONS = {
 
 @dataclass(frozen=True)
 class Model:
-    """A trained stage. checkpoint: relative to nnUNet_results/DATASET; weights_sha256: of the weights, not of the file."""
+    """A trained stage.
+
+    checkpoint: relative to nnUNet_results/DATASET. weights_sha256: of the weights, not of the file.
+    """
 
     stage: str
     checkpoint: str
@@ -83,7 +86,7 @@ class Experiment:
 
     @classmethod
     def load(cls, paths: ExperimentPaths) -> Experiment:
-        """Raises `AssftError` if there is no such experiment, or if another version wrote it in a form that is unknown."""
+        """Raises `AssftError` if there is no such experiment, or if another version wrote it in an unknown form."""
         file = paths.experiment_file
         if not file.is_file():
             raise AssftError(
@@ -102,7 +105,7 @@ class Experiment:
 
 
 def _from_version_2(content: Mapping[str, Any]) -> dict[str, Any]:
-    """experiment.json as nnunet_assft 0.1.0 wrote it, in today's form. Raises `AssftError` if an option of it is gone."""
+    """experiment.json of nnunet_assft 0.1.0 in today's form. Raises `AssftError` if it uses an option that is gone."""
     options = dict(content["options"])
     for name, value in REMOVED_OPTIONS.items():
         if options.pop(name, value) != value:

@@ -102,7 +102,7 @@ def test_relative_links_lead_to_files_and_headings(page: Path) -> None:
         assert alt.strip(), f"{page.name}: the link to {target} has no text"
         name, _, anchor = target.partition("#")
         file = page.parent / name if name else page
-        assert file.is_file(), f"{page.name}: {target}"
+        assert file.exists(), f"{page.name}: {target}"
         headings = re.findall(r"^#+ (.+)$", prose(file), re.MULTILINE) if anchor else []
         slugs = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
         assert not anchor or anchor in slugs, f"{page.name}: {target}; there are {slugs}"

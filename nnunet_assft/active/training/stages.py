@@ -36,8 +36,8 @@ def fine_tune(context: Context, stage: Stage) -> Model:
 def train_stage(context: Context, stage: Stage, content: dict[str, Any]) -> Model:
     """Train one stage, or go on with it from nnU-Net's latest checkpoint, or find it done.
 
-    content: of the stage file. A training on another set (a label was replaced, the round was planned anew) is set aside
-    and never resumed.
+    content: of the stage file. A training on another set (a label was replaced, the round was planned anew) is set
+    aside and never resumed.
     """
     paths = context.paths
     checkpoint = paths.checkpoint(stage.round, stage.name)
