@@ -17,6 +17,7 @@ from importlib.metadata import version
 from nnunet_assft.errors import AssftError
 
 SUPPORTED_NNUNET = ((2, 8, 1), (2, 9))  # from, below; pyproject.toml says the same to pip
+SPLIT_SEED = 12345  # with which nnU-Net draws its splits, and this package as well
 
 
 def check_nnunet_version() -> None:

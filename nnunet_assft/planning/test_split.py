@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_assft.errors import AssftError
+from nnunet_assft.nnunet_names import SPLIT_SEED  # the test cases stay the same for every experiment seed
 from nnunet_assft.volumes.raw_dataset import RawDataset
 
 DEFAULT_TEST_FRACTION = "0.2"
-SPLIT_SEED = 12345  # nnU-Net's own: the test cases stay the same for every experiment seed
 
 
 def split(dataset: RawDataset, annotator: str, test_split: str | None) -> tuple[tuple[str, ...], tuple[str, ...], str]:
