@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import nibabel
 import numpy as np
@@ -24,7 +24,11 @@ SKEWED = 0.01  # degrees from a right angle
 
 @dataclass(frozen=True)
 class Header:
-    """shape: voxels (x, y, z); affine: 4x4, mm; stored: type of the voxels in the file; scaled: they are not the values."""
+    """What a NIfTI header says.
+
+    shape: voxels (x, y, z). affine: 4x4, mm. stored: type of the voxels in the file. scaled: whether they are not the
+    values themselves.
+    """
 
     shape: tuple[int, ...]
     affine: Affine
@@ -58,14 +62,15 @@ class Header:
 
 @dataclass(frozen=True)
 class Tolerances:
-    """Up to the first number a difference is information, above the second an error, between them a warning.
+    """Up to the first number a difference is information, above the second it is an error, between them a warning.
 
-    affine: mm, the second None = one voxel (the smallest spacing of the image); spacing: percent; direction: degrees.
+    affine: mm; None as the second number means one voxel (the smallest spacing of the image). spacing: percent.
+    direction: degrees.
     """
 
     affine: tuple[float, float | None] = (0.1, None)
-    spacing: tuple[float, float] = (0.1, 1.0)
-    direction: tuple[float, float] = (0.1, 1.0)
+    spacing: ClassVar[tuple[float, float]] = (0.1, 1.0)
+    direction: ClassVar[tuple[float, float]] = (0.1, 1.0)
 
     def words(self) -> dict[str, list[float | str]]:
         """For dataset.json: (info, error) with units in the names."""
@@ -96,7 +101,10 @@ def parse_header(block: bytes) -> nibabel.Nifti1Header:
 
 
 def read_header(file: Path) -> Header:
-    """The header of a NIfTI file. Raises OSError, EOFError, ValueError or what nibabel raises if there is none to read."""
+    """Read the header of a NIfTI file.
+
+    Raises OSError, EOFError, ValueError or what nibabel raises if there is none to read.
+    """
     opener: Callable[..., Any] = gzip.open if file.name.lower().endswith(".gz") else open
     with opener(file, "rb") as stream:
         header = parse_header(stream.read(540))

@@ -16,7 +16,7 @@ from typing import TypeVar
 from nnunet_assft.errors import AssftError
 
 SUPPORTED_NNUNET = ((2, 8, 1), (2, 9))  # from, below; pyproject.toml says the same to pip
-SPLIT_SEED = 12345  # with which nnU-Net draws its splits
+SPLIT_SEED = 12345  # with which nnU-Net draws its splits, and this package as well
 
 Class = TypeVar("Class", bound=type)
 

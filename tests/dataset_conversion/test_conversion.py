@@ -15,7 +15,7 @@ from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset
 from nnunet_assft.cli import plan
 from nnunet_assft.dataset_conversion.datasets import AMOS_STRUCTURES, DATASETS
 from nnunet_assft.dataset_conversion.scan import split_cases
-from nnunet_assft.dataset_conversion.sources import SourceCase
+from nnunet_assft.dataset_conversion.source_cases import SourceCase
 from nnunet_assft.planning.domains import DOMAINS
 from nnunet_assft.volumes.raw_dataset import RawDataset, find_dataset, read_dataset
 from tests.dataset_conversion import downloads

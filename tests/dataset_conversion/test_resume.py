@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from nnunet_assft.cli import convert as command
-from nnunet_assft.dataset_conversion import case_conversion, placing
+from nnunet_assft.dataset_conversion import case_conversion, file_placement
 from nnunet_assft.dataset_conversion.manifest import JOURNAL
 from nnunet_assft.runtime.files import sha256_file
 from tests.dataset_conversion import downloads
@@ -206,7 +206,7 @@ def test_a_dataset_of_somebody_else_is_never_touched(
     for options in ("", "--overwrite"):
         result = convert("flare21", downloads.flare21(tmp_path / "download"), options=options)
         assert result.code == 1
-        assert "not written by this command" in result.errors[0]
+        assert "which this command did not write" in result.errors[0]
     assert [path.name for path in folder.iterdir()] == [foreign]
 
 
@@ -281,7 +281,7 @@ def test_a_copy_that_does_not_fit_is_refused_before_the_first_write(
     convert: Convert, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(placing.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    monkeypatch.setattr(file_placement.shutil, "disk_usage", lambda _: usage._replace(free=1000))
     result = convert("flare21", downloads.flare21(tmp_path / "download"), options="--mode copy")
     assert result.code == 1
     assert "are needed" in result.errors[0] or "is full" in result.errors[0]

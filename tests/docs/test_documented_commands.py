@@ -16,7 +16,6 @@ import pytest
 from nnunet_assft.active.options import Options
 from nnunet_assft.active.selection import SELECTIONS
 from nnunet_assft.active.strategies import STRATEGIES
-from nnunet_assft.cli import convert as convert_command
 from nnunet_assft.dataset_conversion.datasets import DATASETS
 from nnunet_assft.network import ENCODERS, PRESETS
 from nnunet_assft.phantom import write_phantom_dataset
@@ -229,9 +228,8 @@ def test_the_tutorial_runs_and_prints_what_it_says(task04: bool, type_block: Cal
 
 
 @pytest.fixture
-def tables(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def tables() -> Iterator[None]:
     """The tables as they are, afterwards."""
-    monkeypatch.setattr(convert_command, "NAMES", convert_command.NAMES)
     all_tables: list[dict[str, Any]] = [STRATEGIES, SELECTIONS, PRESETS, ENCODERS, DATASETS, DOMAINS]
     before = [dict(table) for table in all_tables]
     yield
