@@ -166,7 +166,8 @@ def test_with_resampling_only_the_border_of_the_outside_may_differ(nnunet_folder
 
 def test_the_images_hold_nothing_of_a_label(nnunet_folders: Path):
     dataset, plans, images = make(nnunet_folders / "nnUNet_raw")
-    assert sorted(os.listdir(images)) == sorted(f"{case}{ending}" for case in dataset.images for ending in ENDINGS)
+    files = {f"{case}{ending}" for case in dataset.images for ending in (*ENDINGS, ".json")}
+    assert set(os.listdir(images)) == files
     before = {case: (load_image(images, case), load_properties(images, case)) for case in dataset.images}
     for case in dataset.images:
         assert set(np.unique(read_seg(images, case))) == {-1, 0}
@@ -214,7 +215,7 @@ def test_what_a_killed_process_left_does_not_disturb(nnunet_folders: Path, left:
     preprocess_images(dataset.images, plans, dataset.dataset_json, images)
     np.testing.assert_array_equal(load_image(images, "case_0"), expected)
     assert not scratch.exists()
-    assert len(os.listdir(images)) == 6
+    assert len(os.listdir(images)) == 8  # two cases, and the record of each
 
 
 def test_a_case_cut_off_while_its_files_were_moved_is_done_again(nnunet_folders: Path, monkeypatch: pytest.MonkeyPatch):
