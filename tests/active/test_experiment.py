@@ -11,9 +11,10 @@ from safetensors.torch import save_file
 
 from nnunet_assft.active.state import Experiment
 from nnunet_assft.active.strategies import STRATEGIES
-from nnunet_assft.active.training.stages import load_weights, weights_sha256
+from nnunet_assft.active.training.checkpoints import load_weights, weights_sha256
 from nnunet_assft.errors import AssftError
-from nnunet_assft.network import PRESETS, CTFMSegmentationNet
+from nnunet_assft.network.architecture import CTFMSegmentationNet
+from nnunet_assft.network.presets import PRESETS
 from tests.conftest import plan_experiment, write_dataset
 
 POOL = tuple(f"case_{i:02d}" for i in range(8))
