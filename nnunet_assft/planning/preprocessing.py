@@ -6,6 +6,7 @@ import os
 import pickle
 import shutil
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,14 +62,16 @@ def preprocess_images(
 def _made(folder: Path, case: str, images: tuple[Path, ...]) -> list[str] | None:
     """The names of the case's files, if they were made from these images."""
 
-    def files(names: list[str]) -> list[Path]:
-        return [folder / name for name in names]
-
-    return cached_or_none(folder / f"{case}.json", signature(images), outputs=files)
+    return cached_or_none(folder / f"{case}.json", signature(images), outputs=partial(_files, folder))
 
 
 def _preprocess_once(job: _Job) -> list[str]:
-    return cached(job.folder / f"{job.case}.json", signature(job.images), lambda: _preprocess(job))
+    file = job.folder / f"{job.case}.json"
+    return cached(file, signature(job.images), lambda: _preprocess(job), outputs=partial(_files, job.folder))
+
+
+def _files(folder: Path, names: list[str]) -> list[Path]:
+    return [folder / name for name in names]
 
 
 def _scratch(folder: Path) -> Path:

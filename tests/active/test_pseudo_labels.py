@@ -163,7 +163,7 @@ def test_a_file_that_a_full_disk_cut_short_is_not_taken_for_whole(written, monke
 
     monkeypatch.setattr(writer, "write_seg", cut_short)
     segmentation = np.ones(context.properties(case)["shape_before_cropping"], np.uint8)
-    with pytest.raises(OSError, match="cut short") as error:
+    with pytest.raises(OSError, match="truncated while it was written") as error:
         write_segmentation(context.dataset.reader, segmentation, file, context.properties(case))
     assert error.value.errno == errno.ENOSPC
     assert file.read_bytes() == whole
