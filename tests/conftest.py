@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 from filelock import FileLock
+from nnunetv2.training.logging.nnunet_logger import LocalLogger
 
 from nnunet_assft.active.experiment import create_experiment
 from nnunet_assft.active.paths import ExperimentPaths
@@ -37,6 +38,18 @@ from nnunet_assft.nnunet_names import register
 
 torch.set_num_threads(1)
 register()
+
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_plots_of_the_training() -> Iterator[None]:
+    """nnU-Net's progress.png is 30 x 54 inches; drawing it took a third of the time of these small trainings."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(LocalLogger, "plot_progress_png", lambda *_: None)
+        yield
+
+
+# A raw dataset ---------------------------------------------------------------------------------------------------------
 
 SHAPE = (18, 26, 24)  # z, y, x
 LABELS = {"background": 0, "ball": 1, "box": 2}
