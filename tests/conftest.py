@@ -1,6 +1,6 @@
-"""Shared by all tests: one thread, no worker processes, a raw dataset small enough to train on in seconds, and experiments.
+"""Shared by all tests: one thread, no worker processes, a raw dataset small enough to train on in seconds, experiments.
 
-Planning takes about a second and the three rounds of an experiment about fifteen, so they are made once per run of the
+Planning takes about a second and the three rounds of an experiment about six, so they are made once per run of the
 tests and copied, which takes a tenth of a second:
 
 * `blobs`: a raw dataset, nothing planned.
@@ -40,7 +40,6 @@ torch.set_num_threads(1)
 register()
 
 
-
 @pytest.fixture(scope="session", autouse=True)
 def _no_plots_of_the_training() -> Iterator[None]:
     """nnU-Net's progress.png is 30 x 54 inches; drawing it took a third of the time of these small trainings."""
@@ -49,7 +48,7 @@ def _no_plots_of_the_training() -> Iterator[None]:
         yield
 
 
-# A raw dataset ---------------------------------------------------------------------------------------------------------
+# A raw dataset --------------------------------------------------------------------------------------------------------
 
 SHAPE = (18, 26, 24)  # z, y, x
 LABELS = {"background": 0, "ball": 1, "box": 2}
@@ -117,7 +116,7 @@ def blobs(nnunet_folders: Path) -> Path:
     return write_dataset(nnunet_folders / "nnUNet_raw")
 
 
-# Experiments -----------------------------------------------------------------------------------------------------------
+# Experiments ----------------------------------------------------------------------------------------------------------
 
 CPU = torch.device("cpu")
 TINY = {"rounds": 2, "budget": "2", "preset": "tiny", "epochs": 2, "iterations_per_epoch": 2, "initial_lr": 1e-3}
@@ -142,7 +141,7 @@ def run_all(experiment: Experiment) -> list[Round]:
 
 
 def built_once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], object]) -> Path:
-    """A folder that is built by the first process that asks for it, and shared by all processes of this run of the tests.
+    """A folder that is built by the first process that asks for it, and shared by all processes of a run of the tests.
 
     build: called with the folder, in which nnU-Net's three folders exist and are set. Nothing may change it afterwards.
     """
@@ -183,7 +182,7 @@ def trained_template(tmp_path_factory: pytest.TempPathFactory, planned_template:
 
 @pytest.fixture
 def planned(planned_template: Path, nnunet_folders: Path) -> Experiment:
-    """`blobs` with an experiment before its first round: `assft` with the settings `TINY`. A copy that a test may change."""
+    """`blobs` with an experiment before its first round: `assft`, with the settings `TINY`. A test may change it."""
     shutil.copytree(planned_template, nnunet_folders, dirs_exist_ok=True)
     return Experiment.load(ExperimentPaths("Dataset901_Blobs", "assft"))
 
@@ -196,7 +195,7 @@ def trained(trained_template: Path, nnunet_folders: Path) -> Trained:
     return Trained(nnunet_folders, experiment, finished_rounds(experiment))
 
 
-# Real images -----------------------------------------------------------------------------------------------------------
+# Real images ----------------------------------------------------------------------------------------------------------
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 needs_hippocampus = pytest.mark.skipif(

@@ -35,7 +35,7 @@ def state_of(*folders):
     return {file: file.stat().st_mtime_ns for folder in folders for file in folder.rglob("*") if file.is_file()}
 
 
-# Test cases ------------------------------------------------------------------------------------------------------------
+# Test cases -----------------------------------------------------------------------------------------------------------
 
 
 def test_labelled_cases_of_imagesTs_are_the_test_cases(blobs):  # noqa: N802 - nnU-Net's name
@@ -109,7 +109,7 @@ def test_a_pool_of_one_is_refused(blobs):
         plan(test_split="0.9")
 
 
-# Budget and first case -------------------------------------------------------------------------------------------------
+# Budget and first case ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("budget", "n_query"), [("2", 2), ("25%", 2), ("0.25", 2), ("1%", 1), ("100%", 8), (None, 1)])
@@ -136,7 +136,7 @@ def test_round_0_keeps_the_papers_share_of_the_epochs(blobs):
     assert (training["iterations_per_epoch"], training["initial_lr"]) == (3, 0.01)
 
 
-# No label is read ------------------------------------------------------------------------------------------------------
+# No label is read -----------------------------------------------------------------------------------------------------
 
 
 def everything_planned(experiment):
@@ -189,7 +189,7 @@ def test_a_human_may_have_labelled_test_cases(blobs):
     assert plan(annotator="human").test == ("case_08", "case_09", "case_10")
 
 
-# The same call again, other settings -----------------------------------------------------------------------------------
+# The same call again, other settings ----------------------------------------------------------------------------------
 
 
 def test_the_same_call_again_finds_everything_done(blobs, nnunet_folders):
@@ -257,7 +257,7 @@ def test_a_name_that_is_no_file_name_is_refused(blobs, name):
         plan(name)
 
 
-# The network before round 0 --------------------------------------------------------------------------------------------
+# The network before round 0 -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Pseudo-labels in the raw dataset: the geometry of the image, their provenance, and a dataset.json that nnU-Net reads."""
+"""Pseudo-labels in the raw dataset: geometry of the image, provenance, and a dataset.json that nnU-Net reads."""
 
 import errno
 import hashlib

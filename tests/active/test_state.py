@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from nnunet_assft.active.options import Options
-from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.settings import Settings
 from nnunet_assft.active.state import REMOVED_OPTIONS, Experiment, Model, Round, finished_rounds, write_splits
 from nnunet_assft.cli.predict import main as predict_main
@@ -70,7 +69,7 @@ def a_round(r: int, *, labelled: tuple[str, ...] = POOL[:1], pseudo: tuple[str, 
     )
 
 
-# Experiment and Round --------------------------------------------------------------------------------------------------
+# Experiment and Round -------------------------------------------------------------------------------------------------
 
 
 def test_an_experiment_is_read_as_it_was_written(experiment):
@@ -126,7 +125,7 @@ def test_finished_rounds_stop_at_a_gap(experiment, there, n_finished):
     assert [done.round for done in finished_rounds(experiment)] == list(range(n_finished))
 
 
-# splits.json -----------------------------------------------------------------------------------------------------------
+# splits.json ----------------------------------------------------------------------------------------------------------
 
 
 def test_splits_have_the_form_of_nnunets_splits_final(experiment):
@@ -147,7 +146,7 @@ def test_splits_have_the_form_of_nnunets_splits_final(experiment):
         assert set(entry["labelled"]) | set(entry["unlabelled"]) == set(POOL)
 
 
-# Commands in messages --------------------------------------------------------------------------------------------------
+# Commands in messages -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -170,7 +169,7 @@ def test_numpy_values_do_not_slip_into_a_round(experiment):
         dataclasses.replace(a_round(0), dice={"mean": np.float32(0.5)}).save(experiment.paths)
 
 
-# Experiments of version 0.1.0, with schema version 2 -------------------------------------------------------------------
+# Experiments of version 0.1.0, with schema version 2 ------------------------------------------------------------------
 
 VERSION_2 = Path(__file__).with_name("experiment_version_2.json")  # of `planned`, as version 0.1.0 wrote it
 

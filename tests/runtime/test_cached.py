@@ -33,7 +33,7 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "steps" / "round_01_query.json"
 
 
-# One file per result ---------------------------------------------------------------------------------------------------
+# One file per result --------------------------------------------------------------------------------------------------
 
 
 def test_the_same_inputs_are_not_computed_again(file: Path) -> None:
@@ -136,7 +136,7 @@ def test_the_file_tells_how_long_the_result_took(file: Path) -> None:
     assert 0 <= content["seconds"] < 1
 
 
-# Records of cases ------------------------------------------------------------------------------------------------------
+# Records of cases -----------------------------------------------------------------------------------------------------
 
 
 RECORD = CaseRecord(
@@ -180,7 +180,7 @@ def test_a_truncated_record_is_computed_again(tmp_path: Path, keep: float) -> No
     assert file.read_bytes() == whole  # equal records give equal bytes
 
 
-# Folders ---------------------------------------------------------------------------------------------------------------
+# Folders --------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ def backwards(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[
         yield i, function(items[i])
 
 
-# Order, resuming, failures ---------------------------------------------------------------------------------------------
+# Order, resuming, failures --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("executor", [here, backwards])
@@ -120,7 +120,7 @@ def test_progress_counts_the_cases_that_were_left(capsys: pytest.CaptureFixture[
     assert capsys.readouterr().err == ""  # nothing was left, nothing is shown
 
 
-# Processes -------------------------------------------------------------------------------------------------------------
+# Processes ------------------------------------------------------------------------------------------------------------
 
 
 def process_of(n: int) -> int:
