@@ -60,17 +60,7 @@ def add_shared_options(p: argparse.ArgumentParser) -> None:
         metavar="S",
         help="fraction of imagesTr or file of case ids (default: labelled imagesTs, else 0.2)",
     )
-    p.add_argument(
-        "--epochs",
-        type=positive_int,
-        metavar="N",
-        help="per stage; round 0 takes the paper's share (default: the domain's)",
-    )
-    p.add_argument("--iterations_per_epoch", type=positive_int, default=250, metavar="N", help="batches per epoch")
-    p.add_argument("--initial_lr", type=float, default=1e-4, metavar="LR", help="AdamW, polynomial decay in each stage")
-    p.add_argument(
-        "--deep_supervision", action="store_true", help="losses at four resolutions (the paper has one output)"
-    )
+    _add_training_options(p)
     p.add_argument(
         "--option",
         dest="options",
@@ -82,6 +72,20 @@ def add_shared_options(p: argparse.ArgumentParser) -> None:
         "--list_options", action=_PrintAndExit, const=print_options, help="print the variants of the method and exit"
     )
     add_processes(p)
+
+
+def _add_training_options(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--epochs",
+        type=positive_int,
+        metavar="N",
+        help="per stage; round 0 takes the paper's share (default: the domain's)",
+    )
+    p.add_argument("--iterations_per_epoch", type=positive_int, default=250, metavar="N", help="batches per epoch")
+    p.add_argument("--initial_lr", type=float, default=1e-4, metavar="LR", help="AdamW, polynomial decay in each stage")
+    p.add_argument(
+        "--deep_supervision", action="store_true", help="losses at four resolutions (the paper has one output)"
+    )
 
 
 class _PrintAndExit(argparse.Action):

@@ -148,6 +148,7 @@ class Decoder(nn.Module):
     may set the attribute at any time. On: list of logits, highest resolution first. Off: the first of them.
     """
 
+    # the encoder's parameters, and what nnU-Net gives a decoder
     def __init__(
         self,
         num_classes: int,
@@ -192,6 +193,7 @@ class CTFMSegmentationNet(nn.Module):
     resolution first. The form depends on `decoder.deep_supervision` alone, never on train() or eval().
     """
 
+    # nnU-Net passes all of them by name, from the plans
     def __init__(
         self,
         input_channels: int,
@@ -256,6 +258,7 @@ class CTFMSegmentationNet(nn.Module):
         return encoder + decoder + heads
 
 
+# the parameters of the network, as they are
 def _check_architecture(
     widths: Sequence[int],
     n_blocks: Sequence[int],

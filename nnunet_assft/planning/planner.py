@@ -35,6 +35,7 @@ class ASSFTPlanner(ExperimentPlanner):
     preset: str = "ctfm"
     normalization: str = "percentile"
 
+    # nnU-Net builds planners with these parameters
     def __init__(
         self,
         dataset_name_or_id: str | int,
@@ -96,6 +97,7 @@ def network_plan(preset: str) -> dict[str, Any]:
     }
 
 
+# everything that the plans depend on
 def plan_from_images(
     dataset_name: str,
     fingerprint: dict[str, Any],

@@ -148,6 +148,7 @@ def image_properties(folder: Path, case: str, plans: dict[str, Any]) -> dict[str
     return {**properties, "image_shape": [int(transposed[axis]) for axis in plans["transpose_backward"]]}
 
 
+# plans and dataset_json are for nnU-Net's preprocessing; the others are the label, and where it comes from and goes
 def write_training_label(
     label: np.ndarray,
     case: str,

@@ -175,6 +175,7 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
         self.inference_allowed_mirroring_axes = mirror_axes
         return rotation, False, initial_patch_size, mirror_axes
 
+    # nnU-Net calls it with all of these
     @staticmethod
     def get_training_transforms(
         patch_size: np.ndarray | tuple[int, ...],
