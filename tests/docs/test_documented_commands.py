@@ -55,7 +55,7 @@ def exit_code(call: Callable[[], object]) -> int:
     return 0
 
 
-# Every command line parses ---------------------------------------------------------------------------------------------
+# Every command line parses -------------------------------------------------------------------------------------------
 
 
 def test_there_is_something_to_test() -> None:
@@ -90,7 +90,7 @@ def test_bash_blocks_are_bash() -> None:
         assert done.returncode == 0, f"{block.name}: {done.stderr}"
 
 
-# Links and pictures ----------------------------------------------------------------------------------------------------
+# Links and pictures --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -121,7 +121,7 @@ def test_functions_that_are_named_with_their_file_are_in_it() -> None:
         assert re.search(rf"^\s*(def|class) {last}\b|^{last}\b.* = ", path.read_text(), re.MULTILINE), f"{file}: {name}"
 
 
-# The tutorial runs, and prints what it says ----------------------------------------------------------------------------
+# The tutorial runs, and prints what it says --------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -224,7 +224,7 @@ def test_the_tutorial_runs_and_prints_what_it_says(task04: bool, type_block: Cal
     assert not wrong, "\n".join(wrong)
 
 
-# The examples of extending.md ------------------------------------------------------------------------------------------
+# The examples of extending.md ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -302,7 +302,8 @@ def test_the_papers_printed_network_is_refused_with_the_reason(tmp_path: Path):
 
 def test_other_widths_are_refused_with_both_widths(tmp_path: Path):
     path = save(make_net(widths=(8, 16, 32, 64, 128)).encoder.state_dict(), tmp_path / "model.safetensors")
-    message = r"encoder \(widths 4, 16, 32, 64, 64; the file's 8, 16, 32, 64, 128\).*conv_init.*Use a preset with the file's widths"
+    widths = r"encoder \(widths 4, 16, 32, 64, 64; the file's 8, 16, 32, 64, 128\)"
+    message = rf"{widths}.*conv_init.*Use a preset with the file's widths"
     with pytest.raises(PretrainedEncoderError, match=message):
         load_pretrained_encoder(make_net(), path)
 

@@ -107,7 +107,7 @@ def assert_same_tree(a: Any, b: Any) -> None:
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
 
 
-# Against nnU-Net -------------------------------------------------------------------------------------------------------
+# Against nnU-Net -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("ignore", [False, True], ids=["labels", "with an ignore label"])
@@ -187,7 +187,7 @@ def test_spawned_processes_find_our_normalisation(nnunet_folders: Path, tmp_path
         np.testing.assert_array_equal(load_image(images, case), load_image(tmp_path / "two", case))
 
 
-# Interrupted and repeated ----------------------------------------------------------------------------------------------
+# Interrupted and repeated --------------------------------------------------------------------------------------------
 
 
 def test_a_second_call_does_nothing_and_a_newer_image_is_preprocessed_again(nnunet_folders: Path):
@@ -241,7 +241,7 @@ def test_a_case_cut_off_while_its_files_were_moved_is_done_again(nnunet_folders:
         assert pickle.load(file)["shape_before_cropping"] == (16, 20, 22)
 
 
-# Labels that can be trained on, and those that cannot --------------------------------------------------------------------
+# Labels that can be trained on, and those that cannot ----------------------------------------------------------------
 
 
 def checked(
