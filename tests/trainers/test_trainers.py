@@ -74,7 +74,7 @@ def build(context: Context) -> Builder:
     return make
 
 
-# What a trainer takes from the experiment and from the stage file --------------------------------------------------------
+# What a trainer takes from the experiment and from the stage file -----------------------------------------------------
 
 
 @pytest.mark.parametrize(("r", "stage", "epochs"), [(0, "supervised", 2), (1, "supervised", 8), (1, "semi", 2)])
