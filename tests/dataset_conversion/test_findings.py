@@ -146,7 +146,7 @@ FLARE_CASES: list[tuple[str, str, Callable[[Path], object], str]] = [  # code, s
 @pytest.mark.parametrize(
     ("code", "severity", "damage", "words"), FLARE_CASES, ids=[f"{c}-{s}-{w}" for c, s, _, w in FLARE_CASES]
 )
-def test_a_damaged_case_is_named_and_the_others_are_converted(
+def test_a_damaged_case_is_named_and_the_others_are_converted(  # the columns of FLARE_CASES
     convert: Convert, tmp_path: Path, code: str, severity: str, damage: Callable[[Path], object], words: str
 ) -> None:
     root = downloads.flare21(tmp_path / "download")

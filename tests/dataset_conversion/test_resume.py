@@ -20,11 +20,13 @@ import numpy as np
 import pytest
 
 from nnunet_assft.cli import convert as command
-from nnunet_assft.dataset_conversion import case_conversion, file_placement
+from nnunet_assft.dataset_conversion import case_conversion, file_placement, scan
+from nnunet_assft.dataset_conversion.headers import Tolerances
 from nnunet_assft.dataset_conversion.manifest import JOURNAL
 from nnunet_assft.dataset_conversion.scan import PlannedCase
 from nnunet_assft.dataset_conversion.source_cases import SourceCase
 from nnunet_assft.runtime import processes
+from nnunet_assft.runtime.cases import here
 from nnunet_assft.runtime.files import sha256_file
 from tests.dataset_conversion import downloads
 from tests.dataset_conversion.conftest import Convert
@@ -329,6 +331,20 @@ def test_without_np_small_downloads_are_converted_in_this_process(monkeypatch: p
     for megabytes, expected in ((10, 1), (1000, 5)):
         case = PlannedCase(SourceCase("c"), "pool", image_bytes=megabytes * 1_000_000)
         assert file_placement.processes_for([case], None) == expected
+
+
+def test_without_np_few_headers_are_scanned_in_this_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """One header counts as 0.4 MB, and a process is worth starting for 200 MB: 500 files."""
+    numbers: list[int] = []
+    monkeypatch.setattr(processes, "free_memory", lambda: None)
+    monkeypatch.setattr(processes, "available_cores", lambda: 64)
+    monkeypatch.setattr(scan, "in_processes", lambda n: (numbers.append(n), here)[1])
+    for n in (10, 600):
+        cases = [SourceCase(f"c{i}", (tmp_path / "image",), tmp_path / "label") for i in range(n)]
+        scan.scan_cases(
+            cases, {case.name: "pool" for case in cases}, scan.Scanning(Tolerances(), "CT", ".nii.gz"), None
+        )
+    assert numbers == [1, 2]
 
 
 def test_several_processes_give_the_same_dataset_as_one(convert: Convert, tmp_path: Path) -> None:
