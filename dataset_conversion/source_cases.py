@@ -70,15 +70,15 @@ class Sources:
 
     def add_image(self, case: SourceCase, file: Path) -> None:
         """Note the image of a case. A second one becomes a finding, and the first one stays."""
-        self._find_twice(case, case.images[0] if case.images else None, file)
+        self._report_twice(case, case.images[0] if case.images else None, file)
         case.images = case.images or (file,)
 
     def add_label(self, case: SourceCase, file: Path) -> None:
         """Note the label of a case. A second one becomes a finding, and the first one stays."""
-        self._find_twice(case, case.label, file)
+        self._report_twice(case, case.label, file)
         case.label = case.label or file
 
-    def _find_twice(self, case: SourceCase, first: Path | None, file: Path) -> None:
+    def _report_twice(self, case: SourceCase, first: Path | None, file: Path) -> None:
         if first is not None:
             self.findings.append(found("case_found_twice", case.name, f"{file} was found in addition to {first}"))
 

@@ -45,8 +45,7 @@ def test_a_good_dataset_of_somebody_else(convert: Convert, dataset: Path) -> Non
     before = {file: file.stat().st_mtime_ns for file in dataset.rglob("*") if file.is_file()}
     result = checked(convert, dataset)
     assert (result.code, result.findings("check_report")) == (0, [])
-    counts = {row["what"]: (row["expected"], row["found"]) for row in result.json("check_report")["counts"]}
-    assert counts == {
+    assert result.counts("check_report") == {
         "training cases": (3, 3),
         "labelled test cases": (None, 1),
         "test images without label": (None, 1),
@@ -165,6 +164,7 @@ def test_a_dataset_json_of_another_form_is_one_line(convert: Convert, dataset: P
         "nothing -i a",
         "flare21 -i a --mode move",
         "flare21 -i a --tolerance_mm a b",
+        "flare21 -i a --tolerance_spacing 0.1 1",  # no longer an option
     ],
 )
 def test_wrong_usage_is_exit_code_2(line: str, capsys: pytest.CaptureFixture[str], nnunet_folders: Path) -> None:
