@@ -22,7 +22,7 @@ def near(expected: object) -> object:
     return pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
-# Worked by hand -------------------------------------------------------------------------------------------------------
+# Worked by hand ----------------------------------------------------------------------------------------------------
 
 
 def test_dkd_worked_by_hand():
@@ -212,7 +212,7 @@ def test_medoid():
     assert metrics.medoid(np.zeros((3, 2)), ids=["b", "a", "c"]) == 1
 
 
-# The worked examples --------------------------------------------------------------------------------------------------
+# The worked examples -----------------------------------------------------------------------------------------------
 
 
 def test_example_uncertainty_scalars():
@@ -397,7 +397,7 @@ def test_example_medoid():
     assert metrics.medoid(e) == given_["expected"]["x_1"]
 
 
-# Edge cases and refusals ----------------------------------------------------------------------------------------------
+# Edge cases and refusals -------------------------------------------------------------------------------------------
 
 
 def test_identical_cases():

@@ -86,7 +86,7 @@ def softmaxes(draw: st.DrawFn, dtypes: tuple[type, ...] = (np.float16, np.float3
     return softmax_of(draw(rngs), draw(st.sampled_from([2, 3, 26])), shape).astype(draw(st.sampled_from(dtypes)))
 
 
-# Literal loops, written from the equations ----------------------------------------------------------------------------
+# Literal loops, written from the equations -------------------------------------------------------------------------
 
 
 def exact_distance(a: np.ndarray, b: np.ndarray) -> Decimal:
@@ -184,7 +184,7 @@ def literal_k(confidence: np.ndarray, n_select: int, tau_c: float, scale: str) -
     return min(max(k, min(n_select, len(values))), len(values))
 
 
-# Eqs. 1-5 -------------------------------------------------------------------------------------------------------------
+# Eqs. 1-5 ----------------------------------------------------------------------------------------------------------
 
 
 @few
@@ -341,7 +341,7 @@ def test_dkd_is_pakd_times_pd(rng: np.random.Generator, n: int, d: int, n_labell
             assert found.max() <= 4
 
 
-# Eqs. 6-11 and 17-22 --------------------------------------------------------------------------------------------------
+# Eqs. 6-11 and 17-22 -----------------------------------------------------------------------------------------------
 
 
 @few
@@ -490,7 +490,7 @@ def test_half_precision_is_precise_enough(rng: np.random.Generator, n_classes: i
             assert getattr(found, name) == pytest.approx(getattr(exact, name), rel=tolerance)
 
 
-# Eqs. 12-16 -----------------------------------------------------------------------------------------------------------
+# Eqs. 12-16 --------------------------------------------------------------------------------------------------------
 
 scores = hnp.arrays(
     np.float64, st.integers(1, 12), elements=st.sampled_from([0.0, -0.0, 5e-324, 1e-9, 0.1, 0.2, 0.3, 1.0, 4.0, 1e300])
@@ -558,7 +558,7 @@ def test_ranks_of_sklearn_are_the_same_without_ties(rng: np.random.Generator, n:
     assert not metrics.query_score(constant, constant, ranks="sklearn").any()
 
 
-# Eqs. 23-26 -----------------------------------------------------------------------------------------------------------
+# Eqs. 23-26 --------------------------------------------------------------------------------------------------------
 
 
 def confidences(rng: np.random.Generator, n: int) -> np.ndarray:
@@ -645,7 +645,7 @@ def test_the_selection_is_the_literal_loop(
     assert metrics.select_reliable(confidence, e, anchors, n_select, tau_c, scale, ids).tolist() == expected
 
 
-# Arrays, order and scale ----------------------------------------------------------------------------------------------
+# Arrays, order and scale -------------------------------------------------------------------------------------------
 
 CALLS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     "unit_vectors": (metrics.unit_vectors, ("e_pre",)),
@@ -794,7 +794,7 @@ def test_the_id_decides_among_identical_cases(rng: np.random.Generator, n: int, 
     assert metrics.medoid(e, ids) == by_id[0]
 
 
-# The first case, the budget and the query pool ------------------------------------------------------------------------
+# The first case, the budget and the query pool ---------------------------------------------------------------------
 
 
 @few

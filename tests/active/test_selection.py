@@ -47,7 +47,7 @@ def assert_same(first: Selection, second: Selection) -> None:
         np.testing.assert_array_equal(values, getattr(second, name))
 
 
-# The contract ---------------------------------------------------------------------------------------------------------
+# The contract ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", SELECTIONS)
@@ -164,7 +164,7 @@ def test_table():
         assert strategy.description
 
 
-# Each row -------------------------------------------------------------------------------------------------------------
+# Each row ----------------------------------------------------------------------------------------------------------
 
 
 def five_cases(**changes: object) -> SelectionPool:

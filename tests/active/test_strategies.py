@@ -63,7 +63,7 @@ def make_pool(n: int, *, seed: int = 0, order: np.ndarray | None = None, duplica
     )
 
 
-# The contract ---------------------------------------------------------------------------------------------------------
+# The contract ------------------------------------------------------------------------------------------------------
 
 every_strategy = pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
 
@@ -197,7 +197,7 @@ def test_a_row_says_where_it_comes_from(strategy: Strategy):
     assert strategy.semi_supervised or not strategy.excludes_pseudo_labelled
 
 
-# The pool -------------------------------------------------------------------------------------------------------------
+# The pool ----------------------------------------------------------------------------------------------------------
 
 
 def test_pools_that_are_refused():
@@ -260,7 +260,7 @@ def test_create_sorts_every_array_with_the_ids():
     assert QueryPool.create(["b", "a"], embeddings=None, labelled_embeddings=None).embeddings is None
 
 
-# The table, and the options of the method -----------------------------------------------------------------------------
+# The table, and the options of the method --------------------------------------------------------------------------
 
 
 def test_table():

@@ -204,7 +204,7 @@ def read_embeddings(file: Path, cases: Collection[str]) -> Embeddings:
     return Embeddings(index, pretrained, latest)
 
 
-# One case ---------------------------------------------------------------------------------------------------------------
+# One case ----------------------------------------------------------------------------------------------------------
 
 
 def _sums_inside(probs: np.ndarray | blosc2.NDArray, box: tuple[slice, ...], tau: float) -> tuple[VoxelSums, float]:
@@ -336,7 +336,7 @@ def _damage_is_a_value_error(ending: str) -> Iterator[None]:
         ) from error
 
 
-# The cases of a folder --------------------------------------------------------------------------------------------------
+# The cases of a folder ---------------------------------------------------------------------------------------------
 
 
 def _score_files(files: Sequence[Path], tau: float, num_processes: int) -> tuple[list[SavedCase], dict[str, str]]:

@@ -16,7 +16,7 @@ from nnunet_assft.active.strategies import STRATEGIES
 from tests.active.test_strategies import make_pool, sums_of
 from tests.worked_examples import worked_example
 
-# Random --------------------------------------------------------------------------------------------------------------
+# Random ------------------------------------------------------------------------------------------------------------
 
 
 def test_random_is_nested_and_skips_labelled_cases():
@@ -39,7 +39,7 @@ def test_example_random():
     assert [int(case) for case in query.ids] == given["expected"]["selected"]
 
 
-# Ablations: one metric alone ------------------------------------------------------------------------------------------
+# Ablations: one metric alone ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("metric", ["dkd", "asd", "asd_tau1"])
@@ -84,7 +84,7 @@ def test_cases_without_foreground_come_first_by_id_and_are_counted(name: str):
         assert STRATEGIES[name].query(pool, 3).ids == ("b", "d", "a")
 
 
-# Uncertainty ----------------------------------------------------------------------------------------------------------
+# Uncertainty -------------------------------------------------------------------------------------------------------
 
 
 def test_uncertainty_worked_by_hand():
@@ -154,7 +154,7 @@ def test_example_cup():
         assert candidates == sorted(given["expected"][f"stage1_{name}"])
 
 
-# Coverage -------------------------------------------------------------------------------------------------------------
+# Coverage ----------------------------------------------------------------------------------------------------------
 
 
 def coreset(embeddings: np.ndarray, labelled: np.ndarray, n_query: int) -> tuple[list[int], list[float]]:
@@ -276,7 +276,7 @@ def test_the_order_of_the_labelled_cases_does_not_matter(name: str):
     assert STRATEGIES[name].query(pool, 6) == STRATEGIES[name].query(other, 6)
 
 
-# Random foreground ----------------------------------------------------------------------------------------------------
+# Random foreground -------------------------------------------------------------------------------------------------
 
 
 def foreground_pool(*class_voxels: tuple[int, ...], seed: int = 0, r: int = 1) -> QueryPool:
@@ -317,7 +317,7 @@ def test_random_foreground_depends_on_seed_and_round():
     assert len(set(queries)) == 16
 
 
-# BADGE ----------------------------------------------------------------------------------------------------------------
+# BADGE -------------------------------------------------------------------------------------------------------------
 
 
 def shares(picks: Sequence[object], among: Sequence[object]) -> list[float]:
@@ -399,7 +399,7 @@ def test_example_badge_seeding():
     assert d2_sampling(rows, uniforms)[0] == given["expected"]["selected"]
 
 
-# SANN -----------------------------------------------------------------------------------------------------------------
+# SANN --------------------------------------------------------------------------------------------------------------
 
 
 def sann_pool(embeddings: Sequence[Sequence[float]], spread: Sequence[float], field: str) -> QueryPool:
@@ -446,7 +446,7 @@ def test_example_sann(name: str, field: str):
     assert [query.scores["cover"][i] for i in picked] == pytest.approx(given["expected"]["cover_value"])
 
 
-# UGTST ----------------------------------------------------------------------------------------------------------------
+# UGTST -------------------------------------------------------------------------------------------------------------
 
 
 def ugtst_pool(embeddings: Sequence[float], uncertainty: Sequence[float], **options: int) -> QueryPool:
@@ -481,7 +481,7 @@ def test_ugtst_fills_up_with_the_most_uncertain():
     )  # one: its first, then the most uncertain
 
 
-# ClaSP PE -------------------------------------------------------------------------------------------------------------
+# ClaSP PE ----------------------------------------------------------------------------------------------------------
 
 
 def clasp_pool(*entropies: Sequence[float], seed: int = 0, r: int = 1, n_rounds: int = 1) -> QueryPool:

@@ -61,7 +61,7 @@ def best(scores: Sequence[float] | np.ndarray, among: Sequence[int]) -> list[int
     return sorted(among, key=lambda i: (-scores[i], i))
 
 
-# Every row ------------------------------------------------------------------------------------------------------------
+# Every row ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -101,7 +101,7 @@ def test_the_scale_of_the_gradients_plays_no_role(seed: int, n: int, n_query: in
     assert STRATEGIES["badge"].query(scaled, n_query).ids == STRATEGIES["badge"].query(pool, n_query).ids
 
 
-# Literal loops, written from the specification ------------------------------------------------------------------------
+# Literal loops, written from the specification ---------------------------------------------------------------------
 
 
 @few
@@ -258,7 +258,7 @@ def test_clasp_pe_in_the_last_round_takes_the_largest_of_each_structure(
         assert i == best(scores, [j for j in range(n) if j not in picked[:k]])[0]
 
 
-# The committee --------------------------------------------------------------------------------------------------------
+# The committee -----------------------------------------------------------------------------------------------------
 
 
 @few

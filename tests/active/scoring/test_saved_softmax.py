@@ -74,7 +74,7 @@ def padded(inside: np.ndarray, shape: tuple[int, ...], start: tuple[int, ...]) -
     return probs
 
 
-# Values -----------------------------------------------------------------------------------------------------------------
+# Values ------------------------------------------------------------------------------------------------------------
 
 
 def test_the_columns_of_four_voxels_worked_by_hand(tmp_path, ending):
@@ -161,7 +161,7 @@ def test_a_b2nd_is_never_held_whole_and_an_npz_only_once(tmp_path, ending):
     assert int(done.stdout) < {B2ND: 0.25, NPZ: 1.2}[ending] * probs.nbytes
 
 
-# The crop ---------------------------------------------------------------------------------------------------------------
+# The crop ----------------------------------------------------------------------------------------------------------
 
 
 def test_the_crop_is_cut_in_transposed_axes(tmp_path, ending):
@@ -299,7 +299,7 @@ def test_plans_that_are_not_nnunets_stop_everything(tmp_path, text):
         score_folder(tmp_path, 1, 5)
 
 
-# Files that cannot be used ----------------------------------------------------------------------------------------------
+# Files that cannot be used -----------------------------------------------------------------------------------------
 
 
 def break_file(folder: Path, kind: str, ending: str = NPZ) -> None:
@@ -447,7 +447,7 @@ def test_a_round_outside_is_an_error(tmp_path, r):
         score_folder(tmp_path, r, 5)
 
 
-# Embeddings -------------------------------------------------------------------------------------------------------------
+# Embeddings --------------------------------------------------------------------------------------------------------
 
 
 def save_embeddings(file: Path, ids: list[str], /, **other: object) -> tuple[np.ndarray, np.ndarray]:
@@ -515,7 +515,7 @@ def test_an_embeddings_file_that_is_none_is_refused(tmp_path):
         read_embeddings(tmp_path / "e.npz", [str(i) for i in range(8)])
 
 
-# The file ---------------------------------------------------------------------------------------------------------------
+# The file ----------------------------------------------------------------------------------------------------------
 
 
 def test_the_csv_is_sorted_and_exact(tmp_path):

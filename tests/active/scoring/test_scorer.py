@@ -38,7 +38,7 @@ CPU = torch.device("cpu")
 PATCH = (16, 32, 32)  # what is planned for the blobs
 
 
-# CaseRecord ------------------------------------------------------------------------------------------------------------
+# CaseRecord --------------------------------------------------------------------------------------------------------
 
 MADE_FROM = {"model": "0f" * 32, "tau": 1.97609}
 
@@ -126,7 +126,7 @@ def test_a_file_of_another_kind_is_none(tmp_path, content):
     assert CaseRecord.load(tmp_path / "case_1.npz", MADE_FROM) is None
 
 
-# Scorer ----------------------------------------------------------------------------------------------------------------
+# Scorer ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -317,7 +317,7 @@ def test_an_embedding_that_is_not_finite_is_refused_with_the_case(planned):
         broken.embed("case_05", random_image(*PATCH))
 
 
-# Statistics ------------------------------------------------------------------------------------------------------------
+# Statistics --------------------------------------------------------------------------------------------------------
 
 LARGE = (24, 32, 48)  # four windows: z at 0 and 8, y at 0, x at 0 and 16
 ALONE = tuple(name for name in STATISTICS if name != "committee_spread")  # those of one network

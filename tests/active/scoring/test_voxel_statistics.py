@@ -70,7 +70,7 @@ def random_features(logits: torch.Tensor) -> torch.Tensor:
     return torch.randn(4, *logits.shape[1:], generator=torch.Generator().manual_seed(4))
 
 
-# All of them ------------------------------------------------------------------------------------------------------------
+# All of them -------------------------------------------------------------------------------------------------------
 
 
 def moments_of(logits: torch.Tensor, device: torch.device | None = None) -> SoftmaxMoments:
@@ -125,7 +125,7 @@ def test_the_computation_is_on_the_device_asked_for(compute):
         compute(logits, torch.device("meta"))
 
 
-# voxel_sums_of_logits --------------------------------------------------------------------------------------------------
+# voxel_sums_of_logits ----------------------------------------------------------------------------------------------
 
 
 def sums_of_softmax(logits: torch.Tensor, tau: float, second: str = "order") -> metrics.VoxelSums:
@@ -193,7 +193,7 @@ def test_strict_looks_below_a_tie_of_two_structures(second, foreground_margin):
     assert sums.margin_sum == 0.0  # always the second order statistic
 
 
-# class_entropies --------------------------------------------------------------------------------------------------------
+# class_entropies ---------------------------------------------------------------------------------------------------
 
 
 @every_kind
@@ -214,7 +214,7 @@ def test_class_entropies_worked_by_hand():
     assert class_entropies(logits_of([[0.5, 0.0], [0.5, 1.0]]).clamp(min=-100)) == pytest.approx([math.log(2) / 4] * 2)
 
 
-# margin_of_logits -------------------------------------------------------------------------------------------------------
+# margin_of_logits --------------------------------------------------------------------------------------------------
 
 
 @every_kind
@@ -234,7 +234,7 @@ def test_the_margin_of_a_tie_is_0():
     assert margin.tolist() == [[[0.0, 0.0, 0.0]]]
 
 
-# head_gradient ----------------------------------------------------------------------------------------------------------
+# head_gradient -----------------------------------------------------------------------------------------------------
 
 
 def test_example_badge():
@@ -310,7 +310,7 @@ def test_gradient_of_nothing_but_background_is_that_of_autograd(n_classes):
     np.testing.assert_allclose(found, autograd(head, features, True), rtol=1e-4, atol=1e-7)
 
 
-# SoftmaxMoments ---------------------------------------------------------------------------------------------------------
+# SoftmaxMoments ----------------------------------------------------------------------------------------------------
 
 
 @few
@@ -357,7 +357,7 @@ def test_spread_worked_by_hand():
     assert (mean.highest, mean.lowest) == pytest.approx(tuple(bits), rel=1e-6)
 
 
-# EntropyHistogram -------------------------------------------------------------------------------------------------------
+# EntropyHistogram --------------------------------------------------------------------------------------------------
 
 
 def histogram_of(bits: np.ndarray, n_classes: int) -> EntropyHistogram:
