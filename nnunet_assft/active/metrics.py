@@ -1,8 +1,8 @@
 """Equations 1-26 of the ASSFT paper as pure functions, in the order of the equations.
 
 They answer two questions about a pool of unlabelled cases. Which cases should be annotated next (Eqs. 1-16)? Those on
-which fine-tuning has changed the encoder most (DKD) and whose segmentation is most uncertain (ASD). Which predictions can
-be trusted as pseudo-labels (Eqs. 17-26)? Those that are confident and whose case resembles a labelled one.
+which fine-tuning has changed the encoder most (DKD) and whose segmentation is most uncertain (ASD). Which predictions
+can be trusted as pseudo-labels (Eqs. 17-26)? Those that are confident and whose case resembles a labelled one.
 
 numpy in, numpy out: no files, no torch, no state. Conventions of the whole module:
 
@@ -12,8 +12,8 @@ numpy in, numpy out: no files, no torch, no state. Conventions of the whole modu
   zero vector to everything is 1.
 * `ids` are the case ids in the order of the rows. They decide ties: compared as strings, the smaller one comes first.
   Without ids the row number decides. Indices are returned best first.
-* Inputs are never modified. An input that cannot be used raises ValueError, which says what was found, what was expected
-  and what to do.
+* Inputs are never modified. An input that cannot be used raises ValueError, which says what was found, what was
+  expected and what to do.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def pairwise_dissimilarity(
 
 
 def _sum_of_labelled(e_labelled: np.ndarray | None, d: int) -> tuple[int, np.ndarray]:
-    """Return L and the sum of the unit vectors of the labelled cases, added up in an order that only their values give."""
+    """Return L and the sum of the labelled cases' unit vectors, added up in an order that only their values decide."""
     if e_labelled is None or len(e_labelled) == 0:
         return 0, np.zeros(d)
     e_labelled = check_embeddings(e_labelled, "e_labelled")
@@ -157,7 +157,7 @@ def dkd(
     pd_weights: str = "literal",
     e_labelled: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Return the diversified knowledge divergence (Eq. 5): PAKD times PD, large for a case that is new and unlike others.
+    """Return the diversified knowledge divergence (Eq. 5), PAKD times PD: large if a case is new and unlike others.
 
     e_pre, e_cur: (N, d). Returns (N,) in [0, 4]. For the options and errors see `pakd` and `pairwise_dissimilarity`.
     """
@@ -322,8 +322,8 @@ def query_score(dkd: np.ndarray, asd: np.ndarray) -> np.ndarray:
 def select_query(dkd: np.ndarray, asd: np.ndarray, n_query: int, ids: Sequence[str] | None = None) -> np.ndarray:
     """Return the indices of the n_query cases to annotate, best first (Eq. 16); all cases if there are fewer.
 
-    The case with the largest Q comes first. A tie goes to the larger DKD, then to the smaller id. dkd, asd: (N,) over the
-    query pool.
+    The case with the largest Q comes first. A tie goes to the larger DKD, then to the smaller id. dkd, asd: (N,) over
+    the query pool.
     """
     n_query = check_count(n_query, "n_query")
     q = query_score(dkd, asd)
@@ -344,7 +344,7 @@ def confidence_from_sums(sums: VoxelSums, reduction: str = "sum") -> float:
 
 
 def confidence(probs: np.ndarray, reduction: str = "sum") -> float:
-    """Return the confidence C of one case (Eqs. 17-22): how clearly its most probable class leads where it is foreground.
+    """Return the confidence C of one case (Eqs. 17-22): how clearly the predicted class leads where it is foreground.
 
     probs: (C, Z, Y, X). For the reductions see `confidence_from_sums`, for the errors `voxel_sums`.
     """
@@ -355,9 +355,9 @@ def confidence(probs: np.ndarray, reduction: str = "sum") -> float:
 def n_candidates(confidence: np.ndarray, n_select: int, tau_c: float = 2.0, scale: str = "max") -> int:
     """Return K (Eqs. 23-24), the number of most confident cases among which the selection chooses.
 
-    K = n_select tau_c / (mean confidence), rounded up: the less confident the network is, the more cases are candidates.
-    K is at least n_select and at most N; it is N if no confidence is above 0.
-    confidence: (N,), >= 0. scale: `max` divides it by its maximum first, which suits C as a sum; `none` does not.
+    K = n_select tau_c / (mean confidence), rounded up: the less confident the network is, the more cases are
+    candidates. K is at least n_select and at most N; it is N if no confidence is above 0. confidence: (N,), >= 0.
+    scale: `max` divides it by its maximum first, which suits C as a sum; `none` does not.
     """
     check_choice("scale", scale, SCALES)
     confidence = check_confidence(confidence)
@@ -401,7 +401,7 @@ def reliability(confidence: np.ndarray, e_cur: np.ndarray, e_anchor: np.ndarray)
 
 @dataclass(frozen=True)
 class Selection:
-    """A selection with the values that decided it; distance and reliability are NaN for cases that are no candidates."""
+    """A selection with the values that decided it; distance and reliability are NaN where a case is no candidate."""
 
     indices: np.ndarray  # (<= n_select,) selected cases, best first
     candidates: np.ndarray  # (K,) the K most confident cases, best first
@@ -444,10 +444,9 @@ def select_reliable(  # seven parameters: see rank_reliable
 ) -> np.ndarray:
     """Return the indices of the n_select cases to pseudo-label (Eqs. 23-26), best first.
 
-    Of the K most confident cases these are the ones with the largest R; a tie goes to the smaller id. All candidates are
-    returned if there are fewer than n_select.
-    confidence: (N,) C of every unlabelled case. e_cur: (N, d) their embeddings. e_anchor: (L, d) every labelled case,
-    L >= 1, under the same encoder. tau_c, scale: see `n_candidates`.
+    Of the K most confident cases these are the ones with the largest R; a tie goes to the smaller id. All candidates
+    are returned if there are fewer than n_select. confidence: (N,) C of every unlabelled case. e_cur: (N, d) their
+    embeddings. e_anchor: (L, d) every labelled case, L >= 1, under the same encoder. tau_c, scale: see `n_candidates`.
     """
     return rank_reliable(confidence, e_cur, e_anchor, n_select, tau_c, scale, ids).indices
 
@@ -456,9 +455,9 @@ def select_reliable(  # seven parameters: see rank_reliable
 
 
 def summed_distance(e_pre: np.ndarray) -> np.ndarray:
-    """Return the summed cosine distance of each case to all others: (N, d) to (N,), rounded to 1e-9 so that ties are ties.
+    """Return the summed cosine distance of each case to all others: (N, d) to (N,).
 
-    The cost is O(N d).
+    It is rounded to 1e-9 so that ties are ties. The cost is O(N d).
     """
     e_pre = check_embeddings(e_pre, "e_pre")
     total = sum((unit_vectors(e_pre[rows]).sum(axis=0) for rows in row_blocks(e_pre)), np.zeros(e_pre.shape[1]))

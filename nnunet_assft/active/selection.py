@@ -20,8 +20,8 @@ from nnunet_assft.runtime.tables import Table
 class SelectionPool:
     """What a selection strategy may look at: every case that is unlabelled after the query, ids ascending.
 
-    The embeddings and anchors are those of the network of the supervised stage. Raises ValueError for arrays that do not
-    fit the ids, and for NaN and inf, which names the case.
+    The embeddings and anchors are those of the network of the supervised stage. Raises ValueError for arrays that do
+    not fit the ids, and for NaN and inf, which names the case.
     """
 
     ids: tuple[str, ...]

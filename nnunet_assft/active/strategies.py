@@ -4,7 +4,8 @@ A strategy is one function of a QueryPool (in `query/`) and one row in STRATEGIE
 parameters. Its contract:
 
 * It returns the ids of min(n_query, len(pool.ids)) different cases, best first, and the scores that decided it.
-* It depends on nothing but the pool: no files, no clock, and no random numbers but those seeded by (pool.seed, pool.round).
+* It depends on nothing but the pool: no files, no clock, and no random numbers but those seeded by (pool.seed,
+  pool.round).
 * A tie goes to the smaller case id. The inputs are not modified.
 """
 
@@ -207,7 +208,7 @@ STRATEGIES: Table[Strategy] = Table(
             function=partial(query_typiclust, neighbours=20),
             needs=_LABELLED,
             source="Hacohen et al. 2022",
-            description="k-means with L + b clusters; the most typical case of each of the largest without a labelled case",
+            description="k-means with L + b clusters; the most typical case of each large one without a labelled case",
         ),
     },
 )

@@ -16,8 +16,8 @@ from nnunet_assft.active.arrays import check_count
 def query_budget(spec: int | float | str, n_pool: int) -> int:
     """Return N_B, the number of cases to query per round.
 
-    spec: a number of cases (5 or "5"), or a fraction f of the initial pool (0.05, "0.05" or "5%"), which gives
-    max(1, floor(f n_pool + 1/2)) in decimal arithmetic. Raises ValueError unless the number is at least 1 or 0 < f <= 1.
+    spec: a number of cases (5 or "5"), or a fraction f of the initial pool (0.05, "0.05" or "5%"), which gives max(1,
+    floor(f n_pool + 1/2)) in decimal arithmetic. Raises ValueError unless the number is at least 1 or 0 < f <= 1.
     """
     n_pool = check_count(n_pool, "n_pool")
     text = str(spec).strip()
@@ -45,7 +45,8 @@ def query_candidates(
     """Return the sorted ids of Q_r (section 3.4): the unlabelled cases that were not pseudo-labelled in the last round.
 
     If fewer than n_query remain, excluded cases are given back, the least reliable first; a tie goes to the smaller id.
-    reliability: R of the excluded cases, which is needed only then. Raises ValueError for ids or values that are missing.
+    reliability: R of the excluded cases, which is needed only then. Raises ValueError for ids or values that are
+    missing.
     """
     n_query = check_count(n_query, "n_query")
     pool, excluded = set(unlabelled), set(pseudo_labelled_last_round)

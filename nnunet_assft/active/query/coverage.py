@@ -51,11 +51,11 @@ def query_badge(pool: QueryPool, n_query: int) -> Query:
 
 
 def d2_sampling(rows: np.ndarray, uniforms: np.ndarray) -> tuple[list[int], np.ndarray]:
-    """Pick the longest row, then one row for each of the uniforms in proportion to its squared distance to the picked ones.
+    """Pick the longest row, then draw rows in proportion to their squared distance to the nearest picked row.
 
-    rows: (N, d). uniforms: numbers in [0, 1), which invert the cumulative sum of the squared distances. Once all distances
-    are 0, the first row that is left is picked.
-    Returns the picked rows in order, and the squared distance of each row to the nearest picked one: when it was picked
+    One row is drawn for each of the uniforms. rows: (N, d). uniforms: numbers in [0, 1), which invert the
+    cumulative sum of the squared distances. Once all distances are 0, the first row that is left is picked. Returns
+    the picked rows in order, and the squared distance of each row to the nearest picked one: when it was picked
     (the first pick: its squared length), or at the end.
     """
     at_pick: dict[int, float] = {}
@@ -80,8 +80,8 @@ def query_typiclust(pool: QueryPool, n_query: int, *, neighbours: int) -> Query:
 
     The unit embeddings of the labelled cases and of the pool form L + n_query clusters. The most typical case of a
     cluster has the smallest mean distance to its nearest neighbours there, at most `neighbours` of them. If there are
-    fewer such clusters than picks, for which embeddings have to be equal, the clusters with the fewest labelled and picked
-    cases follow.
+    fewer such clusters than picks, for which embeddings have to be equal, the clusters with the fewest labelled and
+    picked cases follow.
     """
     assert pool.embeddings is not None
     assert pool.labelled_embeddings is not None

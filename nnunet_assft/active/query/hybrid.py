@@ -19,8 +19,8 @@ from nnunet_assft.active.query.shared import (
 def query_ugtst(pool: QueryPool, n_query: int, *, candidates_per_case: int) -> Query:
     """Query the case nearest to the centre of each of n_query clusters of the candidates, the most uncertain cases.
 
-    The uncertainty is the mean entropy above the first peak of its histogram. If there are fewer clusters than picks, for
-    which embeddings have to be equal, the next most uncertain cases follow.
+    The uncertainty is the mean entropy above the first peak of its histogram. If there are fewer clusters than picks,
+    for which embeddings have to be equal, the next most uncertain cases follow.
     """
     assert pool.peak_entropy is not None
     assert pool.embeddings is not None
@@ -66,8 +66,8 @@ def greedy_cover(similarity: np.ndarray, n_picks: int) -> tuple[list[int], list[
     similarity: (K, N), of each candidate to each case, K >= n_picks. F is the sum over the cases of the largest
     similarity to a picked candidate, -1 before any pick. Returns the picked rows and F after each pick.
 
-    A gain can only fall while rows are picked. So the largest gain that is up to date is the largest of all, and few gains
-    have to be computed again after a pick (lazy greedy).
+    A gain can only fall while rows are picked. So the largest gain that is up to date is the largest of all, and few
+    gains have to be computed again after a pick (lazy greedy).
     """
     covered = np.full(similarity.shape[1], -1.0)
     gain, is_current = np.full(len(similarity), np.inf), np.zeros(len(similarity), dtype=bool)

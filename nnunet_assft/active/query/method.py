@@ -34,7 +34,10 @@ def query_dkd(pool: QueryPool, n_query: int, *, largest: bool) -> Query:
 
 
 def query_asd(pool: QueryPool, n_query: int, *, largest: bool, tau1: bool = False) -> Query:
-    """Query the cases with the largest or the smallest ASD (Eqs. 6-11), at the temperature of the round or, tau1, at 1."""
+    """Query the cases with the largest or the smallest ASD (Eqs. 6-11).
+
+    tau1: take the mask at temperature 1 instead of that of the round.
+    """
     asd = _asd(pool, tau1=tau1)
     zeros = int((asd == 0).sum())
     if zeros > 1 and not largest:

@@ -29,8 +29,8 @@ def query_random(pool: QueryPool, n_query: int) -> Query:
 def query_random_foreground(pool: QueryPool, n_query: int) -> Query:
     """For each pick, draw a predicted structure, then a case in proportion to its predicted voxels of that structure.
 
-    All structures are equally likely. A structure can be drawn while a case that is not picked yet has voxels of it; once
-    there is no such structure, all cases that are left are equally likely.
+    All structures are equally likely. A structure can be drawn while a case that is not picked yet has voxels of it;
+    once there is no such structure, all cases that are left are equally likely.
     """
     assert pool.sums is not None
     voxels = np.array([sums.class_voxels[1:] for sums in pool.sums], dtype=np.int64)  # (N, structures)

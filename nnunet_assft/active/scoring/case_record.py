@@ -38,7 +38,7 @@ class RecordStore:
     """Keep a CaseRecord as an npz file, as a store of `runtime.cached`."""
 
     def read(self, file: Path) -> tuple[str, CaseRecord]:
-        """Return the checksum of the inputs and the record. Raises ValueError, KeyError or TypeError if it is damaged."""
+        """Return the checksum of the inputs and the record; a damaged file raises ValueError, KeyError or TypeError."""
         try:
             with np.load(file) as content:
                 meta = json.loads(str(content["meta"]))

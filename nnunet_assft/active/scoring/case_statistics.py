@@ -1,7 +1,7 @@
 """One forward pass per case: voxel sums, embedding and what else a strategy asks for, together.
 
-The softmax is taken from the blended logits block by block and reduced to sums at once; nothing of its size is stored or
-resampled. Only a strategy that needs statistics of several predictions (STATISTICS) pays for more passes.
+The softmax is taken from the blended logits block by block and reduced to sums at once; nothing of its size is stored
+or resampled. Only a strategy that needs statistics of several predictions (STATISTICS) pays for more passes.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _committee_spread(done: _Pass) -> float:
 
 
 def _peak_entropy(done: _Pass) -> float:
-    """Return the uncertainty of UGTST, in bits: the mean of the voxel entropies above the first peak of their histogram.
+    """Return the uncertainty of UGTST, in bits: the mean voxel entropy above the first peak of the histogram.
 
     The entropies are those of the mean prediction over views of the image with other intensities.
     """

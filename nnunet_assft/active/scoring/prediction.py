@@ -24,7 +24,8 @@ def open_scorer(context: Context, model: Model) -> Scorer:
 def predict_test_cases(context: Context, model: Model, folder: Path, desc: str) -> dict[str, Path]:
     """Write the segmentations of the test cases to `folder`, as `nnUNetv2_predict` makes them, with mirroring.
 
-    Segmentations that the same model made before are kept. desc: text of the progress bar. Returns the file of each case.
+    Segmentations that the same model made before are kept. desc: text of the progress bar. Returns the file of each
+    case.
     """
     claim(folder / "model.json", asdict(model), displace=remove)
     scorer = cache(lambda: open_scorer(context, model))  # opened only if a case is left

@@ -25,7 +25,7 @@ from nnunet_assft.runtime.cases import for_each_case
 
 
 def build_query_pool(context: Context, r: int, before: Round, cases: Sequence[str]) -> QueryPool:
-    """Return what the strategy of the experiment needs of these cases in round r, and no more. before: the round before."""
+    """Return what the strategy of the experiment needs of these cases in round r. before: the round before."""
     experiment = context.experiment
     needs = STRATEGIES[experiment.settings.strategy].needs_with(experiment.options)
     statistics = tuple(sorted(needs & set(STATISTICS)))

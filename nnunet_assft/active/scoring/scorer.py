@@ -1,7 +1,7 @@
 """A network with nnU-Net's sliding window around it, on preprocessed images, in network space.
 
-nnU-Net's sliding window blends the logits; `voxel_statistics` takes their softmax block by block. Mirroring is off unless
-it is asked for, so that a case is passed through the network once.
+nnU-Net's sliding window blends the logits; `voxel_statistics` takes their softmax block by block. Mirroring is off
+unless it is asked for, so that a case is passed through the network once.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from nnunet_assft.planning.planner import CONFIGURATION
 class Scorer:
     """A network with nnU-Net's sliding window around it.
 
-    plans, dataset_json: of the experiment. weights: state dict of the segmentation network. device: where the forward pass
-    runs.
+    plans, dataset_json: of the experiment. weights: state dict of the segmentation network. device: where the forward
+    pass runs.
     """
 
     def __init__(
@@ -149,9 +149,9 @@ class Scorer:
 class _Predictor(nnUNetPredictor):
     """nnU-Net's predictor with two changes.
 
-    It calls `before_windows` before each pass over the windows, because nnU-Net starts a second pass if the memory of the
-    device did not suffice, and values collected in the first one must be dropped. And it duplicates a window where a batch
-    of two is faster.
+    It calls `before_windows` before each pass over the windows, because nnU-Net starts a second pass if the memory of
+    the device did not suffice, and values collected in the first one must be dropped. And it duplicates a window where
+    a batch of two is faster.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -160,7 +160,7 @@ class _Predictor(nnUNetPredictor):
         self.in_batches = False  # see `_is_slow_alone`
 
     def batch_of(self, window: torch.Tensor) -> torch.Tensor:
-        """Return the window, (1, channels, z, y, x), duplicated where a batch of two is faster; its result comes first."""
+        """Return the window, (1, channels, z, y, x), duplicated where a batch of two is faster."""
         return window.expand(2, *window.shape[1:]) if self.in_batches else window
 
     @torch.inference_mode()
@@ -185,8 +185,8 @@ class _Predictor(nnUNetPredictor):
 def _is_slow_alone(network: Any, patch_size: Sequence[int]) -> bool:
     """Return whether torch would take its slow loop for the first convolutions of a single window on a CPU.
 
-    torch takes that loop for images of at most 20480 elements, not counting the last axis, unless they come as a batch; a
-    batch of two takes a third of the time of one. This concerns only narrow networks such as the preset `tiny`.
+    torch takes that loop for images of at most 20480 elements, not counting the last axis, unless they come as a batch;
+    a batch of two takes a third of the time of one. This concerns only narrow networks such as the preset `tiny`.
     """
     return int(network.encoder.conv_init.out_channels) * math.prod(patch_size[:2]) <= 20480
 
@@ -207,6 +207,6 @@ def check_finite(case: str, *values: np.ndarray) -> None:
     """Raise `AssftError`, which names the case, if one of the values is NaN or infinite."""
     if not all(np.isfinite(v).all() for v in values):
         raise AssftError(
-            f"The output of the network for case {case} is not finite. If the training has diverged (see progress.png), "
+            f"The network output for case {case} is not finite. If the training has diverged (see progress.png), "
             "plan a new experiment with a lower --initial_lr. If it is the pretrained encoder, check its file."
         )

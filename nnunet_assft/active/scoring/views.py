@@ -44,7 +44,7 @@ _INTENSITIES = ComposeTransforms(
 
 
 def intensity_views(image: np.ndarray, seed: Sequence[int]) -> Iterator[np.ndarray]:
-    """Yield INTENSITY_VIEWS copies of the image with other contrast, gamma, blur and noise, the same for the same seed."""
+    """Yield INTENSITY_VIEWS copies of the image with other contrast, gamma, blur and noise, drawn by the seed."""
     for words in np.random.SeedSequence(seed).generate_state(2 * INTENSITY_VIEWS).reshape(-1, 2):
         copy = np.pad(image, [(0, 0), *((0, max(0, SHORTEST_AXIS - n)) for n in image.shape[1:])], mode="edge")
         with _global_generators(int(words[0]), int(words[1])):

@@ -1,4 +1,4 @@
-"""Statistics of a case from its logits, block by block in torch: sums and small arrays, never a softmax of the whole case.
+"""Statistics of a case from its logits, block by block in torch; the softmax of a whole case is never held.
 
 Logits are (C, z, y, x) in any float precision, on any device. Blocks are reduced in float32 and added up in float64.
 """
@@ -85,7 +85,7 @@ def voxel_sums_of_logits(logits: torch.Tensor, tau: float, *, device: torch.devi
 
 @torch.inference_mode()
 def class_entropies(logits: torch.Tensor, *, device: torch.device | None = None) -> np.ndarray:
-    """Return (C,) float64: for each class c the mean over voxels of H_v p_cv, in nats; they add up to the mean entropy."""
+    """Return (C,) float64: for each class c the mean over voxels of H_v p_cv, in nats. The sum is the mean entropy."""
     total, n_voxels = np.zeros(logits.shape[0]), logits[0].numel()
     for _, z in _blocks(logits, device):
         e, e_sum, entropy = _exponentials(z, z.amax(dim=0))
@@ -205,8 +205,9 @@ class EntropyHistogram:
     def mean_above_first_peak(self, bins: int = 100) -> float:
         """Return the mean of the entropies above lambda, in bits, or 0 if there is none (GAUA of UGTST).
 
-        lambda is the left edge of the first peak of the histogram, or the minimum of the entropies if it has no peak. The
-        histogram has `bins` bins from the minimum to the maximum of the entropies; a peak is an interior local maximum.
+        lambda is the left edge of the first peak of the histogram, or the minimum of the entropies if it has no peak.
+        The histogram has `bins` bins from the minimum to the maximum of the entropies; a peak is an interior local
+        maximum.
         """
         if not self.lowest < self.highest:
             return 0.0
