@@ -158,7 +158,7 @@ def test_scores_splits_and_records(reference: tuple[Path, list[Round]]) -> None:
     assert max(sizes) < 64 * 1024
 
 
-@pytest.mark.parametrize("strategy", ["random", "dkd_asd", "coreset", "badge", "sann", "sann_tta", "ugtst", "clasp_pe"])
+@pytest.mark.parametrize("strategy", ["random", "dkd_asd", "coreset", "badge", "sann", "ugtst", "clasp_pe"])
 def test_a_strategy_without_pseudo_labels_has_one_stage_per_round(
     strategy: str, reference: tuple[Path, list[Round]], in_reference: object
 ) -> None:
