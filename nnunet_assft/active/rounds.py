@@ -17,7 +17,12 @@ from nnunet_assft.active.context import Context, open_context
 from nnunet_assft.active.pseudo_labels import write_pseudo_labels
 from nnunet_assft.active.query.budget import query_candidates
 from nnunet_assft.active.scoring.prediction import predict_test_cases
-from nnunet_assft.active.scoring.records import embeddings, pretrained_records, query_pool, selection_pool
+from nnunet_assft.active.scoring.records import (
+    build_query_pool,
+    build_selection_pool,
+    embeddings,
+    pretrained_records,
+)
 from nnunet_assft.active.selection import SELECTIONS
 from nnunet_assft.active.state import Experiment, Model, Round, finished_rounds, only_process, write_splits
 from nnunet_assft.active.strategies import STRATEGIES
@@ -102,7 +107,7 @@ def _query(context: Context, r: int, before: Round | None) -> tuple[list[str], l
     candidates = query_candidates(before.unlabelled, excluded, before.reliability, experiment.n_query)
 
     def compute() -> dict[str, Any]:
-        query = strategy.query(query_pool(context, r, before, candidates), experiment.n_query)
+        query = strategy.query(build_query_pool(context, r, before, candidates), experiment.n_query)
         rank = {case: i + 1 for i, case in enumerate(query.ids)}
         rows = [
             {
@@ -183,7 +188,7 @@ def _select(
     n_select = experiment.n_query * r
 
     def compute() -> dict[str, Any]:
-        pool = selection_pool(context, r, model, labelled, unlabelled)
+        pool = build_selection_pool(context, r, model, labelled, unlabelled)
         selection = SELECTIONS[options.selection].function(pool, n_select)
         rank = {int(i): n + 1 for n, i in enumerate(selection.indices)}
         rows = [

@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 from nnunet_assft.active.options import Options
 from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.settings import Settings
+from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.files import read_json, write_json
 
@@ -101,6 +102,12 @@ class Experiment:
             raise AssftError(f"{file} has schema version {version}; expected {SCHEMA_VERSION}. {_written_by(content)}")
         for key in ("pool", "test", "permutation"):
             content[key] = tuple(content[key])
+        strategy = content["settings"]["strategy"]
+        if strategy not in STRATEGIES:
+            raise AssftError(
+                f"{file} was planned with strategy {strategy!r}, which this version no longer has. "
+                f"{_written_by(content)}"
+            )
         return cls(**{**content, "settings": Settings.from_json(content["settings"])})
 
 

@@ -195,7 +195,8 @@ def test_options_that_deviate_are_recorded_and_shown(blobs, call):
         pd_weights="reversed", tau_c=1.5, first_case="medoid"
     )
     assert changed in call("status -d 901")[1]
-    assert "--option tau_c=two: expected a number" in the_error(call("plan -d 901 --option tau_c=two"), "plan")
+    expected = "--option confidence=two: expected one of sum, foreground_mean."
+    assert expected in the_error(call("plan -d 901 --option confidence=two"), "plan")
 
 
 def test_help_of_plan_shows_defaults():
