@@ -7,8 +7,9 @@ tests and copied, which takes a tenth of a second:
 * `planned`: the experiment of `blobs` with the settings `TINY`, before its first round.
 * `trained`: the same experiment after its rounds 0, 1 and 2, and the `Round` of each.
 
-Each test gets a copy of its own in `tmp_path`, which it may change as it likes. Where a test needs other settings,
-`plan_experiment` in a copy finds the images preprocessed.
+Each test gets a copy of its own in `tmp_path`, which it may change as it likes, with one exception: a checkpoint (.pth)
+is a hard link, so a test replaces it as a whole or deletes it and never writes into it. Where a test needs other
+settings, `plan_experiment` in a copy finds the images preprocessed.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.rounds import run_round
 from nnunet_assft.active.settings import Settings
 from nnunet_assft.active.state import Experiment, Round, finished_rounds
+from nnunet_assft.runtime.files import link_or_copy, signature
 
 torch.set_num_threads(1)
 
@@ -167,28 +169,44 @@ def planned_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built_once(tmp_path_factory, "planned", build)
 
 
+def copy_template(template: Path, root: Path) -> None:
+    """root: a folder that exists. Checkpoints are hard links, which nothing of ours writes into; all else is copied."""
+
+    def copy(source: str, target: str) -> None:
+        if source.endswith(".pth"):
+            link_or_copy(Path(source), Path(target))
+        else:
+            shutil.copy2(source, target)
+
+    shutil.copytree(template, root, copy_function=copy, dirs_exist_ok=True)
+
+
 @pytest.fixture(scope="session")
-def trained_template(tmp_path_factory: pytest.TempPathFactory, planned_template: Path) -> Path:
+def trained_template(tmp_path_factory: pytest.TempPathFactory, planned_template: Path) -> Iterator[Path]:
     """What `trained` copies."""
 
     def build(root: Path) -> None:
-        shutil.copytree(planned_template, root, dirs_exist_ok=True)
+        copy_template(planned_template, root)
         run_all(Experiment.load(ExperimentPaths("Dataset901_Blobs", "assft")))
 
-    return built_once(tmp_path_factory, "trained", build)
+    folder = built_once(tmp_path_factory, "trained", build)
+    checkpoints = sorted(folder.rglob("*.pth"))
+    before = signature(checkpoints)
+    yield folder
+    assert signature(checkpoints) == before, "a test has written into a checkpoint that other tests share"
 
 
 @pytest.fixture
 def planned(planned_template: Path, nnunet_folders: Path) -> Experiment:
     """`blobs` with an experiment before its first round: `assft`, with the settings `TINY`. A test may change it."""
-    shutil.copytree(planned_template, nnunet_folders, dirs_exist_ok=True)
+    copy_template(planned_template, nnunet_folders)
     return Experiment.load(ExperimentPaths("Dataset901_Blobs", "assft"))
 
 
 @pytest.fixture
 def trained(trained_template: Path, nnunet_folders: Path) -> Trained:
     """The experiment of `planned` with rounds 0, 1 and 2 finished. A copy that a test may change."""
-    shutil.copytree(trained_template, nnunet_folders, dirs_exist_ok=True)
+    copy_template(trained_template, nnunet_folders)
     experiment = Experiment.load(ExperimentPaths("Dataset901_Blobs", "assft"))
     return Trained(nnunet_folders, experiment, finished_rounds(experiment))
 

@@ -168,7 +168,8 @@ def write_training_label(
     properties = load_properties(image_folder, case)
     outside = blosc2.open(urlpath=str(image_folder / f"{case}_seg.b2nd"), mode="r")[:] == -1
     seg = label.transpose([0, *(axis + 1 for axis in plans_manager.transpose_forward)])
-    seg = seg[(slice(None), *(slice(low, high) for low, high in properties["bbox_used_for_cropping"]))]
+    z, y, x = (slice(low, high) for low, high in properties["bbox_used_for_cropping"])
+    seg = seg[:, z, y, x]
     spacing = [properties["spacing"][axis] for axis in plans_manager.transpose_forward]
     seg = configuration.resampling_fn_seg(seg.astype(np.float32), outside.shape[1:], spacing, configuration.spacing)
     seg = np.asarray(seg).astype(np.int16)

@@ -14,14 +14,19 @@ from nnunet_assft.active.training.checkpoints import load_weights, weights_sha25
 from nnunet_assft.errors import AssftError
 from nnunet_assft.network.architecture import CTFMSegmentationNet
 from nnunet_assft.network.presets import PRESETS
-from tests.conftest import plan_experiment, write_dataset
+from tests.conftest import TINY, plan_experiment, write_dataset
 
 POOL = tuple(f"case_{i:02d}" for i in range(8))
-SETTINGS = {"preset": "tiny", "epochs": 2, "iterations_per_epoch": 2}
+SETTINGS = {"preset": "tiny", "epochs": 2, "iterations_per_epoch": 2}  # rounds and budget are those of the domain
 
 
 def plan(name: str = "assft", **settings) -> Experiment:
     return plan_experiment(901, name, **{**SETTINGS, **settings})
+
+
+def plan_tiny(name: str = "assft", **settings) -> Experiment:
+    """The experiment of the fixture `planned`, or another one on its dataset, which finds the images preprocessed."""
+    return plan_experiment(901, name, **{**TINY, **settings})
 
 
 def without_test_folders(folder):
@@ -113,8 +118,8 @@ def test_a_pool_of_one_is_refused(blobs):
 
 
 @pytest.mark.parametrize(("budget", "n_query"), [("2", 2), ("25%", 2), ("0.25", 2), ("1%", 1), ("100%", 8), (None, 1)])
-def test_budget(blobs, budget, n_query):
-    assert plan(budget=budget).n_query == n_query  # None: the domain's 5 %, of 8 cases
+def test_budget(planned, budget, n_query):
+    assert plan("other", budget=budget).n_query == n_query  # None: the domain's 5 %, of 8 cases
 
 
 @pytest.mark.parametrize("budget", ["0", "-1", "120%", "two", "1.5"])
@@ -192,22 +197,20 @@ def test_a_human_may_have_labelled_test_cases(blobs):
 # The same call again, other settings ----------------------------------------------------------------------------------
 
 
-def test_the_same_call_again_finds_everything_done(blobs, nnunet_folders):
-    experiment = plan()
+def test_the_same_call_again_finds_everything_done(planned, nnunet_folders):
     before = state_of(nnunet_folders)
-    assert plan() == experiment == Experiment.load(experiment.paths)
+    assert plan_tiny() == planned == Experiment.load(planned.paths)
     assert state_of(nnunet_folders) == before
 
 
-def test_a_call_that_was_cut_off_is_completed(blobs, nnunet_folders):
-    experiment = plan()
-    images = next(experiment.paths.preprocessed.glob("assft_pool_*"))
+def test_a_call_that_was_cut_off_is_completed(planned):
+    images = next(planned.paths.preprocessed.glob("assft_pool_*"))
     kept = state_of(images)
-    experiment.paths.experiment_file.unlink()
+    planned.paths.experiment_file.unlink()
     for ending in (".b2nd", "_seg.b2nd", ".pkl"):
         (images / f"case_06{ending}").unlink()
     kept = {file: changed for file, changed in kept.items() if not file.name.startswith("case_06")}
-    assert plan() == experiment
+    assert plan_tiny() == planned
     after = state_of(images)
     assert {file: after[file] for file in kept} == kept
     assert len(after) == len(kept) + 4  # with the file that says what they were made from
@@ -218,30 +221,28 @@ def test_a_call_that_was_cut_off_is_completed(blobs, nnunet_folders):
     [
         ({"strategy": "random"}, "strategy was assft, now random"),
         ({"seed": 1}, "seed was 0, now 1"),
-        ({"rounds": 2}, "rounds was 5, now 2"),
-        ({"budget": "2"}, "budget was 5%, now 2, n_query was 1, now 2"),
+        ({"rounds": 3}, "rounds was 2, now 3"),
+        ({"budget": "1"}, "budget was 2, now 1, n_query was 2, now 1"),
         ({"annotator": "human"}, "annotator was oracle, now human"),
         ({"test_split": "0.25"}, "pool was 8 cases, now 6 cases, test was 3 cases, now 2 cases"),
         ({"epochs": 3}, "epochs was 2, now 3"),
         ({"normalization": "ctfm"}, "normalization was percentile, now ctfm"),
     ],
 )
-def test_other_settings_are_refused_by_name(blobs, settings, named):
-    before = plan()
+def test_other_settings_are_refused_by_name(planned, settings, named):
     with pytest.raises(AssftError, match=rf"exists with other settings \({named}.*new name with -e"):
-        plan(**settings)
-    assert Experiment.load(before.paths) == before
+        plan_tiny(**settings)
+    assert Experiment.load(planned.paths) == planned
 
 
-def test_two_experiments_share_the_preprocessed_images(blobs):
-    first = plan()
-    images = next(first.paths.preprocessed.glob("assft_pool_*"))
+def test_two_experiments_share_the_preprocessed_images(planned):
+    images = next(planned.paths.preprocessed.glob("assft_pool_*"))
     before = state_of(images)
-    second = plan("second", strategy="random", seed=1)
-    assert list(first.paths.preprocessed.glob("assft_pool_*")) == [images]
+    second = plan_tiny("second", strategy="random", seed=1)
+    assert list(planned.paths.preprocessed.glob("assft_pool_*")) == [images]
     assert state_of(images) == before
     assert second.paths.plans.name == "nnUNetASSFTPlans_second.json"
-    assert first.paths.plans.name == "nnUNetASSFTPlans.json"
+    assert planned.paths.plans.name == "nnUNetASSFTPlans.json"
 
 
 @pytest.mark.parametrize("settings", [{"strategy": "best"}, {"preset": "huge"}])

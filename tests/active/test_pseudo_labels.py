@@ -14,11 +14,13 @@ from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from nnunet_assft.active.context import open_context
+from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.pseudo_labels import write_pseudo_labels
 from nnunet_assft.active.scoring.prediction import open_scorer
+from nnunet_assft.active.state import Experiment
 from nnunet_assft.volumes.raw_dataset import find_dataset
 from nnunet_assft.volumes.segmentations import write_segmentation
-from tests.conftest import CPU, blob_case, plan_experiment
+from tests.conftest import CPU, blob_case, built_once, copy_template, plan_experiment, write_dataset
 
 HUMAN = ("case_02", "case_04")
 SELECTED = {
@@ -39,16 +41,34 @@ def write_oblique(folder) -> None:
         sitk.WriteImage(volume, str(folder / file))
 
 
+@pytest.fixture(scope="session")
+def oblique_template(tmp_path_factory):
+    """Pseudo-labels for round 2, written by the network before round 0."""
+
+    def build(root):
+        write_oblique(write_dataset(root / "nnUNet_raw"))
+        experiment = plan_experiment(901, preset="tiny", epochs=1, iterations_per_epoch=1)
+        context = open_context(experiment, CPU)
+        stale = context.paths.pseudo_label_folder(2) / "pseudo_labels" / "case_07.nii.gz"
+        stale.parent.mkdir(parents=True)
+        stale.write_bytes(b"of an attempt with another model")
+        write_pseudo_labels(context, 2, experiment.initial_model, HUMAN, SELECTED)
+
+    return built_once(tmp_path_factory, "oblique", build)
+
+
+@pytest.fixture
+def blobs(oblique_template, nnunet_folders):
+    """The raw dataset of a copy of what `oblique_template` holds."""
+    copy_template(oblique_template, nnunet_folders)
+    return nnunet_folders / "nnUNet_raw" / "Dataset901_Blobs"
+
+
 @pytest.fixture
 def written(blobs):
-    """(context, scorer, files) of a call to write_pseudo_labels for round 2, by the network before round 0."""
-    write_oblique(blobs)
-    experiment = plan_experiment(901, preset="tiny", epochs=1, iterations_per_epoch=1)
+    """(context, scorer, files) of the pseudo-labels of round 2."""
+    experiment = Experiment.load(ExperimentPaths("Dataset901_Blobs", "assft"))
     context = open_context(experiment, CPU)
-    stale = context.paths.pseudo_label_folder(2) / "pseudo_labels" / "case_07.nii.gz"
-    stale.parent.mkdir(parents=True)
-    stale.write_bytes(b"of an attempt with another model")
-    write_pseudo_labels(context, 2, experiment.initial_model, HUMAN, SELECTED)
     files = {case: context.pseudo_label(2, case) for case in SELECTED}
     return context, open_scorer(context, experiment.initial_model), files
 
