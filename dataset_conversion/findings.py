@@ -49,8 +49,6 @@ CODES = {
     "affine_differs": Code(
         WARNING, "image and label lie apart (largest corner displacement)", "Overlay them to see which is right."
     ),
-    "spacing_differs": Code(WARNING, "image and label have different spacings", "Overlay them to see which is right."),
-    "direction_differs": Code(WARNING, "image and label have different axes", "Overlay them to see which is right."),
     # to look at
     "non_orthonormal": Code(
         WARNING, "the axes are not at right angles", "ITK may refuse it; NibabelIOWithReorient takes it."

@@ -12,7 +12,14 @@ import numpy as np
 
 from nnunet_assft.dataset_conversion.datasets import MRI, DatasetRow
 from nnunet_assft.dataset_conversion.findings import Finding, errors, found, ordered
-from nnunet_assft.dataset_conversion.headers import Header, Tolerances, header_findings, pair_findings, read_header
+from nnunet_assft.dataset_conversion.headers import (
+    Header,
+    Tolerances,
+    header_findings,
+    misfit,
+    pair_findings,
+    read_header,
+)
 from nnunet_assft.dataset_conversion.labels import LabelMap
 from nnunet_assft.dataset_conversion.sources import ENDINGS, POOL, TEST, UNLABELLED, SourceCase, Sources, ending_of
 from nnunet_assft.dataset_conversion.splits import SPLITS
@@ -206,8 +213,8 @@ def _rewrite(case: SourceCase, headers: Mapping[Path, Header], scanning: Scannin
     label, image = headers[case.label], headers[case.images[0]]
     if label.scaled or np.issubdtype(label.stored, np.inexact):
         return "was stored as float"
-    if not np.allclose(label.reoriented().spacing, image.reoriented().spacing):  # nnU-Net's own check, an error there
-        return "spacing set to that of the image"
+    if misfit(image, label, reorient=scanning.reorient):  # tolerated here, refused where labels are used
+        return "position set to that of the image"
     if ending_of(case.label) != scanning.file_ending:
         return f"now ends with {scanning.file_ending}"
     return ""

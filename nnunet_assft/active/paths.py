@@ -58,7 +58,8 @@ class ExperimentPaths:
 
     @property
     def stages(self) -> Path:
-        """What the trainers see as nnU-Net's preprocessed dataset folder: training sets, fingerprint, gt_segmentations."""
+        """What the trainers see as nnU-Net's preprocessed dataset folder: training sets, fingerprint,
+        gt_segmentations."""
         return self.preprocessed / "assft" / self.experiment
 
     def training_set(self, r: int, stage: str) -> Path:
@@ -121,6 +122,11 @@ class ExperimentPaths:
         return self.results / "records" / name
 
     @property
+    def accepted_geometry_file(self) -> Path:
+        """Labels that are used although their header places them elsewhere than their image."""
+        return self.results / "accepted_geometry.json"
+
+    @property
     def annotations(self) -> Path:
         """One CASE.json per imported label; second readings and replaced labels in folders of their own."""
         return self.results / "annotations"
@@ -131,7 +137,8 @@ class ExperimentPaths:
     def second_reading(self, annotator: str, case: str, file_ending: str) -> Path:
         return self.annotations / "second_readings" / annotator / f"{case}{file_ending}"
 
-    def readers_file(self, r: int) -> Path:
+    def annotators_file(self, r: int) -> Path:
+        """Who annotates which case."""
         return self.results / f"readers_round_{r:02d}.json"
 
     def agreement_file(self, r: int) -> Path:

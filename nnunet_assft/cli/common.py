@@ -71,6 +71,22 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_accept_geometry(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--accept_geometry",
+        action="append",
+        metavar="CASE",
+        help="use this label as it is stored although its header places it elsewhere than its image; or: all; may be repeated",
+    )
+
+
+def accept_geometry(args: argparse.Namespace, experiment: Any) -> None:
+    """Record the consent that `add_accept_geometry` asks for."""
+    from nnunet_assft.active.accepted_geometry import accept_geometry as accept
+
+    accept(experiment.paths, args.accept_geometry or (), (*experiment.pool, *experiment.test))
+
+
 def add_processes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-np", type=positive_int, metavar="N", help="processes (default: one per core, fewer for small data)"

@@ -55,22 +55,6 @@ def parser() -> argparse.ArgumentParser:
         metavar=("INFO", "ERROR"),
         help="distance of label and image in mm: info up to, error above (default: 0.1 voxel)",
     )
-    p.add_argument(
-        "--tolerance_spacing",
-        nargs=2,
-        type=float,
-        default=[0.1, 1.0],
-        metavar=("INFO", "ERROR"),
-        help="the same in percent (default: 0.1 1)",
-    )
-    p.add_argument(
-        "--tolerance_direction",
-        nargs=2,
-        type=float,
-        default=[0.1, 1.0],
-        metavar=("INFO", "ERROR"),
-        help="the same in degrees (default: 0.1 1)",
-    )
     p.add_argument("--dry_run", action="store_true", help="scan names and headers, print the plan, write nothing")
     p.add_argument(
         "--verify_only", action="store_true", help="compare sources and converted files with the manifest; needs no -i"
@@ -158,10 +142,9 @@ def _tolerances(args: argparse.Namespace) -> Tolerances:
 
     info, error = args.tolerance_mm
     try:
-        affine = (float(info), None if error == "voxel" else float(error))
+        return Tolerances(float(info), None if error == "voxel" else float(error))
     except ValueError:
         parser().error(f"--tolerance_mm {info} {error}: expected two numbers in mm; the second may be 'voxel'")
-    return Tolerances(affine, tuple(args.tolerance_spacing), tuple(args.tolerance_direction))
 
 
 def raw_folder() -> Path:

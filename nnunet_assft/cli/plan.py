@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nnunet_assft.cli.common import add_processes, make_parser, positive_int, run
+from nnunet_assft.cli.common import accept_geometry, add_accept_geometry, add_processes, make_parser, positive_int, run
 from nnunet_assft.planning.domains import DOMAINS
 
 
@@ -28,6 +28,7 @@ def add_plan_options(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--annotator", default="oracle", choices=["oracle", "human"], help="oracle: labels are in labelsTr already"
     )
+    add_accept_geometry(p)
     add_shared_options(p)
 
 
@@ -142,7 +143,9 @@ def make_experiment(args: argparse.Namespace):  # type: ignore[no-untyped-def]
     from nnunet_assft.active.experiment import create_experiment
 
     settings = replace(shared_settings(args), strategy=args.strategy, seed=args.seed, annotator=args.annotator)
-    return create_experiment(args.d, args.e, settings, args.np)
+    experiment = create_experiment(args.d, args.e, settings, args.np)
+    accept_geometry(args, experiment)
+    return experiment
 
 
 def shared_settings(args: argparse.Namespace):  # type: ignore[no-untyped-def]

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import argparse
 
-from nnunet_assft.cli.common import add_device, choose_device, load_experiment, make_parser, run
+from nnunet_assft.cli.common import (
+    accept_geometry,
+    add_accept_geometry,
+    add_device,
+    choose_device,
+    load_experiment,
+    make_parser,
+    run,
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -17,6 +25,7 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="human annotator: go on with the cases labelled so far; the other queried cases go back to the pool",
     )
+    add_accept_geometry(p)
     add_device(p)
     return p
 
@@ -25,6 +34,7 @@ def round_(args: argparse.Namespace) -> None:
     from nnunet_assft.active.rounds import run_round
 
     experiment = load_experiment(args)
+    accept_geometry(args, experiment)
     print_round(
         run_round(experiment, args.r, choose_device(args.device), proceed_with_partial=args.proceed_with_partial)
     )

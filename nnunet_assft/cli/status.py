@@ -27,6 +27,7 @@ def status(args: argparse.Namespace) -> None:
         return
     if args.d is None:
         parser().error("-d is required (or --ext_trainer_path)")
+    from nnunet_assft.active.accepted_geometry import AcceptedGeometry
     from nnunet_assft.active.annotation import labels_to_come, open_request
     from nnunet_assft.active.state import STEPS, finished_rounds
     from nnunet_assft.active.stopping import advice
@@ -38,6 +39,8 @@ def status(args: argparse.Namespace) -> None:
         f"{experiment.n_query} cases, pool of {len(experiment.pool)}, seed {experiment.settings.seed}"
     )
     print_changed(experiment)
+    for line in AcceptedGeometry.load(paths).lines():
+        print(line)
     print("round  labelled  unlabelled  pseudo-labelled  Dice (test)  model folder")
     for r in done:
         dice = f"{r.dice['mean']:.4f}" if r.dice["n_cases"] else "-"
@@ -56,10 +59,10 @@ def status(args: argparse.Namespace) -> None:
         print(f"round {len(done)} has begun; steps done: {', '.join(begun)}")
     missing = labels_to_come(experiment, len(done)) if experiment.settings.annotator == "human" else []
     if missing:
-        readers = open_request(experiment).readers
+        annotators = open_request(experiment).annotators
         print(
             "waiting for the annotation of: "
-            + ", ".join(f"{case} ({' and '.join(readers[case])})" if readers[case] else case for case in missing)
+            + ", ".join(f"{case} ({' and '.join(annotators[case])})" if annotators[case] else case for case in missing)
         )
         print(
             f"Next: {experiment.command('annotate export', '-o', 'WORK')}, then "

@@ -32,7 +32,8 @@ def save_slicer(
     change: Mapping[str, str] | None = None,
     crop: bool = True,
 ) -> None:
-    """3D Slicer: a .seg.nrrd cropped to what is drawn, with label values in the order of the segments, whatever they mean.
+    """3D Slicer: a .seg.nrrd cropped to what is drawn, with label values in the order of the segments, whatever they
+    mean.
 
     segments: name -> (z, y, x) bool. layers: name -> layer, for segments that overlap. change: metadata to spoil.
     """
@@ -80,7 +81,7 @@ def segments_of(label: np.ndarray, labels: Mapping[str, int]) -> dict[str, np.nd
     return {name: label == value for name, value in reversed(labels.items()) if value}
 
 
-# What goes wrong -------------------------------------------------------------------------------------------------------
+# What goes wrong ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -18,14 +18,16 @@ import SimpleITK as sitk
 import torch
 
 from nnunet_assft.active.annotation import labels_to_come, open_request
-from nnunet_assft.active.rounds import open_context, run_round
+from nnunet_assft.active.context import open_context
+from nnunet_assft.active.rounds import run_round
 from nnunet_assft.active.scoring.prediction import open_scorer
-from nnunet_assft.active.state import Experiment, Round, finished_rounds, step
+from nnunet_assft.active.state import Experiment, Round, finished_rounds
 from nnunet_assft.cli.annotate import main as annotate_main
 from nnunet_assft.cli.round import main as round_main
 from nnunet_assft.errors import AssftError, WaitingForAnnotation
 from nnunet_assft.evaluation.dice import mean_of
 from nnunet_assft.planning.preprocessing import load_image
+from nnunet_assft.runtime.cached import cached
 from nnunet_assft.runtime.files import read_json, sha256_file, write_csv
 from tests.active.test_rounds import SETTINGS
 from tests.annotation.annotators import REFUSED, WARNED, Scene, save_itksnap, save_slicer, segments_of
@@ -94,7 +96,7 @@ def plan_round_1(root: Path, monkeypatch: pytest.MonkeyPatch, stored: str | None
         dice={"mean": None, "sd": None, "n_cases": 0, "per_structure": {}, "per_case": {}},
     )
     done.save(experiment.paths)
-    step(experiment.paths.step_file(1, "query"), {}, lambda: {"queried": QUERIED, "excluded": []})
+    cached(experiment.paths.step_file(1, "query"), {}, lambda: {"queried": QUERIED, "excluded": []})
     scores = [{"case": case, "query_rank": i + 1, "q": 2 - i / 2, "dkd": 0.5} for i, case in enumerate(QUERIED)]
     write_csv(experiment.paths.scores_file(1), scores)
 
@@ -132,7 +134,7 @@ def record_of(root: Path, case: str) -> dict:
     return read_json(root / f"nnUNet_results/Dataset901_Blobs/assft/assft/annotations/{case}.json")
 
 
-# Export ----------------------------------------------------------------------------------------------------------------
+# Export ---------------------------------------------------------------------------------------------------------------
 
 
 def test_the_work_folder(root: Path, call: Call) -> None:
@@ -324,7 +326,7 @@ def test_an_image_that_itk_refuses_is_named(root: Path, call: Call) -> None:
     assert "case_03: the label" in out
 
 
-# Import ----------------------------------------------------------------------------------------------------------------
+# Import ---------------------------------------------------------------------------------------------------------------
 
 
 def spoiled_scene(root: Path, folder: Path, case: str = "case_03") -> Scene:
@@ -555,7 +557,7 @@ def test_nothing_is_asked_of_a_human_by_an_oracle(root: Path, call: Call) -> Non
     assert "Experiment 'bench' has annotator 'oracle'" in lines[0]
 
 
-# Several readers -------------------------------------------------------------------------------------------------------
+# Several readers ------------------------------------------------------------------------------------------------------
 
 
 def test_two_readers_agree_by_dice_and_the_first_one_counts(root: Path, call: Call) -> None:
@@ -563,7 +565,7 @@ def test_two_readers_agree_by_dice_and_the_first_one_counts(root: Path, call: Ca
     code, out, _ = call("export", "-o", work, "--annotators", "anna", "bert", "--double_read", "0.3", "-device", "cpu")
     assert code == 0
     assert "the label is that of the annotator named first" in out
-    assert open_request(the_experiment()).readers == {
+    assert open_request(the_experiment()).annotators == {
         "case_03": ("anna",),
         "case_01": ("anna", "bert"),
         "case_06": ("bert",),
@@ -597,9 +599,9 @@ def test_whose_label_it_is_must_be_clear(root: Path, call: Call) -> None:
     save_itksnap(back / "anna" / "case_06.nii.gz", truth("case_06"), image_of(root, "case_06"))
     code, _, lines = call("import", back)
     assert code == 1
-    assert "read by anna and bert; put it into a folder of that name" in lines[0]
+    assert "annotated by anna and bert; put it into a folder of that name" in lines[0]
     assert any("the folder carl is named after no annotator; expected anna, bert" in line for line in lines)
-    assert any("it is read by bert, not by anna" in line for line in lines)
+    assert any("it is annotated by bert, not by anna" in line for line in lines)
     shutil.rmtree(back / "carl")
     shutil.rmtree(back / "anna")
     code, out, _ = call("import", back, "--annotator_name", "bert")
@@ -616,10 +618,10 @@ def test_sharing_out_anew_is_possible_until_the_first_label(root: Path, call: Ca
     assert code == 1
     assert "was shared out differently, and labels have come in" in lines[0]
     assert call("export", "-o", root / "work", "-device", "cpu")[0] == 0
-    assert open_request(the_experiment()).readers["case_03"] == ("bert",)
+    assert open_request(the_experiment()).annotators["case_03"] == ("bert",)
 
 
-# Partial rounds --------------------------------------------------------------------------------------------------------
+# Partial rounds -------------------------------------------------------------------------------------------------------
 
 
 def test_a_partial_round_counts_the_labelled_cases_and_gives_the_others_back(
@@ -664,7 +666,7 @@ def test_a_partial_round_counts_the_labelled_cases_and_gives_the_others_back(
 
 def test_a_decision_holds_for_its_query_only(root: Path) -> None:
     experiment = the_experiment()
-    step(
+    cached(
         experiment.paths.step_file(1, "annotate"),
         {"queried": ["case_99"]},
         lambda: {"annotated": [], "given_back": ["case_99"]},
@@ -676,12 +678,12 @@ def test_nothing_is_asked_for_before_the_query(root: Path) -> None:
     experiment = the_experiment()
     experiment.paths.step_file(1, "query").unlink()
     with pytest.raises(
-        AssftError, match=r"Round 1 has not chosen its cases yet. Type nnUNetv2_assft_round -d 901 -r 1"
+        AssftError, match=r"Round 1 has not chosen its cases yet. Run nnUNetv2_assft_round -d 901 -r 1"
     ):
         open_request(experiment)
 
 
-# Real images -----------------------------------------------------------------------------------------------------------
+# Real images ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow

@@ -72,7 +72,7 @@ def planned(blobs, call):
     return blobs
 
 
-# Help ------------------------------------------------------------------------------------------------------------------
+# Help -----------------------------------------------------------------------------------------------------------------
 
 HELP = """
 import sys
@@ -160,7 +160,7 @@ def test_console_scripts_resolve():
         assert importlib.import_module(module).parser().prog == script
 
 
-# Errors are one line and exit code 1 -----------------------------------------------------------------------------------
+# Errors are one line and exit code 1 ----------------------------------------------------------------------------------
 
 NEED_A_DATASET = [
     "plan -d 901",
@@ -277,7 +277,7 @@ def test_ctrl_c_is_130(blobs, call, monkeypatch):
     assert (code, lines) == (130, ["nnUNetv2_assft_plan: interrupted; type the same command again to finish"])
 
 
-# A full disk -----------------------------------------------------------------------------------------------------------
+# A full disk ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", [".json", ".pth", ".b2nd"])
@@ -308,7 +308,7 @@ def test_a_disk_that_fills_up_in_a_round_is_said(planned, call, monkeypatch):
     assert "is full. Free some space" in the_error(call("round -d 901 -r 0 -device cpu"), "round")
 
 
-# Waiting is exit code 3 ------------------------------------------------------------------------------------------------
+# Waiting is exit code 3 -----------------------------------------------------------------------------------------------
 
 
 def test_a_missing_annotation_is_waited_for(blobs, call):
@@ -323,7 +323,7 @@ def test_a_missing_annotation_is_waited_for(blobs, call):
     assert lines[0].endswith("then type nnUNetv2_assft_round -d 901 -r 0 again.")
 
 
-# What is printed when all goes well ------------------------------------------------------------------------------------
+# What is printed when all goes well -----------------------------------------------------------------------------------
 
 
 def test_plan_says_what_it_decided_and_what_comes_next(blobs, call):

@@ -8,7 +8,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from nnunet_assft.dataset_conversion.headers import Header, Tolerances, difference, pair_findings, read_header, skew
+from nnunet_assft.dataset_conversion.headers import Header, Tolerances, pair_findings, read_header
 
 UINT8 = np.dtype(np.uint8)
 
