@@ -215,6 +215,9 @@ def _rewrite(case: SourceCase, headers: Mapping[Path, Header], scanning: Scannin
         return "was stored as float"
     if misfit(image, label, reorient=scanning.reorient):  # tolerated here, refused where labels are used
         return "position set to that of the image"
+    image_spacing, label_spacing = (header.grid.reoriented().spacing for header in (image, label))
+    if not np.allclose(label_spacing, image_spacing):  # rounding for us, an error in nnU-Net's own check
+        return "spacing set to that of the image"
     if ending_of(case.label) != scanning.file_ending:
         return f"now ends with {scanning.file_ending}"
     return ""

@@ -119,7 +119,7 @@ def _mm(values: np.ndarray) -> str:
 
 
 def _shifted_words(image: Grid, voxels: np.ndarray) -> str:
-    vector = image.affine[:3, :3] @ voxels
+    vector = np.round(image.affine[:3, :3] @ voxels, 6) + 0.0  # no -0
     x, y, z = (f"{v:+.4g}" for v in vector)
     return f"it is shifted by {np.linalg.norm(vector):.4g} mm (x {x}, y {y}, z {z})"
 
