@@ -164,7 +164,10 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
         r"the dataset has no case '.*x'; expected .* Did you mean",
     ),
     "four dimensions": (_four_dimensions, r"it has 4 dimensions, .* voxels; expected a 3D label map"),
-    "other shape": (_cropped_nifti, r"it has \d+ x \d+ x \d+ voxels, its image \d+ x \d+ x \d+"),
+    "other shape": (
+        _cropped_nifti,
+        r"it has \d+ x \d+ x \d+ voxels, its image \d+ x \d+ x \d+, and lies inside of it: it was cropped\. Export",
+    ),
     "other spacing": (lambda s: s.nifti(s.label, s.moved(spacing=1.25)), r"its spacing is .* mm, its image has .* mm"),
     "shifted": (lambda s: s.nifti(s.label, s.moved(shift=(3, 0, 4))), r"it is shifted by 5 mm \(x \+3, y \+0, z \+4\)"),
     "turned": (lambda s: s.nifti(s.label, s.moved(degrees=7)), r"its axes are turned by 7 degrees .* up to [\d.]+ mm"),

@@ -77,6 +77,21 @@ def test_every_doubtful_return_is_taken_with_consent_only(root: Path, work: Path
         label_file(root, "case_03").unlink()
 
 
+def test_a_label_whose_header_alone_is_wrong_is_taken_as_it_is_stored_with_consent(root: Path, call: Call) -> None:
+    scene = spoiled_scene(root, root / "back")
+    scene.nifti(truth("case_03"), scene.moved(shift=(0, 0, 40), degrees=180))
+    code, _, lines = call("import", root / "back")
+    assert code == 1
+    assert "it is shifted by" in lines[0]
+    assert "If only its header is wrong, --accept_geometry CASE takes its voxels as they are." in lines[0]
+    code, out, lines = call("import", root / "back", "--accept_geometry", "case_03")
+    assert (code, lines) == (0, [])
+    np.testing.assert_array_equal(label_of(root, "case_03"), truth("case_03"))
+    (note,) = record_of(root, "case_03")["readings"][0]["notes"]
+    assert note.startswith("its voxels are taken although its header says otherwise: it is shifted by ")
+    assert sitk.ReadImage(str(label_file(root, "case_03"))).GetOrigin() == image_of(root, "case_03").GetOrigin()
+
+
 def test_left_and_right_swapped(root: Path, call: Call) -> None:
     swapped = np.array([0, 2, 1], np.uint8)[truth("case_03")]
     save_itksnap(root / "back/case_03.nii.gz", swapped, image_of(root, "case_03"))
@@ -229,6 +244,7 @@ def test_an_import_killed_again_and_again_completes_and_never_leaves_half_a_labe
         (["nowhere"], "nowhere is not a folder"),
         (["empty"], "holds no label; expected files named CASE.seg.nrrd or"),
         (["back", "--accept", "case_99"], "--accept names case_99; the dataset has no such case"),
+        (["back", "--accept_geometry", "case_99"], "--accept_geometry names case_99; the experiment has no such case"),
         (["back", "--minutes", "long"], "--minutes: minutes 'long'; expected a number"),
         (["back", "--times", "no.csv"], "--times no.csv cannot be read"),
         (["back", "--times", "bad.csv"], "bad.csv has the columns id, time; expected case, annotator, minutes"),
