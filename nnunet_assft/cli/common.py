@@ -76,7 +76,7 @@ def add_accept_geometry(parser: argparse.ArgumentParser) -> None:
         "--accept_geometry",
         action="append",
         metavar="CASE",
-        help="use this label as it is stored although its header places it elsewhere than its image; or: all; may be repeated",
+        help="use this label although its header places it elsewhere than its image; all: every label; may be repeated",
     )
 
 

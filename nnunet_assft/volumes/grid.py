@@ -7,6 +7,7 @@ nibabel say RAS; `Grid.from_ras` converts.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,7 +114,8 @@ def read_grid(file: Path, reader: BaseReaderWriter) -> Grid:
     if isinstance(reader, NibabelIO | NibabelIOWithReorient):
         header: Any = nibabel.load(file)
         return Grid.from_ras(header.shape, header.affine)
-    array, properties = reader.read_images([str(file)])
+    is_channel = re.search(r"_\d{4}\.\w+$", file.name)  # nnU-Net finds the spacing of a TIFF file by its name
+    array, properties = reader.read_images([str(file)]) if is_channel else reader.read_seg(str(file))
     return Grid(_three(array.shape[:0:-1]), np.diag([*(float(mm) for mm in properties["spacing"][::-1]), 1.0]))
 
 

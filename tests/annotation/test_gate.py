@@ -69,7 +69,9 @@ def test_segments_need_not_be_numbered_from_0(scene: tuple[Path, sitk.Image, np.
         volume.SetMetaData(f"Segment{i}_Name", name)
         volume.SetMetaData(f"Segment{i}_LabelValue", value)
     sitk.WriteImage(volume, str(tmp_path / "a.seg.nrrd"))
-    np.testing.assert_array_equal(gate(tmp_path / "a.seg.nrrd", image_file, LABELS).label.array, np.array([0, 2, 1])[label])
+    np.testing.assert_array_equal(
+        gate(tmp_path / "a.seg.nrrd", image_file, LABELS).label.array, np.array([0, 2, 1])[label]
+    )
 
 
 def test_a_slicer_file_whose_segments_have_no_names_is_refused(

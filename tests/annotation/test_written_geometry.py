@@ -1,7 +1,8 @@
-"""Every segmentation lies on its image, voxel by voxel, whoever writes it, whatever the reader and the stored orientation.
+"""Every segmentation lies on its image, voxel by voxel, whoever writes it, whatever the reader and the stored
+orientation.
 
-The network's answer is 1 where the image is brighter than its median. What is written is compared with the raw image file as
-nibabel reads it, without any code of ours in between.
+The network's answer is 1 where the image is brighter than its median. What is written is compared with the raw image
+file as nibabel reads it, without any code of ours in between.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def checked(dataset: RawDataset) -> np.ndarray:
     return read_label(dataset, "a", dataset.label_file("a"))
 
 
-# Values ----------------------------------------------------------------------------------------------------------------
+# Values ---------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32, np.float64])
@@ -113,7 +113,7 @@ def test_a_label_that_cannot_be_trained_on_is_refused(
     assert "\n" not in text
 
 
-# Position --------------------------------------------------------------------------------------------------------------
+# Position -------------------------------------------------------------------------------------------------------------
 
 
 def moved(
@@ -134,7 +134,10 @@ def moved(
 
 MISPLACED = {
     "shifted": (moved(shift=(0, 0, 40)), r"it is shifted by 40 mm \(x \+0, y \+0, z \+40\)"),
-    "shifted by a tenth of a voxel": (moved(shift=(0.08, 0, 0)), r"it is shifted by 0.08 mm \(x \+0.08, y \+0, z \+0\)"),
+    "shifted by a tenth of a voxel": (
+        moved(shift=(0.08, 0, 0)),
+        r"it is shifted by 0.08 mm \(x \+0.08, y \+0, z \+0\)",
+    ),
     "turned by 180 degrees": (moved(about_z=180), r"it is shifted by 6.403 mm \(x -4, y -5, z \+0\)"),
     "turned by 7 degrees": (moved(about_z=7), r"its axes are turned by 7 degrees against those of its image"),
     "another spacing": (moved(scale=1.25), r"its spacing is .* mm, its image has .* mm"),
@@ -158,9 +161,7 @@ def test_a_label_that_lies_elsewhere_is_refused_by_every_reader(
 
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("axes", ["RPS", "PLS", "RAS"], ids=["flipped", "transposed", "turned by 180 degrees in place"])
-def test_another_stored_orientation_of_the_same_grid(
-    make: Callable[..., RawDataset], reader: str, axes: str
-) -> None:
+def test_another_stored_orientation_of_the_same_grid(make: Callable[..., RawDataset], reader: str, axes: str) -> None:
     """Voxels that lie right in space, stored in another order. The reorienting reader turns image and label; for the
     others the arrays do not match."""
     dataset = make(reader=reader)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import shutil
 from functools import partial
 from pathlib import Path
 
@@ -25,8 +24,6 @@ from tests.cli.annotate.experiment import (
     KIDNEYS,
     Call,
     image_of,
-    label_file,
-    label_of,
     the_experiment,
     truth,
 )

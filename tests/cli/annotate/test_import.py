@@ -84,7 +84,7 @@ def test_a_label_whose_header_alone_is_wrong_is_taken_as_it_is_stored_with_conse
     assert code == 1
     assert "it is shifted by" in lines[0]
     assert "If only its header is wrong, --accept_geometry CASE takes its voxels as they are." in lines[0]
-    code, out, lines = call("import", root / "back", "--accept_geometry", "case_03")
+    code, _, lines = call("import", root / "back", "--accept_geometry", "case_03")
     assert (code, lines) == (0, [])
     np.testing.assert_array_equal(label_of(root, "case_03"), truth("case_03"))
     (note,) = record_of(root, "case_03")["readings"][0]["notes"]
