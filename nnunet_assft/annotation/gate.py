@@ -92,6 +92,8 @@ def gate(
 def _on_grid(returned: ReturnedLabel, image: Grid) -> tuple[InFileAxes, list[str], list[str]]:
     """(label, notes, warnings). Raises `DoesNotFitError`."""
     notes, warnings = [], []
+    if returned.cropped and not returned.array.any():  # Slicer's file of an empty segmentation lies anywhere
+        return InFileAxes(np.zeros(image.size[::-1], returned.array.dtype)), [], []
     where = placement(returned.grid, image)
     if not returned.cropped:
         _require_whole(where, returned.grid, image)
@@ -110,7 +112,7 @@ def _on_grid(returned: ReturnedLabel, image: Grid) -> tuple[InFileAxes, list[str
     if returned.array.shape != image.size and returned.cropped:
         notes.append("cropped extent put back")
     offset = returned.reference_offset
-    if offset is not None and offset != where.offset and not where.is_reoriented and returned.array.any():
+    if offset is not None and offset != where.offset and not where.is_reoriented:
         said, found = (" ".join(map(str, voxel)) for voxel in (offset, where.offset))
         warnings.append(
             f"it was drawn on another volume than its image: its reference extent begins at voxel {said}, its position "

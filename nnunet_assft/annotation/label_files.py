@@ -48,6 +48,9 @@ def read_returned_label(file: Path, labels: Mapping[str, int]) -> ReturnedLabel:
             "label map. Save one volume, not a series."
         )
     array = sitk.GetArrayFromImage(image)
+    is_segmentation = bool(_segment_numbers(image)) or file.name.lower().endswith(".seg.nrrd")
+    if is_segmentation and not array.any():  # Slicer then writes a single voxel, wherever and whatever the image is
+        return ReturnedLabel(np.zeros(image.GetSize(), np.int64), itk_grid(image), cropped=True)
     if _segment_numbers(image):
         merged = _merge_segments(image, array, labels)
         offset = _numbers(image, "Segmentation_ReferenceImageExtentOffset")
@@ -57,15 +60,11 @@ def read_returned_label(file: Path, labels: Mapping[str, int]) -> ReturnedLabel:
             f"it has {image.GetNumberOfComponentsPerPixel()} values per voxel; expected one. Export a label map, no "
             "colours."
         )
-    if file.name.lower().endswith(".seg.nrrd"):
-        if array.any():
-            raise AssftError(
-                "it is a .seg.nrrd that names no segments, so nobody can say what its numbers mean. Save it from "
-                "Slicer again; a label map whose numbers are those of dataset.json is called CASE.nrrd."
-            )
-        return ReturnedLabel(
-            np.zeros(image.GetSize(), np.int64), itk_grid(image), cropped=True
-        )  # Slicer's file without a segment
+    if is_segmentation:
+        raise AssftError(
+            "it is a .seg.nrrd that names no segments, so nobody can say what its numbers mean. Save it from Slicer "
+            "again; a label map whose numbers are those of dataset.json is called CASE.nrrd."
+        )
     return ReturnedLabel(_whole_numbers(array, labels).transpose(2, 1, 0), itk_grid(image))
 
 
@@ -137,6 +136,9 @@ def _merge_segments(image: sitk.Image, array: np.ndarray, labels: Mapping[str, i
     merged = np.zeros(layers.shape[:3], np.int64)
     owner = np.full(layers.shape[:3], -1)
     for i, (segment, layer) in enumerate(segments):
+        explained[..., layer] |= segment.voxels
+        if segment.number == 0:  # a segment of the background; structures may overlap it
+            continue
         both = segment.voxels & (owner >= 0)
         if both.any():
             other = segments[int(owner[both][0])][0].name
@@ -146,7 +148,6 @@ def _merge_segments(image: sitk.Image, array: np.ndarray, labels: Mapping[str, i
             )
         owner[segment.voxels] = i
         merged[segment.voxels] = segment.number
-        explained[..., layer] |= segment.voxels
     stray = (layers != 0) & ~explained
     if stray.any():
         found = ", ".join(f"{v:g}" for v in np.unique(layers[stray])[:5])
@@ -159,15 +160,10 @@ def _merge_segments(image: sitk.Image, array: np.ndarray, labels: Mapping[str, i
 
 def _segments(image: sitk.Image, layers: np.ndarray, labels: Mapping[str, int]) -> list[tuple[_Segment, int]]:
     """The segments of the file, each with its layer. Files of older Slicers have one layer per segment and value 1."""
-    numbers = {_normal(name): (name, number) for name, number in labels.items()}
     found: list[tuple[_Segment, int]] = []
     for i in _segment_numbers(image):
         name = _text(image, f"Segment{i}_Name") or _text(image, f"Segment{i}_ID")
-        if _normal(name) not in numbers:
-            raise AssftError(
-                f"segment {name!r} is no structure of the dataset; expected {', '.join(labels)}. Rename it in Slicer."
-            )
-        known, number = numbers[_normal(name)]
+        known = _structure_named(name, labels)
         if known in (segment.name for segment, _ in found):
             raise AssftError(f"two segments are called {known!r}. Merge them, or delete one, in Slicer.")
         layer, value = (_numbers(image, f"Segment{i}_{key}") for key in ("Layer", "LabelValue"))
@@ -178,8 +174,21 @@ def _segments(image: sitk.Image, layers: np.ndarray, labels: Mapping[str, int]) 
             )
         voxels = layers[..., index] == (value[0] if value else 1)
         _require_within_extent(voxels, _numbers(image, f"Segment{i}_Extent"), name)
-        found.append((_Segment(known, number, voxels), index))
+        found.append((_Segment(known, labels[known], voxels), index))
     return found
+
+
+def _structure_named(name: str, labels: Mapping[str, int]) -> str:
+    """The structure that a segment means: of the same name, or of one that differs in what `_normal` takes away."""
+    alike = [known for known in labels if _normal(known) == _normal(name)]
+    if name in labels or len(alike) == 1:
+        return name if name in labels else alike[0]
+    if alike:
+        raise AssftError(f"segment {name!r} could be {' or '.join(alike)}. Give it one of these names in Slicer.")
+    raise AssftError(
+        f"segment {name!r} is no structure of the dataset; expected {', '.join(labels)}. Rename it in Slicer, or "
+        "delete it if it only helped to draw."
+    )
 
 
 def _segment_numbers(image: sitk.Image) -> list[int]:

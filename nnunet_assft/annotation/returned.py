@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +62,7 @@ def find_returned(
         asked = _labelled_before(context.experiment) | asked
     names = {name for entry in asked.values() for name in entry.annotators}
     files: dict[tuple[str, str | None], Path] = {}
-    problems = []
+    problems = [f"{file}: {error}" for file, error in _foreign_files(base, context.dataset.file_ending, asked)]
     label_files = list(_label_files(base, context.dataset.file_ending))
     for case, subfolder, file in label_files:
         try:
@@ -73,7 +74,7 @@ def find_returned(
             files[case, annotator] = file
         except AssftError as error:  # noqa: PERF203 - the others go on
             problems.append(f"{case} ({file}): {error}")
-    if not label_files:
+    if not label_files and not problems:
         raise AssftError(
             f"{base} holds no label; expected files named CASE{' or CASE'.join(ENDINGS)}, such as "
             f"{request.cases[0]}.nii.gz."
@@ -83,14 +84,33 @@ def find_returned(
 
 
 def _label_files(base: Path, file_ending: str) -> Iterator[tuple[str, str | None, Path]]:
-    """(case, subfolder or None, file) of everything that is named like a label."""
-    endings = sorted({*ENDINGS, file_ending}, key=len, reverse=True)
+    """(case, subfolder or None, file) of everything that ends like a label."""
+    for file in _files(base):
+        ending = _ending(file, file_ending)
+        if ending is not None:
+            yield file.name[: -len(ending)], None if file.parent == base else file.parent.name, file
+
+
+def _foreign_files(base: Path, file_ending: str, asked: Collection[str]) -> Iterator[tuple[Path, str]]:
+    """(file, what is wrong with it) of everything that is named after a case, but is no format that is read here."""
+    known = " ".join(sorted({*ENDINGS, file_ending}))
+    for file in _files(base):
+        if file.name.split(".")[0] in asked and _ending(file, file_ending) is None:
+            yield (
+                file,
+                f"this format is not read; expected a file that ends with one of {known}. Save it in one of these.",
+            )
+
+
+def _files(base: Path) -> Iterator[Path]:
     subfolders = sorted(path for path in base.iterdir() if path.is_dir() and not path.name.startswith("."))
     for folder in (base, *subfolders):
-        for file in sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")):
-            ending = next((ending for ending in endings if file.name.lower().endswith(ending)), None)
-            if ending is not None:
-                yield file.name[: -len(ending)], None if folder == base else folder.name, file
+        yield from sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+
+
+def _ending(file: Path, file_ending: str) -> str | None:
+    endings = sorted({*ENDINGS, file_ending}, key=len, reverse=True)
+    return next((ending for ending in endings if file.name.lower().endswith(ending)), None)
 
 
 def _labelled_before(experiment: Experiment) -> dict[str, Asked]:
@@ -111,7 +131,8 @@ def _require_asked(case: str, asked: Collection[str], experiment: Experiment, r:
         raise AssftError(
             f"round {r} does not ask for this case; {expected}. A label of an earlier round is replaced with --replace."
         )
-    near = difflib.get_close_matches(case, list(asked), n=1)
+    without_channel = re.sub(r"_\d{4}$", "", case)  # CASE_0000 is the name of an image
+    near = [without_channel] if without_channel in asked else difflib.get_close_matches(case, list(asked), n=1)
     raise AssftError(f"the dataset has no case {case!r}; {expected}." + (f" Did you mean {near[0]}?" if near else ""))
 
 

@@ -108,6 +108,38 @@ def test_an_empty_segment_is_an_absent_structure(scene: tuple[Path, sitk.Image, 
     assert gated.summary.volumes_ml["box"] == 0
 
 
+@pytest.mark.parametrize("layer", ["0", "1"])
+def test_slicers_file_of_an_empty_segmentation_is_empty(
+    scene: tuple[Path, sitk.Image, np.ndarray], tmp_path: Path, layer: str
+) -> None:
+    """One voxel of 0, in a geometry of its own."""
+    volume = sitk.Image([1, 1, 1], sitk.sitkUInt8)
+    for key, value in (("Segment0_Name", "ball"), ("Segment0_Layer", layer)):
+        volume.SetMetaData(key, value)
+    sitk.WriteImage(volume, str(tmp_path / "a.seg.nrrd"))
+    gated = gate(tmp_path / "a.seg.nrrd", scene[0], LABELS)
+    assert not gated.label.array.any()
+    assert gated.label.array.shape == scene[2].shape
+    assert gated.warnings == ("it is empty: no structure has a voxel",)
+
+
+def test_names_that_differ_in_signs_only(scene: tuple[Path, sitk.Image, np.ndarray], tmp_path: Path) -> None:
+    image_file, image, label = scene
+    labels = {"background": 0, "lesion+": 1, "lesion-": 2}
+    save_slicer(tmp_path / "a.seg.nrrd", {"lesion-": label == 2, "lesion+": label == 1}, image)
+    np.testing.assert_array_equal(gate(tmp_path / "a.seg.nrrd", image_file, labels).label.array, label)
+    save_slicer(tmp_path / "b.seg.nrrd", {"Lesion": label > 0}, image)
+    with pytest.raises(AssftError, match=r"segment 'Lesion' could be lesion\+ or lesion-"):
+        gate(tmp_path / "b.seg.nrrd", image_file, labels)
+
+
+def test_a_segment_of_the_background_may_overlap(scene: tuple[Path, sitk.Image, np.ndarray], tmp_path: Path) -> None:
+    image_file, image, label = scene
+    segments = {"ball": label == 1, "Background": label < 3, "box": label == 2}
+    save_slicer(tmp_path / "a.seg.nrrd", segments, image, layers={"ball": 0, "Background": 1, "box": 0})
+    np.testing.assert_array_equal(gate(tmp_path / "a.seg.nrrd", image_file, LABELS).label.array, label)
+
+
 def test_slicer_labels_outside_of_the_image_are_refused(
     scene: tuple[Path, sitk.Image, np.ndarray], tmp_path: Path
 ) -> None:

@@ -92,6 +92,16 @@ def test_a_label_whose_header_alone_is_wrong_is_taken_as_it_is_stored_with_conse
     assert sitk.ReadImage(str(label_file(root, "case_03"))).GetOrigin() == image_of(root, "case_03").GetOrigin()
 
 
+def test_names_and_formats_of_files_that_cannot_be_taken(root: Path, call: Call) -> None:
+    save_itksnap(root / "back/case_03_0000.nii.gz", truth("case_03"), image_of(root, "case_03"))
+    save_itksnap(root / "back/case_01.mha", truth("case_01"), image_of(root, "case_01"))
+    code, _, lines = call("import", root / "back")
+    assert code == 1
+    assert "back/case_01.mha: this format is not read; expected a file that ends with one of .nii .nii.gz" in lines[0]
+    assert "the dataset has no case 'case_03_0000'" in lines[1]
+    assert lines[1].endswith("Did you mean case_03?")
+
+
 def test_left_and_right_swapped(root: Path, call: Call) -> None:
     swapped = np.array([0, 2, 1], np.uint8)[truth("case_03")]
     save_itksnap(root / "back/case_03.nii.gz", swapped, image_of(root, "case_03"))
