@@ -53,8 +53,6 @@ CODES = {
     "affine_differs": Code(
         WARNING, "image and label lie apart (largest displacement of a corner)", "Overlay them to see which is right."
     ),
-    "spacing_differs": Code(WARNING, "image and label have different spacings", "Overlay them to see which is right."),
-    "direction_differs": Code(WARNING, "image and label have different axes", "Overlay them to see which is right."),
     # to look at
     "non_orthonormal": Code(
         WARNING, "the axes are not at right angles", "ITK may refuse the file; NibabelIOWithReorient reads it."

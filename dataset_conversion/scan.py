@@ -12,7 +12,14 @@ import numpy as np
 
 from nnunet_assft.dataset_conversion.datasets import MRI, DatasetRow
 from nnunet_assft.dataset_conversion.findings import Finding, errors, found, ordered
-from nnunet_assft.dataset_conversion.headers import Header, Tolerances, header_findings, pair_findings, read_header
+from nnunet_assft.dataset_conversion.headers import (
+    Header,
+    Tolerances,
+    header_findings,
+    misfit,
+    pair_findings,
+    read_header,
+)
 from nnunet_assft.dataset_conversion.labels import LabelMap
 from nnunet_assft.dataset_conversion.source_cases import ENDINGS, POOL, TEST, UNLABELLED, SourceCase, Sources, ending_of
 from nnunet_assft.dataset_conversion.splits import SPLITS
@@ -216,7 +223,10 @@ def _rewrite(case: SourceCase, headers: Mapping[Path, Header], scanning: Scannin
     label, image = headers[case.label], headers[case.images[0]]
     if label.scaled or np.issubdtype(label.stored, np.inexact):
         return "was stored as float"
-    if not np.allclose(label.reoriented().spacing, image.reoriented().spacing):  # an error for nnU-Net
+    if misfit(image, label, reorient=scanning.reorient):  # tolerated here, refused where labels are used
+        return "position set to that of the image"
+    image_spacing, label_spacing = (header.grid.reoriented().spacing for header in (image, label))
+    if not np.allclose(label_spacing, image_spacing):  # rounding for us, an error in nnU-Net's own check
         return "spacing set to that of the image"
     if ending_of(case.label) != scanning.file_ending:
         return f"now ends with {scanning.file_ending}"

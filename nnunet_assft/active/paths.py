@@ -118,6 +118,11 @@ class ExperimentPaths:
         return self.results / "records" / name
 
     @property
+    def accepted_geometry_file(self) -> Path:
+        """Labels that are used although their header places them elsewhere than their image."""
+        return self.results / "accepted_geometry.json"
+
+    @property
     def annotations(self) -> Path:
         """Holds one CASE.json per imported label; second readings and replaced labels have folders of their own."""
         return self.results / "annotations"
@@ -128,7 +133,8 @@ class ExperimentPaths:
     def second_reading(self, annotator: str, case: str, file_ending: str) -> Path:
         return self.annotations / "second_readings" / annotator / f"{case}{file_ending}"
 
-    def readers_file(self, r: int) -> Path:
+    def annotators_file(self, r: int) -> Path:
+        """Who annotates which case."""
         return self.results / f"readers_round_{r:02d}.json"
 
     def agreement_file(self, r: int) -> Path:

@@ -78,6 +78,22 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_accept_geometry(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--accept_geometry",
+        action="append",
+        metavar="CASE",
+        help="use this label although its header places it elsewhere than its image; all: every label; may be repeated",
+    )
+
+
+def accept_geometry(args: argparse.Namespace, experiment: Experiment) -> None:
+    """Record the consent that `add_accept_geometry` asks for."""
+    from nnunet_assft.volumes.accepted_geometry import accept_geometry as accept
+
+    accept(experiment.paths.accepted_geometry_file, args.accept_geometry or (), (*experiment.pool, *experiment.test))
+
+
 def add_processes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-np", type=positive_int, metavar="N", help="processes (default: one per core, fewer for small data)"

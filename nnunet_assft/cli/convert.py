@@ -144,7 +144,7 @@ def _tolerances(args: argparse.Namespace) -> Tolerances:
 
     info, error = args.tolerance_mm
     try:
-        return Tolerances((float(info), None if error == "voxel" else float(error)))
+        return Tolerances(float(info), None if error == "voxel" else float(error))
     except ValueError:
         parser().error(f"--tolerance_mm {info} {error}: expected two numbers in mm; the second may be 'voxel'")
 

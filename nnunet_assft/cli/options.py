@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnunet_assft.cli.common import add_processes, positive_int
+from nnunet_assft.cli.common import accept_geometry, add_accept_geometry, add_processes, positive_int
 from nnunet_assft.network.presets import PRESETS
 from nnunet_assft.planning.choices import ANNOTATORS, NORMALIZATIONS
 from nnunet_assft.planning.domains import DOMAINS
@@ -25,6 +25,7 @@ def add_plan_options(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--annotator", default="oracle", choices=ANNOTATORS, help="oracle: the labels are in labelsTr already"
     )
+    add_accept_geometry(p)
     add_shared_options(p)
 
 
@@ -138,4 +139,6 @@ def make_experiment(args: argparse.Namespace) -> Experiment:
     """The experiment -e of the dataset -d, planned with the options of `add_plan_options`."""
     from nnunet_assft.active.experiment import create_experiment
 
-    return create_experiment(args.d, args.e, settings_of(args), args.np)
+    experiment = create_experiment(args.d, args.e, settings_of(args), args.np)
+    accept_geometry(args, experiment)
+    return experiment

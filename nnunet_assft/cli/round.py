@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import argparse
 
-from nnunet_assft.cli.common import add_device, choose_device, load_experiment, make_parser, run
+from nnunet_assft.cli.common import (
+    accept_geometry,
+    add_accept_geometry,
+    add_device,
+    choose_device,
+    load_experiment,
+    make_parser,
+    run,
+)
 from nnunet_assft.cli.printing import print_round
 
 
@@ -16,6 +24,7 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="human annotator: continue with the cases labelled so far; the other queried cases return to the pool",
     )
+    add_accept_geometry(p)
     add_device(p)
     return p
 
@@ -24,6 +33,7 @@ def round_(args: argparse.Namespace) -> None:
     from nnunet_assft.active.rounds import run_round
 
     experiment = load_experiment(args)
+    accept_geometry(args, experiment)
     device = choose_device(args.device)
     print_round(run_round(experiment, args.r, device, proceed_with_partial=args.proceed_with_partial))
     if args.r < experiment.n_rounds:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from nnunet_assft.cli.common import add_device, choose_device, load_experiment, make_parser, run
+from nnunet_assft.cli.common import accept_geometry, add_device, choose_device, load_experiment, make_parser, run
 from nnunet_assft.cli.options import add_plan_options, make_experiment
 from nnunet_assft.cli.printing import print_round
 
@@ -25,8 +25,9 @@ def run_all(args: argparse.Namespace) -> None:
 
     planned = ExperimentPaths(find_dataset(args.d).name, args.e).experiment_file.is_file()
     # given options of the experiment, planning checks that it was made with them
-    given = args.typed - {"d", "e", "device", "verbose", "np"}
+    given = args.typed - {"d", "e", "device", "verbose", "np", "accept_geometry"}
     experiment = load_experiment(args) if planned and not given else make_experiment(args)
+    accept_geometry(args, experiment)
     device = choose_device(args.device)
     for r in range(experiment.n_rounds + 1):
         done = run_round(experiment, r, device)

@@ -34,6 +34,7 @@ def status(args: argparse.Namespace) -> None:
         parser().error("-d is required (or --ext_trainer_path)")
     from nnunet_assft.active.state import finished_rounds
     from nnunet_assft.active.stopping import advice
+    from nnunet_assft.volumes.accepted_geometry import AcceptedGeometry
 
     experiment = load_experiment(args)
     done = finished_rounds(experiment)
@@ -43,6 +44,8 @@ def status(args: argparse.Namespace) -> None:
         f"{experiment.n_query} cases, pool of {len(experiment.pool)}, seed {settings.seed}"
     )
     print_deviations(experiment)
+    for line in AcceptedGeometry.load(experiment.paths.accepted_geometry_file).lines():
+        print(line)
     print_rounds(experiment, done)
     if len(done) >= 2:
         stopping = advice(done)
@@ -76,7 +79,7 @@ def print_next(experiment: Experiment, r: int) -> None:
     if not missing:
         print(f"Next: {experiment.command('round', '-r', str(r))}")
         return
-    annotators = open_request(experiment).readers
+    annotators = open_request(experiment).annotators
     named = (f"{case} ({' and '.join(annotators[case])})" if annotators[case] else case for case in missing)
     print(f"waiting for the annotation of: {', '.join(named)}")
     export, back = experiment.command("annotate export", "-o", "WORK"), experiment.command("annotate import", "WORK")

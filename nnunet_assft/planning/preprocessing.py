@@ -12,17 +12,14 @@ from typing import Any
 
 import blosc2
 import numpy as np
-from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_assft.errors import AssftError
 from nnunet_assft.planning import normalization  # noqa: F401 - plans name these schemes, also in spawned workers
 from nnunet_assft.planning.planner import CONFIGURATION
 from nnunet_assft.runtime.cached import cached, cached_or_none
 from nnunet_assft.runtime.cases import for_each_case, in_processes
 from nnunet_assft.runtime.files import PARTIAL, atomic_path, signature
-from nnunet_assft.volumes.nifti import refuse_damaged_nifti
 
 ENDINGS = (".b2nd", "_seg.b2nd", ".pkl")
 
@@ -105,50 +102,6 @@ def load_properties(folder: Path, case: str) -> dict[str, Any]:
     return properties
 
 
-def check_label(
-    case: str, label_file: Path, reader: BaseReaderWriter, properties: dict[str, Any], labels: dict[str, int]
-) -> np.ndarray:
-    """The label as integers, (1, z, y, x), if it can be trained on. Raises `AssftError` that says what is wrong."""
-    if not label_file.is_file():
-        raise AssftError(
-            f"The label of case {case} is missing: {label_file}. Put it there and type the same command again."
-        )
-    try:
-        refuse_damaged_nifti(label_file)
-        label, label_properties = reader.read_seg(str(label_file))
-    except Exception as error:
-        raise AssftError(
-            f"The label of case {case} cannot be read ({label_file}): {' '.join(str(error).split())[-120:]}. "
-            "Replace it and type the same command again."
-        ) from error
-    values = np.unique(label)
-    unknown = [float(v) for v in values if v not in set(labels.values())]  # NaN is in no set
-    if unknown:
-        counts = ", ".join(
-            f"{v:g} ({int(np.isnan(label).sum() if np.isnan(v) else (label == v).sum())} voxels)" for v in unknown[:5]
-        )
-        raise AssftError(
-            f"The label of case {case} has values that dataset.json does not know: {counts}; expected "
-            f"{sorted(labels.values())}. Mend {label_file} and type the same command again."
-        )
-    shape, spacing = tuple(properties["image_shape"]), properties["spacing"]
-    if label.shape[1:] != shape or not np.allclose(label_properties["spacing"], spacing, rtol=1e-3):
-        found, wanted = (", ".join(f"{mm:.4g}" for mm in s) for s in (label_properties["spacing"], spacing))
-        raise AssftError(
-            f"The label of case {case} has shape {label.shape[1:]} and spacing ({found}); its image has {shape} and "
-            f"({wanted}). Mend {label_file} and type the same command again."
-        )
-    return np.asarray(label).astype(np.int16)
-
-
-def image_properties(folder: Path, case: str, plans: dict[str, Any]) -> dict[str, Any]:
-    """`load_properties` with `image_shape`: the shape of the image as its reader gives it, before any transpose."""
-    properties = load_properties(folder, case)
-    transposed = properties["shape_before_cropping"]
-    return {**properties, "image_shape": [int(transposed[axis]) for axis in plans["transpose_backward"]]}
-
-
-# plans and dataset_json are for nnU-Net's preprocessing; the others are the label, and where it comes from and goes
 def write_training_label(
     label: np.ndarray,
     case: str,

@@ -14,15 +14,15 @@ import SimpleITK as sitk
 from tqdm import tqdm
 
 from nnunet_assft.active.state import Round
-from nnunet_assft.annotation.export import READERS
 from nnunet_assft.report.material import Material
-from nnunet_assft.volumes.raw_dataset import RawDataset
+from nnunet_assft.volumes.display import grey_range
+from nnunet_assft.volumes.display import window_of as window_of
+from nnunet_assft.volumes.raw_dataset import PLAIN_READERS, RawDataset
 
 MAX_CASES = 8
 MAX_VOXELS = 256**3  # of the pictures
 MAX_VIEWER_VOXELS = 2_300_000  # about 130 x 130 x 130
 MAX_VIEWER_BYTES = 20_000_000  # of all volumes in the page, as base64
-CT_WINDOW = (-160.0, 240.0)  # HU: soft tissue
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ def why_no_images(dataset: RawDataset) -> str | None:
     name = type(dataset.reader).__name__
     return (
         None
-        if name in READERS
-        else f"The images are read with nnU-Net's {name}; pictures are made of those of {' and '.join(READERS)}."
+        if name in PLAIN_READERS
+        else f"The images are read with nnU-Net's {name}; pictures are made of those of {' and '.join(PLAIN_READERS)}."
     )
 
 
@@ -98,15 +98,9 @@ def load_volume(queried: QueriedCase, max_voxels: int, window: tuple[float, floa
     mask = (
         np.any([array > 0 for array in segmentations.values()], axis=0) if segmentations else np.zeros(grey.shape, bool)
     )
-    inside = grey[mask] if mask.any() else grey
-    fits = window is not None and float(((inside > window[0]) & (inside < window[1])).mean()) > 0.8
-    low, high = window if window and fits else np.percentile(grey, (1, 99))
+    low, high = grey_range(grey, window, mask)
     grey = np.clip((grey - low) / max(high - low, 1e-6), 0, 1)
     return Volume(np.rint(255 * grey).astype(np.uint8), segmentations, grid.GetSpacing(), grid.GetOrigin())
-
-
-def window_of(dataset: RawDataset) -> tuple[float, float] | None:
-    return CT_WINDOW if str(dataset.dataset_json["channel_names"].get("0", "")).upper() == "CT" else None
 
 
 def _coarser(image: sitk.Image, max_voxels: int) -> sitk.Image:
