@@ -36,10 +36,10 @@ def case_metrics(
 ) -> pd.DataFrame:
     """One row per case and structure: case, structure, dice, nsd, hd95_mm; cases ascending, structures as in `labels`.
 
-    labels: structure -> value, foreground only. Dice is nnU-Net's, in [0, 1]; NSD and HD95 are those of `surface`, in the
-    spacing of the prediction, which is that of the image. Absent in reference and prediction: NaN in all three. Absent in
-    one: Dice 0, NSD 0, HD95 inf. Voxels with the ignore label are background in both masks. Raises `AssftError` if a prediction and its reference differ
-    in shape.
+    labels: structure -> value, foreground only. Dice is nnU-Net's, in [0, 1]; NSD and HD95 are those of `surface`, in
+    the spacing of the prediction, which is that of the image. Absent in reference and prediction: NaN in all three.
+    Absent in one: Dice 0, NSD 0, HD95 inf. Voxels with the ignore label are background in both masks. Raises
+    `AssftError` if a prediction and its reference differ in shape.
     """
     rows = []
     for case in tqdm(sorted(predictions), desc="Dice, NSD, HD95", unit="case", leave=False):
@@ -68,7 +68,8 @@ def case_metrics(
 
 
 def test_metrics(experiment: Experiment, r: int) -> pd.DataFrame:
-    """`case_metrics` of the test cases of a finished round, from the predictions that the round left on disk; kept beside them.
+    """`case_metrics` of the test cases of a finished round, from the predictions that the round left on disk; kept
+    beside them.
 
     Raises `AssftError` if the round is not finished or a prediction is gone.
     """
@@ -84,8 +85,8 @@ def test_metrics(experiment: Experiment, r: int) -> pd.DataFrame:
 def kept_metrics(dataset: RawDataset, cases: Sequence[str], folder: Path, made_from: Mapping[str, str]) -> pd.DataFrame:
     """`case_metrics` of the predictions of these cases in a folder, CASE.nii.gz.
 
-    Kept there as metrics.csv, with what it was made from (`made_from`, and the references) in metrics.json, and read from there the
-    next time. Raises `AssftError` if a prediction or a reference is gone.
+    Kept there as metrics.csv, with what it was made from (`made_from`, and the references) in metrics.json, and read
+    from there the next time. Raises `AssftError` if a prediction or a reference is gone.
     """
     predictions = {case: folder / f"{case}{dataset.file_ending}" for case in cases}
     references = {case: dataset.label_file(case) for case in cases}
