@@ -95,7 +95,7 @@ class Experiment:
         if version == 2:
             content = _from_version_2(content)
         elif version != SCHEMA_VERSION:
-            raise AssftError(f"{file} has schema version {version}; expected {SCHEMA_VERSION}. {_written_by(content)}")
+            raise AssftError(f"{file} has schema version {version}; expected {SCHEMA_VERSION}. {written_by(content)}")
         for key in ("pool", "test", "permutation"):
             content[key] = tuple(content[key])
         return cls(**{**content, "settings": Settings.from_json(content["settings"])})
@@ -103,16 +103,13 @@ class Experiment:
 
 def _from_version_2(content: Mapping[str, Any]) -> dict[str, Any]:
     """experiment.json as nnunet_assft 0.1.0 wrote it, in today's form. Raises `AssftError` if an option of it is gone."""
-    options = dict(content["options"])
-    for name, value in REMOVED_OPTIONS.items():
-        if options.pop(name, value) != value:
-            raise AssftError(f"The experiment was planned with --option {name}, which is gone. {_written_by(content)}")
     encoder = content["encoder"]
     settings = {row.name: content[row.name] for row in fields(Settings) if row.name in content}
     settings |= {
         name: value for name, value in content["training"].items() if name in {row.name for row in fields(Settings)}
     }
-    settings |= {"rounds": content["n_rounds"], "encoder": encoder and encoder["path"], "options": options}
+    settings |= {"rounds": content["n_rounds"], "encoder": encoder and encoder["path"]}
+    settings["options"] = options_of_version_2(content)
     same = (
         "dataset",
         "name",
@@ -131,7 +128,17 @@ def _from_version_2(content: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _written_by(content: Mapping[str, Any]) -> str:
+def options_of_version_2(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a file of nnunet_assft 0.1.0, without those that are gone. Raises `AssftError` if one of these was set."""
+    options = dict(content["options"])
+    for name, value in REMOVED_OPTIONS.items():
+        if options.pop(name, value) != value:
+            raise AssftError(f"The experiment was planned with --option {name}, which is gone. {written_by(content)}")
+    return options
+
+
+def written_by(content: Mapping[str, Any]) -> str:
+    """The end of a message about a file that this version cannot read."""
     version = content.get("versions", {}).get("nnunet_assft", "of unknown number")
     return f"It was written by nnunet_assft {version}; use that version, or plan a new experiment."
 
