@@ -1,14 +1,14 @@
 """Stopping advice: is what the last rounds gained more than noise?
 
 The rule: the mean over test cases of the difference in Dice between two rounds, with Student's 95 % interval of paired
-differences, for the last round and for the last two. The gain is within noise if no interval lies above 0. Stopping where
-the learning curve is flat is the gradient criterion of Laws and Schütze, "Stopping criteria for active learning of named
-entity recognition", COLING 2008; the interval in place of their threshold is a choice of this package. It is Student's
-interval and not a bootstrap, because with few test cases the bootstrap's is too narrow.
+differences, for the last round and for the last two. The gain is within noise if no interval lies above 0. Stopping
+where the learning curve is flat is the gradient criterion of Laws and Schütze, "Stopping criteria for active learning
+of named entity recognition", COLING 2008; the interval in place of their threshold is a choice of this package. It is
+Student's interval and not a bootstrap, because with few test cases the bootstrap's is too narrow.
 
 The interval leaves out the noise of training: another seed gives another gain. A wide interval means that there are too
-few test cases to tell, not that nothing was gained. The advice changes no round, and whoever stops because of it has used
-the test cases.
+few test cases to tell, not that nothing was gained. The advice changes no round, and whoever stops because of it has
+used the test cases.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from nnunet_assft.evaluation.dice import mean_of
 from nnunet_assft.evaluation.intervals import student_interval
 
 SOURCE = (
-    "Laws and Schütze 2008 (stop where the learning curve is flat), with Student's 95 % interval of the paired difference "
-    "per test case"
+    "Laws and Schütze 2008 (stop where the learning curve is flat), with Student's 95 % interval of the paired "
+    "difference per test case"
 )
 CAVEAT = (
     "Advice on annotation effort only: if it ends the annotation, the Dice of these test cases becomes optimistic; "

@@ -12,8 +12,8 @@ from nnunet_assft.errors import AssftError
 
 def parser() -> argparse.ArgumentParser:
     description = (
-        "Compare strategies and standard nnU-Net: same pool, test set, first case, budget, epochs, seeds. Runs what is left, "
-        "then writes tables and statistics. A comparison keeps the options it was made with."
+        "Compare strategies and standard nnU-Net: same pool, test set, first case, budget, epochs, seeds. Runs what is "
+        "left, then writes tables and statistics. A comparison keeps the options it was made with."
     )
     p = make_parser("compare", description, dataset=False)
     p.usage = "%(prog)s -d ID [options]"
@@ -32,7 +32,8 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME",
         default=["nnunet", "lower_bound", "upper_bound"],
         help="nnunet: standard nnU-Net from scratch on the cases of random, nnunet@assft: on those of assft; "
-        "nnunet_finetuned; lower_bound, upper_bound: 0 and 100 %% labels; none (default: nnunet lower_bound upper_bound)",
+        "nnunet_finetuned; lower_bound, upper_bound: 0 and 100 %% labels; none "
+        "(default: nnunet lower_bound upper_bound)",
     )
     p.add_argument(
         "--seeds",
@@ -62,8 +63,8 @@ def compare(args: argparse.Namespace) -> int:
     failed = []
     if args.collect and not comparison.file.is_file():
         raise AssftError(
-            f"{comparison.dataset} has no comparison {comparison.name!r} ({comparison.file} does not exist). Run it without "
-            "--collect."
+            f"{comparison.dataset} has no comparison {comparison.name!r} ({comparison.file} does not exist). Run it "
+            "without --collect."
         )
     if not args.collect:
         write_comparison(comparison, device)

@@ -67,8 +67,8 @@ def _text(comparison: Comparison, findings: Findings) -> str:
 def collect(comparison: Comparison, shared: Shared) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Write results.csv and runs.csv of everything that is finished, and return them.
 
-    results: RESULT_COLUMNS, one row per arm, seed, round, test case and structure. runs: RUN_COLUMNS, one row per arm, seed
-    and round that should be there; those that are not have the status `missing`.
+    results: RESULT_COLUMNS, one row per arm, seed, round, test case and structure. runs: RUN_COLUMNS, one row per arm,
+    seed and round that should be there; those that are not have the status `missing`.
     """
     results, runs = [], []
     for seed in comparison.seeds:
@@ -85,7 +85,7 @@ def collect(comparison: Comparison, shared: Shared) -> tuple[pd.DataFrame, pd.Da
 
 
 def collect_quality(comparison: Comparison) -> pd.DataFrame | None:
-    """Write pseudo_label_quality.csv, that of every finished round with pseudo-labels, and return it; None if there is none."""
+    """Write pseudo_label_quality.csv, that of all finished rounds, and return it; None if there is none."""
     frames = []
     for arm in comparison.strategies:
         for seed in comparison.seeds:

@@ -16,9 +16,10 @@ from nnunet_assft.errors import AssftError
 
 
 def run_comparison(comparison: Comparison, device: torch.device, say: Callable[[str], None] = print) -> list[str]:
-    """Do every run that is left, and say one line about each. Returns the runs that failed, with the reason; the others go on.
+    """Do every run that is left, and say one line about each.
 
-    comparison.json has to be there, see `spec.write_comparison`.
+    Returns the runs that failed, with the reason; a failure does not stop the others. comparison.json has to be there,
+    see `spec.write_comparison`.
     """
     failed = []
     runs = [(arm, seed) for seed in comparison.seeds for arm in comparison.arms]

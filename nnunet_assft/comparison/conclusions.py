@@ -1,4 +1,4 @@
-"""What a comparison says: its tables, statistics and sentences, from the rows of its files. Pure; reads and writes nothing."""
+"""What a comparison says: its tables, statistics and sentences, from the rows of its files. Reads no file."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def _what_is_compared(comparison: Comparison, shared: Shared) -> list[str]:
     settings = comparison.settings
     training, seeds = settings.training, ", ".join(map(str, comparison.seeds))
     lines = [
-        f"The same for all: pool of {len(shared.pool)} cases, {len(shared.test)} test cases ({shared.test_source}), per seed "
-        f"the same first case, {comparison.n_rounds} rounds of {shared.n_query} queried cases, seeds {seeds}; "
+        f"The same for all: pool of {len(shared.pool)} cases, {len(shared.test)} test cases ({shared.test_source}), "
+        f"per seed the same first case, {comparison.n_rounds} rounds of {shared.n_query} queried cases, seeds {seeds}; "
         f"{training['epochs']} epochs per stage ({training['one_shot_epochs']} in round 0) of "
         f"{training['iterations_per_epoch']} iterations. Preset {settings.preset}, {shared.device}.",
         "Pre-trained encoder: "
@@ -88,8 +88,9 @@ def _longer_training(reference: Arm, comparison: Comparison) -> str:
     if alone or not isinstance(reference, StrategyArm) or not reference.is_semi_supervised:
         return ""
     return (
-        f" {reference.title}'s network has had {steps_of_second_stages(comparison.settings)} more optimisation steps than "
-        "those of the other strategies, so this does not tell its choice of cases and pseudo-labels from longer training."
+        f" {reference.title}'s network has had {steps_of_second_stages(comparison.settings)} more optimisation steps "
+        "than those of the other strategies, so this does not tell its choice of cases and pseudo-labels from longer "
+        "training."
     )
 
 
@@ -138,8 +139,8 @@ def conclusion(row: Mapping[str, Any]) -> str:
         return f"{sample}, {a} is {word} than {b} {where}, {p}; {interval}.{doubt}{lost}"
     if row["smallest_p"] >= ALPHA:
         return (
-            f"{sample}, no difference between {a} and {b} {where} could be shown: the smallest p that can be reached is "
-            f"{p_text(row['smallest_p'])}; here {p}; {interval}.{lost}"
+            f"{sample}, no difference between {a} and {b} {where} could be shown: the smallest p that can be reached "
+            f"is {p_text(row['smallest_p'])}; here {p}; {interval}.{lost}"
         )
     return (
         f"{sample}, {a} and {b} do not differ {where}, {p}; {interval}. That is not evidence that they are equal.{lost}"
@@ -147,7 +148,7 @@ def conclusion(row: Mapping[str, Any]) -> str:
 
 
 def overall_conclusion(statistics: pd.DataFrame) -> str:
-    """What `compare_arms` says about the whole curves, in a few plain sentences: better than, worse than, not told apart from."""
+    """What `compare_arms` says about the whole curves, in a few plain sentences."""
     curves = statistics[statistics["round"] == "AUBC"]
     if curves.empty:
         return "Nothing can be concluded: there is no arm to compare with, or no finished round from round 1 on."

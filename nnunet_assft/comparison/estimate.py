@@ -1,4 +1,4 @@
-"""How long a comparison will take, from one timed step of each network. Loading and resampling are not in the estimate."""
+"""How long a comparison will take, from one timed step of each network. Loading and resampling are left out."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ONLINE_VALIDATION = 1.1  # a fifth as many iterations as the training, forward o
 
 
 class Times(NamedTuple):
-    """Seconds that a network needs for a training step, for a forward pass of one window, and for one of a whole case."""
+    """Seconds that a network needs for a training step, a forward pass of one window, and one of a whole case."""
 
     step: float
     window: float

@@ -11,10 +11,10 @@ import pandas as pd
 def paper_results() -> pd.DataFrame:
     """One row per printed number: table, domain, method, arm, round, budget, mean, sd, p.
 
-    mean, sd: Dice in points (0-100); what the SD is over is not stated in the paper. p: Mann-Whitney U of Table 8, selected
-    against unselected; NaN elsewhere. The bounds, which the paper repeats in every row of Tables 1, 2, 3 and 5, are there once
-    per table (Table 4 has none), with round 0 and the last round. In Tables 1-5 the paper marks every mean of ASSFT with
-    p < 0.01.
+    mean, sd: Dice in points (0-100); what the SD is over is not stated in the paper. p: Mann-Whitney U of Table 8,
+    selected against unselected; NaN elsewhere. The bounds, which the paper repeats in every row of Tables 1, 2, 3 and
+    5, are there once per table (Table 4 has none), with round 0 and the last round. In Tables 1-5 the paper marks every
+    mean of ASSFT with p < 0.01.
     """
     with files("nnunet_assft.comparison").joinpath("paper_results.csv").open(encoding="utf-8") as file:
         return pd.read_csv(file)

@@ -35,10 +35,10 @@ def pseudo_label_quality(experiment: Experiment, r: int, device: torch.device) -
     One row per case of T_u after the query and per row of SELECTIONS: `round`, `case`, `selection`, `selected` (bool),
     `dice` (in [0, 1]; mean over structures, NaN if there is none). The segmentation is that of the supervised stage,
     made as pseudo-labels are, without their refinement. All selections choose from the same pool; what the experiment's
-    own selection has chosen is taken from the round. No segmentation is kept. An interrupted call is continued; the result
-    is kept at `paths.pseudo_label_quality(r)` until the model, a label or the table of selections changes.
-    Raises `AssftError` with a human annotator, for a strategy without pseudo-labels, before the round is finished, and while
-    another process works on the experiment.
+    own selection has chosen is taken from the round. No segmentation is kept. An interrupted call is continued; the
+    result is kept at `paths.pseudo_label_quality(r)` until the model, a label or the table of selections changes.
+    Raises `AssftError` with a human annotator, for a strategy without pseudo-labels, before the round is finished, and
+    while another process works on the experiment.
     """
     done = _closed_round(experiment, r)
     if not done.unlabelled:
@@ -83,21 +83,22 @@ def _closed_round(experiment: Experiment, r: int) -> Round:
     name, settings = experiment.name, experiment.settings
     if settings.annotator != "oracle":
         raise AssftError(
-            f"Experiment {name!r} has a human annotator, so that the labels of its unlabelled cases are not known. The quality "
-            "of pseudo-labels needs an experiment with --annotator oracle."
+            f"Experiment {name!r} has a human annotator, so that the labels of its unlabelled cases are not known. The "
+            "quality of pseudo-labels needs an experiment with --annotator oracle."
         )
     if not STRATEGIES[settings.strategy].semi_supervised:
         with_pseudo_labels = ", ".join(name for name, row in STRATEGIES.items() if row.semi_supervised)
         raise AssftError(
-            f"The strategy {settings.strategy!r} of experiment {name!r} makes no pseudo-labels; expected: {with_pseudo_labels}."
+            f"The strategy {settings.strategy!r} of experiment {name!r} makes no pseudo-labels; expected: "
+            f"{with_pseudo_labels}."
         )
     if r < 1:
         raise AssftError(f"Round {r} has no pseudo-labels; the first round that makes them is 1.")
     rounds = finished_rounds(experiment)
     if len(rounds) <= r:
         raise AssftError(
-            f"Round {r} is not finished; {len(rounds)} of {experiment.n_rounds + 1} rounds are. Hidden labels are looked at "
-            "only when the round is closed."
+            f"Round {r} is not finished; {len(rounds)} of {experiment.n_rounds + 1} rounds are. Hidden labels are "
+            "looked at only when the round is closed."
         )
     return rounds[r]
 

@@ -111,7 +111,7 @@ def read_comparison(file: Path) -> tuple[Comparison, Shared]:
 
 
 def _from_version_1(content: Mapping[str, Any]) -> dict[str, Any]:
-    """comparison.json as nnunet_assft 0.1.0 wrote it: the settings as they were typed, and beside them as they were resolved."""
+    """comparison.json as nnunet_assft 0.1.0 wrote it: with the settings as typed, and beside them as resolved."""
     settings = {row.name: content["settings"][row.name] for row in fields(Settings) if row.name in content["settings"]}
     settings |= {
         "domain": content["domain"],

@@ -1,8 +1,8 @@
-"""Standard nnU-Net on a given set of labelled cases: its own fingerprint, planner, preprocessing, trainer and prediction.
+"""Standard nnU-Net on given labelled cases: its own fingerprint, planner, preprocessing, trainer and prediction.
 
-Nothing here is ours but the order of the calls. nnU-Net runs in a process of its own whose three folders are private, so
-that it sees exactly the cases it is given: a raw dataset that lists only them, and no fingerprint that has seen other
-labels.
+Nothing here is ours but the order of the calls. nnU-Net runs in a process of its own whose three folders are private,
+so that it sees exactly the cases it is given: a raw dataset that lists only them, and no fingerprint that has seen
+other labels.
 """
 
 from __future__ import annotations
@@ -143,8 +143,8 @@ def _run_process(job: Job) -> None:
         )
     if process.returncode != 0:
         raise AssftError(
-            f"Standard nnU-Net ended with exit code {process.returncode}. The end of {folder / 'log.txt'} and the lines "
-            "above say why. Run the same command again to continue."
+            f"Standard nnU-Net ended with exit code {process.returncode}. The end of {folder / 'log.txt'} and the "
+            "lines above say why. Run the same command again to continue."
         )
     lost = [case for case, file in job.predictions.items() if not file.is_file()]
     if lost:

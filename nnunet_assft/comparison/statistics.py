@@ -1,10 +1,11 @@
 """The statistics of a comparison: pure functions on the rows of results.csv and pseudo_label_quality.csv.
 
-The unit of every test is a test case: its score is the mean over the structures that nnU-Net's evaluator counts. Two arms
-are compared on the seeds and cases they share. The primary test is paired: Wilcoxon's signed-rank test on the differences
-per case, averaged over seeds, Holm-corrected over the arms compared in one round. The paper's Mann-Whitney U test is given
-beside it: it treats the scores of all cases and seeds as independent, which they are not (the same case under three seeds
-counts three times), and does not use that the cases are the same. Neither test speaks of other seeds: few seeds remain few.
+The unit of every test is a test case: its score is the mean over the structures that nnU-Net's evaluator counts. Two
+arms are compared on the seeds and cases they share. The primary test is paired: Wilcoxon's signed-rank test on the
+differences per case, averaged over seeds, Holm-corrected over the arms compared in one round. The paper's Mann-Whitney
+U test is given beside it: it treats the scores of all cases and seeds as independent, which they are not (the same case
+under three seeds counts three times), and does not use that the cases are the same. Neither test speaks of other seeds:
+few seeds remain few.
 """
 
 from __future__ import annotations
@@ -53,9 +54,9 @@ DIGITS = 12  # differences below 1e-12 are rounding errors of means, hence ties
 def case_scores(results: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:
     """Score of each case: the mean of `metric` over its structures. One row per arm, seed, round and case.
 
-    results: arm, seed, round, n_labelled, case, structure, and the column `metric`. Columns: arm, seed, round, n_labelled,
-    case, score, missed. NaN (absent in reference and prediction) is excluded from the mean, and so is an infinite HD95
-    (absent in one of them), but `missed` counts these. score is NaN where nothing is left.
+    results: arm, seed, round, n_labelled, case, structure, and the column `metric`. Columns: arm, seed, round,
+    n_labelled, case, score, missed. NaN (absent in reference and prediction) is excluded from the mean, and so is an
+    infinite HD95 (absent in one of them), but `missed` counts these. score is NaN where nothing is left.
     """
     finite = results.assign(score=results[metric].where(np.isfinite(results[metric])), missed=np.isinf(results[metric]))
     keys = ["arm", "seed", "round", "n_labelled", "case"]
@@ -68,8 +69,9 @@ def case_scores(results: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:
 def paired_wilcoxon(differences: Sequence[float] | np.ndarray) -> float:
     """Two-sided p of Wilcoxon's signed-rank test that the differences are symmetric about 0.
 
-    Zeros are dropped (Wilcoxon's own rule), equal sizes get their mean rank. Exact up to 50 differences without equal sizes and
-    up to 13 with; the normal approximation with tie correction elsewhere. 1 if every difference is zero, NaN if there is none.
+    Zeros are dropped (Wilcoxon's own rule), equal sizes get their mean rank. Exact up to 50 differences without equal
+    sizes and up to 13 with; the normal approximation with tie correction elsewhere. 1 if every difference is zero, NaN
+    if there is none.
     """
     d = np.round(np.asarray(differences, float), DIGITS)
     if d.size == 0:
@@ -86,8 +88,8 @@ def smallest_wilcoxon_p(n: int) -> float:
 def mann_whitney(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> tuple[float, float]:
     """(U of a, two-sided p) of the Mann-Whitney U test, as the paper's tables have it. (NaN, NaN) if a group is empty.
 
-    U is the number of pairs in which the value of a is larger; equal ones count one half. Exact if a group has at most 8
-    values and none are equal; otherwise the normal approximation, corrected for ties and continuity.
+    U is the number of pairs in which the value of a is larger; equal ones count one half. Exact if a group has at most
+    8 values and none are equal; otherwise the normal approximation, corrected for ties and continuity.
     """
     if not len(a) or not len(b):
         return math.nan, math.nan
@@ -110,11 +112,11 @@ def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
 
 
 def bootstrap_interval(scores: np.ndarray) -> tuple[float, float]:
-    """95 % interval of the mean of `scores` (seeds, cases), which hold no NaN, by bootstrap over seeds and cases at once.
+    """95 % interval of the mean of `scores` (seeds, cases) without NaN, by bootstrap over seeds and cases at once.
 
-    Cases are crossed with seeds (every seed is tested on the same cases), so a draw takes the same cases for all its seeds.
-    Percentiles 2.5 and 97.5 of 2000 draws from a fixed random state. With few seeds the interval is too narrow; with one it
-    says nothing about seeds. (NaN, NaN) without a score.
+    Cases are crossed with seeds (every seed is tested on the same cases), so a draw takes the same cases for all its
+    seeds. Percentiles 2.5 and 97.5 of 2000 draws from a fixed random state. With few seeds the interval is too narrow;
+    with one it says nothing about seeds. (NaN, NaN) without a score.
     """
     if scores.size == 0:
         return math.nan, math.nan
@@ -141,10 +143,10 @@ def aubc(budgets: Sequence[float] | np.ndarray, scores: Sequence[float] | np.nda
 
 
 def aubc_scores(scores: pd.DataFrame) -> pd.DataFrame:
-    """AUBC of every case, from `case_scores`: arm, seed, round (None), n_labelled (None), case, score; without the bounds.
+    """AUBC of every case, from `case_scores`: arm, seed, round (None), n_labelled (None), case, score. No bounds.
 
-    Over rounds 1 to R, the budgets of the paper's tables (round 0 is the same for all strategies), against the number of
-    labelled cases. NaN where a round is missing or has no score.
+    Over rounds 1 to R, the budgets of the paper's tables (round 0 is the same for all strategies), against the number
+    of labelled cases. NaN where a round is missing or has no score.
     """
     scores = scores[~scores["arm"].isin(BOUNDS) & (scores["round"] > 0)]
     rounds = sorted(scores["round"].unique())
@@ -156,7 +158,7 @@ def aubc_scores(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def aubc_intervals(results: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:
-    """AUBC of every arm with its bootstrap interval: arm, aubc, ci_low, ci_high, n_seeds, n_cases, left_out (in words)."""
+    """AUBC of every arm, with its bootstrap interval: arm, aubc, ci_low, ci_high, n_seeds, n_cases, left_out."""
     scores = aubc_scores(case_scores(results, metric))
     seeds, cases = sorted(scores["seed"].unique()), sorted(scores["case"].unique())
     rows = []
@@ -183,10 +185,10 @@ def aubc_intervals(results: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:
 def selection_test(quality: pd.DataFrame) -> pd.DataFrame:
     """Dice of selected against unselected cases, and the two-sided Mann-Whitney U test, as in the paper's Table 8.
 
-    quality: of one or more rounds, as `pseudo_label_quality` gives it, with or without columns `arm` and `seed`. One row
-    per round and selection (and arm and seed): `n_selected`, `n_unselected` (cases with a Dice), their `median_` and
-    `mean_`, `u` (of the selected cases), `p`, and `reason`: why there is no p, otherwise empty. Few cases cannot give a
-    small p: 2 against 2 give at least 1/3.
+    quality: of one or more rounds, as `pseudo_label_quality` gives it, with or without columns `arm` and `seed`. One
+    row per round and selection (and arm and seed): `n_selected`, `n_unselected` (cases with a Dice), their `median_`
+    and `mean_`, `u` (of the selected cases), `p`, and `reason`: why there is no p, otherwise empty. Few cases cannot
+    give a small p: 2 against 2 give at least 1/3.
     """
     keys = [name for name in SELECTION_KEYS if name in quality]
     rows = []
@@ -209,12 +211,12 @@ def selection_test(quality: pd.DataFrame) -> pd.DataFrame:
 
 
 def compare_arms(results: pd.DataFrame, reference: str = "assft", metric: str = "dice") -> pd.DataFrame:
-    """The reference against every other arm: one row per arm and round from 1 on, and one per arm for the AUBC (round "AUBC").
+    """The reference against every other arm: a row per arm and round from 1 on, and one per arm for round "AUBC".
 
     COMPARISON_COLUMNS; left_out: seeds and cases that are not compared, in words; difference: mean of reference - arm;
-    ci_low, ci_high: `bootstrap_interval` of it; smallest_p: the smallest p_holm that so few cases can reach; wins, ties,
-    losses: cases in which the reference, averaged over seeds, is better, equal, worse. Holm's families are the arms of one
-    round. Bounds are not compared.
+    ci_low, ci_high: `bootstrap_interval` of it; smallest_p: the smallest p_holm that so few cases can reach; wins,
+    ties, losses: cases in which the reference, averaged over seeds, is better, equal, worse. Holm's families are the
+    arms of one round. Bounds are not compared.
     """
     scores = case_scores(results, metric)
     scores = scores[~scores["arm"].isin(BOUNDS)]
@@ -266,7 +268,7 @@ def _matrix(scores: pd.DataFrame, arm: str) -> pd.DataFrame:
 
 
 def _complete(matrix: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """Without the seeds that have no score at all, then without the cases that lack one; and what was left out, in words."""
+    """Without seeds that have no score at all, then without cases that lack one; and, in words, what was left out."""
     seeds = matrix.dropna(axis=0, how="all")
     both = seeds.dropna(axis=1, how="any")
     lost_cases = matrix.columns.difference(both.columns) if len(seeds.index) else []

@@ -47,8 +47,8 @@ HD95 = Metric("hd95_mm", "HD95 in mm", 1, lower_is_better=True)
 class Rows:
     """What the tables are made of.
 
-    results, runs, quality: rows of results.csv, runs.csv and pseudo_label_quality.csv. tests: `compare_arms` of the results.
-    paper: rows of `paper_results` of the comparison's domain, if it is one of the paper's.
+    results, runs, quality: rows of results.csv, runs.csv and pseudo_label_quality.csv. tests: `compare_arms` of the
+    results. paper: rows of `paper_results` of the comparison's domain, if it is one of the paper's.
     """
 
     results: pd.DataFrame
@@ -118,9 +118,9 @@ def budget_table(
     """Tables 1-5: a row per arm, a column per budget (round 1 on) between the bounds; mean ± SD.
 
     As the paper prints them: per case the mean over structures, then mean and SD (n - 1) over cases, those of all seeds
-    pooled. marked: with the results of the tests (of Dice). A cell over fewer scores than seeds times cases says its n; one
-    of HD95 says how many structures were missed (infinite) and left out. The numbers of `paper` get rows of their own below,
-    with their budgets.
+    pooled. marked: with the results of the tests (of Dice). A cell over fewer scores than seeds times cases says its n;
+    one of HD95 says how many structures were missed (infinite) and left out. The numbers of `paper` get rows of their
+    own below, with their budgets.
     """
     scores = case_scores(rows.results, metric.column)
     n_seeds, n_cases = scores["seed"].nunique(), scores["case"].nunique()
@@ -209,24 +209,28 @@ def _paper_rows(paper: pd.DataFrame, arms: Sequence[str], columns: Sequence[_Col
 
 def _budget_caption(metric: Metric, sample: str, tests: pd.DataFrame, *, with_paper: bool) -> str:
     text = (
-        f"{metric.name} on the test cases, mean ± SD: the mean over structures of each case, then mean and SD (n - 1) over the "
-        f"cases of all seeds together; {sample}. A structure that is absent in reference and prediction is left out. Bold: "
-        "best, underlined: second best of the column (bounds and paper apart)."
+        f"{metric.name} on the test cases, mean ± SD: the mean over structures of each case, then mean and SD (n - 1) "
+        f"over the cases of all seeds together; {sample}. A structure that is absent in reference and prediction is "
+        "left out. Bold: best, underlined: second best of the column (bounds and paper apart)."
     )
     if metric is HD95:
         text += (
-            " Lower is better. A structure that is absent in the prediction or in the reference only has no distance; it is "
-            "left out, and the cell counts these (missed), so a method that misses structures looks better than it is."
+            " Lower is better. A structure that is absent in the prediction or in the reference only has no distance; "
+            "it is left out, and the cell counts these (missed), so a method that misses structures looks better than "
+            "it is."
         )
     if len(tests):
         reference = name_of(tests["reference"].iloc[0])
         text += (
             f" *: p < {ALPHA_OF_PAPER} against {reference}, Mann-Whitney U, uncorrected, cases of all seeds taken as "
-            f"independent (the paper's test). †: p < {ALPHA} against {reference}, Wilcoxon on cases averaged over seeds, Holm "
-            "over the arms of the round."
+            f"independent (the paper's test). †: p < {ALPHA} against {reference}, Wilcoxon on cases averaged over "
+            "seeds, Holm over the arms of the round."
         )
     if with_paper:
-        text += " Rows of the paper: its printed numbers and budgets; what its SD is over and how many seeds it has is not stated."
+        text += (
+            " Rows of the paper: its printed numbers and budgets; what its SD is over and how many seeds it has is not "
+            "stated."
+        )
     return text
 
 
@@ -279,31 +283,27 @@ def aubc_table(results: pd.DataFrame) -> Table:
         dtype=object,
     )
     caption = (
-        "Area under the curve of Dice (points) over the number of labelled cases from round 1 on, divided by the span of "
-        f"budgets; 95 % interval by bootstrap over seeds and test cases ({N_BOOTSTRAP} draws), too narrow with few seeds. "
-        "Bold: best, underlined: second best."
+        "Area under the curve of Dice (points) over the number of labelled cases from round 1 on, divided by the span "
+        f"of budgets; 95 % interval by bootstrap over seeds and test cases ({N_BOOTSTRAP} draws), too narrow with few "
+        "seeds. Bold: best, underlined: second best."
     )
     return Table("aubc", "Area under the budget curve", caption, frame)
 
 
 def selection_table(quality: pd.DataFrame, *, paper: pd.DataFrame | None = None) -> Table:
-    """Table 8: p of the Mann-Whitney U test, Dice of selected against unselected cases; a row per arm, selection and seed.
+    """Table 8: the Mann-Whitney U test of selected against unselected cases; a row per arm, selection and seed.
 
-    quality: rows of pseudo_label_quality.csv (arm, seed, round, case, selection, selected, dice). A cell has p, then mean
-    Dice and number of the selected and the unselected cases.
+    quality: rows of pseudo_label_quality.csv (arm, seed, round, case, selection, selected, dice). A cell has p, then
+    mean Dice and number of the selected and the unselected cases.
     """
     rounds = {int(r): f"r = {r}" for r in sorted(quality["round"].unique())}
     rows: list[dict[str, str]] = []
     for (arm, selection, seed), tests in selection_test(quality).groupby(["arm", "selection", "seed"], sort=False):
-        row = {
-            "Selection": f"{name_of(str(arm))}, {selection}, seed {seed}",
-            **dict.fromkeys(rounds.values(), "missing"),
-        }
+        title = f"{name_of(str(arm))}, {selection}, seed {seed}"
+        row = {"Selection": title, **dict.fromkeys(rounds.values(), "missing")}
         for test in tests.to_dict("records"):
-            sizes = "; ".join(
-                _mean_n(test[f"mean_{which}"], test[f"n_{which}"]) for which in ("selected", "unselected")
-            )
-            row[rounds[test["round"]]] = f"{p_text(test['p'])} ({sizes})"
+            sizes = [_mean_n(test[f"mean_{which}"], test[f"n_{which}"]) for which in ("selected", "unselected")]
+            row[rounds[test["round"]]] = f"{p_text(test['p'])} ({'; '.join(sizes)})"
         rows.append(row)
     if paper is not None and len(paper):
         printed = dict(zip(paper["round"], paper["p"], strict=True))
@@ -311,8 +311,8 @@ def selection_table(quality: pd.DataFrame, *, paper: pd.DataFrame | None = None)
         rows.append({"Selection": f"{name_of('assft')}, paper", **of_paper})
     caption = (
         "p of the Mann-Whitney U test (two-sided, uncorrected) between the Dice of the pseudo-labels of selected and "
-        "unselected cases; in brackets mean Dice in points and number of cases, selected; unselected. -: one of the two groups "
-        "is empty."
+        "unselected cases; in brackets mean Dice in points and number of cases, selected; unselected. -: one of the "
+        "two groups is empty."
     )
     return Table("selection", "Selected against unselected pseudo-labels", caption, pd.DataFrame(rows, dtype=object))
 
@@ -322,7 +322,7 @@ def _mean_n(mean: float, n: int) -> str:
 
 
 def cost_table(runs: pd.DataFrame) -> Table:
-    """A row per arm: annotated cases and minutes per run, means over the seeds whose rounds are all done; rounds are summed."""
+    """A row per arm: annotated cases and minutes of a run, as means over the seeds whose rounds are all done."""
     columns = {
         "annotated_cases": "Annotated cases",
         "annotation_minutes": "Annotation, min",
@@ -346,8 +346,8 @@ def cost_table(runs: pd.DataFrame) -> Table:
             | {"Left out": named("seed", unfinished) or "-"}
         )
     caption = (
-        "Cost of one run (all rounds of one seed), mean over the seeds that are complete. Annotation: minutes that annotators "
-        "recorded, - if labels came from the oracle. Left out: seeds with a round that is missing or failed."
+        "Cost of one run (all rounds of one seed), mean over the seeds that are complete. Annotation: minutes that "
+        "annotators recorded, - if labels came from the oracle. Left out: seeds with a round that is missing or failed."
     )
     return Table("cost", "Cost", caption, pd.DataFrame(rows, dtype=object))
 

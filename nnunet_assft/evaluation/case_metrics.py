@@ -38,10 +38,10 @@ def case_metrics(
 ) -> pd.DataFrame:
     """One row per case and structure: case, structure, dice, nsd, hd95_mm; cases ascending, structures as in `labels`.
 
-    labels: structure -> value, foreground only. Dice is nnU-Net's, in [0, 1]; NSD and HD95 are those of `surface`, in the
-    spacing of the reference. Absent in reference and prediction: NaN in all three. Absent in one: Dice 0, NSD 0, HD95 inf.
-    Voxels with the ignore label are background in both masks. Raises `AssftError` if a prediction and its reference differ
-    in shape.
+    labels: structure -> value, foreground only. Dice is nnU-Net's, in [0, 1]; NSD and HD95 are those of `surface`, in
+    the spacing of the reference. Absent in reference and prediction: NaN in all three. Absent in one: Dice 0, NSD 0,
+    HD95 inf. Voxels with the ignore label are background in both masks. Raises `AssftError` if a prediction and its
+    reference differ in shape.
     """
 
     def measure(case: str) -> list[tuple[str, str, float | None, float, float]]:
@@ -80,8 +80,8 @@ def cached_metrics(
     gone = [file for file in [*predictions.values(), *references.values()] if not file.is_file()]
     if gone:
         raise AssftError(
-            f"{len(gone)} files that {folder} is evaluated with do not exist: {some(gone)}. Put them back and run the same "
-            "command again."
+            f"{len(gone)} files that {folder} is evaluated with do not exist: {some(gone)}. Put them back and run the "
+            "same command again."
         )
     inputs = {
         **made_from,

@@ -1,7 +1,7 @@
 """Dice on the test cases, counted by nnU-Net's own functions.
 
-Absent structures are treated as nnU-Net does: a structure that is absent in reference and prediction is NaN and left out
-of every mean; a structure that is absent in one of them has Dice 0.
+Absent structures are treated as nnU-Net does: a structure that is absent in reference and prediction is NaN and left
+out of every mean; a structure that is absent in one of them has Dice 0.
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ def evaluate_cases(
     *,
     ignore_label: int | None = None,
 ) -> dict[str, Any]:
-    """Dice per case and structure, and their mean and SD as the paper prints them: per case over structures, then over cases.
+    """Dice per case and structure, and their mean and SD as the paper prints them: per case over structures, then over
+    cases.
 
-    labels: structure -> value, foreground only. Dice is in [0, 1], and None where nnU-Net has NaN. SD over cases, with n - 1.
+    labels: structure -> value, foreground only. Dice is in [0, 1], and None where nnU-Net has NaN. SD over cases, with
+    n - 1.
     """
 
     def evaluate(case: str) -> dict[str, float | None]:

@@ -12,7 +12,8 @@ CONFIDENCE = 0.95
 
 
 def student_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
-    """(mean, low, high): the mean of the values and its 95 % interval, mean +- t s / sqrt(n) with n - 1 degrees of freedom.
+    """(mean, low, high): the mean of the values and its 95 % interval, mean +- t s / sqrt(n) with n - 1 degrees of
+    freedom.
 
     low and high are NaN for fewer than two values, and so is the mean of none.
     """

@@ -1,4 +1,6 @@
-"""NSD and HD95: worked by hand on cubes, lines and single voxels, and against MONAI and google-deepmind's surface-distance."""
+"""NSD and HD95: worked by hand on cubes, lines and single voxels, and against MONAI and google-deepmind's
+surface-distance.
+"""
 
 import math
 

@@ -1,8 +1,8 @@
 """What a comparison compares. READ FIRST.
 
 An arm is a query strategy, or a reference that strategies are measured against: standard nnU-Net on the cases of a
-strategy, or a bound. Each kind of arm is one class, and each reference one row of REFERENCES. In files an arm is named by
-its id, such as `nnunet@assft`; `arm_of` is the only place that takes an id apart.
+strategy, or a bound. Each kind of arm is one class, and each reference one row of REFERENCES. In files an arm is named
+by its id, such as `nnunet@assft`; `arm_of` is the only place that takes an id apart.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def name_of(arm_id: str) -> str:
 
 
 def ordered(arm_ids: Iterable[str]) -> list[str]:
-    """Each arm once: strategies of the paper in the order of its tables, references, then the others in their original order."""
+    """Each arm once: the paper's strategies as in its tables, references, then the others in their original order."""
     in_paper = [name for name in paper_names() if name not in REFERENCES]
     order = {kind: i for i, kind in enumerate([*in_paper, *REFERENCES])}
     return sorted(dict.fromkeys(arm_ids), key=lambda arm_id: order.get(arm_of(arm_id).kind, len(order)))
@@ -62,8 +62,8 @@ def ordered(arm_ids: Iterable[str]) -> list[str]:
 def parse_arms(strategies: Sequence[str], references: Sequence[str] = ()) -> tuple[Arm, ...]:
     """The arms in the order in which they run: strategies first, because references use their cases.
 
-    strategies: names, `paper` for the eleven of the paper, `all` for every one. references: `nnunet`, standard nnU-Net from
-    scratch in each round on the labelled cases of `random` (of the first strategy, if random is not among them);
+    strategies: names, `paper` for the eleven of the paper, `all` for every one. references: `nnunet`, standard nnU-Net
+    from scratch in each round on the labelled cases of `random` (of the first strategy, if random is not among them);
     `nnunet@assft`, the same on those of assft; `nnunet_finetuned`, each round from the weights of the round before;
     `lower_bound`; `upper_bound`; `none`. Raises `AssftError` for a name that does not exist, and for a reference whose
     cases no strategy queries.
@@ -93,8 +93,8 @@ def _reference(arm_id: str, strategies: Sequence[str]) -> Arm:
         )
     if arm.source and arm.source not in strategies:
         raise AssftError(
-            f"--references {arm_id} trains on the labelled cases of {arm.source}, which is not among the strategies. Add it "
-            "to --strategies."
+            f"--references {arm_id} trains on the labelled cases of {arm.source}, which is not among the strategies. "
+            "Add it to --strategies."
         )
     if not arm.is_bound and arm.cases_of not in strategies:
         return type(arm)(arm.kind, strategies[0])

@@ -37,7 +37,7 @@ class Predictions(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What is left of a run: rounds, and in each of them stages to train and passes of the whole pool through the network."""
+    """What is left of a run: rounds, and in each of them stages to train and passes of the pool through the network."""
 
     rounds: int
     trainings: int
@@ -80,7 +80,7 @@ class Arm(ABC):
         """What it does not share with the other arms, as a part of a sentence; empty if there is nothing to say."""
         return ""
 
-    # The experiment whose cases it uses ----------------------------------------------------------------------------------
+    # The experiment whose cases it uses -------------------------------------------------------------------------------
 
     @abstractmethod
     def experiment_arm(self, comparison: Comparison) -> Arm:
@@ -101,7 +101,7 @@ class Arm(ABC):
         paths = comparison.paths(self.experiment_arm(comparison), seed)
         return Experiment.load(paths) if paths.experiment_file.is_file() else None
 
-    # A run ---------------------------------------------------------------------------------------------------------------
+    # A run ------------------------------------------------------------------------------------------------------------
 
     @abstractmethod
     def run(self, comparison: Comparison, seed: int, device: torch.device) -> list[float]:

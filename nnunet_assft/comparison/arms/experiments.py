@@ -58,8 +58,9 @@ class StrategyArm(Arm):
             training = settings.training
             supervised = training["one_shot_epochs"] + (settings.rounds or 0) * training["epochs"]
             return (
-                f"{self.title} trains a second stage in each round: {steps_of_second_stages(settings)} more optimisation "
-                f"steps than the {supervised * training['iterations_per_epoch']} of the other strategies by the last round"
+                f"{self.title} trains a second stage in each round: {steps_of_second_stages(settings)} more "
+                f"optimisation steps than the {supervised * training['iterations_per_epoch']} of the other strategies "
+                "by the last round"
             )
         if self.row is not None and self.row.extra_trainings:
             return f"{self.title} trains {self.row.extra_trainings} more networks per round for its query"
@@ -102,7 +103,7 @@ class StrategyArm(Arm):
 
 @dataclass(frozen=True)
 class UpperBound(Arm):
-    """100 % labels: one query of the whole pool, trained as many epochs as the strategies have had by their last round."""
+    """100 % labels: one query of the whole pool, trained as many epochs as the strategies by their last round."""
 
     is_bound = True
     budget = "100 %"
@@ -223,10 +224,11 @@ def _minutes(step_file: Path) -> float:
 
 
 def reuse_round_0(source: Experiment, target: Experiment, device: torch.device) -> None:
-    """Give `target` the round 0 of `source`, and its embeddings by E^(0): they are the same for every strategy of a seed.
+    """Give `target` the round 0 of `source`, and its embeddings by E^(0), which all strategies of a seed share.
 
-    The training set of round 0 is written as ever; the checkpoint that was trained on it is linked, and so is all that was
-    computed with that checkpoint. Does nothing where the two experiments differ, or if the target has a round 0 already.
+    The training set of round 0 is written as ever; the checkpoint that was trained on it is linked, and so is all that
+    was computed with that checkpoint. Does nothing where the two experiments differ, or if the target has a round 0
+    already.
     """
     if target.paths.round_file(0).is_file() or not source.paths.round_file(0).is_file():
         return

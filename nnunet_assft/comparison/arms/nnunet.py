@@ -46,8 +46,8 @@ class StandardNnunet(Arm):
     def difference(self, settings: Settings) -> str:
         steps = settings.training["epochs"] * settings.training["iterations_per_epoch"]
         return (
-            f"standard nnU-Net starts from scratch in each round and has {steps} steps for it; its patch, batch, network, "
-            "optimiser and augmentation are its own; it is planned from its labelled cases alone"
+            f"standard nnU-Net starts from scratch in each round and has {steps} steps for it; its patch, batch, "
+            "network, optimiser and augmentation are its own; it is planned from its labelled cases alone"
         )
 
     def experiment_arm(self, comparison: Comparison) -> Arm:
