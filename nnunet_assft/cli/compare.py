@@ -56,7 +56,7 @@ def compare(args: argparse.Namespace) -> int:
     from nnunet_assft.comparison.collection import write_tables
     from nnunet_assft.comparison.comparison import run_comparison
     from nnunet_assft.comparison.estimate import estimate
-    from nnunet_assft.comparison.spec import write_comparison
+    from nnunet_assft.comparison.spec import plan_shared, write_comparison
 
     comparison = make_comparison(args)
     device = choose_device(args.device)
@@ -67,7 +67,7 @@ def compare(args: argparse.Namespace) -> int:
             "without --collect."
         )
     if not args.collect:
-        write_comparison(comparison, device)
+        write_comparison(comparison, plan_shared(comparison, device))
         print(estimate(comparison, device), flush=True)
         if args.estimate:
             return 0

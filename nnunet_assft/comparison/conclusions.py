@@ -1,4 +1,4 @@
-"""What a comparison says: its tables, statistics and sentences, from the rows of its files. Reads no file."""
+"""What a comparison says: its tables, statistics and sentences, from the rows of its files."""
 
 from __future__ import annotations
 

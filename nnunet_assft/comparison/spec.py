@@ -69,10 +69,14 @@ class Shared:
     device: str
 
 
-def write_comparison(comparison: Comparison, device: torch.device) -> None:
-    """Write comparison.json. The first experiment is planned if it is not planned yet."""
+def plan_shared(comparison: Comparison, device: torch.device) -> Shared:
+    """What all runs have in common. The first experiment is planned if it is not planned yet."""
     first = comparison.first_strategy.experiment(comparison, comparison.seeds[0])
-    shared = Shared(first.n_query, first.pool, first.test, first.test_source, first.versions, str(device))
+    return Shared(first.n_query, first.pool, first.test, first.test_source, first.versions, str(device))
+
+
+def write_comparison(comparison: Comparison, shared: Shared) -> None:
+    """Write comparison.json."""
     write_json(
         comparison.file,
         {

@@ -23,12 +23,7 @@ from nnunet_assft.runtime.text import named
 
 ALPHA = 0.05
 N_BOOTSTRAP = 2000
-SELECTION_KEYS = (
-    "arm",
-    "seed",
-    "round",
-    "selection",
-)  # columns whose values belong to one test, as far as they are there
+SELECTION_KEYS = ("arm", "seed", "round", "selection")  # as far as they are there, they tell the tests apart
 COMPARISON_COLUMNS = [
     "reference",
     "arm",

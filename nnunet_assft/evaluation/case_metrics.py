@@ -34,7 +34,6 @@ def case_metrics(
     labels: Mapping[str, int],
     *,
     ignore_label: int | None = None,
-    tolerance_mm: float = DEFAULT_TOLERANCE_MM,
 ) -> pd.DataFrame:
     """One row per case and structure: case, structure, dice, nsd, hd95_mm; cases ascending, structures as in `labels`.
 
@@ -58,7 +57,7 @@ def case_metrics(
         for structure, value in labels.items():
             masks = [((array == value) & counted)[0] for array in (reference, prediction)]
             distances = surface_distances(masks[0], masks[1], properties["spacing"])
-            nsd = normalized_surface_distance(distances, tolerance_mm)
+            nsd = normalized_surface_distance(distances, DEFAULT_TOLERANCE_MM)
             rows.append((case, structure, dice[structure], nsd, hausdorff_distance_95(distances)))
         return rows
 

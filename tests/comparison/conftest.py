@@ -45,8 +45,7 @@ def compare(*options: str) -> int:
 
 @pytest.fixture(scope="session")
 def trained_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """nnU-Net's three folders with a finished comparison, made by the command. Ask for `finished` or `copied` instead.
-    """
+    """nnU-Net's three folders with a comparison that the command finished. Ask for `finished` or `copied` instead."""
     root = tmp_path_factory.mktemp("comparison")
     with pytest.MonkeyPatch.context() as monkeypatch:
         set_folders(root, monkeypatch)

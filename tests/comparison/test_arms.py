@@ -103,8 +103,8 @@ def test_what_each_kind_does_not_share() -> None:
     training = settings.training
     assert training["one_shot_epochs"] == 10
     assert arm_of("assft").difference(settings) == (
-        "ASSFT trains a second stage in each round: 240 more optimisation steps than the 260 of the other strategies by "
-        "the last round"  # 3 rounds of 40 epochs of 2 iterations; 10 epochs in round 0
+        "ASSFT trains a second stage in each round: 240 more optimisation steps than the 260 of the other strategies "
+        "by the last round"  # 3 rounds of 40 epochs of 2 iterations; 10 epochs in round 0
     )
     assert arm_of("sann").difference(settings) == "SANN trains 4 more networks per round for its query"
     assert "from scratch in each round and has 80 steps for it" in arm_of("nnunet@assft").difference(settings)

@@ -14,7 +14,7 @@ from nnunet_assft.comparison.statistics import compare_arms
 from tests.comparison.conftest import comparison_of
 from tests.comparison.test_statistics import row_of
 
-# Missing runs -----------------------------------------------------------------------------------------------------------
+# Missing runs ---------------------------------------------------------------------------------------------------------
 
 
 def test_missing_runs_are_named(results):
@@ -37,7 +37,7 @@ def test_missing_runs_are_named(results):
     ]
 
 
-# Plain words ------------------------------------------------------------------------------------------------------------
+# Plain words ----------------------------------------------------------------------------------------------------------
 
 
 def compared(results_of, gains: list[float], seeds=(0, 1, 2)) -> dict:

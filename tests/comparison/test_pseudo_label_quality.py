@@ -47,7 +47,7 @@ def test_a_file_keeps_case_names_and_numbers_as_they_are(tmp_path):
     assert math.isnan(found["dice"][1])
 
 
-# On an experiment ------------------------------------------------------------------------------------------------------
+# On an experiment -----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from nnunet_assft.active.options import Options
 from nnunet_assft.cli.common import parse
 from nnunet_assft.cli.compare import make_comparison
 from nnunet_assft.cli.compare import parser as compare_parser
-from nnunet_assft.comparison.spec import Comparison, read_comparison, write_comparison
+from nnunet_assft.comparison.spec import Comparison, Shared, plan_shared, read_comparison, write_comparison
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.files import read_json, write_json
 from tests.comparison.conftest import ARMS, OPTIONS, comparison_of
@@ -27,9 +27,10 @@ def asked(*options: str) -> Comparison:
 def test_options_that_are_not_typed_are_those_the_comparison_was_made_with(blobs: Path) -> None:
     made = asked(*OPTIONS)
     assert made == comparison_of(*ARMS)
-    write_comparison(made, CPU)
-    known, shared = read_comparison(made.file)
-    assert asked(*OPTIONS) == asked() == made == known
+    shared = plan_shared(made, CPU)
+    write_comparison(made, shared)
+    assert read_comparison(made.file) == (made, shared)
+    assert asked(*OPTIONS) == asked() == made
     assert (shared.n_query, len(shared.pool), len(shared.test), shared.device) == (2, 8, 3, "cpu")
     assert asked("--seeds", "0", "1", "2") == replace(made, seeds=(0, 1, 2))  # typed, though it is the default
     assert [arm.id for arm in asked("--references", "none").arms] == ["assft", "random"]
@@ -98,9 +99,9 @@ def test_a_comparison_that_cannot_be_read_says_who_wrote_it(tmp_path: Path) -> N
         read_comparison(file)
 
 
-def test_settings_are_stored_once(blobs: Path) -> None:
+def test_settings_are_stored_once(nnunet_folders: Path) -> None:
     made = comparison_of(*ARMS)
-    write_comparison(made, CPU)
+    write_comparison(made, Shared(2, ("a",), ("b",), "imagesTs", {}, "cpu"))
     content = read_json(made.file)
     assert not content.keys() & content["settings"].keys()
     assert content["experiments"]["upper_bound"] == {"0": "compare_upper_bound_s0"}

@@ -9,7 +9,7 @@ from scipy import stats
 
 from nnunet_assft.comparison import statistics as s
 
-# Tests ------------------------------------------------------------------------------------------------------------------
+# Tests ----------------------------------------------------------------------------------------------------------------
 
 
 def test_wilcoxon_worked_by_hand():
@@ -52,7 +52,8 @@ def test_mann_whitney_worked_by_hand():
 
 
 def test_holm_worked_by_hand():
-    # ascending 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1: 0.02, 0.03, 0.06, 0.04; the last may not be below the one before
+    # ascending 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1: 0.02, 0.03, 0.06, 0.04
+    # the last one may not be below the one before
     assert s.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert s.holm([0.9, 0.6]) == pytest.approx([1.0, 1.0])
     assert s.holm([0.02]) == pytest.approx([0.02])
@@ -65,7 +66,7 @@ def test_holm_does_not_count_what_was_not_tested():
     assert found[[1, 3]] == pytest.approx([0.02, 0.03])
 
 
-# Scores and AUBC --------------------------------------------------------------------------------------------------------
+# Scores and AUBC ------------------------------------------------------------------------------------------------------
 
 
 def test_case_scores_are_means_over_structures():
@@ -117,7 +118,7 @@ def test_aubc_intervals(results):
     assert (random["n_seeds"], random["n_cases"], random["left_out"]) == (1, 3, "seed 1")
 
 
-# Bootstrap --------------------------------------------------------------------------------------------------------------
+# Bootstrap ------------------------------------------------------------------------------------------------------------
 
 
 def test_the_interval_of_one_seed_is_scipys():
@@ -162,8 +163,7 @@ def quality(selected: list[float], unselected: list[float], **columns: object) -
 
 
 def test_the_test_of_selected_cases_worked_by_hand():
-    """0.9 beats 3 of {0.4, 0.6, 0.7}, 0.65 beats 2: U = 5 of 6. Of C(5, 2) = 10 orders, U is 6, 5, 0 and 1 once each.
-    """
+    """0.9 beats 3 of {0.4, 0.6, 0.7}, 0.65 beats 2: U = 5 of 6. Of 10 orders, U is 6, 5, 0 and 1 once each."""
     (row,) = s.selection_test(quality([0.9, 0.65], [0.4, 0.6, 0.7])).to_dict("records")
     assert (row["round"], row["selection"], row["n_selected"], row["n_unselected"]) == (1, "reliable", 2, 3)
     assert (row["u"], row["p"], row["reason"]) == (5.0, pytest.approx(0.4), "")
@@ -207,7 +207,7 @@ def test_rounds_selections_arms_and_seeds_are_tested_apart():
     assert s.selection_test(parts[0][:0]).empty
 
 
-# Comparison -------------------------------------------------------------------------------------------------------------
+# Comparison -----------------------------------------------------------------------------------------------------------
 
 
 def row_of(comparison, arm, r):

@@ -43,7 +43,7 @@ def rows_of(results: pd.DataFrame, tests: pd.DataFrame | None = None, **more: ob
     return t.Rows(results, results[:0] if tests is None else tests, RUNS, **{"pool_size": POOL_SIZE, **more})
 
 
-# Tables 1-7 -------------------------------------------------------------------------------------------------------------
+# Tables 1-7 -----------------------------------------------------------------------------------------------------------
 
 
 def test_budget_table_worked_by_hand(results):
@@ -225,7 +225,7 @@ def test_structures_of_an_arm_without_its_last_round(results):
     assert str(cells(t.structure_table(rows_of(gone)))["nnU-Net"]["liver"]) == "missing"
 
 
-# Other tables -----------------------------------------------------------------------------------------------------------
+# Other tables ---------------------------------------------------------------------------------------------------------
 
 
 def test_aubc_table(results):
@@ -274,7 +274,7 @@ def test_cost_table_worked_by_hand():
     assert found["RAND"]["Annotation, min"] == "-"  # nobody recorded it: not 0
 
 
-# Files ------------------------------------------------------------------------------------------------------------------
+# Files ----------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
