@@ -138,9 +138,19 @@ def small_job(folder: Path, **changes: object) -> standard_nnunet.Job:
     return replace(job, **changes)
 
 
-def test_a_job_that_fails_says_where_to_look(tmp_path: Path) -> None:
-    with pytest.raises(AssftError, match=r"exit code 1\. The end of .*log\.txt"):
-        standard_nnunet.run_job(small_job(tmp_path / "job"))
+def test_a_job_that_fails_says_where_to_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for code, message in (
+        (3, r"ended with exit code 3\. The end of .*log\.txt"),
+        (0, r"left no segmentation of t; see"),
+    ):
+        python = tmp_path / f"python_{code}"
+        python.write_text(f"#!/bin/sh\necho nnU-Net\nexit {code}\n")
+        python.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(python))
+        with pytest.raises(AssftError, match=message):
+            standard_nnunet.run_job(small_job(tmp_path / "job"))
+        assert standard_nnunet.finished_job(tmp_path / "job") is None
+    assert (tmp_path / "job" / "log.txt").read_text() == "nnU-Net\n" * 2  # the folder is that of the same job
 
 
 def test_a_finished_job_is_kept_and_another_one_is_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
