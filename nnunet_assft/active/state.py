@@ -129,7 +129,7 @@ def _from_version_2(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def options_of_version_2(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a file of nnunet_assft 0.1.0, without those that are gone. Raises `AssftError` if one of these was set."""
+    """The options of a file of nnunet_assft 0.1.0 without those that are gone. Raises `AssftError` if one was set."""
     options = dict(content["options"])
     for name, value in REMOVED_OPTIONS.items():
         if options.pop(name, value) != value:
