@@ -99,30 +99,27 @@ class Experiment:
         if version == 2:
             content = _from_version_2(content)
         elif version != SCHEMA_VERSION:
-            raise AssftError(f"{file} has schema version {version}; expected {SCHEMA_VERSION}. {_written_by(content)}")
+            raise AssftError(f"{file} has schema version {version}; expected {SCHEMA_VERSION}. {written_by(content)}")
         for key in ("pool", "test", "permutation"):
             content[key] = tuple(content[key])
         strategy = content["settings"]["strategy"]
         if strategy not in STRATEGIES:
             raise AssftError(
                 f"{file} was planned with strategy {strategy!r}, which this version no longer has. "
-                f"{_written_by(content)}"
+                f"{written_by(content)}"
             )
         return cls(**{**content, "settings": Settings.from_json(content["settings"])})
 
 
 def _from_version_2(content: Mapping[str, Any]) -> dict[str, Any]:
     """experiment.json of nnunet_assft 0.1.0 in today's form. Raises `AssftError` if it uses an option that is gone."""
-    options = dict(content["options"])
-    for name, value in REMOVED_OPTIONS.items():
-        if options.pop(name, value) != value:
-            raise AssftError(f"The experiment was planned with --option {name}, which is gone. {_written_by(content)}")
     encoder = content["encoder"]
     settings = {row.name: content[row.name] for row in fields(Settings) if row.name in content}
     settings |= {
         name: value for name, value in content["training"].items() if name in {row.name for row in fields(Settings)}
     }
-    settings |= {"rounds": content["n_rounds"], "encoder": encoder and encoder["path"], "options": options}
+    settings |= {"rounds": content["n_rounds"], "encoder": encoder and encoder["path"]}
+    settings["options"] = options_of_version_2(content)
     same = (
         "dataset",
         "name",
@@ -141,7 +138,17 @@ def _from_version_2(content: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _written_by(content: Mapping[str, Any]) -> str:
+def options_of_version_2(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a file of nnunet_assft 0.1.0 without those that are gone. Raises `AssftError` if one was set."""
+    options = dict(content["options"])
+    for name, value in REMOVED_OPTIONS.items():
+        if options.pop(name, value) != value:
+            raise AssftError(f"The experiment was planned with --option {name}, which is gone. {written_by(content)}")
+    return options
+
+
+def written_by(content: Mapping[str, Any]) -> str:
+    """The end of a message about a file that this version cannot read."""
     version = content.get("versions", {}).get("nnunet_assft", "of unknown number")
     return f"It was written by nnunet_assft {version}; use that version, or plan a new experiment."
 

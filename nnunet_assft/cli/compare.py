@@ -12,8 +12,8 @@ from nnunet_assft.errors import AssftError
 
 def parser() -> argparse.ArgumentParser:
     description = (
-        "Compare strategies and standard nnU-Net: same pool, test set, first case, budget, epochs, seeds. Runs what is left, then writes "
-        "tables and statistics. A comparison keeps the options it was made with."
+        "Compare strategies and standard nnU-Net: same pool, test set, first case, budget, epochs, seeds. Runs what is "
+        "left, then writes tables and statistics. A comparison keeps the options it was made with."
     )
     p = make_parser("compare", description, dataset=False)
     p.usage = "%(prog)s -d ID [options]"
@@ -31,8 +31,9 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         metavar="NAME",
         default=["nnunet", "lower_bound", "upper_bound"],
-        help="nnunet: standard nnU-Net from scratch on the cases of random, nnunet@assft: on those of assft; nnunet_finetuned; "
-        "lower_bound, upper_bound: 0 and 100 %% labels; none (default: nnunet lower_bound upper_bound)",
+        help="nnunet: standard nnU-Net from scratch on the cases of random, nnunet@assft: on those of assft; "
+        "nnunet_finetuned; lower_bound, upper_bound: 0 and 100 %% labels; none "
+        "(default: nnunet lower_bound upper_bound)",
     )
     p.add_argument(
         "--seeds",
@@ -53,19 +54,20 @@ def parser() -> argparse.ArgumentParser:
 
 def compare(args: argparse.Namespace) -> int:
     from nnunet_assft.comparison.collection import write_tables
-    from nnunet_assft.comparison.comparison import remember, run_comparison
+    from nnunet_assft.comparison.comparison import run_comparison
     from nnunet_assft.comparison.estimate import estimate
+    from nnunet_assft.comparison.spec import plan_shared, write_comparison
 
     comparison = make_comparison(args)
     device = choose_device(args.device)
     failed = []
     if args.collect and not comparison.file.is_file():
         raise AssftError(
-            f"{comparison.dataset} has no comparison {comparison.name!r} ({comparison.file} is not there). Leave --collect "
-            "out to run it."
+            f"{comparison.dataset} has no comparison {comparison.name!r} ({comparison.file} does not exist). Run it "
+            "without --collect."
         )
     if not args.collect:
-        remember(comparison, device)
+        write_comparison(comparison, plan_shared(comparison, device))
         print(estimate(comparison, device), flush=True)
         if args.estimate:
             return 0
@@ -76,23 +78,23 @@ def compare(args: argparse.Namespace) -> int:
 
 def make_comparison(args: argparse.Namespace):  # type: ignore[no-untyped-def]
     """What the options say. For a comparison that exists, options that were not typed are those it was made with."""
-    from nnunet_assft.active.strategies import STRATEGIES
-    from nnunet_assft.comparison.comparison import Comparison, parse_arms
+    from nnunet_assft.comparison.arms import parse_arms
+    from nnunet_assft.comparison.spec import Comparison, read_comparison
     from nnunet_assft.volumes.raw_dataset import find_dataset
 
     dataset, strategies, references, seeds = find_dataset(args.d).name, args.strategies, args.references, args.seeds
     settings = settings_of(args)
     file = Comparison(dataset, args.e, (), (), settings).file
     if file.is_file():
-        known = Comparison.load(file)
+        known, _ = read_comparison(file)
         if "strategies" not in args.typed:
-            strategies = known.strategies
+            strategies = [arm.id for arm in known.strategies]
         if "references" not in args.typed:
-            references = [arm for arm in known.arms if arm not in STRATEGIES]
+            references = [arm.id for arm in known.arms if arm not in known.strategies]
         seeds = seeds if "seeds" in args.typed else known.seeds
         typed = args.typed & set(vars(settings))
         settings = replace(known.settings, **{name: getattr(settings, name) for name in typed})
-    return Comparison(dataset, args.e, parse_arms(strategies, references), tuple(seeds), settings)
+    return Comparison(dataset, args.e, parse_arms(strategies, references), tuple(seeds), settings.resolved(dataset))
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,23 +1,30 @@
-"""What a comparison says: its tables, statistics and sentences, from the rows of its files. Pure; reads and writes nothing."""
+"""What a comparison says: its tables, statistics and sentences, from the rows of its files."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from nnunet_assft.active.options import Options
-from nnunet_assft.active.strategies import STRATEGIES
+from nnunet_assft.comparison.arms import Arm, StrategyArm, name_of
+from nnunet_assft.comparison.arms.experiments import steps_of_second_stages
 from nnunet_assft.comparison.paper_results import paper_results
-from nnunet_assft.comparison.statistics import compare_arms, conclusion, missing_runs, overall_conclusion
-from nnunet_assft.comparison.tables import Table, comparison_tables
+from nnunet_assft.comparison.spec import Comparison, Shared
+from nnunet_assft.comparison.statistics import ALPHA, compare_arms, p_text
+from nnunet_assft.comparison.tables import Rows, Table, comparison_tables
+from nnunet_assft.runtime.text import count, named
+
+ENOUGH_SEEDS = 5
+METHOD = "assft"  # the arm that the others are compared with, if it takes part
 
 
 @dataclass(frozen=True)
 class Findings:
-    """compared: what is the same for all arms and what is not; missing: runs that are not there; conclusion: one sentence;
+    """What a comparison has found.
+
+    compared: what is the same for all arms, and what is not. missing: runs that are not there. conclusion: in short.
     one_by_one: a sentence per rival and round, and per rival over all budgets.
     """
 
@@ -29,75 +36,148 @@ class Findings:
     one_by_one: tuple[str, ...]
 
 
-def find(
-    content: Mapping[str, Any], results: pd.DataFrame, runs: pd.DataFrame, quality: pd.DataFrame | None
+def draw_conclusions(
+    comparison: Comparison, shared: Shared, results: pd.DataFrame, runs: pd.DataFrame, quality: pd.DataFrame | None
 ) -> Findings:
-    """content: of comparison.json; results, runs, quality: rows of results.csv, runs.csv, pseudo_label_quality.csv. results: not empty."""
-    statistics = compare_arms(results, "assft" if "assft" in content["arms"] else content["arms"][0])
+    """results, runs, quality: rows of results.csv, runs.csv and pseudo_label_quality.csv. results must not be empty."""
+    reference = next((arm for arm in comparison.arms if arm.id == METHOD), comparison.arms[0])
+    statistics = compare_arms(results, reference.id)
     paper = paper_results()
-    of_domain = paper[paper["domain"] == content["domain"]]
-    tables = comparison_tables(
-        results, statistics, runs, len(content["pool"]), quality=quality, paper=of_domain if len(of_domain) else None
+    of_domain = paper[paper["domain"] == comparison.settings.domain]
+    rows = Rows(
+        results=results,
+        tests=statistics,
+        runs=runs,
+        pool_size=len(shared.pool),
+        quality=quality,
+        paper=of_domain if len(of_domain) else None,
     )
-    rounds = list(range(1, content["n_rounds"] + 1))
     return Findings(
-        tables=tuple(tables),
+        tables=tuple(comparison_tables(rows)),
         statistics=statistics,
-        compared=tuple(_what_is_compared(content)),
-        missing=tuple(missing_runs(results, content["arms"], content["seeds"], rounds, content["test"])),
-        conclusion=overall_conclusion(statistics) + _longer_training(content),
+        compared=tuple(_what_is_compared(comparison, shared)),
+        missing=tuple(missing_runs(results, comparison, shared.test)),
+        conclusion=overall_conclusion(statistics) + _longer_training(reference, comparison),
         one_by_one=tuple(conclusion(row) for row in statistics.to_dict("records")),
     )
 
 
-def _longer_training(content: Mapping[str, Any]) -> str:
-    """What stands against a gain of ASSFT: it trains more than its rivals."""
-    if not {"assft"} < set(content["arms"]) & set(STRATEGIES):
+# What is compared -----------------------------------------------------------------------------------------------------
+
+
+def _what_is_compared(comparison: Comparison, shared: Shared) -> list[str]:
+    settings = comparison.settings
+    training, seeds = settings.training, ", ".join(map(str, comparison.seeds))
+    lines = [
+        f"The same for all: pool of {len(shared.pool)} cases, {len(shared.test)} test cases ({shared.test_source}), "
+        f"per seed the same first case, {comparison.n_rounds} rounds of {shared.n_query} queried cases, seeds {seeds}; "
+        f"{training['epochs']} epochs per stage ({training['one_shot_epochs']} in round 0) of "
+        f"{training['iterations_per_epoch']} iterations. Preset {settings.preset}, {shared.device}.",
+        "Pre-trained encoder: "
+        + (settings.encoder or "none. E(0) is a random network, so DKD compares with a random one."),
+    ]
+    differences = [difference for arm in comparison.arms if (difference := arm.difference(settings))]
+    lines.append(f"What differs: {'; '.join([*dict.fromkeys(differences), 'the query'])}.")
+    changed = [f"{name}={value}" for name, value in settings.options.changed().items()]
+    return [*lines, *([f"Not the method's defaults: {', '.join(changed)}."] if changed else [])]
+
+
+def _longer_training(reference: Arm, comparison: Comparison) -> str:
+    """What speaks against a gain of the reference: its second stages train it for longer than its rivals."""
+    alone = len(comparison.strategies) < 2
+    if alone or not isinstance(reference, StrategyArm) or not reference.is_semi_supervised:
         return ""
     return (
-        f" ASSFT's network has had {_steps_of_second_stages(content)} more optimisation steps than those of the other strategies, so "
-        "this does not tell its choice of cases and pseudo-labels from longer training."
+        f" {reference.title}'s network has had {steps_of_second_stages(comparison.settings)} more optimisation steps "
+        "than those of the other strategies, so this does not tell its choice of cases and pseudo-labels from longer "
+        "training."
     )
 
 
-def _steps_of_second_stages(content: Mapping[str, Any]) -> int:
-    training = content["training"]
-    return int(content["n_rounds"] * training["epochs"] * training["iterations_per_epoch"])
+def missing_runs(results: pd.DataFrame, comparison: Comparison, cases: Sequence[str]) -> list[str]:
+    """One sentence per arm and seed that lacks rounds or some of these test cases; empty if nothing is missing."""
+    there = results.groupby(["arm", "seed", "round"])["case"].agg(set).to_dict()
+    sentences = []
+    for arm in comparison.arms:
+        for seed in comparison.seeds:
+            expected = arm.rounds(comparison.n_rounds)
+            absent = [r for r in expected if (arm.id, seed, r) not in there]
+            if absent:
+                sentences.append(f"{arm.title}, seed {seed}: {named('round', absent)} missing.")
+            for r in expected:
+                lost = sorted(set(cases) - there.get((arm.id, seed, r), set(cases)))
+                if lost:
+                    sentences.append(
+                        f"{arm.title}, seed {seed}, round {r}: {len(lost)} of {len(cases)} test cases missing "
+                        f"({named('case', lost)})."
+                    )
+    return sentences
 
 
-def _what_is_compared(content: Mapping[str, Any]) -> list[str]:
-    """What all arms share, and what differs between them."""
-    training, n_rounds, options = content["training"], content["n_rounds"], content["options"]
-    seeds = ", ".join(map(str, content["seeds"]))
-    iterations, first, epochs = training["iterations_per_epoch"], training["one_shot_epochs"], training["epochs"]
-    supervised = (first + n_rounds * epochs) * iterations
-    lines = [
-        f"The same for all: pool of {len(content['pool'])} cases, {len(content['test'])} test cases ({content['test_source']}), "
-        f"per seed the same first case, {n_rounds} rounds of {content['n_query']} queried cases, seeds {seeds}; "
-        f"{epochs} epochs per stage ({first} in round 0) of {iterations} iterations. Preset {content['preset']}, {content['device']}.",
-        "Pre-trained encoder: "
-        + (
-            content["encoder"]
-            if content["encoder"]
-            else "none. E(0) is a random network, so DKD compares with a random one."
-        ),
-    ]
-    differs = []
-    if "assft" in content["arms"]:
-        differs.append(
-            f"ASSFT trains a second stage in each round: {_steps_of_second_stages(content)} more optimisation steps than the "
-            f"{supervised} of the other strategies by the last round"
+# In plain words -------------------------------------------------------------------------------------------------------
+
+
+def conclusion(row: Mapping[str, Any]) -> str:
+    """What one row of `compare_arms` (of Dice) says, in a plain sentence."""
+    a, b = name_of(row["reference"]), name_of(row["arm"])
+    where = "over all budgets (AUBC)" if row["round"] == "AUBC" else f"in round {row['round']}"
+    if not row["n_cases"]:
+        why = row["left_out"] or "no results"
+        return f"{a} and {b} cannot be compared {where}: they share no seed and case ({why})."
+    sample = f"With {count(row['n_seeds'], 'seed')} and {count(row['n_cases'], 'test case')}"
+    p = f"p = {p_text(row['p_holm'])} (Wilcoxon, Holm)"
+    difference, low, high = (100 * row[name] for name in ("difference", "ci_low", "ci_high"))
+    interval = f"difference {difference:+.2f} points of Dice, 95 % interval {low:+.2f} to {high:+.2f}"
+    lost = f" Left out: {row['left_out']}." if row["left_out"] else ""
+    if row["p_holm"] < ALPHA:
+        word = "better" if row["difference"] > 0 else "worse"
+        doubt = ""
+        if row["n_seeds"] == 1:
+            doubt = " One seed cannot tell the method from the luck of a run."
+        elif row["ci_low"] <= 0 <= row["ci_high"]:
+            doubt = " The interval over seeds and cases includes 0, so other seeds may say otherwise."
+        return f"{sample}, {a} is {word} than {b} {where}, {p}; {interval}.{doubt}{lost}"
+    if row["smallest_p"] >= ALPHA:
+        return (
+            f"{sample}, no difference between {a} and {b} {where} could be shown: the smallest p that can be reached "
+            f"is {p_text(row['smallest_p'])}; here {p}; {interval}.{lost}"
         )
-    if "sann" in content["arms"]:
-        differs.append("SANN trains four more networks per round for its query")
-    if any(arm.partition("@")[0] == "nnunet" for arm in content["arms"]):
-        differs.append(
-            f"standard nnU-Net starts from scratch in each round and has {epochs * iterations} steps for it; its patch, batch, "
-            "network, optimiser and augmentation are its own; it is planned from its labelled cases alone"
-        )
-    if "upper_bound" in content["arms"]:
-        differs.append(f"the upper bound trains {n_rounds} times the epochs of a stage on the whole pool")
-    lines.append("What differs: " + "; ".join([*differs, "the query"]) + ".")
-    default = {row.name: row.default for row in fields(Options)}
-    changed = [f"{name}={value}" for name, value in options.items() if value != default[name]]
-    return [*lines, *([f"Not the method's defaults: {', '.join(changed)}."] if changed else [])]
+    return (
+        f"{sample}, {a} and {b} do not differ {where}, {p}; {interval}. That is not evidence that they are equal.{lost}"
+    )
+
+
+def overall_conclusion(statistics: pd.DataFrame) -> str:
+    """What `compare_arms` says about the whole curves, in a few plain sentences."""
+    curves = statistics[statistics["round"] == "AUBC"]
+    if curves.empty:
+        return "Nothing can be concluded: there is no arm to compare with, or no finished round from round 1 on."
+    groups: dict[str, list[str]] = {
+        "better than": [],
+        "worse than": [],
+        "not told apart from": [],
+        "not comparable with": [],
+    }
+    for row in curves.to_dict("records"):
+        groups[_verdict(row)].append(name_of(row["arm"]))
+    reference = name_of(curves["reference"].iloc[0])
+    verdicts = "; ".join(f"{verdict} {', '.join(names)}" for verdict, names in groups.items() if names)
+    text = f"Over all budgets (AUBC, paired Wilcoxon on cases, Holm, p < {ALPHA}), {reference} is {verdicts}."
+    n_seeds, n_cases, smallest = curves["n_seeds"].max(), curves["n_cases"].max(), curves["smallest_p"].min()
+    text += f" This rests on {count(n_seeds, 'seed')} and {count(n_cases, 'test case')}"
+    if curves["left_out"].any() or curves["n_cases"].nunique() > 1:
+        text += " at most (what each comparison leaves out is named with it)"
+    text += "."
+    if smallest >= ALPHA:
+        text += f" So few cases cannot give a p below {p_text(smallest)}, so nothing could have been shown."
+    if n_seeds < ENOUGH_SEEDS:
+        text += " The tests speak of other cases of this kind, not of other seeds; so few seeds say little about those."
+    return text
+
+
+def _verdict(row: Mapping[str, Any]) -> str:
+    if not row["n_cases"]:
+        return "not comparable with"
+    if row["p_holm"] >= ALPHA:
+        return "not told apart from"
+    return "better than" if row["difference"] > 0 else "worse than"

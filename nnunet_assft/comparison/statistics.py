@@ -1,50 +1,72 @@
-"""What can and cannot be concluded from a comparison. Pure functions on the rows of its results.csv.
+"""The statistics of a comparison: pure functions on the rows of results.csv and pseudo_label_quality.csv.
 
-The unit of every test is a test case: its score is the mean over the structures that nnU-Net's evaluator counts. Two arms are
-compared on the seeds and cases they share. The primary test is paired: Wilcoxon's signed-rank test on the differences per
-case, averaged over seeds, Holm-corrected over the arms compared in one round. The paper's Mann-Whitney U test is given beside
-it: it treats the scores of all cases and seeds as independent, which they are not (the same case under three seeds counts
-three times), and does not use that the cases are the same. Neither test speaks of other seeds: few seeds remain few.
+The unit of every test is a test case: its score is the mean over the structures that nnU-Net's evaluator counts. Two
+arms are compared on the seeds and cases they share. The primary test is paired: Wilcoxon's signed-rank test on the
+differences per case, averaged over seeds, Holm-corrected over the arms compared in one round. The paper's Mann-Whitney
+U test is given beside it: it treats the scores of all cases and seeds as independent, which they are not (the same case
+under three seeds counts three times), and does not use that the cases are the same. Neither test speaks of other seeds:
+few seeds remain few.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import integrate, stats
 
-from nnunet_assft.comparison.paper_results import name_of, ordered
+from nnunet_assft.comparison.arms import BOUNDS, ordered
+from nnunet_assft.runtime.text import named
 
-BOUNDS = ("lower_bound", "upper_bound")
 ALPHA = 0.05
 N_BOOTSTRAP = 2000
+SELECTION_KEYS = ("arm", "seed", "round", "selection")  # as far as they are there, they tell the tests apart
+COMPARISON_COLUMNS = [
+    "reference",
+    "arm",
+    "round",
+    "n_seeds",
+    "n_cases",
+    "left_out",
+    "difference",
+    "ci_low",
+    "ci_high",
+    "p_wilcoxon",
+    "p_holm",
+    "p_mann_whitney",
+    "p_mann_whitney_holm",
+    "smallest_p",
+    "wins",
+    "ties",
+    "losses",
+]
 DIGITS = 12  # differences below 1e-12 are rounding errors of means, hence ties
 
 
 def case_scores(results: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:
     """Score of each case: the mean of `metric` over its structures. One row per arm, seed, round and case.
 
-    results: arm, seed, round, n_labelled, case, structure, and the column `metric`. Columns: arm, seed, round, n_labelled, case,
-    score, missed. NaN (absent in reference and prediction) has no say; neither has an infinite HD95 (absent in one of them),
-    but `missed` counts these. score is NaN where nothing is left.
+    results: arm, seed, round, n_labelled, case, structure, and the column `metric`. Columns: arm, seed, round,
+    n_labelled, case, score, missed. NaN (absent in reference and prediction) is excluded from the mean, and so is an
+    infinite HD95 (absent in one of them), but `missed` counts these. score is NaN where nothing is left.
     """
     finite = results.assign(score=results[metric].where(np.isfinite(results[metric])), missed=np.isinf(results[metric]))
     keys = ["arm", "seed", "round", "n_labelled", "case"]
     return finite.groupby(keys, as_index=False, dropna=False).agg(score=("score", "mean"), missed=("missed", "sum"))
 
 
-# Tests ------------------------------------------------------------------------------------------------------------------
+# Tests ----------------------------------------------------------------------------------------------------------------
 
 
 def paired_wilcoxon(differences: Sequence[float] | np.ndarray) -> float:
     """Two-sided p of Wilcoxon's signed-rank test that the differences are symmetric about 0.
 
-    Zeros are dropped (Wilcoxon's own rule), equal sizes get their mean rank. Exact up to 50 differences without equal sizes and
-    up to 13 with; the normal approximation with tie correction elsewhere. 1 if every difference is zero, NaN if there is none.
+    Zeros are dropped (Wilcoxon's own rule), equal sizes get their mean rank. Exact up to 50 differences without equal
+    sizes and up to 13 with; the normal approximation with tie correction elsewhere. 1 if every difference is zero, NaN
+    if there is none.
     """
     d = np.round(np.asarray(differences, float), DIGITS)
     if d.size == 0:
@@ -58,16 +80,23 @@ def smallest_wilcoxon_p(n: int) -> float:
     return min(1.0, 2.0 ** (1 - n)) if n else math.nan
 
 
-def mann_whitney(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> float:
-    """Two-sided p of the Mann-Whitney U test, as the paper's tables have it. NaN if a group is empty.
+def mann_whitney(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> tuple[float, float]:
+    """(U of a, two-sided p) of the Mann-Whitney U test, as the paper's tables have it. (NaN, NaN) if a group is empty.
 
-    Exact if a group has at most 8 values and none are equal; else the normal approximation, corrected for ties and continuity.
+    U is the number of pairs in which the value of a is larger; equal ones count one half. Exact if a group has at most
+    8 values and none are equal; otherwise the normal approximation, corrected for ties and continuity.
     """
-    return float(stats.mannwhitneyu(a, b, alternative="two-sided").pvalue) if len(a) and len(b) else math.nan
+    if not len(a) or not len(b):
+        return math.nan, math.nan
+    u, p = stats.mannwhitneyu(a, b, alternative="two-sided")
+    return float(u), float(p)
 
 
 def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Holm's step-down correction: the k-th smallest of m values times m - k + 1, made monotone, at most 1. NaN stays NaN, uncounted."""
+    """Holm's step-down correction: the k-th smallest of m values times m - k + 1, made monotone, at most 1.
+
+    NaN stays NaN and is not counted.
+    """
     p = np.asarray(p, float)
     adjusted = np.full(p.shape, math.nan)
     order = [i for i in np.argsort(p, kind="stable") if not math.isnan(p[i])]
@@ -78,11 +107,11 @@ def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
 
 
 def bootstrap_interval(scores: np.ndarray) -> tuple[float, float]:
-    """95 % interval of the mean of `scores` (seeds, cases), without NaN: seeds and cases drawn with replacement, both at once.
+    """95 % interval of the mean of `scores` (seeds, cases) without NaN, by bootstrap over seeds and cases at once.
 
-    Cases are crossed with seeds (every seed is tested on the same cases), so a draw takes the same cases for all its seeds.
-    Percentiles 2.5 and 97.5 of 2000 draws from a fixed random state. With few seeds it is too narrow, with one it says nothing
-    of seeds. (NaN, NaN) without a score.
+    Cases are crossed with seeds (every seed is tested on the same cases), so a draw takes the same cases for all its
+    seeds. Percentiles 2.5 and 97.5 of 2000 draws from a fixed random state. With few seeds the interval is too narrow;
+    with one it says nothing about seeds. (NaN, NaN) without a score.
     """
     if scores.size == 0:
         return math.nan, math.nan
@@ -94,13 +123,13 @@ def bootstrap_interval(scores: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-# Area under the budget curve --------------------------------------------------------------------------------------------
+# Area under the budget curve ------------------------------------------------------------------------------------------
 
 
 def aubc(budgets: Sequence[float] | np.ndarray, scores: Sequence[float] | np.ndarray) -> float:
-    """Area under the curve of scores over budgets (trapezoid), divided by the budget span: a mean score. One budget: its score.
+    """Area under the curve of scores over budgets (trapezoid), divided by the span of budgets: a mean score.
 
-    Raises ValueError if budgets do not ascend.
+    With one budget it is the score of that budget. Raises ValueError if budgets do not ascend.
     """
     x, y = np.asarray(budgets, float), np.asarray(scores, float)
     if x.shape != y.shape or x.ndim != 1 or x.size == 0 or not (np.diff(x) > 0).all():
@@ -109,10 +138,10 @@ def aubc(budgets: Sequence[float] | np.ndarray, scores: Sequence[float] | np.nda
 
 
 def aubc_scores(scores: pd.DataFrame) -> pd.DataFrame:
-    """AUBC of every case, from `case_scores`: columns arm, seed, round (None), n_labelled (None), case, score; without the bounds.
+    """AUBC of every case, from `case_scores`: arm, seed, round (None), n_labelled (None), case, score. No bounds.
 
-    Over rounds 1 to R, the budgets of the paper's tables (round 0 is the same for all strategies), against the number of
-    labelled cases. NaN where a round is missing or has no score.
+    Over rounds 1 to R, the budgets of the paper's tables (round 0 is the same for all strategies), against the number
+    of labelled cases. NaN where a round is missing or has no score.
     """
     scores = scores[~scores["arm"].isin(BOUNDS) & (scores["round"] > 0)]
     rounds = sorted(scores["round"].unique())
@@ -124,7 +153,7 @@ def aubc_scores(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def aubc_intervals(results: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:
-    """AUBC of every arm with its bootstrap interval: arm, aubc, ci_low, ci_high, n_seeds, n_cases, left_out (in words)."""
+    """AUBC of every arm, with its bootstrap interval: arm, aubc, ci_low, ci_high, n_seeds, n_cases, left_out."""
     scores = aubc_scores(case_scores(results, metric))
     seeds, cases = sorted(scores["seed"].unique()), sorted(scores["case"].unique())
     rows = []
@@ -145,16 +174,44 @@ def aubc_intervals(results: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-# Comparisons ------------------------------------------------------------------------------------------------------------
+# Selection ------------------------------------------------------------------------------------------------------------
+
+
+def selection_test(quality: pd.DataFrame) -> pd.DataFrame:
+    """Dice of selected against unselected cases, and the two-sided Mann-Whitney U test, as in the paper's Table 8.
+
+    quality: of one or more rounds, as `pseudo_label_quality` gives it, with or without columns `arm` and `seed`. One
+    row per round and selection (and arm and seed): `n_selected`, `n_unselected` (cases with a Dice), their `median_`
+    and `mean_`, `u` (of the selected cases), `p`, and `reason`: why there is no p, otherwise empty. Few cases cannot
+    give a small p: 2 against 2 give at least 1/3.
+    """
+    keys = [name for name in SELECTION_KEYS if name in quality]
+    rows = []
+    for key, group in quality.groupby(keys, sort=False):
+        known = group.dropna(subset="dice")
+        chosen = known["selected"].astype(bool)
+        groups = {"selected": known["dice"][chosen], "unselected": known["dice"][~chosen]}
+        empty = [which for which, dice in groups.items() if dice.empty]
+        u, p = mann_whitney(*groups.values())
+        row = dict(zip(keys, key, strict=True)) | {"u": u, "p": p}
+        row["reason"] = f"no {' and no '.join(empty)} case" if empty else ""
+        for which, dice in groups.items():
+            row |= {f"n_{which}": len(dice), f"median_{which}": dice.median(), f"mean_{which}": dice.mean()}
+        rows.append(row)
+    numbers = [f"{name}_{which}" for name in ("n", "median", "mean") for which in ("selected", "unselected")]
+    return pd.DataFrame(rows, columns=[*keys, *numbers, "u", "p", "reason"])
+
+
+# Comparisons ----------------------------------------------------------------------------------------------------------
 
 
 def compare_arms(results: pd.DataFrame, reference: str = "assft", metric: str = "dice") -> pd.DataFrame:
-    """The reference against every other arm: one row per arm and round from 1 on, and one per arm for the AUBC (round "AUBC").
+    """The reference against every other arm: a row per arm and round from 1 on, and one per arm for round "AUBC".
 
-    Columns: reference, arm, round, n_seeds, n_cases, left_out (seeds and cases that are not compared, in words), difference
-    (mean of reference - arm), ci_low, ci_high (`bootstrap_interval` of it), p_wilcoxon, p_holm, p_mann_whitney,
-    p_mann_whitney_holm, smallest_p (the smallest p_holm that so few cases can reach), wins, ties, losses (cases in which the
-    reference, averaged over seeds, is better, equal, worse). Holm's families are the arms of one round. Bounds are not compared.
+    COMPARISON_COLUMNS; left_out: seeds and cases that are not compared, in words; difference: mean of reference - arm;
+    ci_low, ci_high: `bootstrap_interval` of it; smallest_p: the smallest p_holm that so few cases can reach; wins,
+    ties, losses: cases in which the reference, averaged over seeds, is better, equal, worse. Holm's families are the
+    arms of one round. Bounds are not compared.
     """
     scores = case_scores(results, metric)
     scores = scores[~scores["arm"].isin(BOUNDS)]
@@ -175,27 +232,7 @@ def compare_arms(results: pd.DataFrame, reference: str = "assft", metric: str = 
             family["smallest_p"] = [min(1.0, m * smallest_wilcoxon_p(n)) for n in family["n_cases"]]
         rows.append(family)
     table = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
-    return table.reindex(
-        columns=[
-            "reference",
-            "arm",
-            "round",
-            "n_seeds",
-            "n_cases",
-            "left_out",
-            "difference",
-            "ci_low",
-            "ci_high",
-            "p_wilcoxon",
-            "p_holm",
-            "p_mann_whitney",
-            "p_mann_whitney_holm",
-            "smallest_p",
-            "wins",
-            "ties",
-            "losses",
-        ]
-    )
+    return table.reindex(columns=COMPARISON_COLUMNS)
 
 
 def _compare(scores: pd.DataFrame, reference: str, arm: str) -> dict[str, Any]:
@@ -213,7 +250,7 @@ def _compare(scores: pd.DataFrame, reference: str, arm: str) -> dict[str, Any]:
         "ci_low": low,
         "ci_high": high,
         "p_wilcoxon": paired_wilcoxon(per_case),
-        "p_mann_whitney": mann_whitney(*pooled),
+        "p_mann_whitney": mann_whitney(*pooled)[1],
         "wins": int((per_case > 0).sum()),
         "ties": int((per_case == 0).sum()),
         "losses": int((per_case < 0).sum()),
@@ -226,7 +263,7 @@ def _matrix(scores: pd.DataFrame, arm: str) -> pd.DataFrame:
 
 
 def _complete(matrix: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """Without the seeds that have no score at all, then without the cases that lack one; and what was left out, in words."""
+    """Without seeds that have no score at all, then without cases that lack one; and, in words, what was left out."""
     seeds = matrix.dropna(axis=0, how="all")
     both = seeds.dropna(axis=1, how="any")
     lost_cases = matrix.columns.difference(both.columns) if len(seeds.index) else []
@@ -234,113 +271,6 @@ def _complete(matrix: pd.DataFrame) -> tuple[pd.DataFrame, str]:
         names for names in (named("seed", matrix.index.difference(seeds.index)), named("case", lost_cases)) if names
     ]
     return both if both.size else matrix.iloc[:0, :0], "; ".join(lost)
-
-
-# What is missing --------------------------------------------------------------------------------------------------------
-
-
-def missing_runs(
-    results: pd.DataFrame, arms: Sequence[str], seeds: Sequence[int], rounds: Sequence[int], cases: Sequence[str]
-) -> list[str]:
-    """One sentence per arm and seed that lacks rounds or test cases of these; empty if nothing is missing.
-
-    rounds: those of the strategies; of these the lower bound has only round 0 and the upper bound only the last.
-    """
-    only = {"lower_bound": [0], "upper_bound": [max(rounds)]}
-    there = results.groupby(["arm", "seed", "round"])["case"].agg(set).to_dict()
-    sentences = []
-    for arm in arms:
-        for seed in seeds:
-            expected = only.get(arm, list(rounds))
-            absent = [r for r in expected if (arm, seed, r) not in there]
-            if absent:
-                sentences.append(f"{name_of(arm)}, seed {seed}: {named('round', absent)} missing.")
-            for r in expected:
-                lost = sorted(set(cases) - there.get((arm, seed, r), set(cases)))
-                if lost:
-                    sentences.append(
-                        f"{name_of(arm)}, seed {seed}, round {r}: {len(lost)} of {len(cases)} test cases missing "
-                        f"({named('case', lost)})."
-                    )
-    return sentences
-
-
-def named(kind: str, items: Sequence[Any] | pd.Index) -> str:
-    """ "seed 1", "cases a, b", at most five by name; empty for none."""
-    more = f" and {len(items) - 5} more" if len(items) > 5 else ""
-    return f"{kind}{'s' if len(items) > 1 else ''} {', '.join(map(str, items[:5]))}{more}" if len(items) else ""
-
-
-# In plain words ---------------------------------------------------------------------------------------------------------
-
-
-def conclusion(row: Mapping[str, Any]) -> str:
-    """What one row of `compare_arms` (of Dice) says, in a plain sentence."""
-    a, b = name_of(row["reference"]), name_of(row["arm"])
-    where = "over all budgets (AUBC)" if row["round"] == "AUBC" else f"in round {row['round']}"
-    if not row["n_cases"]:
-        return (
-            f"{a} and {b} cannot be compared {where}: they share no seed and case ({row['left_out'] or 'no results'})."
-        )
-    sample = f"With {count(row['n_seeds'], 'seed')} and {count(row['n_cases'], 'test case')}"
-    p = f"p = {p_text(row['p_holm'])} (Wilcoxon, Holm)"
-    interval = f"difference {100 * row['difference']:+.2f} points of Dice, 95 % interval {100 * row['ci_low']:+.2f} to {100 * row['ci_high']:+.2f}"
-    lost = f" Left out: {row['left_out']}." if row["left_out"] else ""
-    if row["p_holm"] < ALPHA:
-        word = "better" if row["difference"] > 0 else "worse"
-        doubt = ""
-        if row["n_seeds"] == 1:
-            doubt = " One seed cannot tell the method from the luck of a run."
-        elif row["ci_low"] <= 0 <= row["ci_high"]:
-            doubt = " The interval over seeds and cases includes 0, so other seeds may say otherwise."
-        return f"{sample}, {a} is {word} than {b} {where}, {p}; {interval}.{doubt}{lost}"
-    if row["smallest_p"] >= ALPHA:
-        return (
-            f"{sample}, no difference between {a} and {b} {where} could be shown: the smallest p that can be reached is "
-            f"{p_text(row['smallest_p'])}; here {p}; {interval}.{lost}"
-        )
-    return (
-        f"{sample}, {a} and {b} do not differ {where}, {p}; {interval}. That is not evidence that they are equal.{lost}"
-    )
-
-
-def overall_conclusion(comparison: pd.DataFrame) -> str:
-    """What `compare_arms` says of the whole curves, in a few plain sentences: better than, worse than, not told apart from."""
-    curves = comparison[comparison["round"] == "AUBC"]
-    if curves.empty:
-        return "Nothing can be concluded: there is no arm to compare with, or no finished round from round 1 on."
-    groups: dict[str, list[str]] = {
-        "better than": [],
-        "worse than": [],
-        "not told apart from": [],
-        "not comparable with": [],
-    }
-    for row in curves.to_dict("records"):
-        if not row["n_cases"]:
-            kind = "not comparable with"
-        elif row["p_holm"] >= ALPHA:
-            kind = "not told apart from"
-        else:
-            kind = "better than" if row["difference"] > 0 else "worse than"
-        groups[kind].append(name_of(row["arm"]))
-    reference = name_of(curves["reference"].iloc[0])
-    found = "; ".join(f"{kind} {', '.join(names)}" for kind, names in groups.items() if names)
-    text = f"Over all budgets (AUBC, paired Wilcoxon on cases, Holm, p < {ALPHA}), {reference} is {found}."
-    n_seeds, n_cases, smallest = curves["n_seeds"].max(), curves["n_cases"].max(), curves["smallest_p"].min()
-    text += f" This rests on {count(n_seeds, 'seed')} and {count(n_cases, 'test case')}"
-    if curves["left_out"].any() or curves["n_cases"].nunique() > 1:
-        text += " at most (what each comparison leaves out is named with it)"
-    text += "."
-    if smallest >= ALPHA:
-        text += f" So few cases cannot give a p below {p_text(smallest)}, so nothing could have been shown."
-    if n_seeds < 5:
-        text += " The tests speak of other cases of this kind, not of other seeds; so few seeds say little about those."
-    return text
-
-
-def count(n: int, thing: str) -> str:
-    """ "1 seed", "3 seeds"."""
-    return f"{n} {thing}{'' if n == 1 else 's'}"
 
 
 def p_text(p: float) -> str:

@@ -1,4 +1,4 @@
-"""Tables in the form of the paper's Tables 1-8, and what they cost, as CSV, Markdown and LaTeX."""
+"""Tables in the form of the paper's Tables 1-8, and what the runs cost, as CSV, Markdown and LaTeX."""
 
 from __future__ import annotations
 
@@ -11,24 +11,61 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from nnunet_assft.comparison.paper_results import name_of, ordered
+from nnunet_assft.comparison.arms import BOUNDS, arm_of, name_of, ordered
 from nnunet_assft.comparison.statistics import (
     ALPHA,
-    BOUNDS,
+    N_BOOTSTRAP,
     aubc_intervals,
     case_scores,
-    count,
-    mann_whitney,
-    named,
     p_text,
+    selection_test,
 )
 from nnunet_assft.runtime.files import write_text
+from nnunet_assft.runtime.text import count, named
 
 ALPHA_OF_PAPER = 0.01  # the paper's `*`
 DKD_ABLATION = ("random", "dkd_high", "dkd_low")  # Table 6
 ASD_ABLATION = ("entropy", "asd_high_tau1", "asd_low_tau1", "asd_high", "asd_low")  # Table 7
-FACTORS = {"dice": 100, "nsd": 100, "hd95_mm": 1}  # to the unit that is printed
-METRIC_NAMES = {"dice": "Dice in points", "nsd": "NSD in points", "hd95_mm": "HD95 in mm"}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a metric is printed. factor: to the unit of the name."""
+
+    column: str
+    name: str
+    factor: int
+    lower_is_better: bool = False
+
+
+DICE = Metric("dice", "Dice in points", 100)
+NSD = Metric("nsd", "NSD in points", 100)
+HD95 = Metric("hd95_mm", "HD95 in mm", 1, lower_is_better=True)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What the tables are made of.
+
+    results, runs, quality: rows of results.csv, runs.csv and pseudo_label_quality.csv. tests: `compare_arms` of the
+    results. paper: rows of `paper_results` of the comparison's domain, if it is one of the paper's.
+    """
+
+    results: pd.DataFrame
+    tests: pd.DataFrame
+    runs: pd.DataFrame
+    pool_size: int
+    quality: pd.DataFrame | None = None
+    paper: pd.DataFrame | None = None
+
+    @property
+    def arms(self) -> list[str]:
+        """Without the bounds, in the order in which they are printed."""
+        return [arm for arm in ordered(self.results["arm"]) if arm not in BOUNDS]
+
+    def printed(self, *tables: int) -> pd.DataFrame | None:
+        """The rows of these tables of the paper."""
+        return None if self.paper is None else self.paper[self.paper["table"].isin(tables)]
 
 
 @dataclass(frozen=True)
@@ -52,86 +89,59 @@ class Table:
     frame: pd.DataFrame
 
 
-def comparison_tables(
-    results: pd.DataFrame,
-    comparison: pd.DataFrame,
-    runs: pd.DataFrame,
-    pool_size: int,
-    *,
-    quality: pd.DataFrame | None = None,
-    paper: pd.DataFrame | None = None,
-) -> list[Table]:
-    """Every table of a comparison for which there are arms: budgets (Dice, NSD, HD95), structures, ablations, AUBC, selection, cost.
-
-    results: rows of results.csv; comparison: `statistics.compare_arms` of them; runs: rows of runs.csv; quality: rows of
-    pseudo_label_quality.csv; paper: rows of `paper_results` of the comparison's domain, if it is one of the paper's.
-    """
-    arms = [arm for arm in ordered(results["arm"]) if arm not in BOUNDS]
-
-    def printed(*numbers: int) -> pd.DataFrame | None:
-        return None if paper is None else paper[paper["table"].isin(numbers)]
-
+def comparison_tables(rows: Rows) -> list[Table]:
+    """Every table for which there are arms: budgets (Dice, NSD, HD95), structures, ablations, AUBC, selection, cost."""
     tables = [
-        budget_table(results, comparison, pool_size, "dice", arms, paper=printed(1, 2, 3, 4, 5)),
-        budget_table(results, None, pool_size, "nsd", arms),
-        budget_table(results, None, pool_size, "hd95_mm", arms),
-        structure_table(results, arms),
+        budget_table(rows, DICE, rows.arms, marked=True, paper=rows.printed(1, 2, 3, 4, 5)),
+        budget_table(rows, NSD, rows.arms),
+        budget_table(rows, HD95, rows.arms),
+        structure_table(rows),
     ]
-    for name, ablation, number in (("dkd_ablation", DKD_ABLATION, 6), ("asd_ablation", ASD_ABLATION, 7)):
-        present = [arm for arm in ablation if arm in arms]
+    without_bounds = replace(rows, results=rows.results[~rows.results["arm"].isin(BOUNDS)])
+    for name, ablation, number in (("DKD", DKD_ABLATION, 6), ("ASD", ASD_ABLATION, 7)):
+        present = [arm for arm in ablation if arm in rows.arms]
         if set(present) - {"random", "entropy"}:
-            without_bounds = results[~results["arm"].isin(BOUNDS)]
-            table = budget_table(without_bounds, None, pool_size, "dice", present, paper=printed(number))
-            tables.append(replace(table, name=name, title=f"Ablation of {name[:3].upper()}: {table.title}"))
-    tables.append(aubc_table(results))
-    if quality is not None and len(quality):
-        tables.append(selection_table(quality, paper=printed(8)))
-    return [*tables, cost_table(runs)]
+            table = budget_table(without_bounds, DICE, present, paper=rows.printed(number))
+            tables.append(replace(table, name=f"{name.lower()}_ablation", title=f"Ablation of {name}: {table.title}"))
+    tables.append(aubc_table(rows.results))
+    if rows.quality is not None and len(rows.quality):
+        tables.append(selection_table(rows.quality, paper=rows.printed(8)))
+    return [*tables, cost_table(rows.runs)]
 
 
-# Tables 1-7 -------------------------------------------------------------------------------------------------------------
+# Tables 1-7 -----------------------------------------------------------------------------------------------------------
 
 
 def budget_table(
-    results: pd.DataFrame,
-    comparison: pd.DataFrame | None,
-    pool_size: int,
-    metric: str,
-    arms: Sequence[str],
-    *,
-    paper: pd.DataFrame | None = None,
+    rows: Rows, metric: Metric, arms: Sequence[str], *, marked: bool = False, paper: pd.DataFrame | None = None
 ) -> Table:
     """Tables 1-5: a row per arm, a column per budget (round 1 on) between the bounds; mean ± SD.
 
-    As the paper prints them: per case the mean over structures, then mean and SD (n - 1) over cases, those of all seeds pooled.
-    Marks need `comparison` (of Dice). A cell over fewer scores than seeds times cases says its n; one of HD95 says how many
-    structures were missed (infinite) and left out. The numbers of `paper` get rows of their own below, with their budgets.
+    As the paper prints them: per case the mean over structures, then mean and SD (n - 1) over cases, those of all seeds
+    pooled. marked: with the results of the tests (of Dice). A cell over fewer scores than seeds times cases says its n;
+    one of HD95 says how many structures were missed (infinite) and left out. The numbers of `paper` get rows of their
+    own below, with their budgets.
     """
-    scores = case_scores(results, metric)
+    scores = case_scores(rows.results, metric.column)
     n_seeds, n_cases = scores["seed"].nunique(), scores["case"].nunique()
-    columns = _budget_columns(scores, pool_size)
     groups = {(str(arm), int(r)): group for (arm, r), group in scores.groupby(["arm", "round"])}
-    marks = (
-        {} if comparison is None else {(row["arm"], row["round"]): _mark(row) for row in comparison.to_dict("records")}
-    )
+    marks = {(row["arm"], row["round"]): _mark(row) for row in rows.tests.to_dict("records")} if marked else {}
+    columns = _budget_columns(scores, rows.pool_size)
     frame = pd.DataFrame({"Method": [name_of(arm) for arm in arms]}, dtype=object)
     for column in columns:
         keys = [(column.bound or arm, column.round) for arm in arms]
         cells = [Cell(_mean_sd(groups.get(key), metric, n_seeds * n_cases, marks.get(key, ""))) for key in keys]
-        if (
-            column.bound
-        ):  # the bounds are those of the network that is adapted; the same for all its arms, so nobody is best
+        if column.bound:  # the same for all arms of the adapted network, so that none is the best
             frame[column.header] = [
-                "-" if arm.startswith("nnunet") else cell for arm, cell in zip(arms, cells, strict=True)
+                "-" if arm_of(arm).is_nnunet else cell for arm, cell in zip(arms, cells, strict=True)
             ]
         else:
-            frame[column.header] = _ranked(
-                cells, [_mean(groups.get(key), metric) for key in keys], lower_is_better=metric == "hd95_mm"
-            )
+            frame[column.header] = _ranked(cells, [_mean(groups.get(key), metric) for key in keys], metric)
     if paper is not None:
         frame = pd.concat([frame, _paper_rows(paper, arms, columns)], ignore_index=True)
-    caption = _budget_caption(metric, n_seeds, n_cases, comparison, paper)
-    return Table(f"budgets_{metric.removesuffix('_mm')}", f"{METRIC_NAMES[metric]}, by budget", caption, frame)
+    tests = rows.tests if marked else rows.tests[:0]
+    caption = _budget_caption(metric, _sample(n_seeds, n_cases), tests, with_paper=paper is not None and len(paper) > 0)
+    return Table(f"budgets_{metric.column.removesuffix('_mm')}", f"{metric.name}, by budget", caption, frame)
 
 
 class _Column(NamedTuple):
@@ -141,29 +151,32 @@ class _Column(NamedTuple):
 
 
 def _budget_columns(scores: pd.DataFrame, pool_size: int) -> list[_Column]:
-    last = {str(arm): int(r) for arm, r in scores.groupby("arm")["round"].max().items()}
-    rounds = sorted(int(r) for r in scores.loc[~scores["arm"].isin(BOUNDS) & (scores["round"] > 0), "round"].unique())
-    lower = [_Column("Lower bound, 0 %", "lower_bound", 0)] if "lower_bound" in last else []
-    upper = [_Column("Upper bound, 100 %", "upper_bound", last["upper_bound"])] if "upper_bound" in last else []
-    return [*lower, *(_Column(_budget_header(scores, r, pool_size), None, r) for r in rounds), *upper]
+    """The bound of round 0, the budgets, the bound of the last round."""
+    is_bound = scores["arm"].isin(BOUNDS)
+    last = {str(arm): int(r) for arm, r in scores[is_bound].groupby("arm")["round"].max().items()}
+    bounds = [_Column(f"{name_of(arm)}, {arm_of(arm).budget}", arm, last[arm]) for arm in BOUNDS if arm in last]
+    rounds = sorted(int(r) for r in scores.loc[~is_bound & (scores["round"] > 0), "round"].unique())
+    budgets = [_Column(_budget_header(scores[~is_bound], r, pool_size), None, r) for r in rounds]
+    before = [bound for bound in bounds if bound.round == 0]
+    return [*before, *budgets, *(bound for bound in bounds if bound not in before)]
 
 
 def _budget_header(scores: pd.DataFrame, r: int, pool_size: int) -> str:
-    counts = scores.loc[(scores["round"] == r) & ~scores["arm"].isin(BOUNDS), "n_labelled"]
+    counts = scores.loc[scores["round"] == r, "n_labelled"]
     low, high = int(counts.min()), int(counts.max())
-    number = f"{low}" if low == high else f"{low}-{high}"
+    number = count(low, "case") if low == high else f"{low}-{high} cases"
     share = " to ".join(f"{100 * n / pool_size:.3g}" for n in dict.fromkeys((low, high)))
-    return f"r = {r}: {number} case{'' if number == '1' else 's'}, {share} %"
+    return f"r = {r}: {number}, {share} %"
 
 
-def _mean(group: pd.DataFrame | None, metric: str) -> float:
-    return math.nan if group is None else float(FACTORS[metric] * group["score"].mean())
+def _mean(group: pd.DataFrame | None, metric: Metric) -> float:
+    return math.nan if group is None else float(metric.factor * group["score"].mean())
 
 
-def _mean_sd(group: pd.DataFrame | None, metric: str, expected: int, mark: str) -> str:
+def _mean_sd(group: pd.DataFrame | None, metric: Metric, expected: int, mark: str = "") -> str:
     if group is None:
         return "missing"
-    known = FACTORS[metric] * group["score"].dropna()
+    known = metric.factor * group["score"].dropna()
     notes = [f"n = {len(known)}"] if len(known) != expected else []
     notes += [f"{int(group['missed'].sum())} missed"] if group["missed"].any() else []
     numbers = f"{known.mean():.2f}{mark} ± {known.std(ddof=1):.2f}".replace("nan", "-")  # no SD of one value
@@ -174,10 +187,10 @@ def _mark(row: dict[str, float]) -> str:
     return ("*" if row["p_mann_whitney"] < ALPHA_OF_PAPER else "") + ("†" if row["p_holm"] < ALPHA else "")
 
 
-def _ranked(cells: Sequence[Cell], means: Sequence[float], *, lower_is_better: bool) -> list[Cell]:
+def _ranked(cells: Sequence[Cell], means: Sequence[float], metric: Metric = DICE) -> list[Cell]:
     """The cells with the best and the second best mean marked; means that are equal as printed share a rank."""
     printed = [round(mean, 2) for mean in means]
-    best = sorted({mean for mean in printed if not math.isnan(mean)}, reverse=not lower_is_better)
+    best = sorted({mean for mean in printed if not math.isnan(mean)}, reverse=not metric.lower_is_better)
     rank = {mean: i + 1 for i, mean in enumerate(best[:2])} if len(best) > 1 else {}
     return [Cell(cell.text, rank.get(mean, 0)) for cell, mean in zip(cells, printed, strict=True)]
 
@@ -194,27 +207,30 @@ def _paper_rows(paper: pd.DataFrame, arms: Sequence[str], columns: Sequence[_Col
     return pd.DataFrame(rows, columns=["Method", *(column.header for column in columns)], dtype=object)
 
 
-def _budget_caption(
-    metric: str, n_seeds: int, n_cases: int, comparison: pd.DataFrame | None, paper: pd.DataFrame | None
-) -> str:
+def _budget_caption(metric: Metric, sample: str, tests: pd.DataFrame, *, with_paper: bool) -> str:
     text = (
-        f"{METRIC_NAMES[metric]} on the test cases, mean ± SD: the mean over structures of each case, then mean and SD (n - 1) over "
-        f"the cases of all seeds together; {_sample(n_seeds, n_cases)}. A structure that is absent in reference and prediction has no say. "
-        "Bold: best, underlined: second best of the column (bounds and paper apart)."
+        f"{metric.name} on the test cases, mean ± SD: the mean over structures of each case, then mean and SD (n - 1) "
+        f"over the cases of all seeds together; {sample}. A structure that is absent in reference and prediction is "
+        "left out. Bold: best, underlined: second best of the column (bounds and paper apart)."
     )
-    if metric == "hd95_mm":
+    if metric is HD95:
         text += (
-            " Lower is better. A structure that is absent in the prediction or in the reference only has no distance; it is left out, "
-            "and the cell counts these (missed), so a method that misses structures looks better than it is."
+            " Lower is better. A structure that is absent in the prediction or in the reference only has no distance; "
+            "it is left out, and the cell counts these (missed), so a method that misses structures looks better than "
+            "it is."
         )
-    if comparison is not None and len(comparison):
-        reference = name_of(comparison["reference"].iloc[0])
+    if len(tests):
+        reference = name_of(tests["reference"].iloc[0])
         text += (
-            f" *: p < {ALPHA_OF_PAPER} against {reference}, Mann-Whitney U, uncorrected, cases of all seeds taken as independent (the "
-            f"paper's test). †: p < {ALPHA} against {reference}, Wilcoxon on cases averaged over seeds, Holm over the arms of the round."
+            f" *: p < {ALPHA_OF_PAPER} against {reference}, Mann-Whitney U, uncorrected, cases of all seeds taken as "
+            f"independent (the paper's test). †: p < {ALPHA} against {reference}, Wilcoxon on cases averaged over "
+            "seeds, Holm over the arms of the round."
         )
-    if paper is not None and len(paper):
-        text += " Rows of the paper: its printed numbers and budgets; what its SD is over and how many seeds it has is not stated."
+    if with_paper:
+        text += (
+            " Rows of the paper: its printed numbers and budgets; what its SD is over and how many seeds it has is not "
+            "stated."
+        )
     return text
 
 
@@ -224,48 +240,42 @@ def _sample(n_seeds: int, n_cases: int) -> str:
     )
 
 
-def structure_table(results: pd.DataFrame, arms: Sequence[str]) -> Table:
-    """A row per arm, a column per structure: Dice on the test cases after the last round; mean ± SD over cases, all seeds pooled."""
-    last = int(results.loc[~results["arm"].isin(BOUNDS), "round"].max())
-    of_last = results[(results["round"] == last) | (results["arm"] == "lower_bound")]
-    bounds = [arm for arm in ("upper_bound", "lower_bound") if arm in set(results["arm"])]
+def structure_table(rows: Rows) -> Table:
+    """A row per arm, a column per structure: Dice after the last round; mean ± SD over test cases, all seeds pooled."""
+    results, arms = rows.results, rows.arms
+    is_bound = results["arm"].isin(BOUNDS)
+    last = int(results.loc[~is_bound, "round"].max())
+    of_last = results[(results["round"] == last) | is_bound]
+    bounds = [arm for arm in reversed(BOUNDS) if arm in set(results["arm"])]
     n_seeds, n_cases = results["seed"].nunique(), results["case"].nunique()
     frame = pd.DataFrame({"Method": [name_of(arm) for arm in (*arms, *bounds)]}, dtype=object)
     for structure in dict.fromkeys(results["structure"]):
-        groups = {
-            str(arm): group for arm, group in case_scores(of_last[of_last["structure"] == structure]).groupby("arm")
-        }
-        cells = {arm: Cell(_mean_sd(groups.get(arm), "dice", n_seeds * n_cases, "")) for arm in (*arms, *bounds)}
-        ranked = _ranked(
-            [cells[arm] for arm in arms], [_mean(groups.get(arm), "dice") for arm in arms], lower_is_better=False
-        )
+        scores = case_scores(of_last[of_last["structure"] == structure])
+        groups = {str(arm): group for arm, group in scores.groupby("arm")}
+        cells = {arm: Cell(_mean_sd(groups.get(arm), DICE, n_seeds * n_cases)) for arm in (*arms, *bounds)}
+        ranked = _ranked([cells[arm] for arm in arms], [_mean(groups.get(arm), DICE) for arm in arms])
         frame[str(structure)] = [*ranked, *(cells[arm] for arm in bounds)]
     caption = (
         f"Dice in points on the test cases after round {last}, mean ± SD (n - 1) over the cases of all seeds together; "
-        f"{_sample(n_seeds, n_cases)}. A structure that is absent in reference and prediction has no say. "
+        f"{_sample(n_seeds, n_cases)}. A structure that is absent in reference and prediction is left out. "
         "Bold: best, underlined: second best of the column (bounds apart)."
     )
     return Table("structures", "Dice in points, by structure", caption, frame)
 
 
-# Other tables -----------------------------------------------------------------------------------------------------------
+# Other tables ---------------------------------------------------------------------------------------------------------
 
 
 def aubc_table(results: pd.DataFrame) -> Table:
     """A row per arm: area under the budget curve of Dice, with its bootstrap interval and what it rests on."""
     intervals = aubc_intervals(results)
-    cells = [
-        Cell(
-            "missing"
-            if not row["n_cases"]
-            else f"{100 * row['aubc']:.2f} ({100 * row['ci_low']:.2f} to {100 * row['ci_high']:.2f})"
-        )
-        for row in intervals.to_dict("records")
-    ]
+    points = 100 * intervals[["aubc", "ci_low", "ci_high"]]
+    shown = [f"{mean:.2f} ({low:.2f} to {high:.2f})" for mean, low, high in points.itertuples(index=False)]
+    cells = [Cell(text if n else "missing") for text, n in zip(shown, intervals["n_cases"], strict=True)]
     frame = pd.DataFrame(
         {
             "Method": intervals["arm"].map(name_of),
-            "AUBC (95 % interval)": _ranked(cells, list(100 * intervals["aubc"]), lower_is_better=False),
+            "AUBC (95 % interval)": _ranked(cells, list(points["aubc"])),
             "Seeds": intervals["n_seeds"].astype(str),
             "Test cases": intervals["n_cases"].astype(str),
             "Left out": intervals["left_out"].replace("", "-"),
@@ -273,43 +283,46 @@ def aubc_table(results: pd.DataFrame) -> Table:
         dtype=object,
     )
     caption = (
-        "Area under the curve of Dice (points) over the number of labelled cases from round 1 on, divided by the span of budgets; "
-        "95 % interval by bootstrap over seeds and test cases (2000 draws), too narrow with few seeds. Bold: best, underlined: second best."
+        "Area under the curve of Dice (points) over the number of labelled cases from round 1 on, divided by the span "
+        f"of budgets; 95 % interval by bootstrap over seeds and test cases ({N_BOOTSTRAP} draws), too narrow with few "
+        "seeds. Bold: best, underlined: second best."
     )
     return Table("aubc", "Area under the budget curve", caption, frame)
 
 
 def selection_table(quality: pd.DataFrame, *, paper: pd.DataFrame | None = None) -> Table:
-    """Table 8: p of the Mann-Whitney U test, Dice of selected against unselected cases; a row per arm, selection and seed.
+    """Table 8: the Mann-Whitney U test of selected against unselected cases; a row per arm, selection and seed.
 
-    quality: rows of pseudo_label_quality.csv (arm, seed, round, case, selection, selected, dice). A cell has p, then mean Dice
-    and number of the selected and the unselected cases.
+    quality: rows of pseudo_label_quality.csv (arm, seed, round, case, selection, selected, dice). A cell has p, then
+    mean Dice and number of the selected and the unselected cases.
     """
-    rounds = sorted(int(r) for r in quality["round"].unique())
+    rounds = {int(r): f"r = {r}" for r in sorted(quality["round"].unique())}
     rows: list[dict[str, str]] = []
-    for (arm, selection, seed), run in quality.groupby(["arm", "selection", "seed"], sort=False):
-        row = {"Selection": f"{name_of(str(arm))}, {selection}, seed {seed}"}
-        for r in rounds:
-            of_round = run[run["round"] == r]
-            chosen = of_round["selected"].astype(bool)
-            groups = [of_round.loc[mask, "dice"].dropna() for mask in (chosen, ~chosen)]
-            sizes = "; ".join(f"{100 * g.mean():.1f}, n = {len(g)}" if len(g) else "n = 0" for g in groups)
-            row[f"r = {r}"] = f"{p_text(mann_whitney(*groups))} ({sizes})" if len(of_round) else "missing"
+    for (arm, selection, seed), tests in selection_test(quality).groupby(["arm", "selection", "seed"], sort=False):
+        title = f"{name_of(str(arm))}, {selection}, seed {seed}"
+        row = {"Selection": title, **dict.fromkeys(rounds.values(), "missing")}
+        for test in tests.to_dict("records"):
+            sizes = [_mean_n(test[f"mean_{which}"], test[f"n_{which}"]) for which in ("selected", "unselected")]
+            row[rounds[test["round"]]] = f"{p_text(test['p'])} ({'; '.join(sizes)})"
         rows.append(row)
     if paper is not None and len(paper):
         printed = dict(zip(paper["round"], paper["p"], strict=True))
-        rows.append(
-            {"Selection": "ASSFT, paper"} | {f"r = {r}": f"{printed[r]:.2e}" if r in printed else "-" for r in rounds}
-        )
+        of_paper = {header: f"{printed[r]:.2e}" if r in printed else "-" for r, header in rounds.items()}
+        rows.append({"Selection": f"{name_of('assft')}, paper", **of_paper})
     caption = (
-        "p of the Mann-Whitney U test (two-sided, uncorrected) between the Dice of the pseudo-labels of selected and unselected cases; "
-        "in brackets mean Dice in points and number of cases, selected; unselected. -: one of the two groups is empty."
+        "p of the Mann-Whitney U test (two-sided, uncorrected) between the Dice of the pseudo-labels of selected and "
+        "unselected cases; in brackets mean Dice in points and number of cases, selected; unselected. -: one of the "
+        "two groups is empty."
     )
     return Table("selection", "Selected against unselected pseudo-labels", caption, pd.DataFrame(rows, dtype=object))
 
 
+def _mean_n(mean: float, n: int) -> str:
+    return f"{100 * mean:.1f}, n = {n}" if n else "n = 0"
+
+
 def cost_table(runs: pd.DataFrame) -> Table:
-    """A row per arm: annotated cases and minutes per run, means over the seeds whose rounds are all done; rounds are summed."""
+    """A row per arm: annotated cases and minutes of a run, as means over the seeds whose rounds are all done."""
     columns = {
         "annotated_cases": "Annotated cases",
         "annotation_minutes": "Annotation, min",
@@ -320,10 +333,9 @@ def cost_table(runs: pd.DataFrame) -> Table:
     rows = []
     for arm in ordered(runs["arm"]):
         of_arm = runs[runs["arm"] == arm]
-        rows_per_seed = of_arm["seed"].value_counts()
-        unfinished = sorted(
-            {*of_arm.loc[of_arm["status"] != "done", "seed"], *rows_per_seed[rows_per_seed < rows_per_seed.max()].index}
-        )
+        n_rounds = of_arm["seed"].value_counts()
+        not_done = of_arm.loc[of_arm["status"] != "done", "seed"]
+        unfinished = sorted({*not_done, *n_rounds[n_rounds < n_rounds.max()].index})
         done = of_arm[~of_arm["seed"].isin(unfinished)]
         per_seed = done.groupby("seed")[list(columns)].sum(min_count=1)
         means = per_seed.astype(float).mean()
@@ -334,13 +346,13 @@ def cost_table(runs: pd.DataFrame) -> Table:
             | {"Left out": named("seed", unfinished) or "-"}
         )
     caption = (
-        "Cost of one run (all rounds of one seed), mean over the seeds that are complete. Annotation: minutes that readers recorded, - if "
-        "labels came from the oracle. Left out: seeds with a round that is missing or failed."
+        "Cost of one run (all rounds of one seed), mean over the seeds that are complete. Annotation: minutes that "
+        "annotators recorded, - if labels came from the oracle. Left out: seeds with a round that is missing or failed."
     )
     return Table("cost", "Cost", caption, pd.DataFrame(rows, dtype=object))
 
 
-# Files ------------------------------------------------------------------------------------------------------------------
+# Files ----------------------------------------------------------------------------------------------------------------
 
 
 def write_table(folder: Path, table: Table) -> None:
@@ -350,63 +362,54 @@ def write_table(folder: Path, table: Table) -> None:
     write_text(folder / f"{table.name}.tex", latex(table))
 
 
+def _rank(value: object) -> int:
+    return value.rank if isinstance(value, Cell) else 0
+
+
+_MARKDOWN = str.maketrans({character: f"\\{character}" for character in "|*_"})
+
+
 def markdown(table: Table) -> str:
     """The table for GitHub and mkdocs, its caption above it."""
     style = {0: "{}", 1: "**{}**", 2: "<u>{}</u>"}
-
-    def cell(value: object) -> str:
-        text = str(value).replace("|", "\\|").replace("*", "\\*").replace("_", "\\_")
-        return style[value.rank].format(text) if isinstance(value, Cell) else text
-
-    header = list(map(cell, table.frame.columns))
-    lines = [
-        header,
-        ["---"] * len(header),
-        *([cell(value) for value in row] for row in table.frame.itertuples(index=False, name=None)),
+    rows = [
+        [style[_rank(value)].format(str(value).translate(_MARKDOWN)) for value in row] for row in table.frame.values
     ]
-    caption = table.caption.replace("*", "\\*")
-    return f"{caption}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    header = [column.translate(_MARKDOWN) for column in table.frame.columns]
+    lines = [f"| {' | '.join(line)} |\n" for line in (header, ["---"] * len(header), *rows)]
+    return table.caption.replace("*", "\\*") + "\n\n" + "".join(lines)
 
 
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    **{c: f"\\{c}" for c in "&%$#_{}"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": "$<$",
-    ">": "$>$",
-    "±": r"$\pm$",
-    "†": r"$^{\dagger}$",
-    "τ": r"$\tau$",
-}
+_LATEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        **{character: f"\\{character}" for character in "&%$#_{}"},
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": "$<$",
+        ">": "$>$",
+        "±": r"$\pm$",
+        "†": r"$^{\dagger}$",
+        "τ": r"$\tau$",
+    }
+)
 
 
 def latex(table: Table) -> str:
     """A `table` environment."""
+    style = {0: "", 1: "textbf:--rwrap", 2: "underline:--rwrap"}
 
-    def escaped(text: object) -> str:
-        return "".join(_LATEX.get(character, character) for character in str(text))
+    def escaped(value: object) -> str:
+        return str(value).translate(_LATEX)
 
-    style = {0: "{}", 1: r"\textbf{{{}}}", 2: r"\underline{{{}}}"}
-
-    def cell(value: object) -> str:
-        return style[value.rank].format(escaped(value)) if isinstance(value, Cell) else escaped(value)
-
-    rows = [" & ".join(map(cell, row)) + r" \\" for row in table.frame.itertuples(index=False, name=None)]
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"\centering",
-            f"\\caption{{{escaped(table.caption)}}}",
-            f"\\label{{tab:{table.name}}}",
-            f"\\begin{{tabular}}{{{'l' * len(table.frame.columns)}}}",
-            r"\hline",
-            " & ".join(map(escaped, table.frame.columns)) + r" \\",
-            r"\hline",
-            *rows,
-            r"\hline",
-            r"\end{tabular}",
-            r"\end{table}",
-            "",
-        ]
+    lines = [{"selector": f"{name}rule", "props": ":hline"} for name in ("top", "mid", "bottom")]
+    styler = table.frame.style.hide(axis="index").format(escaped).format_index(escaped, axis="columns")
+    styler = styler.apply(lambda column: [style[_rank(value)] for value in column]).set_table_styles(lines)
+    return str(
+        styler.to_latex(
+            column_format="l" * len(table.frame.columns),
+            position_float="centering",
+            caption=escaped(table.caption),
+            label=f"tab:{table.name}",
+        )
     )

@@ -8,9 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
-from tqdm import tqdm
 
-from nnunet_assft.active.state import Experiment, Round
 from nnunet_assft.errors import AssftError
 from nnunet_assft.evaluation.dice import case_dice
 from nnunet_assft.evaluation.surface import (
@@ -19,10 +17,14 @@ from nnunet_assft.evaluation.surface import (
     normalized_surface_distance,
     surface_distances,
 )
-from nnunet_assft.runtime.files import read_json, sha256_file, write_json, write_text
-from nnunet_assft.volumes.raw_dataset import RawDataset, find_dataset
+from nnunet_assft.runtime.cached import cached
+from nnunet_assft.runtime.cases import for_each_case
+from nnunet_assft.runtime.files import read_json, sha256_file, sha256_of, write_json, write_text
+from nnunet_assft.runtime.text import some
+from nnunet_assft.volumes.raw_dataset import RawDataset
 
-DTYPES = {"case": str, "structure": str, "dice": float, "nsd": float, "hd95_mm": float}
+METRICS = ("dice", "nsd", "hd95_mm")
+DTYPES = {"case": str, "structure": str, **dict.fromkeys(METRICS, float)}
 
 
 def case_metrics(
@@ -32,7 +34,6 @@ def case_metrics(
     labels: Mapping[str, int],
     *,
     ignore_label: int | None = None,
-    tolerance_mm: float = DEFAULT_TOLERANCE_MM,
 ) -> pd.DataFrame:
     """One row per case and structure: case, structure, dice, nsd, hd95_mm; cases ascending, structures as in `labels`.
 
@@ -41,69 +42,83 @@ def case_metrics(
     Absent in one: Dice 0, NSD 0, HD95 inf. Voxels with the ignore label are background in both masks. Raises
     `AssftError` if a prediction and its reference differ in shape.
     """
-    rows = []
-    for case in tqdm(sorted(predictions), desc="Dice, NSD, HD95", unit="case", leave=False):
+
+    def measure(case: str) -> list[tuple[str, str, float | None, float, float]]:
         reference = reader.read_seg(str(references[case]))[0]
         prediction, properties = reader.read_seg(str(predictions[case]))  # has the spacing of the image
         if prediction.shape != reference.shape:
             raise AssftError(
-                f"{predictions[case]} has shape {prediction.shape[1:]}, its reference {references[case]} has "
+                f"{predictions[case]} has the shape {prediction.shape[1:]}, but its reference {references[case]} has "
                 f"{reference.shape[1:]}. Remove the prediction and predict the case again."
             )
         dice = case_dice(prediction, reference, labels, ignore_label=ignore_label)
         counted = np.ones(reference.shape, bool) if ignore_label is None else reference != ignore_label
+        rows = []
         for structure, value in labels.items():
             masks = [((array == value) & counted)[0] for array in (reference, prediction)]
             distances = surface_distances(masks[0], masks[1], properties["spacing"])
-            rows.append(
-                (
-                    case,
-                    structure,
-                    dice[structure],
-                    normalized_surface_distance(distances, tolerance_mm),
-                    hausdorff_distance_95(distances),
-                )
-            )
+            nsd = normalized_surface_distance(distances, DEFAULT_TOLERANCE_MM)
+            rows.append((case, structure, dice[structure], nsd, hausdorff_distance_95(distances)))
+        return rows
+
+    of_cases = for_each_case(measure, sorted(predictions), desc="Dice, NSD, HD95")
+    rows = [row for of_case in of_cases.values() for row in of_case]
     return pd.DataFrame(rows, columns=list(DTYPES)).astype(DTYPES)
 
 
-def test_metrics(experiment: Experiment, r: int) -> pd.DataFrame:
-    """`case_metrics` of the test cases of a finished round, from the predictions that the round left on disk; kept
-    beside them.
+def cached_metrics(
+    dataset: RawDataset, cases: Sequence[str], folder: Path, made_from: Mapping[str, str]
+) -> pd.DataFrame:
+    """`case_metrics` of the predictions of these cases, which lie in `folder` as CASE.nii.gz.
 
-    Raises `AssftError` if the round is not finished or a prediction is gone.
-    """
-    if not experiment.paths.round_file(r).is_file():
-        raise AssftError(
-            f"Round {r} of experiment {experiment.name!r} is not finished; its test cases have no metrics yet."
-        )
-    done = Round.load(experiment.paths, r)
-    made_from = {"model": done.model.weights_sha256}
-    return kept_metrics(find_dataset(experiment.dataset), done.test, experiment.paths.test_predictions(r), made_from)
-
-
-def kept_metrics(dataset: RawDataset, cases: Sequence[str], folder: Path, made_from: Mapping[str, str]) -> pd.DataFrame:
-    """`case_metrics` of the predictions of these cases in a folder, CASE.nii.gz.
-
-    Kept there as metrics.csv, with what it was made from (`made_from`, and the references) in metrics.json, and read
-    from there the next time. Raises `AssftError` if a prediction or a reference is gone.
+    They are kept there as metrics.csv until the predictions (`made_from` says what they were made from) or a reference
+    change. Raises `AssftError` if a prediction or a reference is gone.
     """
     predictions = {case: folder / f"{case}{dataset.file_ending}" for case in cases}
     references = {case: dataset.label_file(case) for case in cases}
     gone = [file for file in [*predictions.values(), *references.values()] if not file.is_file()]
     if gone:
-        raise AssftError(f"{gone[0]} is not there ({len(gone)} files are missing). Put it back to evaluate {folder}.")
-    provenance_now = {
+        raise AssftError(
+            f"{len(gone)} files that {folder} is evaluated with do not exist: {some(gone)}. Put them back and run the "
+            "same command again."
+        )
+    inputs = {
         **made_from,
         "references": {case: sha256_file(file) for case, file in references.items()},
         "tolerance_mm": DEFAULT_TOLERANCE_MM,
     }
-    table, provenance = folder / "metrics.csv", folder / "metrics.json"
-    if not (table.is_file() and provenance.is_file() and read_json(provenance) == provenance_now):
-        labels = dataset.structures
-        metrics = case_metrics(
-            predictions, references, dataset.reader, labels, ignore_label=dataset.labels.get("ignore")
-        )
-        write_text(table, metrics.to_csv(index=False))
-        write_json(provenance, provenance_now)
-    return pd.read_csv(table, dtype=DTYPES)
+
+    def compute() -> pd.DataFrame:
+        ignore_label = dataset.labels.get("ignore")
+        return case_metrics(predictions, references, dataset.reader, dataset.structures, ignore_label=ignore_label)
+
+    return cached(folder / "metrics.csv", inputs, compute, store=_MetricsStore())
+
+
+class _MetricsStore:
+    """The table as a CSV file, and beside it a JSON file with the checksum of its inputs."""
+
+    def read(self, file: Path) -> tuple[str, pd.DataFrame]:
+        content = read_json(file.with_suffix(".json"))
+        # nnunet_assft 0.1.0 kept the inputs themselves
+        return content.get("inputs_sha256") or sha256_of(content), read_table(file, DTYPES)
+
+    def write(self, file: Path, inputs_sha256: str, result: pd.DataFrame, seconds: float) -> None:
+        file.with_suffix(".json").unlink(missing_ok=True)  # so that it never vouches for another table
+        write_text(file, result.to_csv(index=False))
+        write_json(file.with_suffix(".json"), {"inputs_sha256": inputs_sha256, "seconds": round(seconds, 3)})
+
+
+def read_table(file: Path, dtypes: Mapping[str, type]) -> pd.DataFrame:
+    """A table as `DataFrame.to_csv` wrote it. An empty number is NaN; a text such as "NA" stays what it is.
+
+    dtypes: of the columns that need one; columns that are not there are ignored.
+    """
+    numbers = [name for name, dtype in dtypes.items() if dtype is float]
+    return pd.read_csv(
+        file,
+        dtype=dict(dtypes),
+        keep_default_na=False,  # a case may be called NA
+        na_values={name: [""] for name in numbers},
+        float_precision="round_trip",
+    )

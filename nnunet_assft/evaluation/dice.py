@@ -1,19 +1,20 @@
 """Dice on the test cases, counted by nnU-Net's own functions.
 
-Absent structures as nnU-Net has it: absent in reference and prediction is NaN and left out of every mean; absent in one of
-them is 0.
+Absent structures are treated as nnU-Net does: a structure that is absent in reference and prediction is NaN and left
+out of every mean; a structure that is absent in one of them has Dice 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from nnunetv2.evaluation.evaluate_predictions import compute_tp_fp_fn_tn, region_or_label_to_mask
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
-from tqdm import tqdm
+
+from nnunet_assft.runtime.cases import for_each_case
 
 
 def evaluate_cases(
@@ -24,16 +25,20 @@ def evaluate_cases(
     *,
     ignore_label: int | None = None,
 ) -> dict[str, Any]:
-    """Dice per case and structure, and their mean and SD as the paper prints them: per case over structures, then over cases.
+    """Dice per case and structure, and their mean and SD as the paper prints them: per case over structures, then over
+    cases.
 
-    labels: structure -> value, foreground only. Dice in [0, 1]; None where nnU-Net has NaN. SD over cases, with n - 1.
+    labels: structure -> value, foreground only. Dice is in [0, 1], and None where nnU-Net has NaN. SD over cases, with
+    n - 1.
     """
-    per_case: dict[str, dict[str, float | None]] = {}
-    for case in tqdm(sorted(predictions), desc="evaluation", unit="case", leave=False):
+
+    def evaluate(case: str) -> dict[str, float | None]:
         segmentation, reference = (reader.read_seg(str(files[case]))[0] for files in (predictions, references))
-        per_case[case] = case_dice(segmentation, reference, labels, ignore_label=ignore_label)
-    case_means = {case: mean_of(dice.values()) for case, dice in per_case.items()}
-    known = [m for m in case_means.values() if m is not None]
+        return case_dice(segmentation, reference, labels, ignore_label=ignore_label)
+
+    per_case = for_each_case(evaluate, sorted(predictions), desc="evaluation")
+    case_means = [mean_of(dice.values()) for dice in per_case.values()]
+    known = [mean for mean in case_means if mean is not None]
     return {
         "mean": mean_of(known),
         "sd": float(np.std(known, ddof=1)) if len(known) > 1 else None,
@@ -46,7 +51,7 @@ def evaluate_cases(
 def case_dice(
     segmentation: np.ndarray, reference: np.ndarray, labels: Mapping[str, int], *, ignore_label: int | None = None
 ) -> dict[str, float | None]:
-    """Dice per structure of one case that is in memory; both arrays of one shape. For the rest see `evaluate_cases`."""
+    """Dice per structure of one case in memory; the arrays have the same shape. The rest is as in `evaluate_cases`."""
     ignored = reference == ignore_label if ignore_label is not None else None
     dice: dict[str, float | None] = {}
     for name, value in labels.items():
@@ -56,7 +61,7 @@ def case_dice(
     return dice
 
 
-def mean_of(values: Any) -> float | None:
-    """Mean of what is not None; None if nothing is left."""
-    known = [v for v in values if v is not None]
+def mean_of(values: Iterable[float | None]) -> float | None:
+    """Mean of the values that are not None; None if nothing is left."""
+    known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None

@@ -1,10 +1,10 @@
 """Distances between the surfaces of two segmentations of one structure: NSD and HD95.
 
-The surface of a mask is the set of its voxels with a background voxel among their 6 neighbours (4 in 2D); what lies outside
-the image is background. Every surface voxel counts once, whatever area it stands for, and its position is its centre. This
-is MONAI's definition (without sub-voxels). google-deepmind's surface-distance weights surface elements by their area instead:
-with a tolerance near the voxel spacing its NSD of small structures is off by points, with a wide one hardly, so an NSD is
-compared with that of the same definition only.
+The surface of a mask is the set of its voxels with a background voxel among their 6 neighbours (4 in 2D); what lies
+outside the image is background. Every surface voxel counts once, whatever area it stands for, and its position is its
+centre. This is MONAI's definition (without sub-voxels). google-deepmind's surface-distance weights surface elements by
+their area instead: with a tolerance near the voxel spacing its NSD of small structures is off by points, with a wide
+one hardly, so an NSD is compared with that of the same definition only.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ def surface_distances(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Distance in mm from every surface voxel of one mask to the nearest surface voxel of the other.
 
-    reference, prediction: bool, same shape, 2D or 3D; not modified. spacing: mm per axis of the arrays.
-    Returns (from the reference to the prediction, from the prediction to the reference), each 1D. The distances from a mask
-    to an empty one are inf, those from an empty one an array of length 0. Raises ValueError for other shapes or types.
+    reference, prediction: bool, same shape, 2D or 3D; not modified. spacing: mm per axis of the arrays. Returns (from
+    the reference to the prediction, from the prediction to the reference), each 1D. The distances from a mask to an
+    empty one are inf, those from an empty one an array of length 0. Raises ValueError for other shapes or types.
     """
     _check(reference, prediction, spacing)
     either = reference | prediction
@@ -40,10 +40,11 @@ def surface_distances(
 def normalized_surface_distance(
     distances: tuple[np.ndarray, np.ndarray], tolerance_mm: float = DEFAULT_TOLERANCE_MM
 ) -> float:
-    """NSD, also surface Dice at a tolerance: share of the surface voxels of both masks, pooled, that are within the tolerance.
+    """NSD, also surface Dice at a tolerance: share of the surface voxels of both masks, pooled, that are within the
+    tolerance.
 
-    distances: of `surface_distances`. In [0, 1]; a distance equal to the tolerance is within. NaN if both masks are empty, 0 if
-    one is. (Nikolov et al. 2018, with voxels in place of areas.)
+    distances: of `surface_distances`. In [0, 1]; a distance equal to the tolerance is within. NaN if both masks are
+    empty, 0 if one is. (Nikolov et al. 2018, with voxels in place of areas.)
     """
     pooled = np.concatenate(distances)
     return float(np.mean(pooled <= tolerance_mm)) if pooled.size else math.nan

@@ -12,9 +12,8 @@ from matplotlib.axes import Axes
 from scipy.special import stdtrit
 from sklearn.decomposition import PCA
 
-from nnunet_assft.comparison.paper_results import name_of, ordered
-from nnunet_assft.comparison.pseudo_label_quality import selection_test
-from nnunet_assft.comparison.statistics import BOUNDS, bootstrap_interval, case_scores, p_text
+from nnunet_assft.comparison.arms import BOUNDS, name_of, ordered
+from nnunet_assft.comparison.statistics import bootstrap_interval, case_scores, p_text, selection_test
 from nnunet_assft.report.plot import (
     INK,
     MUTED,

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,10 +15,11 @@ from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.state import Experiment, Round, finished_rounds
 from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.annotation.minutes import annotation_minutes
-from nnunet_assft.comparison.conclusions import Findings, find
+from nnunet_assft.comparison.arms import arm_of
+from nnunet_assft.comparison.conclusions import Findings, draw_conclusions
 from nnunet_assft.comparison.pseudo_label_quality import read_pseudo_label_quality
+from nnunet_assft.comparison.spec import Comparison, read_comparison
 from nnunet_assft.errors import AssftError
-from nnunet_assft.runtime.files import read_json
 from nnunet_assft.volumes.raw_dataset import RawDataset, find_dataset
 
 DICE_COLUMNS = ("round", "n_labelled", "case", "structure", "dice")
@@ -31,7 +31,7 @@ class FinishedComparison:
     """The files of one comparison, and what they say. results: long form, one row per arm, seed, round, case, structure."""
 
     folder: Path
-    settings: Mapping[str, Any]
+    spec: Comparison
     results: pd.DataFrame
     findings: Findings
 
@@ -61,7 +61,7 @@ def gather(dataset: str | int, experiment: str | None, comparison: str | None) -
     """experiment: its name; None: that of the comparison's first run, else `assft`. Raises `AssftError` if there is nothing to report."""
     raw = find_dataset(dataset)
     compared = (
-        read_comparison(ExperimentPaths(raw.name, "assft").results_of_dataset / "assft_compare" / comparison)
+        read_finished_comparison(ExperimentPaths(raw.name, "assft").results_of_dataset / "assft_compare" / comparison)
         if comparison
         else None
     )
@@ -103,7 +103,7 @@ def gather(dataset: str | int, experiment: str | None, comparison: str | None) -
 
 def uses_dkd(strategy: str) -> bool:
     """Whether a strategy (or an arm trained on its cases, `nnunet@assft`) depends on E^(0)."""
-    row = STRATEGIES.get(strategy.rpartition("@")[2])
+    row = STRATEGIES.get(arm_of(strategy).cases_of or "")
     return row is not None and "pretrained_embeddings" in row.needs
 
 
@@ -181,14 +181,15 @@ def _number(pattern: str, text: str) -> float | None:
 # A comparison ----------------------------------------------------------------------------------------------------------
 
 
-def read_comparison(folder: Path) -> FinishedComparison:
+def read_finished_comparison(folder: Path) -> FinishedComparison:
     """Raises `AssftError` if the comparison has no results."""
     lost = [name for name in ("comparison.json", "results.csv", "runs.csv") if not (folder / name).is_file()]
     if lost:
         raise AssftError(
             f"{folder} holds no {' and no '.join(lost)}. Run nnUNetv2_assft_compare first, or leave out --compare."
         )
-    settings, quality = read_json(folder / "comparison.json"), folder / "pseudo_label_quality.csv"
+    spec, shared = read_comparison(folder / "comparison.json")
+    quality = folder / "pseudo_label_quality.csv"
     results = pd.read_csv(
         folder / "results.csv",
         dtype={"arm": str, "case": str, "structure": str},
@@ -201,16 +202,12 @@ def read_comparison(folder: Path) -> FinishedComparison:
             f"The comparison in {folder} has no finished round. Run nnUNetv2_assft_compare first, or leave out --compare."
         )
     runs = pd.read_csv(folder / "runs.csv", dtype={"arm": str})
-    found = find(settings, results, runs, read_pseudo_label_quality(quality) if quality.is_file() else None)
-    return FinishedComparison(folder, settings, results, found)
+    of_pseudo_labels = read_pseudo_label_quality(quality) if quality.is_file() else None
+    return FinishedComparison(folder, spec, results, draw_conclusions(spec, shared, results, runs, of_pseudo_labels))
 
 
 def first_experiment(comparison: FinishedComparison) -> str:
-    """The run that stands for the comparison: ASSFT's first seed, else the first arm's."""
-    experiments: Mapping[str, Mapping[str, str]] = comparison.settings.get("experiments") or {}
-    runs = experiments.get("assft") or next(iter(experiments.values()), {})
-    if not runs:
-        raise AssftError(
-            f"{comparison.folder / 'comparison.json'} names no experiment. Say with -e which one to report."
-        )
-    return str(next(iter(runs.values())))
+    """The run that stands for the comparison: ASSFT's first seed, else the first strategy's."""
+    spec = comparison.spec
+    arm = next((arm for arm in spec.strategies if arm.id == "assft"), spec.first_strategy)
+    return spec.paths(arm, spec.seeds[0]).experiment

@@ -15,7 +15,7 @@ from nnunet_assft.active.options import table as options_table
 from nnunet_assft.active.stopping import advice
 from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.annotation.gate import structures
-from nnunet_assft.comparison.paper_results import name_of
+from nnunet_assft.comparison.arms import name_of
 from nnunet_assft.report import figures
 from nnunet_assft.report.images import (
     MAX_CASES,
@@ -348,8 +348,8 @@ def training(material: Material) -> Section:
 
 def comparison(material: Material) -> Section:
     assert material.comparison is not None
-    compared, settings = material.comparison, material.comparison.settings
-    note = "" if settings["encoder"] else BESIDE
+    compared = material.comparison
+    note = "" if compared.spec.settings.encoder else BESIDE
     curves = figures.arm_curves(compared.results)
     arms = [name_of(arm) for arm in curves["arm"].unique() if uses_dkd(arm)]
     beside = f"With DKD: {', '.join(arms)}. {note}" if note and arms else ""

@@ -3,7 +3,8 @@
 import pytest
 
 from nnunet_assft.active.strategies import STRATEGIES
-from nnunet_assft.comparison.paper_results import ARM_NAMES, name_of, ordered, paper_results
+from nnunet_assft.comparison.arms import BOUNDS, name_of
+from nnunet_assft.comparison.paper_results import paper_names, paper_results, paper_strategies
 from nnunet_assft.planning.domains import DOMAINS
 
 BASELINES = [
@@ -87,21 +88,7 @@ def test_rounds_and_names_are_those_of_this_package():
     assert set(paper["domain"]) == set(DOMAINS) - {"generic"}
     for domain, rows in paper[paper["table"] <= 5].groupby("domain"):
         assert rows["round"].max() == DOMAINS[domain].rounds
-    assert all(ARM_NAMES[arm] == method for arm, method in zip(paper["arm"], paper["method"], strict=True))
-
-
-def test_names():
-    assert name_of("dkd_asd") == "DKD+ASD"
-    assert name_of("nnunet@assft") == "nnU-Net (cases of ASSFT)"
-    assert name_of("nnunet_finetuned") == "nnU-Net, fine-tuned"
-    assert name_of("my_strategy") == "my_strategy"
-
-
-def test_order_is_the_papers_then_as_they_come():
-    assert ordered(["new", "assft", "nnunet@random", "random", "assft", "another"]) == [
-        "random",
-        "assft",
-        "nnunet@random",
-        "new",
-        "another",
-    ]
+    assert all(paper_names()[arm] == method for arm, method in zip(paper["arm"], paper["method"], strict=True))
+    assert list(paper_strategies()) == BASELINES
+    references = {arm: name_of(arm) for arm in BOUNDS}
+    assert references.items() <= paper_names().items()

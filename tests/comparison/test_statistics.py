@@ -9,7 +9,7 @@ from scipy import stats
 
 from nnunet_assft.comparison import statistics as s
 
-# Tests ------------------------------------------------------------------------------------------------------------------
+# Tests ----------------------------------------------------------------------------------------------------------------
 
 
 def test_wilcoxon_worked_by_hand():
@@ -41,15 +41,19 @@ def test_no_case_has_no_smallest_p():
 
 
 def test_mann_whitney_worked_by_hand():
-    assert s.mann_whitney([1, 2, 3], [4, 5, 6]) == pytest.approx(2 / 20)  # 6 over 3 ways, two of them as extreme
-    assert s.mann_whitney([4, 5, 6], [1, 2, 3]) == pytest.approx(2 / 20)
-    assert math.isnan(s.mann_whitney([], [1.0]))
+    assert s.mann_whitney([1, 2, 3], [4, 5, 6]) == (0, pytest.approx(2 / 20))  # 6 over 3 ways, two of them as extreme
+    assert s.mann_whitney([4, 5, 6], [1, 2, 3]) == (9, pytest.approx(2 / 20))
+    assert all(math.isnan(number) for number in s.mann_whitney([], [1.0]))
+    # 0.5 against 0.5 (1/2) and 0.3 (1), 0.7 against both (2): U = 3.5 of 4. Mean 2, variance (4/12)(5 - 6/12) = 1.5
+    z = (3.5 - 2 - 0.5) / math.sqrt(1.5)
+    assert s.mann_whitney([0.5, 0.7], [0.5, 0.3]) == (3.5, pytest.approx(math.erfc(z / math.sqrt(2))))
     a, b = np.random.default_rng(2).normal(size=(2, 30))
-    assert s.mann_whitney(a, b) == stats.mannwhitneyu(a, b, alternative="two-sided").pvalue
+    assert s.mann_whitney(a, b) == tuple(stats.mannwhitneyu(a, b, alternative="two-sided"))
 
 
 def test_holm_worked_by_hand():
-    # ascending 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1: 0.02, 0.03, 0.06, 0.04; the last may not be below the one before
+    # ascending 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1: 0.02, 0.03, 0.06, 0.04
+    # the last one may not be below the one before
     assert s.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert s.holm([0.9, 0.6]) == pytest.approx([1.0, 1.0])
     assert s.holm([0.02]) == pytest.approx([0.02])
@@ -62,7 +66,7 @@ def test_holm_does_not_count_what_was_not_tested():
     assert found[[1, 3]] == pytest.approx([0.02, 0.03])
 
 
-# Scores and AUBC --------------------------------------------------------------------------------------------------------
+# Scores and AUBC ------------------------------------------------------------------------------------------------------
 
 
 def test_case_scores_are_means_over_structures():
@@ -114,7 +118,7 @@ def test_aubc_intervals(results):
     assert (random["n_seeds"], random["n_cases"], random["left_out"]) == (1, 3, "seed 1")
 
 
-# Bootstrap --------------------------------------------------------------------------------------------------------------
+# Bootstrap ------------------------------------------------------------------------------------------------------------
 
 
 def test_the_interval_of_one_seed_is_scipys():
@@ -146,7 +150,64 @@ def test_the_interval_repeats_and_knows_its_limits():
     assert all(math.isnan(bound) for bound in s.bootstrap_interval(np.empty((0, 0))))
 
 
-# Comparison -------------------------------------------------------------------------------------------------------------
+# Selected against unselected ------------------------------------------------------------------------------------------
+
+
+def quality(selected: list[float], unselected: list[float], **columns: object) -> pd.DataFrame:
+    """Rows of `pseudo_label_quality` of one round and selection: cases that were selected, and those that were not."""
+    cases = [("s", True, d) for d in selected] + [("u", False, d) for d in unselected]
+    columns = {"round": 1, "selection": "reliable", **columns}
+    return pd.DataFrame(
+        [{**columns, "case": f"{name}{i}", "selected": chosen, "dice": d} for i, (name, chosen, d) in enumerate(cases)]
+    )
+
+
+def test_the_test_of_selected_cases_worked_by_hand():
+    """0.9 beats 3 of {0.4, 0.6, 0.7}, 0.65 beats 2: U = 5 of 6. Of 10 orders, U is 6, 5, 0 and 1 once each."""
+    (row,) = s.selection_test(quality([0.9, 0.65], [0.4, 0.6, 0.7])).to_dict("records")
+    assert (row["round"], row["selection"], row["n_selected"], row["n_unselected"]) == (1, "reliable", 2, 3)
+    assert (row["u"], row["p"], row["reason"]) == (5.0, pytest.approx(0.4), "")
+    assert (row["median_selected"], row["median_unselected"]) == (pytest.approx(0.775), 0.6)
+    assert (row["mean_selected"], row["mean_unselected"]) == (pytest.approx(0.775), pytest.approx(1.7 / 3))
+
+
+def test_small_groups_cannot_be_significant():
+    assert s.selection_test(quality([0.9, 0.8], [0.1, 0.2]))["p"].item() == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize(
+    ("selected", "unselected", "reason"),
+    [
+        ([0.5, 0.6], [], "no unselected case"),
+        ([], [0.5], "no selected case"),
+        ([0.5], [math.nan], "no unselected case"),
+        ([math.nan], [math.nan], "no selected and no unselected case"),
+    ],
+)
+def test_an_empty_group_has_no_p_and_says_so(selected, unselected, reason):
+    (row,) = s.selection_test(quality(selected, unselected)).to_dict("records")
+    assert row["reason"] == reason
+    assert math.isnan(row["u"])
+    assert math.isnan(row["p"])
+    assert (row["n_selected"], row["n_unselected"]) == (sum(d == d for d in selected), sum(d == d for d in unselected))
+
+
+def test_cases_without_dice_do_not_count():
+    with_nan, without = (s.selection_test(quality(selected, [0.1, 0.2])) for selected in ([0.9, math.nan], [0.9]))
+    pd.testing.assert_frame_equal(with_nan, without)
+
+
+def test_rounds_selections_arms_and_seeds_are_tested_apart():
+    keys = [(seed, r, name) for seed in (1, 0) for r in (1, 2) for name in ("reliable", "all")]
+    parts = [quality([0.9], [0.1, 0.2], arm="assft", seed=seed, round=r, selection=name) for seed, r, name in keys]
+    table = s.selection_test(pd.concat(parts))
+    assert list(table.columns[:4]) == ["arm", "seed", "round", "selection"]
+    assert list(zip(table["seed"], table["round"], table["selection"], strict=True)) == keys
+    assert set(table["n_selected"]) == {1}
+    assert s.selection_test(parts[0][:0]).empty
+
+
+# Comparison -----------------------------------------------------------------------------------------------------------
 
 
 def row_of(comparison, arm, r):
@@ -213,7 +274,6 @@ def test_arms_without_anything_in_common_have_no_p(results):
     assert (row["n_seeds"], row["n_cases"], row["left_out"]) == (0, 0, "seeds 0, 1")
     assert math.isnan(row["p_holm"])
     assert row_of(found, "nnunet", 1)["p_holm"] == pytest.approx(0.25)  # a family of one
-    assert "cannot be compared in round 1" in s.conclusion(row)
 
 
 def test_a_case_without_any_structure_is_left_out_by_name(results):
@@ -222,11 +282,10 @@ def test_a_case_without_any_structure_is_left_out_by_name(results):
     assert (row["n_seeds"], row["n_cases"], row["left_out"]) == (2, 2, "case c")
 
 
-def test_a_reference_that_is_missing_is_said(results):
+def test_a_reference_that_is_missing_is_compared_with_nothing(results):
     found = s.compare_arms(results[results["arm"] != "assft"])
     assert (found["n_cases"] == 0).all()
     assert found["p_holm"].isna().all()
-    assert "ASSFT is not comparable with RAND, nnU-Net" in s.overall_conclusion(found)
 
 
 def test_one_arm_or_only_round_0_gives_no_rows(results):
@@ -234,120 +293,6 @@ def test_one_arm_or_only_round_0_gives_no_rows(results):
     nothing = s.compare_arms(results[results["round"] == 0])
     assert nothing.empty
     assert "p_holm" in nothing
-    assert s.overall_conclusion(nothing).startswith("Nothing can be concluded")
-
-
-# Missing runs -----------------------------------------------------------------------------------------------------------
-
-
-def test_missing_runs_are_named(results):
-    arms = ["lower_bound", "assft", "random", "upper_bound"]
-    assert s.missing_runs(results, arms, [0, 1], [0, 1, 2], ["a", "b", "c"]) == []
-    gone = (
-        ((results["arm"] == "random") & (results["seed"] == 1) & (results["round"] > 0))
-        | ((results["arm"] == "assft") & (results["seed"] == 0) & (results["round"] == 2) & (results["case"] == "b"))
-        | ((results["arm"] == "upper_bound") & (results["seed"] == 0))
-    )
-    assert s.missing_runs(results[~gone], [*arms, "cup"], [0, 1], [0, 1, 2], ["a", "b", "c"]) == [
-        "ASSFT, seed 0, round 2: 1 of 3 test cases missing (case b).",
-        "RAND, seed 1: rounds 1, 2 missing.",
-        "Upper bound, seed 0: round 2 missing.",
-        "CUP, seed 0: rounds 0, 1, 2 missing.",
-        "CUP, seed 1: rounds 0, 1, 2 missing.",
-    ]
-
-
-def test_names_of_what_is_left_out():
-    assert s.named("case", []) == ""
-    assert s.named("seed", [1]) == "seed 1"
-    assert s.named("case", list("abcde")) == "cases a, b, c, d, e"
-    assert s.named("case", list("abcdefg")) == "cases a, b, c, d, e and 2 more"
-
-
-# Plain words ------------------------------------------------------------------------------------------------------------
-
-
-def compared(results_of, gains: list[float], seeds=(0, 1, 2)) -> dict:
-    """The row of ASSFT against random in round 1: ASSFT gains this much per case."""
-    runs = {}
-    for seed in seeds:
-        runs["random", seed, 1] = {f"case_{i:02d}": 0.5 + i / 100 for i in range(len(gains))}
-        runs["assft", seed, 1] = {f"case_{i:02d}": 0.5 + i / 100 + gain for i, gain in enumerate(gains)}
-    return row_of(s.compare_arms(results_of(runs)), "random", 1)
-
-
-def test_a_difference_that_was_not_shown(results_of):
-    gains = [0.04, -0.03, 0.02, -0.05, 0.01, 0.06, -0.025, 0.015]
-    row = compared(results_of, gains)
-    p = stats.wilcoxon(gains).pvalue
-    assert row["p_holm"] == pytest.approx(p)
-    assert s.conclusion(row) == (
-        f"With 3 seeds and 8 test cases, ASSFT and RAND do not differ in round 1, p = {p:.2g} (Wilcoxon, Holm); difference +0.50 points "
-        f"of Dice, 95 % interval {100 * row['ci_low']:+.2f} to {100 * row['ci_high']:+.2f}. That is not evidence that they are equal."
-    )
-
-
-def test_a_difference_that_was_shown(results_of):
-    gains = [0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08]
-    better, worse = compared(results_of, gains), compared(results_of, [-gain for gain in gains])
-    assert s.conclusion(better).startswith(
-        "With 3 seeds and 8 test cases, ASSFT is better than RAND in round 1, p = 0.0078 (Wilcoxon, Holm); difference +4.50 points"
-    )
-    assert "ASSFT is worse than RAND in round 1, p = 0.0078" in s.conclusion(worse)
-    assert "difference -4.50 points" in s.conclusion(worse)
-    assert "seed" not in s.conclusion(better).removeprefix("With 3 seeds")
-    assert "One seed cannot tell the method from the luck of a run." in s.conclusion(
-        compared(results_of, gains, seeds=(4,))
-    )
-
-
-def test_an_interval_over_seeds_that_holds_0_is_said(results_of):
-    """All cases gain a little on average, but one of three seeds is far below."""
-    runs = {}
-    for seed, gain in ((0, 0.09), (1, 0.08), (2, -0.14)):
-        runs["random", seed, 1] = {f"{i}": 0.5 for i in range(8)}
-        runs["assft", seed, 1] = {f"{i}": 0.5 + gain + i / 1000 for i in range(8)}
-    row = row_of(s.compare_arms(results_of(runs)), "random", 1)
-    assert row["p_holm"] < 0.05
-    assert row["ci_low"] < 0 < row["ci_high"]
-    assert "ASSFT is better than RAND" in s.conclusion(row)
-    assert "includes 0, so other seeds may say otherwise" in s.conclusion(row)
-
-
-def test_too_few_cases_to_show_anything(results_of):
-    row = compared(results_of, [0.1, 0.2, 0.3])
-    assert (
-        "no difference between ASSFT and RAND in round 1 could be shown: the smallest p that can be reached is 0.25;"
-        in s.conclusion(row)
-    )
-
-
-def test_what_was_left_out_is_in_the_sentence(results):
-    gone = (results["arm"] == "random") & (results["seed"] == 1)
-    sentence = s.conclusion(row_of(s.compare_arms(results[~gone]), "random", "AUBC"))
-    assert sentence.startswith("With 1 seed and 3 test cases")
-    assert "over all budgets (AUBC)" in sentence
-    assert sentence.endswith("Left out: seed 1.")
-
-
-def test_overall_conclusion(results_of):
-    gains = {"random": 0.05, "entropy": -0.05, "cup": 0.0}  # of ASSFT over each
-    runs = {}
-    for seed in (0, 1, 2):
-        cases = {f"{i:02d}": 0.5 + i / 100 for i in range(10)}
-        runs["assft", seed, 1] = cases
-        for arm, gain in gains.items():
-            runs[arm, seed, 1] = {
-                case: dice - gain - i / 1000 * (arm != "cup") * np.sign(gain)
-                for i, (case, dice) in enumerate(cases.items())
-            }
-    runs["nnunet", 7, 1] = cases
-    found = s.overall_conclusion(s.compare_arms(results_of(runs)))
-    assert "ASSFT is better than RAND; worse than ENPY; not told apart from CUP; not comparable with nnU-Net." in found
-    assert "3 seeds and 10 test cases at most" in found
-    assert "not of other seeds" in found
-    few = s.overall_conclusion(s.compare_arms(results_of({key: dict(list(c.items())[:3]) for key, c in runs.items()})))
-    assert "cannot give a p below 0.75" in few  # 3 arms times 2 / 2^3
 
 
 @pytest.mark.parametrize(

@@ -39,11 +39,15 @@ def runs_of(rows) -> pd.DataFrame:
 RUNS = runs_of([("assft", seed, r, 2, 10.0 + seed, 3.0, 0.5, 4.0, "done") for seed in (0, 1) for r in (0, 1, 2)])
 
 
-# Tables 1-7 -------------------------------------------------------------------------------------------------------------
+def rows_of(results: pd.DataFrame, tests: pd.DataFrame | None = None, **more: object) -> t.Rows:
+    return t.Rows(results, results[:0] if tests is None else tests, RUNS, **{"pool_size": POOL_SIZE, **more})
+
+
+# Tables 1-7 -----------------------------------------------------------------------------------------------------------
 
 
 def test_budget_table_worked_by_hand(results):
-    table = t.budget_table(results, None, POOL_SIZE, "dice", ARMS)
+    table = t.budget_table(rows_of(results), t.DICE, ARMS)
     assert list(table.frame.columns) == [
         "Method",
         "Lower bound, 0 %",
@@ -70,7 +74,7 @@ def test_marks_are_the_tests(results):
     comparison.loc[comparison["arm"] == "random", ["p_mann_whitney", "p_holm"]] = [0.009, 0.06]
     comparison.loc[comparison["arm"] == "nnunet", ["p_mann_whitney", "p_holm"]] = [0.011, 0.04]
     comparison.loc[(comparison["arm"] == "nnunet") & (comparison["round"] == 2), "p_mann_whitney"] = 0.001
-    table = t.budget_table(results, comparison, POOL_SIZE, "dice", ARMS)
+    table = t.budget_table(rows_of(results, comparison), t.DICE, ARMS, marked=True)
     found, (r1, r2) = cells(table), table.frame.columns[2:4]
     assert str(found["RAND"][r2]).startswith("80.00* ± ")
     assert str(found["nnU-Net"][r1]).startswith("55.00† ± ")
@@ -86,7 +90,7 @@ def test_a_mean_over_less_says_so(results):
         | ((results["arm"] == "assft") & (results["seed"] == 1) & (results["round"] == 1) & (results["case"] == "b"))
         | ((results["arm"] == "nnunet") & (results["round"] == 2))
     )
-    table = t.budget_table(results[~gone], None, POOL_SIZE, "dice", ARMS)
+    table = t.budget_table(rows_of(results[~gone]), t.DICE, ARMS)
     found, (r1, r2) = cells(table), table.frame.columns[2:4]
     assert str(found["RAND"][r2]).startswith("80.00 ± ")
     assert str(found["RAND"][r2]).endswith(" (n = 3)")
@@ -99,7 +103,7 @@ def test_a_mean_over_less_says_so(results):
 
 def test_one_score_has_no_sd_and_no_score_no_mean(results_of):
     results = results_of({("assft", 0, 1): {"a": 0.5}, ("random", 0, 1): {"a": math.nan}})
-    found = cells(t.budget_table(results, None, 10, "dice", ["assft", "random"]))
+    found = cells(t.budget_table(rows_of(results, pool_size=10), t.DICE, ["assft", "random"]))
     header = "r = 1: 3 cases, 30 %"
     assert str(found["ASSFT"][header]) == "50.00 ± -"
     assert str(found["RAND"][header]) == "- ± - (n = 0)"
@@ -107,7 +111,7 @@ def test_one_score_has_no_sd_and_no_score_no_mean(results_of):
 
 def test_hd95_ranks_the_lowest_and_counts_what_was_missed(results):
     results.loc[(results["arm"] == "random") & (results["round"] == 2) & (results["case"] == "c"), "hd95_mm"] = math.inf
-    table = t.budget_table(results, None, POOL_SIZE, "hd95_mm", ARMS)
+    table = t.budget_table(rows_of(results), t.HD95, ARMS)
     found, last = cells(table), table.frame.columns[3]
     assert str(found["ASSFT"][last]) == f"1.80 ± {np.std([2.8, 1.6, 1.0] * 2, ddof=1):.2f}"
     assert str(found["RAND"][last]) == f"2.50 ± {np.std([3.0, 2.0] * 2, ddof=1):.2f} (n = 4, 2 missed)"
@@ -118,19 +122,19 @@ def test_hd95_ranks_the_lowest_and_counts_what_was_missed(results):
 def test_equal_means_share_a_rank(results_of):
     same, below, lowest = {"a": 0.7, "b": 0.9}, {"a": 0.6, "b": 0.9}, {"a": 0.1, "b": 0.2}
     results = results_of({("assft", 0, 1): same, ("random", 0, 1): same, ("cup", 0, 1): below, ("sann", 0, 1): lowest})
-    frame = t.budget_table(results, None, 10, "dice", ["assft", "random", "cup", "sann"]).frame
+    frame = t.budget_table(rows_of(results), t.DICE, ["assft", "random", "cup", "sann"]).frame
     assert [cell.rank for cell in frame.iloc[:, 1]] == [1, 1, 2, 0]
 
 
 def test_budgets_that_differ_between_arms_are_shown(results):
     results.loc[(results["arm"] == "nnunet") & (results["round"] == 2), "n_labelled"] = 6
-    assert t.budget_table(results, None, POOL_SIZE, "dice", ARMS).frame.columns[3] == "r = 2: 5-6 cases, 12.5 to 15 %"
+    assert t.budget_table(rows_of(results), t.DICE, ARMS).frame.columns[3] == "r = 2: 5-6 cases, 12.5 to 15 %"
 
 
 def test_the_papers_numbers_are_beside_ours(results):
     paper = paper_results()
     paper = paper[(paper["domain"] == "amos_ct") & (paper["table"] == 1)]
-    table = t.budget_table(results, None, POOL_SIZE, "dice", ARMS, paper=paper)
+    table = t.budget_table(rows_of(results), t.DICE, ARMS, paper=paper)
     assert list(table.frame["Method"]) == ["RAND", "ASSFT", "nnU-Net", "RAND, paper", "ASSFT, paper"]
     assert table.frame.iloc[4].tolist() == [
         "ASSFT, paper",
@@ -162,12 +166,7 @@ def test_all_tables_of_a_comparison(results):
     tables = {
         table.name: table
         for table in t.comparison_tables(
-            everything,
-            compare_arms(everything),
-            RUNS,
-            POOL_SIZE,
-            quality=quality,
-            paper=paper[paper["domain"] == "amos_ct"],
+            rows_of(everything, compare_arms(everything), quality=quality, paper=paper[paper["domain"] == "amos_ct"])
         )
     }
     assert list(tables) == [
@@ -196,7 +195,7 @@ def test_all_tables_of_a_comparison(results):
 
 
 def test_tables_of_arms_that_are_not_there_are_left_out(results):
-    names = [table.name for table in t.comparison_tables(results, compare_arms(results), RUNS, POOL_SIZE)]
+    names = [table.name for table in t.comparison_tables(rows_of(results, compare_arms(results)))]
     assert names == ["budgets_dice", "budgets_nsd", "budgets_hd95", "structures", "aubc", "cost"]
 
 
@@ -204,7 +203,7 @@ def test_structures_are_those_of_the_last_round(results):
     """spleen: two of six scores absent (left out), in the reference arm higher than in random."""
     spleen = results.assign(structure="spleen", dice=[0.5 if arm == "assft" else 0.25 for arm in results["arm"]])
     spleen.loc[(spleen["case"] == "a") & (spleen["arm"] == "random"), "dice"] = math.nan
-    table = t.structure_table(pd.concat([results, spleen]), ARMS)
+    table = t.structure_table(rows_of(pd.concat([results, spleen])))
     found = cells(table)
     assert list(found) == ["RAND", "ASSFT", "nnU-Net", "Upper bound", "Lower bound"]
     assert str(found["ASSFT"]["liver"]) == f"82.00 ± {np.std([72, 84, 90, 72, 84, 90], ddof=1):.2f}"  # round 2, not 1
@@ -223,10 +222,10 @@ def test_structures_are_those_of_the_last_round(results):
 
 def test_structures_of_an_arm_without_its_last_round(results):
     gone = results[~((results["arm"] == "nnunet") & (results["round"] == 2))]
-    assert str(cells(t.structure_table(gone, ARMS))["nnU-Net"]["liver"]) == "missing"
+    assert str(cells(t.structure_table(rows_of(gone)))["nnU-Net"]["liver"]) == "missing"
 
 
-# Other tables -----------------------------------------------------------------------------------------------------------
+# Other tables ---------------------------------------------------------------------------------------------------------
 
 
 def test_aubc_table(results):
@@ -275,7 +274,7 @@ def test_cost_table_worked_by_hand():
     assert found["RAND"]["Annotation, min"] == "-"  # nobody recorded it: not 0
 
 
-# Files ------------------------------------------------------------------------------------------------------------------
+# Files ----------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -335,7 +334,7 @@ def test_latex(written):
 def test_latex_of_every_table_is_ascii_and_balanced(results):
     paper = paper_results()
     for table in t.comparison_tables(
-        results, compare_arms(results), RUNS, POOL_SIZE, paper=paper[paper["domain"] == "flare21"]
+        rows_of(results, compare_arms(results), paper=paper[paper["domain"] == "flare21"])
     ):
         text = t.latex(table)
         assert text.isascii()

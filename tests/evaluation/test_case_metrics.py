@@ -1,19 +1,16 @@
 """The table of Dice, NSD and HD95 per case and structure: worked by hand on volumes of a few voxels."""
 
-import json
 import math
-from dataclasses import asdict
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
-from nnunet_assft.active.paths import ExperimentPaths
-from nnunet_assft.active.state import Model, Round
 from nnunet_assft.errors import AssftError
 from nnunet_assft.evaluation import case_metrics as m
+from nnunet_assft.runtime.files import sha256_file, write_json
+from nnunet_assft.volumes.raw_dataset import find_dataset
 from tests.conftest import write_volume
 
 LABELS = {"liver": 1, "spleen": 2}
@@ -29,7 +26,9 @@ def volume(*boxes: tuple[int, slice]) -> np.ndarray:
 
 @pytest.fixture
 def measure(tmp_path):
-    """Metrics of {case: (reference, prediction)}, by (case, structure); voxels are 3 mm apart along z, 1 mm along y and x."""
+    """Metrics of {case: (reference, prediction)}, by (case, structure); voxels are 3 mm apart along z, 1 mm along y and
+    x.
+    """
 
     def run(cases, **options):
         files = [{case: tmp_path / f"{case}_{kind}.nii.gz" for case in cases} for kind in ("prediction", "reference")]
@@ -61,16 +60,11 @@ def test_metrics_worked_by_hand(measure):
         ["b", "liver"],
         ["b", "spleen"],
     ]
-    # two planes each, one shared: Dice 1/2; every voxel of a slab of two planes is surface, half of it is 3 mm (one plane) off
+    # two planes each, one shared: Dice 1/2
+    # every voxel of a slab of two planes is surface, half of it is 3 mm (one plane) off
     assert values(found, "a", "liver") == (0.5, 0.5, 3.0)
     assert values(found, "a", "spleen") == values(found, "b", "liver") == (1.0, 1.0, 0.0)
     assert all(math.isnan(value) for value in values(found, "b", "spleen"))
-
-
-def test_the_tolerance_is_in_mm(measure):
-    cases = {"a": (volume((1, slice(1, 3))), volume((1, slice(2, 4))))}
-    assert values(measure(cases, tolerance_mm=2.9), "a", "liver")[1] == 0.5
-    assert values(measure(cases, tolerance_mm=3.0), "a", "liver")[1] == 1.0
 
 
 def test_a_structure_in_one_of_the_two_is_0_and_infinitely_far(measure):
@@ -85,7 +79,8 @@ def test_voxels_with_the_ignore_label_do_not_count(measure):
     assert values(ignoring, "a", "liver") == (1.0, 1.0, 0.0)
     assert all(math.isnan(value) for value in values(ignoring, "b", "spleen"))
     counting = measure(cases)
-    # surfaces: 32 voxels of the two planes, 16 + 12 + 12 + 16 of the four; the last 12 and 16 are 3 and 6 mm off, the rest within 1
+    # surfaces: 32 voxels of the two planes, 16 + 12 + 12 + 16 of the four
+    # the last 12 and 16 are 3 and 6 mm off, the rest is within 1 mm
     assert values(counting, "a", "liver") == (
         pytest.approx(2 / 3),
         pytest.approx((32 + 28) / (32 + 56)),
@@ -99,41 +94,56 @@ def test_shapes_that_differ_are_named(measure):
         measure({"a": (volume(), volume()[1:])})
 
 
-# A finished round -------------------------------------------------------------------------------------------------------
+# Kept metrics ---------------------------------------------------------------------------------------------------------
+
+CASES = ("case_08", "case_09", "case_10")
 
 
 @pytest.fixture
-def finished(blobs):
-    """Round 1 of an experiment on the blobs, whose predictions of the test cases are right but for one empty volume."""
-    paths = ExperimentPaths(blobs.name, "assft")
-    test = ("case_08", "case_09", "case_10")
-    model = Model("supervised", "some/checkpoint.pth", "0" * 64)
-    Round(1, (), (), (), (), (), {}, test, model, {}).save(paths)
-    for case in test:
+def predicted(blobs, tmp_path):
+    """(dataset, folder): predictions of the test cases of the blobs, right but for one empty volume."""
+    for case in CASES:
         label = SimpleITKIO().read_seg(str(blobs / "labelsTs" / f"{case}.nii.gz"))[0][0]
-        write_volume(paths.test_predictions(1) / f"{case}.nii.gz", (label * (case != "case_10")).astype(np.uint8))
-    return SimpleNamespace(dataset=blobs.name, name="assft", paths=paths)
+        write_volume(tmp_path / "test" / f"{case}.nii.gz", (label * (case != "case_10")).astype(np.uint8))
+    return find_dataset(blobs.name), tmp_path / "test"
 
 
-def test_metrics_of_a_round_are_kept(finished, monkeypatch):
-    found = m.test_metrics(finished, 1)
+def test_metrics_are_kept_until_what_they_are_made_from_changes(predicted, monkeypatch):
+    dataset, folder = predicted
+    found = m.cached_metrics(dataset, CASES, folder, {"model": "a"})
     assert len(found) == 3 * 2
     assert values(found, "case_08", "ball") == (1.0, 1.0, 0.0)
     assert values(found, "case_10", "box") == (0.0, 0.0, math.inf)
-    folder = finished.paths.test_predictions(1)
-    assert json.loads((folder / "metrics.json").read_text())["model"] == "0" * 64
     monkeypatch.setattr(m, "case_metrics", lambda *_, **__: pytest.fail("computed again"))
-    pd.testing.assert_frame_equal(m.test_metrics(finished, 1), found)
-    # a round trained again leaves another model, whose metrics are not these
-    done = Round.load(finished.paths, 1)
-    Round(**{**asdict(done), "model": Model("supervised", "some/checkpoint.pth", "1" * 64)}).save(finished.paths)
+    pd.testing.assert_frame_equal(m.cached_metrics(dataset, CASES, folder, {"model": "a"}), found)
     with pytest.raises(pytest.fail.Exception, match="computed again"):
-        m.test_metrics(finished, 1)
+        m.cached_metrics(dataset, CASES, folder, {"model": "b"})
+    dataset.label_file("case_08").write_bytes(dataset.label_file("case_09").read_bytes())
+    with pytest.raises(pytest.fail.Exception, match="computed again"):
+        m.cached_metrics(dataset, CASES, folder, {"model": "a"})
 
 
-def test_what_is_not_there_is_named(finished):
-    with pytest.raises(AssftError, match=r"Round 2 .* not finished"):
-        m.test_metrics(finished, 2)
-    (finished.paths.test_predictions(1) / "case_09.nii.gz").unlink()
-    with pytest.raises(AssftError, match="case_09"):
-        m.test_metrics(finished, 1)
+def test_metrics_of_the_previous_version_are_kept(predicted, monkeypatch):
+    """Beside the table it wrote the inputs themselves, not their checksum."""
+    dataset, folder = predicted
+    found = m.cached_metrics(dataset, CASES, folder, {"model": "a"})
+    references = {case: sha256_file(dataset.label_file(case)) for case in CASES}
+    write_json(folder / "metrics.json", {"model": "a", "references": references, "tolerance_mm": 1.0})
+    monkeypatch.setattr(m, "case_metrics", lambda *_, **__: pytest.fail("computed again"))
+    pd.testing.assert_frame_equal(m.cached_metrics(dataset, CASES, folder, {"model": "a"}), found)
+
+
+def test_files_that_are_gone_are_named(predicted):
+    dataset, folder = predicted
+    (folder / "case_09.nii.gz").unlink()
+    with pytest.raises(AssftError, match=r"1 files .* do not exist: .*case_09\.nii\.gz"):
+        m.cached_metrics(dataset, CASES, folder, {})
+
+
+def test_a_table_is_read_as_it_was_written(tmp_path):
+    table = pd.DataFrame({"case": ["007", "NA"], "dice": [0.1 + 0.2, math.nan], "hd95_mm": [math.inf, 1 / 3]})
+    table.to_csv(tmp_path / "t.csv", index=False)
+    read = m.read_table(tmp_path / "t.csv", {"case": str, "dice": float, "hd95_mm": float, "not there": str})
+    assert list(read["case"]) == ["007", "NA"]
+    for name in ("dice", "hd95_mm"):
+        np.testing.assert_array_equal(read[name], table[name])

@@ -1,4 +1,6 @@
-"""NSD and HD95: worked by hand on cubes, lines and single voxels, and against MONAI and google-deepmind's surface-distance."""
+"""NSD and HD95: worked by hand on cubes, lines and single voxels, and against MONAI and google-deepmind's
+surface-distance.
+"""
 
 import math
 
@@ -30,8 +32,9 @@ SHIFTED = box((9, 8, 8), (3, 7), (2, 6), (2, 6))
 
 
 def test_a_cube_against_itself_shifted_by_one_voxel():
-    # Of the 56: the lower face (16) is 1 off the lower face of the other cube; of the upper face the ring (12) lies on a side of
-    # the other cube and the inner 4 are 1 off; the two rings between (24) lie on its sides. The other way round the same.
+    # Of the 56: the lower face (16) is 1 off the lower face of the other cube; of the upper face the ring (12) lies on
+    # a side of the other cube and the inner 4 are 1 off; the two rings between (24) lie on its sides. The other way
+    # round it is the same.
     for distances in surface_distances(CUBE, SHIFTED, (1, 1, 1)):
         assert sorted(distances) == [0.0] * 36 + [1.0] * 20
     assert both(CUBE, SHIFTED, (1, 1, 1), 0.5) == (pytest.approx(36 / 56), 1.0)
@@ -49,7 +52,7 @@ def test_spacing_is_of_the_axes_of_the_array():
 
 def test_hd95_is_the_larger_directed_percentile_interpolated():
     line, end = box((1, 1, 25), (0, 1), (0, 1), (2, 22)), box((1, 1, 25), (0, 1), (0, 1), (2, 3))
-    # From the line to its end: 0, 1, ..., 19, whose 95th percentile is at position 0.95 * 19; from the end to the line: 0.
+    # From the line to its end: 0, 1, ..., 19, whose 95th percentile is at position 0.95 * 19. From the end: 0.
     assert both(line, end, (1, 1, 1))[1] == both(end, line, (1, 1, 1))[1] == pytest.approx(18.05)  # pooled: 18.0
     assert both(line, end, (1, 1, 1))[0] == pytest.approx((2 + 1) / 21)  # of the 20 and the 1: within 1 mm
 
@@ -101,7 +104,7 @@ def test_absent_structures(tolerance):
 
 def test_two_dimensions():
     square, shifted = box((6, 6), (1, 4), (1, 4)), box((6, 6), (1, 4), (2, 5))
-    # 8 of 9 pixels are contour; the column of 3 that is not shared is 1 off, and the inner pixel of the last column too.
+    # 8 of 9 pixels are contour; the column of 3 that is not shared is 1 off, and so is the inner pixel of the last one.
     assert sorted(surface_distances(square, shifted, (1, 1))[0]) == [0.0] * 4 + [1.0] * 4
 
 

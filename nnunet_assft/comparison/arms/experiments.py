@@ -1,0 +1,256 @@
+"""Arms with the network of this package: strategies, and the bounds of what it can reach."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from nnunet_assft.active.context import open_context
+from nnunet_assft.active.rounds import run_round
+from nnunet_assft.active.scoring.prediction import predict_test_cases
+from nnunet_assft.active.settings import Settings
+from nnunet_assft.active.state import STEPS, Experiment, Round, finished_rounds
+from nnunet_assft.active.strategies import STRATEGIES, Strategy
+from nnunet_assft.active.training.training_set import Stage, write_training_set
+from nnunet_assft.comparison.arms.base import Arm, Predictions, Work, annotation_cost
+from nnunet_assft.comparison.paper_results import paper_names
+from nnunet_assft.comparison.pseudo_label_quality import pseudo_label_quality
+from nnunet_assft.runtime.files import link_or_copy, read_json, write_json
+from nnunet_assft.volumes.raw_dataset import find_dataset
+
+if TYPE_CHECKING:
+    from nnunet_assft.comparison.spec import Comparison
+
+
+@dataclass(frozen=True)
+class StrategyArm(Arm):
+    """A query strategy, in an ordinary experiment named NAME_ARM_sSEED."""
+
+    @property
+    def title(self) -> str:
+        """The paper's name for it, or else its own."""
+        return paper_names().get(self.kind, self.kind)
+
+    @property
+    def cases_of(self) -> str:
+        return self.kind
+
+    @property
+    def row(self) -> Strategy | None:
+        """None for a strategy that an earlier version or another installation has run."""
+        return STRATEGIES.get(self.kind)
+
+    @property
+    def is_semi_supervised(self) -> bool:
+        """Whether each of its rounds has a second stage, on pseudo-labels."""
+        return self.row is not None and self.row.semi_supervised
+
+    def rounds(self, n_rounds: int) -> Sequence[int]:
+        return range(n_rounds + 1)
+
+    def difference(self, settings: Settings) -> str:
+        if self.is_semi_supervised:
+            training = settings.training
+            supervised = training["one_shot_epochs"] + (settings.rounds or 0) * training["epochs"]
+            return (
+                f"{self.title} trains a second stage in each round: {steps_of_second_stages(settings)} more "
+                f"optimisation steps than the {supervised * training['iterations_per_epoch']} of the other strategies "
+                "by the last round"
+            )
+        if self.row is not None and self.row.extra_trainings:
+            return f"{self.title} trains {self.row.extra_trainings} more networks per round for its query"
+        return ""
+
+    def experiment_arm(self, comparison: Comparison) -> Arm:
+        return self
+
+    def settings(self, comparison: Comparison, seed: int) -> Settings:
+        return replace(comparison.settings, strategy=self.kind, seed=seed)
+
+    def run(self, comparison: Comparison, seed: int, device: torch.device) -> list[float]:
+        experiment = self.experiment(comparison, seed)
+        if self != comparison.first_strategy:
+            reuse_round_0(comparison.first_strategy.experiment(comparison, seed), experiment, device)
+        dice = [run_round(experiment, r, device).dice["mean"] for r in self.rounds(experiment.n_rounds)]
+        if self.is_semi_supervised:
+            for r in range(1, experiment.n_rounds + 1):
+                pseudo_label_quality(experiment, r, device)
+        return dice
+
+    def predictions(self, comparison: Comparison, experiment: Experiment, seed: int) -> Iterator[Predictions]:
+        for done in finished_rounds(experiment):
+            yield _predictions_of(experiment, done)
+
+    def cost(self, comparison: Comparison, experiment: Experiment, seed: int, r: int) -> dict[str, Any]:
+        done = Round.load(experiment.paths, r)
+        if r == 0:  # its training is shared
+            return annotation_cost(experiment, done.labelled)
+        return {**annotation_cost(experiment, done.queried), **_cost_of_steps(experiment, done)}
+
+    def work(self, comparison: Comparison, seed: int) -> Work:
+        row = STRATEGIES[self.kind]
+        return Work(
+            rounds=self.rounds_left(comparison, seed),
+            trainings=1 + row.extra_trainings + row.semi_supervised,
+            passes=row.passes + row.semi_supervised,
+        )
+
+
+@dataclass(frozen=True)
+class UpperBound(Arm):
+    """100 % labels: one query of the whole pool, trained as many epochs as the strategies by their last round."""
+
+    is_bound = True
+    budget = "100 %"
+    ROUND = 1  # of its experiment
+
+    @property
+    def title(self) -> str:
+        return "Upper bound"
+
+    @property
+    def cases_of(self) -> None:
+        return None
+
+    def rounds(self, n_rounds: int) -> Sequence[int]:
+        return [n_rounds]
+
+    def difference(self, settings: Settings) -> str:
+        return f"the upper bound trains {settings.rounds} times the epochs of a stage on the whole pool"
+
+    def experiment_arm(self, comparison: Comparison) -> Arm:
+        return self
+
+    def settings(self, comparison: Comparison, seed: int) -> Settings:
+        first = comparison.first_strategy.experiment(comparison, seed)
+        return replace(
+            comparison.settings,
+            strategy="random",
+            seed=seed,
+            rounds=self.ROUND,
+            budget=str(len(first.pool) - 1),
+            epochs=first.n_rounds * int(first.settings.training["epochs"]),
+        )
+
+    def run(self, comparison: Comparison, seed: int, device: torch.device) -> list[float]:
+        experiment = self.experiment(comparison, seed)
+        return [run_round(experiment, r, device).dice["mean"] for r in (0, self.ROUND)][1:]
+
+    def predictions(self, comparison: Comparison, experiment: Experiment, seed: int) -> Iterator[Predictions]:
+        for done in finished_rounds(experiment)[self.ROUND :]:
+            yield _predictions_of(experiment, done)._replace(round=comparison.n_rounds)
+
+    def cost(self, comparison: Comparison, experiment: Experiment, seed: int, r: int) -> dict[str, Any]:
+        done = Round.load(experiment.paths, self.ROUND)
+        return {**annotation_cost(experiment, done.labelled), **_cost_of_steps(experiment, done)}
+
+    def work(self, comparison: Comparison, seed: int) -> Work:
+        return Work(self.rounds_left(comparison, seed), trainings=comparison.n_rounds, passes=0)
+
+
+@dataclass(frozen=True)
+class LowerBound(Arm):
+    """0 % labels: the network of the first strategy before round 0."""
+
+    is_bound = True
+    budget = "0 %"
+
+    @property
+    def title(self) -> str:
+        return "Lower bound"
+
+    @property
+    def cases_of(self) -> None:
+        return None
+
+    def rounds(self, n_rounds: int) -> Sequence[int]:
+        return [0]
+
+    def experiment_arm(self, comparison: Comparison) -> Arm:
+        return comparison.first_strategy
+
+    def run(self, comparison: Comparison, seed: int, device: torch.device) -> list[float]:
+        experiment = self.experiment(comparison, seed)
+        context, desc = open_context(experiment, device), "predicting test cases before round 0"
+        predict_test_cases(context, experiment.initial_model, _before_round_0(experiment), desc)
+        return self.mean_dice(comparison, seed)
+
+    def predictions(self, comparison: Comparison, experiment: Experiment, seed: int) -> Iterator[Predictions]:
+        folder, ending = _before_round_0(experiment), find_dataset(experiment.dataset).file_ending
+        if all((folder / f"{case}{ending}").is_file() for case in experiment.test):
+            yield Predictions(0, 0, folder, {"model": experiment.initial_network_sha256})
+
+    def cost(self, comparison: Comparison, experiment: Experiment, seed: int, r: int) -> dict[str, Any]:
+        return {"annotated_cases": 0, "annotation_minutes": 0}
+
+    def work(self, comparison: Comparison, seed: int) -> Work:
+        return Work(self.rounds_left(comparison, seed), trainings=0, passes=0)
+
+
+def steps_of_second_stages(settings: Settings) -> int:
+    """The optimisation steps of all second stages together."""
+    training = settings.training
+    return int((settings.rounds or 0) * training["epochs"] * training["iterations_per_epoch"])
+
+
+def _predictions_of(experiment: Experiment, done: Round) -> Predictions:
+    folder = experiment.paths.test_predictions(done.round)
+    return Predictions(done.round, len(done.labelled), folder, {"model": done.model.weights_sha256})
+
+
+def _before_round_0(experiment: Experiment) -> Path:
+    return experiment.paths.results / "test_before_round_00"
+
+
+def _cost_of_steps(experiment: Experiment, done: Round) -> dict[str, Any]:
+    minutes = {name: _minutes(experiment.paths.step_file(done.round, name)) for name in STEPS}
+    return {
+        "n_pseudo": len(done.pseudo_labelled),
+        "training_minutes": minutes["supervised"] + minutes["semi"],
+        "query_minutes": minutes["query"] + minutes["select"] + minutes["pseudo_labels"],
+    }
+
+
+def _minutes(step_file: Path) -> float:
+    return float(read_json(step_file).get("seconds", math.nan)) / 60 if step_file.is_file() else 0.0
+
+
+# Round 0 is shared ----------------------------------------------------------------------------------------------------
+
+
+def reuse_round_0(source: Experiment, target: Experiment, device: torch.device) -> None:
+    """Give `target` the round 0 of `source`, and its embeddings by E^(0), which all strategies of a seed share.
+
+    The training set of round 0 is written as ever; the checkpoint that was trained on it is linked, and so is all that
+    was computed with that checkpoint. Does nothing where the two experiments differ, or if the target has a round 0
+    already.
+    """
+    if target.paths.round_file(0).is_file() or not source.paths.round_file(0).is_file():
+        return
+    same = ("dataset", "pool", "test", "permutation", "initial_network_sha256")
+    differing = source.settings.differences(target.settings).keys() - {"strategy", "rounds", "budget"}
+    if differing or any(getattr(source, key) != getattr(target, key) for key in same):
+        return
+    done, context = Round.load(source.paths, 0), open_context(target, device)
+    for file in source.paths.records("pretrained").glob("*.npz"):
+        link_or_copy(file, target.paths.records("pretrained") / file.name)
+    human_labels = {case: context.dataset.label_file(case) for case in done.labelled}
+    epochs = target.settings.training["one_shot_epochs"]
+    content = write_training_set(context, Stage(0, "supervised", human_labels, {}, target.initial_model, epochs))
+    checkpoint, model_folder = target.paths.checkpoint(0, "supervised"), target.paths.model_folder("supervised")
+    write_json(checkpoint.parent / "stage.json", content)
+    for name in ("dataset.json", "dataset_fingerprint.json"):
+        link_or_copy(source.paths.model_folder("supervised") / name, model_folder / name)
+    write_json(model_folder / "plans.json", read_json(target.paths.plans))
+    link_or_copy(source.paths.checkpoint(0, "supervised"), checkpoint)  # last: with it the stage is trained
+    predictions = target.paths.test_predictions(0)
+    for case in target.test:
+        name = f"{case}{context.dataset.file_ending}"
+        link_or_copy(source.paths.test_predictions(0) / name, predictions / name)
+    write_json(predictions / "model.json", {**asdict(done.model), "checkpoint": target.paths.relative(checkpoint)})
+    link_or_copy(source.paths.step_file(0, "evaluate"), target.paths.step_file(0, "evaluate"))

@@ -1,0 +1,127 @@
+"""What is compared: the arms, the seeds, and the settings that all runs share. Stored in comparison.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nnunet_assft.active.paths import ExperimentPaths
+from nnunet_assft.active.settings import Settings
+from nnunet_assft.active.state import options_of_version_2, written_by
+from nnunet_assft.comparison.arms import Arm, StrategyArm, arm_of
+from nnunet_assft.errors import AssftError
+from nnunet_assft.runtime.files import read_json, write_json
+
+SCHEMA_VERSION = 2
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """arms: in the order in which they run. settings: resolved; strategy and seed are those of each run."""
+
+    dataset: str
+    name: str
+    arms: tuple[Arm, ...]
+    seeds: tuple[int, ...]
+    settings: Settings
+
+    @property
+    def folder(self) -> Path:
+        return ExperimentPaths(self.dataset, self.name).results_of_dataset / "assft_compare" / self.name
+
+    @property
+    def file(self) -> Path:
+        return self.folder / "comparison.json"
+
+    @property
+    def strategies(self) -> tuple[StrategyArm, ...]:
+        return tuple(arm for arm in self.arms if isinstance(arm, StrategyArm))
+
+    @property
+    def first_strategy(self) -> StrategyArm:
+        """Its experiment plans the dataset; the bounds are measured with its network."""
+        return self.strategies[0]
+
+    @property
+    def n_rounds(self) -> int:
+        """R."""
+        assert self.settings.rounds is not None
+        return self.settings.rounds
+
+    def paths(self, arm: Arm, seed: int) -> ExperimentPaths:
+        """Of the experiment of an arm that has one of its own."""
+        return ExperimentPaths(self.dataset, f"{self.name}_{arm.id}_s{seed}")
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all runs have in common beyond their settings, as the first experiment was planned."""
+
+    n_query: int
+    pool: tuple[str, ...]
+    test: tuple[str, ...]
+    test_source: str
+    versions: dict[str, str]
+    device: str
+
+
+def plan_shared(comparison: Comparison, device: torch.device) -> Shared:
+    """What all runs have in common. The first experiment is planned if it is not planned yet."""
+    first = comparison.first_strategy.experiment(comparison, comparison.seeds[0])
+    return Shared(first.n_query, first.pool, first.test, first.test_source, first.versions, str(device))
+
+
+def write_comparison(comparison: Comparison, shared: Shared) -> None:
+    """Write comparison.json."""
+    write_json(
+        comparison.file,
+        {
+            "schema_version": SCHEMA_VERSION,
+            "dataset": comparison.dataset,
+            "name": comparison.name,
+            "arms": [arm.id for arm in comparison.arms],
+            "seeds": comparison.seeds,
+            "settings": asdict(comparison.settings),
+            **asdict(shared),
+            "experiments": {
+                arm.id: {str(seed): comparison.paths(arm, seed).experiment for seed in comparison.seeds}
+                for arm in comparison.arms
+                if arm.experiment_arm(comparison) == arm
+            },
+        },
+    )
+
+
+def read_comparison(file: Path) -> tuple[Comparison, Shared]:
+    """The inverse of `write_comparison`; files of earlier versions are understood as well.
+
+    Raises `AssftError` if another version wrote the file in a form that is unknown.
+    """
+    content = read_json(file)
+    version = content.get("schema_version", 1)
+    if version == 1:
+        content = _from_version_1(content)
+    elif version != SCHEMA_VERSION:
+        raise AssftError(f"{file} has schema version {version}; expected {SCHEMA_VERSION}. {written_by(content)}")
+    arms = tuple(arm_of(arm_id) for arm_id in content["arms"])
+    settings = Settings.from_json(content["settings"])
+    comparison = Comparison(content["dataset"], content["name"], arms, tuple(content["seeds"]), settings)
+    shared = {row.name: content[row.name] for row in fields(Shared)}
+    return comparison, Shared(**{**shared, "pool": tuple(content["pool"]), "test": tuple(content["test"])})
+
+
+def _from_version_1(content: Mapping[str, Any]) -> dict[str, Any]:
+    """comparison.json as nnunet_assft 0.1.0 wrote it: with the settings as typed, and beside them as resolved."""
+    settings = {row.name: content["settings"][row.name] for row in fields(Settings) if row.name in content["settings"]}
+    settings |= {
+        "domain": content["domain"],
+        "rounds": content["n_rounds"],
+        "budget": content["budget"],
+        "epochs": content["training"]["epochs"],
+        "options": options_of_version_2(content),
+    }
+    return {**content, "settings": settings}

@@ -1,0 +1,25 @@
+"""The interval of a mean over cases."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import stats
+
+CONFIDENCE = 0.95
+
+
+def student_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
+    """(mean, low, high): the mean of the values and its 95 % interval, mean +- t s / sqrt(n) with n - 1 degrees of
+    freedom.
+
+    low and high are NaN for fewer than two values, and so is the mean of none.
+    """
+    values = np.asarray(values, float)
+    if values.size < 2:
+        return (float(values[0]) if values.size else math.nan), math.nan, math.nan
+    mean, error = float(values.mean()), float(values.std(ddof=1)) / math.sqrt(values.size)
+    half = float(stats.t.interval(CONFIDENCE, values.size - 1)[1]) * error  # equal values have the interval of length 0
+    return mean, mean - half, mean + half

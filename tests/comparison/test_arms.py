@@ -1,0 +1,144 @@
+"""Arms: which there are, how they are named, and that the round 0 they share is what each would have made itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from nnunet_assft.active.rounds import run_round
+from nnunet_assft.active.settings import Settings
+from nnunet_assft.cli.compare import parser
+from nnunet_assft.comparison.arms import BOUNDS, REFERENCES, StrategyArm, arm_of, name_of, ordered, parse_arms
+from nnunet_assft.comparison.arms.experiments import reuse_round_0
+from nnunet_assft.comparison.paper_results import paper_strategies
+from nnunet_assft.comparison.spec import Comparison
+from nnunet_assft.errors import AssftError
+from tests.comparison.conftest import DATASET, SETTINGS
+from tests.conftest import plan_experiment
+
+CPU = torch.device("cpu")
+
+
+def ids(strategies: list[str], references: list[str] | None = None) -> tuple[str, ...]:
+    return tuple(arm.id for arm in parse_arms(strategies, references or []))
+
+
+# Parsing --------------------------------------------------------------------------------------------------------------
+
+
+def test_groups_are_spelled_out_and_strategies_come_first() -> None:
+    paper = paper_strategies()
+    assert ids(["paper", "random"], ["nnunet"]) == (*paper, "nnunet")
+    assert set(ids(["all"])) > set(paper)
+    assert ids(["random"], ["none"]) == ("random",)
+    bare = parser().parse_args(["-d", "901"])
+    assert ids(bare.strategies, bare.references) == (*paper, "nnunet", "lower_bound", "upper_bound")
+
+
+def test_standard_nnunet_has_the_cases_of_a_strategy_that_is_there() -> None:
+    assert ids(["assft", "random"], ["nnunet"]) == ("assft", "random", "nnunet")
+    assert ids(["assft", "cup"], ["nnunet", "nnunet_finetuned"]) == (
+        "assft",
+        "cup",
+        "nnunet@assft",
+        "nnunet_finetuned@assft",
+    )
+
+
+@pytest.mark.parametrize(
+    ("strategies", "references", "message"),
+    [
+        (["randon"], [], "--strategies 'randon' does not exist; the choices are paper, all, random"),
+        (["random", "nnunet"], [], "It is one of --references: nnunet"),
+        (["random"], ["entropy"], "--references 'entropy' does not exist"),
+        (["random"], ["lower_bound@random"], "'lower_bound@random' does not exist"),
+        (["random"], ["nnunet@assft"], "trains on the labelled cases of assft, which is not among the strategies"),
+        (["random"], ["nnunet@nobody"], "labelled cases of nobody, which is not among the strategies"),
+        ([], ["lower_bound"], "--strategies names no strategy"),
+    ],
+)
+def test_arms_that_cannot_be_run(strategies: list[str], references: list[str], message: str) -> None:
+    with pytest.raises(AssftError, match=message):
+        parse_arms(strategies, references)
+
+
+@pytest.mark.parametrize("arm_id", [*REFERENCES, "nnunet@assft", "nnunet_finetuned@random", "random", "my_strategy"])
+def test_an_id_is_that_of_its_arm(arm_id: str) -> None:
+    assert arm_of(arm_id).id == arm_id
+
+
+# What an arm knows of itself ------------------------------------------------------------------------------------------
+
+
+def test_names() -> None:
+    assert name_of("dkd_asd") == "DKD+ASD"
+    assert name_of("nnunet@assft") == "nnU-Net (cases of ASSFT)"
+    assert name_of("nnunet_finetuned") == "nnU-Net, fine-tuned"
+    assert name_of("upper_bound") == "Upper bound"
+    assert name_of("my_strategy") == "my_strategy"
+
+
+def test_order_is_the_papers_then_as_they_come() -> None:
+    given = ["new", "assft", "upper_bound", "nnunet@random", "asd_low", "random", "assft", "another"]
+    assert ordered(given) == ["random", "assft", "asd_low", "nnunet@random", "upper_bound", "new", "another"]
+
+
+def test_rounds_and_cases_of_each_kind() -> None:
+    expected = {
+        "random": ([0, 1, 2, 3], "random"),
+        "nnunet": ([1, 2, 3], "random"),
+        "nnunet_finetuned@assft": ([1, 2, 3], "assft"),
+        "lower_bound": ([0], None),
+        "upper_bound": ([3], None),
+    }
+    for arm_id, (rounds, cases_of) in expected.items():
+        arm = arm_of(arm_id)
+        assert (list(arm.rounds(3)), arm.cases_of, arm.is_bound) == (rounds, cases_of, arm_id in BOUNDS)
+
+
+def test_what_each_kind_does_not_share() -> None:
+    settings = replace(Settings(**SETTINGS).resolved(DATASET), rounds=3, epochs=40)
+    training = settings.training
+    assert training["one_shot_epochs"] == 10
+    assert arm_of("assft").difference(settings) == (
+        "ASSFT trains a second stage in each round: 240 more optimisation steps than the 260 of the other strategies "
+        "by the last round"  # 3 rounds of 40 epochs of 2 iterations; 10 epochs in round 0
+    )
+    assert arm_of("sann").difference(settings) == "SANN trains 4 more networks per round for its query"
+    assert "from scratch in each round and has 80 steps for it" in arm_of("nnunet@assft").difference(settings)
+    assert "trains 3 times the epochs" in arm_of("upper_bound").difference(settings)
+    assert not any(arm_of(arm).difference(settings) for arm in ("random", "lower_bound", "gone", "nnunet_finetuned"))
+
+
+# Round 0 is shared ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_nothing_of_round_0_is_computed_twice(finished: Comparison) -> None:
+    source, target = (StrategyArm(name).experiment(finished, 0).paths for name in ("assft", "random"))
+    assert target.checkpoint(0, "supervised").samefile(source.checkpoint(0, "supervised"))
+    assert target.step_file(0, "evaluate").samefile(source.step_file(0, "evaluate"))
+    embedded = {file.name for file in target.records("pretrained").glob("*.npz")}
+    assert embedded == {f"case_0{i}.npz" for i in range(8)}  # by E^(0), though random does not look at them
+
+
+@pytest.mark.slow
+def test_the_round_0_that_is_reused_is_what_the_experiment_would_have_made_itself(copied: Comparison) -> None:
+    target = StrategyArm("random").experiment(copied, 0)
+    alone = plan_experiment(DATASET, "alone", strategy="random", **SETTINGS)
+    for r in (0, 1):
+        own, reused = run_round(alone, r, CPU), run_round(target, r, CPU)
+        assert replace(reused, model=own.model) == own
+        assert reused.model.weights_sha256 == own.model.weights_sha256
+        assert reused.model.checkpoint.replace("compare_random_s0", "alone") == own.model.checkpoint
+
+
+@pytest.mark.slow
+def test_nothing_is_shared_between_experiments_that_differ(copied: Comparison) -> None:
+    source = StrategyArm("random").experiment(copied, 0)
+    for name, changed in (("seed", {"seed": 1}), ("longer", {"epochs": 40})):
+        target = plan_experiment(DATASET, name, strategy="random", **{**SETTINGS, **changed})
+        reuse_round_0(source, target, CPU)
+        assert not target.paths.checkpoint(0, "supervised").exists()

@@ -1,0 +1,108 @@
+"""comparison.json: what is written is read again, and files of earlier versions are understood or refused."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from nnunet_assft.active.options import Options
+from nnunet_assft.cli.common import parse
+from nnunet_assft.cli.compare import make_comparison
+from nnunet_assft.cli.compare import parser as compare_parser
+from nnunet_assft.comparison.spec import Comparison, Shared, plan_shared, read_comparison, write_comparison
+from nnunet_assft.errors import AssftError
+from nnunet_assft.runtime.files import read_json, write_json
+from tests.comparison.conftest import ARMS, OPTIONS, comparison_of
+
+CPU = torch.device("cpu")
+
+
+def asked(*options: str) -> Comparison:
+    return make_comparison(parse(compare_parser(), ["-d", "901", *options]))
+
+
+def test_options_that_are_not_typed_are_those_the_comparison_was_made_with(blobs: Path) -> None:
+    made = asked(*OPTIONS)
+    assert made == comparison_of(*ARMS)
+    shared = plan_shared(made, CPU)
+    write_comparison(made, shared)
+    assert read_comparison(made.file) == (made, shared)
+    assert asked(*OPTIONS) == asked() == made
+    assert (shared.n_query, len(shared.pool), len(shared.test), shared.device) == (2, 8, 3, "cpu")
+    assert asked("--seeds", "0", "1", "2") == replace(made, seeds=(0, 1, 2))  # typed, though it is the default
+    assert [arm.id for arm in asked("--references", "none").arms] == ["assft", "random"]
+    assert asked("--preset", "ctfm").settings == replace(made.settings, preset="ctfm")
+    assert asked("--option", "tau_c=1").settings.options.tau_c == 1
+    assert asked("-e", "another").settings.preset == "ctfm"
+
+
+def version_1(**settings: object) -> dict[str, object]:
+    """As nnunet_assft 0.1.0 wrote it: settings as typed, and beside them what the first experiment made of them."""
+    typed = {
+        "rounds": None,
+        "budget": None,
+        "domain": "auto",
+        "preset": "tiny",
+        "encoder": None,
+        "test_split": None,
+        "epochs": 40,
+        "iterations_per_epoch": 2,
+        "initial_lr": 1e-3,
+        "deep_supervision": False,
+        "normalization": "percentile",
+    }
+    return {
+        "dataset": "Dataset901_Blobs",
+        "name": "old",
+        "arms": ["random", "nnunet"],
+        "seeds": [0, 1],
+        "settings": {**typed, **settings},
+        "n_rounds": 5,
+        "n_query": 2,
+        "budget": "5%",
+        "pool": ["a", "b"],
+        "test": ["c"],
+        "test_source": "imagesTs",
+        "domain": "generic",
+        "preset": "tiny",
+        "normalization": "percentile",
+        "encoder": None,
+        "training": {"one_shot_epochs": 10, "epochs": 40, "iterations_per_epoch": 2, "initial_lr": 1e-3},
+        "versions": {"nnunet_assft": "0.1.0"},
+        "options": {**asdict(Options(tau_c=1.0)), "tau": "round"},
+        "device": "cpu",
+        "experiments": {"random": {"0": "old_random_s0", "1": "old_random_s1"}},
+    }
+
+
+@pytest.mark.parametrize("settings", [{}, {"strategy": "assft", "seed": 0, "options": {}}])
+def test_a_comparison_of_the_previous_version_is_understood(tmp_path: Path, settings: dict[str, object]) -> None:
+    write_json(tmp_path / "comparison.json", version_1(**settings))
+    comparison, shared = read_comparison(tmp_path / "comparison.json")
+    assert [arm.id for arm in comparison.arms] == ["random", "nnunet"]
+    assert comparison.seeds == (0, 1)
+    expected = comparison_of(rounds=5, budget="5%", domain="generic", epochs=40, options=Options(tau_c=1.0))
+    assert comparison.settings == expected.settings
+    assert (shared.pool, shared.test, shared.n_query) == (("a", "b"), ("c",), 2)
+
+
+def test_a_comparison_that_cannot_be_read_says_who_wrote_it(tmp_path: Path) -> None:
+    file = tmp_path / "comparison.json"
+    write_json(file, {**version_1(), "options": {**asdict(Options()), "tau": "one"}})
+    with pytest.raises(AssftError, match=r"--option tau, which is gone\. It was written by nnunet_assft 0\.1\.0"):
+        read_comparison(file)
+    write_json(file, {"schema_version": 99, "versions": {"nnunet_assft": "9.0"}})
+    with pytest.raises(AssftError, match=r"has schema version 99; expected 2\. It was written by nnunet_assft 9\.0"):
+        read_comparison(file)
+
+
+def test_settings_are_stored_once(nnunet_folders: Path) -> None:
+    made = comparison_of(*ARMS)
+    write_comparison(made, Shared(2, ("a",), ("b",), "imagesTs", {}, "cpu"))
+    content = read_json(made.file)
+    assert not content.keys() & content["settings"].keys()
+    assert content["experiments"]["upper_bound"] == {"0": "compare_upper_bound_s0"}
+    assert set(content["experiments"]) == {"assft", "random", "upper_bound"}

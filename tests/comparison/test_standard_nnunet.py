@@ -1,0 +1,205 @@
+"""Standard nnU-Net in a comparison is nnU-Net's own, to the last plan; a job that was cut off continues."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunet_assft.active.state import Round
+from nnunet_assft.active.training.checkpoints import load_weights
+from nnunet_assft.comparison import standard_nnunet
+from nnunet_assft.comparison.arms import arm_of
+from nnunet_assft.comparison.spec import Comparison
+from nnunet_assft.errors import AssftError
+from nnunet_assft.runtime.files import read_json
+from tests.comparison.conftest import DATASET
+
+CPU = torch.device("cpu")
+FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+
+
+def job_of(comparison: Comparison, arm_id: str = "nnunet", r: int = 1) -> standard_nnunet.Job:
+    arm = arm_of(arm_id)
+    return arm.job(comparison, arm.experiment(comparison, 0), r, CPU)
+
+
+def set_folders_of(job: standard_nnunet.Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the process of the job."""
+    for name in FOLDERS:
+        monkeypatch.setenv(name, str(Path(job.folder) / name))
+
+
+@pytest.mark.slow
+def test_standard_nnunet_is_stock(
+    finished: Comparison, trained_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Plans and fingerprint are those that nnU-Net's own commands make of a dataset of just these cases; so is the
+    trainer, but for the length of its training.
+    """
+    job = job_of(finished)
+    labelled = Round.load(arm_of("nnunet").experiment(finished, 0).paths, 1).labelled
+    assert set(job.images) == set(job.labels) == set(labelled)
+    assert len(labelled) == 3
+
+    raw = tmp_path / "nnUNet_raw" / DATASET  # an ordinary dataset of the labelled cases, as a user would have it
+    source = trained_root / "nnUNet_raw" / DATASET
+    for case in labelled:
+        for kind, name in (("images", f"{case}_0000"), ("labels", case)):
+            (raw / f"{kind}Tr").mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source / f"{kind}Tr" / f"{name}.nii.gz", raw / f"{kind}Tr")
+    (raw / "dataset.json").write_text(json.dumps(read_json(source / "dataset.json") | {"numTraining": 3}))
+    environment = os.environ | {name: str(tmp_path / name) for name in FOLDERS} | {"nnUNet_n_proc_DA": "1"}
+    for command in ("nnUNetv2_extract_fingerprint -d 901 -np 1", "nnUNetv2_plan_experiment -d 901"):
+        name, *options = command.split()
+        executable = Path(sys.executable).with_name(name)
+        subprocess.run([executable, *options], env=environment, check=True, capture_output=True)
+    for file in ("nnUNetPlans.json", "dataset_fingerprint.json"):
+        assert read_json(job.preprocessed / file) == read_json(tmp_path / "nnUNet_preprocessed" / DATASET / file)
+
+    assert torch.load(job.checkpoint, map_location="cpu", weights_only=False)["trainer_name"] == "nnUNetTrainer"
+    set_folders_of(job, monkeypatch)
+    ours = standard_nnunet.make_trainer(job)
+    plans, dataset_json = (read_json(job.preprocessed / f"{name}.json") for name in ("nnUNetPlans", "dataset"))
+    stock = nnUNetTrainer({**plans, "continue_training": False}, "3d_fullres", "all", dataset_json, CPU)
+    assert type(ours) is nnUNetTrainer
+    different = {
+        name
+        for name, value in vars(stock).items()
+        if isinstance(value, int | float | str | bool | tuple | list | None) and getattr(ours, name) != value
+    }
+    assert different <= {"num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch", "log_file"}
+    assert (ours.num_epochs, ours.num_iterations_per_epoch) == (2, 2)
+
+
+@pytest.mark.slow
+def test_fine_tuned_nnunet_starts_from_the_round_before(
+    finished: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = job_of(finished)
+    assert job_of(finished, "nnunet_finetuned").start is None
+    set_folders_of(job, monkeypatch)
+    before = load_weights(job.checkpoint)
+    tuned = standard_nnunet.make_trainer(replace(job, start=str(job.checkpoint)))
+    weights = tuned.network.state_dict()
+    carried = {name for name in before if torch.equal(before[name], weights[name])}
+    assert {name for name in before if "seg_layers" not in name} <= carried
+    other = {name: torch.zeros(3) if name.endswith("bias") else value for name, value in before.items()}
+    torch.save({"network_weights": other}, tmp_path / "other.pth")
+    standard_nnunet.make_trainer(replace(job, start=str(tmp_path / "other.pth")))  # from scratch, as the log says
+
+
+@pytest.mark.slow
+def test_a_job_that_was_cut_off_continues(copied: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """nnU-Net was killed while it wrote its last checkpoint; and the user stands in a folder with a package of our
+    name.
+    """
+    (tmp_path / "nnunet_assft").mkdir()
+    (tmp_path / "nnunet_assft" / "__init__.py").write_text("raise ImportError('not this one')")
+    monkeypatch.chdir(tmp_path)
+    job = job_of(copied)
+    trained = job.checkpoint.stat().st_mtime_ns
+    predictions = standard_nnunet.run_job(job)
+    assert job.checkpoint.stat().st_mtime_ns == trained  # a folder that was moved is the same job
+    weights = load_weights(job.checkpoint)
+    for file in (*predictions.values(), Path(job.folder) / "done.json", Path(job.folder) / "trained.json"):
+        file.unlink()
+    for name in ("checkpoint_final.pth", "checkpoint_latest.pth"):
+        (job.fold / name).write_bytes(job.checkpoint.read_bytes()[:5000])
+    plans = (job.preprocessed / "nnUNetPlans.json").stat().st_mtime_ns
+    assert all(file.is_file() for file in standard_nnunet.run_job(job).values())
+    assert (job.preprocessed / "nnUNetPlans.json").stat().st_mtime_ns == plans
+    again = load_weights(job.checkpoint)
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+
+
+def small_job(folder: Path, **changes: object) -> standard_nnunet.Job:
+    job = standard_nnunet.Job(
+        folder=str(folder),
+        dataset=DATASET,
+        dataset_json={"channel_names": {"0": "MRI"}, "labels": {"background": 0, "ball": 1}, "file_ending": ".nii.gz"},
+        images={"a": [str(folder.parent / "gone.nii.gz")]},
+        labels={},
+        test_images={"t": ["t.nii.gz"]},
+        epochs=1,
+        iterations_per_epoch=1,
+        seed=0,
+        device="cpu",
+    )
+    return replace(job, **changes)
+
+
+def test_a_job_that_fails_says_where_to_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for code, message in (
+        (3, r"ended with exit code 3\. The end of .*log\.txt"),
+        (0, r"left no segmentation of t; see"),
+    ):
+        python = tmp_path / f"python_{code}"
+        python.write_text(f"#!/bin/sh\necho nnU-Net\nexit {code}\n")
+        python.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(python))
+        with pytest.raises(AssftError, match=message):
+            standard_nnunet.run_job(small_job(tmp_path / "job"))
+        assert standard_nnunet.finished_job(tmp_path / "job") is None
+    assert (tmp_path / "job" / "log.txt").read_text() == "nnU-Net\n" * 2  # the folder is that of the same job
+
+
+def test_a_finished_job_is_kept_and_another_one_is_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = []
+
+    def process(job: standard_nnunet.Job) -> None:
+        runs.append(job)
+        for file in job.predictions.values():
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(f"{job.seed}")
+
+    monkeypatch.setattr(standard_nnunet, "_run_process", process)
+    job = small_job(tmp_path / "job")
+    assert standard_nnunet.finished_job(tmp_path / "job") is None
+    (file,) = standard_nnunet.run_job(job).values()
+    standard_nnunet.run_job(job)
+    assert len(runs) == 1
+    done = read_json(tmp_path / "job" / "done.json")
+    assert standard_nnunet.finished_job(tmp_path / "job") == (done["job_sha256"], done["seconds"])
+    file.unlink()
+    standard_nnunet.run_job(job)
+    assert len(runs) == 2
+    standard_nnunet.run_job(replace(job, seed=1))
+    assert (file.read_text(), (tmp_path / "outdated_job_1" / "test" / file.name).read_text()) == ("1", "0")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems cannot end a process with its parent")
+def test_nnunets_process_ends_with_the_comparison(tmp_path: Path) -> None:
+    call = "from nnunet_assft.runtime.processes import die_with_parent; die_with_parent()"
+    sleeper = f"import time; {call}; print('ready', flush=True); time.sleep(60)"
+    parent = (
+        f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', {sleeper!r}]); print(p.pid, flush=True); "
+        "p.wait()"
+    )
+    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        assert process.stdout.readline() == "ready\n"
+        process.kill()
+    state = Path(f"/proc/{child}/stat")
+    for _ in range(100):
+        if not state.is_file() or state.read_text().split()[2] == "Z":
+            return
+        time.sleep(0.1)
+    pytest.fail("it is still there")
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short", b"not a checkpoint"])
+def test_a_broken_checkpoint_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "checkpoint_final.pth").write_bytes(content)
+    with pytest.raises(AssftError, match=r"The checkpoint .*checkpoint_final\.pth cannot be read"):
+        load_weights(tmp_path / "checkpoint_final.pth")
