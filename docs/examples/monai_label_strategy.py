@@ -5,7 +5,7 @@ Point MONAI Label's studies at WORK/images and register the class in your app's 
     def init_strategies(self) -> dict[str, Strategy]:
         return {"assft": AssftWorkList("/path/to/WORK/worklist.csv", annotator="anna")}
 
-MONAI Label is no dependency of nnunet_assft; this file also runs without it. Labels still come back through
+nnunet_assft does not depend on MONAI Label, and this file also runs without it. Labels are still returned with
 `nnUNetv2_assft_annotate import`, which checks them.
 """
 
@@ -20,14 +20,14 @@ try:
 except ImportError:
 
     class Strategy:  # type: ignore[no-redef]
-        """What MONAI Label asks of a strategy: a description, and being called."""
+        """What MONAI Label expects of a strategy: a description, and that it can be called."""
 
         def __init__(self, description: str) -> None:
             self.description = description
 
 
 class AssftWorkList(Strategy):
-    """The next unlabelled case of the work list, best first; with an annotator, of those that are his or hers."""
+    """The next unlabelled case of the work list, best first; with an annotator, the next one of that annotator."""
 
     def __init__(self, worklist: str | Path, annotator: str | None = None) -> None:
         super().__init__("Cases that nnunet_assft has queried, best first")
@@ -40,9 +40,7 @@ class AssftWorkList(Strategy):
         The datastore names an image by its file without the ending: CASE_0000.
         """
         unlabelled = set(datastore.get_unlabeled_images(request.get("label_tag"), request.get("labels")))
-        with open(
-            self.worklist, encoding="utf-8", newline=""
-        ) as file:  # read each time: an export may have rewritten it
+        with open(self.worklist, encoding="utf-8", newline="") as file:  # an export may have rewritten it
             for row in csv.DictReader(file):
                 image = f"{row['case']}_0000"
                 mine = self.annotator is None or self.annotator in row.get("annotators", "").split()
