@@ -114,7 +114,7 @@ def test_a_row_of_another_package_can_bring_its_own_layout(
         save(tmp_path / f"new/{number:03d}.image.nii.gz", downloads.ct(number))
         save(tmp_path / f"new/{number:03d}.truth.nii.gz", label(1, 2, 3, 4))
     row = replace(DATASETS["flare21"], id=810, name="New", layout=by_ending, expected_labels=2, expected_cases=2)
-    monkeypatch.setitem(DATASETS, "new", row)
+    monkeypatch.setitem(DATASETS._own, "new", row)
     result = convert("new", tmp_path / "new", options="--split all")
     assert (result.code, result.findings(), result.folder.name) == (0, [], "Dataset810_New")
     assert result.cases("imagesTr") == result.cases("labelsTr") == ["007", "008"]
