@@ -25,6 +25,7 @@ from scipy.stats import t
 from nnunet_assft.active.options import Options
 from nnunet_assft.active.rounds import open_context, run_round
 from nnunet_assft.active.scoring.prediction import open_scorer
+from nnunet_assft.active.settings import Settings
 from nnunet_assft.active.state import Experiment, Model, Round
 from nnunet_assft.annotation.preview import preview
 from nnunet_assft.cli.report import main
@@ -85,25 +86,18 @@ def write_raw_dataset(raw: Path) -> None:
 
 def write_experiment(name: str = "assft", **changes: object) -> Experiment:
     """Rounds 0 and 1 of ASSFT, finished."""
+    settings = Settings(
+        rounds=2, budget="2", seed=3, domain="generic", preset="tiny", epochs=2, initial_lr=1e-3, options=Options(tau_c=3.0)
+    )
     experiment = Experiment(
         dataset=DATASET,
         name=name,
-        strategy="assft",
-        seed=3,
-        n_rounds=2,
+        settings=settings,
         n_query=2,
-        budget="2",
-        annotator="oracle",
-        domain="generic",
-        preset="tiny",
-        normalization="percentile",
-        encoder=None,
         pool=tuple(POOL),
         test=TEST,
         test_source="imagesTs",
         permutation=tuple(POOL),
-        training={"epochs": 2, "initial_lr": 1e-3},
-        options=Options(tau_c=3.0),
         initial_network_sha256="ab",
         versions={"nnunetv2": "2.8.1"},
     )
@@ -380,7 +374,11 @@ def test_a_random_encoder_is_named_beside_every_figure_and_column_of_dkd(html: s
 
 
 def test_a_pretrained_encoder_is_not_called_random(experiment: Experiment) -> None:
-    replace(experiment, encoder={"path": "/somewhere/ct_fm.safetensors", "report": {"sha256": "ef01"}}).save()
+    replace(
+        experiment,
+        settings=replace(experiment.settings, encoder="/somewhere/ct_fm.safetensors"),
+        encoder_report={"sha256": "ef01"},
+    ).save()
     page = rendered()
     for said in ("is random", "> random<", "(random)", "/somewhere"):
         assert said not in page
