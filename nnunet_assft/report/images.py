@@ -7,11 +7,11 @@ import gzip
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
 import SimpleITK as sitk
-from tqdm import tqdm
 
 from nnunet_assft.active.state import Round
 from nnunet_assft.annotation.export import READERS
@@ -20,14 +20,12 @@ from nnunet_assft.volumes.raw_dataset import RawDataset
 
 MAX_CASES = 8
 MAX_VOXELS = 256**3  # of the pictures
-MAX_VIEWER_VOXELS = 2_300_000  # about 130 x 130 x 130
-MAX_VIEWER_BYTES = 20_000_000  # of all volumes in the page, as base64
 CT_WINDOW = (-160.0, 240.0)  # HU: soft tissue
 
 
 @dataclass(frozen=True)
 class QueriedCase:
-    """Files of a queried case. segmentations: of "pre-segmentation" and "label" what is there."""
+    """The files of a queried case. segmentations: "pre-segmentation" and "label", as far as they exist."""
 
     case: str
     round: int
@@ -37,8 +35,22 @@ class QueriedCase:
 
 
 @dataclass(frozen=True)
+class ViewerCase:
+    """What the viewer's script reads of a case: the image and, by name, its segmentations, as base64 of NIfTI files."""
+
+    case: str
+    round: int
+    rank: int
+    image: str
+    layers: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Volume:
-    """(z, y, x) from feet to head, front to back, right to left. image: uint8 grey values. spacing, origin: (x, y, z) in mm, of LPS."""
+    """A queried case on one grid: arrays (z, y, x) that run from feet to head, front to back, right to left.
+
+    image: uint8 grey values. spacing, origin: (x, y, z) in mm, LPS.
+    """
 
     image: np.ndarray
     segmentations: Mapping[str, np.ndarray]
@@ -47,7 +59,7 @@ class Volume:
 
 
 def queried_cases(material: Material, max_cases: int = MAX_CASES) -> list[QueriedCase]:
-    """The best ranked cases of the last rounds. A label is shown only of a case that is labelled."""
+    """The best ranked cases of the last rounds. Only a case that is labelled has its label."""
     found = []
     for done in reversed(material.rounds):
         found += [_queried(material, done, case, rank) for rank, case in enumerate(done.queried, 1)]
@@ -59,58 +71,72 @@ def _queried(material: Material, done: Round, case: str, rank: int) -> QueriedCa
     files = {"pre-segmentation": material.experiment.paths.previews(done.round) / f"{case}{dataset.file_ending}"}
     if case in done.labelled:
         files["label"] = dataset.label_file(case)
-    return QueriedCase(
-        case, done.round, rank, dataset.images[case][0], {name: file for name, file in files.items() if file.is_file()}
-    )
+    existing = {name: file for name, file in files.items() if file.is_file()}
+    return QueriedCase(case, done.round, rank, dataset.images[case][0], existing)
 
 
 def why_no_images(dataset: RawDataset) -> str | None:
-    """None if the images can be read here; see `annotation_export.require_plain_volumes`."""
+    """A sentence that says why no pictures can be made of this dataset, or None if they can."""
     name = type(dataset.reader).__name__
-    return (
-        None
-        if name in READERS
-        else f"The images are read with nnU-Net's {name}; pictures are made of those of {' and '.join(READERS)}."
-    )
+    if name in READERS:
+        return None
+    return f"The images are read with nnU-Net's {name}; pictures are made of images that {' or '.join(READERS)} reads."
 
 
 def load_volume(queried: QueriedCase, max_voxels: int, window: tuple[float, float] | None) -> Volume:
-    """On the image's grid, or a coarser one of at most max_voxels. window: grey values shown; None, or if it does
-    not fit what is segmented (MR that calls itself CT): percentiles 1 and 99.
+    """A queried case on the grid of its image, or on a coarser one of at most max_voxels.
 
-    Raises RuntimeError or ValueError for files that are no 3D images or do not lie on one grid.
+    window: see `grey_range`. Raises RuntimeError or ValueError for files that are no 3D images or are not on one grid.
     """
     image = sitk.ReadImage(str(queried.image), sitk.sitkFloat32)
     if image.GetDimension() != 3:
-        raise ValueError(f"{queried.image.name} has {image.GetDimension()} dimensions")
+        raise ValueError(f"{queried.image.name} has {image.GetDimension()} dimensions; expected 3")
     image = sitk.DICOMOrient(image, "LPS")
     grid = _coarser(image, max_voxels)
     segmentations = {}
     for name, file in queried.segmentations.items():
         segmentation = sitk.DICOMOrient(sitk.ReadImage(str(file), sitk.sitkUInt8), "LPS")
         if segmentation.GetSize() != image.GetSize():
-            raise ValueError(f"{file.name} has {segmentation.GetSize()} voxels, its image {image.GetSize()}")
-        segmentation.CopyInformation(image)  # header noise
-        segmentations[name] = sitk.GetArrayFromImage(
-            sitk.Resample(segmentation, grid, sitk.Transform(), sitk.sitkNearestNeighbor)
-        )
+            raise ValueError(f"{file.name} has {segmentation.GetSize()} voxels; its image has {image.GetSize()}")
+        segmentation.CopyInformation(image)  # headers may differ by rounding
+        on_grid = sitk.Resample(segmentation, grid, sitk.Transform(), sitk.sitkNearestNeighbor)
+        segmentations[name] = sitk.GetArrayFromImage(on_grid)
     grey = sitk.GetArrayFromImage(sitk.Resample(image, grid, sitk.Transform(), sitk.sitkLinear))
-    mask = (
-        np.any([array > 0 for array in segmentations.values()], axis=0) if segmentations else np.zeros(grey.shape, bool)
-    )
-    inside = grey[mask] if mask.any() else grey
-    fits = window is not None and float(((inside > window[0]) & (inside < window[1])).mean()) > 0.8
-    low, high = window if window and fits else np.percentile(grey, (1, 99))
-    grey = np.clip((grey - low) / max(high - low, 1e-6), 0, 1)
-    return Volume(np.rint(255 * grey).astype(np.uint8), segmentations, grid.GetSpacing(), grid.GetOrigin())
+    segmented = np.any([array > 0 for array in segmentations.values()], axis=0) if segmentations else None
+    shown = to_grey(grey, grey_range(grey, window, segmented))
+    return Volume(shown, segmentations, grid.GetSpacing(), grid.GetOrigin())
 
 
-def window_of(dataset: RawDataset) -> tuple[float, float] | None:
-    return CT_WINDOW if str(dataset.dataset_json["channel_names"].get("0", "")).upper() == "CT" else None
+def window_of(dataset_json: Mapping[str, Any]) -> tuple[float, float] | None:
+    """The window for the first channel of a dataset: that of soft tissue if the channel is named CT, otherwise None."""
+    return CT_WINDOW if str(dataset_json["channel_names"].get("0", "")).upper() == "CT" else None
+
+
+def grey_range(
+    image: np.ndarray, window: tuple[float, float] | None, foreground: np.ndarray | None = None
+) -> tuple[float, float]:
+    """The values of an image that are shown as black and as white.
+
+    foreground: mask of what people look at. The window is taken if more than 80 % of the foreground lies inside it, or
+    of the image if there is no foreground: it does not fit lungs, or MR that calls itself CT. Otherwise percentiles 1
+    and 99 of the image are taken.
+    """
+    inside = image[foreground] if foreground is not None and foreground.any() else image
+    if window is not None and ((inside > window[0]) & (inside < window[1])).mean() > 0.8:
+        return window
+    low, high = np.percentile(image, (1, 99))
+    return float(low), float(high)
+
+
+def to_grey(image: np.ndarray, black_and_white: tuple[float, float]) -> np.ndarray:
+    """uint8 grey values, 0 for the lower of two values and all below it, 255 for the higher and all above it."""
+    low, high = black_and_white
+    return np.rint(255 * np.clip((image - low) / max(high - low, 1e-6), 0, 1)).astype(np.uint8)
 
 
 def _coarser(image: sitk.Image, max_voxels: int) -> sitk.Image:
-    """An empty image on the same box whose voxels are as near to cubes as max_voxels asks for; no axis becomes finer."""
+    """An empty image of at most max_voxels on the same box. Its voxels are as close to cubes as that takes, and no axis
+    becomes finer."""
     size, spacing = np.array(image.GetSize()), np.array(image.GetSpacing())
     step = spacing.min()
     while np.prod(new_size := np.maximum(1, np.floor(size * spacing / np.maximum(spacing, step)))) > max_voxels:
@@ -124,39 +150,9 @@ def _coarser(image: sitk.Image, max_voxels: int) -> sitk.Image:
     return grid
 
 
-# The viewer ------------------------------------------------------------------------------------------------------------
-
-
 def nifti_base64(array: np.ndarray, volume: Volume) -> str:
-    """A gzipped uint8 NIfTI of an array on the volume's grid; rotations of oblique scans are left out."""
+    """A gzipped NIfTI file of a uint8 array on the volume's grid, as base64. Rotations are left out."""
     affine = np.diag([-volume.spacing[0], -volume.spacing[1], volume.spacing[2], 1.0])
     affine[:3, 3] = -volume.origin[0], -volume.origin[1], volume.origin[2]
     nifti = nibabel.Nifti1Image(np.ascontiguousarray(array.transpose(2, 1, 0)), affine)
     return base64.b64encode(gzip.compress(nifti.to_bytes(), 9, mtime=0)).decode()
-
-
-def viewer_cases(
-    cases: list[QueriedCase], window: tuple[float, float] | None, max_bytes: int = MAX_VIEWER_BYTES
-) -> list[dict]:
-    """What the viewer's script reads: per case its name, round, rank, and base64 of `image` and of each segmentation, within max_bytes.
-
-    A case that cannot be read is left out.
-    """
-    found, total = [], 0
-    for queried in tqdm(cases, desc="viewer", unit="case", leave=False):
-        try:
-            volume = load_volume(queried, MAX_VIEWER_VOXELS, window)
-        except (RuntimeError, ValueError):
-            continue
-        layers = {name: nifti_base64(array, volume) for name, array in volume.segmentations.items()}
-        entry = {
-            "case": queried.case,
-            "round": queried.round,
-            "rank": queried.rank,
-            "image": nifti_base64(volume.image, volume),
-        }
-        total += len(entry["image"]) + sum(map(len, layers.values()))
-        if total > max_bytes:
-            break
-        found.append({**entry, "layers": layers})
-    return found

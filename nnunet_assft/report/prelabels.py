@@ -17,7 +17,7 @@ from nnunet_assft.volumes.segmentations import write_segmentation
 
 
 def write_prelabels(material: Material, device: torch.device) -> None:
-    """One forward pass per shown case, by the model of the round before its query, into the folder of the annotation's previews."""
+    """Segment every shown case with the model of the round before its query, into the folder of the previews."""
     todo = [q for q in queried_cases(material) if q.round and "pre-segmentation" not in q.segmentations]
     if not todo or why_no_images(material.dataset):
         return
