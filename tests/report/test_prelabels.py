@@ -1,4 +1,4 @@
-"""nnUNetv2_assft_report --prelabel on a real experiment."""
+"""The report on a real experiment, with --prelabel."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from nnunet_assft.active.rounds import run_round
 from nnunet_assft.active.scoring.prediction import open_scorer
 from nnunet_assft.annotation.preview import preview
 from nnunet_assft.cli.report import main
+from nnunet_assft.report.material import gather
 from tests.conftest import plan_experiment
 
 
@@ -37,4 +38,7 @@ def test_prelabel_segments_the_queried_cases_with_the_model_before_the_query(blo
     html = (tmp_path / "r.html").read_text(encoding="utf-8")
     cases = json.loads(html.split('id="viewer_cases">')[1].split("</script>")[0])
     assert [list(case["layers"]) for case in cases] == [["pre-segmentation", "label"]] * 2 + [["label"]]
-    assert "--prelabel computes them" not in html
+    assert "--prelabel computes" not in html
+    stages = gather("901", None, None).training.epochs  # what nnU-Net itself put into its checkpoints
+    assert list(stages["stage"]) == ["supervised", "supervised", "semi"]
+    assert np.isfinite(stages[["train_loss", "val_loss"]].to_numpy()).all()
