@@ -94,7 +94,7 @@ def gather(dataset: str | int, experiment: str | None, comparison: str | None) -
     compared = None
     if comparison:
         folder = ExperimentPaths(raw.name, DEFAULT_EXPERIMENT).results_of_dataset / "assft_compare" / comparison
-        compared = read_comparison(folder)
+        compared = read_finished_comparison(folder)
     planned = Experiment.load(ExperimentPaths(raw.name, experiment or _default_experiment(compared)))
     _require_known_strategy(planned)
     paths, rounds = planned.paths, tuple(finished_rounds(planned))
@@ -226,7 +226,7 @@ def epochs_of(log: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
 # A comparison -------------------------------------------------------------------------------------------------------
 
 
-def read_comparison(folder: Path) -> FinishedComparison:
+def read_finished_comparison(folder: Path) -> FinishedComparison:
     """The finished part of a comparison. Raises `AssftError` if it has no results."""
     lost = [name for name in ("comparison.json", "results.csv", "runs.csv") if not (folder / name).is_file()]
     if lost:
@@ -246,6 +246,8 @@ def read_comparison(folder: Path) -> FinishedComparison:
             "--compare."
         )
     content, quality = read_json(folder / "comparison.json"), folder / "pseudo_label_quality.csv"
+    if isinstance(content["encoder"], dict):  # of nnunet_assft 0.1.0: its path and the report on it
+        content["encoder"] = content["encoder"]["path"]
     runs = pd.read_csv(folder / "runs.csv", dtype={"arm": str})
     findings = find(content, results, runs, read_pseudo_label_quality(quality) if quality.is_file() else None)
     experiments: Mapping[str, Mapping[str, str]] = content.get("experiments") or {}

@@ -118,7 +118,7 @@ def columns_of(table: SectionTable) -> list[Column]:
 def _shown(value: object) -> str:
     """The text of a cell: the best of a column is bold, the second best underlined."""
     style = {1: "<strong>{}</strong>", 2: "<u>{}</u>"}.get(value.rank, "{}") if isinstance(value, Cell) else "{}"
-    return Markup(style).format(str(value))
+    return Markup(style).format(_text(str(value)))
 
 
 def _numbers(values: np.ndarray) -> list[str]:
@@ -131,4 +131,4 @@ def _numbers(values: np.ndarray) -> list[str]:
 
 def _text(text: str) -> Markup:
     """Escaped, with the superscripts of E as elements of the page."""
-    return Markup(re.sub("⁽(.)⁾", lambda match: f"<sup>({SUPERSCRIPTS[match[1]]})</sup>", str(escape(text))))
+    return Markup(re.sub("⁽([⁰ⁱ])⁾", lambda match: f"<sup>({SUPERSCRIPTS[match[1]]})</sup>", str(escape(text))))

@@ -23,6 +23,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from nnunet_assft.annotation.work_folder import colour
+from nnunet_assft.comparison.statistics import count
 
 INK, MUTED, RULE, PAPER = "#16191d", "#66707a", "#d9dee4", "#fffffe"
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -157,7 +158,7 @@ def draw_box(axes: Axes, position: float, values: np.ndarray, look: BoxLook = Bo
     """The median, the quartiles, whiskers to 1.5 times their distance, and every value as a dot."""
     if not len(values):
         return
-    face = {"facecolor": look.colour, "alpha": 0.25} if look.filled else {"facecolor": "none"}
+    face = (look.colour, 0.25) if look.filled else "none"
     line = {"color": look.colour, "linewidth": 1.1}
     axes.boxplot(
         [values],
@@ -166,7 +167,7 @@ def draw_box(axes: Axes, position: float, values: np.ndarray, look: BoxLook = Bo
         showfliers=False,
         patch_artist=True,
         manage_ticks=False,
-        boxprops={**face, "edgecolor": look.colour, "linewidth": 1.1},
+        boxprops={"facecolor": face, "edgecolor": look.colour, "linewidth": 1.1},
         medianprops={"color": INK, "linewidth": 1.5},
         whiskerprops=line,
         capprops=line,
@@ -193,6 +194,7 @@ def dice_limits(data: pd.DataFrame) -> tuple[float, float]:
     return max(0.0, low - room), min(1.0, high + 1.5 * room) if high < 1 else 1.0
 
 
-def span(counts: pd.Series) -> str:
-    """Counts in words: "3", or "3 to 5" where they differ."""
-    return f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
+def span(counts: pd.Series, thing: str) -> str:
+    """Counts in words: "1 seed", or "1 to 3 seeds" where they differ."""
+    low, high = counts.min(), counts.max()
+    return count(low, thing) if low == high else f"{low} to {high} {thing}s"

@@ -128,10 +128,16 @@ def write_experiment() -> Experiment:
 
 
 def write_comparison(experiment: Experiment) -> Path:
-    """Arms assft and random, two seeds; the second seed of random has no round 1."""
+    """Arms assft and random, two seeds, as nnunet_assft 0.1.0 wrote them; the second seed of random has no round 1."""
     folder = experiment.paths.results_of_dataset / "assft_compare" / "compare"
     arms = ["assft", "random", "upper_bound"]
+    shared = {"domain": "generic", "preset": "tiny", "normalization": "percentile", "encoder": None}
     content: dict[str, Any] = {
+        "dataset": DATASET,
+        "name": "compare",
+        "settings": {**shared, "rounds": 1, "budget": "2", "epochs": 2, "iterations_per_epoch": 3, "initial_lr": 1e-3},
+        "budget": "2",
+        "versions": {"nnunet_assft": "0.1.0"},
         "arms": arms,
         "seeds": [0, 1],
         "n_rounds": 1,
@@ -139,10 +145,8 @@ def write_comparison(experiment: Experiment) -> Path:
         "pool": POOL,
         "test": TEST,
         "test_source": "labelled imagesTs",
-        "domain": "generic",
-        "preset": "tiny",
+        **shared,
         "device": "cpu",
-        "encoder": None,
         "training": {"one_shot_epochs": 1, "epochs": 2, "iterations_per_epoch": 3},
         "options": asdict(Options()),
         "experiments": {"assft": {"0": experiment.name}},

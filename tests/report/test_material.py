@@ -133,8 +133,10 @@ def test_an_experiment_and_a_comparison_of_version_2_have_a_report(experiment: E
     }
     experiment.paths.experiment_file.write_text(json.dumps(old))
     file = write_comparison(experiment) / "comparison.json"
-    write_json(file, {**read_json(file), "options": options})
+    write_json(file, {**read_json(file), "options": options, "encoder": old["encoder"]})
     material = gather(DATASET, None, "compare")
+    assert material.comparison is not None
+    assert material.comparison.encoder == "/x/a.pth"
     page = render(material, build_sections(material), "files")
     assert "a.pth, sha256 e" in page
     assert "tau_c=3.0" in page

@@ -103,7 +103,7 @@ def arms_plot(curves: pd.DataFrame, warning: str) -> Plot:
     last = shown.groupby("arm", sort=False).tail(1).sort_values("mean", ascending=False)
     told = ", ".join(f"{name_of(row.arm)} {row.mean:.3f}" for row in last.itertuples())
     caption = (
-        f"Mean over {span(curves['n_cases'])} test cases and {span(curves['n_seeds'])} seeds. The small figures "
+        f"Mean over {span(curves['n_cases'], 'test case')} and {span(curves['n_seeds'], 'seed')}. The small figures "
         "show the intervals."
     )
     return Plot(
@@ -147,7 +147,7 @@ def arm_panels(curves: pd.DataFrame, warnings: dict[str, str]) -> list[Plot]:
             Plot(
                 name=f"arm_{i + 1:02d}_{file_name(arm)}",
                 title=name_of(arm),
-                caption=f"{span(data['n_cases'])} cases, {span(data['n_seeds'])} seeds",
+                caption=f"{span(data['n_cases'], 'case')}, {span(data['n_seeds'], 'seed')}",
                 alt=f"Learning curve of {name_of(arm)}: {told}.",
                 data=data,
                 figure=draw_on_axes(draw, NARROW),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from nnunet_assft.active.stopping import advice
 from nnunet_assft.active.strategies import STRATEGIES
+from nnunet_assft.comparison.statistics import count
 from nnunet_assft.report.material import Material
 from nnunet_assft.report.sections.base import encoder_name, query_warning
 
@@ -32,9 +33,9 @@ def head(material: Material) -> Head:
         "Dataset": experiment.dataset,
         "Experiment": f"{experiment.name}, seed {settings.seed}",
         "Strategy": f"{settings.strategy}: {STRATEGIES[settings.strategy].description}",
-        "Finished": f"{last.round} of {experiment.n_rounds} query rounds of {experiment.n_query} cases each; "
-        f"{len(last.labelled)} of {len(experiment.pool)} cases are annotated",
-        "Pseudo-labelled": f"{len(last.pseudo_labelled)} cases in the last round",
+        "Finished": f"{last.round} of {count(experiment.n_rounds, 'query round')} of "
+        f"{count(experiment.n_query, 'case')} each; {len(last.labelled)} of {len(experiment.pool)} cases are annotated",
+        "Pseudo-labelled": f"{count(len(last.pseudo_labelled), 'case')} in the last round",
         f"Dice after round {last.round}": _dice(material),
         "Pre-trained encoder": encoder_name(material),
     }
@@ -46,7 +47,7 @@ def _dice(material: Material) -> str:
     if not dice["n_cases"]:
         return "no test case has a label"
     sd = "" if dice["sd"] is None else f" ± {dice['sd']:.3f}"
-    return f"{dice['mean']:.3f}{sd} (mean{' ± SD' if sd else ''} over {dice['n_cases']} test cases)"
+    return f"{dice['mean']:.3f}{sd} (mean{' ± SD' if sd else ''} over {count(dice['n_cases'], 'test case')})"
 
 
 def _advice(material: Material) -> tuple[str, ...]:

@@ -64,7 +64,7 @@ def curve_plot(data: pd.DataFrame, x: str, warning: str) -> Plot:
     return Plot(
         name="learning_curve" if x == "n_labelled" else f"learning_curve_{x}",
         title=f"Dice against {X_LABELS[x]}",
-        caption=f"Mean over {span(data['n_cases'])} test cases (of each case, over its structures), one point per "
+        caption=f"Mean over {span(data['n_cases'], 'test case')} (of each case, over its structures), one point per "
         "round. Band: Student's 95 % interval of the mean over cases; it does not include the variation "
         "between trainings.",
         alt=f"Line chart of the mean test Dice against {X_LABELS[x]}: {first['mean']:.3f} at {first[x]:g}, "

@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from nnunet_assft.active.strategies import STRATEGIES
+from nnunet_assft.comparison.statistics import count
 from nnunet_assft.report.material import Material
 from nnunet_assft.report.plot import MANY, MUTED, PAPER, SERIES, WIDE, Plot, draw_on_axes, legend_below, note
 from nnunet_assft.report.sections.base import MAX_ROWS, Section, SectionTable, dkd_warning
@@ -53,7 +54,7 @@ def _tables(r: int, scores: pd.DataFrame, warning: str) -> list[SectionTable]:
         tables.append(
             SectionTable(
                 f"scores_round_{r:02d}_{name}",
-                f"Round {r}: {len(part)} cases {name.replace('_', ' ')}",
+                f"Round {r}: {count(len(part), 'case')} {name.replace('_', ' ')}",
                 part.reset_index(drop=True),
                 f"The first {MAX_ROWS} of {len(part)} cases; the CSV has all." if len(part) > MAX_ROWS else "",
                 warning if marked else "",

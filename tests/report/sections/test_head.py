@@ -25,4 +25,4 @@ def test_one_round_is_too_early_for_advice(material: Material) -> None:
     first = replace(first, dice={**first.dice, "sd": None, "n_cases": 1})
     found = head(replace(material, rounds=(first,)))
     assert "No advice is possible yet" in found.advice[0]
-    assert found.facts["Dice after round 0"] == "0.250 (mean over 1 test cases)"
+    assert found.facts["Dice after round 0"] == "0.250 (mean over 1 test case)"
