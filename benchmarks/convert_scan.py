@@ -1,9 +1,9 @@
 """Time and memory of scanning a download of AbdomenAtlas's size. Run: python benchmarks/convert_scan.py [--cases 9262]
 
-Writes so many tiny cases, each a folder with ct.nii.gz and combined_labels.nii.gz (with --masks: one mask per structure), then
-runs `nnUNetv2_assft_convert abdomen_atlas --dry_run` on them. Only headers are read, so the size of the volumes does not matter;
-a cold disk or a network file system does. Prints seconds, milliseconds per case, and the peak memory of the largest process
-(the sum is at most that times the number of processes).
+Writes so many tiny cases, each a folder with ct.nii.gz and combined_labels.nii.gz (with --masks: one mask per
+structure), then runs `nnUNetv2_assft_convert abdomen_atlas --dry_run` on them. Only headers are read, so the size of
+the volumes does not matter; a cold disk or a network file system does. Prints seconds, milliseconds per case, and the
+peak memory of the largest process (the sum is at most that times the number of processes).
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ def measure(options: list[str], root: Path, n: int) -> None:
         sys.exit(done.stderr)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     print(
-        f"{' '.join(options):24} {seconds:6.1f} s  {1000 * seconds / n:6.2f} ms per case  peak of one process {peak:.0f} MB"
+        f"{' '.join(options):24} {seconds:6.1f} s  {1000 * seconds / n:6.2f} ms per case  "
+        f"peak of one process {peak:.0f} MB"
     )
 
 

@@ -1,6 +1,7 @@
 """Cost of the query maths (Eqs. 1-16 and 23-26) against the number of cases. Run: python benchmarks/query_maths.py
 
-Prints seconds and peak memory for two pools, and the exponent b of cost ~ N^b between a pool and one ten times its size.
+It prints seconds and peak memory for two pools, and the exponent b of cost ~ N^b between a pool and one that is ten
+times as large.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from nnunet_assft.active import metrics
 
 
 def query_and_select(n: int, d: int, seed: int = 0) -> float:
-    """Seconds for DKD, ASD ranks, Q and the reliable selection of n cases with d-dimensional embeddings."""
+    """Return the seconds for DKD, the ranks of ASD, Q and the reliable selection of n cases with (d,) embeddings."""
     rng = np.random.default_rng(seed)
     e_pre = rng.random((n, d), dtype=np.float32)
     e_cur = e_pre + rng.normal(0, 0.1, (n, d)).astype(np.float32)
@@ -33,9 +34,8 @@ def main() -> None:
         seconds = query_and_select(n, d)
         exponent = math.log10(seconds / query_and_select(n // 10, d))
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        print(
-            f"N = {n:9,d}, d = {d:3d}: {seconds:6.2f} s, peak {peak:.2f} GiB, exponent {exponent:.2f} from N = {n // 10:,d}"
-        )
+        cost = f"{seconds:6.2f} s, peak {peak:.2f} GiB"
+        print(f"N = {n:9,d}, d = {d:3d}: {cost}, exponent {exponent:.2f} from N = {n // 10:,d}")
 
 
 if __name__ == "__main__":

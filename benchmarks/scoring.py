@@ -1,13 +1,14 @@
-"""Cost of scoring a pool, three ways, same images and same network. Run: python benchmarks/scoring.py [--preset tiny]
+"""Cost of scoring a pool, three ways, with the same images and the same network. Run: python benchmarks/scoring.py
 
-(a) stock nnU-Net: predict with --save_probabilities (what `nnUNetv2_predict -npp 0 -nps 0 --disable_tta` runs), then read
-    CASE.npz and compute entropy, ASD and confidence with plain numpy;
+(a) stock nnU-Net: predict with --save_probabilities (what `nnUNetv2_predict -npp 0 -nps 0 --disable_tta` runs), then
+    read CASE.npz and compute entropy, ASD and confidence with plain numpy;
 (b) our pass: one case record per case from the preprocessed image;
-(c) the bare sliding-window forward pass, no statistic.
+(c) the bare sliding-window forward pass, without any statistic.
 
-Prints seconds per case, the ratio b / c (pairs of passes in alternating order, median), how much less b costs than a outside
-of the forward pass, bytes written per case, and the peak memory of b for a few and for many cases. Images are smooth noise,
-the network is not trained: neither changes what is computed. Program starts and imports are charged to nobody.
+It prints the seconds per case, the ratio b / c (pairs of passes in alternating order, median), how much less b costs
+than a outside of the forward pass, the bytes written per case, and the peak memory of b for a few and for many cases.
+The images are smooth noise and the network is not trained; neither changes what is computed. The time to start programs
+and to import is not counted.
 """
 
 from __future__ import annotations
@@ -54,18 +55,21 @@ def main() -> None:
 
 
 def report(args: argparse.Namespace) -> None:
+    from nnunet_assft.active.scoring.case_record import RECORDS
+    from nnunet_assft.active.scoring.case_statistics import compute_record
+
     context, scorer, request, cases = set_up(args)
 
     images = {case: context.image(case) for case in cases}
     patch = context.plans["configurations"]["3d_fullres"]["patch_size"]
-    print(
-        f"{args.cases} cases of {args.size} voxels, {args.classes} classes, preset {args.preset}, patch {patch}, {args.device}"
-    )
+    print(f"{args.cases} cases of {args.size} voxels, {args.classes} classes, preset {args.preset}")
+    print(f"patch {patch}, device {args.device}")
     scorer.logits(images[cases[0]])  # first calls
     records = Path(os.environ["nnUNet_results"], "records")
 
     def ours(case: str) -> None:
-        scorer.record(case, context.image(case), request).save(records / f"{case}.npz", {"request": 0})
+        record = compute_record(scorer, case, context.image(case), request)
+        RECORDS.write(records / f"{case}.npz", "", record, seconds=0.0)
 
     def forward(case: str) -> None:
         scorer.logits(images[case])
@@ -81,14 +85,12 @@ def report(args: argparse.Namespace) -> None:
     over = statistics.median(one - other for one, other in pairs)
     stock, parts, stock_bytes = stock_way(context, cases)
     print(f"(c) bare forward pass     {c:8.2f} s per case")
-    print(
-        f"(b) our pass              {b:8.2f} s per case, b / c = {statistics.median(one / other for one, other in pairs):.3f}"
-    )
-    print(
-        f"(a) stock and numpy       {stock:8.2f} s per case: {', '.join(f'{name} {s:.2f}' for name, s in parts.items())}"
-    )
-    ratio = f"a / b = {(stock - c) / over:.1f}" if over > 0.01 * c else "b is below what these pairs can tell"
-    print(f"outside of the forward pass: a {stock - c:.2f} s, b {over:.3f} s, {ratio}")
+    ratio = statistics.median(one / other for one, other in pairs)
+    print(f"(b) our pass              {b:8.2f} s per case, b / c = {ratio:.3f}")
+    shown = ", ".join(f"{name} {s:.2f}" for name, s in parts.items())
+    print(f"(a) stock and numpy       {stock:8.2f} s per case: {shown}")
+    less = f"a / b = {(stock - c) / over:.1f}" if over > 0.01 * c else "b is below what these pairs can resolve"
+    print(f"outside of the forward pass: a {stock - c:.2f} s, b {over:.3f} s, {less}")
     record_bytes = statistics.mean((records / f"{case}.npz").stat().st_size for case in cases)
     print(f"bytes written per case: a {stock_bytes:,.0f}, b {record_bytes:,.0f}")
     few, many = (memory_in_own_process(args, n) for n in (1, 10))
@@ -96,19 +98,22 @@ def report(args: argparse.Namespace) -> None:
 
 
 def set_up(args: argparse.Namespace) -> tuple[Any, Any, Any, list[str]]:
-    """(context, scorer, request, case ids) of an experiment on smooth noise; the model folder is one that nnU-Net reads."""
+    """Return context, scorer, request and case ids of an experiment on smooth noise.
+
+    The model folder that is written is one that nnU-Net reads.
+    """
     import SimpleITK as sitk
     import torch
     from scipy.ndimage import gaussian_filter
 
     from nnunet_assft.active.context import open_context
     from nnunet_assft.active.experiment import create_experiment
-    from nnunet_assft.active.scoring.scorer import Request, Scorer
-    from nnunet_assft.active.training.stages import load_weights
-    from nnunet_assft.nnunet_names import register
+    from nnunet_assft.active.scoring.case_record import ScoringRequest
+    from nnunet_assft.active.scoring.scorer import Scorer
+    from nnunet_assft.active.settings import Settings
+    from nnunet_assft.active.training.checkpoints import load_weights
     from nnunet_assft.runtime.files import write_json
 
-    register()
     raw = Path(os.environ["nnUNet_raw"], DATASET)
     (raw / "imagesTr").mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -120,7 +125,7 @@ def set_up(args: argparse.Namespace) -> tuple[Any, Any, Any, list[str]]:
         raw / "dataset.json",
         {"channel_names": {"0": "CT"}, "labels": labels, "numTraining": 0, "file_ending": ".nii.gz"},
     )
-    experiment = create_experiment(999, preset=args.preset, annotator="human")
+    experiment = create_experiment(999, "assft", Settings(preset=args.preset, annotator="human"))
     context = open_context(experiment, torch.device(args.device))
     weights = load_weights(experiment.paths.initial_network)
     folder = experiment.paths.model_folder("supervised")
@@ -135,11 +140,11 @@ def set_up(args: argparse.Namespace) -> tuple[Any, Any, Any, list[str]]:
     }
     torch.save(checkpoint, folder / "fold_0" / "checkpoint_final.pth")
     scorer = Scorer(context.plans, context.dataset.dataset_json, weights, context.device)
-    return context, scorer, Request(TAU), list(experiment.pool)[: args.cases]
+    return context, scorer, ScoringRequest(TAU), list(experiment.pool)[: args.cases]
 
 
 def stock_way(context: Any, cases: list[str]) -> tuple[float, dict[str, float], float]:
-    """(seconds per case, their parts, bytes written per case)"""
+    """Return the seconds per case, their parts, and the bytes written per case."""
     from contextlib import redirect_stdout
     from io import StringIO
 
@@ -166,7 +171,7 @@ def stock_way(context: Any, cases: list[str]) -> tuple[float, dict[str, float], 
 
 
 def plain_numpy(file: Path) -> tuple[float, float, float]:
-    """Entropy, ASD and confidence as one would write them down."""
+    """Compute entropy, ASD and confidence in the most direct way."""
     p = np.load(file)["probabilities"]
     entropy = -(p * np.log(np.maximum(p, 1e-12))).sum(axis=0)
     mask = p[0] / TAU < p[1:].max(axis=0)
@@ -195,14 +200,16 @@ def memory_in_own_process(args: argparse.Namespace, n: int) -> float:
 
 
 def peak_memory(n: int, device: str) -> float:
-    """GiB of this process after n case records, cases taken in turn from the experiment that is there."""
+    """Return the peak memory of this process, in GiB, after n case records of the experiment that was set up."""
     import torch
 
     from nnunet_assft.active.context import open_context
     from nnunet_assft.active.paths import ExperimentPaths
-    from nnunet_assft.active.scoring.scorer import Request, Scorer
+    from nnunet_assft.active.scoring.case_record import ScoringRequest
+    from nnunet_assft.active.scoring.case_statistics import compute_record
+    from nnunet_assft.active.scoring.scorer import Scorer
     from nnunet_assft.active.state import Experiment
-    from nnunet_assft.active.training.stages import load_weights
+    from nnunet_assft.active.training.checkpoints import load_weights
 
     experiment = Experiment.load(ExperimentPaths(DATASET, "assft"))
     context = open_context(experiment, torch.device(device))
@@ -210,7 +217,7 @@ def peak_memory(n: int, device: str) -> float:
     scorer = Scorer(context.plans, context.dataset.dataset_json, weights, context.device)
     for i in range(n):
         case = experiment.pool[i % len(experiment.pool)]
-        scorer.record(case, context.image(case), Request(TAU))
+        compute_record(scorer, case, context.image(case), ScoringRequest(TAU))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 

@@ -1,4 +1,4 @@
-"""Second phase: writes the planned dataset. Can be cut off at any point; the same command goes on."""
+"""Second phase: write the planned dataset. It can be cut off at any point, and the same command then continues."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from functools import partial
 from pathlib import Path
 
 from nnunet_assft.dataset_conversion.case_conversion import Conversion, convert_case, merged_findings
+from nnunet_assft.dataset_conversion.file_placement import processes_for
 from nnunet_assft.dataset_conversion.findings import Finding, errors, found
 from nnunet_assft.dataset_conversion.manifest import NAME, Manifest, Record, output_state, sources_unchanged
-from nnunet_assft.dataset_conversion.placing import processes_for
+from nnunet_assft.dataset_conversion.options import ConversionOptions
 from nnunet_assft.dataset_conversion.scan import PlannedCase
 from nnunet_assft.dataset_conversion.splits import describe
 from nnunet_assft.errors import AssftError
@@ -21,29 +22,32 @@ FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
 
 
 def open_manifest(folder: Path, options: dict[str, object], *, overwrite: bool) -> Manifest:
-    """The manifest to go on with, or a new one.
+    """Return the manifest to continue with, or a new one.
 
-    Raises `AssftError` if the folder holds something else, or was converted with other options and `overwrite` is not set.
+    Raises `AssftError` if the folder holds another dataset, or if it was converted with other options and `overwrite`
+    is not set.
     """
     manifest = Manifest.load(folder)
     if manifest is None:
         present = [name for name in (*FOLDERS, "dataset.json") if (folder / name).exists()]
         if present:
             raise AssftError(
-                f"{folder} holds {', '.join(present)}, not written by this command (no {NAME}). "
-                "Use it as it is (nnUNetv2_assft_convert check), choose another id with -d, or move it away."
+                f"{folder} holds {', '.join(present)}, which this command did not write: there is no {NAME}. Use the "
+                "dataset as it is (nnUNetv2_assft_convert check), choose another id with -d, or move it away."
             )
         return Manifest(folder, options)
     changed = [key for key in options if manifest.options.get(key) != options[key]]
     if changed and not overwrite:
         was = ", ".join(f"{key} {manifest.options.get(key)!r} (now {options[key]!r})" for key in changed)
-        raise AssftError(f"{folder} was converted with {was}. Repeat these, or add --overwrite to replace the dataset.")
+        raise AssftError(
+            f"{folder} was converted with {was}. Use the same options again, or add --overwrite to replace the dataset."
+        )
     manifest.options = options
     return manifest
 
 
 def require_untouched(manifest: Manifest) -> None:
-    """Raises `AssftError` if a converted file was edited since: nothing that somebody changed is replaced."""
+    """Raise `AssftError` if a converted file was edited since: nothing that somebody changed is replaced."""
     changed = [
         output["path"]
         for record in manifest.cases.values()
@@ -54,23 +58,23 @@ def require_untouched(manifest: Manifest) -> None:
     if changed:
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
         raise AssftError(
-            f"{manifest.folder / changed[0]}{more} changed after the conversion. Move it away, "
-            "or add --overwrite to write it anew."
+            f"{manifest.folder / changed[0]}{more} changed after the conversion. Move it away, or add --overwrite to "
+            "write it again."
         )
 
 
 def require_all_there(manifest: Manifest, explained: set[str]) -> None:
-    """Raises `AssftError` if a converted case is neither planned nor reported: a folder of the download may have been forgotten."""
+    """Raise `AssftError` if a converted case is neither planned nor reported: a folder may have been forgotten."""
     lost = sorted(name for name, record in manifest.cases.items() if record["outputs"] and name not in explained)
     if lost:
         raise AssftError(
-            f"{len(lost)} converted cases are no longer in the download ({describe(lost)}). Give all of its folders with -i, "
-            "or add --overwrite to remove them from the dataset."
+            f"{len(lost)} converted cases are no longer in the download ({describe(lost)}). Give all of its folders "
+            "with -i, or add --overwrite to remove them from the dataset."
         )
 
 
 def require_no_foreign_files(manifest: Manifest, planned: Iterable[str]) -> None:
-    """Raises `AssftError` if an image or label folder holds a file that this conversion did not and will not write."""
+    """Raise `AssftError` if an image or label folder holds a file that this conversion did not and will not write."""
     known = {output["path"] for record in manifest.cases.values() for output in record["outputs"]} | set(planned)
     for name in FOLDERS:
         if not (manifest.folder / name).is_dir():
@@ -78,12 +82,16 @@ def require_no_foreign_files(manifest: Manifest, planned: Iterable[str]) -> None
         for entry in os.scandir(manifest.folder / name):
             if not entry.name.startswith(".") and f"{name}/{entry.name}" not in known:
                 raise AssftError(
-                    f"{entry.path} was not written by this conversion. Move it away and type the same command again."
+                    f"{entry.path} was not written by this conversion. Move it away and run the same command again."
                 )
 
 
 def is_done(case: PlannedCase, conversion: Conversion, record: Record | None) -> bool:
-    """Whether a record says that the case was converted from these files in this way, and its files are still there."""
+    """Whether a record says that the case was converted from these files in this way, and its files are as they were.
+
+    This is the rule of `runtime.cached`, but not its function, which keeps one file per result and only asks whether
+    outputs exist. Here one manifest holds thousands of cases, and an output that somebody edited must be noticed.
+    """
     return (
         record is not None
         and record["made_with"] == conversion.made_with(case)
@@ -96,39 +104,26 @@ def apply(
     cases: list[PlannedCase],
     conversion: Conversion,
     manifest: Manifest,
-    *,
-    num_processes: int,
-    overwrite: bool,
-    strict: bool,
+    options: ConversionOptions,
     say: Callable[[str], None],
 ) -> dict[str, Record]:
-    """Converts every case that is not done; removes files of cases that are planned no more. Returns the records by name.
+    """Convert every case that is not done, and remove the files of cases that are no longer planned.
 
-    say: gets a line if cases are done already.
-    Raises `AssftError` if the folder cannot be written to, if a worker process was killed, or, with `strict`, at the first error.
+    Returns the records by name. say: is called with a sentence if cases are done already. Raises `AssftError` if the
+    folder cannot be written to, if a worker process was killed, or, with `options.strict`, at the first error.
     """
-    todo = [case for case in cases if overwrite or not is_done(case, conversion, manifest.cases.get(case.name))]
+    done = manifest.cases
+    todo = [case for case in cases if options.overwrite or not is_done(case, conversion, done.get(case.name))]
     if len(todo) < len(cases):
         say(f"{len(cases) - len(todo)} of {len(cases)} cases are done already and match; {len(todo)} to do.")
-    planned = {case.name for case in cases}
-    gone = [name for name in manifest.cases if name not in planned]
     try:
-        if todo or gone:
-            if not overwrite and manifest.edited_dataset_json():
-                raise AssftError(
-                    f"{manifest.folder / 'dataset.json'} was edited and the dataset has to change. Keep a copy of it, "
-                    "then add --overwrite."
-                )
-            manifest.begin()
-            (manifest.folder / "dataset.json").unlink(missing_ok=True)  # it says that the dataset is complete
-        for name in gone:
-            _remove_outputs(manifest.folder, manifest.cases.pop(name), keep=set())
+        _begin(manifest, cases, todo, options)
 
         def keep(name: str, record: Record) -> None:
             if name in manifest.cases:
                 _remove_outputs(manifest.folder, manifest.cases[name], keep=_files_of(record))
             manifest.add(name, record)
-            if strict and (wrong := errors(merged_findings([record]))):
+            if options.strict and (wrong := errors(merged_findings([record]))):
                 raise AssftError(f"--strict: {wrong[0].line()}")
 
         for_each_case(
@@ -136,12 +131,12 @@ def apply(
             {case.name: case for case in todo},
             desc="Converting",
             finished=keep,
-            executor=in_processes(processes_for(todo, num_processes)),
+            executor=in_processes(processes_for(todo, options.num_processes)),
         )
     except OSError as error:
         raise AssftError(
             f"{error.filename or manifest.folder} cannot be written: {error.strerror or error}. "
-            "Correct that and type the same command again; finished cases are kept."
+            "Fix that and run the same command again; finished cases are kept."
         ) from error
     except MemoryError as error:
         raise AssftError(
@@ -150,8 +145,24 @@ def apply(
     return manifest.cases
 
 
+def _begin(manifest: Manifest, cases: list[PlannedCase], todo: list[PlannedCase], options: ConversionOptions) -> None:
+    """Make the dataset incomplete if it has to change, and remove what is no longer planned."""
+    planned = {case.name for case in cases}
+    gone = [name for name in manifest.cases if name not in planned]
+    if todo or gone:
+        file = manifest.folder / "dataset.json"
+        if not options.overwrite and manifest.edited_dataset_json():
+            raise AssftError(
+                f"{file} was edited, and the dataset has to change. Keep a copy of it, then add --overwrite."
+            )
+        manifest.begin()
+        file.unlink(missing_ok=True)  # it says that the dataset is complete
+    for name in gone:
+        _remove_outputs(manifest.folder, manifest.cases.pop(name), keep=set())
+
+
 def _files_of(record: Record) -> set[str]:
-    """Paths of the files that a case has in the dataset folder."""
+    """The paths of the files that a case has in the dataset folder."""
     return {output["path"] for output in record["outputs"] if output["action"] != "reference"}
 
 
@@ -161,7 +172,7 @@ def _remove_outputs(folder: Path, record: Record, keep: set[str]) -> None:
 
 
 def duplicates(records: dict[str, Record]) -> list[Finding]:
-    """Cases whose image has the same voxels as that of an earlier case."""
+    """Findings for cases whose image has the same voxels as that of an earlier case."""
     first: dict[str, str] = {}
     findings = []
     for name, record in sorted(records.items()):
@@ -177,22 +188,17 @@ def duplicates(records: dict[str, Record]) -> list[Finding]:
 
 
 def verify(manifest: Manifest) -> list[Finding]:
-    """Compares every source and every output with the manifest, by checksum."""
+    """Compare every source and every output with the manifest by checksum. Returns a finding for each difference."""
     findings = []
     for name, record in sorted(manifest.cases.items()):
         for source in record["sources"]:
             file = Path(source["path"])
             if source["sha256"] and not (file.is_file() and sha256_file(file) == source["sha256"]):
-                findings.append(
-                    found(
-                        "source_changed",
-                        name,
-                        f"{file} is {'other than' if file.is_file() else 'gone since'} it was read",
-                    )
-                )
+                state = "has changed" if file.is_file() else "is gone"
+                findings.append(found("source_changed", name, f"{file} {state} since it was read"))
         states = {output["path"]: output_state(manifest.folder, output, thorough=True) for output in record["outputs"]}
         findings += [
-            found(f"output_{state}", name, f"{manifest.folder / path} is {state}; expected it as converted")
+            found(f"output_{state}", name, f"{manifest.folder / path} is {state}; expected the file as converted")
             for path, state in states.items()
             if state
         ]

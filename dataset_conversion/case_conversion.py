@@ -1,4 +1,4 @@
-"""One case: read, check, write. The only place where voxels of a download are read."""
+"""Read, check and write one case. Voxels of a download are read here and nowhere else."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nnunet_assft.dataset_conversion.file_placement import in_orientation_of, place, write_label
 from nnunet_assft.dataset_conversion.findings import Finding, errors, found
 from nnunet_assft.dataset_conversion.labels import LabelMap, canonical_name
 from nnunet_assft.dataset_conversion.manifest import Record
-from nnunet_assft.dataset_conversion.placing import in_orientation_of, place, write_label
 from nnunet_assft.dataset_conversion.scan import PlannedCase, describe_error
-from nnunet_assft.dataset_conversion.sources import POOL, TEST
+from nnunet_assft.dataset_conversion.source_cases import POOL, TEST
 from nnunet_assft.dataset_conversion.voxels import (
-    Volume,
+    SourceVolume,
     count_values,
     image_findings,
     label_findings,
@@ -32,7 +32,11 @@ SUFFIX = {POOL: "Tr", TEST: "Ts"}
 
 @dataclass(frozen=True)
 class Conversion:
-    """What is the same for all cases. by_id: the modality follows from the case id; mode: None = check only, write nothing."""
+    """What is the same for all cases.
+
+    channels: names of the image channels. by_id: whether the modality follows from the case id. mode: how files are
+    placed; None means that cases are only checked, and nothing is written.
+    """
 
     folder: Path
     label_map: LabelMap
@@ -43,7 +47,7 @@ class Conversion:
     mode: str | None
 
     def made_with(self, case: PlannedCase) -> str:
-        """Checksum of everything but the files that decides the outputs of a case."""
+        """Checksum of everything that decides the outputs of a case, apart from its files."""
         return sha256_of(
             [
                 self.label_map.ids,
@@ -63,11 +67,14 @@ class Conversion:
         return f"labels{SUFFIX[case.part]}/{case.name}{self.file_ending}"
 
     def placing(self, case: PlannedCase) -> str:
-        """By reference only in the pool: dataset.json cannot name test cases."""
+        """The mode for this case.
+
+        Test cases are linked if the mode is "reference", because dataset.json cannot name them.
+        """
         return "link" if self.mode == "reference" and case.part == TEST else str(self.mode)
 
     def targets(self, case: PlannedCase) -> list[str]:
-        """Every file that a conversion of the case may write."""
+        """All files that a conversion of the case may write."""
         return [*(self.image_target(case, c) for c in range(len(case.source.images))), self.label_target(case)]
 
 
@@ -77,8 +84,16 @@ class _Unreadable(Exception):  # noqa: N818 - a finding on its way out of nested
         self.finding = finding
 
 
+@dataclass(frozen=True)
+class _NewLabel:
+    """A label that has to be written, with the axes of its image, and the reason."""
+
+    array: npt.NDArray[np.uint8]
+    reason: str
+
+
 def convert_case(case: PlannedCase, conversion: Conversion) -> Record:
-    """Read all files of a case once, and write it unless there is an error. Returns its record.
+    """Read all files of a case once, and write the case unless it has an error. Returns its record.
 
     Raises OSError if the dataset folder cannot be written to.
     """
@@ -88,9 +103,9 @@ def convert_case(case: PlannedCase, conversion: Conversion) -> Record:
     content = ""
     try:
         image, content = _read_images(case, conversion, findings, sources)
-        array, reason = _read_label(case, conversion, image, findings, sources)
+        label = _read_label(case, conversion, image, findings, sources)
         if conversion.mode is not None and not errors(findings):
-            outputs = _write(case, conversion, image, array, reason, sources)
+            outputs = _write(case, conversion, image, label, sources)
     except _Unreadable as unreadable:
         findings.append(unreadable.finding)
         known = {source["path"] for source in sources}
@@ -106,13 +121,13 @@ def convert_case(case: PlannedCase, conversion: Conversion) -> Record:
 
 
 def _state_of(file: Path) -> dict[str, Any]:
-    """Of a file that could not be read; it may be gone."""
+    """The entry of a file that could not be read and may be gone."""
     state = file.stat() if file.exists() else None
     size, mtime_ns = (state.st_size, state.st_mtime_ns) if state else (-1, -1)
     return {"path": str(file), "size": size, "mtime_ns": mtime_ns, "sha256": ""}
 
 
-def _read(case: PlannedCase, file: Path, sources: list[dict[str, Any]]) -> Volume:
+def _read(case: PlannedCase, file: Path, sources: list[dict[str, Any]]) -> SourceVolume:
     try:
         volume = read_volume(file)
     except MemoryError:
@@ -125,9 +140,9 @@ def _read(case: PlannedCase, file: Path, sources: list[dict[str, Any]]) -> Volum
 
 def _read_images(
     case: PlannedCase, conversion: Conversion, findings: list[Finding], sources: list[dict[str, Any]]
-) -> tuple[Volume, str]:
-    """The first channel without its voxels, and the checksum of the voxels of all channels."""
-    first: Volume | None = None
+) -> tuple[SourceVolume, str]:
+    """Return the first channel without its voxels, and the checksum of the voxels of all channels."""
+    first: SourceVolume | None = None
     content = []
     for channel, file in zip(conversion.channels, case.source.images, strict=True):
         volume = _read(case, file, sources)
@@ -140,28 +155,37 @@ def _read_images(
 
 
 def _read_label(
-    case: PlannedCase, conversion: Conversion, image: Volume, findings: list[Finding], sources: list[dict[str, Any]]
-) -> tuple[npt.NDArray[np.uint8] | None, str]:
-    """The label to write and why, or None if the file can stay as it is."""
+    case: PlannedCase,
+    conversion: Conversion,
+    image: SourceVolume,
+    findings: list[Finding],
+    sources: list[dict[str, Any]],
+) -> _NewLabel | None:
+    """Return the label to write, or None if the file can stay as it is or has an error."""
     if case.source.label is None:
-        return _merge(case, conversion, image, findings, sources), case.rewrite
+        merged = _merge(case, conversion, image, findings, sources)
+        return None if merged is None else _NewLabel(merged, case.rewrite)
     volume = _read(case, case.source.label, sources)
     values = count_values(volume.array)
     is_float = bool(np.issubdtype(volume.array.dtype, np.inexact))
     findings += label_findings(case.name, case.source.label.name, values, is_float, conversion.label_map)
     if errors(findings) or conversion.mode is None:
-        return None, ""
+        return None
     renumber = any(conversion.label_map.ids[value] != value for value in values.voxels)
     reason = case.rewrite or ("ids renumbered" if renumber else "")
     if not reason:
-        return None, ""
-    return in_orientation_of(renumbered(volume.array, conversion.label_map), volume, image), reason
+        return None
+    return _NewLabel(in_orientation_of(renumbered(volume.array, conversion.label_map), volume, image), reason)
 
 
 def _merge(
-    case: PlannedCase, conversion: Conversion, image: Volume, findings: list[Finding], sources: list[dict[str, Any]]
+    case: PlannedCase,
+    conversion: Conversion,
+    image: SourceVolume,
+    findings: list[Finding],
+    sources: list[dict[str, Any]],
 ) -> npt.NDArray[np.uint8] | None:
-    """One label from a mask per structure, in label order: where masks overlap, the later structure stays."""
+    """Merge one mask per structure, in label order: where masks overlap, the later structure stays."""
     merged: npt.NDArray[np.uint8] | None = None
     overlaps = []
     for name in conversion.label_names:
@@ -180,27 +204,26 @@ def _merge(
             found("overlapping_masks", case.name, f"masks that cover an earlier structure: {', '.join(overlaps)}")
         )
     if merged is not None and not merged.any():
-        findings.append(found("empty_label", case.name, "all masks are empty; expected some structure"))
+        findings.append(found("empty_label", case.name, "all masks are empty; expected at least one structure"))
     return merged
 
 
 def _write(
     case: PlannedCase,
     conversion: Conversion,
-    image: Volume,
-    array: npt.NDArray[np.uint8] | None,
-    reason: str,
+    image: SourceVolume,
+    label: _NewLabel | None,
     sources: list[dict[str, Any]],
 ) -> list[dict[str, Any]]:
-    """Places the image and places or writes the label. Returns one entry per file."""
+    """Place the image, and place or write the label. Returns one entry per file."""
     put = partial(_put, conversion.folder, mode=conversion.placing(case))
     outputs = [put(conversion.image_target(case, c), sources[c]) for c in range(len(case.source.images))]
     target = conversion.label_target(case)
-    if array is None:
+    if label is None:
         return [*outputs, put(target, sources[-1])]
-    write_label(conversion.folder / target, array, image)
+    write_label(conversion.folder / target, label.array, image)
     sha256 = sha256_file(conversion.folder / target)
-    return [*outputs, _entry(conversion.folder, target, action="rewritten", reason=reason, sha256=sha256)]
+    return [*outputs, _entry(conversion.folder, target, action="rewritten", reason=label.reason, sha256=sha256)]
 
 
 def _put(folder: Path, target: str, source: dict[str, Any], *, mode: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Reports on an nnU-Net raw dataset, whoever made it. Nothing of it is changed."""
+"""Check an nnU-Net raw dataset, whoever made it. Nothing of it is changed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import re
 import reprlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,14 @@ from nnunet_assft.dataset_conversion.apply import duplicates
 from nnunet_assft.dataset_conversion.case_conversion import Conversion, convert_case, merged_findings
 from nnunet_assft.dataset_conversion.convert import id_clash
 from nnunet_assft.dataset_conversion.datasets import CT, MRI, READER
+from nnunet_assft.dataset_conversion.file_placement import processes_for
 from nnunet_assft.dataset_conversion.findings import Finding, found, ordered
 from nnunet_assft.dataset_conversion.headers import Tolerances
 from nnunet_assft.dataset_conversion.labels import LabelMap
 from nnunet_assft.dataset_conversion.manifest import Record
-from nnunet_assft.dataset_conversion.placing import processes_for
-from nnunet_assft.dataset_conversion.report import write_report
+from nnunet_assft.dataset_conversion.report import Report
 from nnunet_assft.dataset_conversion.scan import PlannedCase, Scanning, scan_cases
-from nnunet_assft.dataset_conversion.sources import ENDINGS, POOL, TEST, SourceCase
+from nnunet_assft.dataset_conversion.source_cases import ENDINGS, POOL, TEST, SourceCase
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.cases import for_each_case, in_processes
 from nnunet_assft.runtime.files import read_json
@@ -31,34 +30,14 @@ REPORT = "check_report"
 REQUIRED = ("channel_names", "labels", "numTraining", "file_ending")
 
 
-@dataclass
-class Checked:
-    """counts: (what, expected, found); findings: sorted."""
+def check(folder: Path, tolerances: Tolerances, num_processes: int | None, *, voxels: bool) -> Report:
+    """Check the names and headers of a raw dataset and, with `voxels`, read every file.
 
-    folder: Path
-    counts: list[tuple[str, int | None, int]]
-    findings: list[Finding]
-
-    def write(self) -> None:
-        """`check_report.json` and `check_report.md` in the dataset folder."""
-        write_report(
-            self.folder,
-            REPORT,
-            title=f"Check of {self.folder.name}",
-            facts={},
-            table=self.counts,
-            labels=[],
-            findings=self.findings,
-        )
-
-
-def check(folder: Path, tolerances: Tolerances, num_processes: int, *, voxels: bool) -> Checked:
-    """Names, headers and, with `voxels`, every file of a raw dataset. Raises `AssftError` if it has no usable dataset.json."""
+    Raises `AssftError` if the dataset has no usable dataset.json.
+    """
     content = _dataset_json(folder)
-    ending, channels = (
-        str(content["file_ending"]),
-        tuple(_channel(name) for _, name in sorted(content["channel_names"].items())),
-    )
+    ending = str(content["file_ending"])
+    channels = tuple(_channel(name) for _, name in sorted(content["channel_names"].items()))
     labelled, unlabelled, findings = _cases(folder, content)
     findings += id_clash(folder.name, folder.parent) if re.match(r"Dataset\d{3}_", folder.name) else []
     scanning = Scanning(
@@ -78,10 +57,11 @@ def check(folder: Path, tolerances: Tolerances, num_processes: int, *, voxels: b
     if content["numTraining"] != n_pool:
         text = f"numTraining is {content['numTraining']}; {n_pool} training cases with image and label were found"
         findings.append(found("count_differs", "", text))
-    return Checked(folder, counts, ordered(findings))
+    return Report(f"Check of {folder.name}", counts, ordered(findings))
 
 
 def _dataset_json(folder: Path) -> dict[str, Any]:
+    """Read dataset.json. Raises `AssftError` unless it has the keys and forms that nnU-Net expects."""
     try:
         content = read_json(folder / "dataset.json")
     except (OSError, ValueError) as error:
@@ -93,13 +73,14 @@ def _dataset_json(folder: Path) -> dict[str, Any]:
         raise AssftError(f"{folder / 'dataset.json'} lacks {', '.join(missing)}. See nnU-Net's dataset format.")
     if content["file_ending"] not in ENDINGS:
         raise AssftError(
-            f"{folder.name} has files that end with {content['file_ending']}; only NIfTI ({', '.join(ENDINGS)}) is checked."
+            f"{folder.name} has files that end with {content['file_ending']}; only NIfTI files can be checked "
+            f"({', '.join(ENDINGS)})."
         )
     for key, example, is_right in FORMS:
         if not is_right(content.get(key)):
             raise AssftError(
-                f"{folder / 'dataset.json'} has {key} {reprlib.repr(content.get(key))}; expected for example {example}. "
-                "See nnU-Net's dataset format."
+                f"{folder / 'dataset.json'} has {key} {reprlib.repr(content.get(key))}; expected for example "
+                f"{example}. See nnU-Net's dataset format."
             )
     return content
 
@@ -109,14 +90,14 @@ def _is_channel_table(value: Any) -> bool:
 
 
 def _is_label_table(value: Any) -> bool:
-    """Name -> id, or ids of a region; not the other way round."""
+    """Name -> id, or name -> the ids of a region; not the other way round."""
     return isinstance(value, dict) and all(
         isinstance(i, int) for ids in value.values() for i in (ids if isinstance(ids, list) else [ids])
     )
 
 
 def _is_case_table(value: Any) -> bool:
-    """`dataset`, which may be absent: where the files of each case are."""
+    """Where the files of each case are; the key may be absent."""
     entries = value.values() if isinstance(value, dict) else [None]
     return value is None or all(
         isinstance(entry, dict) and isinstance(entry.get("images"), list) and isinstance(entry.get("label"), str)
@@ -133,14 +114,14 @@ FORMS: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
 
 
 def _channel(name: str) -> str:
-    """CT or MRI where the name says so, as nnU-Net and the converted datasets name them; else the name itself."""
+    """CT or MRI if the name says so, as nnU-Net and the converted datasets spell them; otherwise the name itself."""
     return {"ct": CT, "mri": MRI, "mr": MRI}.get(str(name).lower(), str(name))
 
 
 def _identity(labels: dict[str, Any]) -> LabelMap:
-    ids = {int(value) for values in labels.values() for value in (values if isinstance(values, list) else [values])} | {
-        0
-    }
+    """The map that leaves every id as it is."""
+    lists = (values if isinstance(values, list) else [values] for values in labels.values())
+    ids = {0, *(int(value) for values in lists for value in values)}
     return LabelMap(
         {value: value for value in ids},
         {value: str(value) for value in ids},
@@ -149,7 +130,7 @@ def _identity(labels: dict[str, Any]) -> LabelMap:
 
 
 def _cases(folder: Path, content: dict[str, Any]) -> tuple[list[SourceCase], list[str], list[Finding]]:
-    """Cases with all channels and a label; names of test images without label; findings for the others."""
+    """Return the cases with all channels and a label, the names of test images without label, and findings."""
     n_channels, ending = len(content["channel_names"]), content["file_ending"]
     labelled: list[SourceCase] = []
     unlabelled: list[str] = []
@@ -160,7 +141,11 @@ def _cases(folder: Path, content: dict[str, Any]) -> tuple[list[SourceCase], lis
         for name, (images, label) in sorted(cases.items()):
             if part == TEST and name in pool:
                 findings.append(
-                    found("case_in_two_splits", name, "it is in the training and in the test images; expected one")
+                    found(
+                        "case_in_two_splits",
+                        name,
+                        "it is among the training and the test images; expected one of the two",
+                    )
                 )
             elif len(images) != n_channels or not all(image.is_file() for image in images):
                 text = f"{sum(image.is_file() for image in images)} of {n_channels} image channels were found"
@@ -186,7 +171,7 @@ def _listed(folder: Path, content: dict[str, Any]) -> dict[str, tuple[tuple[Path
 
 
 def _in_folders(folder: Path, part: str, ending: str) -> dict[str, tuple[tuple[Path, ...], Path | None]]:
-    """Cases by the names of images and labels; a case with a label only has no image."""
+    """Find cases by the names of images and labels. A case with nothing but a label has no images."""
     images: dict[str, list[Path]] = {}
     for file in _files(folder / f"images{part}", ending):
         match = re.fullmatch(r"(.+)_\d{4}", file.name.removesuffix(ending))
@@ -203,7 +188,7 @@ def _files(folder: Path, ending: str) -> Iterator[Path]:
         )
 
 
-def _read_all(cases: list[PlannedCase], conversion: Conversion, num_processes: int) -> dict[str, Record]:
+def _read_all(cases: list[PlannedCase], conversion: Conversion, num_processes: int | None) -> dict[str, Record]:
     return for_each_case(
         partial(convert_case, conversion=conversion),
         {case.name: case for case in cases},

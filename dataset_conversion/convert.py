@@ -1,11 +1,11 @@
-"""A download becomes an nnU-Net raw dataset: scan, then apply. READ FIRST: every dataset takes these same steps."""
+"""A download becomes an nnU-Net raw dataset: scan, then convert. READ FIRST: all datasets take these steps."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,12 @@ from nnunet_assft.dataset_conversion.apply import (
 )
 from nnunet_assft.dataset_conversion.case_conversion import Conversion, merged_findings
 from nnunet_assft.dataset_conversion.datasets import DATASETS, DatasetRow
+from nnunet_assft.dataset_conversion.file_placement import possible_mode, require_space
 from nnunet_assft.dataset_conversion.findings import Finding, errors, found, ordered
-from nnunet_assft.dataset_conversion.headers import Tolerances
 from nnunet_assft.dataset_conversion.labels import LabelMap, canonical_name, map_labels
 from nnunet_assft.dataset_conversion.manifest import NAME, Manifest, Record
-from nnunet_assft.dataset_conversion.placing import possible_mode, require_space
-from nnunet_assft.dataset_conversion.report import dataset_json, label_rows, table_of_counts, text_of, write_report
+from nnunet_assft.dataset_conversion.options import ConversionOptions
+from nnunet_assft.dataset_conversion.report import Report, dataset_json, label_rows, table_of_counts, text_of
 from nnunet_assft.dataset_conversion.scan import (
     Plan,
     Scanning,
@@ -35,7 +35,7 @@ from nnunet_assft.dataset_conversion.scan import (
     split_cases,
     usable_cases,
 )
-from nnunet_assft.dataset_conversion.sources import Sources, collect
+from nnunet_assft.dataset_conversion.source_cases import Sources, collect
 from nnunet_assft.dataset_conversion.splits import SPLITS, read_split_file
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.files import sha256_of, write_text
@@ -43,27 +43,15 @@ from nnunet_assft.runtime.files import sha256_of, write_text
 REPORT = "conversion_report"
 
 
-@dataclass(frozen=True)
-class Options:
-    """split: "default" (the dataset's own) or "all"; split_file: instead of it; mode: a key of `placing.MODES`."""
+def scan(name: str, roots: Sequence[Path], raw: Path, dataset: str | None, options: ConversionOptions) -> Plan:
+    """Read the names and headers of a download and plan its conversion into a folder in `raw`. Nothing is written.
 
-    mode: str = "link"
-    split: str = "default"
-    split_file: Path | None = None
-    tolerances: Tolerances = field(default_factory=Tolerances)
-    strict: bool = False
-    overwrite: bool = False
-    num_processes: int = 1
-
-
-def scan(name: str, roots: Sequence[Path], raw: Path, dataset: str | None, options: Options) -> Plan:
-    """Reads names and headers of a download and plans its conversion into a folder below `raw`. Writes nothing.
-
-    name: a key of DATASETS; dataset: id or folder name instead of the usual one. Raises `AssftError` if nothing can be planned.
+    name: a key of DATASETS. dataset: an id or a folder name that replaces the usual one. Raises `AssftError` if nothing
+    can be planned.
     """
     lists = read_split_file(options.split_file) if options.split_file else None
     sources = collect(DATASETS[name], roots)
-    row = _resolved(DATASETS[name], sources, dataset)
+    row = _renamed(sources.row, dataset)
     _refuse_own_folder(roots, raw / row.folder)
     split = row.split if options.split == "default" else options.split
     label_map, findings = _label_map(row, sources)
@@ -88,12 +76,15 @@ def scan(name: str, roots: Sequence[Path], raw: Path, dataset: str | None, optio
     return plan
 
 
-def convert(plan: Plan, options: Options, say: Callable[[str], None]) -> tuple[dict[str, Record], list[Finding]]:
-    """Executes a plan. Returns the records of all cases by name, and all findings.
+def convert(
+    plan: Plan, options: ConversionOptions, say: Callable[[str], None]
+) -> tuple[dict[str, Record], list[Finding]]:
+    """Execute a plan. Returns the records of all cases by name, and all findings.
 
-    say: gets a line before anything is placed in another mode than the one asked for, and one if cases are done already.
-    Raises `AssftError`, before the first write, if the dataset as a whole has an error (an id that is taken, another dataset in
-    the folder, too little space) or, with `options.strict`, any case; later, if the folder cannot be written to.
+    say: is called with a sentence before files are placed in another mode than the requested one, and if cases are done
+    already. Raises `AssftError` before the first write if the dataset as a whole has an error (an id that is taken,
+    another dataset in the folder, too little space) or, with `options.strict`, if any case has one; later, if the
+    folder cannot be written to.
     """
     refuse(plan, options)
     kept = _kept_options(plan, options)
@@ -110,55 +101,59 @@ def convert(plan: Plan, options: Options, say: Callable[[str], None]) -> tuple[d
     require_no_foreign_files(manifest, (target for case in plan.cases for target in conversion.targets(case)))
     if mode == "copy" and not manifest.cases:
         require_space(plan.folder, sum(case.image_bytes + case.label_bytes for case in plan.cases))
-    records = apply(
-        plan.cases,
-        conversion,
-        manifest,
-        num_processes=options.num_processes,
-        overwrite=options.overwrite,
-        strict=options.strict,
-        say=say,
-    )
+    records = apply(plan.cases, conversion, manifest, options, say)
     findings = ordered([*plan.findings, *merged_findings(list(records.values())), *duplicates(records)])
     _write_results(plan, manifest, findings, mode, message)
     return records, findings
 
 
-def refuse(plan: Plan, options: Options) -> None:
-    """Raises `AssftError` if the plan must not be executed: an error of the dataset as a whole, or of any case with `strict`."""
+def refuse(plan: Plan, options: ConversionOptions) -> None:
+    """Raise `AssftError` if the plan must not be executed.
+
+    This is so if the dataset as a whole has an error or, with `options.strict`, if any case has one.
+    """
     wrong = [finding for finding in errors(plan.findings) if options.strict or not finding.case]
     if wrong:
         raise AssftError(("--strict: " if wrong[0].case else "") + wrong[0].line())
     if not plan.cases:
-        raise AssftError("No case can be converted; nothing was written. --dry_run lists the reasons.")
+        raise AssftError(
+            "No case can be converted, and nothing was written. Run the command with --dry_run to see the reasons."
+        )
 
 
 def verify_conversion(folder: Path) -> tuple[int, list[Finding]]:
-    """Compares all sources and converted files with the manifest by checksum. Returns the number of cases, and findings."""
+    """Compare all sources and converted files with the manifest by checksum.
+
+    Returns the number of cases, and findings.
+    """
     manifest = Manifest.load(folder)
     if manifest is None:
-        raise AssftError(f"{folder} has no {NAME}. There is nothing to verify; convert the dataset first.")
+        raise AssftError(f"{folder} has no {NAME}, so there is nothing to verify. Convert the dataset first.")
     return len(manifest.cases), ordered(verify(manifest))
 
 
 def dataset_folder(name: str, raw: Path, dataset: str | None) -> Path:
-    """The folder of a dataset; for a Decathlon task, whose name is in the download, an existing one with the id."""
+    """The folder of a dataset.
+
+    If only the download says its name, as that of a Decathlon task does, it is the existing folder that -d names.
+    """
     row = DATASETS[name]
     if row.id:
         return raw / _renamed(row, dataset).folder
     if dataset is None:
         raise AssftError(
-            f"{name} converts many datasets, and which one is meant was not said. Name it with -d, by its id or folder."
+            f"{name} stands for many datasets, and nothing says which one is meant. Name it with -d, by its id or its "
+            "folder."
         )
     folders = sorted(raw.glob(f"Dataset{int(dataset):03d}_*")) if dataset.isdigit() else [raw / dataset]
     if len(folders) != 1 or not folders[0].is_dir():
-        raise AssftError(f"Dataset {dataset} was not found in {raw}. Name the converted dataset with -d.")
+        raise AssftError(f"Dataset {dataset} was not found in {raw}. Name a converted dataset with -d.")
     return folders[0]
 
 
 def id_clash(folder_name: str, raw: Path) -> list[Finding]:
-    """Another dataset name with this id in one of nnU-Net's folders: nnU-Net refuses both. The id is the three digits."""
-    prefix = folder_name[:10]
+    """A finding if one of nnU-Net's folders has another dataset with this id, because nnU-Net then refuses both."""
+    prefix = folder_name[: len("Dataset000")]
     places = {raw, *(Path(os.environ[v]) for v in ("nnUNet_preprocessed", "nnUNet_results") if os.environ.get(v))}
     others = sorted(
         {
@@ -170,19 +165,13 @@ def id_clash(folder_name: str, raw: Path) -> list[Finding]:
         }
     )
     return [
-        found("dataset_id_clash", "", f"{other} has the id of {folder_name}; expected none") for other in others[:1]
+        found("dataset_id_clash", "", f"{other} has the id of {folder_name}; expected no other dataset with this id")
+        for other in others[:1]
     ]
 
 
-def _resolved(row: DatasetRow, sources: Sources, dataset: str | None) -> DatasetRow:
-    """The row with what only the download (Decathlon) or -d says."""
-    if row.layout == "msd":
-        row = _decathlon_row(row, sources, dataset)
-    return _renamed(row, dataset)
-
-
 def _refuse_own_folder(roots: Sequence[Path], folder: Path) -> None:
-    """A file must not become a link to itself."""
+    """Raise `AssftError` if the download is the folder to be written: a file must not become a link to itself."""
     for root in roots:
         if folder.resolve() in (root.resolve(), *root.resolve().parents):
             raise AssftError(
@@ -191,50 +180,16 @@ def _refuse_own_folder(roots: Sequence[Path], folder: Path) -> None:
 
 
 def _renamed(row: DatasetRow, dataset: str | None) -> DatasetRow:
+    """The row with the id and name of -d. Raises `AssftError` if these are no id, or if neither row nor -d has one."""
+    if not row.id and dataset is None:
+        raise AssftError(
+            "The download does not say the id of its dataset, as the folder name Task04_Hippocampus would. Choose the "
+            "dataset's id with -d."
+        )
     match = re.fullmatch(r"(?:Dataset)?(\d{1,3})(?:_(\w+))?", dataset or str(row.id))
     if match is None or int(match[1]) == 0:
         raise AssftError(f"-d is {dataset}; expected an id from 1 to 999, or a name such as Dataset218_NAME.")
     return replace(row, id=int(match[1]), name=match[2] or row.name)
-
-
-def _decathlon_row(row: DatasetRow, sources: Sources, dataset: str | None) -> DatasetRow:
-    content = sources.dataset_json
-    modality = content.get("modality") or content.get("channel_names") or {}
-    names = list(modality.values() if isinstance(modality, dict) else modality)
-    if len(names) != 1:
-        raise AssftError(
-            f"This task has {len(names)} channels in 4D images; they would have to be re-encoded. "
-            "Use nnUNetv2_convert_MSD_dataset, then nnUNetv2_assft_convert check."
-        )
-    by_id = sorted((value, name) for name, value in (sources.labels or {}).items())
-    if [value for value, _ in by_id] != list(range(len(by_id))):
-        raise AssftError(f"The labels of this task are {sources.labels}; expected 0, 1, 2, ... without gaps.")
-    first = next(file for case in sources.cases.values() for file in case.files) if sources.cases else Path()
-    task = next(
-        (
-            re.fullmatch(r"Task(\d+)_(\w+)", part)
-            for part in reversed(first.parts)
-            if re.fullmatch(r"Task(\d+)_(\w+)", part)
-        ),
-        None,
-    )
-    if task is None and dataset is None:
-        raise AssftError(
-            "The folder's name has no task number, as Task04_Hippocampus has. Choose the dataset's id with -d."
-        )
-    return replace(
-        row,
-        id=int(task[1]) if task else 1,  # replaced by -d
-        name=task[2] if task else re.sub(r"\W", "", str(content.get("name") or "")) or "Decathlon",
-        channel=str(names[0]),
-        labels=tuple(name for value, name in by_id if value),
-        description=str(content.get("description", "")),
-        reference=str(content.get("reference", row.reference)),
-        release=str(content.get("release", "")),
-        licence=str(content.get("licence", row.licence)),
-        expected_labels=content.get("numTraining"),
-        expected_cases=content.get("numTraining"),
-    )
 
 
 def _label_map(row: DatasetRow, sources: Sources) -> tuple[LabelMap, list[Finding]]:
@@ -253,36 +208,38 @@ def _count(findings: list[Finding], code: str, words: str) -> dict[str, int]:
 def _count_findings(row: DatasetRow, counts: dict[str, int]) -> list[Finding]:
     expected = {"labelled cases": row.expected_labels, "labelled cases with image": row.expected_cases}
     return [
-        found("count_differs", "", f"{counts[what]} {what} were found; published are {n}")
+        found("count_differs", "", f"{counts[what]} {what} were found; the published number is {n}")
         for what, n in expected.items()
         if n is not None and counts[what] != n
     ]
 
 
-def _kept_options(plan: Plan, options: Options) -> dict[str, Any]:
-    """What a second run must repeat: it decides where the files of a case are."""
+def _kept_options(plan: Plan, options: ConversionOptions) -> dict[str, Any]:
+    """The options that a second run must repeat, because they decide where the files of a case are."""
     lists = sha256_of(sorted(map(sorted, read_split_file(options.split_file)))) if options.split_file else None
     return {"dataset": plan.row.folder, "mode": options.mode, "split": options.split, "split_file_sha256": lists}
 
 
-def _usable_mode(plan: Plan, options: Options) -> tuple[str, str]:
+def _usable_mode(plan: Plan, options: ConversionOptions) -> tuple[str, str]:
     first = [case.source.images[0] for case in plan.cases]
     try:
         plan.folder.mkdir(parents=True, exist_ok=True)
         return possible_mode(options.mode, first, plan.folder)
     except OSError as error:
         raise AssftError(
-            f"{plan.folder} cannot be written: {error.strerror or error}. Correct that and type the same command again."
+            f"{plan.folder} cannot be written: {error.strerror or error}. Fix that and run the same command again."
         ) from error
 
 
 def _conversion(plan: Plan, mode: str) -> Conversion:
-    by_id = plan.row.layout == "amos"
-    return Conversion(plan.folder, plan.label_map, plan.row.labels, (plan.row.channel,), plan.file_ending, by_id, mode)
+    row = plan.row
+    return Conversion(
+        plan.folder, plan.label_map, row.labels, (row.channel,), plan.file_ending, row.case_numbers is not None, mode
+    )
 
 
 def _write_results(plan: Plan, manifest: Manifest, findings: list[Finding], mode: str, message: str) -> None:
-    """Report, manifest, and dataset.json last: with it the dataset is complete."""
+    """Write the report, the manifest, and dataset.json last: with it the dataset is complete."""
     row = plan.row
     facts = {
         "dataset": row.folder,
@@ -295,14 +252,11 @@ def _write_results(plan: Plan, manifest: Manifest, findings: list[Finding], mode
         "reference": row.reference,
     }
     table = table_of_counts(plan, manifest.cases)
-    write_report(
-        plan.folder, REPORT, title=row.folder, facts=facts, table=table, labels=label_rows(plan), findings=findings
-    )
+    Report(row.folder, table, findings, facts, label_rows(plan)).write(plan.folder, REPORT)
     text = text_of(dataset_json(plan, manifest.cases, manifest.options, mode))
-    keep = (
-        manifest.dataset_json == sha256_of(text) and manifest.edited_dataset_json()
-    )  # somebody's own, and nothing new to say
+    nothing_new = manifest.dataset_json == sha256_of(text)
+    keep_edited = nothing_new and manifest.edited_dataset_json()
     manifest.dataset_json = sha256_of(text)
     manifest.finish()
-    if not keep:
+    if not keep_edited:
         write_text(plan.folder / "dataset.json", text)

@@ -1,32 +1,44 @@
-"""The datasets that can be converted, one row each. What a row cannot say is in no other place either."""
+"""The datasets that can be converted, one row each. All dataset-specific settings live in this table.
+
+The module imports neither torch nor numpy: the help of the command lists the table, and it must be quick.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from nnunet_assft.dataset_conversion.labels import BACKGROUND
+from nnunet_assft.dataset_conversion.layouts.amos import amos
+from nnunet_assft.dataset_conversion.layouts.case_folders import case_folders
+from nnunet_assft.dataset_conversion.layouts.msd import msd
+from nnunet_assft.dataset_conversion.layouts.named_files import named_files
+from nnunet_assft.dataset_conversion.source_cases import Sources
 from nnunet_assft.runtime.tables import Table
 
 CT, MRI = "CT", "MRI"  # channel names; nnU-Net chooses the normalisation by them
 READER = "NibabelIOWithReorient"  # reorients to RAS, and reads headers that ITK refuses
-AMOS_FIRST_MR_ID = 500  # readme of AMOS: ids below are CT
 
 
 @dataclass(frozen=True)
 class DatasetRow:
     """A public dataset and how its download becomes an nnU-Net dataset.
 
-    id, name: of the folder Dataset{id}_{name}; layout: a key of `sources.LAYOUTS`; image, label: file names without ending
-    as regular expressions with the group `case`; labels: structures in the order of their ids, from 1; dropped: structures
-    of the source, after those, that become background; split: a key of `splits.SPLITS`; n_test: test cases of that split;
-    expected_labels, expected_cases: published numbers of labels, and of labels with an image.
+    id, name: of the folder Dataset{id}_{name}; an id of 0 means that the download says it, or else -d. labels: the
+    structures in the order of their ids, from 1. layout: the function that finds the cases in the folders of a
+    download. split: a key of `splits.SPLITS`. image, label: file names without ending, as regular expressions with the
+    group `case`. dropped: structures of the source, following `labels`, that become background. n_test: number of test
+    cases of the split. case_numbers: the numbers of the cases of this modality, if one download has both; None if it
+    has one modality. expected_labels, expected_cases: published numbers of labels, and of labels with an image.
+    labels_without_images: whether the download has labels without an image, so that such a label is no error.
     """
 
     id: int
     name: str
     channel: str
     labels: tuple[str, ...]
-    layout: str
+    layout: Layout
     split: str
     description: str
     reference: str
@@ -37,9 +49,10 @@ class DatasetRow:
     label: str = ""
     dropped: tuple[str, ...] = ()
     n_test: int = 0
+    case_numbers: range | None = None
     expected_labels: int | None = None
     expected_cases: int | None = None
-    labels_without_images: bool = False  # the download holds such labels: no error
+    labels_without_images: bool = False
 
     @property
     def folder(self) -> str:
@@ -47,6 +60,7 @@ class DatasetRow:
 
     @property
     def target_labels(self) -> dict[str, int]:
+        """The ids of the converted dataset, background included."""
         return {name: value for value, name in enumerate((BACKGROUND, *self.labels))}
 
     @property
@@ -54,6 +68,8 @@ class DatasetRow:
         """The documented ids of the download, used where the download does not bring its own table."""
         return {name: value for value, name in enumerate((BACKGROUND, *self.labels, *self.dropped))}
 
+
+Layout = Callable[[DatasetRow, list[Path]], Sources]  # absolute folders of a download -> its cases
 
 AMOS_STRUCTURES = (
     "spleen",
@@ -99,6 +115,7 @@ ABDOMEN_ATLAS_STRUCTURES = (
     "prostate",
     "rectum",
 )
+AMOS_FIRST_MR_CASE = 500  # according to the readme of AMOS; the cases before it are CT
 AMOS_LICENCE = (
     "Zenodo record: CC BY 4.0; dataset.json of the download: CC-BY-SA 4.0; OpenReview page: a CC BY-NC licence"
 )
@@ -116,13 +133,15 @@ DATASETS: Table[DatasetRow] = Table(
             name="AMOS2022_postChallenge_task1",
             channel=CT,
             labels=AMOS_STRUCTURES,
-            layout="amos",
+            layout=amos,
             image=r"(?P<case>amos_\d{4})",
             label=r"(?P<case>amos_\d{4})",
+            case_numbers=range(AMOS_FIRST_MR_CASE),
             split="official",
             expected_labels=300,
             expected_cases=300,
-            description="AMOS 2022 task 1: abdominal CT, 15 structures; official training cases as pool, official validation as test",
+            description="AMOS 2022 task 1: abdominal CT, 15 structures; official training cases as pool, official "
+            "validation as test",
             reference="https://amos22.grand-challenge.org/",
             release="https://zenodo.org/record/7262581",
             licence=AMOS_LICENCE,
@@ -134,13 +153,15 @@ DATASETS: Table[DatasetRow] = Table(
             channel=MRI,
             labels=AMOS_STRUCTURES[:13],
             dropped=AMOS_STRUCTURES[13:],
-            layout="amos",
+            layout=amos,
             image=r"(?P<case>amos_\d{4})",
             label=r"(?P<case>amos_\d{4})",
+            case_numbers=range(AMOS_FIRST_MR_CASE, 10_000),
             split="official",
             expected_labels=60,
             expected_cases=60,
-            description="AMOS 2022: abdominal MR, 13 structures; bladder and prostate/uterus, which two MR cases have, are background",
+            description="AMOS 2022: abdominal MR, 13 structures; bladder and prostate/uterus, which two MR cases have, "
+            "are background",
             reference="https://amos22.grand-challenge.org/",
             release="https://zenodo.org/record/7262581",
             licence=AMOS_LICENCE,
@@ -151,7 +172,7 @@ DATASETS: Table[DatasetRow] = Table(
             name="FLARE21",
             channel=CT,
             labels=("liver", "kidney", "spleen", "pancreas"),
-            layout="named_files",
+            layout=named_files,
             image=r"(?P<case>(train|validation)_\d{3})_0000",
             label=r"(?P<case>train_\d{3})",
             split="random",
@@ -161,7 +182,8 @@ DATASETS: Table[DatasetRow] = Table(
             description="FLARE 2021: abdominal CT, 4 structures",
             reference="https://flare.grand-challenge.org/",
             release="https://zenodo.org/record/5903672",
-            licence="CC BY-NC-SA 4.0 as a mirror states; the part from MSD: CC-BY-SA 4.0; labels of AbdomenCT-1K: research only",
+            licence="CC BY-NC-SA 4.0 as a mirror states; the part from MSD: CC-BY-SA 4.0; labels of AbdomenCT-1K: "
+            "research only",
             citation="Ma et al. Fast and Low-GPU-memory abdomen CT organ segmentation: The FLARE challenge. "
             "Medical Image Analysis 82, 102616 (2022)",
         ),
@@ -170,7 +192,7 @@ DATASETS: Table[DatasetRow] = Table(
             name="AbdomenAtlas1_1",
             channel=CT,
             labels=ABDOMEN_ATLAS_STRUCTURES,
-            layout="case_folders",
+            layout=case_folders,
             image=r"(?P<case>BDMAP_\d{8})",
             split="hash",
             n_test=500,
@@ -181,14 +203,14 @@ DATASETS: Table[DatasetRow] = Table(
             reference="https://github.com/MrGiovanni/AbdomenAtlas",
             release="AbdomenAtlas/_AbdomenAtlas1.1Mini",
             licence="CC BY-NC-SA 4.0; research only, no redistribution",
-            citation="Li et al. AbdomenAtlas: A large-scale, detailed-annotated, & multi-center dataset for efficient transfer learning "
-            "and open algorithmic benchmarking. Medical Image Analysis 97, 103285 (2024)",
+            citation="Li et al. AbdomenAtlas: A large-scale, detailed-annotated, & multi-center dataset for efficient "
+            "transfer learning and open algorithmic benchmarking. Medical Image Analysis 97, 103285 (2024)",
         ),
         "abdominal_mri": DatasetRow(
             id=805,
             name="MRAnnotatorAbdomen",
             channel=MRI,
-            layout="named_files",
+            layout=named_files,
             labels=(
                 "spleen",
                 "kidney_right",
@@ -209,15 +231,15 @@ DATASETS: Table[DatasetRow] = Table(
             reference="https://github.com/lzl199704/MRAnnotator",
             release="on request from RadImageNet",
             licence="not stated for the images: see the terms of your copy",
-            citation="Zhou et al. MRAnnotator: Multi-Anatomy and Many-Sequence MRI Segmentation of Forty-four Structures. "
-            "Radiology Advances (2024), doi:10.1093/radadv/umae035",
+            citation="Zhou et al. MRAnnotator: Multi-Anatomy and Many-Sequence MRI Segmentation of Forty-four "
+            "Structures. Radiology Advances (2024), doi:10.1093/radadv/umae035",
         ),
         "msd": DatasetRow(  # name, id, channel, labels, description and licence are those of the task's dataset.json
             id=0,
             name="",
             channel="",
             labels=(),
-            layout="msd",
+            layout=msd,
             split="all",
             description="",
             reference="http://medicaldecathlon.com/",

@@ -1,4 +1,4 @@
-"""What a conversion has to say about a case or a dataset: a stable code, a severity, one line of text."""
+"""What a conversion reports about a case or a dataset: a stable code, a severity and one line of text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SEVERITIES = (ERROR, WARNING, INFO)
 
 @dataclass(frozen=True)
 class Code:
-    """severity: the usual one; meaning: for the report; advice: what to do, the end of the line."""
+    """A kind of finding. severity: the usual one. meaning: for the report. advice: what to do; it ends the line."""
 
     severity: str
     meaning: str
@@ -23,58 +23,62 @@ CODES = {
     # the case is left out
     "missing_image": Code(ERROR, "a listed or labelled case has no image", "Download or unpack that file again."),
     "missing_label": Code(ERROR, "a case of a labelled part has no label", "Download or unpack that file again."),
-    "unreadable": Code(ERROR, "a file is truncated, damaged or no NIfTI", "Download or unpack that file again."),
-    "not_3d": Code(
-        ERROR, "an image or label has not three axes", "Split it into 3D files; images are never re-encoded here."
+    "unreadable": Code(
+        ERROR, "a file is truncated, damaged or not a NIfTI file", "Download or unpack that file again."
     ),
-    "invalid_affine": Code(ERROR, "the header gives no invertible affine", "Mend the header."),
+    "not_3d": Code(
+        ERROR,
+        "an image or label does not have three axes",
+        "Split it into 3D files; images are never encoded anew here.",
+    ),
+    "invalid_affine": Code(ERROR, "the header gives no invertible affine", "Fix the header."),
     "shape_mismatch": Code(
         ERROR, "image and label have different shapes", "Find the label that belongs to this image."
     ),
-    "unexpected_labels": Code(ERROR, "a label holds ids that the dataset does not have", "Correct the label."),
-    "non_integral_labels": Code(ERROR, "a label holds fractions", "Resample labels with nearest neighbour only."),
-    "not_finite": Code(ERROR, "an image or label holds NaN or infinity", "Correct the file."),
+    "unexpected_labels": Code(ERROR, "a label holds ids that the dataset does not have", "Fix the label."),
+    "non_integral_labels": Code(ERROR, "a label holds fractions", "Resample labels by nearest neighbour only."),
+    "not_finite": Code(ERROR, "an image or label holds NaN or infinity", "Fix the file."),
     "case_in_two_splits": Code(ERROR, "a case is in the pool and in the test set", "Remove it from one of them."),
     "other_file_ending": Code(
-        ERROR, "an image ends differently from most", "A dataset has one ending; compress or unpack the file."
+        ERROR, "an image ends differently from most", "All images need the same ending; compress or unpack the file."
     ),
     # the dataset is not written
     "dataset_id_clash": Code(
         ERROR, "another dataset has this id", "Choose a free id with -d, or remove the other dataset."
     ),
     "unknown_structure": Code(
-        ERROR, "the source names a structure that this dataset does not have", "Is this the right dataset?"
+        ERROR, "the source names a structure that this dataset does not have", "Check that this is the right dataset."
     ),
     # image and label lie differently; the severity follows the tolerances
     "affine_differs": Code(
-        WARNING, "image and label lie apart (largest corner displacement)", "Overlay them to see which is right."
+        WARNING, "image and label lie apart (largest displacement of a corner)", "Overlay them to see which is right."
     ),
-    "spacing_differs": Code(WARNING, "image and label have different spacings", "Overlay them to see which is right."),
-    "direction_differs": Code(WARNING, "image and label have different axes", "Overlay them to see which is right."),
     # to look at
     "non_orthonormal": Code(
-        WARNING, "the axes are not at right angles", "ITK may refuse it; NibabelIOWithReorient takes it."
+        WARNING, "the axes are not at right angles", "ITK may refuse the file; NibabelIOWithReorient reads it."
     ),
-    "empty_label": Code(WARNING, "a label is all background", "Look whether it was ever annotated."),
+    "empty_label": Code(WARNING, "a label is all background", "Check whether the case was ever annotated."),
     "ct_range": Code(WARNING, "the intensities are not those of a CT in HU", "Look at the image."),
     "modality_conflict": Code(WARNING, "the intensities contradict the modality", "Look at the image."),
     "uint8_mr": Code(
         WARNING, "an MR image is stored as uint8", "Values above 255 may have wrapped; compare with the original."
     ),
     "float_labels": Code(WARNING, "a label is stored as float with integral values", "It is rewritten as uint8."),
-    "duplicate_content": Code(WARNING, "two cases have the same image", "Keep pool and test disjoint: remove one."),
+    "duplicate_content": Code(
+        WARNING, "two cases have the same image", "Remove one of them, so that pool and test have no image in common."
+    ),
     "label_without_image": Code(
         WARNING, "a label whose image is not in the download", "Give the folder with the images as a further -i."
     ),
-    "case_found_twice": Code(WARNING, "a file was found in several places", "The first is taken."),
+    "case_found_twice": Code(WARNING, "a file was found in several places", "The first one is used."),
     "overlapping_masks": Code(
-        WARNING, "masks of two structures share voxels", "The later one in the label order is kept."
+        WARNING, "masks of two structures share voxels", "The structure that is later in the label order is kept."
     ),
     "bad_dataset_json": Code(
         WARNING, "dataset.json of the download is unusable", "Folder names and the documented labels are used."
     ),
     "count_differs": Code(
-        WARNING, "not the published number of cases", "Complete the download, or go on with what there is."
+        WARNING, "not the published number of cases", "Complete the download, or continue with what there is."
     ),
     # to know
     "orientation_differs": Code(
@@ -85,17 +89,22 @@ CODES = {
     "other_modality": Code(INFO, "a case of the other modality", "It belongs to the other dataset."),
     "not_in_split": Code(INFO, "a case that the split file does not name", "It is left out."),
     # of --verify_only
-    "output_missing": Code(ERROR, "a converted file is gone", "Type the command without --verify_only."),
+    "output_missing": Code(ERROR, "a converted file is gone", "Run the command without --verify_only."),
     "output_changed": Code(
-        ERROR, "a converted file is not as it was written", "Move it away, or use --overwrite to write it anew."
+        ERROR, "a converted file is not as it was written", "Move it away, or use --overwrite to write it again."
     ),
-    "source_changed": Code(ERROR, "a source file is not as it was read", "Type the command without --verify_only."),
+    "source_changed": Code(
+        ERROR, "a source file has changed since it was read", "Run the command without --verify_only."
+    ),
 }
 
 
 @dataclass(frozen=True)
 class Finding:
-    """case: "" for the dataset as a whole; message: what was found and what was expected, without final stop."""
+    """One finding.
+
+    case: "" for the dataset as a whole. message: what was found and what was expected, without full stop.
+    """
 
     code: str
     case: str
@@ -103,23 +112,24 @@ class Finding:
     severity: str
 
     def line(self) -> str:
-        """One line for a person: where, what, what to do."""
+        """One line for a person: where it is, what it is, and what to do."""
         return " ".join(
             filter(None, (f"{self.case or 'dataset'}: {self.message}.", CODES[self.code].advice, f"[{self.code}]"))
         )
 
 
 def found(code: str, case: str, message: str, severity: str | None = None) -> Finding:
-    """A finding with the usual severity of its code, unless another one is given."""
+    """Make a finding with the usual severity of its code, unless another one is given."""
     return Finding(code, case, message, severity or CODES[code].severity)
 
 
 def errors(findings: Iterable[Finding]) -> list[Finding]:
+    """The findings that are errors, in their order."""
     return [finding for finding in findings if finding.severity == ERROR]
 
 
 def ordered(findings: Iterable[Finding]) -> list[Finding]:
-    """By severity, then case, then code: the same order however many processes found them."""
+    """Sort by severity, then case, then code, so that the order does not depend on the number of processes."""
     return sorted(set(findings), key=lambda f: (SEVERITIES.index(f.severity), f.case, f.code, f.message))
 
 

@@ -1,4 +1,7 @@
-"""Structures by name: spellings of one structure are one name, and ids of two datasets are related by names only."""
+"""Structures by name.
+
+All spellings of a structure become one name, and ids of two datasets are related only by names.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +27,13 @@ ALIASES = {  # words in alphabetical order, as `canonical_name` puts them
 
 
 def canonical_name(name: str) -> str:
-    """One spelling per structure: `left kidney` and `kidney_left` are the same, `arota` is the aorta."""
+    """Return one spelling per structure: `left kidney` and `kidney_left` are the same, `arota` is the aorta."""
     words = " ".join(sorted(re.findall(r"[a-z0-9]+", name.lower())))
     return ALIASES.get(words, words)
 
 
 def read_label_table(labels: Any) -> dict[str, int]:
-    """Names and ids of a `labels` entry, written in either direction (`{"0": "background"}` or `{"background": 0}`).
+    """Return name -> id of a `labels` entry, written in either direction: `{"0": "liver"}` or `{"liver": 0}`.
 
     Raises ValueError if it is neither.
     """
@@ -44,10 +47,10 @@ def read_label_table(labels: Any) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class LabelMap:
-    """How ids of the source become ids of the dataset.
+    """How the ids of the source become ids of the dataset.
 
-    ids: source id -> new id, background included, dropped structures to 0; names: source id -> name in the source;
-    structures: canonical name -> new id, for masks with one structure per file; dropped: source ids set to background.
+    ids: source id -> new id, background included; dropped structures become 0. names: source id -> name in the source.
+    structures: canonical name -> new id, for masks with one structure per file. dropped: source ids set to background.
     """
 
     ids: dict[int, int]
@@ -55,14 +58,9 @@ class LabelMap:
     structures: dict[str, int]
     dropped: frozenset[int] = field(default=frozenset())
 
-    @property
-    def changes_ids(self) -> bool:
-        """Whether a structure that is kept gets another id."""
-        return any(old != new for old, new in self.ids.items() if old not in self.dropped)
-
 
 def map_labels(source: Mapping[str, int], target: Mapping[str, int], dropped: tuple[str, ...] = ()) -> LabelMap:
-    """Relates the ids of `source` to those of `target` by name.
+    """Relate the ids of `source` to those of `target` by name.
 
     Raises ValueError, with the names, if a structure of the source is neither in the target nor dropped.
     """

@@ -1,4 +1,7 @@
-"""conversion_manifest.json: what was made from what. While a conversion runs, a journal with one line per finished case."""
+"""conversion_manifest.json says what was made from what.
+
+While a conversion runs, a journal gets one line per finished case.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,11 @@ Record = dict[str, Any]  # sources, outputs, findings, content, made_with of one
 
 @dataclass
 class Manifest:
-    """options: those a second run must repeat; cases: name -> record; dataset_json: checksum of the text written."""
+    """What a conversion has done so far.
+
+    options: those that a second run must repeat. cases: name -> record. dataset_json: checksum of the text that was
+    written.
+    """
 
     folder: Path
     options: dict[str, Any] = field(default_factory=dict)
@@ -29,7 +36,9 @@ class Manifest:
 
     @classmethod
     def load(cls, folder: Path) -> Manifest | None:
-        """The manifest of a dataset folder with the journal of a conversion that was cut off; None if there is neither.
+        """Read the manifest of a dataset folder, and the journal of a conversion that was cut off.
+
+        None if there is neither.
 
         Raises `AssftError` if the manifest is damaged.
         """
@@ -41,7 +50,8 @@ class Manifest:
                 manifest = cls(folder, content["options"], content["cases"], content["dataset_json_sha256"])
             except (ValueError, KeyError, TypeError) as error:
                 raise AssftError(
-                    f"{folder / NAME} is damaged ({error!r}). Convert into an empty folder, or remove this one."
+                    f"{folder / NAME} is damaged ({error!r}). Move the folder away, or convert into another one with "
+                    "-d."
                 ) from error
             begun = True
         for entry in _journal_entries(folder / JOURNAL):
@@ -53,16 +63,17 @@ class Manifest:
         return manifest if begun else None
 
     def begin(self) -> None:
-        """Opens the journal; from here on the folder counts as begun by a conversion with these options."""
+        """Open the journal. From here on, the folder belongs to a conversion with these options."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._append({"options": self.options})
 
     def add(self, case: str, record: Record) -> None:
+        """Note that a case is finished."""
         self.cases[case] = record
         self._append({"case": case, "record": record})
 
     def finish(self) -> None:
-        """Writes the manifest and removes the journal."""
+        """Write the manifest and remove the journal."""
         content = {
             "options": self.options,
             "dataset_json_sha256": self.dataset_json,
@@ -72,12 +83,12 @@ class Manifest:
         (self.folder / JOURNAL).unlink(missing_ok=True)
 
     def edited_dataset_json(self) -> bool:
-        """Whether dataset.json is there and not as this conversion wrote it."""
+        """Whether dataset.json is there, but is not what this conversion wrote."""
         file = self.folder / "dataset.json"
         return file.is_file() and sha256_of(file.read_text(encoding="utf-8", errors="replace")) != self.dataset_json
 
     def _append(self, entry: dict[str, Any]) -> None:
-        """A new line first: what a kill cut short stays a line of its own."""
+        """Begin with a new line, so that a line that a kill cut short stays a line of its own."""
         with open(self.folder / JOURNAL, "a", encoding="utf-8") as file:
             file.write("\n" + json.dumps(entry) + "\n")
             file.flush()
@@ -113,11 +124,11 @@ def sources_unchanged(record: Record, files: Iterable[Path]) -> bool:
 
 
 def output_state(folder: Path, output: Record, *, thorough: bool) -> str:
-    """ "" if an output is as it was written, else "missing" or "changed".
+    """Return "" if an output is as it was written, otherwise "missing" or "changed".
 
-    A file is compared by size and time and, if these differ, by checksum; thorough: by checksum in any case. A link is
-    compared by where it leads, a hard link by being the same file: the source is compared on its own. What is given by
-    reference is always as it was.
+    A file is compared by size and time and, if these differ or if `thorough` is set, by checksum. A link is compared by
+    where it leads, and a hard link by whether it is the same file, since the source is compared separately. A file that
+    is given by reference counts as it was written.
     """
     file = folder / output["path"]
     if output["action"] == "reference":

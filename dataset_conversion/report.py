@@ -1,29 +1,36 @@
-"""What a conversion found and did: dataset.json, and the report as JSON and as a page to read."""
+"""What a conversion found and did: dataset.json, and a report as JSON and as a page to read."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nnunet_assft import __version__
 from nnunet_assft.dataset_conversion.datasets import READER
-from nnunet_assft.dataset_conversion.findings import CODES, SEVERITIES, Finding, counts
+from nnunet_assft.dataset_conversion.findings import CODES, Finding, counts
 from nnunet_assft.dataset_conversion.labels import canonical_name
 from nnunet_assft.dataset_conversion.manifest import Record
 from nnunet_assft.dataset_conversion.scan import Plan
-from nnunet_assft.dataset_conversion.sources import POOL, TEST
-from nnunet_assft.dataset_conversion.splits import SEED
+from nnunet_assft.dataset_conversion.source_cases import POOL, TEST
+from nnunet_assft.nnunet_names import SPLIT_SEED
 from nnunet_assft.runtime.files import write_json, write_text
 
-LISTED = 50  # findings of one code on the page; the JSON file has all
-NEEDS_VOXELS = "NaN, label ids, fractions, empty labels, intensity ranges, damaged gzip data and duplicates are found when files are read"
+LISTED = 50  # findings of one code on the page; the JSON file has all of them
+NEEDS_VOXELS = (
+    "NaN, label ids, fractions, empty labels, intensity ranges, damaged gzip data and duplicates are found when files "
+    "are read"
+)
 
 
 def table_of_counts(plan: Plan, converted: dict[str, Record] | None) -> list[tuple[str, int | None, int]]:
-    """(what, expected, found): the published numbers beside those of this download."""
+    """(what, expected, found): the published numbers beside those of this download.
+
+    converted: the records of a conversion, or None before it.
+    """
     expected = {"labelled cases": plan.row.expected_labels, "labelled cases with image": plan.row.expected_cases}
     rows = [(what, expected.get(what), n) for what, n in plan.counts.items()]
     if converted is None:
@@ -35,7 +42,7 @@ def table_of_counts(plan: Plan, converted: dict[str, Record] | None) -> list[tup
 
 
 def label_rows(plan: Plan) -> list[tuple[str, str, int | None, int, str]]:
-    """(name in the source, name here, old id, new id, what happens): how labels were related, by name."""
+    """(name in the source, name here, old id, new id, what happens to it): how labels were related by name."""
     here = {canonical_name(name): name for name in plan.row.target_labels}
     rows: list[tuple[str, str, int | None, int, str]] = []
     for old, new in sorted(plan.label_map.ids.items()):
@@ -47,7 +54,7 @@ def label_rows(plan: Plan) -> list[tuple[str, str, int | None, int, str]]:
 
 
 def dataset_json(plan: Plan, records: dict[str, Record], options: dict[str, Any], mode: str) -> dict[str, Any]:
-    """nnU-Net's dataset.json with licence, citation and provenance."""
+    """The content of dataset.json: what nnU-Net needs, with licence, citation and provenance."""
     row = plan.row
     done = {name: record for name, record in sorted(records.items()) if record["outputs"]}
     content: dict[str, Any] = {
@@ -63,7 +70,7 @@ def dataset_json(plan: Plan, records: dict[str, Record], options: dict[str, Any]
         "licence": row.licence,
         "citation": row.citation,
         "converted_by": f"nnunet_assft {__version__}",
-        "conversion": {**options, "split_rule": plan.split, "seed": SEED, "tolerances": plan.tolerances.words()},
+        "conversion": {**options, "split_rule": plan.split, "seed": SPLIT_SEED, "tolerances": plan.tolerances.words()},
     }
     if mode == "reference":
         content["dataset"] = {
@@ -84,58 +91,58 @@ def text_of(content: dict[str, Any]) -> str:
     return json.dumps(content, indent=2) + "\n"
 
 
-def write_report(
-    folder: Path,
-    stem: str,
-    *,
-    title: str,
-    facts: dict[str, Any],
-    table: list[tuple[str, int | None, int]],
-    labels: list[tuple[str, str, int | None, int, str]],
-    findings: list[Finding],
-) -> None:
-    """`STEM.json` and `STEM.md` in `folder`."""
-    content = {
-        "title": title,
-        **facts,
-        "counts": [{"what": what, "expected": expected, "found": n} for what, expected, n in table],
-        "labels": [dict(zip(("source", "name", "old_id", "new_id", "action"), row, strict=True)) for row in labels],
-        "findings": [asdict(finding) for finding in findings],
-    }
-    write_json(folder / f"{stem}.json", content)
-    write_text(folder / f"{stem}.md", "\n".join(_page(title, facts, table, labels, findings)) + "\n")
+@dataclass(frozen=True)
+class Report:
+    """What a conversion or a check has to report.
+
+    counts: (what, expected, found). facts: key -> value, for the top of the page. labels: rows of `label_rows`.
+    """
+
+    title: str
+    counts: Sequence[tuple[str, int | None, int]]
+    findings: Sequence[Finding]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    labels: Sequence[tuple[str, str, int | None, int, str]] = ()
+
+    def write(self, folder: Path, stem: str) -> None:
+        """Write `STEM.json`, which has everything, and `STEM.md`, a page to read."""
+        label_keys = ("source", "name", "old_id", "new_id", "action")
+        content = {
+            "title": self.title,
+            **self.facts,
+            "counts": [{"what": what, "expected": expected, "found": n} for what, expected, n in self.counts],
+            "labels": [dict(zip(label_keys, row, strict=True)) for row in self.labels],
+            "findings": [asdict(finding) for finding in self.findings],
+        }
+        write_json(folder / f"{stem}.json", content)
+        write_text(folder / f"{stem}.md", "\n".join(self._page()) + "\n")
+
+    def _page(self) -> Iterator[str]:
+        yield from (f"# {self.title}", "")
+        yield from (f"* {key}: {value}" for key, value in self.facts.items() if value not in (None, ""))
+        yield from ("", *_table(("", "expected", "found"), self.counts))
+        if self.labels:
+            header = ("in the source", "here", "old id", "new id", "")
+            yield from ("", "## Labels", "", *_table(header, self.labels))
+        yield from ("", "## Findings", "")
+        if not self.findings:
+            yield "None."
+            return
+        numbers = counts(self.findings)
+        rows = [(severity, code, n, CODES[code].meaning) for (severity, code), n in numbers.items()]
+        yield from _table(("severity", "code", "number", "meaning"), rows)
+        for severity, code in numbers:
+            chosen = [f for f in self.findings if (f.severity, f.code) == (severity, code)]
+            yield from ("", f"### {severity}: {code} ({len(chosen)})", "")
+            yield from (f"{CODES[code].meaning}. {CODES[code].advice}".strip(), "")
+            yield from (f"* {f.case or 'dataset'}: {f.message}" for f in chosen[:LISTED])
+            if len(chosen) > LISTED:
+                yield f"* and {len(chosen) - LISTED} more in the JSON file"
 
 
-def _page(
-    title: str,
-    facts: dict[str, Any],
-    table: list[tuple[str, int | None, int]],
-    labels: list[tuple[str, str, int | None, int, str]],
-    findings: list[Finding],
-) -> list[str]:
-    lines = [f"# {title}", "", *(f"* {key}: {value}" for key, value in facts.items() if value not in (None, ""))]
-    lines += ["", "| | expected | found |", "|---|---|---|"]
-    lines += [f"| {what} | {'' if expected is None else expected} | {n} |" for what, expected, n in table]
-    if labels:
-        lines += ["", "## Labels", "", "| in the source | here | old id | new id | |", "|---|---|---|---|---|"]
-        lines += [f"| {source} | {name} | {old} | {new} | {action} |" for source, name, old, new, action in labels]
-    lines += ["", "## Findings", ""]
-    if not findings:
-        return [*lines, "None."]
-    lines += ["| severity | code | number | meaning |", "|---|---|---|---|"]
-    lines += [
-        f"| {severity} | {code} | {n} | {CODES[code].meaning} |" for (severity, code), n in counts(findings).items()
-    ]
-    for severity in SEVERITIES:
-        for code in sorted({f.code for f in findings if f.severity == severity}):
-            chosen = [f for f in findings if (f.severity, f.code) == (severity, code)]
-            lines += [
-                "",
-                f"### {severity}: {code} ({len(chosen)})",
-                "",
-                f"{CODES[code].meaning}. {CODES[code].advice}".strip(),
-                "",
-            ]
-            lines += [f"* {f.case or 'dataset'}: {f.message}" for f in chosen[:LISTED]]
-            lines += [f"* and {len(chosen) - LISTED} more in the JSON file"] if len(chosen) > LISTED else []
-    return lines
+def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
+    """The lines of a Markdown table."""
+    yield "|" + "|".join(f" {name} " if name else " " for name in header) + "|"
+    yield "|" + "---|" * len(header)
+    for row in rows:
+        yield "| " + " | ".join("" if value is None else str(value) for value in row) + " |"

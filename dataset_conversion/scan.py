@@ -1,4 +1,4 @@
-"""First phase: what a conversion would do, from names and headers alone. Nothing is written and no voxel is read."""
+"""First phase: what a conversion would do, by names and headers alone. Nothing is written, and no voxel is read."""
 
 from __future__ import annotations
 
@@ -12,19 +12,30 @@ import numpy as np
 
 from nnunet_assft.dataset_conversion.datasets import MRI, DatasetRow
 from nnunet_assft.dataset_conversion.findings import Finding, errors, found, ordered
-from nnunet_assft.dataset_conversion.headers import Header, Tolerances, header_findings, pair_findings, read_header
+from nnunet_assft.dataset_conversion.headers import (
+    Header,
+    Tolerances,
+    header_findings,
+    misfit,
+    pair_findings,
+    read_header,
+)
 from nnunet_assft.dataset_conversion.labels import LabelMap
-from nnunet_assft.dataset_conversion.sources import ENDINGS, POOL, TEST, UNLABELLED, SourceCase, Sources, ending_of
+from nnunet_assft.dataset_conversion.source_cases import ENDINGS, POOL, TEST, UNLABELLED, SourceCase, Sources, ending_of
 from nnunet_assft.dataset_conversion.splits import SPLITS
 from nnunet_assft.runtime.cases import for_each_case, in_processes
+from nnunet_assft.runtime.processes import number_of_processes
+
+COUNTED = ("labelled cases", "labelled cases with image", "labels without image", "images without public label")
+BYTES_PER_HEADER = 400_000  # counts like so many bytes to read: a process is worth starting from 500 headers on
 
 
 @dataclass(frozen=True)
 class PlannedCase:
-    """A case whose names and headers are in order, or the reason why it is not.
+    """A case whose names and headers are in order, or the reason why they are not.
 
-    part: POOL or TEST; rewrite: why the label must be rewritten, as far as headers tell ("" = it need not);
-    image_bytes, label_bytes: sizes of the files; memory: bytes of its largest volume.
+    part: POOL or TEST. rewrite: why the label must be rewritten, as far as headers tell; "" if it need not be.
+    image_bytes, label_bytes: sizes of the files. memory: bytes of the largest volume.
     """
 
     source: SourceCase
@@ -42,7 +53,11 @@ class PlannedCase:
 
 @dataclass
 class Plan:
-    """cases: those to convert; counts: what the scan found, by words; findings: all of the scan, of left-out cases too."""
+    """What a conversion will do.
+
+    cases: those to convert. counts: what was counted -> number. findings: all of the scan, also of cases that are left
+    out.
+    """
 
     row: DatasetRow
     folder: Path
@@ -60,7 +75,11 @@ class Plan:
 
 @dataclass(frozen=True)
 class Scanning:
-    """How a case is scanned. reorient: geometry is compared as the reorienting reader sees it."""
+    """How a case is scanned.
+
+    structures: canonical names. reorient: whether grids are compared after reorientation to RAS, as nnU-Net's
+    reorienting reader sees them.
+    """
 
     tolerances: Tolerances
     channel: str
@@ -70,17 +89,10 @@ class Scanning:
 
 
 def usable_cases(row: DatasetRow, sources: Sources) -> tuple[list[SourceCase], list[Finding], dict[str, int]]:
-    """Cases with an image and a label; findings for the others; counts."""
+    """Return the cases with an image and a label, findings for the others, and counts."""
     usable: list[SourceCase] = []
     findings: list[Finding] = []
-    counts = Counter(
-        {
-            "labelled cases": 0,
-            "labelled cases with image": 0,
-            "labels without image": 0,
-            "images without public label": 0,
-        }
-    )
+    counts = dict.fromkeys(COUNTED, 0)
     split_twice = {finding.case for finding in sources.findings if finding.code == "case_in_two_splits"}
     for case in sources.cases.values():
         counts["labelled cases"] += case.has_label
@@ -103,24 +115,27 @@ def usable_cases(row: DatasetRow, sources: Sources) -> tuple[list[SourceCase], l
             counts["labelled cases with image"] += 1
             if case.name not in split_twice:
                 usable.append(case)
-    return usable, findings, dict(counts)
+    return usable, findings, counts
 
 
 def split_cases(
     row: DatasetRow, cases: Sequence[SourceCase], split: str, lists: tuple[set[str], set[str]] | None
 ) -> tuple[dict[str, str], list[Finding]]:
-    """case -> POOL or TEST by the split (a key of SPLITS), or by the lists of a split file; findings for the others."""
+    """Return case -> POOL or TEST, and findings for the cases that are in neither.
+
+    split: a key of SPLITS. lists: the pool and the test cases of a split file, which replaces the split.
+    """
     by_name = {case.name: case for case in cases}
     if lists is None:
         test = SPLITS[split][0](row, by_name)
         return {name: TEST if name in test else POOL for name in by_name}, []
     pool, test = lists
     findings = [
-        found("case_in_two_splits", name, "the split file has it in pool and test; expected one")
+        found("case_in_two_splits", name, "the split file has it in pool and test; expected one of the two")
         for name in sorted(pool & test)
     ]
     findings += [
-        found("missing_image", name, "the split file names it, but no image with label was found")
+        found("missing_image", name, "the split file names it, but no image with a label was found")
         for name in sorted((pool | test) - set(by_name))
     ]
     findings += [
@@ -131,21 +146,22 @@ def split_cases(
 
 
 def most_frequent_ending(cases: Sequence[SourceCase]) -> str:
-    """`.nii.gz` or `.nii`: a dataset has one ending, and images are not re-encoded."""
+    """`.nii.gz` or `.nii`: a dataset has one ending, and images are not encoded anew."""
     endings = Counter(ending_of(file) for case in cases for file in case.images)
     return max(ENDINGS, key=lambda ending: endings[ending])
 
 
 def scan_cases(
-    cases: Sequence[SourceCase], parts: Mapping[str, str], scanning: Scanning, num_processes: int
+    cases: Sequence[SourceCase], parts: Mapping[str, str], scanning: Scanning, num_processes: int | None
 ) -> tuple[list[PlannedCase], list[Finding]]:
-    """Reads the headers of all cases. Returns those without error, by name, and all findings."""
+    """Read the headers of all cases. Returns those without error, by name, and all findings."""
     chosen = [case for case in cases if case.name in parts]
+    n_headers = sum(len(case.files) for case in chosen)
     scanned = for_each_case(
         partial(scan_case, scanning=scanning),
         {case.name: case for case in chosen},
         desc="Scanning",
-        executor=in_processes(num_processes),
+        executor=in_processes(number_of_processes(num_processes, total_bytes=n_headers * BYTES_PER_HEADER)),
     )
     planned = [replace(case, part=parts[name]) for name, case in sorted(scanned.items())]
     findings = [finding for case in planned for finding in case.findings]
@@ -153,7 +169,7 @@ def scan_cases(
 
 
 def scan_case(case: SourceCase, scanning: Scanning) -> PlannedCase:
-    """Headers of one case: readable, three axes, image and label on the same grid."""
+    """Check the headers of one case: they can be read, have three axes, and image and label lie on the same grid."""
     findings: list[Finding] = []
     headers: dict[Path, Header] = {}
     for file in case.files:
@@ -164,7 +180,7 @@ def scan_case(case: SourceCase, scanning: Scanning) -> PlannedCase:
             continue
         first = next(iter(headers.values()), None)
         headers[file] = header
-        new = first is None or not np.array_equal(header.affine, first.affine)  # else it was said of the first
+        new = first is None or not np.array_equal(header.affine, first.affine)  # else it is a finding of the first
         if new or len(header.shape) != 3 or header.stored.kind not in "iuf":
             findings += header_findings(case.name, file.name, header)
     missing = [name for name in scanning.structures if name not in case.masks] if case.masks else []
@@ -201,12 +217,16 @@ def _image_findings(case: SourceCase, headers: Mapping[Path, Header], scanning: 
 
 
 def _rewrite(case: SourceCase, headers: Mapping[Path, Header], scanning: Scanning) -> str:
+    """Why the label must be rewritten, or ""."""
     if case.label is None:
         return "merged from one mask per structure"
     label, image = headers[case.label], headers[case.images[0]]
     if label.scaled or np.issubdtype(label.stored, np.inexact):
         return "was stored as float"
-    if not np.allclose(label.reoriented().spacing, image.reoriented().spacing):  # nnU-Net's own check, an error there
+    if misfit(image, label, reorient=scanning.reorient):  # tolerated here, refused where labels are used
+        return "position set to that of the image"
+    image_spacing, label_spacing = (header.grid.reoriented().spacing for header in (image, label))
+    if not np.allclose(label_spacing, image_spacing):  # rounding for us, an error in nnU-Net's own check
         return "spacing set to that of the image"
     if ending_of(case.label) != scanning.file_ending:
         return f"now ends with {scanning.file_ending}"
@@ -214,6 +234,6 @@ def _rewrite(case: SourceCase, headers: Mapping[Path, Header], scanning: Scannin
 
 
 def describe_error(error: Exception) -> str:
-    """What a reader raised, in one line and without the file's name."""
+    """The message of what a reader raised, in one line and without the name of the file."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.split()) or type(error).__name__

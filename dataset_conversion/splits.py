@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_assft.dataset_conversion.datasets import DatasetRow
-from nnunet_assft.dataset_conversion.sources import POOL, TEST, SourceCase
+from nnunet_assft.dataset_conversion.source_cases import POOL, TEST, SourceCase
 from nnunet_assft.errors import AssftError
+from nnunet_assft.nnunet_names import SPLIT_SEED
 from nnunet_assft.runtime.files import read_json
 
-SEED = 12345  # nnU-Net's own seed of splits
-LARGEST_SHARE = 3  # of a small copy no more than a third becomes the test set
+LARGEST_TEST_SHARE = 3  # at most a third of a small copy becomes the test set
 
 Split = Callable[[DatasetRow, dict[str, SourceCase]], set[str]]  # names of the test cases
 
@@ -26,12 +26,12 @@ def _official(_: DatasetRow, cases: dict[str, SourceCase]) -> set[str]:
 
 def _random(row: DatasetRow, cases: dict[str, SourceCase]) -> set[str]:
     names = sorted(cases)
-    order = np.random.default_rng(SEED).permutation(len(names))
+    order = np.random.default_rng(SPLIT_SEED).permutation(len(names))
     return {names[i] for i in order[: _n_test(row, len(names))]}
 
 
 def _hash(row: DatasetRow, cases: dict[str, SourceCase]) -> set[str]:
-    """The smallest checksums of the names: k cases more or fewer in a copy move at most k others."""
+    """The names with the smallest checksums: k cases more or fewer in a copy move at most k other cases."""
     return set(sorted(cases, key=lambda name: hashlib.sha256(name.encode()).digest())[: _n_test(row, len(cases))])
 
 
@@ -40,21 +40,21 @@ def _all(_: DatasetRow, __: dict[str, SourceCase]) -> set[str]:
 
 
 def _n_test(row: DatasetRow, n: int) -> int:
-    """The published number; a partial copy gives the same share of its cases where there is an expected number."""
+    """The published number, or the same share of a partial copy if the published number of cases is known."""
     share = row.n_test * n / row.expected_cases if row.split == "random" and row.expected_cases else row.n_test
-    return min(round(share), n // LARGEST_SHARE)
+    return min(round(share), n // LARGEST_TEST_SHARE)
 
 
 SPLITS: dict[str, tuple[Split, str]] = {
     "official": (_official, "official training cases / official validation cases"),
-    "random": (_random, f"sorted case ids, numpy permutation with seed {SEED}"),
+    "random": (_random, f"sorted case ids, numpy permutation with seed {SPLIT_SEED}"),
     "hash": (_hash, "the smallest sha256 of the case id are the test set"),
     "all": (_all, "all cases in the pool"),
 }
 
 
 def read_split_file(file: Path) -> tuple[set[str], set[str]]:
-    """Pool and test of a JSON file `{"pool": [...], "test": [...]}`. Raises `AssftError` if it is not of that form."""
+    """Read pool and test of a JSON file `{"pool": [...], "test": [...]}`. Raises `AssftError` for any other content."""
     try:
         content = read_json(file)
     except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -64,13 +64,13 @@ def read_split_file(file: Path) -> tuple[set[str], set[str]]:
     lists = [content.get(key) for key in (POOL, TEST)] if isinstance(content, dict) else [None]
     if not all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in lists):
         raise AssftError(
-            f"--split_file {file} does not hold the two lists of case ids 'pool' and 'test'. Write "
+            f"--split_file {file} does not hold the two lists of case ids 'pool' and 'test'. Write it as "
             '{"pool": ["case_a", ...], "test": ["case_b", ...]}.'
         )
     return set(content[POOL]), set(content[TEST])
 
 
 def describe(names: Iterable[str]) -> str:
-    """A few names of many."""
+    """The first five names, and the number of the others."""
     listed = sorted(names)
     return ", ".join(listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "")

@@ -1,4 +1,4 @@
-"""What only the voxels tell: each file is read once, checked, and its checksum taken."""
+"""What only the voxels tell. Each file is read once, checked, and its checksum is taken."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ CT_LOWEST, CT_BONE, CT_HIGHEST = -10_000, 200, 40_000  # HU; padding, and metal,
 
 
 @dataclass
-class Volume:
-    """A file in memory. array: values (x, y, z); source: path, size, mtime_ns and sha256 of the file."""
+class SourceVolume:
+    """A file of a download in memory. array: values (x, y, z). source: path, size, mtime_ns and sha256 of the file."""
 
     array: Voxels
     header: Header
@@ -35,15 +35,18 @@ class Volume:
     source: dict[str, Any]
 
     def content_sha256(self) -> str:
-        """Checksum of shape and voxels, whatever the header and the compression."""
+        """Checksum of shape, type and voxels, whatever the header and the compression are."""
         digest = hashlib.sha256(f"{self.array.shape}{self.array.dtype.str}".encode())
         for slab in slabs(self.array):
             digest.update(np.asfortranarray(slab).tobytes(order="F"))
         return digest.hexdigest()
 
 
-def read_volume(file: Path) -> Volume:
-    """Reads a NIfTI file to its end, where a gzip file has length and checksum. Raises if it is damaged in any way."""
+def read_volume(file: Path) -> SourceVolume:
+    """Read a NIfTI file to its end, where a gzip file has its length and checksum.
+
+    Raises if it is damaged in any way.
+    """
     state = file.stat()
     data = file.read_bytes()
     digest = hashlib.sha256(data).hexdigest()
@@ -61,19 +64,20 @@ def read_volume(file: Path) -> Volume:
         array.shape, np.asarray(image.affine), nifti.get_data_dtype(), (slope, inter) not in ((None, None), (1.0, 0.0))
     )
     source = {"path": str(file), "size": state.st_size, "mtime_ns": state.st_mtime_ns, "sha256": digest}
-    return Volume(array, header, image.header, source)
+    return SourceVolume(array, header, image.header, source)
 
 
 def slabs(array: Voxels) -> Iterator[Voxels]:
-    """Slices along the last axis: temporary arrays stay small."""
+    """Yield slices along the last axis, so that temporary arrays stay small."""
     for z in range(array.shape[-1]):
         yield array[..., z]
 
 
 def image_findings(case: str, name: str, array: Voxels, channel: str, *, by_id: bool) -> list[Finding]:
-    """NaN, infinity and implausible intensities of an image.
+    """Findings for NaN, infinity and implausible intensities of an image.
 
-    channel: CT has expectations in HU, MRI must not look like a CT, others have none; by_id: the id decided the modality.
+    channel: a CT is expected to be in HU, an MRI not to look like a CT; nothing is expected of others. by_id: whether
+    the modality follows from the case id.
     """
     bad = 0
     low, high = np.inf, -np.inf
@@ -106,7 +110,7 @@ def image_findings(case: str, name: str, array: Voxels, channel: str, *, by_id: 
 
 @dataclass
 class Values:
-    """Voxels per value of a label; fractions, infinite: voxels that are no integer."""
+    """Number of voxels per value of a label. fractions, infinite: numbers of voxels that are not integers."""
 
     voxels: Counter[int]
     fractions: int = 0
@@ -127,7 +131,7 @@ class Values:
 
 
 def count_values(array: Voxels) -> Values:
-    """Voxels per value."""
+    """Count the voxels of each value."""
     values = Values(Counter())
     for slab in slabs(array):
         if np.issubdtype(array.dtype, np.inexact):
@@ -146,7 +150,7 @@ def count_values(array: Voxels) -> Values:
 
 
 def label_findings(case: str, name: str, values: Values, stored_as_float: bool, label_map: LabelMap) -> list[Finding]:
-    """What the values of a label with all structures say."""
+    """Findings for the values of a label with all structures."""
     if findings := values.findings(case, name):
         return findings
     unexpected = {value: n for value, n in sorted(values.voxels.items()) if value not in label_map.ids}
@@ -170,12 +174,12 @@ def label_findings(case: str, name: str, values: Values, stored_as_float: bool, 
         listed = ", ".join(f"{structure} ({n} voxels)" for structure, n in removed.items())
         findings.append(found("labels_removed", case, f"set to background: {listed}"))
     if not any(label_map.ids[value] for value, n in values.voxels.items() if n):
-        findings.append(found("empty_label", case, f"{name} holds background only; expected a structure"))
+        findings.append(found("empty_label", case, f"{name} holds background only; expected at least one structure"))
     return findings
 
 
 def renumbered(array: Voxels, label_map: LabelMap) -> npt.NDArray[np.uint8]:
-    """The label with the ids of the dataset; every value must be in the map."""
+    """The label with the ids of the dataset. Every value must be in the map."""
     table = np.zeros(max(label_map.ids) + 1, np.uint8)
     for old, new in label_map.ids.items():
         table[old] = new

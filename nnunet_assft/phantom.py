@@ -1,9 +1,9 @@
 """A synthetic abdominal CT dataset: small, free of patient data, with a pool whose structure a query strategy can find.
 
-Organs are unions of superellipsoids, bent by one smooth displacement field and painted in a fixed order. The pool has four
-clusters of unequal share (scan type x body type), near duplicates and rare anatomy; the test cases have equal shares.
-Positions are (x, y, z) in mm from the centre of the volume along the axes of ITK (x to the patient's left, y to the back,
-z to the head). Arrays are (Z, Y, X).
+Organs are unions of superellipsoids, bent by one smooth displacement field and painted in a fixed order. The pool has
+four clusters of unequal share (scan type x body type), near duplicates and rare anatomy; the test cases have equal
+shares. Positions are (x, y, z) in mm from the centre of the volume along the axes of ITK (x to the patient's left, y to
+the back, z to the head). Arrays are (Z, Y, X).
 """
 
 import json
@@ -27,12 +27,15 @@ Vector = tuple[float, ...]  # three numbers
 Body = tuple[Vector, Vector]  # centre and semi-axes of a superellipsoid, (x, y, z) in mm
 
 VERSION = 1  # raise it when the voxels of a given seed change
+TABLE = "phantom_clusters.csv"
 TEST_OFFSET = 1_000_000  # test case k is drawn from SeedSequence([seed, TEST_OFFSET + k])
 UNBOUNDED = 1e4  # mm; a semi-axis that leaves the volume
 
 
 @dataclass(frozen=True)
-class Grid:
+class Size:
+    """A size of the phantom."""
+
     shape: tuple[int, int, int]  # voxels (Z, Y, X)
     spacing: Vector  # mm (Z, Y, X)
     n_organs: int  # so many first rows of ORGANS are labelled; the others are anatomy without a label
@@ -60,8 +63,8 @@ def _tube(start: Vector, bend: Vector, end: Vector, radius: float) -> tuple[Body
 
 
 SIZES = {
-    "tiny": Grid(shape=(24, 40, 40), spacing=(10.0, 10.0, 10.0), n_organs=5),
-    "small": Grid(shape=(40, 64, 64), spacing=(7.0, 6.0, 6.0), n_organs=9),
+    "tiny": Size(shape=(24, 40, 40), spacing=(10.0, 10.0, 10.0), n_organs=5),
+    "small": Size(shape=(40, 64, 64), spacing=(7.0, 6.0, 6.0), n_organs=9),
 }
 
 CLUSTERS = (
@@ -184,7 +187,7 @@ class _Canvas:
     warp: the largest displacement along an axis, in mm.
     """
 
-    def __init__(self, grid: Grid, warp: float, rng: Generator) -> None:
+    def __init__(self, grid: Size, warp: float, rng: Generator) -> None:
         self.grid, self.warp = grid, warp
         self.tissue = np.zeros(grid.shape, dtype=np.uint8)
         axes = _axes(grid)
@@ -208,7 +211,7 @@ class _Canvas:
         return mask
 
 
-def _axes(grid: Grid) -> list[Array]:
+def _axes(grid: Size) -> list[Array]:
     """Coordinates x, y and z in mm around the centre, of shapes (1, 1, X), (1, Y, 1) and (Z, 1, 1)."""
     shapes = ((1, 1, -1), (1, -1, 1), (-1, 1, 1))
     sizes = zip(grid.shape[::-1], grid.spacing[::-1], shapes, strict=True)
@@ -234,7 +237,7 @@ def _scaled(organ: Organ, body: float, *, move: npt.ArrayLike = 0, stretch: npt.
     )
 
 
-def _draw_anatomy(grid: Grid, cluster: int, difficulty: float, rng: Generator) -> tuple[Label, Array]:
+def _draw_anatomy(grid: Size, cluster: int, difficulty: float, rng: Generator) -> tuple[Label, Array]:
     """Tissue code of every voxel (Z, Y, X), and the mean intensity of every code in HU.
 
     The draws do not depend on the grid: a case has the same anatomy in every size.
@@ -290,8 +293,10 @@ def _paint_distractors(canvas: _Canvas, cavity: Mask, cluster: int, difficulty: 
     return values
 
 
-def _draw_image(clean: Array, body: Mask, grid: Grid, cluster: int, difficulty: float, rng: Generator) -> Image:
-    """Texture, blur (partial volume and slice thickness), the bias field of MR, and noise, on noise-free intensities (HU)."""
+def _draw_image(  # an image depends on everything that a case depends on
+    clean: Array, body: Mask, grid: Size, cluster: int, difficulty: float, rng: Generator
+) -> Image:
+    """Add texture, blur (partial volume and slice thickness), the bias field of MR and noise to intensities (HU)."""
 
     def noise(deviation: float, correlation: float) -> Array:
         smooth = gaussian_filter(
@@ -306,14 +311,14 @@ def _draw_image(clean: Array, body: Mask, grid: Grid, cluster: int, difficulty: 
     return np.asarray(np.rint(image.clip(-1024, 3071)).astype(np.int16))
 
 
-def write_phantom_dataset(
+def write_phantom_dataset(  # all of these parameters are recorded in dataset.json
     folder: Path, *, n_pool: int, n_test: int, size: str = "tiny", difficulty: float = 0.25, seed: int = 0
 ) -> Path:
     """Write an nnU-Net raw dataset of `n_pool` pool and `n_test` test cases; return its folder.
 
-    A complete dataset of the same parameters is left as it is. `dataset.json` is written last, so an interrupted call can
-    be repeated. `phantom_clusters.csv` is for evaluation only: a query strategy must not read it.
-    Raises FileExistsError if the folder holds another dataset.
+    A complete dataset of the same parameters is left as it is. `dataset.json` is written last, so an interrupted call
+    can be repeated. `phantom_clusters.csv` is for evaluation only: a query strategy must not read it. Raises
+    FileExistsError if the folder holds another dataset.
     """
     if n_pool < 1 or n_test < 0:
         raise ValueError(f"n_pool is {n_pool} and n_test is {n_test}; expected at least 1 and at least 0.")
@@ -325,13 +330,12 @@ def write_phantom_dataset(
         "difficulty": difficulty,
         "seed": seed,
     }
-    cases = [(f"phantom_{k:03d}", k, "Tr") for k in range(n_pool)] + [
-        (f"phantom_test_{k:03d}", k, "Ts") for k in range(n_test)
-    ]
+    cases = [(f"phantom_{k:03d}", k, "Tr") for k in range(n_pool)]
+    cases += [(f"phantom_test_{k:03d}", k, "Ts") for k in range(n_test)]
     files = [
         file for case, _, part in cases for file in (f"images{part}/{case}_0000.nii.gz", f"labels{part}/{case}.nii.gz")
     ]
-    files += ["phantom_clusters.csv", "dataset.json"]  # dataset.json last: with it the dataset is complete
+    files += [TABLE, "dataset.json"]  # dataset.json last: with it the dataset is complete
     if _is_written(folder, parameters, files):
         return folder
 
@@ -343,14 +347,13 @@ def write_phantom_dataset(
             (partial / directory).mkdir(exist_ok=True)
             (folder / directory).mkdir(exist_ok=True)
         for case, index, part in cases:
-            image, label, spacing, cluster = phantom_case(
-                seed, index, size=size, difficulty=difficulty, test=part == "Ts"
-            )
+            test = part == "Ts"
+            image, label, spacing, cluster = phantom_case(seed, index, size=size, difficulty=difficulty, test=test)
             _write_volume(image, spacing, partial / f"images{part}/{case}_0000.nii.gz")
             _write_volume(label, spacing, partial / f"labels{part}/{case}.nii.gz")
-            source = pool_structure(seed, index)[1] if part == "Tr" else None
+            source = None if test else pool_structure(seed, index)[1]
             rows.append((case, cluster, "" if source is None else f"phantom_{source:03d}"))
-        (partial / "phantom_clusters.csv").write_text("".join(",".join(row) + "\n" for row in rows))
+        (partial / TABLE).write_text("".join(",".join(row) + "\n" for row in rows))
         dataset = DATASET_JSON | {"labels": organ_labels(size), "numTraining": n_pool, "phantom": parameters}
         (partial / "dataset.json").write_text(json.dumps(dataset, indent=2) + "\n")
         for file in files:
@@ -359,7 +362,7 @@ def write_phantom_dataset(
 
 
 def _is_written(folder: Path, parameters: dict[str, Any], files: list[str]) -> bool:
-    """Whether all files are there; an error if the folder holds another dataset."""
+    """Whether all files are there. Raises FileExistsError if the folder holds another dataset."""
     found = {file.relative_to(folder).as_posix() for file in folder.glob("[il]*T[rs]/*")}
     if foreign := sorted(found - set(files)):
         raise FileExistsError(

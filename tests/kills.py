@@ -9,7 +9,10 @@ from collections.abc import Callable
 
 
 def is_killed(kill: Callable[[], None], work: Callable[[], object]) -> bool:
-    """Forks, lets `kill` prepare the end, does the work. True if the child was killed, False if it finished; anything else fails."""
+    """Fork, let `kill` prepare the end, do the work. True if the child was killed, False if it finished.
+
+    Anything else that ends the child is a failure here.
+    """
     pid = os.fork()
     if pid == 0:
         code = 1

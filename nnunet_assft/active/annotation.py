@@ -57,31 +57,32 @@ def _what_to_do(experiment: Experiment, r: int, cases: Sequence[str], missing: S
     none_yet = " A round cannot go on without any label." if partial and len(missing) == len(cases) else ""
     return (
         f"waiting for the annotation of {len(missing)} of {len(cases)} cases: {', '.join(missing)}.{none_yet} "
-        f"{export} writes a work folder, {import_} takes the labels back; then type {again} again."
+        f"{export} writes a work folder, {import_} takes the labels back; then run {again} again."
     )
 
 
-# What a human is asked for ---------------------------------------------------------------------------------------------
+# What a human is asked for --------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Request:
+class AnnotationRequest:
     """What the round in progress asks of the annotators.
 
-    cases: best first. readers: case -> who reads it, the first one's label is the label; () where nobody was named.
+    cases: best first. annotators: case -> who annotates it, the first one's label is the label; () where nobody was
+    named.
     """
 
     round: int
     cases: tuple[str, ...]
-    readers: dict[str, tuple[str, ...]]
+    annotators: dict[str, tuple[str, ...]]
 
 
-def open_request(experiment: Experiment) -> Request:
+def open_request(experiment: Experiment) -> AnnotationRequest:
     """The request of the round in progress. Raises `AssftError` if there is none: oracle, not queried yet, all done."""
     if experiment.settings.annotator != "human":
         raise AssftError(
-            f"Experiment {experiment.name!r} has annotator {experiment.settings.annotator!r}: its labels are in labelsTr, and nothing "
-            "is asked of a human. Plan with --annotator human."
+            f"Experiment {experiment.name!r} has annotator {experiment.settings.annotator!r}: its labels are in "
+            "labelsTr, and nothing is asked of a human. Plan with --annotator human."
         )
     done = finished_rounds(experiment)
     r = len(done)
@@ -90,11 +91,11 @@ def open_request(experiment: Experiment) -> Request:
     queried = queried_cases(experiment, r)
     if not queried:
         again = experiment.command("round", "-r", str(r))
-        raise AssftError(f"Round {r} has not chosen its cases yet. Type {again}; it stops when it needs labels.")
+        raise AssftError(f"Round {r} has not chosen its cases yet. Run {again}; it stops when it needs labels.")
     cases = tuple(counted_cases(experiment, r, queried))
-    file = experiment.paths.readers_file(r)
+    file = experiment.paths.annotators_file(r)
     recorded = read_json(file) if file.is_file() else {}
-    return Request(r, cases, {case: tuple(recorded.get(case, ())) for case in cases})
+    return AnnotationRequest(r, cases, {case: tuple(recorded.get(case, ())) for case in cases})
 
 
 def queried_cases(experiment: Experiment, r: int) -> list[str]:

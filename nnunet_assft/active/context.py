@@ -13,8 +13,10 @@ from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.state import Experiment
 from nnunet_assft.errors import AssftError
 from nnunet_assft.planning.planner import CONFIGURATION
-from nnunet_assft.planning.preprocessing import check_label, image_properties, load_image, load_properties
+from nnunet_assft.planning.preprocessing import load_image, load_properties
 from nnunet_assft.runtime.files import read_json
+from nnunet_assft.volumes.accepted_geometry import is_accepted
+from nnunet_assft.volumes.labels import find_misfit, misplaced, read_label
 from nnunet_assft.volumes.raw_dataset import RawDataset, find_dataset
 
 
@@ -48,13 +50,20 @@ class Context:
         return self.paths.pseudo_label_folder(r) / "pseudo_labels" / f"{case}{self.dataset.file_ending}"
 
     def checked_label(self, case: str, label_file: Path) -> np.ndarray:
-        """The label of a case that may be seen, see `check_label`."""
-        properties = image_properties(self.image_folder, case, self.plans)
-        return check_label(case, label_file, self.dataset.reader, properties, self.dataset.labels)
+        """The label of a case that may be seen, (1, z, y, x) int16 as the reader gives it.
+
+        Raises `AssftError` for a label that cannot be used, and for one that does not lie on its image, unless
+        somebody has agreed to it with --accept_geometry.
+        """
+        misfit = find_misfit(self.dataset, case, label_file)
+        if misfit and not (misfit.same_shape and is_accepted(self.paths.accepted_geometry_file, case, misfit.reason)):
+            raise misplaced(case, label_file, misfit)
+        return read_label(self.dataset, case, label_file)
 
 
 def open_context(experiment: Experiment, device: torch.device) -> Context:
-    """The dataset and the plans of an experiment. Raises `AssftError` if an image that it was planned with is missing."""
+    """The dataset and the plans of an experiment. Raises `AssftError` if an image that it was planned with is
+    missing."""
     dataset = find_dataset(experiment.dataset)
     missing = [case for case in experiment.pool if case not in dataset.images]
     if missing:

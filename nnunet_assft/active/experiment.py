@@ -11,7 +11,7 @@ from typing import Any
 from nnunet_assft import __version__
 from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.query.budget import query_budget
-from nnunet_assft.active.query.functions import random_permutation
+from nnunet_assft.active.query.random_sampling import random_permutation
 from nnunet_assft.active.settings import Settings
 from nnunet_assft.active.state import Experiment
 from nnunet_assft.active.training.checkpoints import load_weights, weights_sha256, write_initial_network

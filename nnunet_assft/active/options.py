@@ -1,6 +1,7 @@
-"""Named variants of the method, one field each: what may be chosen, and what it means. The defaults are those of the method.
+"""Named variants of the method, one field each: what may be chosen and what it means. The defaults are the method.
 
-`nnUNetv2_assft_plan --option NAME=VALUE` sets one, `--list_options` prints them, `experiment.json` records them all.
+`nnUNetv2_assft_plan --option NAME=VALUE` sets one, `--list_options` prints all, and `experiment.json` records them. A
+parameter of a single strategy is not an option; it is set in its row of the table of strategies.
 """
 
 from __future__ import annotations
@@ -10,14 +11,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from nnunet_assft.active.metrics import ASD_REDUCTIONS, CONFIDENCE_REDUCTIONS, PD_FIRST, PD_WEIGHTS, RANKS, SECOND
+from nnunet_assft.active.metrics import ASD_REDUCTIONS, CONFIDENCE_REDUCTIONS, PD_WEIGHTS
 from nnunet_assft.active.selection import SELECTIONS
 from nnunet_assft.errors import AssftError
 
 FIRST_CASES = ("random", "medoid")
-TAUS = ("round", "one")
-UGTST_ENTROPIES = ("mean", "single")
-BADGE_LOSSES = ("ce", "ce+dice")
 SWITCH = (False, True)
 
 
@@ -31,23 +29,19 @@ def _option(
 
 @dataclass(frozen=True)
 class Options:
-    """One value per option. Raises `AssftError` for a value that does not exist."""
+    """One value per option. Raises `AssftError` for a value that is not one of its choices or out of its range."""
 
     first_case: str = _option(
         "random", "first case: drawn by the seed, or nearest to all others under E(0)", FIRST_CASES
     )
     asd_reduction: str = _option("foreground_mean", "Eq. 11, ASD over the voxels of a case", ASD_REDUCTIONS)
-    tau: str = _option("round", "Eq. 7: temperature of the round, or 1", TAUS)
-    pd_first: str = _option("one", "Eq. 4 at the first rank: 1, or the largest PD of the others", PD_FIRST)
     pd_weights: str = _option("literal", "Eq. 3: weight k for the case k ranks before, or reversed", PD_WEIGHTS)
     pd_labelled: bool = _option(False, "labelled cases count in PD, before all others", SWITCH)
-    ranks: str = _option("exact", "Eqs. 14-15: exact ranks, or scikit-learn's quantile transform", RANKS)
     exclude_pseudo: bool = _option(True, "section 3.4: the next query leaves out pseudo-labelled cases", SWITCH)
     selection: str = _option("reliable", "which cases are pseudo-labelled, see below", SELECTIONS)
     confidence: str = _option(
         "sum", "Eq. 22: margin over predicted foreground, summed or its mean", CONFIDENCE_REDUCTIONS
     )
-    second: str = _option("order", "Eq. 18: second order statistic, or largest value below the maximum", SECOND)
     tau_c: float = _option(2.0, "Eq. 24: the larger, the more candidates", at_least=1e-6)
     largest_component: bool = _option(False, "keep the largest component of each structure of a pseudo-label", SWITCH)
     ignore_margin: float = _option(
@@ -56,11 +50,6 @@ class Options:
     pseudo_weight: float = _option(
         1.0, "chance of a pseudo-labelled case to be drawn, against a labelled one", at_least=0.05, at_most=20.0
     )
-    ugtst_entropy: str = _option(
-        "mean", "ugtst: entropy of the mean prediction, or of the plain image", UGTST_ENTROPIES
-    )
-    ugtst_multiple: int = _option(2, "ugtst: candidates per queried case", at_least=1)
-    badge_loss: str = _option("ce", "badge: loss whose gradient is taken", BADGE_LOSSES)
 
     def __post_init__(self) -> None:
         for row in fields(self):
@@ -72,20 +61,20 @@ class Options:
                 )
             is_number = isinstance(value, float | int) and low <= value <= high and value < math.inf  # NaN is none
             if not choices and not is_number:
-                kind = "a whole number" if isinstance(row.default, int) else "a number"
                 upper = "" if math.isinf(high) else f" and at most {high:g}"
-                raise AssftError(f"--option {row.name}={_text(value)}: expected {kind}, at least {low:g}{upper}.")
+                raise AssftError(f"--option {row.name}={_text(value)}: expected a number, at least {low:g}{upper}.")
 
     @classmethod
     def parse(cls, settings: Sequence[str]) -> Options:
-        """From `NAME=VALUE` texts. Raises `AssftError` for a name or value that does not exist, naming those that do."""
+        """Read `NAME=VALUE` texts. Raises `AssftError`, which lists the choices, for an unknown name or value."""
         values: dict[str, Any] = {}
         rows = {row.name: row for row in fields(cls)}
         for setting in settings:
             name, equals, text = setting.partition("=")
             if name not in rows or not equals:
                 raise AssftError(
-                    f"--option {setting!r}: expected NAME=VALUE with one of {', '.join(rows)}. --list_options explains them."
+                    f"--option {setting!r}: expected NAME=VALUE with one of the names {', '.join(rows)}. "
+                    "--list_options explains them."
                 )
             if name in values:
                 raise AssftError(f"--option {name} is given twice; give it once.")
@@ -93,12 +82,12 @@ class Options:
         return cls(**values)
 
     def changed(self) -> dict[str, Any]:
-        """The options that differ from the method."""
+        """Return the options that differ from the method."""
         return {row.name: value for row in fields(self) if (value := getattr(self, row.name)) != row.default}
 
 
 def _value(text: str, default: Any, choices: Collection[Any]) -> Any:
-    """The value that a text stands for; what stands for none is left for the constructor to refuse."""
+    """Return the value that a text stands for; a text that stands for none is left for the constructor to refuse."""
     if choices:
         return {_text(choice): choice for choice in choices}.get(text, text)
     try:
@@ -112,7 +101,7 @@ def _text(value: Any) -> str:
 
 
 def table() -> list[tuple[str, str, str]]:
-    """(name, values with the default first, meaning) of every option."""
+    """Return (name, values with the default first, meaning) of every option."""
     rows = []
     for row in fields(Options):
         others = [_text(choice) for choice in row.metadata["choices"] if choice != row.default]

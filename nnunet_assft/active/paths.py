@@ -1,4 +1,4 @@
-"""Every path of an experiment, in one class. Fold = round (see `fold_of` for the one exception)."""
+"""Every path of an experiment, in one class."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ from pathlib import Path
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
 
 from nnunet_assft.planning.planner import CONFIGURATION
-
-TRAINERS = {"supervised": "nnUNetTrainerASSFTSupervised", "semi": "nnUNetTrainerASSFT"}
-COMMITTEE = ("member_1", "member_2", "member_3", "member_4")  # stages of the networks that only a query asks for
-TRAINERS |= dict.fromkeys(COMMITTEE, "nnUNetTrainerASSFTCommittee")
+from nnunet_assft.trainers.folds import TRAINERS, fold_of, training_set_of
 
 
 @dataclass(frozen=True)
@@ -28,7 +25,7 @@ class ExperimentPaths:
         words = ["-d", str(int(self.dataset[7:10])), *named, *arguments]
         return f"nnUNetv2_assft_{name} {shlex.join(words)}"
 
-    # nnUNet_raw ---------------------------------------------------------------------------------------------------------
+    # nnUNet_raw -----------------------------------------------------------------------------------------------------
 
     @property
     def raw(self) -> Path:
@@ -38,7 +35,7 @@ class ExperimentPaths:
         """Holds pseudo_labels/CASE.nii.gz, provenance.json and dataset.json of round r."""
         return self.raw / "assft" / self.experiment / f"round_{r:02d}"
 
-    # nnUNet_preprocessed ------------------------------------------------------------------------------------------------
+    # nnUNet_preprocessed --------------------------------------------------------------------------------------------
 
     @property
     def preprocessed(self) -> Path:
@@ -58,23 +55,23 @@ class ExperimentPaths:
 
     @property
     def stages(self) -> Path:
-        """What the trainers see as nnU-Net's preprocessed dataset folder: training sets, fingerprint, gt_segmentations."""
+        """What the trainers see as nnU-Net's preprocessed dataset: training sets, fingerprint, references."""
         return self.preprocessed / "assft" / self.experiment
 
     def training_set(self, r: int, stage: str) -> Path:
-        return self.stages / f"round_{r:02d}_{stage}"
+        return self.stages / training_set_of(r, stage)
 
     def stage_file(self, r: int, stage: str) -> Path:
-        return self.stages / f"round_{r:02d}_{stage}.json"
+        return self.stages / f"{training_set_of(r, stage)}.json"
 
-    # nnUNet_results -----------------------------------------------------------------------------------------------------
+    # nnUNet_results -------------------------------------------------------------------------------------------------
 
     @property
     def results_of_dataset(self) -> Path:
         return Path(str(nnUNet_results), self.dataset)
 
     def relative(self, file: Path) -> str:
-        """How weights are named in files, so that results can be moved as a whole."""
+        """The name of a file relative to the results of the dataset, so that results can be moved as a whole."""
         return file.relative_to(self.results_of_dataset).as_posix()
 
     @property
@@ -87,7 +84,7 @@ class ExperimentPaths:
 
     @property
     def initial_network(self) -> Path:
-        """E^(p) and D^(0): what round 0 starts from."""
+        """E^(p) and D^(0), the network that round 0 starts from."""
         return self.results / "initial_network.pth"
 
     @property
@@ -121,8 +118,13 @@ class ExperimentPaths:
         return self.results / "records" / name
 
     @property
+    def accepted_geometry_file(self) -> Path:
+        """Labels that are used although their header places them elsewhere than their image."""
+        return self.results / "accepted_geometry.json"
+
+    @property
     def annotations(self) -> Path:
-        """One CASE.json per imported label; second readings and replaced labels in folders of their own."""
+        """Holds one CASE.json per imported label; second readings and replaced labels have folders of their own."""
         return self.results / "annotations"
 
     def annotation_file(self, case: str) -> Path:
@@ -131,14 +133,15 @@ class ExperimentPaths:
     def second_reading(self, annotator: str, case: str, file_ending: str) -> Path:
         return self.annotations / "second_readings" / annotator / f"{case}{file_ending}"
 
-    def readers_file(self, r: int) -> Path:
+    def annotators_file(self, r: int) -> Path:
+        """Who annotates which case."""
         return self.results / f"readers_round_{r:02d}.json"
 
     def agreement_file(self, r: int) -> Path:
         return self.results / f"agreement_round_{r:02d}.csv"
 
     def previews(self, r: int) -> Path:
-        """What the model of the round before made of the queried cases: CASE.json and the pre-segmentation."""
+        """Holds the pre-segmentations of the queried cases by the model of the previous round, and CASE.json."""
         return self.results / f"prelabels_round_{r:02d}"
 
     def test_predictions(self, r: int) -> Path:
@@ -150,8 +153,3 @@ class ExperimentPaths:
 
     def checkpoint(self, r: int, stage: str) -> Path:
         return self.model_folder(stage) / f"fold_{fold_of(r, stage)}" / "checkpoint_final.pth"
-
-
-def fold_of(r: int, stage: str) -> int:
-    """The fold is the round; member 2 of the committee of round 3 is fold 32."""
-    return 10 * r + COMMITTEE.index(stage) + 1 if stage in COMMITTEE else r

@@ -17,7 +17,12 @@ from nnunet_assft.active.context import Context, open_context
 from nnunet_assft.active.pseudo_labels import write_pseudo_labels
 from nnunet_assft.active.query.budget import query_candidates
 from nnunet_assft.active.scoring.prediction import predict_test_cases
-from nnunet_assft.active.scoring.records import embeddings, pretrained_records, query_pool, selection_pool
+from nnunet_assft.active.scoring.records import (
+    build_query_pool,
+    build_selection_pool,
+    embeddings,
+    pretrained_records,
+)
 from nnunet_assft.active.selection import SELECTIONS
 from nnunet_assft.active.state import Experiment, Model, Round, finished_rounds, only_process, write_splits
 from nnunet_assft.active.strategies import STRATEGIES
@@ -33,8 +38,8 @@ def run_round(experiment: Experiment, r: int, device: torch.device, *, proceed_w
     """Round r of Algorithm 1; round 0 is its one-shot start. Continues an interrupted call; keeps a finished round.
 
     proceed_with_partial: queried cases that no human has labelled yet go back to T_u, and the round goes on. Raises
-    `AssftError` if an earlier round is not finished or an input cannot be used, `WaitingForAnnotation` if a human has to
-    label the queried cases first.
+    `AssftError` if an earlier round is not finished or an input cannot be used, `WaitingForAnnotation` if a human has
+    to label the queried cases first.
     """
     if experiment.paths.round_file(r).is_file():
         return Round.load(experiment.paths, r)
@@ -81,15 +86,15 @@ def _round_before(experiment: Experiment, r: int) -> Round | None:
     done = finished_rounds(experiment)
     if len(done) < r:
         raise AssftError(
-            f"Round {r} starts from round {r - 1}, which is not finished; {len(done)} of {experiment.n_rounds + 1} rounds "
-            f"are. Run: {experiment.command('round', '-r', str(len(done)))}"
+            f"Round {r} starts from round {r - 1}, which is not finished; {len(done)} of {experiment.n_rounds + 1} "
+            f"rounds are. Run: {experiment.command('round', '-r', str(len(done)))}"
         )
     if not done[r - 1].unlabelled:
         raise AssftError(f"Every case of the pool is labelled since round {r - 1}; there is nothing left to query.")
     return done[r - 1]
 
 
-# Query: Eqs. 1-16 ------------------------------------------------------------------------------------------------------
+# Query: Eqs. 1-16 ---------------------------------------------------------------------------------------------------
 
 
 def _query(context: Context, r: int, before: Round | None) -> tuple[list[str], list[str]]:
@@ -102,7 +107,7 @@ def _query(context: Context, r: int, before: Round | None) -> tuple[list[str], l
     candidates = query_candidates(before.unlabelled, excluded, before.reliability, experiment.n_query)
 
     def compute() -> dict[str, Any]:
-        query = strategy.query(query_pool(context, r, before, candidates), experiment.n_query)
+        query = strategy.query(build_query_pool(context, r, before, candidates), experiment.n_query)
         rank = {case: i + 1 for i, case in enumerate(query.ids)}
         rows = [
             {
@@ -139,7 +144,7 @@ def _first_case(context: Context) -> str:
     return str(cached(experiment.paths.step_file(0, "query"), inputs, compute)["queried"][0])
 
 
-# Training --------------------------------------------------------------------------------------------------------------
+# Training -----------------------------------------------------------------------------------------------------------
 
 
 def _train(  # six parameters: a line of Algorithm 1, and the context it runs in
@@ -167,12 +172,12 @@ def _train(  # six parameters: a line of Algorithm 1, and the context it runs in
 
 
 def _copies(labelled: Sequence[str], pseudo_labels: Mapping[str, Path], pseudo_weight: float) -> dict[str, int]:
-    """How often each case counts when cases are drawn: whole numbers in the ratio of the weights, by default 1 and 1."""
+    """How often each case counts when cases are drawn: whole numbers in the ratio of the weights, by default 1 : 1."""
     ratio = Fraction(pseudo_weight).limit_denominator(20) if pseudo_labels else Fraction(1)
     return dict.fromkeys(labelled, ratio.denominator) | dict.fromkeys(pseudo_labels, ratio.numerator)
 
 
-# Selection and pseudo-labels: Eqs. 17-26 -------------------------------------------------------------------------------
+# Selection and pseudo-labels: Eqs. 17-26 ----------------------------------------------------------------------------
 
 
 def _select(
@@ -183,7 +188,7 @@ def _select(
     n_select = experiment.n_query * r
 
     def compute() -> dict[str, Any]:
-        pool = selection_pool(context, r, model, labelled, unlabelled)
+        pool = build_selection_pool(context, r, model, labelled, unlabelled)
         selection = SELECTIONS[options.selection].function(pool, n_select)
         rank = {int(i): n + 1 for n, i in enumerate(selection.indices)}
         rows = [
@@ -235,11 +240,11 @@ def _pseudo_label(
     return files
 
 
-# Evaluation ------------------------------------------------------------------------------------------------------------
+# Evaluation ---------------------------------------------------------------------------------------------------------
 
 
 def _evaluate(context: Context, r: int, model: Model) -> dict[str, Any]:
-    """Dice on the test cases, predicted as `nnUNetv2_predict` does (with mirroring). Test labels are first read here."""
+    """Dice on the test cases, predicted as `nnUNetv2_predict` does it, with mirroring. First to read a test label."""
     experiment, dataset = context.experiment, context.dataset
     if not experiment.test:
         return {"mean": None, "sd": None, "n_cases": 0, "per_structure": {}, "per_case": {}}

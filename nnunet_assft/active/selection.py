@@ -1,7 +1,7 @@
 """The table of selection strategies: which unlabelled cases get a pseudo-label.
 
 A selection strategy is one pure function and one row in SELECTIONS. Its contract is that of the query strategies: it
-returns different cases, best first, depends on nothing but its input, and decides ties by the case id, ascending.
+returns different cases, best first, it depends on nothing but its input, and a tie goes to the smaller case id.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from nnunet_assft.runtime.tables import Table
 
 @dataclass(frozen=True)
 class SelectionPool:
-    """What a selection strategy may look at: every unlabelled case after the query, ids ascending.
+    """What a selection strategy may look at: every case that is unlabelled after the query, ids ascending.
 
-    confidence: (N,) C of Eqs. 20-22. embeddings: (N, d), anchors: (L, d), both of the network of the supervised stage.
+    The embeddings and anchors are those of the network of the supervised stage. Raises ValueError for arrays that do
+    not fit the ids, and for NaN and inf, which names the case.
     """
 
     ids: tuple[str, ...]
-    confidence: np.ndarray
-    embeddings: np.ndarray
-    anchors: np.ndarray
-    tau_c: float = 2.0
+    confidence: np.ndarray  # (N,) C of Eqs. 20-22
+    embeddings: np.ndarray  # (N, d)
+    anchors: np.ndarray  # (L, d) embeddings of all labelled cases
+    tau_c: float = 2.0  # Eq. 24: the larger, the more candidates
     scale: str = "max"  # of C in Eqs. 23-24
     round: int = 1
     seed: int = 0
@@ -47,7 +48,7 @@ class SelectionPool:
 
 @dataclass(frozen=True)
 class SelectionStrategy:
-    """One row of the table. `function` takes the pool and N_SU."""
+    """One row of the table. `function` takes the pool and N_SU, the number of cases to select."""
 
     function: Callable[[SelectionPool, int], Selection]
     source: str
@@ -55,38 +56,38 @@ class SelectionStrategy:
 
 
 def select_reliable(pool: SelectionPool, n_select: int) -> Selection:
-    """Eqs. 23-26: of the K most confident cases the N_SU with the largest R."""
+    """Select, among the K most confident cases, the N_SU with the largest R (Eqs. 23-26)."""
     return metrics.rank_reliable(
         pool.confidence, pool.embeddings, pool.anchors, n_select, pool.tau_c, pool.scale, pool.ids
     )
 
 
 def select_confident(pool: SelectionPool, n_select: int) -> Selection:
-    """The N_SU cases with the largest C (Eq. 22)."""
+    """Select the N_SU cases with the largest C (Eq. 22)."""
     return _of_all(pool, np.argsort(-pool.confidence, kind="stable")[:n_select])
 
 
 def select_near(pool: SelectionPool, n_select: int) -> Selection:
-    """The N_SU cases with the smallest D (Eq. 25): the nearest to a labelled one."""
+    """Select the N_SU cases with the smallest D (Eq. 25): those nearest to a labelled one."""
     distance = metrics.semantic_distance(pool.embeddings, pool.anchors)
     return _of_all(pool, np.argsort(distance, kind="stable")[:n_select])
 
 
 def select_random(pool: SelectionPool, n_select: int) -> Selection:
-    """N_SU cases at random, seeded by (seed, round)."""
+    """Select N_SU cases at random, seeded by (seed, round)."""
     rng = np.random.default_rng(np.random.SeedSequence([pool.seed, pool.round]))
     return _of_all(pool, rng.permutation(len(pool.ids))[:n_select])
 
 
 def select_all(pool: SelectionPool, n_select: int) -> Selection:
-    """Every unlabelled case, the most reliable first, whatever N_SU is."""
+    """Select every unlabelled case, whatever N_SU is, the most reliable first."""
     return metrics.rank_reliable(
         pool.confidence, pool.embeddings, pool.anchors, len(pool.ids), pool.tau_c, pool.scale, pool.ids
     )
 
 
 def _of_all(pool: SelectionPool, indices: np.ndarray) -> Selection:
-    """D and R of every case are known: Eq. 24 cuts none off."""
+    """Return a selection in which every case is a candidate, so that D and R of all cases are known."""
     distance = metrics.semantic_distance(pool.embeddings, pool.anchors)
     return Selection(indices, np.arange(len(pool.ids)), distance, pool.confidence * (1 - distance))
 

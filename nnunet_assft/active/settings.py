@@ -1,4 +1,4 @@
-"""What a person decides about an experiment. The commands fill it, `experiment.json` stores it, a comparison copies it."""
+"""What a person decides about an experiment: filled by commands, stored in `experiment.json`, copied by comparisons."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from nnunet_assft.errors import AssftError
 from nnunet_assft.network.presets import PRESETS
 from nnunet_assft.planning.domains import DOMAINS, ONE_SHOT_EPOCHS, resolve_domain
 
-ANNOTATORS = ("oracle", "human")
 WEIGHT_DECAY = 3e-5
 
 
@@ -20,8 +19,8 @@ WEIGHT_DECAY = 3e-5
 class Settings:
     """The options of `nnUNetv2_assft_plan`, by their names. rounds, budget, epochs: None takes what the domain says.
 
-    epochs: per stage of a round r >= 1; round 0 keeps the paper's share of it. encoder: path of the pre-trained weights,
-    None for a random start. test_split: see `planning.test_split`.
+    epochs: per stage of a round r >= 1; round 0 keeps the paper's share of it. encoder: path of the pre-trained
+    weights, None for a random start. test_split: see `planning.test_split`.
     """
 
     strategy: str = "assft"
@@ -46,7 +45,7 @@ class Settings:
         return cls(**{**content, "options": Options(**content["options"])})
 
     def resolved(self, dataset: str) -> Settings:
-        """With the values of the domain in place of None and `auto`. Raises `AssftError` for a name that does not exist."""
+        """With the values of the domain in place of None and `auto`. Raises `AssftError` for an unknown name."""
         _check_name("--strategy", self.strategy, STRATEGIES)
         _check_name("--preset", self.preset, PRESETS)
         domain = resolve_domain(self.domain, dataset)

@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 from nnunet_assft.active.options import Options
 from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.settings import Settings
+from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.files import read_json, write_json
 
@@ -31,7 +32,10 @@ REMOVED_OPTIONS = {
 
 @dataclass(frozen=True)
 class Model:
-    """A trained stage. checkpoint: relative to nnUNet_results/DATASET; weights_sha256: of the weights, not of the file."""
+    """A trained stage.
+
+    checkpoint: relative to nnUNet_results/DATASET. weights_sha256: of the weights, not of the file.
+    """
 
     stage: str
     checkpoint: str
@@ -83,7 +87,7 @@ class Experiment:
 
     @classmethod
     def load(cls, paths: ExperimentPaths) -> Experiment:
-        """Raises `AssftError` if there is no such experiment, or if another version wrote it in a form that is unknown."""
+        """Raises `AssftError` if there is no such experiment, or if another version wrote it in an unknown form."""
         file = paths.experiment_file
         if not file.is_file():
             raise AssftError(
@@ -98,11 +102,17 @@ class Experiment:
             raise AssftError(f"{file} has schema version {version}; expected {SCHEMA_VERSION}. {_written_by(content)}")
         for key in ("pool", "test", "permutation"):
             content[key] = tuple(content[key])
+        strategy = content["settings"]["strategy"]
+        if strategy not in STRATEGIES:
+            raise AssftError(
+                f"{file} was planned with strategy {strategy!r}, which this version no longer has. "
+                f"{_written_by(content)}"
+            )
         return cls(**{**content, "settings": Settings.from_json(content["settings"])})
 
 
 def _from_version_2(content: Mapping[str, Any]) -> dict[str, Any]:
-    """experiment.json as nnunet_assft 0.1.0 wrote it, in today's form. Raises `AssftError` if an option of it is gone."""
+    """experiment.json of nnunet_assft 0.1.0 in today's form. Raises `AssftError` if it uses an option that is gone."""
     options = dict(content["options"])
     for name, value in REMOVED_OPTIONS.items():
         if options.pop(name, value) != value:

@@ -1,10 +1,12 @@
 """The table of query strategies: which unlabelled cases to annotate next.
 
-A strategy is one pure function on a QueryPool (query_functions.py) and one row in STRATEGIES. Its contract:
+A strategy is one function of a QueryPool (in `query/`) and one row in STRATEGIES, which also sets the function's own
+parameters. Its contract:
 
 * It returns the ids of min(n_query, len(pool.ids)) different cases, best first, and the scores that decided it.
-* It depends on nothing but the pool: no files, no clock, no random state other than one seeded by (pool.seed, pool.round).
-* Equal scores are decided by the case id, ascending. The inputs are not modified.
+* It depends on nothing but the pool: no files, no clock, and no random numbers but those seeded by (pool.seed,
+  pool.round).
+* A tie goes to the smaller case id. The inputs are not modified.
 """
 
 from __future__ import annotations
@@ -12,28 +14,42 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from nnunet_assft.active.options import Options
-from nnunet_assft.active.query import functions as q
+from nnunet_assft.active.query.coverage import query_badge, query_coreset, query_typiclust
+from nnunet_assft.active.query.hybrid import query_sann, query_ugtst
+from nnunet_assft.active.query.method import query_asd, query_dkd, query_dkd_asd
 from nnunet_assft.active.query.pool import Query, QueryPool
+from nnunet_assft.active.query.random_sampling import query_random, query_random_foreground
+from nnunet_assft.active.query.uncertainty import (
+    query_clasp_pe,
+    query_cup,
+    query_entropy,
+    query_least_confidence,
+    query_margin,
+)
 from nnunet_assft.runtime.tables import Table
 
 
 @dataclass(frozen=True)
 class Strategy:
-    """One row of the table. `query` is the entry point: it checks, then calls `function`."""
+    """One row of the table. `query` is the entry point; it checks the pool and calls `function`."""
 
     function: Callable[[QueryPool, int], Query]
     needs: frozenset[str]  # fields of QueryPool that must not be None
     source: str  # where the rule comes from
     description: str
     extra_trainings: int = 0  # per round, for the query alone
-    extra_passes: int = 0  # per case, beyond one
-    semi_supervised: bool = False  # adds pseudo-labelled cases and the second stage of a round
+    extra_passes: int = 0  # per case, beyond the first one
+    semi_supervised: bool = False  # the round has a second stage, with pseudo-labelled cases
     excludes_pseudo_labelled: bool = False  # cases pseudo-labelled in the last round are not in the query pool
 
     def query(self, pool: QueryPool, n_query: int) -> Query:
-        """Choose n_query cases of the pool, or all if there are fewer. Raises ValueError if something needed is missing."""
+        """Choose n_query cases of the pool, or all of them if there are fewer.
+
+        Raises ValueError if n_query is below 1 or if the pool lacks a field that the strategy needs.
+        """
         n_query = operator.index(n_query)
         if n_query < 1:
             raise ValueError(f"n_query is {n_query}; expected at least one case to query.")
@@ -47,17 +63,17 @@ class Strategy:
 
     @property
     def passes(self) -> int:
-        """Through the network per case of the pool: none if the strategy looks at no image."""
+        """Forward passes per case of the pool; 0 if the strategy looks at no image."""
         return 0 if self.needs == {"permutation"} else 1 + self.extra_passes
 
     @property
     def extra_cost(self) -> str:
-        """Beyond one forward pass per case, in words; empty if there is none."""
+        """The cost beyond one forward pass per case, in words; empty if there is none."""
         costs = [(self.extra_trainings, "trainings per round"), (self.extra_passes, "passes per case")]
         return " and ".join(f"{n} more {what}" for n, what in costs if n)
 
     def needs_with(self, options: Options) -> frozenset[str]:
-        """`needs`, and what an option adds to it."""
+        """Return `needs`, together with what an option adds to it."""
         return self.needs | _LABELLED if options.pd_labelled and self.needs >= _TWO_ENCODERS else self.needs
 
 
@@ -70,19 +86,19 @@ STRATEGIES: Table[Strategy] = Table(
     Strategy,
     {
         "random": Strategy(
-            function=q.query_random,
+            function=query_random,
             needs=frozenset({"permutation"}),
             source="ASSFT paper, baseline RAND",
             description="cases at random, one permutation per seed",
         ),
         "dkd_asd": Strategy(
-            function=q.query_dkd_asd,
+            function=query_dkd_asd,
             needs=_SUMS | _TWO_ENCODERS,
             source="ASSFT paper, Eqs. 1-16",
             description="largest Q: knowledge divergence and segmentation difficulty; supervised fine-tuning only",
         ),
         "assft": Strategy(
-            function=q.query_dkd_asd,
+            function=query_dkd_asd,
             needs=_SUMS | _TWO_ENCODERS,
             source="ASSFT paper, Algorithm 1",
             description="largest Q, then selective semi-supervised fine-tuning on trusted pseudo-labels",
@@ -90,122 +106,109 @@ STRATEGIES: Table[Strategy] = Table(
             excludes_pseudo_labelled=True,
         ),
         "entropy": Strategy(
-            function=q.query_entropy,
+            function=query_entropy,
             needs=_SUMS,
             source="ASSFT paper, baseline ENPY; Wang and Shang 2014",
             description="largest mean entropy over all voxels",
         ),
         "least_confidence": Strategy(
-            function=q.query_least_confidence,
+            function=query_least_confidence,
             needs=_SUMS,
             source="ASSFT paper, baseline LCON; Li and Sethi 2006",
             description="largest 1 - mean p_(1) over all voxels",
         ),
         "margin": Strategy(
-            function=q.query_margin,
+            function=query_margin,
             needs=_SUMS,
             source="ASSFT paper, baseline MMAR; Wang and Shang 2014",
             description="smallest mean p_(1) - p_(2) over all voxels",
         ),
         "coreset": Strategy(
-            function=q.query_coreset,
+            function=query_coreset,
             needs=_LABELLED,
             source="ASSFT paper, baseline Core-set; Sener and Savarese 2018, greedy part",
             description="greedy k-centre: the case farthest from all labelled and picked ones",
         ),
         "badge": Strategy(
-            function=q.query_badge,
+            function=query_badge,
             needs=frozenset({"gradients"}),
             source="ASSFT paper, baseline BADGE; Ash et al. 2020, gradient summed over voxels",
             description="k-means++ sampling of the loss gradient at the last layer",
         ),
         "sann": Strategy(
-            function=q.sann("committee_spread"),
+            function=partial(query_sann, candidates_per_case=2),
             needs=frozenset({"embeddings", "committee_spread"}),
             source="ASSFT paper, baseline SANN; Yang et al. 2017",
             description="2b cases a bootstrap committee disagrees on most, of these the b most similar to all cases",
             extra_trainings=4,
             extra_passes=4,
         ),
-        "sann_tta": Strategy(
-            function=q.sann("mirror_spread"),
-            needs=frozenset({"embeddings", "mirror_spread"}),
-            source="surrogate of SANN, not the published method",
-            description="as sann, with 8 mirrored predictions of one network in place of a committee",
-            extra_passes=7,
-        ),
         "ugtst": Strategy(
-            function=q.query_ugtst,
+            function=partial(query_ugtst, candidates_per_case=2),
             needs=frozenset({"embeddings", "peak_entropy"}),
             source="ASSFT paper, baseline UGTST; Luo et al. 2024, release HiLab-git/UGTST",
             description="2b cases with the largest entropy above its first peak, of these the centres of b clusters",
             extra_passes=8,
         ),
         "cup": Strategy(
-            function=q.cup(uncertain_first=True),
+            function=partial(query_cup, candidates_per_case=2),
             needs=_SUMS,
             source="Wang et al. 2024, release whq-xxh/SFADA-UWF-SLO; per volume",
             description="2b cases with the largest mean entropy, of these the b with the most predicted foreground",
         ),
-        "cup_low": Strategy(
-            function=q.cup(uncertain_first=False),
-            needs=_SUMS,
-            source="CUP as described in the ASSFT paper",
-            description="2b cases with the smallest mean entropy, of these the b with the most predicted foreground",
-        ),
         "dkd_high": Strategy(
-            function=q.dkd_first(largest=True),
+            function=partial(query_dkd, largest=True),
             needs=_TWO_ENCODERS,
             source="ASSFT paper, Tables 6-7",
             description="ablation: largest DKD (Eq. 5)",
         ),
         "dkd_low": Strategy(
-            function=q.dkd_first(largest=False),
+            function=partial(query_dkd, largest=False),
             needs=_TWO_ENCODERS,
             source="ASSFT paper, Tables 6-7",
             description="ablation: smallest DKD (Eq. 5)",
         ),
         "asd_high": Strategy(
-            function=q.asd_first(largest=True),
+            function=partial(query_asd, largest=True),
             needs=_SUMS,
             source="ASSFT paper, Tables 6-7",
             description="ablation: largest ASD at tau of the round",
         ),
         "asd_low": Strategy(
-            function=q.asd_first(largest=False),
+            function=partial(query_asd, largest=False),
             needs=_SUMS,
             source="ASSFT paper, Tables 6-7",
             description="ablation: smallest ASD at tau of the round",
         ),
         "asd_high_tau1": Strategy(
-            function=q.asd_first(largest=True, tau1=True),
+            function=partial(query_asd, largest=True, tau1=True),
             needs=_SUMS,
             source="ASSFT paper, Tables 6-7",
             description="ablation: largest ASD at tau = 1",
         ),
         "asd_low_tau1": Strategy(
-            function=q.asd_first(largest=False, tau1=True),
+            function=partial(query_asd, largest=False, tau1=True),
             needs=_SUMS,
             source="ASSFT paper, Tables 6-7",
             description="ablation: smallest ASD at tau = 1",
         ),
         "random_foreground": Strategy(
-            function=q.query_random_foreground,
+            function=query_random_foreground,
             needs=_SUMS,
             source="own, after the foreground-aware random of nnActive",
             description="a predicted structure at random, then a case in proportion to its predicted voxels of it",
         ),
         "clasp_pe": Strategy(
-            function=q.query_clasp_pe,
+            function=query_clasp_pe,
             needs=frozenset({"class_entropies"}),
             source="volume-level form of ClaSP PE, release MIC-DKFZ/nnActive",
             description="66 % by the entropy of each structure in turn, the rest by all entropy, with noise that fades",
         ),
         "typiclust": Strategy(
-            function=q.query_typiclust,
+            function=partial(query_typiclust, neighbours=20),
             needs=_LABELLED,
             source="Hacohen et al. 2022",
-            description="k-means with L + b clusters; the most typical case of each of the largest without a labelled case",
+            description="k-means with L + b clusters; the most typical case of each large one without a labelled case",
         ),
     },
 )

@@ -10,25 +10,26 @@ from nnunet_assft.errors import AssftError
 
 
 def assign(cases: Sequence[str], annotators: Sequence[str], double_read: float = 0.0) -> dict[str, tuple[str, ...]]:
-    """case -> its readers, in the order of `annotators`; the first one's label is the label.
+    """case -> its annotators, in the order of `annotators`; the first one's label is the label.
 
     double_read: fraction of the cases, rounded half up, at least one case if above 0, that two of them read; these are
-    spread evenly over the list. Each case goes to whoever has fewest, so that numbers of readings differ by at most one.
+    spread evenly over the list. Each case goes to whoever has fewest, so that numbers of readings differ by at most
+    one.
     """
     check_annotators(annotators, double_read)
     n = len(cases)
     n_double = max(1, int(Fraction(str(double_read)) * n + Fraction(1, 2))) if double_read else 0
     double = {(2 * i + 1) * n // (2 * n_double) for i in range(n_double)}
     load = dict.fromkeys(annotators, 0)
-    readers: dict[str, tuple[str, ...]] = {}
+    shared: dict[str, tuple[str, ...]] = {}
     for i, case in enumerate(cases):
         chosen = sorted(annotators, key=lambda name: load[name])[
             : 2 if i in double else 1
         ]  # stable: ties by their order
         for name in chosen:
             load[name] += 1
-        readers[case] = tuple(name for name in annotators if name in chosen)
-    return readers
+        shared[case] = tuple(name for name in annotators if name in chosen)
+    return shared
 
 
 def check_annotators(annotators: Sequence[str], double_read: float) -> None:
@@ -46,10 +47,10 @@ def check_annotators(annotators: Sequence[str], double_read: float) -> None:
         )
 
 
-def readings(readers: Mapping[str, Sequence[str]]) -> dict[str, int]:
+def readings(annotators: Mapping[str, Sequence[str]]) -> dict[str, int]:
     """annotator -> number of cases to read."""
     load: dict[str, int] = {}
-    for names in readers.values():
+    for names in annotators.values():
         for name in names:
             load[name] = load.get(name, 0) + 1
     return load

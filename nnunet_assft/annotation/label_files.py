@@ -11,8 +11,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunet_assft.errors import AssftError
+from nnunet_assft.volumes.grid import Grid, itk_grid, read_itk_grid
 from nnunet_assft.volumes.nifti import refuse_damaged_nifti
-from nnunet_assft.volumes.placement import Grid
 
 ENDINGS = (".seg.nrrd", ".nrrd", ".nii.gz", ".nii")  # the longest first
 MAX_VALUES = 300  # more different values than this are no label map
@@ -22,7 +22,8 @@ MAX_VALUES = 300  # more different values than this are no label map
 class ReturnedLabel:
     """array: (i, j, k) int64, in the numbers of dataset.json. cropped: it need not cover the image.
 
-    reference_offset: where the file says its first voxel lies in the volume it was drawn on, in voxels; None: it does not say.
+    reference_offset: where the file says its first voxel lies in the volume it was drawn on, in voxels; None: it does
+    not say.
     """
 
     array: np.ndarray
@@ -43,54 +44,43 @@ def read_returned_label(file: Path, labels: Mapping[str, int]) -> ReturnedLabel:
         raise AssftError(f"the file cannot be read ({' '.join(str(error).split())[-120:]}). Save it again.") from error
     if image.GetDimension() != 3:
         raise AssftError(
-            f"it has {image.GetDimension()} dimensions, {' x '.join(map(str, image.GetSize()))} voxels; expected a 3D label "
-            "map. Save one volume, not a series."
+            f"it has {image.GetDimension()} dimensions, {' x '.join(map(str, image.GetSize()))} voxels; expected a 3D "
+            "label map. Save one volume, not a series."
         )
     array = sitk.GetArrayFromImage(image)
+    is_segmentation = bool(_segment_numbers(image)) or file.name.lower().endswith(".seg.nrrd")
+    if is_segmentation and not array.any():  # Slicer then writes a single voxel, wherever and whatever the image is
+        return ReturnedLabel(np.zeros(image.GetSize(), np.int64), itk_grid(image), cropped=True)
     if _segment_numbers(image):
         merged = _merge_segments(image, array, labels)
         offset = _numbers(image, "Segmentation_ReferenceImageExtentOffset")
-        return ReturnedLabel(merged.transpose(2, 1, 0), grid_of(image), cropped=True, reference_offset=offset)
+        return ReturnedLabel(merged.transpose(2, 1, 0), itk_grid(image), cropped=True, reference_offset=offset)
     if image.GetNumberOfComponentsPerPixel() != 1:
         raise AssftError(
-            f"it has {image.GetNumberOfComponentsPerPixel()} values per voxel; expected one. Export a label map, no colours."
+            f"it has {image.GetNumberOfComponentsPerPixel()} values per voxel; expected one. Export a label map, no "
+            "colours."
         )
-    if file.name.lower().endswith(".seg.nrrd"):
-        if array.any():
-            raise AssftError(
-                "it is a .seg.nrrd that names no segments, so nobody can say what its numbers mean. Save it from Slicer "
-                "again; a label map whose numbers are those of dataset.json is called CASE.nrrd."
-            )
-        return ReturnedLabel(
-            np.zeros(image.GetSize(), np.int64), grid_of(image), cropped=True
-        )  # Slicer's file without a segment
-    return ReturnedLabel(_whole_numbers(array, labels).transpose(2, 1, 0), grid_of(image))
+    if is_segmentation:
+        raise AssftError(
+            "it is a .seg.nrrd that names no segments, so nobody can say what its numbers mean. Save it from Slicer "
+            "again; a label map whose numbers are those of dataset.json is called CASE.nrrd."
+        )
+    return ReturnedLabel(_whole_numbers(array, labels).transpose(2, 1, 0), itk_grid(image))
 
 
 def image_grid(file: Path) -> Grid:
-    """The voxel grid of an image file, from its header. Raises `AssftError` if ITK refuses it, as it does if axes are skewed."""
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(file))
+    """The grid of an image file, from its header. Raises `AssftError` if ITK refuses it, as it does if axes are
+    skewed."""
     try:
-        reader.ReadImageInformation()
-    except RuntimeError as error:
+        return read_itk_grid(file)
+    except (RuntimeError, ValueError) as error:
         raise AssftError(
-            f"ITK cannot open the image {file} ({' '.join(str(error).split())[-120:]}), and no program built on it can. Mend "
-            "its header, or annotate elsewhere and save the label in labelsTr."
+            f"ITK cannot open the image {file} ({' '.join(str(error).split())[-120:]}), and no program built on it "
+            "can. Fix its header, or annotate elsewhere and save the label in labelsTr."
         ) from error
-    return grid_of(reader)
 
 
-def grid_of(image: sitk.Image | sitk.ImageFileReader) -> Grid:
-    """The voxel grid of a 3D image, or of what a reader has read the header of."""
-    affine = np.eye(4)
-    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * image.GetSpacing()
-    affine[:3, 3] = image.GetOrigin()
-    i, j, k = image.GetSize()
-    return Grid((i, j, k), affine)
-
-
-# Label maps ------------------------------------------------------------------------------------------------------------
+# Label maps -----------------------------------------------------------------------------------------------------------
 
 
 def _whole_numbers(array: np.ndarray, labels: Mapping[str, int]) -> np.ndarray:
@@ -103,21 +93,22 @@ def _whole_numbers(array: np.ndarray, labels: Mapping[str, int]) -> np.ndarray:
         return array.astype(np.int64)
     if len(values) > MAX_VALUES or values.min() < 0:
         raise AssftError(
-            f"it has {len(values)} different values from {values.min():g} to {values.max():g}: this looks like an image, not "
-            f"like a label map. Expected {known}. Was the image saved under the label's name?"
+            f"it has {len(values)} different values from {values.min():g} to {values.max():g}: this looks like an "
+            f"image, not like a label map. Expected {known}. Was the image saved under the label's name?"
         )
     if fractions:
         raise AssftError(
-            f"its values are not whole numbers: {_listed(fractions)}. A label was interpolated or is a probability; save the "
-            "segmentation itself, without resampling."
+            f"its values are not whole numbers: {_listed(fractions)}. A label was interpolated or is a probability; "
+            "save the segmentation itself, without resampling."
         )
     if len(values) <= 2 and values.max() == 255:
         raise AssftError(
-            f"it is a mask of 0 and 255, not a label map; expected {known}. Give each structure its number, 255 is none."
+            f"it is a mask of 0 and 255, not a label map; expected {known}. Give each structure its number, 255 is "
+            "none."
         )
     raise AssftError(
-        f"it has values that dataset.json does not know: {_listed(unknown)}; expected {known}. Give the structures these "
-        "numbers; the label descriptions of the work folder have them."
+        f"it has values that dataset.json does not know: {_listed(unknown)}; expected {known}. Give the structures "
+        "these numbers; the label descriptions of the work folder have them."
     )
 
 
@@ -126,7 +117,7 @@ def _listed(values: list[tuple[float, int]]) -> str:
     return shown + (f" and {len(values) - 5} more" if len(values) > 5 else "")
 
 
-# Slicer's segmentations ------------------------------------------------------------------------------------------------
+# Slicer's segmentations -----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -137,44 +128,42 @@ class _Segment:
 
 
 def _merge_segments(image: sitk.Image, array: np.ndarray, labels: Mapping[str, int]) -> np.ndarray:
-    """One label map, (z, y, x) int64, from the segments of a Slicer file. Names decide; its label values are its own affair."""
+    """One label map, (z, y, x) int64, from the segments of a Slicer file. Names decide; its label values are its own
+    affair."""
     layers = array if array.ndim == 4 else array[..., None]  # (z, y, x, layer)
     segments = _segments(image, layers, labels)
     explained = np.zeros(layers.shape, dtype=bool)
     merged = np.zeros(layers.shape[:3], np.int64)
     owner = np.full(layers.shape[:3], -1)
     for i, (segment, layer) in enumerate(segments):
+        explained[..., layer] |= segment.voxels
+        if segment.number == 0:  # a segment of the background; structures may overlap it
+            continue
         both = segment.voxels & (owner >= 0)
         if both.any():
             other = segments[int(owner[both][0])][0].name
             raise AssftError(
-                f"the segments {other!r} and {segment.name!r} overlap in {int(both.sum())} voxels; each voxel has one label. "
-                "Let the segments not overlap (Masking in Slicer's Segment Editor) and save again."
+                f"the segments {other!r} and {segment.name!r} overlap in {int(both.sum())} voxels; each voxel has one "
+                "label. Let the segments not overlap (Masking in Slicer's Segment Editor) and save again."
             )
         owner[segment.voxels] = i
         merged[segment.voxels] = segment.number
-        explained[..., layer] |= segment.voxels
     stray = (layers != 0) & ~explained
     if stray.any():
         found = ", ".join(f"{v:g}" for v in np.unique(layers[stray])[:5])
         raise AssftError(
-            f"{int(stray.sum())} voxels belong to no segment of the file (values {found}). It was changed outside of Slicer; "
-            "save it from Slicer again."
+            f"{int(stray.sum())} voxels belong to no segment of the file (values {found}). It was changed outside of "
+            "Slicer; save it from Slicer again."
         )
     return merged
 
 
 def _segments(image: sitk.Image, layers: np.ndarray, labels: Mapping[str, int]) -> list[tuple[_Segment, int]]:
     """The segments of the file, each with its layer. Files of older Slicers have one layer per segment and value 1."""
-    numbers = {_normal(name): (name, number) for name, number in labels.items()}
     found: list[tuple[_Segment, int]] = []
     for i in _segment_numbers(image):
         name = _text(image, f"Segment{i}_Name") or _text(image, f"Segment{i}_ID")
-        if _normal(name) not in numbers:
-            raise AssftError(
-                f"segment {name!r} is no structure of the dataset; expected {', '.join(labels)}. Rename it in Slicer."
-            )
-        known, number = numbers[_normal(name)]
+        known = _structure_named(name, labels)
         if known in (segment.name for segment, _ in found):
             raise AssftError(f"two segments are called {known!r}. Merge them, or delete one, in Slicer.")
         layer, value = (_numbers(image, f"Segment{i}_{key}") for key in ("Layer", "LabelValue"))
@@ -185,8 +174,21 @@ def _segments(image: sitk.Image, layers: np.ndarray, labels: Mapping[str, int]) 
             )
         voxels = layers[..., index] == (value[0] if value else 1)
         _require_within_extent(voxels, _numbers(image, f"Segment{i}_Extent"), name)
-        found.append((_Segment(known, number, voxels), index))
+        found.append((_Segment(known, labels[known], voxels), index))
     return found
+
+
+def _structure_named(name: str, labels: Mapping[str, int]) -> str:
+    """The structure that a segment means: of the same name, or of one that differs in what `_normal` takes away."""
+    alike = [known for known in labels if _normal(known) == _normal(name)]
+    if name in labels or len(alike) == 1:
+        return name if name in labels else alike[0]
+    if alike:
+        raise AssftError(f"segment {name!r} could be {' or '.join(alike)}. Give it one of these names in Slicer.")
+    raise AssftError(
+        f"segment {name!r} is no structure of the dataset; expected {', '.join(labels)}. Rename it in Slicer, or "
+        "delete it if it only helped to draw."
+    )
 
 
 def _segment_numbers(image: sitk.Image) -> list[int]:
@@ -196,7 +198,8 @@ def _segment_numbers(image: sitk.Image) -> list[int]:
 
 
 def _require_within_extent(voxels: np.ndarray, extent: tuple[int, ...] | None, name: str) -> None:
-    """Slicer clips a segment to its extent (i, j, k; first and last) when it reads the file; an empty segment has 0 -1."""
+    """Slicer clips a segment to its extent (i, j, k; first and last) when it reads the file; an empty segment has 0
+    -1."""
     if extent is None:
         return
     k, j, i = (slice(max(extent[2 * axis], 0), max(extent[2 * axis + 1] + 1, 0)) for axis in (2, 1, 0))
@@ -204,8 +207,8 @@ def _require_within_extent(voxels: np.ndarray, extent: tuple[int, ...] | None, n
     if outside:
         shown = " ".join(map(str, extent))
         raise AssftError(
-            f"segment {name!r} has {outside} voxels outside of the extent that the file gives it ({shown}); Slicer would not "
-            "show them. Save it from Slicer again."
+            f"segment {name!r} has {outside} voxels outside of the extent that the file gives it ({shown}); Slicer "
+            "would not show them. Save it from Slicer again."
         )
 
 

@@ -14,7 +14,8 @@ from nnunet_assft.runtime.files import read_json
 
 @dataclass(frozen=True)
 class Times:
-    """annotator, minutes: of every label. rows: (case, annotator; "" for nobody) -> minutes; they go before `minutes`."""
+    """annotator, minutes: of every label. rows: (case, annotator; "" for nobody) -> minutes; they go before
+    `minutes`."""
 
     annotator: str | None = None
     minutes: float | None = None
@@ -30,7 +31,8 @@ class Times:
         return self.annotator or (named.pop() if len(named) == 1 else None)
 
     def of(self, case: str, annotator: str | None, recorded: float | None = None) -> float | None:
-        """Minutes: of the table, else as recorded for a label that is in already, else those of every label; None: nobody said."""
+        """Minutes: of the table, else as recorded for a label that is in already, else those of every label; None:
+        nobody said."""
         for key in ((case, annotator or ""), (case, "")):
             if self.rows.get(key) is not None:
                 return self.rows[key]

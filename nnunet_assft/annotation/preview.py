@@ -1,4 +1,7 @@
-"""What the current model thinks of a queried case: pre-segmentation, where it is uncertain, and the slice to begin with."""
+"""What a model makes of a queried case: its segmentation, where it is uncertain, and the slice to begin with.
+
+`write_preview` is the only place that writes pre-segmentations, for the annotators and for the report.
+"""
 
 from __future__ import annotations
 
@@ -9,53 +12,103 @@ from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
-from matplotlib import style
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
+from nnunet_assft.active.context import Context
+from nnunet_assft.active.scoring.records import request_of
 from nnunet_assft.active.scoring.scorer import Scorer
 from nnunet_assft.active.scoring.voxel_statistics import entropy_map
-from nnunet_assft.annotation.gate import structures, summarize
-from nnunet_assft.annotation.label_files import grid_of
-from nnunet_assft.annotation.work_folder import colour
-from nnunet_assft.runtime.files import atomic_path
-from nnunet_assft.volumes.placement import to_file_axes
+from nnunet_assft.active.state import Model
+from nnunet_assft.annotation.gate import summarize
+from nnunet_assft.runtime.cached import cached_or_none
+from nnunet_assft.runtime.files import read_json, sha256_of, write_json
+from nnunet_assft.volumes.grid import itk_grid
+from nnunet_assft.volumes.segmentations import InFileAxes, write_segmentation
+from nnunet_assft.volumes.structures import structures
 
 
 @dataclass(frozen=True)
 class Preview:
-    """All (z, y, x) as the image is stored. entropy: in nats. mask: foreground of Eq. 9, where ASD is taken."""
+    """entropy: in nats. mask: foreground of Eq. 9, where ASD is taken."""
 
-    segmentation: np.ndarray
-    entropy: np.ndarray
-    mask: np.ndarray
+    segmentation: InFileAxes
+    entropy: InFileAxes
+    mask: InFileAxes
+
+    @property
+    def masked_entropy(self) -> np.ndarray:
+        """Entropy inside the foreground, 0 outside, in the axes of the file; if there is no foreground, all of it."""
+        entropy, mask = self.entropy.array, self.mask.array
+        return np.where(mask, entropy, 0.0) if mask.any() else entropy
+
+
+class PreviewStore:
+    """CASE.json beside the pre-segmentation; what it was made from is part of it, see `runtime.cached`."""
+
+    def read(self, file: Path) -> tuple[str, dict[str, Any]]:
+        content = read_json(file)
+        return sha256_of(content["made_from"]), content
+
+    def write(self, file: Path, inputs_sha256: str, result: dict[str, Any], seconds: float) -> None:
+        write_json(file, result)
+
+
+PREVIEWS = PreviewStore()
+
+
+def prelabel_file(context: Context, r: int, case: str) -> Path:
+    """Our own copy of a pre-segmentation, which no annotator touches."""
+    return context.paths.previews(r) / f"{case}{context.dataset.file_ending}"
+
+
+def preview_or_none(context: Context, r: int, case: str, model: Model) -> dict[str, Any] | None:
+    """What `write_preview` wrote for this case and this model, or None."""
+    file = prelabel_file(context, r, case)
+    made_from = _made_from(context, r, model)
+    return cached_or_none(_record_file(context, r, case), made_from, outputs=lambda _: [file], store=PREVIEWS)
+
+
+def write_preview(
+    context: Context, r: int, case: str, model: Model, scorer: Scorer
+) -> tuple[Preview, sitk.Image, dict[str, Any]]:
+    """Segment a case that round r has queried; write the segmentation, and then CASE.json with `describe` in it.
+
+    model: of the round before, whose network `scorer` has opened. Returns the preview, the image, and the content of
+    CASE.json.
+    """
+    made_from, properties = _made_from(context, r, model), context.properties(case)
+    seen = preview(scorer, context.image(case), properties, made_from["tau"])
+    image = sitk.ReadImage(str(context.dataset.images[case][0]))
+    described = {"made_from": made_from, **describe(seen, image, context.dataset.labels)}
+    write_segmentation(context.dataset.reader, seen.segmentation, prelabel_file(context, r, case), properties)
+    PREVIEWS.write(_record_file(context, r, case), sha256_of(made_from), described, 0.0)
+    return seen, image, described
 
 
 def preview(scorer: Scorer, image: np.ndarray, properties: dict[str, Any], tau: float) -> Preview:
     """One forward pass over a preprocessed image, (channels, z, y, x). tau: the temperature of the round."""
     logits = scorer.logits(image)
     entropy, mask = entropy_map(logits, tau)
-
-    def stored(array: np.ndarray) -> np.ndarray:
-        return to_file_axes(array, properties)
-
+    on_grid = scorer.to_original_grid(entropy, properties, outside=0.0)
+    mask_on_grid = scorer.to_original_grid(mask.float(), properties, outside=0.0)
     return Preview(
-        segmentation=stored(scorer.segmentation(logits, properties)),
-        entropy=stored(np.maximum(scorer.to_original_grid(entropy, properties, outside=0.0), 0.0)),
-        mask=stored(scorer.to_original_grid(mask.float(), properties, outside=0.0) > 0.5),
+        segmentation=InFileAxes.of(scorer.segmentation(logits, properties), properties),
+        entropy=InFileAxes.of(np.maximum(on_grid, 0.0), properties),
+        mask=InFileAxes.of(mask_on_grid > 0.5, properties),
     )
 
 
 def describe(seen: Preview, image: sitk.Image, labels: Mapping[str, int]) -> dict[str, Any]:
     """Predicted volumes in ml, the structure with the largest mean entropy, and the axial slice with the most entropy.
 
-    slice: number from 1 along voxel axis `slice_axis`, as ITK-SNAP counts. slice_s_mm: position to the head, as in Slicer.
+    slice: number from 1 along voxel axis `slice_axis`, as ITK-SNAP counts. slice_s_mm: position to the head, as in
+    Slicer.
     """
-    volumes = summarize(seen.segmentation, grid_of(image), labels).volumes_ml
+    segmentation, entropy = seen.segmentation.array, seen.entropy.array
+    volumes = summarize(seen.segmentation, itk_grid(image), labels).volumes_ml
     present = {name: value for name, value in structures(labels).items() if volumes[name]}
-    entropies = {name: float(seen.entropy[seen.segmentation == value].mean()) for name, value in present.items()}
+    entropies = {name: float(entropy[segmentation == value].mean()) for name, value in present.items()}
     oriented = sitk.DICOMOrient(image, "LPS")
-    k = axial_slice(_oriented(masked_entropy(seen), image))
+    k = axial_slice(as_radiologists_look(seen.masked_entropy, image))
     i, j, _ = (n // 2 for n in oriented.GetSize())
     position = oriented.TransformIndexToPhysicalPoint((i, j, k))
     axis = int(np.abs(np.array(image.GetDirection()).reshape(3, 3)[2]).argmax())
@@ -69,53 +122,22 @@ def describe(seen: Preview, image: sitk.Image, labels: Mapping[str, int]) -> dic
     }
 
 
-def masked_entropy(seen: Preview) -> np.ndarray:
-    """Entropy inside the foreground, 0 outside; if there is no foreground, all of it."""
-    return np.where(seen.mask, seen.entropy, 0.0) if seen.mask.any() else seen.entropy
-
-
 def axial_slice(entropy: np.ndarray) -> int:
     """Index along the first axis with the largest sum; entropy: (z, y, x) from feet to head."""
     return int(entropy.sum(axis=(1, 2)).argmax())
 
 
-@style.context("default")  # nnU-Net's trainer changes the font size of everything
-def draw_overlay(
-    file: Path, title: str, seen: Preview, image: sitk.Image, labels: Mapping[str, int], *, contours: bool
-) -> None:
-    """A PNG of the suggested axial slice, as radiologists look at it: the image, and the entropy in the foreground over it.
-
-    contours: draw the pre-segmentation as well.
-    """
-    entropy = _oriented(masked_entropy(seen), image)
-    k = axial_slice(entropy)
-    oriented = sitk.DICOMOrient(image, "LPS")
-    grey = sitk.GetArrayFromImage(oriented)[k]
-    pixel = oriented.GetSpacing()[1] / oriented.GetSpacing()[0]  # height over width
-    figure = Figure(figsize=(10, 5 * min(2.0, pixel * grey.shape[0] / grey.shape[1]) + 0.8), layout="constrained")
-    FigureCanvasAgg(figure)
-    darkest, brightest = np.percentile(grey, (1, 99))
-    for axes in figure.subplots(1, 2):
-        axes.imshow(grey, cmap="gray", aspect=pixel, vmin=darkest, vmax=brightest)
-        axes.set_axis_off()
-    left, right = figure.axes
-    if contours:
-        segmentation = _oriented(seen.segmentation.astype(np.uint16), image)[k]
-        for name, value in structures(labels).items():
-            if 0 < (segmentation == value).sum() < segmentation.size:
-                left.contour(segmentation == value, levels=[0.5], colors=[colour(value)], linewidths=1)
-                left.plot([], [], color=colour(value), label=name.replace("_", " "))
-        if left.lines:
-            left.legend(fontsize=7, loc="lower left")
-    shown = right.imshow(np.ma.masked_equal(entropy[k], 0), cmap="inferno", alpha=0.6, aspect=pixel, vmin=0)
-    figure.colorbar(shown, ax=right, label="entropy (nats)", shrink=0.8)
-    figure.suptitle(title, fontsize=10)
-    with atomic_path(file) as partial:
-        figure.savefig(partial, format="png", dpi=100)
-
-
-def _oriented(array: np.ndarray, image: sitk.Image) -> np.ndarray:
-    """An array on the grid of the image, turned so that its axes run from feet to head, front to back, right to left."""
+def as_radiologists_look(array: np.ndarray, image: sitk.Image) -> np.ndarray:
+    """Turn an array that lies on the grid of the image: its axes then run from feet to head, front to back, right to
+    left."""
     volume = sitk.GetImageFromArray(array)
     volume.CopyInformation(image)
     return sitk.GetArrayFromImage(sitk.DICOMOrient(volume, "LPS"))
+
+
+def _record_file(context: Context, r: int, case: str) -> Path:
+    return context.paths.previews(r) / f"{case}.json"
+
+
+def _made_from(context: Context, r: int, model: Model) -> dict[str, Any]:
+    return {"model": model.weights_sha256, "tau": request_of(context, r).tau}

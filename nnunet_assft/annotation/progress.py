@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from nnunet_assft.active.annotation import Request
+from nnunet_assft.active.annotation import AnnotationRequest
 from nnunet_assft.active.state import Experiment
 from nnunet_assft.runtime.files import read_json
 from nnunet_assft.volumes.raw_dataset import find_dataset
@@ -20,26 +23,31 @@ class Progress:
     state: str
 
 
-def progress(experiment: Experiment, request: Request) -> list[Progress]:
-    """One row per case and reader, in the order of the work list."""
+def progress(experiment: Experiment, request: AnnotationRequest) -> list[Progress]:
+    """One row per case and annotator, in the order of the work list."""
     dataset = find_dataset(experiment.dataset)
     rows = []
     for case in request.cases:
         file = experiment.paths.annotation_file(case)
         readings = {entry["annotator"]: entry for entry in (read_json(file)["readings"] if file.is_file() else ())}
-        for i, annotator in enumerate(request.readers[case] or (next(iter(readings), None),)):
-            first = i == 0
-            target = (
-                dataset.label_file(case)
-                if first
-                else experiment.paths.second_reading(str(annotator), case, dataset.file_ending)
-            )
-            imported = target.is_file() and annotator in readings
-            if imported:
-                state = "imported" if first else "second reading, imported"
-            elif target.is_file():
-                state = "put into labelsTr by hand"
-            else:
-                state = "missing" if first else "second reading, missing (the round does not wait for it)"
-            rows.append(Progress(case, annotator, readings[annotator]["minutes"] if imported else None, state))
+        first, *others = request.annotators[case] or (next(iter(readings), None),)
+        rows.append(_first_reading(case, first, dataset.label_file(case), readings))
+        for name in others:
+            file = experiment.paths.second_reading(str(name), case, dataset.file_ending)
+            rows.append(_second_reading(case, name, file, readings))
     return rows
+
+
+def _first_reading(case: str, annotator: str | None, file: Path, readings: Mapping[str | None, Any]) -> Progress:
+    """The one that is the label."""
+    if not file.is_file():
+        return Progress(case, annotator, None, "missing")
+    if annotator not in readings:
+        return Progress(case, annotator, None, "put into labelsTr by hand")
+    return Progress(case, annotator, readings[annotator]["minutes"], "imported")
+
+
+def _second_reading(case: str, annotator: str | None, file: Path, readings: Mapping[str | None, Any]) -> Progress:
+    if file.is_file() and annotator in readings:
+        return Progress(case, annotator, readings[annotator]["minutes"], "second reading, imported")
+    return Progress(case, annotator, None, "second reading, missing (the round does not wait for it)")

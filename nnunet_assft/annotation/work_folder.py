@@ -1,15 +1,16 @@
-"""The small text files of a work folder: label names for 3D Slicer and ITK-SNAP, the work list, the annotator's README."""
+"""The small text files of a work folder: label names for 3D Slicer and ITK-SNAP, the work list, the annotator's
+README."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Mapping
-from colorsys import hsv_to_rgb
 from pathlib import Path
 from typing import Any
 
-from nnunet_assft.active.annotation import Request
-from nnunet_assft.annotation.gate import structures
+from nnunet_assft.active.annotation import AnnotationRequest
+from nnunet_assft.active.context import Context
+from nnunet_assft.volumes.structures import colour, structures
 
 
 def slicer_colours(labels: Mapping[str, int]) -> str:
@@ -36,23 +37,18 @@ def itksnap_labels(labels: Mapping[str, int]) -> str:
     return "\n".join([*lines, ""])
 
 
-def colour(value: int) -> tuple[float, float, float]:
-    """A colour for each label, in [0, 1], as different from its neighbours as hues allow."""
-    return hsv_to_rgb((value * 0.618034) % 1, 0.85 if value % 2 else 0.6, 0.95)
-
-
 def _rows(labels: Mapping[str, int]) -> list[tuple[str, int, tuple[int, int, int]]]:
     rows = []
     for name, value in sorted(labels.items(), key=lambda item: item[1]):
-        r, g, b = (0.0, 0.0, 0.0) if value == 0 else (0.5, 0.5, 0.5) if name == "ignore" else colour(value)
+        r, g, b = (0.5, 0.5, 0.5) if name == "ignore" else colour(value)
         rows.append((name, value, (round(255 * r), round(255 * g), round(255 * b))))
     return rows
 
 
 def work_list(
-    request: Request, scores_file: Path, previews: Mapping[str, Mapping[str, Any]], labels: Mapping[str, int]
+    request: AnnotationRequest, scores_file: Path, previews: Mapping[str, Mapping[str, Any]], labels: Mapping[str, int]
 ) -> list[dict[str, Any]]:
-    """One row per queried case, best first. previews: case -> `annotation_preview.describe`, empty in round 0."""
+    """One row per queried case, best first. previews: case -> `preview.describe`, empty in round 0."""
     scores: dict[str, dict[str, str]] = {}
     if scores_file.is_file():
         with open(scores_file, encoding="utf-8", newline="") as file:
@@ -60,8 +56,8 @@ def work_list(
     rows = []
     for rank, case in enumerate(request.cases, 1):
         row: dict[str, Any] = {"case": case, "rank": rank}
-        if any(request.readers.values()):
-            row["annotators"] = " ".join(request.readers[case])
+        if any(request.annotators.values()):
+            row["annotators"] = " ".join(request.annotators[case])
         row |= {name: value for name, value in scores.get(case, {}).items() if name != "query_rank"}
         seen = previews.get(case)
         if seen:
@@ -72,39 +68,43 @@ def work_list(
     return rows
 
 
-def readme(
-    request: Request, labels: Mapping[str, int], file_ending: str, *, model: bool, prelabel: bool, import_command: str
-) -> str:
-    """What an annotator needs to know."""
-    named = any(request.readers.values())
-    where = "annotations/YOUR_NAME/" if named else "annotations/"
-    known = ", ".join(f"{value} {name}" for name, value in sorted(labels.items(), key=lambda item: item[1]))
-    start = (
-        f"prelabels/CASE{file_ending} is the model's own segmentation. Correct it; do not trust it."
-        if prelabel
-        else "There is no pre-segmentation"
-        + (": it was left out on purpose." if model else ": no model is trained yet.")
-    )
-    doubles = [case for case, names in request.readers.items() if len(names) > 1]
+def readme(context: Context, request: AnnotationRequest, *, has_model: bool, prelabel: bool) -> str:
+    """What an annotator needs to know. prelabel: whether the model's segmentation is given to the annotator."""
+    ending, labels = context.dataset.file_ending, sorted(context.dataset.labels.items(), key=lambda item: item[1])
+    where = "annotations/YOUR_NAME/" if any(request.annotators.values()) else "annotations/"
+    known = ", ".join(f"{value} {name}" for name, value in labels)
     lines = [
         f"Round {request.round}: {len(request.cases)} cases to annotate, in the order of worklist.csv.",
         "",
-        f"images/CASE_0000{file_ending} is the image. Never save over it: it may be the original itself.",
-        start,
-        *(
-            ["overlays/CASE.png shows where the model is uncertain, on the slice that worklist.csv suggests."]
-            if model
-            else []
-        ),
+        f"images/CASE_0000{ending} is the image. Never save over it: it may be the original itself.",
+        *_what_the_model_says(ending, has_model=has_model, prelabel=prelabel),
         f"Labels: {known}.",
         "",
-        "3D Slicer: load the image, load the pre-segmentation as Segmentation with the colour table labels.ctbl. Keep the segments' names.",
+        "3D Slicer: load the image, load the pre-segmentation as Segmentation with the colour table labels.ctbl. Keep "
+        "the segments' names.",
         f"  Save the segmentation as {where}CASE.seg.nrrd. Segments must not overlap (Segment Editor, Masking).",
         f"ITK-SNAP: open the image, load labels_itksnap.txt, save the segmentation as {where}CASE.nii.gz.",
         "Do not resample, crop or reorient anything. One file per case.",
-        *([f"Read by two, independently of each other: {', '.join(doubles)}."] if doubles else []),
-        *(["The label of such a case is that of the reader who is named first in worklist.csv."] if doubles else []),
+        *_who_decides([case for case, names in request.annotators.items() if len(names) > 1]),
         "",
-        f"When cases are finished, also before all are: {import_command}",
+        f"When cases are finished, also before all are: {context.experiment.command('annotate import', 'WORK_FOLDER')}",
     ]
     return "\n".join([*lines, ""])
+
+
+def _what_the_model_says(ending: str, *, has_model: bool, prelabel: bool) -> list[str]:
+    if not has_model:
+        return ["There is no pre-segmentation: no model is trained yet."]
+    overlays = "overlays/CASE.png shows where the model is uncertain, on the slice that worklist.csv suggests."
+    if not prelabel:
+        return ["There is no pre-segmentation: it was left out on purpose.", overlays]
+    return [f"prelabels/CASE{ending} is the model's own segmentation. Correct it; do not trust it.", overlays]
+
+
+def _who_decides(doubles: list[str]) -> list[str]:
+    if not doubles:
+        return []
+    return [
+        f"Annotated by two people, independently of each other: {', '.join(doubles)}.",
+        "The label of such a case is that of the annotator who is named first in worklist.csv.",
+    ]

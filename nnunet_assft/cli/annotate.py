@@ -9,6 +9,7 @@ from typing import Any
 
 from nnunet_assft.cli.common import (
     EXIT_ERROR,
+    add_accept_geometry,
     add_device,
     choose_device,
     load_experiment,
@@ -50,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     back.add_argument(
         "--replace", action="store_true", help="replace labels that are there; the old ones are kept with the results"
     )
+    add_accept_geometry(back)
     back.add_argument("--annotator_name", metavar="NAME", help="who drew them (default: the subfolder's name)")
     back.add_argument("--minutes", metavar="M", help="time for each of them")
     back.add_argument("--times", type=Path, metavar="CSV", help="table with case, annotator, minutes")
@@ -68,28 +70,25 @@ def export_work(args: argparse.Namespace, experiment: Any) -> int:
     from nnunet_assft.annotation import export as annotation_export
     from nnunet_assft.annotation.assignment import readings
 
+    options = annotation_export.ExportOptions(
+        args.annotators or (), args.double_read, prelabel=not args.no_prelabel, uncertainty=args.uncertainty
+    )
     context = open_context(experiment, choose_device(args.device))
     with only_process(experiment):
-        done = annotation_export.export_work(
-            context,
-            args.o,
-            annotators=args.annotators or (),
-            double_read=args.double_read,
-            prelabel=not args.no_prelabel,
-            uncertainty=args.uncertainty,
-        )
+        done = annotation_export.export_work(context, args.o, options)
     request = done.request
     print(f"round {request.round}: {len(request.cases)} cases to annotate in {args.o}: {', '.join(request.cases)}")
     if not done.has_model:
         print("No model is trained yet, so there is no pre-segmentation and no uncertainty.")
     for case in done.kept:
         print(f"{case}: the pre-segmentation in {args.o / 'prelabels'} was changed by somebody; it is left alone.")
-    load = readings(request.readers)
+    load = readings(request.annotators)
     if load:
         print("Cases per annotator: " + ", ".join(f"{name} {n}" for name, n in load.items()))
-    if any(len(names) > 1 for names in request.readers.values()):
+    if any(len(names) > 1 for names in request.annotators.values()):
         print(
-            "Cases read by two: the label is that of the annotator named first after --annotators; the other one counts for agreement."
+            "Cases annotated by two: the label is that of the annotator named first after --annotators; the other one "
+            "counts for agreement."
         )
     print(f"Next: {experiment.command('annotate import', str(args.o))}")
     return 0
@@ -107,10 +106,11 @@ def import_labels(args: argparse.Namespace, experiment: Any) -> int:
     from nnunet_assft.annotation.minutes import Times, checked_minutes
 
     minutes = None if args.minutes is None else checked_minutes(args.minutes, "--minutes")
+    consent = Consent(args.accept or (), args.accept_warnings, args.replace, args.accept_geometry or ())
     times = Times.read(args.times, args.annotator_name, minutes) if args.times else Times(args.annotator_name, minutes)
     context = open_context(experiment, torch.device("cpu"))
     with only_process(experiment):
-        report = take(context, args.folder, Consent(args.accept or (), args.accept_warnings, args.replace), times)
+        report = take(context, args.folder, consent, times)
         agreement = write_agreement(context, open_request(experiment))
     for line in report.imported:
         print(line)
@@ -124,12 +124,12 @@ def import_labels(args: argparse.Namespace, experiment: Any) -> int:
 
 
 def print_agreement(rows: list[dict[str, Any]], file: Path) -> None:
-    """Dice between the two readers of a case, per structure, and its mean over cases."""
+    """Dice between the two annotators of a case, per structure, and its mean over cases."""
     from nnunet_assft.evaluation.dice import mean_of
 
     columns = [name for name in rows[0] if name not in ("case", "reader_1", "reader_2")]
     mean = {name: mean_of(row[name] for row in rows) for name in columns}
-    print(f"Agreement between two readers, Dice ({file}):")
+    print(f"Agreement between two annotators, Dice ({file}):")
     for row in [*rows, {"case": "mean", "reader_1": "", "reader_2": "", **mean}]:
         values = "  ".join(f"{name} {'-' if row[name] is None else format(row[name], '.3f')}" for name in columns)
         print(f"  {row['case']}  {row['reader_1']} {row['reader_2']}  {values}")
@@ -142,7 +142,8 @@ def print_status(args: argparse.Namespace, experiment: Any) -> int:
     request = open_request(experiment)
     rows = progress(experiment, request)
     print(
-        f"round {request.round} of {experiment.dataset}, experiment {experiment.name!r}: {len(request.cases)} cases asked for"
+        f"round {request.round} of {experiment.dataset}, experiment {experiment.name!r}: {len(request.cases)} cases "
+        "asked for"
     )
     print("case  annotator  minutes  state")
     for row in rows:

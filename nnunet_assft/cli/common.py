@@ -1,4 +1,7 @@
-"""What every command shares: options, exit codes, one-line errors. Heavy imports stay inside functions, so `-h` is quick."""
+"""What every command shares: its parser, exit codes, errors of one line.
+
+Modules of commands import torch, numpy and nnU-Net inside of functions only, so that `-h` is quick.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nnunet_assft.errors import AssftError, WaitingForAnnotation
 from nnunet_assft.nnunet_names import check_nnunet_version
@@ -18,8 +21,10 @@ from nnunet_assft.nnunet_names import check_nnunet_version
 if TYPE_CHECKING:
     import torch
 
+    from nnunet_assft.active.state import Experiment
+
 EXIT_ERROR, EXIT_WAITING = 1, 3
-ALMOST_FULL = 2**20  # bytes: below this a failed write is put down to the disk
+ALMOST_FULL = 2**20  # bytes: with less free space, a failed write is blamed on the disk
 
 
 def make_parser(name: str, description: str, *, dataset: bool = True) -> argparse.ArgumentParser:
@@ -36,9 +41,11 @@ def make_parser(name: str, description: str, *, dataset: bool = True) -> argpars
     return parser
 
 
-def make_command(commands: Any, name: str, description: str) -> argparse.ArgumentParser:
-    """A command of a command (`annotate export`), on an experiment. commands: what `add_subparsers` gave."""
-    parser: argparse.ArgumentParser = commands.add_parser(
+def make_command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, description: str
+) -> argparse.ArgumentParser:
+    """The parser of a command of a command (`annotate export`). commands: what `add_subparsers` returned."""
+    parser = commands.add_parser(
         name,
         help=description,
         description=description[0].upper() + description[1:] + ".",
@@ -71,6 +78,22 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_accept_geometry(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--accept_geometry",
+        action="append",
+        metavar="CASE",
+        help="use this label although its header places it elsewhere than its image; all: every label; may be repeated",
+    )
+
+
+def accept_geometry(args: argparse.Namespace, experiment: Experiment) -> None:
+    """Record the consent that `add_accept_geometry` asks for."""
+    from nnunet_assft.volumes.accepted_geometry import accept_geometry as accept
+
+    accept(experiment.paths.accepted_geometry_file, args.accept_geometry or (), (*experiment.pool, *experiment.test))
+
+
 def add_processes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-np", type=positive_int, metavar="N", help="processes (default: one per core, fewer for small data)"
@@ -93,20 +116,20 @@ def choose_device(name: str | None) -> torch.device:
 
 
 def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
-    """The arguments, and in `typed` the names of those that were typed, also if with their default."""
-    args = parser.parse_args(argv)
-    unset: list[str] = []  # argparse leaves a value alone that is there already; to a list it can append
-    again = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(vars(args), unset)))
-    args.typed = frozenset(name for name, value in vars(again).items() if value is not unset)
-    return args
+    """The arguments, and in `typed` the names of those that were typed, even with their default value."""
+    defaults = {action.dest: action.default for action in parser._actions if action.default != argparse.SUPPRESS}
+    unset: list[str] = []  # argparse gives no default to a name that has a value, and can append to a list
+    args = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(defaults, unset)))
+    typed = {name: value for name, value in vars(args).items() if value is not unset}
+    return argparse.Namespace(**{**defaults, **typed}, typed=frozenset(typed))
 
 
 def run(
     command: Callable[[argparse.Namespace], int | None], parser: argparse.ArgumentParser, argv: list[str] | None
 ) -> None:
-    """Parse, call, exit: 0 done, 1 error, 2 wrong usage (argparse), 3 waiting for annotation."""
+    """Parse the arguments, call the command, exit: 0 done, 1 error, 2 wrong usage, 3 waiting for annotation."""
     args = parse(parser, argv)
-    # read when torch is loaded: on a busy CPU, threads that spin while they wait make a training three times slower
+    # torch reads this when it is imported: on a busy CPU, threads that spin while waiting make training 3 times slower
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     warnings.filterwarnings("ignore", message=".*GradScaler.*|.*not writable.*|.*lr_scheduler.*")
     try:
@@ -116,7 +139,7 @@ def run(
         print(f"{parser.prog}: {waiting}", file=sys.stderr)
         sys.exit(EXIT_WAITING)
     except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted; type the same command again to finish", file=sys.stderr)
+        print(f"{parser.prog}: interrupted; run the same command again to finish", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         if args.verbose:
@@ -128,14 +151,14 @@ def run(
 def _one_line(error: Exception) -> str:
     full = _full_disk(error)
     if full:
-        return f"the disk that holds {full} is full. Free some space and type the same command again; nothing is lost."
+        return f"the disk that holds {full} is full. Free some space and run the same command again; nothing is lost."
     if isinstance(error, AssftError):
         return str(error)
     return f"{type(error).__name__}: {' '.join(str(error).split())} (--verbose shows where)"
 
 
 def _full_disk(error: BaseException) -> str | None:
-    """The folder without space that made a write fail, if that is what happened. Many writers hide the reason."""
+    """The full folder that made a write fail, None if that was not the reason. Many writers hide the reason."""
     folders = [
         os.environ[name] for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results") if name in os.environ
     ]
@@ -148,8 +171,8 @@ def _full_disk(error: BaseException) -> str | None:
     return None if isinstance(error, AssftError) else full
 
 
-def load_experiment(args: argparse.Namespace) -> Any:
-    """The experiment named by -d and -e."""
+def load_experiment(args: argparse.Namespace) -> Experiment:
+    """The experiment -e of the dataset -d."""
     from nnunet_assft.active.paths import ExperimentPaths
     from nnunet_assft.active.state import Experiment
     from nnunet_assft.volumes.raw_dataset import find_dataset

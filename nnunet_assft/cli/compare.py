@@ -6,7 +6,7 @@ import argparse
 from dataclasses import replace
 
 from nnunet_assft.cli.common import EXIT_ERROR, add_device, choose_device, make_parser, run
-from nnunet_assft.cli.plan import add_shared_options, shared_settings
+from nnunet_assft.cli.options import add_shared_options, settings_of
 from nnunet_assft.errors import AssftError
 
 
@@ -81,7 +81,7 @@ def make_comparison(args: argparse.Namespace):  # type: ignore[no-untyped-def]
     from nnunet_assft.volumes.raw_dataset import find_dataset
 
     dataset, strategies, references, seeds = find_dataset(args.d).name, args.strategies, args.references, args.seeds
-    settings = shared_settings(args)
+    settings = settings_of(args)
     file = Comparison(dataset, args.e, (), (), settings).file
     if file.is_file():
         known = Comparison.load(file)
@@ -90,7 +90,7 @@ def make_comparison(args: argparse.Namespace):  # type: ignore[no-untyped-def]
         if "references" not in args.typed:
             references = [arm for arm in known.arms if arm not in STRATEGIES]
         seeds = seeds if "seeds" in args.typed else known.seeds
-        typed = {"options" if name == "option" else name for name in args.typed} & set(vars(settings))
+        typed = args.typed & set(vars(settings))
         settings = replace(known.settings, **{name: getattr(settings, name) for name in typed})
     return Comparison(dataset, args.e, parse_arms(strategies, references), tuple(seeds), settings)
 

@@ -1,23 +1,24 @@
-"""nnUNetv2_assft_convert: a public dataset as it is downloaded becomes an nnU-Net raw dataset, or a dataset is checked."""
+"""nnUNetv2_assft_convert: turn a downloaded dataset into an nnU-Net raw dataset, or check a raw dataset."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnunet_assft.cli.common import EXIT_ERROR, add_processes, make_parser, run
+from nnunet_assft.dataset_conversion.datasets import DATASETS
 from nnunet_assft.errors import AssftError
 
 if TYPE_CHECKING:
-    from nnunet_assft.dataset_conversion.convert import Options
     from nnunet_assft.dataset_conversion.findings import Finding
     from nnunet_assft.dataset_conversion.headers import Tolerances
+    from nnunet_assft.dataset_conversion.options import ConversionOptions
 
-NAMES = ("amos_ct", "amos_mri", "flare21", "abdomen_atlas", "abdominal_mri", "msd", "check")
+CHECK = "check"
 LINES = 20  # errors on stderr; the report has all
 
 
@@ -26,7 +27,8 @@ def parser() -> argparse.ArgumentParser:
         "convert", "Convert a downloaded dataset into nnU-Net's raw format, or check a raw dataset.", dataset=False
     )
     p.usage = "%(prog)s NAME -i SRC [SRC ...] [-d ID] [options]"
-    p.add_argument("name", choices=NAMES, metavar="NAME", help=f"{', '.join(NAMES)} (any nnU-Net raw dataset)")
+    names = (*DATASETS, CHECK)
+    p.add_argument("name", choices=names, metavar="NAME", help=f"{', '.join(names)} (any nnU-Net raw dataset)")
     p.add_argument(
         "-i", nargs="+", type=Path, metavar="SRC", help="folder(s) of the unpacked download; check: the dataset folder"
     )
@@ -36,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
         default="link",
         choices=["link", "hardlink", "copy", "reference"],
         metavar="MODE",
-        help="of placing images: link, hardlink, copy; reference: dataset.json names them",
+        help="how images are placed: link, hardlink, copy; reference: dataset.json names them",
     )
     p.add_argument(
         "--split",
@@ -53,23 +55,7 @@ def parser() -> argparse.ArgumentParser:
         nargs=2,
         default=["0.1", "voxel"],
         metavar=("INFO", "ERROR"),
-        help="distance of label and image in mm: info up to, error above (default: 0.1 voxel)",
-    )
-    p.add_argument(
-        "--tolerance_spacing",
-        nargs=2,
-        type=float,
-        default=[0.1, 1.0],
-        metavar=("INFO", "ERROR"),
-        help="the same in percent (default: 0.1 1)",
-    )
-    p.add_argument(
-        "--tolerance_direction",
-        nargs=2,
-        type=float,
-        default=[0.1, 1.0],
-        metavar=("INFO", "ERROR"),
-        help="the same in degrees (default: 0.1 1)",
+        help="distance of label and image in mm: up to INFO harmless, above ERROR an error (default: 0.1 voxel)",
     )
     p.add_argument("--dry_run", action="store_true", help="scan names and headers, print the plan, write nothing")
     p.add_argument(
@@ -78,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--overwrite",
         action="store_true",
-        help="convert every case again, also with other options or over edited files",
+        help="convert every case again, even with other options or over edited files",
     )
     p.add_argument("--strict", action="store_true", help="stop at the first error instead of leaving the case out")
     add_processes(p)
@@ -90,12 +76,12 @@ def convert(args: argparse.Namespace) -> int:
     from nnunet_assft.dataset_conversion.report import NEEDS_VOXELS, table_of_counts
 
     options = _options(args)
-    if args.name == "check":
+    if args.name == CHECK:
         return check(args, options)
     raw = raw_folder()
     if args.verify_only:
         n_cases, findings = conversion.verify_conversion(conversion.dataset_folder(args.name, raw, args.d))
-        print(f"{n_cases} cases compared with the manifest.")
+        print(f"{n_cases} cases were compared with the manifest.")
         return finish(findings)
     if not args.i:
         parser().error("-i is required")
@@ -117,39 +103,39 @@ def convert(args: argparse.Namespace) -> int:
     return code
 
 
-def check(args: argparse.Namespace, options: Options) -> int:
-    """Reports on a raw dataset given by its folder or its id."""
+def check(args: argparse.Namespace, options: ConversionOptions) -> int:
+    """Report on a raw dataset that is given by its folder or its id."""
     from nnunet_assft.dataset_conversion.check import REPORT
     from nnunet_assft.dataset_conversion.check import check as check_dataset
 
     if (not args.i) == (not args.d) or len(args.i or [0]) > 1:
         parser().error("check takes one dataset: -i FOLDER or -d ID")
     folder = args.i[0] if args.i else _dataset_by_id(args.d)
-    checked = check_dataset(folder, options.tolerances, options.num_processes, voxels=not args.dry_run)
-    print_table(checked.counts)
-    code = finish(checked.findings)
+    report = check_dataset(folder, options.tolerances, options.num_processes, voxels=not args.dry_run)
+    print_table(report.counts)
+    code = finish(report.findings)
     if not args.dry_run:
         try:
-            checked.write()
+            report.write(folder, REPORT)
             print(f"Report: {folder / REPORT}.md")
-        except OSError as error:  # a dataset may be on a disk that is for reading only
-            for finding in checked.findings:
+        except OSError as error:  # the dataset may be on a read-only disk
+            for finding in report.findings:
                 print(finding.line())
             print(f"No report was written: {folder}: {error.strerror or error}.")
     return code
 
 
-def _options(args: argparse.Namespace) -> Options:
-    from nnunet_assft.dataset_conversion.convert import Options
+def _options(args: argparse.Namespace) -> ConversionOptions:
+    from nnunet_assft.dataset_conversion.options import ConversionOptions
 
-    return Options(
+    return ConversionOptions(
         args.mode,
         args.split,
         args.split_file,
         _tolerances(args),
         args.strict,
         args.overwrite,
-        args.np or os.cpu_count() or 1,
+        args.np,
     )
 
 
@@ -158,17 +144,17 @@ def _tolerances(args: argparse.Namespace) -> Tolerances:
 
     info, error = args.tolerance_mm
     try:
-        affine = (float(info), None if error == "voxel" else float(error))
+        return Tolerances(float(info), None if error == "voxel" else float(error))
     except ValueError:
         parser().error(f"--tolerance_mm {info} {error}: expected two numbers in mm; the second may be 'voxel'")
-    return Tolerances(affine, tuple(args.tolerance_spacing), tuple(args.tolerance_direction))
 
 
 def raw_folder() -> Path:
     raw = os.environ.get("nnUNet_raw")
     if not raw or not Path(raw).is_dir():
         raise AssftError(
-            f"nnUNet_raw is {raw or 'not set'}; expected the folder for raw datasets. Create it and export nnUNet_raw=..."
+            f"nnUNet_raw is {raw or 'not set'}; expected the folder of raw datasets. Create it, then export "
+            "nnUNet_raw=..."
         )
     return Path(os.path.abspath(raw))  # dataset.json may name files in it
 
@@ -178,7 +164,8 @@ def _dataset_by_id(dataset: str) -> Path:
     folders = sorted(raw.glob(f"Dataset{int(dataset):03d}_*")) if dataset.isdigit() else [raw / dataset]
     if len(folders) != 1:
         raise AssftError(
-            f"{len(folders)} datasets with the id {dataset} were found in {raw}; expected one. Name it with -d or -i."
+            f"{len(folders)} datasets with the id {dataset} were found in {raw}; expected one. Name the dataset with "
+            "-d, or give its folder with -i."
         )
     return folders[0]
 
@@ -189,8 +176,8 @@ def print_table(rows: Iterable[tuple[str, int | None, int]]) -> None:
         print(f"{what:32} {'' if expected is None else expected:>9} {n:>7}")
 
 
-def finish(findings: list[Finding]) -> int:
-    """Numbers per code on stdout, errors one per line on stderr; 1 if there are any."""
+def finish(findings: Sequence[Finding]) -> int:
+    """Print the number of findings per code to stdout, and each error to stderr. Returns 1 if there is an error."""
     from nnunet_assft.dataset_conversion.findings import counts, errors
 
     for (severity, code), n in counts(findings).items():

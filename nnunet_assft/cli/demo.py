@@ -1,22 +1,36 @@
-"""nnUNetv2_assft_demo: the whole method on a synthetic abdominal phantom, on a CPU, without any environment variable."""
+"""nnUNetv2_assft_demo: the whole method on a synthetic abdominal phantom, on a CPU, without environment variables."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from nnunet_assft.cli.common import make_parser, run
+from nnunet_assft.cli.common import choose_device, make_parser, run
+
+if TYPE_CHECKING:
+    from nnunet_assft.active.state import Round
 
 DATASET = "Dataset900_Phantom"
 N_POOL, N_TEST = 20, 8
 
 
 def parser() -> argparse.ArgumentParser:
-    description = "Plan and rounds 0, 1, 2 on a synthetic abdominal phantom: minutes on a CPU. Run again to go on, or to see the result."
+    description = (
+        "Plan, then rounds 0, 1 and 2 on a synthetic abdominal phantom: minutes on a CPU. Run the command again to "
+        "resume it, or to see the result."
+    )
     p = make_parser("demo", description, dataset=False)
-    p.add_argument("-o", type=Path, default=Path("nnunet_assft_demo"), metavar="FOLDER", help="where everything goes")
+    p.add_argument(
+        "-o",
+        type=Path,
+        default=Path("nnunet_assft_demo"),
+        metavar="FOLDER",
+        help="folder for everything that is written",
+    )
     p.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the phantom and of the experiment")
     return p
 
@@ -32,7 +46,6 @@ def demo(args: argparse.Namespace) -> None:
     from nnunet_assft.active.experiment import create_experiment
     from nnunet_assft.active.rounds import run_round
     from nnunet_assft.active.settings import Settings
-    from nnunet_assft.cli.common import choose_device
     from nnunet_assft.phantom import write_phantom_dataset
 
     write_phantom_dataset(args.o.resolve() / "nnUNet_raw" / DATASET, n_pool=N_POOL, n_test=N_TEST, seed=args.seed)
@@ -50,26 +63,24 @@ def demo(args: argparse.Namespace) -> None:
     device = choose_device("cpu")
     rounds = []
     for r in range(experiment.n_rounds + 1):
-        rounds.append(run_round(experiment, r, device))
-        done = rounds[-1]
-        print(
-            f"round {r}: queried {', '.join(done.queried)}; pseudo-labelled {', '.join(done.pseudo_labelled) or 'none'}"
-        )
+        done = run_round(experiment, r, device)
+        rounds.append(done)
+        pseudo_labelled = ", ".join(done.pseudo_labelled) or "none"
+        print(f"round {r}: queried {', '.join(done.queried)}; pseudo-labelled {pseudo_labelled}")
     print_table(rounds)
     minutes = (time.monotonic() - start) / 60
     print(f"{minutes:.1f} minutes. Datasets, models and scores are in {args.o.resolve()}")
 
 
-def print_table(rounds: list) -> None:
+def print_table(rounds: Sequence[Round]) -> None:
+    """Print the number of cases and the test Dice of every round, mean and per structure."""
     structures = list(rounds[-1].dice["per_structure"])
-    print(
-        f"\n{'round':>5} {'annotated':>9} {'pseudo':>6} {'Dice':>6}  " + " ".join(f"{name:>12}" for name in structures)
-    )
+    names = " ".join(f"{name:>12}" for name in structures)
+    print(f"\n{'round':>5} {'annotated':>9} {'pseudo':>6} {'Dice':>6}  {names}")
     for done in rounds:
-        cells = " ".join(f"{done.dice['per_structure'][name] or 0:12.3f}" for name in structures)
-        print(
-            f"{done.round:5d} {len(done.labelled):9d} {len(done.pseudo_labelled):6d} {done.dice['mean']:6.3f}  {cells}"
-        )
+        dice = done.dice
+        cells = " ".join(f"{dice['per_structure'][name] or 0:12.3f}" for name in structures)
+        print(f"{done.round:5d} {len(done.labelled):9d} {len(done.pseudo_labelled):6d} {dice['mean']:6.3f}  {cells}")
 
 
 def main(argv: list[str] | None = None) -> None:

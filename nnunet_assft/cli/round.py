@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import argparse
 
-from nnunet_assft.cli.common import add_device, choose_device, load_experiment, make_parser, run
+from nnunet_assft.cli.common import (
+    accept_geometry,
+    add_accept_geometry,
+    add_device,
+    choose_device,
+    load_experiment,
+    make_parser,
+    run,
+)
+from nnunet_assft.cli.printing import print_round
 
 
 def parser() -> argparse.ArgumentParser:
-    p = make_parser(
-        "round", "Run one round, or go on with it: query, annotate, train, select, pseudo-label, train, evaluate."
-    )
+    p = make_parser("round", "Run or resume one round: query, annotate, train, select, pseudo-label, train, evaluate.")
     p.add_argument("-r", type=int, required=True, metavar="R", help="round; 0 is the one-shot start")
     p.add_argument(
         "--proceed_with_partial",
         action="store_true",
-        help="human annotator: go on with the cases labelled so far; the other queried cases go back to the pool",
+        help="human annotator: continue with the cases labelled so far; the other queried cases return to the pool",
     )
+    add_accept_geometry(p)
     add_device(p)
     return p
 
@@ -25,20 +33,11 @@ def round_(args: argparse.Namespace) -> None:
     from nnunet_assft.active.rounds import run_round
 
     experiment = load_experiment(args)
-    print_round(
-        run_round(experiment, args.r, choose_device(args.device), proceed_with_partial=args.proceed_with_partial)
-    )
+    accept_geometry(args, experiment)
+    device = choose_device(args.device)
+    print_round(run_round(experiment, args.r, device, proceed_with_partial=args.proceed_with_partial))
     if args.r < experiment.n_rounds:
         print(f"Next: {experiment.command('round', '-r', str(args.r + 1))}")
-
-
-def print_round(done) -> None:  # type: ignore[no-untyped-def]
-    dice = done.dice
-    score = f"Dice {dice['mean']:.4f} on {dice['n_cases']} test cases" if dice["n_cases"] else "no test cases"
-    print(
-        f"round {done.round}: queried {', '.join(done.queried)}; {len(done.labelled)} labelled, {len(done.unlabelled)} unlabelled, "
-        f"{len(done.pseudo_labelled)} pseudo-labelled; {score}"
-    )
 
 
 def main(argv: list[str] | None = None) -> None:

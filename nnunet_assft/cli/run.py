@@ -1,17 +1,17 @@
-"""nnUNetv2_assft_run: plan if needed, then every round that is left."""
+"""nnUNetv2_assft_run: plan if needed, then run every round that is left."""
 
 from __future__ import annotations
 
 import argparse
 
-from nnunet_assft.cli.common import add_device, choose_device, load_experiment, make_parser, run
-from nnunet_assft.cli.plan import add_plan_options, make_experiment
-from nnunet_assft.cli.round import print_round
+from nnunet_assft.cli.common import accept_geometry, add_device, choose_device, load_experiment, make_parser, run
+from nnunet_assft.cli.options import add_plan_options, make_experiment
+from nnunet_assft.cli.printing import print_round
 
 
 def parser() -> argparse.ArgumentParser:
     p = make_parser(
-        "run", "Plan if needed, then run every round that is left. Plan options are needed for a new experiment only."
+        "run", "Plan if needed, then run every round that is left. Only a new experiment needs the options of plan."
     )
     add_plan_options(p)
     add_device(p)
@@ -24,9 +24,10 @@ def run_all(args: argparse.Namespace) -> None:
     from nnunet_assft.volumes.raw_dataset import find_dataset
 
     planned = ExperimentPaths(find_dataset(args.d).name, args.e).experiment_file.is_file()
-    # with options typed, planning checks that the experiment was made with them
-    typed = args.typed - {"d", "e", "device", "verbose", "np"}
-    experiment = load_experiment(args) if planned and not typed else make_experiment(args)
+    # given options of the experiment, planning checks that it was made with them
+    given = args.typed - {"d", "e", "device", "verbose", "np", "accept_geometry"}
+    experiment = load_experiment(args) if planned and not given else make_experiment(args)
+    accept_geometry(args, experiment)
     device = choose_device(args.device)
     for r in range(experiment.n_rounds + 1):
         done = run_round(experiment, r, device)

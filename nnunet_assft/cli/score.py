@@ -8,8 +8,11 @@ from pathlib import Path
 
 from nnunet_assft.cli.common import EXIT_ERROR, add_processes, make_parser, run
 
-FOLDER = "CASE.npz of nnUNetv2_predict --save_probabilities, or CASE.b2nd (blosc2); CASE.pkl and plans.json tell where the crops were"
-EMBEDDINGS = "npz with ids (N,), pretrained (N, d), latest (N, d): adds DKD, Q and the order to annotate in"
+FOLDER = (
+    "CASE.npz of nnUNetv2_predict --save_probabilities, or CASE.b2nd (blosc2); CASE.pkl and plans.json tell where the "
+    "images were cropped"
+)
+EMBEDDINGS = "npz with ids (N,), pretrained (N, d), latest (N, d): adds DKD, Q and the order of annotation"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,7 +40,7 @@ def score(args: argparse.Namespace) -> int:
         print(f"nnUNetv2_assft_score: {case}: {finding}", file=sys.stderr)
     if not scores.cases:
         raise AssftError(
-            f"none of {len(scores.findings)} cases could be scored; nothing is written. The lines above say why."
+            f"none of {len(scores.findings)} cases could be scored, so nothing was written. The lines above say why."
         )
     write_csv(args.o, scores.rows())
     n_scored, n_all = len(scores.cases), len(scores.cases) + len(scores.findings)
@@ -45,7 +48,8 @@ def score(args: argparse.Namespace) -> int:
     uncropped = sum(not case.cropped for case in scores.cases)
     if uncropped:
         print(
-            f"{uncropped} not cropped (no CASE.pkl or no plans.json): padding dilutes their entropy, least_confidence, margin and asd_mean."
+            f"{uncropped} not cropped (no CASE.pkl or no plans.json): padding dilutes their entropy, least_confidence, "
+            "margin and asd_mean."
         )
     if scores.query is not None:
         print(f"to annotate first: {', '.join(scores.query.ids[:5])}{', ...' if n_scored > 5 else ''}")

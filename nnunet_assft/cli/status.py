@@ -1,12 +1,17 @@
-"""nnUNetv2_assft_status: what is done, what is missing, what to type next."""
+"""nnUNetv2_assft_status: what is done, what is missing, and the next command."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nnunet_assft.cli.common import load_experiment, make_parser, run
-from nnunet_assft.cli.plan import print_changed
+from nnunet_assft.cli.printing import print_deviations
+
+if TYPE_CHECKING:
+    from nnunet_assft.active.state import Experiment, Round
 
 
 def parser() -> argparse.ArgumentParser:
@@ -27,46 +32,58 @@ def status(args: argparse.Namespace) -> None:
         return
     if args.d is None:
         parser().error("-d is required (or --ext_trainer_path)")
-    from nnunet_assft.active.annotation import labels_to_come, open_request
-    from nnunet_assft.active.state import STEPS, finished_rounds
+    from nnunet_assft.active.state import finished_rounds
     from nnunet_assft.active.stopping import advice
+    from nnunet_assft.volumes.accepted_geometry import AcceptedGeometry
 
     experiment = load_experiment(args)
-    paths, done = experiment.paths, finished_rounds(experiment)
+    done = finished_rounds(experiment)
+    settings = experiment.settings
     print(
-        f"{experiment.dataset}, experiment {experiment.name!r}: {experiment.settings.strategy}, {experiment.n_rounds} rounds of "
-        f"{experiment.n_query} cases, pool of {len(experiment.pool)}, seed {experiment.settings.seed}"
+        f"{experiment.dataset}, experiment {experiment.name!r}: {settings.strategy}, {experiment.n_rounds} rounds of "
+        f"{experiment.n_query} cases, pool of {len(experiment.pool)}, seed {settings.seed}"
     )
-    print_changed(experiment)
-    print("round  labelled  unlabelled  pseudo-labelled  Dice (test)  model folder")
-    for r in done:
-        dice = f"{r.dice['mean']:.4f}" if r.dice["n_cases"] else "-"
-        print(
-            f"{r.round:5d}  {len(r.labelled):8d}  {len(r.unlabelled):10d}  {len(r.pseudo_labelled):15d}  {dice:>11}  "
-            f"{paths.model_folder(r.model.stage).name}/fold_{r.round}"
-        )
+    print_deviations(experiment)
+    for line in AcceptedGeometry.load(experiment.paths.accepted_geometry_file).lines():
+        print(line)
+    print_rounds(experiment, done)
     if len(done) >= 2:
         stopping = advice(done)
         print(f"Stopping advice: {stopping.sentence} {stopping.caveat}".rstrip())
     if len(done) > experiment.n_rounds or (done and not done[-1].unlabelled):
         print("All rounds are done.")
-        return
-    begun = [name for name in STEPS if paths.step_file(len(done), name).is_file()]
+    else:
+        print_next(experiment, len(done))
+
+
+def print_rounds(experiment: Experiment, done: Sequence[Round]) -> None:
+    """Print a table with one line per finished round."""
+    print("round  labelled  unlabelled  pseudo-labelled  Dice (test)  model folder")
+    for r in done:
+        dice = f"{r.dice['mean']:.4f}" if r.dice["n_cases"] else "-"
+        print(
+            f"{r.round:5d}  {len(r.labelled):8d}  {len(r.unlabelled):10d}  {len(r.pseudo_labelled):15d}  {dice:>11}  "
+            f"{experiment.paths.model_folder(r.model.stage).name}/fold_{r.round}"
+        )
+
+
+def print_next(experiment: Experiment, r: int) -> None:
+    """Print how far round r is, whose annotation is missing, and the next command."""
+    from nnunet_assft.active.annotation import labels_to_come, open_request
+    from nnunet_assft.active.state import STEPS
+
+    begun = [name for name in STEPS if experiment.paths.step_file(r, name).is_file()]
     if begun:
-        print(f"round {len(done)} has begun; steps done: {', '.join(begun)}")
-    missing = labels_to_come(experiment, len(done)) if experiment.settings.annotator == "human" else []
-    if missing:
-        readers = open_request(experiment).readers
-        print(
-            "waiting for the annotation of: "
-            + ", ".join(f"{case} ({' and '.join(readers[case])})" if readers[case] else case for case in missing)
-        )
-        print(
-            f"Next: {experiment.command('annotate export', '-o', 'WORK')}, then "
-            f"{experiment.command('annotate import', 'WORK')}"
-        )
+        print(f"round {r} has begun; steps done: {', '.join(begun)}")
+    missing = labels_to_come(experiment, r) if experiment.settings.annotator == "human" else []
+    if not missing:
+        print(f"Next: {experiment.command('round', '-r', str(r))}")
         return
-    print(f"Next: {experiment.command('round', '-r', str(len(done)))}")
+    annotators = open_request(experiment).annotators
+    named = (f"{case} ({' and '.join(annotators[case])})" if annotators[case] else case for case in missing)
+    print(f"waiting for the annotation of: {', '.join(named)}")
+    export, back = experiment.command("annotate export", "-o", "WORK"), experiment.command("annotate import", "WORK")
+    print(f"Next: {export}, then {back}")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -184,10 +184,10 @@ def _dice(context: Any, r: int, model: Model, references: dict[str, str]) -> dic
 
 def _selected(context: Any, done: Round, model: Model) -> dict[str, set[str]]:
     """row of SELECTIONS -> the cases it chooses of the pool of this round."""
-    from nnunet_assft.active.scoring.records import selection_pool
+    from nnunet_assft.active.scoring.records import build_selection_pool
 
     experiment = context.experiment
-    pool = selection_pool(context, done.round, model, done.labelled, done.unlabelled)
+    pool = build_selection_pool(context, done.round, model, done.labelled, done.unlabelled)
     n_select = experiment.n_query * done.round
     selected = {name: {pool.ids[i] for i in row.function(pool, n_select).indices} for name, row in SELECTIONS.items()}
     return {**selected, experiment.options.selection: set(done.pseudo_labelled)}

@@ -37,14 +37,14 @@ def case_metrics(
     """One row per case and structure: case, structure, dice, nsd, hd95_mm; cases ascending, structures as in `labels`.
 
     labels: structure -> value, foreground only. Dice is nnU-Net's, in [0, 1]; NSD and HD95 are those of `surface`, in the
-    spacing of the reference. Absent in reference and prediction: NaN in all three. Absent in one: Dice 0, NSD 0, HD95 inf.
-    Voxels with the ignore label are background in both masks. Raises `AssftError` if a prediction and its reference differ
+    spacing of the prediction, which is that of the image. Absent in reference and prediction: NaN in all three. Absent in
+    one: Dice 0, NSD 0, HD95 inf. Voxels with the ignore label are background in both masks. Raises `AssftError` if a prediction and its reference differ
     in shape.
     """
     rows = []
     for case in tqdm(sorted(predictions), desc="Dice, NSD, HD95", unit="case", leave=False):
-        reference, properties = reader.read_seg(str(references[case]))
-        prediction = reader.read_seg(str(predictions[case]))[0]
+        reference = reader.read_seg(str(references[case]))[0]
+        prediction, properties = reader.read_seg(str(predictions[case]))  # has the spacing of the image
         if prediction.shape != reference.shape:
             raise AssftError(
                 f"{predictions[case]} has shape {prediction.shape[1:]}, its reference {references[case]} has "

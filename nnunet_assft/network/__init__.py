@@ -1,6 +1,6 @@
 """The network: CT-FM's encoder with a symmetric decoder, its presets, and strict loading of pre-trained encoders.
 
-The tables are there without torch; what needs torch is imported when it is first asked for.
+The tables can be imported without torch. Names that need torch are imported when they are first used.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The segmentation network: the CT-FM encoder, value for value, and a symmetric decoder. Needs torch alone.
 
 CT-FM is MONAI's `SegResNetDS`: a bare stem convolution, levels of pre-activation residual blocks, a bare strided
-convolution between two levels, and skips by addition. The encoder here has the same parameter names as the released files:
+convolution between two levels, and skips by addition. The encoder here has the parameter names of the released files:
 
     conv_init.weight
     layers.{level}.blocks.{block}.norm{1,2}.{weight,bias,running_mean,running_var,num_batches_tracked}
@@ -50,9 +50,10 @@ class PreActivationBlock(nn.Module):
 class PostActivationBlock(nn.Module):
     """The residual block as the ASSFT paper prints it: relu(x + norm2(conv2(relu(norm1(conv1(x)))))).
 
-    The paper: "two cascading convolutional layers followed by a batch normalization layers and a ReLU function". It is
-    read as: each convolution is followed by its own batch norm and ReLU, and the input is added before the last ReLU, as
-    in the first residual networks. (Two convolutions with nothing between them would be one linear 5x5x5 convolution.)
+    The paper: "two cascading convolutional layers followed by a batch normalization layers and a ReLU function". This
+    is read as: each convolution is followed by its own batch norm and ReLU, and the input is added before the last
+    ReLU, as in the first residual networks. (Two convolutions with nothing between them would be one linear 5x5x5
+    convolution.)
     (B, C, Z, Y, X) -> same shape.
     """
 
@@ -98,9 +99,10 @@ class EncoderLevel(nn.Module):
 class Encoder(nn.Module):
     """CT-FM's encoder. Can be called alone, on any image size.
 
-    forward: (B, input_channels, Z, Y, X) -> list of the level outputs, finest first: (B, widths[i], Z / 2^i, Y / 2^i, X / 2^i),
-    rounded up. The last one is the bottleneck; its mean over the three axes is the embedding. With pre-activation blocks
-    an output is the raw residual sum: no norm and no ReLU follow it, and values are negative too.
+    forward: (B, input_channels, Z, Y, X) -> list of the outputs of the levels, finest first. Output i has the shape
+    (B, widths[i], Z / 2^i, Y / 2^i, X / 2^i), rounded up. The last one is the bottleneck; its mean over the three axes
+    is the embedding. With pre-activation blocks an output is the raw residual sum: neither norm nor ReLU follows, so
+    values can be negative.
     """
 
     def __init__(
@@ -142,10 +144,11 @@ class DecoderLevel(nn.Module):
 class Decoder(nn.Module):
     """The symmetric decoder, with one head per level. Levels and heads are ordered deepest first.
 
-    All heads exist whether `deep_supervision` is on or not, so one state dict serves training and inference; nnU-Net sets
-    the attribute at any time. On: list of logits, highest resolution first. Off: the logits of the highest resolution.
+    All heads exist whether `deep_supervision` is on or off, so one state dict serves training and inference. nnU-Net
+    may set the attribute at any time. On: list of logits, highest resolution first. Off: the first of them.
     """
 
+    # the encoder's parameters, and what nnU-Net gives a decoder
     def __init__(
         self,
         num_classes: int,
@@ -190,6 +193,7 @@ class CTFMSegmentationNet(nn.Module):
     resolution first. The form depends on `decoder.deep_supervision` alone, never on train() or eval().
     """
 
+    # nnU-Net passes all of them by name, from the plans
     def __init__(
         self,
         input_channels: int,
@@ -242,7 +246,10 @@ class CTFMSegmentationNet(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
-        """Values in the outputs of all convolutions, for one sample of `input_size` (Z, Y, X): nnU-Net's memory estimate."""
+        """Number of values in the outputs of all convolutions for one sample of `input_size` (Z, Y, X).
+
+        nnU-Net estimates the memory with it.
+        """
         voxels = [math.prod(size // 2**level for size in input_size) for level in range(len(self.widths))]
         maps = [width * n for width, n in zip(self.widths, voxels, strict=True)]
         encoder = sum(values * (1 + 2 * n) for values, n in zip(maps, self.n_blocks, strict=True))
@@ -251,6 +258,7 @@ class CTFMSegmentationNet(nn.Module):
         return encoder + decoder + heads
 
 
+# the parameters of the network, as they are
 def _check_architecture(
     widths: Sequence[int],
     n_blocks: Sequence[int],

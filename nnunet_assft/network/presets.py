@@ -19,8 +19,11 @@ def level_strides(n_levels: int) -> list[list[int]]:
 
 @dataclass(frozen=True)
 class Preset(Mapping[str, Any]):
-    """A named architecture. As a mapping it is the keyword arguments of CTFMSegmentationNet, in JSON's types, which is what
-    nnU-Net's plans carry: `CTFMSegmentationNet(1, 3, **PRESETS["tiny"])`."""
+    """A named architecture.
+
+    As a mapping it is the keyword arguments of CTFMSegmentationNet in JSON's types, as nnU-Net's plans carry them:
+    `CTFMSegmentationNet(1, 3, **PRESETS["tiny"])`.
+    """
 
     description: str
     widths: tuple[int, ...]
@@ -65,14 +68,15 @@ PRESETS: Table[Preset] = Table(
             n_blocks_decoder=(1, 1, 1, 1),
         ),
         "ctfm_dec1224": Preset(
-            "CT-FM's encoder with a mirrored decoder of 4, 2, 2, 1 blocks from deepest to finest; takes the CT-FM weights",
+            "CT-FM's encoder with a mirrored decoder of 4, 2, 2, 1 blocks from deepest to finest; takes the CT-FM "
+            "weights",
             widths=(32, 64, 128, 256, 512),
             n_blocks=(1, 2, 2, 4, 4),
             n_blocks_decoder=(4, 2, 2, 1),
         ),
         "assft_paper": Preset(
-            "the ASSFT paper's printed widths 32..1024 and block order, read literally; random start: CT-FM's weights have widths "
-            "32..512 and pre-activation blocks, and do not fit",
+            "the ASSFT paper's printed widths 32..1024 and block order, read literally; random start: CT-FM's weights "
+            "have widths 32..512 and pre-activation blocks, and do not fit",
             widths=(32, 64, 256, 512, 1024),
             n_blocks=(1, 2, 2, 4, 4),
             n_blocks_decoder=(4, 2, 2, 1),
@@ -90,21 +94,16 @@ PRESETS: Table[Preset] = Table(
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """A pre-trained encoder: what its files look like, and what its input has to look like."""
+    """A pre-trained encoder: what its files look like, and what input it expects."""
 
     source: str
     licence: str
-    prefixes: tuple[str, ...]  # what may stand before the encoder's own key names, one per file layout
-    ignored: tuple[str, ...]  # beginnings of keys in those files that are no part of the encoder
+    prefixes: tuple[str, ...]  # of the encoder's own key names, one per file layout
+    ignored: tuple[str, ...]  # prefixes of keys in those files that are not part of the encoder
     widths: tuple[int, ...]  # of the released weights
     orientation: str  # of the axes (Z, Y, X)
     hu_window: tuple[float, float]  # clipped to, then mapped linearly to intensity_range
     intensity_range: tuple[float, float]
-
-    @property
-    def input_contract(self) -> str:
-        (low, high), (zero, one) = self.hu_window, self.intensity_range
-        return f"orientation {self.orientation}; HU clipped to [{low:g}, {high:g}] and mapped linearly to [{zero:g}, {one:g}]"
 
 
 ENCODERS: Table[EncoderSpec] = Table(
@@ -114,11 +113,8 @@ ENCODERS: Table[EncoderSpec] = Table(
         "ct_fm": EncoderSpec(
             source="CT-FM (Pai et al., 2025): project-lighter/ct_fm_feature_extractor on the Hugging Face hub",
             licence="weights Apache-2.0, code MIT",
-            prefixes=(
-                "",
-                "encoder.",
-                "model.backbone.",
-            ),  # feature extractor; segmentation network; Lightning checkpoint
+            # of the feature extractor, the segmentation network and the Lightning checkpoint
+            prefixes=("", "encoder.", "model.backbone."),
             ignored=("up_layers.", "decoder.", "model.projection_head."),
             widths=(32, 64, 128, 256, 512),
             orientation="SPL",

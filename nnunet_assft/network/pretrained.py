@@ -1,4 +1,4 @@
-"""Pre-trained encoders: a table of the known ones, and a loader that takes a whole encoder or nothing.
+"""A loader of pre-trained encoders that takes a whole encoder or nothing.
 
 A file differs from the network's encoder by a key prefix only, so the loader removes the prefix and compares every key,
 shape and value before it changes the network. It never downloads, and never runs code that a file carries.
@@ -42,10 +42,10 @@ class EncoderReport:
 def load_pretrained_encoder(net: CTFMSegmentationNet, path: str | Path, encoder: str = "ct_fm") -> EncoderReport:
     """Load every parameter and every statistic of `net.encoder` from a local file; the decoder is left alone.
 
-    path: a .safetensors file; any other name is read as a torch file (a state dict, or a dict with one under `state_dict`).
-    If the network has several input channels and the file has one, conv_init is repeated and divided by their number, so
-    that equal channels give the same features. Raises PretrainedEncoderError, and leaves `net` unchanged, if one key is
-    missing (the counters `num_batches_tracked` are no exception), unknown, of another shape, or not finite.
+    path: a .safetensors file; any other name is read as a torch file (a state dict, or a dict that holds one under
+    `state_dict`). If the network has several input channels and the file has one, conv_init is repeated and divided by
+    their number, so that equal channels give the same features. Raises PretrainedEncoderError, and leaves `net`
+    unchanged, if a key is missing (even a counter `num_batches_tracked`), unknown, of another shape, or not finite.
     """
     if encoder not in ENCODERS:
         raise PretrainedEncoderError(f"encoder is {encoder!r}; expected one of {sorted(ENCODERS)}.")
@@ -72,8 +72,8 @@ def _check_function(net: CTFMSegmentationNet, encoder: str, spec: EncoderSpec) -
     """Equal names and shapes are not enough: the same weights in another block order are another function."""
     if net.block != "preactivation" or net.norm != "batch":
         raise PretrainedEncoderError(
-            f"the network has widths {_listed(net.widths)}, {net.block} blocks and {net.norm} norm; {encoder} weights exist "
-            f"only for widths {_listed(spec.widths)}, preactivation blocks and batch norm. "
+            f"the network has widths {_listed(net.widths)}, {net.block} blocks and {net.norm} norm; {encoder} weights "
+            f"exist only for widths {_listed(spec.widths)}, preactivation blocks and batch norm. "
             "Use preset ctfm or ctfm_dec1224, or train without a pre-trained encoder."
         )
 
@@ -82,10 +82,10 @@ def _read_file(path: Path) -> tuple[dict[str, Any], str]:
     """Returns (the file's state dict on the CPU, a description of the container)."""
     if not path.is_file():
         raise PretrainedEncoderError(
-            f"{path} is not a file; expected an encoder file. Nothing is downloaded: fetch it first."
+            f"{path} is not a file; expected an encoder file. Nothing is downloaded automatically: download it first."
         )
     if path.stat().st_size == 0:
-        raise PretrainedEncoderError(f"{path} is empty; expected an encoder file. Fetch it again.")
+        raise PretrainedEncoderError(f"{path} is empty; expected an encoder file. Download it again.")
     if path.suffix == ".safetensors":
         return _read_safetensors(path), "safetensors"
     content = _read_torch(path)
@@ -103,7 +103,8 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         return safetensors.torch.load_file(path, device="cpu")
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise PretrainedEncoderError(
-            f"{path} cannot be read as a safetensors file ({_first_line(error)}). It is damaged or incomplete: fetch it again."
+            f"{path} cannot be read as a safetensors file ({_first_line(error)}). "
+            "It is damaged or incomplete: download it again."
         ) from error
 
 
@@ -112,13 +113,13 @@ def _read_torch(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if not any(text in str(error).lower() for text in ("unsupported global", "unsupported class")):
-            raise _unreadable_torch(
-                path, "no tensors saved by torch"
-            ) from error  # torch's text advises to unpickle anyway
+            # torch's own text advises to unpickle anyway
+            raise _unreadable_torch(path, "no tensors saved by torch") from error
         raise PretrainedEncoderError(
             f"{path} holds objects beside tensors, which could run code when loaded; expected tensors only. "
-            "Only if you trust the file, write its weights anew: "
-            "torch.save({'state_dict': torch.load(FILE, map_location='cpu', weights_only=False)['state_dict']}, NEW_FILE)."
+            "Only if you trust the file, save its weights alone: "
+            "torch.save({'state_dict': torch.load(FILE, map_location='cpu', weights_only=False)['state_dict']}, "
+            "NEW_FILE)."
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
         raise _unreadable_torch(path, _first_line(error)) from error
@@ -127,7 +128,8 @@ def _read_torch(path: Path) -> Any:
 def _unreadable_torch(path: Path, reason: str) -> PretrainedEncoderError:
     return PretrainedEncoderError(
         f"{path} cannot be read as a torch file ({reason}). "
-        "It is damaged, incomplete, or of another kind (a safetensors file must be named .safetensors): fetch it again."
+        "It is damaged, incomplete, or of another kind (a safetensors file must be named .safetensors): "
+        "download it again."
     )
 
 
@@ -184,8 +186,8 @@ def _check_weights(weights: dict[str, Any], expected: Mapping[str, Tensor], path
         text = "; ".join(f"{len(keys)} {problem}: {_some(keys)}" for problem, keys in problems.items() if keys)
         advice = "Use a preset with the file's widths." if misshapen else "Use a complete, unchanged encoder file."
         raise PretrainedEncoderError(
-            f"{path} does not fit the encoder (widths {_listed(_widths(expected))}; the file's {_listed(_widths(found))}): "
-            f"{text}. Nothing was loaded. {advice}"
+            f"{path} does not fit the encoder (widths {_listed(_widths(expected))}; the file's "
+            f"{_listed(_widths(found))}): {text}. Nothing was loaded. {advice}"
         )
     return cast
 

@@ -1,4 +1,4 @@
-"""Dataset fingerprint from images alone. nnU-Net's own reads every label; here nothing of a label may be seen."""
+"""The dataset fingerprint, from images alone. nnU-Net's own reads every label; here no label may be seen."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nnunet_assft.runtime.cases import for_each_case, in_processes
 from nnunet_assft.runtime.files import read_json, signature
 from nnunet_assft.volumes.nifti import refuse_damaged_nifti
 
-SAMPLES_PER_CASE = 1_000  # only for the record: no normalisation of ours reads them
+SAMPLES_PER_CASE = 1_000  # for the record only: our normalisations do not read them
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class _Job:
 def check_images(
     images: dict[str, tuple[Path, ...]], reader: BaseReaderWriter, folder: Path, *, num_processes: int = 1
 ) -> None:
-    """Read every image once and keep its part of the fingerprint in `folder`, one small file per case.
+    """Read every image once and cache its part of the fingerprint in `folder`, one small file per case.
 
-    Cases whose file is there and whose image has not changed are not read again. Raises `AssftError` that lists every image
-    which is unreadable, not finite, empty or not 3D.
+    Cases with such a file whose image has not changed are not read again. Raises an `AssftError` that lists the images
+    which are unreadable, not finite, empty or not 3D.
     """
     problems: dict[str, AssftError] = {}
     for_each_case(
@@ -78,7 +78,7 @@ def _analyse(job: _Job) -> dict[str, Any]:
         for file in job.images:
             refuse_damaged_nifti(file)
         image, properties = job.reader.read_images([str(file) for file in job.images])
-    except Exception as error:  # readers raise what they like; the reason is reported with the case
+    except Exception as error:  # readers may raise anything; the reason is reported with the case
         raise AssftError(f"cannot be read ({' '.join(str(error).split())[-120:]})") from error
     if image.ndim != 4 or min(image.shape[1:]) < 2:
         raise AssftError(f"shape {image.shape[1:]}, expected a 3D volume")

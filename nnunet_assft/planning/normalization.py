@@ -2,18 +2,27 @@
 
 nnU-Net calls `run` once per channel after cropping to the nonzero region and before resampling, so percentiles, mean
 and SD are those of the cropped volume.
+
+nnU-Net preprocesses in spawned workers, which import nothing of ours. What they are always sent is a
+`ConfigurationManager`; declaring with `copyreg` how to rebuild it makes the worker import this module, and with it our
+schemes.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import copyreg
 
 import numpy as np
+from nnunetv2.preprocessing.normalization import default_normalization_schemes
 from nnunetv2.preprocessing.normalization.default_normalization_schemes import ImageNormalization
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
+
+from nnunet_assft.nnunet_names import known_to
 
 CTFM_WINDOW_HU = (-1024.0, 2048.0)
 
 
+@known_to(default_normalization_schemes)
 class PercentileZScoreNormalization(ImageNormalization):
     """Clip at the 5th and 95th percentile of the volume, then z-score (paper, section 4.1).
 
@@ -33,6 +42,7 @@ class PercentileZScoreNormalization(ImageNormalization):
         return image
 
 
+@known_to(default_normalization_schemes)
 class CTFMNormalization(ImageNormalization):
     """(clip(HU, -1024, 2048) + 1024) / 3072: the input of CT-FM's pretraining. For CT in Hounsfield units only."""
 
@@ -47,7 +57,9 @@ class CTFMNormalization(ImageNormalization):
         return image
 
 
-NORMALIZATIONS: dict[str, Any] = {
-    "percentile": PercentileZScoreNormalization,
-    "ctfm": CTFMNormalization,
-}
+def configuration_manager(configuration: dict) -> ConfigurationManager:
+    """What a pickled `ConfigurationManager` is rebuilt with: as it was, in a process that has imported this module."""
+    return ConfigurationManager(configuration)
+
+
+copyreg.pickle(ConfigurationManager, lambda manager: (configuration_manager, (manager.configuration,)))

@@ -10,11 +10,13 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from nnunetv2.experiment_planning.experiment_planners import default_experiment_planner
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 
 from nnunet_assft.errors import AssftError
-from nnunet_assft.network import PRESETS
-from nnunet_assft.planning.normalization import NORMALIZATIONS
+from nnunet_assft.network.presets import PRESETS
+from nnunet_assft.nnunet_names import known_to
+from nnunet_assft.planning.choices import NORMALIZATIONS
 from nnunet_assft.runtime.files import read_json, sha256_of, write_json
 
 CONFIGURATION = "3d_fullres"
@@ -22,6 +24,7 @@ DIVISOR = 16  # five levels, four of them halve the patch
 BATCH_SIZE = 2
 
 
+@known_to(default_experiment_planner)
 class ASSFTPlanner(ExperimentPlanner):
     """Plans `3d_fullres` only. Patch: `domain_patch_size`, else nnU-Net's own logic rounded to multiples of 16.
 
@@ -32,6 +35,7 @@ class ASSFTPlanner(ExperimentPlanner):
     preset: str = "ctfm"
     normalization: str = "percentile"
 
+    # nnU-Net builds planners with these parameters
     def __init__(
         self,
         dataset_name_or_id: str | int,
@@ -58,7 +62,7 @@ class ASSFTPlanner(ExperimentPlanner):
                 batch_size=BATCH_SIZE,
                 batch_dice=False,
                 patch_size=list(self.domain_patch_size or (_nearest_multiple(edge) for edge in plan["patch_size"])),
-                normalization_schemes=[NORMALIZATIONS[self.normalization].__name__] * n_channels,
+                normalization_schemes=[NORMALIZATIONS[self.normalization]] * n_channels,
                 use_mask_for_norm=[False] * n_channels,
                 architecture=network_plan(self.preset),
             )
@@ -93,6 +97,7 @@ def network_plan(preset: str) -> dict[str, Any]:
     }
 
 
+# everything that the plans depend on
 def plan_from_images(
     dataset_name: str,
     fingerprint: dict[str, Any],
@@ -102,30 +107,28 @@ def plan_from_images(
     preset: str,
     normalization: str,
 ) -> dict[str, Any]:
-    """Plans made from an image-only fingerprint; nothing in nnUNet_preprocessed is read or written.
+    """The plans for a fingerprint of images alone. Nothing in nnUNet_preprocessed is read or written.
 
-    nnU-Net's planner insists on its fingerprint file and writes beside it. It gets a scratch folder in that place: a
-    stock fingerprint, which has seen every label, is neither used nor overwritten.
+    nnU-Net's planner needs its fingerprint file and writes beside it. It is given a scratch folder in place of
+    nnUNet_preprocessed, so a stock fingerprint, which has seen every label, is neither used nor overwritten.
     """
     with scratch_preprocessed_folder() as scratch, redirect_stdout(StringIO()):
         write_json(scratch / dataset_name / "dataset_fingerprint.json", fingerprint)
         planner = ASSFTPlanner(dataset_name, plans_name=plans_name)
         planner.domain_patch_size, planner.preset, planner.normalization = domain_patch_size, preset, normalization
         planner.plan_experiment()
-        planner.save_plans(planner.plans)  # makes every number one that JSON can hold
+        planner.save_plans(planner.plans)  # turns every number into one that JSON can hold
         plans: dict[str, Any] = read_json(scratch / dataset_name / f"{plans_name}.json")
     return {**plans, "configurations": {CONFIGURATION: plans["configurations"][CONFIGURATION]}}
 
 
 @contextmanager
 def scratch_preprocessed_folder() -> Iterator[Path]:
-    """nnU-Net's preprocessed folder is an empty one for a while, so that a planner neither reads nor writes the real one."""
+    """Let nnU-Net's preprocessed folder be an empty one, so that a planner neither reads nor writes the real one."""
     before = {key: os.environ.get(key) for key in ("nnUNet_preprocessed", "nnUNet_n_proc_DA")}
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["nnUNet_preprocessed"] = scratch
-        if (
-            before["nnUNet_n_proc_DA"] == "0"
-        ):  # a sound setting for training, but the planner makes it a number of threads
+        if before["nnUNet_n_proc_DA"] == "0":  # no workers for training; the planner takes it for a number of threads
             os.environ["nnUNet_n_proc_DA"] = "1"
         try:
             yield Path(scratch)

@@ -1,4 +1,4 @@
-"""Images are preprocessed once, without labels; a label is preprocessed when, and only when, its case may be trained on."""
+"""Preprocessing of images, once and without labels, and of a label when its case may be trained on, not before."""
 
 from __future__ import annotations
 
@@ -6,22 +6,20 @@ import os
 import pickle
 import shutil
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import blosc2
 import numpy as np
-from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_assft.errors import AssftError
-from nnunet_assft.nnunet_names import register
+from nnunet_assft.planning import normalization  # noqa: F401 - plans name these schemes, also in spawned workers
 from nnunet_assft.planning.planner import CONFIGURATION
 from nnunet_assft.runtime.cached import cached, cached_or_none
 from nnunet_assft.runtime.cases import for_each_case, in_processes
 from nnunet_assft.runtime.files import PARTIAL, atomic_path, signature
-from nnunet_assft.volumes.nifti import refuse_damaged_nifti
 
 ENDINGS = (".b2nd", "_seg.b2nd", ".pkl")
 
@@ -45,7 +43,7 @@ def preprocess_images(
 ) -> None:
     """nnU-Net's preprocessing of images without a label: CASE.b2nd, CASE_seg.b2nd (0, -1 outside), CASE.pkl.
 
-    Cases that were made from the same images are kept, so an interrupted call goes on.
+    Cases that were preprocessed from the same images are kept, so an interrupted call can be resumed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for_each_case(
@@ -61,14 +59,16 @@ def preprocess_images(
 def _made(folder: Path, case: str, images: tuple[Path, ...]) -> list[str] | None:
     """The names of the case's files, if they were made from these images."""
 
-    def files(names: list[str]) -> list[Path]:
-        return [folder / name for name in names]
-
-    return cached_or_none(folder / f"{case}.json", signature(images), outputs=files)
+    return cached_or_none(folder / f"{case}.json", signature(images), outputs=partial(_files, folder))
 
 
 def _preprocess_once(job: _Job) -> list[str]:
-    return cached(job.folder / f"{job.case}.json", signature(job.images), lambda: _preprocess(job))
+    file = job.folder / f"{job.case}.json"
+    return cached(file, signature(job.images), lambda: _preprocess(job), outputs=partial(_files, job.folder))
+
+
+def _files(folder: Path, names: list[str]) -> list[Path]:
+    return [folder / name for name in names]
 
 
 def _scratch(folder: Path) -> Path:
@@ -76,7 +76,6 @@ def _scratch(folder: Path) -> Path:
 
 
 def _preprocess(job: _Job) -> list[str]:
-    register()  # a spawned worker knows nothing of ours yet
     plans_manager = PlansManager(job.plans)
     configuration = plans_manager.get_configuration(CONFIGURATION)
     preprocessor = configuration.preprocessor_class(verbose=False)
@@ -103,49 +102,6 @@ def load_properties(folder: Path, case: str) -> dict[str, Any]:
     return properties
 
 
-def check_label(
-    case: str, label_file: Path, reader: BaseReaderWriter, properties: dict[str, Any], labels: dict[str, int]
-) -> np.ndarray:
-    """The label as integers, (1, z, y, x), if it can be trained on. Raises `AssftError` saying what is wrong with it."""
-    if not label_file.is_file():
-        raise AssftError(
-            f"The label of case {case} is missing: {label_file}. Put it there and type the same command again."
-        )
-    try:
-        refuse_damaged_nifti(label_file)
-        label, label_properties = reader.read_seg(str(label_file))
-    except Exception as error:
-        raise AssftError(
-            f"The label of case {case} cannot be read ({label_file}): {' '.join(str(error).split())[-120:]}. "
-            "Replace it and type the same command again."
-        ) from error
-    values = np.unique(label)
-    unknown = [float(v) for v in values if v not in set(labels.values())]  # NaN is in no set
-    if unknown:
-        counts = ", ".join(
-            f"{v:g} ({int(np.isnan(label).sum() if np.isnan(v) else (label == v).sum())} voxels)" for v in unknown[:5]
-        )
-        raise AssftError(
-            f"The label of case {case} has values that dataset.json does not know: {counts}; expected "
-            f"{sorted(labels.values())}. Mend {label_file} and type the same command again."
-        )
-    shape, spacing = tuple(properties["image_shape"]), properties["spacing"]
-    if label.shape[1:] != shape or not np.allclose(label_properties["spacing"], spacing, rtol=1e-3):
-        found, wanted = (", ".join(f"{mm:.4g}" for mm in s) for s in (label_properties["spacing"], spacing))
-        raise AssftError(
-            f"The label of case {case} has shape {label.shape[1:]} and spacing ({found}); its image has {shape} and ({wanted}). "
-            f"Mend {label_file} and type the same command again."
-        )
-    return np.asarray(label).astype(np.int16)
-
-
-def image_properties(folder: Path, case: str, plans: dict[str, Any]) -> dict[str, Any]:
-    """`load_properties` with `image_shape`: the shape of the image as its reader gives it, before any transpose."""
-    properties = load_properties(folder, case)
-    transposed = properties["shape_before_cropping"]
-    return {**properties, "image_shape": [int(transposed[axis]) for axis in plans["transpose_backward"]]}
-
-
 def write_training_label(
     label: np.ndarray,
     case: str,
@@ -156,8 +112,8 @@ def write_training_label(
 ) -> None:
     """CASE_seg.b2nd and CASE.pkl as nnU-Net's preprocessing of image and label together would have made them.
 
-    label: (1, z, y, x) in the geometry of the raw image. The image's -1 outside the nonzero mask is kept; it is exact to
-    the voxel where nothing is resampled.
+    label: (1, z, y, x) in the geometry of the raw image. The image's -1 outside the nonzero mask is kept; the result is
+    exact to the voxel where nothing is resampled.
     """
     plans_manager = PlansManager(plans)
     configuration = plans_manager.get_configuration(CONFIGURATION)
@@ -165,7 +121,8 @@ def write_training_label(
     properties = load_properties(image_folder, case)
     outside = blosc2.open(urlpath=str(image_folder / f"{case}_seg.b2nd"), mode="r")[:] == -1
     seg = label.transpose([0, *(axis + 1 for axis in plans_manager.transpose_forward)])
-    seg = seg[(slice(None), *(slice(low, high) for low, high in properties["bbox_used_for_cropping"]))]
+    z, y, x = (slice(low, high) for low, high in properties["bbox_used_for_cropping"])
+    seg = seg[:, z, y, x]
     spacing = [properties["spacing"][axis] for axis in plans_manager.transpose_forward]
     seg = configuration.resampling_fn_seg(seg.astype(np.float32), outside.shape[1:], spacing, configuration.spacing)
     seg = np.asarray(seg).astype(np.int16)

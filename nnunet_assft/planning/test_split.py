@@ -1,4 +1,4 @@
-"""Which cases are the pool and which are the held-out test cases. Looks at which label files exist, never into one."""
+"""Which cases are the pool and which are the held-out test cases. No label file is opened."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_assft.errors import AssftError
+from nnunet_assft.nnunet_names import SPLIT_SEED
 from nnunet_assft.volumes.raw_dataset import RawDataset
 
 DEFAULT_TEST_FRACTION = "0.2"
-SPLIT_SEED = 12345  # nnU-Net's own: the test cases stay the same for every experiment seed
 
 
 def split(dataset: RawDataset, annotator: str, test_split: str | None) -> tuple[tuple[str, ...], tuple[str, ...], str]:
-    """(pool, test, where the test cases come from). Looks at which label files exist, never into one."""
+    """(pool, test, where the test cases come from). Checks which label files exist and never opens one."""
     labelled_test = tuple(case for case in dataset.test_images if dataset.label_file(case).is_file())
     if test_split is None and labelled_test:
         pool, test, source = tuple(dataset.images), labelled_test, "imagesTs"
@@ -31,8 +31,8 @@ def split(dataset: RawDataset, annotator: str, test_split: str | None) -> tuple[
         )
     if unlabelled := [case for case in test if case in missing]:
         raise AssftError(
-            f"{len(unlabelled)} test cases have no label ({', '.join(unlabelled[:5])}), and annotators are not asked for "
-            "them. Add these labels, or leave out --test_split to go without test cases."
+            f"{len(unlabelled)} test cases have no label ({', '.join(unlabelled[:5])}), and annotators are not asked "
+            "to label them. Add these labels, or leave out --test_split to run without test cases."
         )
     if len(pool) < 2:
         raise AssftError(f"The pool of {dataset.name} has {len(pool)} case; a query needs at least 2.")

@@ -7,20 +7,18 @@ import gzip
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import nibabel
 import numpy as np
 import SimpleITK as sitk
 
 from nnunet_assft.active.state import Round
-from nnunet_assft.annotation.export import READERS
 from nnunet_assft.report.material import Material
-from nnunet_assft.volumes.raw_dataset import RawDataset
+from nnunet_assft.volumes.display import grey_range
+from nnunet_assft.volumes.raw_dataset import PLAIN_READERS, RawDataset
 
 MAX_CASES = 8
 MAX_VOXELS = 256**3  # of the pictures
-CT_WINDOW = (-160.0, 240.0)  # HU: soft tissue
 
 
 @dataclass(frozen=True)
@@ -78,15 +76,17 @@ def _queried(material: Material, done: Round, case: str, rank: int) -> QueriedCa
 def why_no_images(dataset: RawDataset) -> str | None:
     """A sentence that says why no pictures can be made of this dataset, or None if they can."""
     name = type(dataset.reader).__name__
-    if name in READERS:
+    if name in PLAIN_READERS:
         return None
-    return f"The images are read with nnU-Net's {name}; pictures are made of images that {' or '.join(READERS)} reads."
+    readers = " or ".join(PLAIN_READERS)
+    return f"The images are read with nnU-Net's {name}; pictures are made of images that {readers} reads."
 
 
 def load_volume(queried: QueriedCase, max_voxels: int, window: tuple[float, float] | None) -> Volume:
     """A queried case on the grid of its image, or on a coarser one of at most max_voxels.
 
-    window: see `grey_range`. Raises RuntimeError or ValueError for files that are no 3D images or are not on one grid.
+    window: see `volumes.display`. Raises RuntimeError or ValueError for files that are no 3D images or are not on one
+    grid.
     """
     image = sitk.ReadImage(str(queried.image), sitk.sitkFloat32)
     if image.GetDimension() != 3:
@@ -105,27 +105,6 @@ def load_volume(queried: QueriedCase, max_voxels: int, window: tuple[float, floa
     segmented = np.any([array > 0 for array in segmentations.values()], axis=0) if segmentations else None
     shown = to_grey(grey, grey_range(grey, window, segmented))
     return Volume(shown, segmentations, grid.GetSpacing(), grid.GetOrigin())
-
-
-def window_of(dataset_json: Mapping[str, Any]) -> tuple[float, float] | None:
-    """The window for the first channel of a dataset: that of soft tissue if the channel is named CT, otherwise None."""
-    return CT_WINDOW if str(dataset_json["channel_names"].get("0", "")).upper() == "CT" else None
-
-
-def grey_range(
-    image: np.ndarray, window: tuple[float, float] | None, foreground: np.ndarray | None = None
-) -> tuple[float, float]:
-    """The values of an image that are shown as black and as white.
-
-    foreground: mask of what people look at. The window is taken if more than 80 % of the foreground lies inside it, or
-    of the image if there is no foreground: it does not fit lungs, or MR that calls itself CT. Otherwise percentiles 1
-    and 99 of the image are taken.
-    """
-    inside = image[foreground] if foreground is not None and foreground.any() else image
-    if window is not None and ((inside > window[0]) & (inside < window[1])).mean() > 0.8:
-        return window
-    low, high = np.percentile(image, (1, 99))
-    return float(low), float(high)
 
 
 def to_grey(image: np.ndarray, black_and_white: tuple[float, float]) -> np.ndarray:

@@ -12,8 +12,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from nnunet_assft.active.paths import ExperimentPaths
-from nnunet_assft.active.state import Experiment, Round, finished_rounds
-from nnunet_assft.active.strategies import STRATEGIES
+from nnunet_assft.active.state import REMOVED_OPTIONS, Experiment, Round, finished_rounds
 from nnunet_assft.active.training.checkpoints import training_log
 from nnunet_assft.annotation.minutes import annotation_minutes
 from nnunet_assft.comparison.conclusions import Findings, find
@@ -96,7 +95,6 @@ def gather(dataset: str | int, experiment: str | None, comparison: str | None) -
         folder = ExperimentPaths(raw.name, DEFAULT_EXPERIMENT).results_of_dataset / "assft_compare" / comparison
         compared = read_finished_comparison(folder)
     planned = Experiment.load(ExperimentPaths(raw.name, experiment or _default_experiment(compared)))
-    _require_known_strategy(planned)
     paths, rounds = planned.paths, tuple(finished_rounds(planned))
     if not rounds:
         raise AssftError(
@@ -134,18 +132,6 @@ def _default_experiment(compared: FinishedComparison | None) -> str:
         file = compared.folder / "comparison.json"
         raise AssftError(f"{file} names no experiment; expected one per run. Name the experiment to report with -e.")
     return compared.experiment
-
-
-def _require_known_strategy(experiment: Experiment) -> None:
-    """Raise an `AssftError` if the strategy was removed, or belongs to a package that is not installed here."""
-    strategy = experiment.settings.strategy
-    if strategy not in STRATEGIES:
-        version = experiment.versions.get("nnunet_assft", "of another number")
-        raise AssftError(
-            f"Experiment {experiment.name!r} of {experiment.dataset} was planned with the strategy {strategy!r}, which "
-            f"does not exist here; there are: {', '.join(STRATEGIES)}. Use nnunet_assft {version}, with which it was "
-            "planned, or install the package that adds this strategy."
-        )
 
 
 # One experiment -----------------------------------------------------------------------------------------------------
@@ -248,6 +234,7 @@ def read_finished_comparison(folder: Path) -> FinishedComparison:
     content, quality = read_json(folder / "comparison.json"), folder / "pseudo_label_quality.csv"
     if isinstance(content["encoder"], dict):  # of nnunet_assft 0.1.0: its path and the report on it
         content["encoder"] = content["encoder"]["path"]
+    content["options"] = {name: value for name, value in content["options"].items() if name not in REMOVED_OPTIONS}
     runs = pd.read_csv(folder / "runs.csv", dtype={"arm": str})
     findings = find(content, results, runs, read_pseudo_label_quality(quality) if quality.is_file() else None)
     experiments: Mapping[str, Mapping[str, str]] = content.get("experiments") or {}

@@ -22,8 +22,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from nnunet_assft.annotation.work_folder import colour
 from nnunet_assft.comparison.statistics import count
+from nnunet_assft.volumes.structures import colour
 
 INK, MUTED, RULE, PAPER = "#16191d", "#66707a", "#d9dee4", "#fffffe"
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")

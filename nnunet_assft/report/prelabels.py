@@ -2,37 +2,32 @@
 
 from __future__ import annotations
 
-import SimpleITK as sitk
+from functools import cache
+
 import torch
-from tqdm import tqdm
 
 from nnunet_assft.active.context import open_context
 from nnunet_assft.active.scoring.prediction import open_scorer
-from nnunet_assft.active.scoring.records import request_of
-from nnunet_assft.annotation.preview import describe, preview
-from nnunet_assft.report.images import queried_cases, why_no_images
+from nnunet_assft.active.scoring.scorer import Scorer
+from nnunet_assft.annotation.preview import write_preview
+from nnunet_assft.report.images import QueriedCase, queried_cases, why_no_images
 from nnunet_assft.report.material import Material
-from nnunet_assft.runtime.files import write_json
-from nnunet_assft.volumes.segmentations import write_segmentation
+from nnunet_assft.runtime.cases import for_each_case
 
 
 def write_prelabels(material: Material, device: torch.device) -> None:
-    """Segment every shown case with the model of the round before its query, into the folder of the previews."""
-    todo = [q for q in queried_cases(material) if q.round and "pre-segmentation" not in q.segmentations]
+    """One forward pass per shown case by the model of the round before its query; see `annotation.preview`."""
+    queried = queried_cases(material)
+    todo = {query.case: query for query in queried if query.round and "pre-segmentation" not in query.segmentations}
     if not todo or why_no_images(material.dataset):
         return
-    experiment = material.experiment
-    context = open_context(experiment, device)
-    scorers = {r: open_scorer(context, material.rounds[r - 1].model) for r in {queried.round for queried in todo}}
-    for queried in tqdm(todo, desc="pre-segmentations", unit="case", leave=False):
-        r, case = queried.round, queried.case
-        tau = request_of(context, r).tau
-        properties = context.properties(case)
-        seen = preview(scorers[r], context.image(case), properties, tau)
-        folder = experiment.paths.previews(r)
-        write_segmentation(
-            context.dataset.reader, seen.segmentation, folder / f"{case}{context.dataset.file_ending}", properties
-        )
-        made_from = {"model": material.rounds[r - 1].model.weights_sha256, "tau": tau}
-        described = describe(seen, sitk.ReadImage(str(queried.image)), context.dataset.labels)
-        write_json(folder / f"{case}.json", {"made_from": made_from, **described})
+    context = open_context(material.experiment, device)
+
+    @cache
+    def scorer(r: int) -> Scorer:
+        return open_scorer(context, material.rounds[r - 1].model)
+
+    def write(query: QueriedCase) -> None:
+        write_preview(context, query.round, query.case, material.rounds[query.round - 1].model, scorer(query.round))
+
+    for_each_case(write, todo, desc="pre-segmentations")

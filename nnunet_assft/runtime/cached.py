@@ -1,7 +1,7 @@
 """Done if made from the same: what was made from the same inputs, and is still there, is not made again.
 
-This is how a command that was interrupted goes on: every step that had finished finds its file. `cached` keeps the result
-of one step in one file; `claim` marks a folder that many outputs go into one by one.
+This is how a command that was interrupted goes on: every step that had finished finds its file. `cached` keeps the
+result of one step in one file; `claim` marks a folder that many outputs go into one by one.
 """
 
 from __future__ import annotations
@@ -85,14 +85,14 @@ def cached_or_none(
     return result if is_current else None
 
 
-# Folders -----------------------------------------------------------------------------------------------------------------
+# Folders ------------------------------------------------------------------------------------------------------------
 
 
 def claim(stamp: Path, inputs: Any, displace: Callable[[Path], object]) -> None:
     """Make the folder of `stamp` the folder of these inputs. What was made from the same inputs stays in it.
 
-    stamp: a JSON file in the folder that says what the folder was made from. displace: what to do with a folder that was
-    made from something else: `remove`, `set_aside`, or a function that raises.
+    stamp: a JSON file in the folder that says what the folder was made from. displace: what to do with a folder that
+    was made from something else: `remove`, `set_aside`, or a function that raises.
     """
     inputs = json.loads(json.dumps(inputs))
     if is_claimed(stamp, inputs):

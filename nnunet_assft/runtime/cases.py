@@ -46,8 +46,8 @@ def in_processes(n: int) -> Executor:
                     yield futures[future], future.result()
             except BrokenProcessPool as error:
                 raise AssftError(
-                    f"One of {n} worker processes was killed, most likely because the memory was exhausted. Run the same "
-                    "command again with a smaller -np; finished cases are kept."
+                    f"One of {n} worker processes was killed, most likely because the memory was exhausted. Run the "
+                    "same command again with a smaller -np; finished cases are kept."
                 ) from error
             finally:
                 pool.shutdown(cancel_futures=True)  # after an error, nothing that has not begun is begun
@@ -71,10 +71,10 @@ def for_each_case(  # the two callbacks and the executor are what the callers' h
 ) -> dict[str, Result]:
     """The result of every case, in the order of `cases`, with a progress bar over those that are not done yet.
 
-    cases: case id -> what `function` is called with; a sequence of ids stands for itself. desc: text of the progress bar.
-    done: the result of a case that was finished by an earlier call, or None; usually read from the file that makes the
-    case done. finished: called here with each new result as it comes in. failures: if given, an `AssftError` of one case
-    is put in here and the other cases go on; otherwise the first error ends the loop.
+    cases: case id -> what `function` is called with; a sequence of ids stands for itself. desc: text of the progress
+    bar. done: the result of a case that was finished by an earlier call, or None; usually read from the file that makes
+    the case done. finished: called here with each new result as it comes in. failures: if given, an `AssftError` of one
+    case is put in here and the other cases go on; otherwise the first error ends the loop.
     """
     items = cases if isinstance(cases, Mapping) else {case: case for case in cases}
     results = {case: result for case in items if (result := done(case)) is not None}

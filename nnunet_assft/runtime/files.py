@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: write beside, flush, fsync, rename."""
+"""Files that are either whole or missing: they are written beside their place, flushed to the disk, and renamed."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ PARTIAL = ".partial"
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yields a path in the same folder to write to; renamed to `path` on success, removed on failure.
+    """Yield a path in the same folder to write to. On success it is renamed to `path`, on failure it is removed.
 
-    The temporary name keeps the ending (`x.nii.gz` -> `.partial_x.nii.gz`), because writers choose the format by it.
+    The temporary name keeps its ending (`x.nii.gz` -> `.partial_x.nii.gz`), because writers choose the format by it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{PARTIAL}_{path.name}")
@@ -40,12 +40,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """`content` as indented JSON; NaN is refused, since JSON has none."""
+    """Write `content` as indented JSON. NaN raises ValueError, because JSON has none."""
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """A header from the first row, then the rows; floats in full precision."""
+    """Write a header from the keys of the first row, then the rows, with floats in full precision."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -58,25 +58,26 @@ def read_json(path: Path) -> Any:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Hard link; where the file system has none, a symbolic link; where it has neither, a copy. Replaces `target`."""
+    """Make `target` a hard link to `source`; where that is impossible a symbolic link, and otherwise a copy.
+
+    An existing `target` is replaced in one step.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f"{PARTIAL}_{target.name}")
     partial.unlink(missing_ok=True)
     try:
-        os.link(
-            source.resolve(strict=True), partial
-        )  # of the file: a relative symbolic link leads nowhere from another folder
+        os.link(source.resolve(strict=True), partial)  # the file itself: a relative link is broken in another folder
     except OSError:
         try:
             partial.symlink_to(source.resolve(strict=True))
         except OSError:
             shutil.copy2(source, partial)
     os.replace(partial, target)
-    partial.unlink(missing_ok=True)  # renaming one hard link of a file to another one does nothing
+    partial.unlink(missing_ok=True)  # renaming a hard link to another link of the same file does nothing
 
 
 def free_name(path: Path) -> Path:
-    """The first of `path`_1, `path`_2, ... that is not there: where something is moved aside."""
+    """The first of `path`_1, `path`_2, ... that does not exist, for something that is set aside."""
     return next(p for n in range(1, 10_000) if not (p := path.with_name(f"{path.name}_{n}")).exists())
 
 
@@ -94,5 +95,5 @@ def sha256_file(path: Path) -> str:
 
 
 def sha256_of(content: Any) -> str:
-    """Checksum of anything JSON can hold, independent of key order."""
+    """Checksum of anything that JSON can hold, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,6 +1,6 @@
-"""Tables that other packages can add rows to: strategies, selections, presets, encoders, datasets, domains.
+"""Tables that installed packages can add rows to: strategies, selections, presets, encoders, datasets, domains.
 
-An installed package adds a row with an entry point, as nnU-Net's ecosystem does elsewhere. In its pyproject.toml:
+A package adds a row with an entry point, in its pyproject.toml:
 
     [project.entry-points."nnunet_assft.strategies"]
     my_strategy = "my_package.queries:MY_STRATEGY"      # an instance of Strategy
@@ -8,7 +8,7 @@ An installed package adds a row with an entry point, as nnU-Net's ecosystem does
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from typing import TypeVar
@@ -18,58 +18,65 @@ from nnunet_assft.errors import AssftError
 Row = TypeVar("Row")
 
 
-class Table(MutableMapping[str, Row]):
-    """name -> row: those of this package in their order, then those of installed packages by name.
+class Table(Mapping[str, Row]):
+    """name -> row: the rows of this package in their order, then those of installed packages, sorted by name.
 
-    Entry points are loaded when the table is first looked at, never on import, so that the module of a row can itself
-    import the table's module. Looking at it raises `AssftError` if a row of another package cannot be used.
+    Names are known without importing the other packages. A row of theirs is imported when it is looked up, so its
+    module can import the module of the table, and a broken package disturbs only users of its rows. Looking up a row
+    raises `AssftError` if it cannot be imported or is of another type; any use of the table does so if two rows have
+    the same name.
     """
 
     def __init__(self, group: str, row_type: type[Row], rows: Mapping[str, Row]) -> None:
         self.group = group
         self.row_type = row_type
-        self.own = dict(rows)
+        self._own = dict(rows)
+        self._loaded: dict[str, Row] = {}
+
+    def __getitem__(self, name: str) -> Row:
+        if name not in self._entry_points:
+            return self._own[name]
+        if name not in self._loaded:
+            self._loaded[name] = self._load(self._entry_points[name])
+        return self._loaded[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([*self._own, *self._entry_points])
+
+    def __len__(self) -> int:
+        return len(self._own) + len(self._entry_points)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entry_points or name in self._own
 
     @cached_property
-    def _rows(self) -> dict[str, Row]:
-        rows = dict(self.own)
+    def _entry_points(self) -> dict[str, EntryPoint]:
+        points: dict[str, EntryPoint] = {}
         for point in sorted(entry_points(group=self.group), key=lambda point: point.name):
-            if point.name in rows:
+            if point.name in self._own or point.name in points:
                 raise AssftError(
-                    f"{_named(point)} is already the name of a row. Rename one of the two, or uninstall it."
+                    f"{_described(point)} has the name of a row that exists already. "
+                    "Rename it, or uninstall one of the two packages."
                 )
-            rows[point.name] = self._load(point)
-        return rows
+            points[point.name] = point
+        return points
 
     def _load(self, point: EntryPoint) -> Row:
         try:
             row = point.load()
-        except Exception as error:  # importing a foreign package may raise anything
+        except Exception as error:  # importing another package may raise anything
             raise AssftError(
-                f"{_named(point)} cannot be imported ({type(error).__name__}: {error}). Fix or uninstall that package."
+                f"{_described(point)} cannot be imported ({type(error).__name__}: {error}). "
+                "Fix or uninstall the package."
             ) from error
         if not isinstance(row, self.row_type):
             raise AssftError(
-                f"{_named(point)} is of type {type(row).__name__}; expected an instance of {self.row_type.__name__}."
+                f"{_described(point)} is of type {type(row).__name__}; expected an instance of "
+                f"{self.row_type.__name__}. Fix or uninstall the package."
             )
         return row
 
-    def __getitem__(self, name: str) -> Row:
-        return self._rows[name]
 
-    def __setitem__(self, name: str, row: Row) -> None:
-        self._rows[name] = row
-
-    def __delitem__(self, name: str) -> None:
-        del self._rows[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._rows)
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-
-def _named(point: EntryPoint) -> str:
+def _described(point: EntryPoint) -> str:
     package = point.dist.name if point.dist else "an unknown package"
-    return f"The entry point {point.name} = {point.value} in {point.group} of {package}"
+    return f"The entry point {point.name} = {point.value} of {package} in the group {point.group}"

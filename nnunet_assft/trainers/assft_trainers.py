@@ -1,8 +1,8 @@
-"""The two trainers of a round. nnU-Net plans, loads, augments, optimises and saves; here only its hooks are overridden.
+"""The trainers of a round. nnU-Net plans, loads, augments, optimises and saves; only its hooks are overridden here.
 
-A trainer gets all it needs from two places: `plans["assft"]` (settings of the experiment) and the stage file beside its
-training set (`round_03_semi.json`: the cases, the weights to start from, the number of epochs). So stock
-`nnUNetv2_train` runs a stage just as our own commands do; fold = round.
+A trainer takes everything it needs from two places: `plans["assft"]` (the settings of the experiment) and the stage
+file beside its training set (`round_03_semi.json`: the cases, the weights to start from, the number of epochs). So
+stock `nnUNetv2_train` runs a stage just as our own commands do. The fold is the round, see `folds`.
 """
 
 from __future__ import annotations
@@ -29,14 +29,18 @@ from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
 from nnunetv2.training.data_augmentation.compute_initial_patch_size import get_patch_size
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as nnunet_trainer_module
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
 from nnunet_assft.errors import AssftError
+from nnunet_assft.nnunet_names import known_to
+from nnunet_assft.planning import normalization  # noqa: F401 - the plans of these trainers name its schemes
 from nnunet_assft.runtime.files import atomic_path, read_json
+from nnunet_assft.trainers.folds import training_set_of_fold
 
-STAGES = ("supervised", "semi", "member")  # their order is part of the seed
+STAGES = ("supervised", "semi", "member")  # the position is part of the seed
 MAX_ROTATION = math.radians(30)
 MAX_NOISE_VARIANCE = 0.1
 CHECKPOINTS_PER_TRAINING = 20
@@ -44,13 +48,14 @@ SECONDS_BETWEEN_PLOTS = 60
 
 
 def draw_noise_sd(*_: Any) -> float:
-    """SD of the Gaussian noise whose VARIANCE is U(0, 0.1) (paper, section 4.2).
+    """Standard deviation of Gaussian noise whose VARIANCE is U(0, 0.1) (paper, section 4.2).
 
-    batchgeneratorsv2's `noise_variance` is used as a standard deviation, so the root is taken here.
+    batchgeneratorsv2 uses its `noise_variance` as a standard deviation, so the root is taken here.
     """
-    return math.sqrt(np.random.uniform(0, MAX_NOISE_VARIANCE))  # noqa: NPY002 - the generator that is seeded per epoch
+    return math.sqrt(np.random.uniform(0, MAX_NOISE_VARIANCE))  # noqa: NPY002 - seeded per epoch
 
 
+@known_to(nnunet_trainer_module)
 class nnUNetTrainerASSFT(nnUNetTrainer):
     """The semi-supervised stage: trains on the labelled and the pseudo-labelled cases of round `fold`.
 
@@ -59,11 +64,6 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
     """
 
     stage = "semi"
-
-    @classmethod
-    def training_set(cls, fold: int) -> str:
-        """Name of the folder of the training set, and of the stage file, of this fold."""
-        return f"round_{fold:02d}_{cls.stage}"
 
     # nnU-Net builds trainers by these names and with these defaults
     def __init__(
@@ -74,13 +74,13 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008
     ) -> None:
-        plans.setdefault("continue_training", False)  # nnUNetv2_train adds it; who builds a trainer by hand need not
+        plans.setdefault("continue_training", False)  # nnUNetv2_train adds it, other callers need not
         super().__init__(plans, configuration, fold, dataset_json, device)
         settings = self.plans_manager.plans.get("assft")
         if settings is None:
             raise AssftError(
-                f"The plans {self.plans_manager.plans_name} are not those of an experiment. Give -p nnUNetASSFTPlans, or "
-                "nnUNetASSFTPlans_NAME for the experiment NAME."
+                f"The plans {self.plans_manager.plans_name} are not those of an experiment. Use -p nnUNetASSFTPlans, "
+                "or nnUNetASSFTPlans_NAME for the experiment NAME."
             )
         if not isinstance(fold, int):
             raise AssftError(
@@ -88,12 +88,13 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
             )
         base = Path(str(nnUNet_preprocessed), self.plans_manager.dataset_name, "assft", settings["experiment"])
         self.preprocessed_dataset_folder_base = str(base)
-        self.preprocessed_dataset_folder = os.path.join(self.preprocessed_dataset_folder_base, self.training_set(fold))
-        self.stage_file = Path(self.preprocessed_dataset_folder + ".json")
+        training_set = base / training_set_of_fold(self.stage, fold)
+        self.preprocessed_dataset_folder = str(training_set)
+        self.stage_file = training_set.with_suffix(".json")
         if not self.stage_file.is_file():
             raise AssftError(
                 f"{self.stage_file} is not there: fold {fold} has no training set yet. "
-                f"Type nnUNetv2_assft_status for the next command."
+                "Run nnUNetv2_assft_status to see the next command."
             )
         self.stage_plan: dict[str, Any] = read_json(self.stage_file)
         self.initial_lr = settings["initial_lr"]
@@ -103,10 +104,10 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
         self.num_val_iterations_per_epoch = max(1, settings["iterations_per_epoch"] // 5)  # nnU-Net's ratio, 250 : 50
         self.num_epochs = self.stage_plan["epochs"]
         self.save_every = max(1, min(50, self.num_epochs // CHECKPOINTS_PER_TRAINING))  # 50 is nnU-Net's
-        self.after_epoch: Callable[[nnUNetTrainerASSFT], None] | None = None  # set by who wants to show progress
+        self.after_epoch: Callable[[nnUNetTrainerASSFT], None] | None = None  # for a caller that shows progress
         self.logger.plot_progress_png = self._plot_seldom(self.logger.plot_progress_png)
 
-    # weights -----------------------------------------------------------------------------------------------------------
+    # weights
 
     @staticmethod
     def build_network_architecture(
@@ -116,7 +117,7 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
         num_output_channels: int,
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
-        """nnU-Net's, from the plans. Without deep supervision the lower heads get no gradient; DDP must know."""
+        """nnU-Net's network. Without deep supervision the lower heads get no gradient, which DDP has to know."""
         network = nnUNetTrainer.build_network_architecture(
             plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
         )
@@ -131,7 +132,7 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
         weights = torch.load(start, map_location="cpu", weights_only=False)["network_weights"]
         self._bare_network().load_state_dict(weights, strict=True)
         if self.device.type == "cpu":
-            self.network.to(memory_format=torch.channels_last_3d)  # trains a third faster there
+            self.network.to(memory_format=torch.channels_last_3d)  # a third faster on a CPU
         self.print_to_log_file(f"Starting from the weights of {start}")
 
     def _bare_network(self) -> nn.Module:
@@ -139,20 +140,20 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
         return getattr(network, "_orig_mod", network)  # torch.compile wraps
 
     def save_checkpoint(self, filename: str) -> None:
-        """Whole or not at all, so that a kill never leaves half a checkpoint. No `checkpoint_best`: see `do_split`."""
+        """Write a checkpoint whole or not at all, even when killed. There is no `checkpoint_best`, see `do_split`."""
         if os.path.basename(filename) == "checkpoint_best.pth":
             return
         if self.local_rank == 0 and not self.disable_checkpointing:
             with atomic_path(Path(filename)) as partial:
                 super().save_checkpoint(str(partial))
 
-    # data --------------------------------------------------------------------------------------------------------------
+    # data
 
     def do_split(self) -> tuple[list[str], list[str]]:
         """Train on all cases of the stage; nnU-Net's online validation sees the human-labelled ones of them.
 
-        Every labelled case is needed for training, and test cases must not be seen: the "pseudo Dice" in the log is on
-        training cases, and the final checkpoint is the model. A case that is listed twice is drawn twice as often.
+        Every labelled case is needed for training, and test cases must not be seen. So the "pseudo Dice" in the log is
+        on training cases, and the final checkpoint is the model. A case that is listed twice is drawn twice as often.
         """
         cases = self.stage_plan["cases"]
         self.print_to_log_file(
@@ -166,7 +167,7 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
     ) -> tuple[tuple[float, float], bool, np.ndarray, tuple[int, int, int]]:
         """Rotation about all three axes whatever the anisotropy, mirroring of all axes (also at test time)."""
         rotation = (-MAX_ROTATION, MAX_ROTATION)
-        # the scale range of nnU-Net's own computation: what a patch rotated and scaled further misses is padded
+        # nnU-Net uses this range of scales as well; a patch that is scaled further is padded
         initial_patch_size = get_patch_size(
             self.configuration_manager.patch_size, rotation, rotation, rotation, (0.85, 1.25)
         )
@@ -174,6 +175,7 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
         self.inference_allowed_mirroring_axes = mirror_axes
         return rotation, False, initial_patch_size, mirror_axes
 
+    # nnU-Net calls it with all of these
     @staticmethod
     def get_training_transforms(
         patch_size: np.ndarray | tuple[int, ...],
@@ -218,14 +220,14 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
             transforms.append(DownsampleSegForDSTransform(ds_scales=deep_supervision_scales))
         return ComposeTransforms(transforms)
 
-    # optimisation ------------------------------------------------------------------------------------------------------
+    # optimisation
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
         optimizer = torch.optim.AdamW(self.network.parameters(), lr=self.initial_lr, weight_decay=self.weight_decay)
         return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
 
     def on_train_epoch_start(self) -> None:
-        """Seeds by (seed, round, stage, epoch): a training that was cut off goes on with the numbers it would have drawn."""
+        """Seed by (seed, fold, stage, epoch): a training that was interrupted draws the same numbers after resuming."""
         seed = self.plans_manager.plans["assft"]["seed"]
         key = [seed, self.fold, STAGES.index(self.stage), self.current_epoch, self.local_rank]
         words = np.random.SeedSequence(key).generate_state(3)
@@ -240,7 +242,7 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
             self.after_epoch(self)
 
     def _plot_seldom(self, plot: Callable[[str], None]) -> Callable[[str], None]:
-        """progress.png takes a second to draw: at most once a minute, and after the last epoch."""
+        """Draw progress.png at most once a minute, and after the last epoch, because drawing takes a second."""
         drawn = time.monotonic()
 
         def plot_if_due(folder: str) -> None:
@@ -252,17 +254,15 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
         return plot_if_due
 
 
+@known_to(nnunet_trainer_module)
 class nnUNetTrainerASSFTSupervised(nnUNetTrainerASSFT):
     """The supervised stage: trains on the labelled cases of round `fold`. Round 0 is the one-shot stage."""
 
     stage = "supervised"
 
 
+@known_to(nnunet_trainer_module)
 class nnUNetTrainerASSFTCommittee(nnUNetTrainerASSFT):
-    """A member of a committee: the supervised stage of round `fold // 10` again, on a bootstrap sample and another seed."""
+    """A member of a committee: the supervised stage of round `fold // 10` on a bootstrap sample with its own seed."""
 
     stage = "member"
-
-    @classmethod
-    def training_set(cls, fold: int) -> str:
-        return f"round_{fold // 10:02d}_member_{fold % 10}"

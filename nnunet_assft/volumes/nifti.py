@@ -1,4 +1,4 @@
-"""What ITK, with which nnU-Net reads images and labels, does not say of a damaged NIfTI file."""
+"""What readers do not say of a NIfTI file: that it is damaged, and that it holds two geometries that disagree."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from typing import Any
 import nibabel
 import numpy as np
 
+from nnunet_assft.volumes.grid import TOLERANCE, Grid, corner_distance
+
 
 def refuse_damaged_nifti(file: Path) -> None:
-    """Raises if a NIfTI file is cut short, fails its checksum, or holds NaN or infinity. Other formats pass.
+    """Raise ValueError or OSError if a NIfTI file is cut short, fails its checksum, or holds NaN or infinity. Other
+    formats pass.
 
     ITK fills a missing end with zeros and turns NaN into 0, both without an error: a label cut short would teach
     background.
     """
-    compressed = file.name.lower().endswith(".nii.gz")
-    if not compressed and not file.name.lower().endswith(".nii"):
+    if not _is_nifti(file):
         return
+    compressed = file.name.lower().endswith(".gz")
     if compressed:
         with gzip.open(file) as stream:  # to the very end, where length and checksum are
             while stream.read(2**20):
@@ -30,3 +33,19 @@ def refuse_damaged_nifti(file: Path) -> None:
     voxels = stored.get_unscaled()
     if np.issubdtype(voxels.dtype, np.inexact) and (n := int((~np.isfinite(voxels)).sum())):
         raise ValueError(f"{n} voxels are NaN or infinite")
+
+
+def forms_disagree(file: Path) -> bool:
+    """Whether a NIfTI header gives two positions in space, sform and qform, that differ. Readers choose differently."""
+    if not _is_nifti(file):
+        return False
+    image: Any = nibabel.load(file)
+    sform, qform = (image.get_sform(coded=True), image.get_qform(coded=True))
+    if not sform[1] or not qform[1] or len(image.shape) < 3:
+        return False
+    grids = [Grid.from_ras(image.shape[:3], affine) for affine, _ in (sform, qform)]
+    return corner_distance(*grids) > TOLERANCE * float(grids[0].spacing.min())
+
+
+def _is_nifti(file: Path) -> bool:
+    return file.name.lower().endswith((".nii", ".nii.gz"))

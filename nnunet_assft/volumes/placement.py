@@ -1,48 +1,20 @@
-"""Where a label lies in space, compared with its image: pure maths on grids. Coordinates are LPS in mm, as ITK has them."""
+"""How a label lies in its image: pure maths on grids. Every label of a case is checked by `require_same_voxels`."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 
-TOLERANCE = 0.05  # voxels: below this a difference is rounding in a header, above it a real one
-
-
-@dataclass(frozen=True)
-class Grid:
-    """size: voxels along i, j, k. affine: (4, 4), index (i, j, k, 1) -> position of the voxel's centre in mm."""
-
-    size: tuple[int, int, int]
-    affine: np.ndarray
-
-    @property
-    def spacing(self) -> np.ndarray:
-        """(3,) mm along i, j, k."""
-        spacing: np.ndarray = np.linalg.norm(self.affine[:3, :3], axis=0)
-        return spacing
-
-    @property
-    def directions(self) -> np.ndarray:
-        """(3, 3), unit vectors of i, j, k in its columns."""
-        directions: np.ndarray = self.affine[:3, :3] / self.spacing
-        return directions
-
-    def corners(self) -> np.ndarray:
-        """(4, 8) homogeneous indices of the outermost voxels."""
-        return np.array([[*corner, 1] for corner in itertools.product(*((0, n - 1) for n in self.size))], dtype=float).T
+from nnunet_assft.volumes.grid import TOLERANCE, Grid
 
 
 @dataclass(frozen=True)
 class Placement:
     """How a label's voxels become voxels of its image, without interpolation.
 
-    axes: label axis that lies along each image axis. flips: whether that axis runs backwards. offset: image index of the
-    label's first voxel, then. noise_mm: what of the header was rounding.
+    axes: label axis that lies along each image axis. flips: whether that axis runs backwards. offset: image index of
+    the label's first voxel, then. noise_mm: what of the header was rounding.
     """
 
     axes: tuple[int, int, int]
@@ -65,44 +37,31 @@ class DoesNotFitError(ValueError):
 
 
 def placement(label: Grid, image: Grid) -> Placement:
-    """Where the label's voxels are in the image. Raises `DoesNotFitError` saying by how many mm they are somewhere else."""
+    """Where the label's voxels are in the image. Raises `DoesNotFitError` that says by how many mm they are
+    elsewhere."""
     to_image = np.linalg.inv(image.affine) @ label.affine
     turn = np.rint(to_image[:3, :3])
     is_permutation = (np.abs(turn).sum(axis=0) == 1).all() and (np.abs(turn).sum(axis=1) == 1).all()
-    axes = (
-        np.abs(turn).argmax(axis=1) if is_permutation else np.abs(label.directions.T @ image.directions).argmax(axis=0)
-    )
-    spacing = label.spacing[axes]
+    along = np.abs(turn) if is_permutation else np.abs(image.directions.T @ label.directions)
+    axes = along.argmax(axis=1)
     extent = np.array(label.size)[axes]
-    if (np.abs(spacing / image.spacing - 1) * np.maximum(extent - 1, 1) > TOLERANCE).any():
+    if (np.abs(label.spacing[axes] / image.spacing - 1) * np.maximum(extent - 1, 1) > TOLERANCE).any():
         raise DoesNotFitError(f"its spacing is {_mm(label.spacing)} mm, its image has {_mm(image.spacing)} mm")
-    corners = label.corners()
-    exact = to_image[:3] @ corners
-    turned = turn @ corners[:3]
-    residual = exact - turned
+    residual = to_image[:3] @ label.corners() - turn @ label.corners()[:3]
     if not is_permutation or np.ptp(residual, axis=1).max() > TOLERANCE:
-        angle = np.degrees(np.arccos(np.clip(np.abs(label.directions.T @ image.directions).max(axis=0).min(), -1, 1)))
-        moved = image.affine[:3, :3] @ (residual - residual.mean(axis=1, keepdims=True))
-        raise DoesNotFitError(
-            f"its axes are turned by {angle:.3g} degrees against those of its image, which moves its corners by up to "
-            f"{np.linalg.norm(moved, axis=0).max():.4g} mm"
-        )
+        raise DoesNotFitError(_turned_words(label, image, residual))
     first = residual.mean(axis=1) + np.minimum(turn @ (np.array(label.size) - 1), 0)
     offset = np.rint(first)
     if np.abs(first - offset).max() > TOLERANCE:
-        same_size = tuple(extent) == image.size  # else it was cropped, and only the part of a voxel is wrong
-        raise DoesNotFitError(
-            f"it is shifted by {_shift(image.affine[:3, :3] @ (first if same_size else first - offset))}"
-        )
-    noise = np.linalg.norm(
-        image.affine[:3, :3] @ (residual - np.rint(residual.mean(axis=1, keepdims=True))), axis=0
-    ).max()
+        same_size = tuple(extent) == image.size  # otherwise it was cropped, and only the part of a voxel is wrong
+        raise DoesNotFitError(_shifted_words(image, first if same_size else first - offset))
+    noise = residual - np.rint(residual.mean(axis=1, keepdims=True))
     flips = [bool(turn[axis, axes[axis]] < 0) for axis in range(3)]
     return Placement(
         axes=_ints(axes),
         flips=(flips[0], flips[1], flips[2]),
         offset=_ints(offset),
-        noise_mm=float(noise),
+        noise_mm=float(np.linalg.norm(image.affine[:3, :3] @ noise, axis=0).max()),
     )
 
 
@@ -112,7 +71,23 @@ def require_same_box(where: Placement, label: Grid, image: Grid) -> None:
     if size != image.size:
         raise DoesNotFitError(f"it has {_by(label.size)} voxels, its image {_by(image.size)}")
     if any(where.offset):
-        raise DoesNotFitError(f"it is shifted by {_shift(image.affine[:3, :3] @ np.array(where.offset))}")
+        raise DoesNotFitError(_shifted_words(image, np.array(where.offset)))
+
+
+def require_same_voxels(label: Grid, image: Grid, *, turned_to_ras: bool) -> None:
+    """Raises `DoesNotFitError` unless each voxel of the label is the voxel of the image that has the same index.
+
+    Both grids as they are stored. turned_to_ras: the reader turns both to RAS first, see `grid.turns_to_ras`, so that
+    any stored order and direction of their axes is accepted.
+    """
+    if turned_to_ras:
+        label, image = label.reoriented(), image.reoriented()
+    where = placement(label, image)
+    require_same_box(where, label, image)
+    if where.is_reoriented:
+        raise DoesNotFitError(
+            f"its axes are stored in another order or direction ({label.axes}) than those of its image ({image.axes})"
+        )
 
 
 def put_back(label: np.ndarray, where: Placement, size: tuple[int, int, int]) -> tuple[np.ndarray, int]:
@@ -131,30 +106,6 @@ def put_back(label: np.ndarray, where: Placement, size: tuple[int, int, int]) ->
     return whole, int(np.count_nonzero(label) - np.count_nonzero(inside))
 
 
-def to_file_axes(array: np.ndarray, properties: Mapping[str, Any]) -> np.ndarray:
-    """An array as nnU-Net's reader gives it, (z, y, x), along the axes that its file has. properties: of that reader.
-
-    nnU-Net's reorienting reader turns every image to RAS; the others leave it as it is.
-    """
-    turn = _turn_to_ras(properties)
-    return array if turn is None else _turned(array, ornt_transform(axcodes2ornt("RAS"), turn))
-
-
-def to_reader_axes(array: np.ndarray, properties: Mapping[str, Any]) -> np.ndarray:
-    """The inverse of `to_file_axes`."""
-    turn = _turn_to_ras(properties)
-    return array if turn is None else _turned(array, turn)
-
-
-def _turn_to_ras(properties: Mapping[str, Any]) -> np.ndarray | None:
-    affines = properties.get("nibabel_stuff", {})
-    return np.asarray(io_orientation(affines["original_affine"])) if "reoriented_affine" in affines else None
-
-
-def _turned(array: np.ndarray, orientation: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(apply_orientation(array.transpose(2, 1, 0), orientation).transpose(2, 1, 0))
-
-
 def _ints(values: np.ndarray) -> tuple[int, int, int]:
     return int(values[0]), int(values[1]), int(values[2])
 
@@ -167,6 +118,17 @@ def _mm(values: np.ndarray) -> str:
     return " x ".join(f"{v:.5g}" for v in values)
 
 
-def _shift(vector: np.ndarray) -> str:
+def _shifted_words(image: Grid, voxels: np.ndarray) -> str:
+    vector = np.round(image.affine[:3, :3] @ voxels, 6) + 0.0  # no -0
     x, y, z = (f"{v:+.4g}" for v in vector)
-    return f"{np.linalg.norm(vector):.4g} mm (x {x}, y {y}, z {z})"
+    return f"it is shifted by {np.linalg.norm(vector):.4g} mm (x {x}, y {y}, z {z})"
+
+
+def _turned_words(label: Grid, image: Grid, residual: np.ndarray) -> str:
+    cosines = np.abs(label.directions.T @ image.directions).max(axis=0)
+    angle = np.degrees(np.arccos(np.clip(cosines.min(), -1, 1)))
+    moved = image.affine[:3, :3] @ (residual - residual.mean(axis=1, keepdims=True))
+    return (
+        f"its axes are turned by {angle:.3g} degrees against those of its image, which moves its corners by up to "
+        f"{np.linalg.norm(moved, axis=0).max():.4g} mm"
+    )

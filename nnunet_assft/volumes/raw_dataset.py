@@ -1,4 +1,5 @@
-"""An nnU-Net raw dataset as this package sees it: images of the pool and of the test cases, label files by name only."""
+"""An nnU-Net raw dataset as this package sees it: images of the pool and of the test cases, label files by name
+only."""
 
 from __future__ import annotations
 
@@ -18,6 +19,10 @@ from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_datas
 
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.files import read_json
+from nnunet_assft.volumes.structures import structures
+
+# of nnU-Net's readers, those that read one file per channel, in three dimensions and with a position in space
+PLAIN_READERS = ("SimpleITKIO", "NibabelIO", "NibabelIOWithReorient")
 
 
 @dataclass(frozen=True)
@@ -44,11 +49,15 @@ class RawDataset:
     @property
     def structures(self) -> dict[str, int]:
         """name -> value of what is neither background nor the ignore label."""
-        return {name: value for name, value in self.labels.items() if value != 0 and name != "ignore"}
+        return structures(self.labels)
 
     @property
     def foreground_labels(self) -> list[int]:
         return sorted(self.structures.values())
+
+    def images_of(self, case: str) -> tuple[Path, ...]:
+        """The image of a pool or test case, one file per channel."""
+        return self.images[case] if case in self.images else self.test_images[case]
 
     def label_file(self, case: str) -> Path:
         if case in self.test_images:
@@ -111,7 +120,7 @@ def read_dataset(folder: Path) -> RawDataset:
     try:
         dataset_json = read_json(folder / "dataset.json")
     except ValueError as error:
-        raise AssftError(f"{folder / 'dataset.json'} is not valid JSON: {error}. Mend or rewrite it.") from error
+        raise AssftError(f"{folder / 'dataset.json'} is not valid JSON: {error}. Fix or rewrite it.") from error
     missing = [key for key in ("labels", "channel_names", "file_ending") if key not in dataset_json]
     if missing:
         raise AssftError(f"{folder / 'dataset.json'} lacks {', '.join(missing)}. See nnU-Net's dataset format.")

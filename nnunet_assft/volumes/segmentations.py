@@ -1,32 +1,68 @@
-"""Segmentations on disk, in the geometry of their image."""
+"""Segmentations on disk, in the geometry of their image, and the two orders that the axes of an array can have.
+
+A plain array in this package has the axes that nnU-Net's reader gives an image, (z, y, x). Its reorienting reader
+turns every image to RAS. What annotation programs and ITK see is `InFileAxes`.
+"""
 
 from __future__ import annotations
 
 import errno
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 from nnunet_assft.runtime.files import atomic_path
 from nnunet_assft.volumes.nifti import refuse_damaged_nifti
 
 
-def write_segmentation(
-    reader: BaseReaderWriter, segmentation: np.ndarray, file: Path, properties: dict[str, Any]
-) -> None:
-    """Write a segmentation, (z, y, x) as the reader gives its image, in the geometry of that image.
+@dataclass(frozen=True)
+class InFileAxes:
+    """array: (z, y, x) along the axes that the image file has, as ITK reads it. properties of an image: of its
+    reader."""
 
-    nnU-Net's own writer is used. ITK does not say when a disk is full and leaves a truncated file, so what was written is
-    read again. Raises OSError if it is not whole.
+    array: np.ndarray
+
+    @classmethod
+    def of(cls, array: np.ndarray, properties: Mapping[str, Any]) -> InFileAxes:
+        """Turn an array that has the axes of nnU-Net's reader."""
+        to_ras = _turn_to_ras(properties)
+        return cls(array if to_ras is None else _turned(array, ornt_transform(axcodes2ornt("RAS"), to_ras)))
+
+    def in_reader_axes(self, properties: Mapping[str, Any]) -> np.ndarray:
+        """The inverse of `of`."""
+        to_ras = _turn_to_ras(properties)
+        return self.array if to_ras is None else _turned(self.array, to_ras)
+
+
+def write_segmentation(
+    reader: BaseReaderWriter, segmentation: np.ndarray | InFileAxes, file: Path, properties: dict[str, Any]
+) -> None:
+    """Write a segmentation in the geometry of its image. properties: what the reader said of the image.
+
+    nnU-Net's own writer is used. ITK does not say when a disk is full and leaves a truncated file, so what was written
+    is read again. Raises OSError if it is not whole.
     """
+    array = segmentation.in_reader_axes(properties) if isinstance(segmentation, InFileAxes) else segmentation
     with atomic_path(file) as partial:
-        reader.write_seg(segmentation, str(partial), properties)
+        reader.write_seg(array, str(partial), properties)
         try:
             refuse_damaged_nifti(partial)
-            whole = np.array_equal(reader.read_seg(str(partial))[0][0], segmentation)
+            whole = np.array_equal(reader.read_seg(str(partial))[0][0], array)
         except Exception:  # readers raise what they like
             whole = False
         if not whole:
             raise OSError(errno.ENOSPC, "the file was truncated while it was written", str(file))
+
+
+def _turn_to_ras(properties: Mapping[str, Any]) -> np.ndarray | None:
+    affines = properties.get("nibabel_stuff", {})
+    return np.asarray(io_orientation(affines["original_affine"])) if "reoriented_affine" in affines else None
+
+
+def _turned(array: np.ndarray, orientation: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(apply_orientation(array.transpose(2, 1, 0), orientation).transpose(2, 1, 0))

@@ -1,4 +1,4 @@
-"""Eqs. 1-26: values worked by hand, the worked examples if they lie beside the repository, edge cases and refusals."""
+"""Eqs. 1-26: values worked by hand, the worked examples, edge cases and refusals."""
 
 import math
 import warnings
@@ -8,7 +8,6 @@ import pytest
 
 from nnunet_assft.active import metrics
 from nnunet_assft.active.metrics import VoxelSums
-from nnunet_assft.active.query.budget import query_budget, query_candidates
 from tests.worked_examples import worked_example
 
 CASE_A = [
@@ -22,7 +21,7 @@ def near(expected: object) -> object:
     return pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
-# Worked by hand -------------------------------------------------------------------------------------------------------
+# Worked by hand ----------------------------------------------------------------------------------------------------
 
 
 def test_dkd_worked_by_hand():
@@ -38,13 +37,11 @@ def test_dkd_worked_by_hand():
     assert metrics.dkd(e_pre, e_cur) == near([(1 - root) * third, 1.0, 0.0, 0.08])
 
 
-def test_pd_of_the_first_rank_and_weights():
+def test_pd_weights():
     e = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])  # ranks 1, 2, 3; the third duplicates the second
     pakd = np.array([0.9, 0.8, 0.7])
     assert metrics.pairwise_dissimilarity(e, pakd) == near([1.0, 1.0, 2 / 3])
     assert metrics.pairwise_dissimilarity(e, pakd, pd_weights="reversed") == near([1.0, 1.0, 1 / 3])
-    assert metrics.pairwise_dissimilarity(e[1:], pakd[1:], pd_first="max") == near([0.0, 0.0])
-    assert metrics.pairwise_dissimilarity(e[:1], pakd[:1], pd_first="max") == near([1.0])
 
 
 @pytest.mark.parametrize(
@@ -78,12 +75,10 @@ def test_asd_and_confidence_worked_by_hand():
     assert metrics.asd(case, 1, 5) == near(1.722800194625 / 2)
     assert metrics.asd(case, 1, 5, "mean") == near(1.722800194625 / 4)
     assert metrics.asd(case, 1, 5, "sum") == near(1.722800194625)
-    assert metrics.asd(case, 1, 5, tau=1.0) == near(1.029653014065)
+    assert metrics.asd_from_sums(metrics.voxel_sums(case, 3.0), tau1=True) == near(1.029653014065)
     assert metrics.confidence(case) == near(0.2)
     tie = np.array([[0.2, 0.0], [0.4, 0.5], [0.4, 0.5]]).reshape(3, 1, 1, 2)  # both voxels tie between classes 1 and 2
     assert metrics.confidence(tie) == 0.0
-    assert metrics.confidence(tie, second="strict") == near(0.4 - 0.2 + 0.5 - 0.0)
-    assert metrics.confidence(tie, "foreground_mean", second="strict") == near(0.35)
 
 
 def test_nothing_but_background():
@@ -143,68 +138,6 @@ def test_semantic_distance_worked_by_hand():
     assert metrics.semantic_distance(np.array([[-1.0, 0.0]]), np.array([[1.0, 0.0]])) == near([2.0])
 
 
-@pytest.mark.parametrize(
-    ("spec", "n_pool", "expected"),
-    [
-        (0.05, 300, 15),
-        ("5%", 361, 18),
-        ("0.05", 9262, 463),
-        ("5 %", 60, 3),
-        (0.05, 30, 2),
-        (0.05, 5, 1),
-        (2, 30, 2),
-        ("2", 30, 2),
-        ("100%", 30, 30),
-        (0.145, 100, 15),  # 14.5 in decimals, 14.499999999999998 in binary
-        (np.int64(7), 3, 7),
-        (np.float64(0.5), 3, 2),
-        ("0.1%", 9, 1),
-    ],
-)
-def test_query_budget(spec: int | float | str, n_pool: int, expected: int):
-    assert query_budget(spec, n_pool) == expected
-
-
-@pytest.mark.parametrize(
-    "spec",
-    [
-        "0%",
-        "-1",
-        -1,
-        0,
-        "0",
-        1.5,
-        "1.5",
-        "101%",
-        "5%%",
-        "",
-        "five",
-        "nan",
-        float("nan"),
-        float("inf"),
-        -0.1,
-        True,
-        None,
-    ],
-)
-def test_query_budget_refuses_nonsense(spec: object):
-    with pytest.raises(ValueError, match="expected cases per round"):
-        query_budget(spec, 30)  # type: ignore[arg-type]
-
-
-def test_query_pool_gives_back_the_least_reliable():
-    reliability = {"c": 0.9, "d": 0.1, "e": 0.5}
-    assert query_candidates("edcba", [], {}, 2) == ["a", "b", "c", "d", "e"]
-    assert query_candidates("abcde", "cde", reliability, 2) == ["a", "b"]
-    assert query_candidates("abcde", "cde", reliability, 3) == ["a", "b", "d"]
-    assert query_candidates("abcde", "cde", dict.fromkeys("cde", 1.0), 4) == ["a", "b", "c", "d"]
-    assert query_candidates("abcde", "cde", reliability, 99) == ["a", "b", "c", "d", "e"]
-    with pytest.raises(ValueError, match="no finite reliability for"):
-        query_candidates("abcde", "cde", {"c": 1.0}, 3)
-    with pytest.raises(ValueError, match="not unlabelled"):
-        query_candidates("abc", "z", {}, 1)
-
-
 def test_medoid():
     e = np.array([[1.0, 0.0], [3.0, 4.0], [0.0, 1.0], [1.0, 1.0]])
     assert metrics.medoid(e) == 3
@@ -212,7 +145,7 @@ def test_medoid():
     assert metrics.medoid(np.zeros((3, 2)), ids=["b", "a", "c"]) == 1
 
 
-# The worked examples --------------------------------------------------------------------------------------------------
+# The worked examples -----------------------------------------------------------------------------------------------
 
 
 def test_example_uncertainty_scalars():
@@ -240,7 +173,7 @@ def test_example_asd():
         for name, expected in of_case.items():
             probs, tau = np.array(softmax_of[case]), float(name.removeprefix("tau_"))
             for reduction in metrics.ASD_REDUCTIONS:
-                assert metrics.asd(probs, 1, 5, reduction, tau=tau) == near(expected[reduction])
+                assert metrics.asd_from_sums(metrics.voxel_sums(probs, tau), reduction) == near(expected[reduction])
                 if tau == 1:
                     assert metrics.asd_from_sums(metrics.voxel_sums(probs, 3.0), reduction, tau1=True) == near(
                         expected[reduction]
@@ -256,14 +189,11 @@ def test_example_confidence():
         for reduction in metrics.CONFIDENCE_REDUCTIONS:
             assert metrics.confidence(probs, reduction) == near(expected[reduction])
         for voxel in range(probs.shape[1]):
-            one = probs[:, voxel : voxel + 1]
-            sums, strict = metrics.voxel_sums(one, 1.0), metrics.voxel_sums(one, 1.0, second="strict")
+            sums = metrics.voxel_sums(probs[:, voxel : voxel + 1], 1.0)
             inside, top1 = expected["mask"][voxel], expected["top1"][voxel]
             assert (sums.foreground_voxels, sums.top1_sum) == (inside, near(top1))
             assert sums.margin_sum == near(top1 - expected["top2"][voxel])
-            assert strict.foreground_margin_sum == near(
-                inside * (top1 - expected["top2_strict_reading_of_eq18"][voxel])
-            )
+            assert sums.foreground_margin_sum == near(inside * (top1 - expected["top2"][voxel]))
 
 
 def scalars_of(sums: VoxelSums) -> dict[str, float]:
@@ -377,19 +307,6 @@ def test_example_semantic_distance():
     assert found == near(given_["expected"]["distance"])
 
 
-def test_example_budget():
-    for case in worked_example("budget")["cases"]:
-        assert query_budget(case["spec"], case["n_t"]) == case["n_b"], case
-
-
-def test_example_query_pool():
-    for case in worked_example("query_pool")["cases"]:
-        found = query_candidates(
-            case["unlabelled"], case["pseudo_labelled_last_round"], case["reliability"], case["n_b"]
-        )
-        assert found == case["pool"], case
-
-
 def test_example_medoid():
     given_ = worked_example("medoid")
     e = np.array(given_["inputs"]["pretrained"])
@@ -397,7 +314,7 @@ def test_example_medoid():
     assert metrics.medoid(e) == given_["expected"]["x_1"]
 
 
-# Edge cases and refusals ----------------------------------------------------------------------------------------------
+# Edge cases and refusals -------------------------------------------------------------------------------------------
 
 
 def test_identical_cases():
@@ -504,13 +421,11 @@ def test_refused_shapes_and_options():
         (lambda: metrics.pakd(e, e[:2]), "same cases"),
         (lambda: metrics.pakd(e[0], e[0]), r"\(N, d\)"),
         (lambda: metrics.pairwise_dissimilarity(e, scores[:2]), r"expected \(3,\)"),
-        (lambda: metrics.pairwise_dissimilarity(e, scores, pd_first="zero"), "one, max"),
         (lambda: metrics.pairwise_dissimilarity(e, scores, pd_weights="none"), "literal, reversed"),
         (lambda: metrics.semantic_distance(e, np.empty((0, 2))), "at least one"),
         (lambda: metrics.semantic_distance(e, np.ones((1, 3))), "same encoder"),
         (lambda: metrics.query_score(scores, scores[:2]), r"expected \(3,\)"),
         (lambda: metrics.query_score(scores[:0], scores[:0]), "at least one case"),
-        (lambda: metrics.query_score(scores, scores, ranks="rough"), "exact, sklearn"),
         (lambda: metrics.select_query(scores, scores, 0), "at least 1"),
         (lambda: metrics.select_query(scores, scores, 1, ids=["a", "b"]), "one id per case"),
         (lambda: metrics.select_query(scores, scores, 1, ids=["a", "b", "b"]), "one id per case"),
@@ -521,7 +436,6 @@ def test_refused_shapes_and_options():
         (lambda: metrics.select_reliable(scores, e[:2], e, 1), r"expected \(2,\)"),
         (lambda: metrics.asd(UNIFORM, 1, 2, "median"), "mean, foreground_mean, sum"),
         (lambda: metrics.confidence(UNIFORM, "mean"), "sum, foreground_mean"),
-        (lambda: metrics.confidence(UNIFORM, second="third"), "order, strict"),
         (lambda: metrics.voxel_sums(UNIFORM, 0.0), "positive temperature"),
     ):
         with pytest.raises(ValueError, match=message):

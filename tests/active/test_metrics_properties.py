@@ -1,4 +1,4 @@
-"""Properties of Eqs. 1-26: slow literal loops written from the equations, ranges, invariances, and every kind of array."""
+"""Properties of Eqs. 1-26: slow literal loops written from the equations, ranges, invariances, any kind of array."""
 
 import math
 import warnings
@@ -15,9 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from nnunet_assft.active import metrics
+from nnunet_assft.active import arrays, metrics
 from nnunet_assft.active.metrics import VoxelSums
-from nnunet_assft.active.query.budget import query_budget, query_candidates
 
 pytestmark = [
     pytest.mark.filterwarnings("error"),
@@ -70,7 +69,7 @@ def cases_twice(rng: np.random.Generator, n: int, d: int) -> np.ndarray:
 
 
 def softmax_of(rng: np.random.Generator, n_classes: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Voxels of four kinds: any, almost certain (down to denormals), eighths (ties and masks at their edge), one-hot."""
+    """Voxels of four kinds: any, almost certain (down to denormals), eighths (ties, edges of masks), one-hot."""
     logits = rng.normal(0, rng.choice([1.0, 4.0, 300.0], size=shape), (n_classes, *shape))
     p = np.exp(logits - logits.max(axis=0))
     p /= p.sum(axis=0)
@@ -86,7 +85,7 @@ def softmaxes(draw: st.DrawFn, dtypes: tuple[type, ...] = (np.float16, np.float3
     return softmax_of(draw(rngs), draw(st.sampled_from([2, 3, 26])), shape).astype(draw(st.sampled_from(dtypes)))
 
 
-# Literal loops, written from the equations ----------------------------------------------------------------------------
+# Literal loops, written from the equations -------------------------------------------------------------------------
 
 
 def exact_distance(a: np.ndarray, b: np.ndarray) -> Decimal:
@@ -102,26 +101,23 @@ def literal_distance(a: np.ndarray, b: np.ndarray) -> float:
     return float(exact_distance(a, b))
 
 
-def literal_pd(
-    e: np.ndarray, pakd: np.ndarray, ids: list[str], pd_first: str = "one", pd_weights: str = "literal"
-) -> np.ndarray:
+def literal_pd(e: np.ndarray, pakd: np.ndarray, ids: list[str], pd_weights: str) -> np.ndarray:
     """Eqs. 3-4 for n cases sorted by PAKD descending, ties by id."""
     order, n = sorted(range(len(e)), key=lambda i: (-pakd[i], ids[i])), len(e)
-    pd = {}
+    pd = {1: 1.0}
     for c in range(2, n + 1):
         total = 0.0
         for k in range(1, c):
             weight = k if pd_weights == "literal" else c - k
             total += weight * literal_distance(e[order[c - 1]], e[order[c - k - 1]])
         pd[c] = total / (c * (c - 1) / 2)
-    pd[1] = max(pd.values()) if pd_first == "max" and n > 1 else 1.0
     return np.array([pd[order.index(i) + 1] for i in range(n)])
 
 
 def literal_pd_after(
     labelled: np.ndarray, e: np.ndarray, pakd: np.ndarray, ids: list[str], pd_weights: str
 ) -> np.ndarray:
-    """PD_c = sum_j w_cj d_cj / sum_j w_cj over all better-ranked cases j; the labelled share rank 1, the pool follows."""
+    """PD_c = sum_j w_cj d_cj / sum_j w_cj over the cases j ranked before; labelled cases share rank 1."""
     order = sorted(range(len(e)), key=lambda i: (-pakd[i], ids[i]))
     better = [(1, case) for case in labelled]
     pd = np.empty(len(e))
@@ -133,24 +129,23 @@ def literal_pd_after(
     return pd
 
 
-def literal_sums(probs: np.ndarray, tau: float, second: str = "order") -> VoxelSums:
+def literal_sums(probs: np.ndarray, tau: float) -> VoxelSums:
     """Eqs. 6-11 and 17-22, voxel by voxel."""
     sums: dict[str, Any] = {field.name: 0 for field in fields(VoxelSums)} | {"class_voxels": [0] * len(probs)}
     for p in probs.astype(np.float64).reshape(len(probs), -1).T.tolist():
         entropy = -math.fsum(x * math.log(x) for x in p if x > 0)
-        first, order = sorted(p, reverse=True)[:2]
-        below = max((x for x in p if x < first), default=0.0)
+        first, second = sorted(p, reverse=True)[:2]
         label = p.index(first)
         sums["voxels"] += 1
         sums["entropy_sum"] += entropy
         sums["top1_sum"] += first
-        sums["margin_sum"] += first - order
+        sums["margin_sum"] += first - second
         for name, t in (("", tau), ("_tau1", 1.0)):
             if p[0] / t < max(p[1:]):
                 sums["masked_entropy_sum" + name] += entropy
                 sums["mask_voxels" + name] += 1
         if label != 0:
-            sums["foreground_margin_sum"] += first - (below if second == "strict" else order)
+            sums["foreground_margin_sum"] += first - second
             sums["foreground_voxels"] += 1
         sums["class_voxels"][label] += 1
     return VoxelSums(**sums | {"class_voxels": tuple(sums["class_voxels"])})
@@ -184,13 +179,13 @@ def literal_k(confidence: np.ndarray, n_select: int, tau_c: float, scale: str) -
     return min(max(k, min(n_select, len(values))), len(values))
 
 
-# Eqs. 1-5 -------------------------------------------------------------------------------------------------------------
+# Eqs. 1-5 ----------------------------------------------------------------------------------------------------------
 
 
 @few
 @given(e=st.integers(1, 4).flatmap(lambda d: embeddings(st.integers(1, 6), d)))
 def test_unit_vectors_have_length_1_or_0(e: np.ndarray):
-    found = metrics.unit_vectors(e)
+    found = arrays.unit_vectors(e)
     with localcontext(Context(prec=60)):
         for unit, row in zip(found, e, strict=True):
             squares = sum(Decimal(float(x)) ** 2 for x in row)
@@ -202,7 +197,7 @@ def test_unit_vectors_have_length_1_or_0(e: np.ndarray):
 @given(data=st.data(), n=st.integers(1, 6), d=st.integers(1, 4), block=blocks)
 def test_pakd_is_the_cosine_distance(data: st.DataObject, n: int, d: int, block: int):
     e_pre, e_cur = data.draw(embeddings(n, d)), data.draw(embeddings(n, d))
-    with patch.object(metrics, "_BLOCK", block):
+    with patch.object(arrays, "BLOCK", block):
         found = metrics.pakd(e_pre, e_cur)
     assert found == near([literal_distance(a, b) for a, b in zip(e_pre, e_cur, strict=True)], 1e-14)
     assert found.min() >= 0
@@ -258,14 +253,13 @@ def test_pakd_warns_only_if_no_case_has_moved(e: np.ndarray):
 @few
 @given(data=st.data(), n=st.integers(1, 9), d=st.integers(1, 4), rng=rngs, block=blocks)
 @pytest.mark.parametrize("pd_weights", metrics.PD_WEIGHTS)
-@pytest.mark.parametrize("pd_first", metrics.PD_FIRST)
 def test_pd_is_the_double_loop(
-    pd_first: str, pd_weights: str, data: st.DataObject, n: int, d: int, rng: np.random.Generator, block: int
+    pd_weights: str, data: st.DataObject, n: int, d: int, rng: np.random.Generator, block: int
 ):
     e, pakd, ids = data.draw(embeddings(n, d)), few_values(rng, n), shuffled_ids(rng, n)
-    with patch.object(metrics, "_BLOCK", block):
-        found = metrics.pairwise_dissimilarity(e, pakd, ids, pd_first=pd_first, pd_weights=pd_weights)
-    assert found == near(literal_pd(e, pakd, ids, pd_first, pd_weights), 2e-13)
+    with patch.object(arrays, "BLOCK", block):
+        found = metrics.pairwise_dissimilarity(e, pakd, ids, pd_weights=pd_weights)
+    assert found == near(literal_pd(e, pakd, ids, pd_weights), 2e-13)
     assert found.min() >= 0
     assert found.max() <= 2
 
@@ -280,16 +274,15 @@ def test_pd_after_labelled_cases_is_the_double_loop(
     pakd, ids, before = few_values(rng, n), shuffled_ids(rng, n), labelled.copy()
     reordered = rng.permutation(labelled)
     reordered.flags.writeable = False
-    with patch.object(metrics, "_BLOCK", block):
-        found, again, no_first = (
-            metrics.pairwise_dissimilarity(e, pakd, ids, pd_first=first, pd_weights=pd_weights, e_labelled=rows)
-            for first, rows in (("one", labelled), ("one", reordered), ("max", labelled))
+    with patch.object(arrays, "BLOCK", block):
+        found, again = (
+            metrics.pairwise_dissimilarity(e, pakd, ids, pd_weights=pd_weights, e_labelled=rows)
+            for rows in (labelled, reordered)
         )
     assert found == near(literal_pd_after(labelled, e, pakd, ids, pd_weights), 2e-13)
     assert found.min() >= 0
     assert found.max() <= 2
     np.testing.assert_array_equal(again, found)
-    np.testing.assert_array_equal(no_first, found)  # every case has a better-ranked one
     np.testing.assert_array_equal(labelled, before)
 
 
@@ -308,10 +301,8 @@ def test_order_of_labelled_cases_plays_no_role(rng: np.random.Generator, n: int,
 def test_no_labelled_case_is_the_paper(rng: np.random.Generator, n: int, d: int):
     e_pre, e_cur, none = rng.normal(size=(n, d)), rng.normal(size=(n, d)), np.empty((0, d))
     for weights in metrics.PD_WEIGHTS:
-        for first in metrics.PD_FIRST:
-            options = {"pd_weights": weights, "pd_first": first}
-            expected = metrics.dkd(e_pre, e_cur, **options)
-            np.testing.assert_array_equal(metrics.dkd(e_pre, e_cur, **options, e_labelled=none), expected)
+        expected = metrics.dkd(e_pre, e_cur, pd_weights=weights)
+        np.testing.assert_array_equal(metrics.dkd(e_pre, e_cur, pd_weights=weights, e_labelled=none), expected)
 
 
 @few
@@ -328,20 +319,19 @@ def test_dkd_is_pakd_times_pd(rng: np.random.Generator, n: int, d: int, n_labell
     labelled, ids = 1 + spread * rng.normal(size=(n_labelled, d)), shuffled_ids(rng, n)
     divergence = [literal_distance(a, b) for a, b in zip(e_pre, e_cur, strict=True)]
     for weights in metrics.PD_WEIGHTS:
-        for first in metrics.PD_FIRST:
-            found = metrics.dkd(e_pre, e_cur, ids, pd_first=first, pd_weights=weights, e_labelled=labelled)
-            pd = literal_pd(e_cur, metrics.pakd(e_pre, e_cur), ids, first, weights)
-            if n_labelled:
-                pd = literal_pd_after(labelled, e_cur, metrics.pakd(e_pre, e_cur), ids, weights)
-            largest = max(divergence)
-            assert found == pytest.approx(
-                divergence * pd, rel=1e-12, abs=2e-13 * largest + 1e-14 * math.sqrt(largest) + 1e-28
-            )
-            assert found.min() >= 0
-            assert found.max() <= 4
+        found = metrics.dkd(e_pre, e_cur, ids, pd_weights=weights, e_labelled=labelled)
+        if n_labelled:
+            pd = literal_pd_after(labelled, e_cur, metrics.pakd(e_pre, e_cur), ids, weights)
+        else:
+            pd = literal_pd(e_cur, metrics.pakd(e_pre, e_cur), ids, weights)
+        largest = max(divergence)
+        tolerance = 2e-13 * largest + 1e-14 * math.sqrt(largest) + 1e-28
+        assert found == pytest.approx(divergence * pd, rel=1e-12, abs=tolerance)
+        assert found.min() >= 0
+        assert found.max() <= 4
 
 
-# Eqs. 6-11 and 17-22 --------------------------------------------------------------------------------------------------
+# Eqs. 6-11 and 17-22 -----------------------------------------------------------------------------------------------
 
 
 @few
@@ -356,11 +346,10 @@ def test_temperature_falls_from_3_to_half_of_it(n_rounds: int):
 
 @few
 @given(probs=softmaxes(), tau=temperatures, block=blocks)
-@pytest.mark.parametrize("second", metrics.SECOND)
-def test_sums_are_those_of_the_voxel_loop(second: str, probs: np.ndarray, tau: float, block: int):
-    with patch.object(metrics, "_BLOCK", block):
-        found = metrics.voxel_sums(probs, tau, second=second)
-    assert numbers_of(found) == near(numbers_of(literal_sums(probs, tau, second)), 1e-12)
+def test_sums_are_those_of_the_voxel_loop(probs: np.ndarray, tau: float, block: int):
+    with patch.object(arrays, "BLOCK", block):
+        found = metrics.voxel_sums(probs, tau)
+    assert numbers_of(found) == near(numbers_of(literal_sums(probs, tau)), 1e-12)
 
 
 @few
@@ -370,32 +359,31 @@ def test_asd_is_the_masked_entropy(reduction: str, probs: np.ndarray, n_rounds: 
     sums = metrics.voxel_sums(probs, tau)
     assert metrics.asd_from_sums(sums, reduction) == near(literal_asd(probs, tau, reduction), 1e-12)
     assert metrics.asd_from_sums(sums, reduction, tau1=True) == near(literal_asd(probs, 1.0, reduction), 1e-12)
-    assert metrics.asd(probs, 1, n_rounds, reduction, tau=tau) == metrics.asd_from_sums(sums, reduction)
     for r in range(1, n_rounds + 1):
         assert metrics.asd(probs, r, n_rounds, reduction) == near(
             literal_asd(probs, metrics.temperature(r, n_rounds), reduction), 1e-12
         )
-    assert metrics.asd(probs, 1, 1) == metrics.asd(probs, 1, 1, "foreground_mean", tau=3.0)
+    assert metrics.asd(probs, 1, 1) == metrics.asd_from_sums(metrics.voxel_sums(probs, 3.0), "foreground_mean")
 
 
 @few
-@given(probs=softmaxes(), second=st.sampled_from(metrics.SECOND))
+@given(probs=softmaxes())
 @pytest.mark.parametrize("reduction", metrics.CONFIDENCE_REDUCTIONS)
-def test_confidence_is_the_margin_in_predicted_foreground(reduction: str, probs: np.ndarray, second: str):
-    expected = literal_sums(probs, 1.0, second)
+def test_confidence_is_the_margin_in_predicted_foreground(reduction: str, probs: np.ndarray):
+    expected = literal_sums(probs, 1.0)
     total = expected.foreground_margin_sum
     if reduction == "foreground_mean":
         total /= max(1, expected.foreground_voxels)
-    assert metrics.confidence(probs, reduction, second=second) == near(total, 1e-12)
-    assert metrics.confidence(probs) == metrics.confidence(probs, "sum", second="order")
-    sums = metrics.voxel_sums(probs, 2.0, second=second)  # no temperature in the confidence
-    assert metrics.confidence_from_sums(sums, reduction) == metrics.confidence(probs, reduction, second=second)
+    assert metrics.confidence(probs, reduction) == near(total, 1e-12)
+    assert metrics.confidence(probs) == metrics.confidence(probs, "sum")
+    sums = metrics.voxel_sums(probs, 2.0)  # no temperature in the confidence
+    assert metrics.confidence_from_sums(sums, reduction) == metrics.confidence(probs, reduction)
 
 
 @few
 @given(probs=softmaxes(), tau=temperatures)
 def test_ranges_of_what_is_summed_over_voxels(probs: np.ndarray, tau: float):
-    sums, strict = metrics.voxel_sums(probs, tau), metrics.voxel_sums(probs, tau, second="strict")
+    sums = metrics.voxel_sums(probs, tau)
     n_classes, slack = len(probs), 1 + 1e-2
     assert sum(sums.class_voxels) == sums.voxels == probs[0].size
     assert (
@@ -405,7 +393,6 @@ def test_ranges_of_what_is_summed_over_voxels(probs: np.ndarray, tau: float):
     assert sums.masked_entropy_sum <= sums.entropy_sum + 1e-9 <= sums.voxels * math.log(n_classes) * slack + 2e-9
     assert sums.voxels / n_classes <= sums.top1_sum * slack <= sums.voxels * slack**2
     assert 0 <= sums.foreground_margin_sum <= sums.margin_sum + 1e-9 <= sums.top1_sum + 2e-9
-    assert sums.foreground_margin_sum <= strict.foreground_margin_sum + 1e-9
     assert (
         metrics.asd_from_sums(sums, "mean") <= metrics.asd_from_sums(sums) + 1e-9 <= math.log(n_classes) * slack + 2e-9
     )
@@ -418,12 +405,11 @@ def test_ranges_of_what_is_summed_over_voxels(probs: np.ndarray, tau: float):
 
 @few
 @given(probs=softmaxes(), tau=temperatures, rng=rngs)
-@pytest.mark.parametrize("second", metrics.SECOND)
-def test_order_of_voxels_and_foreground_classes(second: str, probs: np.ndarray, tau: float, rng: np.random.Generator):
-    flat, expected = probs.reshape(len(probs), -1), numbers_of(metrics.voxel_sums(probs, tau, second=second))
+def test_order_of_voxels_and_foreground_classes(probs: np.ndarray, tau: float, rng: np.random.Generator):
+    flat, expected = probs.reshape(len(probs), -1), numbers_of(metrics.voxel_sums(probs, tau))
     shuffled = flat[:, rng.permutation(flat.shape[1])]
-    assert numbers_of(metrics.voxel_sums(shuffled, tau, second=second)) == near(expected, 1e-12)
-    renamed = numbers_of(metrics.voxel_sums(flat[[0, *rng.permutation(range(1, len(flat)))]], tau, second=second))
+    assert numbers_of(metrics.voxel_sums(shuffled, tau)) == near(expected, 1e-12)
+    renamed = numbers_of(metrics.voxel_sums(flat[[0, *rng.permutation(range(1, len(flat)))]], tau))
     names = [
         name for name in expected if not name.startswith("class ")
     ]  # a tie of two foreground classes is the first one
@@ -490,7 +476,7 @@ def test_half_precision_is_precise_enough(rng: np.random.Generator, n_classes: i
             assert getattr(found, name) == pytest.approx(getattr(exact, name), rel=tolerance)
 
 
-# Eqs. 12-16 -----------------------------------------------------------------------------------------------------------
+# Eqs. 12-16 --------------------------------------------------------------------------------------------------------
 
 scores = hnp.arrays(
     np.float64, st.integers(1, 12), elements=st.sampled_from([0.0, -0.0, 5e-324, 1e-9, 0.1, 0.2, 0.3, 1.0, 4.0, 1e300])
@@ -543,26 +529,11 @@ def test_query_score_sees_only_the_order_of_scores(rng: np.random.Generator, n: 
     np.testing.assert_array_equal(q, metrics.query_score(asd, dkd))
 
 
-@few
-@given(rng=rngs, n=st.integers(1, 30))
-def test_ranks_of_sklearn_are_the_same_without_ties(rng: np.random.Generator, n: int):
-    dkd, asd = (rng.permutation(n) + rng.uniform(0, 0.9, (2, n))) / n
-    assert metrics.query_score(dkd, asd, ranks="sklearn") == near(metrics.query_score(dkd, asd))
-    found = metrics.select_query(dkd, asd, n, ranks="sklearn")
-    np.testing.assert_array_equal(found, metrics.select_query(dkd, asd, n, ranks="exact"))
-    dkd, asd = rng.choice(rng.random(6), (2, n))  # with ties they are not: half a rank more or less
-    q = metrics.query_score(dkd, asd, ranks="sklearn")
-    expected = sorted(range(n), key=lambda i: (-q[i], -dkd[i], i))
-    assert metrics.select_query(dkd, asd, n, ranks="sklearn").tolist() == expected
-    constant = np.full(n, 0.3)
-    assert not metrics.query_score(constant, constant, ranks="sklearn").any()
-
-
-# Eqs. 23-26 -----------------------------------------------------------------------------------------------------------
+# Eqs. 23-26 --------------------------------------------------------------------------------------------------------
 
 
 def confidences(rng: np.random.Generator, n: int) -> np.ndarray:
-    """Tenths (K is an integer now and then), sums over voxels, fractions of one voxel, all equal, and a lone case above 0."""
+    """Tenths (K may be an integer), sums over voxels, fractions of one voxel, all equal, and one case above 0."""
     kind = rng.integers(5)
     tenths = rng.integers(0, 10, n) / 10
     return [tenths, rng.random(n) * 1e6, tenths * 1e-310, np.full(n, tenths[0]), np.eye(n)[0] * tenths[0]][kind]
@@ -602,7 +573,7 @@ def test_distance_to_the_nearest_anchor(
     data: st.DataObject, n: int, d: int, n_anchors: int, rng: np.random.Generator, block: int
 ):
     e, anchors, confidence = data.draw(embeddings(n, d)), data.draw(embeddings(n_anchors, d)), confidences(rng, n)
-    with patch.object(metrics, "_BLOCK", block):
+    with patch.object(arrays, "BLOCK", block):
         found, reliability = metrics.semantic_distance(e, anchors), metrics.reliability(confidence, e, anchors)
     expected = np.array([min(literal_distance(case, anchor) for anchor in anchors) for case in e])
     assert found == near(expected, 1e-14)
@@ -645,10 +616,10 @@ def test_the_selection_is_the_literal_loop(
     assert metrics.select_reliable(confidence, e, anchors, n_select, tau_c, scale, ids).tolist() == expected
 
 
-# Arrays, order and scale ----------------------------------------------------------------------------------------------
+# Arrays, order and scale -------------------------------------------------------------------------------------------
 
 CALLS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
-    "unit_vectors": (metrics.unit_vectors, ("e_pre",)),
+    "unit_vectors": (arrays.unit_vectors, ("e_pre",)),
     "pakd": (metrics.pakd, ("e_pre", "e_cur")),
     "pairwise_dissimilarity": (metrics.pairwise_dissimilarity, ("e_cur", "dkd")),
     "pairwise_dissimilarity reversed": (
@@ -662,13 +633,11 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     "dkd": (metrics.dkd, ("e_pre", "e_cur")),
     "dkd labelled": (lambda *a: metrics.dkd(*a[:2], e_labelled=a[2]), ("e_pre", "e_cur", "anchors")),
     "voxel_sums": (lambda p: metrics.voxel_sums(p, 2.0), ("probs",)),
-    "voxel_sums strict": (lambda p: metrics.voxel_sums(p, 2.0, second="strict"), ("probs",)),
     "asd": (lambda p: metrics.asd(p, 2, 3), ("probs",)),
     "confidence": (metrics.confidence, ("probs",)),
     "minmax": (metrics.minmax, ("dkd",)),
     "rank01": (metrics.rank01, ("dkd",)),
     "query_score": (metrics.query_score, ("dkd", "asd")),
-    "query_score sklearn": (lambda *a: metrics.query_score(*a, ranks="sklearn"), ("dkd", "asd")),
     "select_query": (lambda *a: metrics.select_query(*a, 3), ("dkd", "asd")),
     "n_candidates": (lambda c: metrics.n_candidates(c, 2), ("confidence",)),
     "semantic_distance": (metrics.semantic_distance, ("e_cur", "anchors")),
@@ -739,7 +708,7 @@ def test_a_shuffled_pool_gives_the_same_cases(rng: np.random.Generator, n: int, 
     def of(rows: np.ndarray) -> tuple[list[np.ndarray], list[list[str]]]:
         there, pre, cur, c = ids[rows], e_pre[rows], e_cur[rows], confidence[rows]
         dkd = [metrics.dkd(pre, cur, there, pd_weights=weights, e_labelled=labelled) for weights in metrics.PD_WEIGHTS]
-        dkd += [metrics.pairwise_dissimilarity(cur, values[rows], there, pd_first=first) for first in metrics.PD_FIRST]
+        dkd.append(metrics.pairwise_dissimilarity(cur, values[rows], there))
         chosen = [metrics.select_query(scores, asd[rows], 3, there) for scores in (dkd[0], values[rows])]
         chosen += [metrics.select_reliable(c, cur, anchors, 3, ids=there), np.array([metrics.medoid(pre, there)])]
         per_case = [
@@ -794,55 +763,17 @@ def test_the_id_decides_among_identical_cases(rng: np.random.Generator, n: int, 
     assert metrics.medoid(e, ids) == by_id[0]
 
 
-# The first case, the budget and the query pool ------------------------------------------------------------------------
+# The first case -----------------------------------------------------------------------------------------------------
 
 
 @few
 @given(e=st.integers(1, 3).flatmap(lambda d: embeddings(st.integers(1, 7), d)), rng=rngs, block=blocks)
 def test_the_medoid_has_the_smallest_summed_distance(e: np.ndarray, rng: np.random.Generator, block: int):
     ids = shuffled_ids(rng, len(e))
-    with patch.object(metrics, "_BLOCK", block):
+    with patch.object(arrays, "BLOCK", block):
         found, first = metrics.summed_distance(e), metrics.medoid(e, ids)
     expected = [sum(literal_distance(e[i], e[j]) for j in range(len(e)) if j != i) for i in range(len(e))]
     np.testing.assert_allclose(found, expected, rtol=0, atol=0.6e-9)
     np.testing.assert_array_equal(found, np.round(found, 9))
     assert first == min(range(len(e)), key=lambda i: (found[i], ids[i]))
     assert -1e-9 <= found.min() <= found.max() <= 2 * (len(e) - 1)
-
-
-@few
-@given(digits=st.integers(1, 10**4), n_pool=st.integers(1, 20000))
-def test_a_fraction_of_the_pool_is_rounded_half_up(digits: int, n_pool: int):
-    fraction = Fraction(digits, 10**4)
-    expected = max(1, math.floor(fraction * n_pool + Fraction(1, 2)))
-    decimal, percent = Decimal(digits).scaleb(-4), Decimal(digits).scaleb(-2)
-    specs = [f"{decimal}", f"{percent}%", f" {percent} % ", float(decimal), np.float64(float(decimal)), f"{decimal:e}"]
-    assert [query_budget(spec, n_pool) for spec in specs] == [expected] * len(specs)
-    assert 1 <= expected <= n_pool
-    assert [query_budget(spec, n_pool) for spec in (digits, str(digits), np.int32(digits))] == [digits] * 3
-
-
-@few
-@given(n_pool=st.integers(1, 3000).map(lambda n: 2 * n - 1), tenths=st.integers(0, 99))
-def test_a_budget_of_half_a_case_is_rounded_up(n_pool: int, tenths: int):
-    assert query_budget(0.5, n_pool) == (n_pool + 1) // 2
-    assert query_budget(f"{tenths}.5%", 100) == tenths + 1
-
-
-@few
-@given(rng=rngs, n=st.integers(0, 12), n_query=st.integers(1, 14))
-def test_the_pool_leaves_out_the_most_reliable(rng: np.random.Generator, n: int, n_query: int):
-    unlabelled = shuffled_ids(rng, n)
-    excluded = [case for case in unlabelled if rng.random() < 0.6]
-    reliability = dict(zip(unlabelled, rng.choice([-1.0, 0.0, 0.5, 3e5], n), strict=True))
-    pool, waiting = set(unlabelled) - set(excluded), set(excluded)
-    short = len(pool) < n_query
-    while len(pool) < n_query and waiting:
-        lowest = min(reliability[case] for case in waiting)
-        given_back = min(case for case in waiting if reliability[case] == lowest)
-        waiting.remove(given_back)
-        pool.add(given_back)
-    assert query_candidates(unlabelled, excluded, reliability, n_query) == sorted(pool)
-    assert query_candidates(frozenset(unlabelled), tuple(excluded[::-1]), reliability, n_query) == sorted(pool)
-    if not short:  # R is needed only then
-        assert query_candidates(unlabelled, excluded, {}, n_query) == sorted(pool)

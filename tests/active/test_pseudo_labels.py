@@ -1,31 +1,32 @@
-"""Pseudo-labels in the raw dataset: the geometry of the image, their provenance, and a dataset.json that nnU-Net reads."""
+"""Pseudo-labels in the raw dataset: geometry of the image, provenance, and a dataset.json that nnU-Net reads."""
 
 import errno
 import hashlib
 import json
 import os
 import shutil
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
-import torch
 from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from nnunet_assft.active.context import open_context
-from nnunet_assft.active.pseudo_labels import Refinement, write_pseudo_labels, write_segmentation
-from nnunet_assft.active.scoring.scorer import Scorer
-from nnunet_assft.active.training.stages import load_weights
+from nnunet_assft.active.paths import ExperimentPaths
+from nnunet_assft.active.pseudo_labels import write_pseudo_labels
+from nnunet_assft.active.scoring.prediction import open_scorer
+from nnunet_assft.active.state import Experiment
 from nnunet_assft.volumes.raw_dataset import find_dataset
-from tests.conftest import blob_case, plan_experiment
+from nnunet_assft.volumes.segmentations import write_segmentation
+from tests.conftest import CPU, blob_case, built_once, copy_template, plan_experiment, write_dataset
 
 HUMAN = ("case_02", "case_04")
 SELECTED = {
     "case_05": {"confidence": 90.5, "distance": 0.25, "reliability": 67.875, "rank": 1},
     "case_00": {"confidence": 80.0, "distance": 0.5, "reliability": 40.0, "rank": 2},
 }
-PROVENANCE = {"experiment": "assft", "round": 2, "model": {"stage": "supervised", "weights_sha256": "ab" * 32}}
 
 
 def write_oblique(folder) -> None:
@@ -40,20 +41,36 @@ def write_oblique(folder) -> None:
         sitk.WriteImage(volume, str(folder / file))
 
 
+@pytest.fixture(scope="session")
+def oblique_template(tmp_path_factory):
+    """Pseudo-labels for round 2, written by the network before round 0."""
+
+    def build(root):
+        write_oblique(write_dataset(root / "nnUNet_raw"))
+        experiment = plan_experiment(901, preset="tiny", epochs=1, iterations_per_epoch=1)
+        context = open_context(experiment, CPU)
+        stale = context.paths.pseudo_label_folder(2) / "pseudo_labels" / "case_07.nii.gz"
+        stale.parent.mkdir(parents=True)
+        stale.write_bytes(b"of an attempt with another model")
+        write_pseudo_labels(context, 2, experiment.initial_model, HUMAN, SELECTED)
+
+    return built_once(tmp_path_factory, "oblique", build)
+
+
+@pytest.fixture
+def blobs(oblique_template, nnunet_folders):
+    """The raw dataset of a copy of what `oblique_template` holds."""
+    copy_template(oblique_template, nnunet_folders)
+    return nnunet_folders / "nnUNet_raw" / "Dataset901_Blobs"
+
+
 @pytest.fixture
 def written(blobs):
-    """(context, scorer, files) of a call to write_pseudo_labels for round 2."""
-    write_oblique(blobs)
-    experiment = plan_experiment(901, preset="tiny", epochs=1, iterations_per_epoch=1)
-    context = open_context(experiment, torch.device("cpu"))
-    scorer = Scorer(
-        context.plans, context.dataset.dataset_json, load_weights(experiment.paths.initial_network), context.device
-    )
-    human_labels = {case: context.dataset.label_file(case) for case in HUMAN}
-    stale = context.paths.pseudo_label_folder(2) / "pseudo_labels" / "case_07.nii.gz"
-    stale.parent.mkdir(parents=True)
-    stale.write_bytes(b"of an attempt with another model")
-    return context, scorer, write_pseudo_labels(context, 2, scorer, SELECTED, human_labels, PROVENANCE, Refinement())
+    """(context, scorer, files) of the pseudo-labels of round 2."""
+    experiment = Experiment.load(ExperimentPaths("Dataset901_Blobs", "assft"))
+    context = open_context(experiment, CPU)
+    files = {case: context.pseudo_label(2, case) for case in SELECTED}
+    return context, open_scorer(context, experiment.initial_model), files
 
 
 def checksums(folder):
@@ -83,17 +100,22 @@ def test_a_pseudo_label_is_the_prediction_in_the_geometry_of_its_image(written, 
 
 
 def test_labelsTr_is_never_touched(written, blobs):  # noqa: N802 - nnU-Net's name
-    context, scorer, _ = written
+    context, _, _ = written
     before = checksums(blobs / "labelsTr")
-    human_labels = {case: context.dataset.label_file(case) for case in HUMAN}
-    write_pseudo_labels(context, 3, scorer, SELECTED, human_labels, PROVENANCE, Refinement())
+    write_pseudo_labels(context, 3, context.experiment.initial_model, HUMAN, SELECTED)
     assert checksums(blobs / "labelsTr") == before
 
 
 def test_provenance_says_what_made_each_label(written):
     context, _, files = written
     provenance = json.loads((context.paths.pseudo_label_folder(2) / "provenance.json").read_text())
-    assert {key: provenance[key] for key in PROVENANCE} == PROVENANCE
+    assert {key: value for key, value in provenance.items() if key != "cases"} == {
+        "experiment": "assft",
+        "round": 2,
+        "model": asdict(context.experiment.initial_model),
+        "largest_component": False,
+        "ignore_margin": 0.0,
+    }
     assert list(provenance["cases"]) == ["case_05", "case_00"]  # best first
     for case, entry in provenance["cases"].items():
         label = sitk.GetArrayFromImage(sitk.ReadImage(str(files[case])))
@@ -161,7 +183,7 @@ def test_a_file_that_a_full_disk_cut_short_is_not_taken_for_whole(written, monke
 
     monkeypatch.setattr(writer, "write_seg", cut_short)
     segmentation = np.ones(context.properties(case)["shape_before_cropping"], np.uint8)
-    with pytest.raises(OSError, match="cut short") as error:
+    with pytest.raises(OSError, match="truncated while it was written") as error:
         write_segmentation(context.dataset.reader, segmentation, file, context.properties(case))
     assert error.value.errno == errno.ENOSPC
     assert file.read_bytes() == whole

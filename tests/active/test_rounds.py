@@ -13,40 +13,46 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
-import torch
 from filelock import FileLock
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+import nnunet_assft.trainers
 from nnunet_assft.active import metrics
+from nnunet_assft.active.annotation import queried_cases
+from nnunet_assft.active.context import open_context
 from nnunet_assft.active.options import Options
-from nnunet_assft.active.rounds import open_context, run_round
+from nnunet_assft.active.paths import ExperimentPaths
+from nnunet_assft.active.rounds import run_round
 from nnunet_assft.active.state import Experiment, Round, finished_rounds
+from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.active.training.committee import train_committee
 from nnunet_assft.cli.round import main as round_main
 from nnunet_assft.errors import AssftError, WaitingForAnnotation
 from nnunet_assft.runtime.files import read_json, sha256_file
 from tests.conftest import (
+    CPU,
     SHARED_DATA,
+    TINY,
+    Trained,
     blob_case,
     needs_hippocampus,
     plan_experiment,
-    set_folders,
+    run_all,
     write_dataset,
     write_volume,
 )
 from tests.kills import before_replace, is_killed
 
-CPU = torch.device("cpu")
-SETTINGS = {"rounds": 2, "budget": "2", "preset": "tiny", "epochs": 2, "iterations_per_epoch": 2, "initial_lr": 1e-3}
+BLOBS = "Dataset901_Blobs"
 
 
-def run_all(dataset: str = "Dataset901_Blobs", **settings: object) -> list[Round]:
-    experiment = plan_experiment(dataset, **{**SETTINGS, **settings})
-    return [run_round(experiment, r, CPU) for r in range(experiment.n_rounds + 1)]
+def plan_and_run(dataset: str = BLOBS, name: str = "assft", **settings: Any) -> list[Round]:
+    return run_all(plan_experiment(dataset, name, **{**TINY, **settings}))
 
 
 def decisions(rounds: list[Round]) -> list[dict]:
@@ -54,27 +60,11 @@ def decisions(rounds: list[Round]) -> list[dict]:
     return [{key: value for key, value in asdict(done).items() if key != "dice"} for done in rounds]
 
 
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Round]]:
-    """(root, rounds) of an undisturbed experiment. Treat it as read-only."""
-    root = tmp_path_factory.mktemp("reference")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        set_folders(root, monkeypatch)
-        write_dataset(root / "nnUNet_raw")
-        return root, run_all()
+# Algorithm 1 ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def in_reference(reference: tuple[Path, list[Round]], monkeypatch: pytest.MonkeyPatch) -> tuple[Path, list[Round]]:
-    set_folders(reference[0], monkeypatch)
-    return reference
-
-
-# Algorithm 1 -----------------------------------------------------------------------------------------------------------
-
-
-def test_counts_of_every_round(reference: tuple[Path, list[Round]]) -> None:
-    _, rounds = reference
+def test_counts_of_every_round(trained: Trained) -> None:
+    rounds = trained.rounds
     pool = {f"case_{i:02d}" for i in range(8)}
     for r, done in enumerate(rounds):
         assert len(done.labelled) == 1 + 2 * r  # |T_l| = 1 + N_B r
@@ -91,8 +81,8 @@ def test_counts_of_every_round(reference: tuple[Path, list[Round]]) -> None:
     assert [done.model.stage for done in rounds] == ["supervised", "semi", "semi"]
 
 
-def test_training_sets_hold_exactly_the_cases_of_their_stage(reference: tuple[Path, list[Round]]) -> None:
-    root, rounds = reference
+def test_training_sets_hold_exactly_the_cases_of_their_stage(trained: Trained) -> None:
+    root, _, rounds = trained
     stages = root / "nnUNet_preprocessed/Dataset901_Blobs/assft/assft"
     for r, stage, cases in (
         (0, "supervised", rounds[0].labelled),
@@ -106,8 +96,8 @@ def test_training_sets_hold_exactly_the_cases_of_their_stage(reference: tuple[Pa
         }
 
 
-def test_pseudo_labels_are_in_the_raw_dataset_and_labels_are_untouched(reference: tuple[Path, list[Round]]) -> None:
-    root, rounds = reference
+def test_pseudo_labels_are_in_the_raw_dataset_and_labels_are_untouched(trained: Trained) -> None:
+    root, _, rounds = trained
     raw = root / "nnUNet_raw/Dataset901_Blobs"
     assert sorted(file.name for file in (raw / "labelsTr").iterdir()) == [f"case_{i:02d}.nii.gz" for i in range(8)]
     for i in range(8):
@@ -138,8 +128,8 @@ def test_pseudo_labels_are_in_the_raw_dataset_and_labels_are_untouched(reference
         assert listed["numTraining"] == len(listed["dataset"])
 
 
-def test_scores_splits_and_records(reference: tuple[Path, list[Round]]) -> None:
-    root, rounds = reference
+def test_scores_splits_and_records(trained: Trained) -> None:
+    root, _, rounds = trained
     results = root / "nnUNet_results/Dataset901_Blobs/assft/assft"
     for r in (1, 2):
         with open(results / f"scores_round_{r:02d}.csv") as file:
@@ -158,44 +148,64 @@ def test_scores_splits_and_records(reference: tuple[Path, list[Round]]) -> None:
     assert max(sizes) < 64 * 1024
 
 
-@pytest.mark.parametrize("strategy", ["random", "dkd_asd", "coreset", "badge", "sann", "sann_tta", "ugtst", "clasp_pe"])
-def test_a_strategy_without_pseudo_labels_has_one_stage_per_round(
-    strategy: str, reference: tuple[Path, list[Round]], in_reference: object
-) -> None:
-    rounds = run_all(name=strategy, strategy=strategy, rounds=1)
-    assert rounds[0].labelled == reference[1][0].labelled  # the same first case for every strategy
+def test_a_strategy_without_pseudo_labels_has_one_stage_per_round(trained: Trained) -> None:
+    rounds = plan_and_run(name="random", strategy="random", rounds=1)
+    assert rounds[0].labelled == trained.rounds[0].labelled  # the same first case for every strategy
     assert [done.model.stage for done in rounds] == ["supervised", "supervised"]
+    assert rounds[1].queried == trained.experiment.permutation[1:3]  # nested: the permutation is consumed in order
     assert rounds[1].pseudo_labelled == ()
-    experiment = plan_experiment("Dataset901_Blobs", name=strategy, strategy=strategy, **{**SETTINGS, "rounds": 1})
-    if strategy == "random":
-        assert rounds[1].queried == experiment.permutation[1:3]  # nested: the permutation is consumed in order
-    if strategy != "dkd_asd":
-        assert not (experiment.paths.records("pretrained")).exists()  # nothing is computed that nobody asked for
+    assert (
+        not ExperimentPaths(BLOBS, "random").records("pretrained").exists()
+    )  # nothing is computed that nobody asked for
 
 
-def test_a_committee_of_bootstrap_samples_is_trained_as_extra_folds(in_reference: tuple[Path, list[Round]]) -> None:
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_strategy_queries_from_what_round_0_has_left(strategy: str, trained: Trained) -> None:
+    """With a human as annotator, so that the round stops after its query. The labels are gone: no query reads one."""
+    start = trained.rounds[0]
+    experiment = plan_experiment(BLOBS, "other", **{**TINY, "strategy": strategy, "annotator": "human"})
+    start.save(experiment.paths)
+    shutil.copy(trained.experiment.paths.stage_file(0, "supervised"), experiment.paths.stage_file(0, "supervised"))
+    for file in (experiment.paths.raw / "labelsTr").iterdir():
+        if file.name.removesuffix(".nii.gz") not in start.labelled:
+            file.unlink()
+    with pytest.raises(WaitingForAnnotation) as waiting:
+        run_round(experiment, 1, CPU)
+    queried = queried_cases(experiment, 1)
+    assert len(set(queried)) == experiment.n_query
+    assert set(queried) <= set(start.unlabelled)
+    assert all(case in str(waiting.value) for case in queried)
+    if STRATEGIES[strategy].query is STRATEGIES["assft"].query:
+        assert tuple(queried) == trained.rounds[1].queried
+    with open(experiment.paths.scores_file(1)) as file:
+        rows = {row["case"]: row for row in csv.DictReader(file)}
+    assert sorted(rows) == sorted(start.unlabelled)
+    assert [rows[case]["query_rank"] for case in queried] == ["1", "2"]
+    needs_pretrained = "pretrained_embeddings" in STRATEGIES[strategy].needs_with(experiment.options)
+    assert experiment.paths.records("pretrained").exists() == needs_pretrained  # nothing is computed unasked
+
+
+def test_a_committee_of_bootstrap_samples_is_trained_as_extra_folds(trained: Trained) -> None:
     """The supervised stage of round 1 again and again: same start, same epochs, other samples and seeds."""
-    settings = {**SETTINGS, "rounds": 1, "name": "random", "strategy": "random"}
-    rounds = run_all(**settings)
-    experiment = plan_experiment("Dataset901_Blobs", **settings)
-    paths = experiment.paths
-    committee = train_committee(open_context(experiment, CPU), experiment, 1)
+    experiment, paths = trained.experiment, trained.experiment.paths
+    committee = train_committee(open_context(experiment, CPU), 1)
     assert {model.checkpoint for model in committee.values()} == {
-        f"nnUNetTrainerASSFTCommittee__nnUNetASSFTPlans_random__3d_fullres/fold_{fold}/checkpoint_final.pth"
+        f"nnUNetTrainerASSFTCommittee__nnUNetASSFTPlans__3d_fullres/fold_{fold}/checkpoint_final.pth"
         for fold in (11, 12, 13, 14)
     }
-    assert len({rounds[1].model.weights_sha256, *(model.weights_sha256 for model in committee.values())}) == 5
     supervised = read_json(paths.stage_file(1, "supervised"))
+    weights = {read_json(paths.step_file(1, "supervised"))["result"]["weights_sha256"]}
+    assert len(weights | {model.weights_sha256 for model in committee.values()}) == 5
     samples = []
     for member in committee:
         stage = read_json(paths.stage_file(1, member))
         for key in ("start_from", "start_sha256", "epochs"):
             assert stage[key] == supervised[key]
         samples.append({case: entry.get("copies", 1) for case, entry in stage["cases"].items()})
-        assert set(samples[-1]) <= set(rounds[1].labelled)
-        assert sum(samples[-1].values()) == len(rounds[1].labelled)
+        assert set(samples[-1]) <= set(trained.rounds[1].labelled)
+        assert sum(samples[-1].values()) == len(trained.rounds[1].labelled)
     assert any(sample != samples[0] for sample in samples)
-    assert train_committee(open_context(experiment, CPU), experiment, 1) == committee  # kept, not trained again
+    assert train_committee(open_context(experiment, CPU), 1) == committee  # kept, not trained again
 
 
 def with_ignore_label(folder: Path) -> None:
@@ -210,15 +220,15 @@ def with_ignore_label(folder: Path) -> None:
 
 def test_ignored_voxels_are_no_class(blobs: Path) -> None:
     with_ignore_label(blobs)
-    rounds = run_all(rounds=1)
-    paths = plan_experiment(901, **{**SETTINGS, "rounds": 1}).paths
+    rounds = plan_and_run(rounds=1, epochs=1)
+    paths = ExperimentPaths(BLOBS, "assft")
     assert set(rounds[1].dice["per_structure"]) == {"ball", "box"}
     record = np.load(next(paths.records("round_01_query").glob("*.npz")))
     assert len(json.loads(str(record["meta"]))["sums"]["class_voxels"]) == 3  # background, ball, box
     for case in rounds[1].pseudo_labelled:
         file = paths.pseudo_label_folder(1) / "pseudo_labels" / f"{case}.nii.gz"
         assert set(np.unique(sitk.GetArrayFromImage(sitk.ReadImage(str(file))))) <= {0, 1, 2}
-    for case in rounds[1].test:  # what lies in the ignored part has no say
+    for case in rounds[1].test:  # what lies in the ignored part does not count
         prediction = sitk.GetArrayFromImage(sitk.ReadImage(str(paths.test_predictions(1) / f"{case}.nii.gz")))[:12]
         reference = blob_case(int(case[-2:]))[1][:12]
         both = ((prediction == 1) & (reference == 1)).sum()
@@ -229,10 +239,11 @@ def test_ignored_voxels_are_no_class(blobs: Path) -> None:
 def test_options_reach_the_round(blobs: Path) -> None:
     """All at once: medoid first, labelled cases in PD, every case pseudo-labelled, refined, and drawn half as often."""
     with_ignore_label(blobs)
-    settings = ["first_case=medoid", "pd_labelled=true", "selection=all", "ignore_margin=0.6", "largest_component=true"]
-    options = Options.parse([*settings, "pseudo_weight=0.5", "exclude_pseudo=false"])
-    rounds = run_all(options=options)
-    experiment = Experiment.load(plan_experiment(901, options=options, **SETTINGS).paths)
+    names = ["first_case=medoid", "pd_labelled=true", "selection=all", "ignore_margin=0.6", "largest_component=true"]
+    options = Options.parse([*names, "pseudo_weight=0.5", "exclude_pseudo=false"])
+    settings = {**TINY, "options": options, "epochs": 1}
+    rounds = plan_and_run(**settings)
+    experiment = Experiment.load(ExperimentPaths(BLOBS, "assft"))
     assert experiment.options == options
     e_pre = [np.load(experiment.paths.records("pretrained") / f"{case}.npz")["embedding"] for case in experiment.pool]
     assert rounds[0].queried == (experiment.pool[metrics.medoid(np.stack(e_pre))],)
@@ -245,19 +256,19 @@ def test_options_reach_the_round(blobs: Path) -> None:
     assert all(len(entry["voxels"]) == 4 for entry in provenance["cases"].values())
     assert any(entry["voxels"][3] > 0 for entry in provenance["cases"].values())  # uncertain voxels are ignored
     with pytest.raises(AssftError, match=r"\(pseudo_weight was 0.5, now 1.0\)"):
-        plan_experiment(901, options=replace(options, pseudo_weight=1.0), **SETTINGS)
+        plan_experiment(901, **{**settings, "options": replace(options, pseudo_weight=1.0)})
 
 
 def test_an_ignore_margin_without_ignore_label_is_refused(blobs: Path) -> None:
     with pytest.raises(
-        AssftError, match=r'Option ignore_margin needs an ignore label.*Add "ignore": 3 to them in dataset.json'
+        AssftError, match=r'option ignore_margin needs an ignore label.*Add "ignore": 3 to them in dataset.json'
     ):
-        plan_experiment(901, options=Options(ignore_margin=0.1), **SETTINGS)
+        plan_experiment(901, options=Options(ignore_margin=0.1), **TINY)
 
 
 def test_small_pools_are_used_up_and_no_further(nnunet_folders: Path) -> None:
     write_dataset(nnunet_folders / "nnUNet_raw", n_pool=4, n_test=1)
-    experiment = plan_experiment("Dataset901_Blobs", **{**SETTINGS, "budget": "5"})
+    experiment = plan_experiment(BLOBS, **{**TINY, "budget": "5", "epochs": 1})
     run_round(experiment, 0, CPU)
     done = run_round(experiment, 1, CPU)
     assert sorted(done.queried) == sorted(set(experiment.pool) - {experiment.permutation[0]})
@@ -267,45 +278,49 @@ def test_small_pools_are_used_up_and_no_further(nnunet_folders: Path) -> None:
         run_round(experiment, 2, CPU)
 
 
-# No leak ---------------------------------------------------------------------------------------------------------------
+# No leak --------------------------------------------------------------------------------------------------------------
 
 
-def test_noise_in_place_of_hidden_labels_changes_nothing(
-    reference: tuple[Path, list[Round]], nnunet_folders: Path
-) -> None:
-    _, rounds = reference
-    queried = set(rounds[-1].labelled)
+def restart(trained: Trained) -> Path:
+    """Undoes everything but the raw dataset, whose folder is returned."""
+    for name in ("nnUNet_preprocessed", "nnUNet_results"):
+        shutil.rmtree(trained.root / name)
+        (trained.root / name).mkdir()
+    shutil.rmtree(trained.experiment.paths.raw / "assft")
+    return trained.experiment.paths.raw
 
-    def noise(case: str, label: np.ndarray) -> np.ndarray:
-        return label if case in queried else np.random.default_rng(7).integers(0, 3, label.shape).astype(np.uint8)
 
-    write_dataset(nnunet_folders / "nnUNet_raw", label_of=noise)
-    again = run_all()
+def test_noise_in_place_of_hidden_labels_changes_nothing(trained: Trained) -> None:
+    rounds, raw = trained.rounds, restart(trained)
+    for i in range(11):
+        case, label = f"case_{i:02d}", blob_case(i)[1]
+        if case not in rounds[-1].labelled:
+            noise = np.random.default_rng(7).integers(0, 3, label.shape).astype(np.uint8)
+            write_volume(raw / ("labelsTr" if i < 8 else "labelsTs") / f"{case}.nii.gz", noise)
+    again = plan_and_run()
     assert decisions(again) == decisions(rounds)
     assert again[-1].dice["mean"] != rounds[-1].dice["mean"]  # the test labels were noise indeed
 
 
-def test_a_label_that_appears_only_after_its_query_gives_the_same_rounds(
-    reference: tuple[Path, list[Round]], nnunet_folders: Path
-) -> None:
+def test_a_label_that_appears_only_after_its_query_gives_the_same_rounds(trained: Trained, tmp_path: Path) -> None:
     """The human round trip, and the proof that no label is read before its query: it is not there."""
-    root, rounds = reference
-    folder = write_dataset(nnunet_folders / "nnUNet_raw")
-    for file in (folder / "labelsTr").iterdir():
-        file.unlink()
-    experiment = plan_experiment("Dataset901_Blobs", annotator="human", **SETTINGS)
+    rounds, raw = trained.rounds, restart(trained)
+    hidden = tmp_path / "hidden"
+    (raw / "labelsTr").rename(hidden)
+    (raw / "labelsTr").mkdir()
+    experiment = plan_experiment(BLOBS, annotator="human", **TINY)
     again = []
     for r in range(3):
         with pytest.raises(WaitingForAnnotation, match="waiting for the annotation") as waiting:
             run_round(experiment, r, CPU)
         assert all(case in str(waiting.value) for case in rounds[r].queried)
         for case in rounds[r].queried:
-            shutil.copy(root / f"nnUNet_raw/Dataset901_Blobs/labelsTr/{case}.nii.gz", folder / "labelsTr")
+            shutil.copy(hidden / f"{case}.nii.gz", raw / "labelsTr")
         again.append(run_round(experiment, r, CPU))
     assert decisions(again) == decisions(rounds)
 
 
-# Kill and resume -------------------------------------------------------------------------------------------------------
+# Kill and resume ------------------------------------------------------------------------------------------------------
 
 
 def in_training_step(n: int) -> None:
@@ -325,47 +340,59 @@ def in_training_step(n: int) -> None:
 @pytest.mark.parametrize(
     ("kill", "at_least"),
     # nine files: a killed planning rewrites seven before it comes to something new
-    [(lambda kills: before_replace(9 + kills % 4), 12), (lambda kills: in_training_step(4), 5)],
+    [(lambda kills: before_replace(9 + kills % 4), 12), (lambda kills: in_training_step(4), 4)],
     ids=["between two files, all the way", "inside every training"],
 )
 def test_killed_again_and_again_the_same_command_finishes_with_the_same_result(
-    kill: Callable[[int], None], at_least: int, reference: tuple[Path, list[Round]], blobs: Path
+    kill: Callable[[int], None], at_least: int, trained: Trained
 ) -> None:
-    """Two iterations per epoch and a checkpoint per epoch: the 4th iteration of a process is in a resumed training."""
+    """Rounds 0 and 1, which have every step. With two iterations and a checkpoint per epoch, the 4th iteration of a
+    process is in a resumed training.
+    """
+
+    def work() -> None:
+        experiment = plan_experiment(BLOBS, **TINY)
+        for r in (0, 1):
+            run_round(experiment, r, CPU)
+
+    pseudo_labels = {
+        file: sha256_file(file) for file in trained.experiment.paths.pseudo_label_folder(1).rglob("*.nii.gz")
+    }
+    restart(trained)
     kills = 0
-    while is_killed(partial(kill, kills), run_all):
+    while is_killed(partial(kill, kills), work):
         kills += 1
         assert kills < 60
     assert kills >= at_least
-    root, rounds = reference
-    again = finished_rounds(Experiment.load(plan_experiment(blobs.name, **SETTINGS).paths))
-    assert decisions(again) == decisions(rounds)
-    for file in (root / "nnUNet_raw").rglob("pseudo_labels/*.nii.gz"):
-        mine = blobs.parent / file.relative_to(root / "nnUNet_raw")
-        assert sha256_file(mine) == sha256_file(file)
-    leftovers = [p for p in blobs.parents[1].rglob(".partial*") if "steps" not in p.parts]
-    assert all("partial" in p.name for p in leftovers)  # none under a final name; they are overwritten, never read
+    assert decisions(finished_rounds(trained.experiment)) == decisions(trained.rounds[:2])
+    assert {file: sha256_file(file) for file in pseudo_labels} == pseudo_labels
 
 
-def test_a_finished_round_is_not_run_again(
-    in_reference: tuple[Path, list[Round]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_finished_round_is_not_run_again(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nnUNetTrainer, "train_step", None)
-    experiment = plan_experiment("Dataset901_Blobs", **SETTINGS)
-    assert run_round(experiment, 2, CPU) == in_reference[1][2]
+    assert run_round(plan_experiment(BLOBS, **TINY), 2, CPU) == trained.rounds[2]
 
 
-# Refusals --------------------------------------------------------------------------------------------------------------
+# Refusals -------------------------------------------------------------------------------------------------------------
+
+
+def undo(trained: Trained, *rounds: int) -> None:
+    """What these rounds and all later ones left in the results; earlier rounds stay."""
+    paths = trained.experiment.paths
+    for r in rounds:
+        paths.round_file(r).unlink()
+        for file in (paths.results / "steps").glob(f"round_{r:02d}_*.json"):
+            file.unlink()
+        for fold in paths.results_of_dataset.glob(f"nnUNetTrainer*/fold_{r}"):
+            shutil.rmtree(fold)
 
 
 def test_a_bad_label_stops_the_round_and_the_same_command_goes_on(
-    reference: tuple[Path, list[Round]], blobs: Path, capsys: pytest.CaptureFixture[str]
+    trained: Trained, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _, rounds = reference
-    experiment = plan_experiment(blobs.name, **SETTINGS)
-    run_round(experiment, 0, CPU)
-    victim = rounds[1].queried[1]
-    file = blobs / "labelsTr" / f"{victim}.nii.gz"
+    undo(trained, 1, 2)
+    victim = trained.rounds[1].queried[1]
+    file = trained.experiment.paths.raw / "labelsTr" / f"{victim}.nii.gz"
     good = file.read_bytes()
     label = blob_case(int(victim[-2:]))[1]
     label[0, 0, :3] = 7
@@ -377,98 +404,68 @@ def test_a_bad_label_stops_the_round_and_the_same_command_goes_on(
     assert victim in error
     assert "7 (3 voxels)" in error
     file.write_bytes(good)
-    assert decisions([run_round(experiment, 1, CPU)]) == decisions([rounds[1]])
+    assert decisions([run_round(trained.experiment, 1, CPU)]) == decisions([trained.rounds[1]])
 
 
-def test_rounds_come_in_order(blobs: Path) -> None:
-    experiment = plan_experiment(blobs.name, **SETTINGS)
+def test_rounds_come_in_order(planned: Experiment) -> None:
     with pytest.raises(AssftError, match=r"Round 2 starts from round 1, which is not finished.*-d 901 -r 0"):
-        run_round(experiment, 2, CPU)
+        run_round(planned, 2, CPU)
     with pytest.raises(AssftError, match="has rounds 0 to 2"):
-        run_round(experiment, 3, CPU)
+        run_round(planned, 3, CPU)
 
 
-def test_two_commands_on_one_experiment_are_not_run_at_once(blobs: Path) -> None:
-    experiment = plan_experiment(blobs.name, **SETTINGS)
+def test_two_commands_on_one_experiment_are_not_run_at_once(planned: Experiment) -> None:
     with (
-        FileLock(experiment.paths.lock_file),
+        FileLock(planned.paths.lock_file),
         pytest.raises(AssftError, match="Another process is working on experiment 'assft'"),
     ):
-        run_round(experiment, 0, CPU)
+        run_round(planned, 0, CPU)
 
 
-def test_a_training_of_other_labels_is_moved_aside_not_resumed(blobs: Path) -> None:
-    experiment = plan_experiment(blobs.name, **SETTINGS)
-    first = run_round(experiment, 0, CPU)
+def test_a_training_of_other_labels_is_moved_aside_not_resumed(trained: Trained) -> None:
+    experiment, first = trained.experiment, trained.rounds[0]
     paths = experiment.paths
     paths.round_file(0).unlink()  # as if the round had not been closed when the label was corrected
     case = first.labelled[0]
-    write_volume(blobs / "labelsTr" / f"{case}.nii.gz", np.flip(blob_case(int(case[-2:]))[1], 0).copy())
+    write_volume(paths.raw / "labelsTr" / f"{case}.nii.gz", np.flip(blob_case(int(case[-2:]))[1], 0).copy())
     again = run_round(experiment, 0, CPU)
     assert again.model.weights_sha256 != first.model.weights_sha256
     assert (paths.model_folder("supervised") / "outdated_fold_0_1" / "checkpoint_final.pth").is_file()
 
 
-# Stock nnU-Net and real images -----------------------------------------------------------------------------------------
+# Stock nnU-Net and real images ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_stock_commands_work_on_the_model_folder(in_reference: tuple[Path, list[Round]], tmp_path: Path) -> None:
+def test_stock_commands_work_on_the_model_folder(trained: Trained, tmp_path: Path) -> None:
     """nnUNetv2_predict with its worker processes, nnUNetv2_evaluate_folder; the same segmentations as ours."""
-    root, rounds = in_reference
-    import nnunet_assft.trainers
-
+    root, _, rounds = trained
     ext_trainer = Path(nnunet_assft.trainers.__file__).parent / "ext_trainer"
     environment = {**os.environ, "nnUNet_extTrainer": str(ext_trainer)}
     raw = root / "nnUNet_raw/Dataset901_Blobs"
     model = root / "nnUNet_results/Dataset901_Blobs/nnUNetTrainerASSFT__nnUNetASSFTPlans__3d_fullres"
-    commands = [
-        [
-            "nnUNetv2_predict",
-            "-i",
-            raw / "imagesTs",
-            "-o",
-            tmp_path,
-            "-d",
-            "901",
-            "-tr",
-            "nnUNetTrainerASSFT",
-            "-p",
-            "nnUNetASSFTPlans",
-            "-c",
-            "3d_fullres",
-            "-f",
-            "2",
-            "-device",
-            "cpu",
-            "-npp",
-            "1",
-            "-nps",
-            "1",
-        ],
-        [
-            "nnUNetv2_evaluate_folder",
-            raw / "labelsTs",
-            tmp_path,
-            "-djfile",
-            model / "dataset.json",
-            "-pfile",
-            model / "plans.json",
-            "-np",
-            "1",
-        ],
-    ]
+    out = tmp_path / "out"
+    predict = f"nnUNetv2_predict -i {raw / 'imagesTs'} -o {out} -d 901 -tr nnUNetTrainerASSFT -p nnUNetASSFTPlans"
+    commands = (
+        f"{predict} -c 3d_fullres -f 2 -device cpu -npp 1 -nps 1",
+        f"nnUNetv2_evaluate_folder {raw / 'labelsTs'} {out} -djfile {model / 'dataset.json'} -pfile "
+        f"{model / 'plans.json'} -np 1",
+    )
     for command in commands:
-        program = Path(sys.executable).parent / str(command[0])
+        program, *arguments = command.split()
         result = subprocess.run(
-            [program, *map(str, command[1:])], env=environment, capture_output=True, text=True, timeout=300
+            [Path(sys.executable).parent / program, *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
         )
         assert result.returncode == 0, result.stderr[-2000:]
     ours = root / "nnUNet_results/Dataset901_Blobs/assft/assft/test_round_02"
     for case in rounds[2].test:
-        stock, own = (sitk.GetArrayFromImage(sitk.ReadImage(str(f / f"{case}.nii.gz"))) for f in (tmp_path, ours))
+        stock, own = (sitk.GetArrayFromImage(sitk.ReadImage(str(f / f"{case}.nii.gz"))) for f in (out, ours))
         assert (stock != own).mean() < 1e-3  # preprocessing is repeated there; sums may round differently
-    summary = json.loads((tmp_path / "summary.json").read_text())
+    summary = json.loads((out / "summary.json").read_text())
     assert summary["foreground_mean"]["Dice"] == pytest.approx(rounds[2].dice["mean"], abs=0.02)
 
 
@@ -484,7 +481,7 @@ def test_one_round_on_real_images(nnunet_folders: Path) -> None:
     labels = {"background": 0, "anterior": 1, "posterior": 2}
     content = {"channel_names": {"0": "MRI"}, "labels": labels, "numTraining": 8, "file_ending": ".nii.gz"}
     (folder / "dataset.json").write_text(json.dumps(content))
-    rounds = run_all("Dataset004_Hippocampus", rounds=1, epochs=2, iterations_per_epoch=2)
+    rounds = plan_and_run("Dataset004_Hippocampus", rounds=1)
     assert len(rounds[1].test) == 2
     assert len(rounds[1].labelled) == 3
     assert len(rounds[1].pseudo_labelled) == 2

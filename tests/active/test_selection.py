@@ -47,20 +47,7 @@ def assert_same(first: Selection, second: Selection) -> None:
         np.testing.assert_array_equal(values, getattr(second, name))
 
 
-# The contract ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", SELECTIONS)
-@pytest.mark.parametrize("duplicates", [False, True])
-@pytest.mark.parametrize(("n", "n_select"), [(1, 1), (1, 5), (2, 15), (9, 3), (9, 9), (9, 10)])
-def test_number_of_cases(name: str, n: int, n_select: int, duplicates: bool):
-    selection = SELECTIONS[name].function(make_pool(n, duplicates=duplicates), n_select)
-    check_selection(selection, n, n_expected(name, n, n_select))
-
-
-@every_selection
-def test_same_pool_same_selection(strategy: SelectionStrategy):
-    assert_same(strategy.function(make_pool(12), 4), strategy.function(make_pool(12), 4))
+# The contract ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [name for name in SELECTIONS if name != "random"])
@@ -74,7 +61,7 @@ def test_ties_are_decided_by_id(name: str):
 @few
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 15))
 def test_which_case_has_which_id_does_not_matter(name: str, seed: int, n: int, n_select: int):
-    """Without ties the same rows are selected under other ids; the random row selects the same ids, whatever the rows."""
+    """Without ties the same cases are selected under other ids; the random row selects the same ids in any case."""
     pool = make_pool(n, seed=seed)
     order = np.random.default_rng(seed).permutation(n)
     other = replace(
@@ -157,14 +144,13 @@ def test_only_reliable_cuts_off_candidates(strategy: SelectionStrategy):
     assert n_candidates == (expected if strategy is SELECTIONS["reliable"] else [12, 12])
 
 
-def test_table():
-    assert list(SELECTIONS) == ["reliable", "confidence_only", "distance_only", "random", "all"]
-    for strategy in SELECTIONS.values():
-        assert strategy.source
-        assert strategy.description
+@every_selection
+def test_a_row_says_where_it_comes_from(strategy: SelectionStrategy):
+    assert strategy.source
+    assert strategy.description
 
 
-# Each row -------------------------------------------------------------------------------------------------------------
+# Each row ----------------------------------------------------------------------------------------------------------
 
 
 def five_cases(**changes: object) -> SelectionPool:

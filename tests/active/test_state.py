@@ -1,14 +1,23 @@
-"""Experiment, Round, the memo of a step, splits: what is written is what is read, and nothing else is taken for it."""
+"""Experiment, Round, splits: what is written is what is read, and nothing else is taken for it."""
 
 import dataclasses
 import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from nnunet_assft.active.options import Options
-from nnunet_assft.active.state import Experiment, Model, Round, finished_rounds, step, write_splits
+from nnunet_assft.active.settings import Settings
+from nnunet_assft.active.state import REMOVED_OPTIONS, Experiment, Model, Round, finished_rounds, write_splits
+from nnunet_assft.cli.predict import main as predict_main
+from nnunet_assft.cli.report import main as report_main
+from nnunet_assft.cli.round import main as round_main
+from nnunet_assft.cli.status import main as status_main
 from nnunet_assft.errors import AssftError
+from nnunet_assft.runtime.files import read_json, write_json
+from tests.conftest import CPU, Trained, run_round
 
 POOL = tuple(f"case_{i:02d}" for i in range(8))
 
@@ -18,24 +27,24 @@ def experiment(nnunet_folders) -> Experiment:
     return Experiment(
         dataset="Dataset901_Blobs",
         name="assft",
-        strategy="assft",
-        seed=7,
-        n_rounds=3,
+        settings=Settings(
+            rounds=3,
+            budget="25%",
+            seed=7,
+            domain="generic",
+            preset="tiny",
+            encoder="/encoders/ct_fm.safetensors",
+            epochs=2,
+            options=Options(asd_reduction="mean", pd_weights="reversed", tau_c=1.5, exclude_pseudo=False),
+        ),
         n_query=2,
-        budget="25%",
-        annotator="oracle",
-        domain="generic",
-        preset="tiny",
-        normalization="percentile",
-        encoder={"path": "/encoders/ct_fm.safetensors", "report": {"n_keys": 90}},
         pool=POOL,
         test=("case_08", "case_09"),
         test_source="imagesTs",
         permutation=POOL[::-1],
-        training={"epochs": 2, "initial_lr": 1e-4},
-        options=Options(asd_reduction="mean", pd_weights="reversed", tau_c=1.5, exclude_pseudo=False),
+        encoder_report={"n_keys": 90},
         initial_network_sha256="0f" * 32,
-        versions={"nnunetv2": "2.8.1"},
+        versions={"nnunetv2": "2.8.1", "nnunet_assft": "0.9"},
     )
 
 
@@ -60,52 +69,7 @@ def a_round(r: int, *, labelled: tuple[str, ...] = POOL[:1], pseudo: tuple[str, 
     )
 
 
-# step ------------------------------------------------------------------------------------------------------------------
-
-
-class Counted:
-    def __init__(self) -> None:
-        self.calls = 0
-
-    def __call__(self) -> dict[str, int]:
-        self.calls += 1
-        return {"call": self.calls}
-
-
-def test_a_step_with_the_same_inputs_is_not_computed_again(tmp_path):
-    compute, file = Counted(), tmp_path / "steps" / "round_01_query.json"
-    assert step(file, {"model": "a", "pool": ["x", "y"]}, compute) == {"call": 1}
-    assert step(file, {"pool": ["x", "y"], "model": "a"}, compute) == {"call": 1}  # the order of keys says nothing
-    assert compute.calls == 1
-
-
-@pytest.mark.parametrize(
-    "other", [{"model": "b", "pool": ["x", "y"]}, {"model": "a", "pool": ["y", "x"]}, {"model": "a"}]
-)
-def test_a_step_with_other_inputs_is_computed_again(tmp_path, other):
-    compute, file = Counted(), tmp_path / "step.json"
-    first = {"model": "a", "pool": ["x", "y"]}
-    step(file, first, compute)
-    assert step(file, other, compute) == {"call": 2}
-    assert step(file, other, compute) == {"call": 2}
-    assert step(file, first, compute) == {"call": 3}  # only the latest is kept
-
-
-def test_a_step_that_fails_leaves_what_was_there(tmp_path):
-    file = tmp_path / "step.json"
-    step(file, {"model": "a"}, Counted())
-
-    def fails() -> dict[str, int]:
-        raise OSError("no")
-
-    with pytest.raises(OSError, match="no"):
-        step(file, {"model": "b"}, fails)
-    unused = Counted()
-    assert step(file, {"model": "a"}, unused) == {"call": 1}
-    assert unused.calls == 0
-
-
-# Experiment and Round --------------------------------------------------------------------------------------------------
+# Experiment and Round -------------------------------------------------------------------------------------------------
 
 
 def test_an_experiment_is_read_as_it_was_written(experiment):
@@ -118,7 +82,7 @@ def test_an_experiment_that_is_not_there_says_how_to_make_it(experiment):
         Experiment.load(experiment.paths)
 
 
-@pytest.mark.parametrize("version", [1, 3, None])
+@pytest.mark.parametrize("version", [1, 4, None])
 def test_another_schema_version_is_refused(experiment, version):
     experiment.save()
     content = json.loads(experiment.paths.experiment_file.read_text())
@@ -127,7 +91,7 @@ def test_another_schema_version_is_refused(experiment, version):
     else:
         content["schema_version"] = version
     experiment.paths.experiment_file.write_text(json.dumps(content))
-    with pytest.raises(AssftError, match=f"schema version {version}, expected 2"):
+    with pytest.raises(AssftError, match=f"schema version {version}; expected 3. It was written by nnunet_assft 0.9"):
         Experiment.load(experiment.paths)
 
 
@@ -161,7 +125,7 @@ def test_finished_rounds_stop_at_a_gap(experiment, there, n_finished):
     assert [done.round for done in finished_rounds(experiment)] == list(range(n_finished))
 
 
-# splits.json -----------------------------------------------------------------------------------------------------------
+# splits.json ----------------------------------------------------------------------------------------------------------
 
 
 def test_splits_have_the_form_of_nnunets_splits_final(experiment):
@@ -182,19 +146,21 @@ def test_splits_have_the_form_of_nnunets_splits_final(experiment):
         assert set(entry["labelled"]) | set(entry["unlabelled"]) == set(POOL)
 
 
-# command ---------------------------------------------------------------------------------------------------------------
+# Commands in messages -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("arguments", "expected"),
+    ("dataset", "name", "arguments", "expected"),
     [
-        (("round", "Dataset218_AMOS", "assft", "-r", "3"), "nnUNetv2_assft_round -d 218 -r 3"),
-        (("plan", "Dataset218_AMOS"), "nnUNetv2_assft_plan -d 218"),
-        (("status", "Dataset007_X", "pilot"), "nnUNetv2_assft_status -d 7 -e pilot"),
+        ("Dataset218_AMOS", "assft", ("round", "-r", "3"), "nnUNetv2_assft_round -d 218 -r 3"),
+        ("Dataset218_AMOS", "assft", ("plan",), "nnUNetv2_assft_plan -d 218 "),
+        ("Dataset007_X", "pilot", ("status",), "nnUNetv2_assft_status -d 7 -e pilot "),
+        ("Dataset007_X", "assft", ("annotate import", "my work"), "nnUNetv2_assft_annotate import -d 7 'my work'"),
     ],
 )
-def test_commands_are_what_one_types(arguments, expected):
-    assert command(*arguments) == expected
+def test_commands_are_what_one_types(experiment, dataset, name, arguments, expected):
+    named = dataclasses.replace(experiment, dataset=dataset, name=name)
+    assert named.command(*arguments) == expected.strip()
 
 
 def test_numpy_values_do_not_slip_into_a_round(experiment):
@@ -203,18 +169,71 @@ def test_numpy_values_do_not_slip_into_a_round(experiment):
         dataclasses.replace(a_round(0), dice={"mean": np.float32(0.5)}).save(experiment.paths)
 
 
-def test_a_step_whose_file_has_gone_is_done_again(tmp_path):
-    made = tmp_path / "made"
-    calls = []
+# Experiments of version 0.1.0, with schema version 2 ------------------------------------------------------------------
 
-    def compute():
-        calls.append(1)
-        made.write_text("x")
-        return {"n": len(calls)}
+VERSION_2 = Path(__file__).with_name("experiment_version_2.json")  # of `planned`, as version 0.1.0 wrote it
 
-    def run():
-        return step(tmp_path / "step.json", {"a": 1}, compute, made=lambda result: [made])
 
-    assert [run(), run()] == [{"n": 1}, {"n": 1}]
-    made.unlink()
-    assert [run(), run()] == [{"n": 2}, {"n": 2}]
+def as_version_2(experiment: Experiment, **changes: Any) -> None:
+    """Replaces experiment.json by what version 0.1.0 would have written."""
+    content = read_json(VERSION_2) | {"initial_network_sha256": experiment.initial_network_sha256} | changes
+    write_json(experiment.paths.experiment_file, content)
+
+
+def test_an_experiment_of_schema_version_2_is_the_same_experiment(planned: Experiment) -> None:
+    as_version_2(planned)
+    found = Experiment.load(planned.paths)
+    assert found.versions == {"nnunetv2": "2.8.1", "torch": "2.14.1", "numpy": "2.4.6", "nnunet_assft": "0.1.0"}
+    assert dataclasses.replace(found, versions=planned.versions) == planned
+
+
+def test_encoder_and_options_of_schema_version_2_are_kept(planned: Experiment) -> None:
+    options = read_json(VERSION_2)["options"] | {"tau_c": 1.5, "selection": "random"}
+    as_version_2(planned, encoder={"path": "/encoders/ct_fm.pth", "report": {"n_keys": 90}}, options=options)
+    found = Experiment.load(planned.paths)
+    assert (found.settings.encoder, found.encoder_report) == ("/encoders/ct_fm.pth", {"n_keys": 90})
+    assert found.options == Options(tau_c=1.5, selection="random")
+
+
+@pytest.mark.parametrize("name", sorted(REMOVED_OPTIONS))
+def test_a_changed_option_that_is_gone_is_refused_and_the_version_is_named(planned: Experiment, name: str) -> None:
+    as_version_2(planned, options=read_json(VERSION_2)["options"] | {name: "another"})
+    with pytest.raises(AssftError, match=rf"--option {name}.*gone.*nnunet_assft 0\.1\.0") as error:
+        Experiment.load(planned.paths)
+    assert "\n" not in str(error.value)
+
+
+def run(main: Any, *arguments: object) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(["-d", "901", *map(str, arguments)])
+    return int(ended.value.code or 0)
+
+
+def test_the_commands_read_an_experiment_of_schema_version_2(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    as_version_2(trained.experiment)
+    assert run(status_main) == 0
+    assert "All rounds are done." in capsys.readouterr().out
+    assert run(report_main, "-o", tmp_path / "report.html") == 0
+    assert "0.1.0" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    images = tmp_path / "nnUNet_raw/Dataset901_Blobs/imagesTs"
+    assert run(predict_main, "-i", images, "-o", tmp_path / "out", "-npp", 0, "-nps", 0, "-device", "cpu") == 0
+    assert len(list((tmp_path / "out").glob("case_*.nii.gz"))) == 3
+
+
+def test_rounds_of_schema_version_2_are_kept_and_the_next_one_goes_on(trained: Trained) -> None:
+    """Round 2 is undone; made anew from what version 0.1.0 has kept of it, it is the same."""
+    as_version_2(trained.experiment)
+    trained.experiment.paths.round_file(2).unlink()
+    experiment = Experiment.load(trained.experiment.paths)
+    assert finished_rounds(experiment) == trained.rounds[:2]
+    assert run_round(experiment, 2, CPU) == trained.rounds[2]
+
+
+def test_the_refusal_of_a_command_is_one_line(planned: Experiment, capsys: pytest.CaptureFixture[str]) -> None:
+    as_version_2(planned, options=read_json(VERSION_2)["options"] | {"ugtst_multiple": 3})
+    assert run(round_main, "-r", 0) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "ugtst_multiple" in line
+    assert "0.1.0" in line

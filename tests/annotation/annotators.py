@@ -32,7 +32,8 @@ def save_slicer(
     change: Mapping[str, str] | None = None,
     crop: bool = True,
 ) -> None:
-    """3D Slicer: a .seg.nrrd cropped to what is drawn, with label values in the order of the segments, whatever they mean.
+    """3D Slicer: a .seg.nrrd cropped to what is drawn, with label values in the order of the segments, whatever they
+    mean.
 
     segments: name -> (z, y, x) bool. layers: name -> layer, for segments that overlap. change: metadata to spoil.
     """
@@ -80,7 +81,7 @@ def segments_of(label: np.ndarray, labels: Mapping[str, int]) -> dict[str, np.nd
     return {name: label == value for name, value in reversed(labels.items()) if value}
 
 
-# What goes wrong -------------------------------------------------------------------------------------------------------
+# What goes wrong ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,10 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
         r"the dataset has no case '.*x'; expected .* Did you mean",
     ),
     "four dimensions": (_four_dimensions, r"it has 4 dimensions, .* voxels; expected a 3D label map"),
-    "other shape": (_cropped_nifti, r"it has \d+ x \d+ x \d+ voxels, its image \d+ x \d+ x \d+"),
+    "other shape": (
+        _cropped_nifti,
+        r"it has \d+ x \d+ x \d+ voxels, its image \d+ x \d+ x \d+, and lies inside of it: it was cropped\. Export",
+    ),
     "other spacing": (lambda s: s.nifti(s.label, s.moved(spacing=1.25)), r"its spacing is .* mm, its image has .* mm"),
     "shifted": (lambda s: s.nifti(s.label, s.moved(shift=(3, 0, 4))), r"it is shifted by 5 mm \(x \+3, y \+0, z \+4\)"),
     "turned": (lambda s: s.nifti(s.label, s.moved(degrees=7)), r"its axes are turned by 7 degrees .* up to [\d.]+ mm"),

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunet_assft.annotation.gate import LabelSummary, gate, pairs, summarize, warnings_of
+from nnunet_assft.annotation.gate import Expected, LabelSummary, gate, summarize, warnings_of
 from nnunet_assft.annotation.label_files import read_returned_label
 from nnunet_assft.errors import AssftError
-from nnunet_assft.volumes.placement import Grid
+from nnunet_assft.volumes.grid import Grid
+from nnunet_assft.volumes.segmentations import InFileAxes
 from tests.annotation.annotators import save_itksnap, save_slicer, segments_of
 from tests.conftest import LABELS, blob_case, write_volume
 
@@ -34,7 +35,7 @@ def test_a_slicer_file_is_read_by_its_names_and_put_back(
     image_file, image, label = scene
     save_slicer(tmp_path / "a.seg.nrrd", segments_of(label, LABELS), image, crop=crop)
     gated = gate(tmp_path / "a.seg.nrrd", image_file, LABELS)
-    np.testing.assert_array_equal(gated.array, label)
+    np.testing.assert_array_equal(gated.label.array, label)
     assert gated.notes[-1:] == (("cropped extent put back",) if crop else gated.notes[-1:])
     assert gated.warnings == ()
 
@@ -44,7 +45,7 @@ def test_slicer_layers_that_do_not_overlap_are_one_label_map(
 ) -> None:
     image_file, image, label = scene
     save_slicer(tmp_path / "a.seg.nrrd", {"Ball": label == 1, "BOX": label == 2}, image, layers={"Ball": 0, "BOX": 1})
-    np.testing.assert_array_equal(gate(tmp_path / "a.seg.nrrd", image_file, LABELS).array, label)
+    np.testing.assert_array_equal(gate(tmp_path / "a.seg.nrrd", image_file, LABELS).label.array, label)
 
 
 def test_a_slicer_file_of_old_has_one_layer_per_segment_and_says_no_more(
@@ -56,7 +57,7 @@ def test_a_slicer_file_of_old_has_one_layer_per_segment_and_says_no_more(
     for i, name in enumerate(("box", "ball")):
         volume.SetMetaData(f"Segment{i}_Name", name)
     sitk.WriteImage(volume, str(tmp_path / "a.seg.nrrd"))
-    np.testing.assert_array_equal(gate(tmp_path / "a.seg.nrrd", image_file, LABELS).array, label)
+    np.testing.assert_array_equal(gate(tmp_path / "a.seg.nrrd", image_file, LABELS).label.array, label)
 
 
 def test_segments_need_not_be_numbered_from_0(scene: tuple[Path, sitk.Image, np.ndarray], tmp_path: Path) -> None:
@@ -68,7 +69,9 @@ def test_segments_need_not_be_numbered_from_0(scene: tuple[Path, sitk.Image, np.
         volume.SetMetaData(f"Segment{i}_Name", name)
         volume.SetMetaData(f"Segment{i}_LabelValue", value)
     sitk.WriteImage(volume, str(tmp_path / "a.seg.nrrd"))
-    np.testing.assert_array_equal(gate(tmp_path / "a.seg.nrrd", image_file, LABELS).array, np.array([0, 2, 1])[label])
+    np.testing.assert_array_equal(
+        gate(tmp_path / "a.seg.nrrd", image_file, LABELS).label.array, np.array([0, 2, 1])[label]
+    )
 
 
 def test_a_slicer_file_whose_segments_have_no_names_is_refused(
@@ -79,7 +82,7 @@ def test_a_slicer_file_whose_segments_have_no_names_is_refused(
     with pytest.raises(AssftError, match=r"it is a \.seg\.nrrd that names no segments"):
         gate(tmp_path / "a.seg.nrrd", image_file, LABELS)
     save_itksnap(tmp_path / "a.nrrd", label, image)
-    np.testing.assert_array_equal(gate(tmp_path / "a.nrrd", image_file, LABELS).array, label)
+    np.testing.assert_array_equal(gate(tmp_path / "a.nrrd", image_file, LABELS).label.array, label)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -101,8 +104,40 @@ def test_an_empty_segment_is_an_absent_structure(scene: tuple[Path, sitk.Image, 
     image_file, image, label = scene
     save_slicer(tmp_path / "a.seg.nrrd", {"ball": label == 1, "box": label == 9}, image)
     gated = gate(tmp_path / "a.seg.nrrd", image_file, LABELS)
-    np.testing.assert_array_equal(gated.array, np.where(label == 1, 1, 0))
+    np.testing.assert_array_equal(gated.label.array, np.where(label == 1, 1, 0))
     assert gated.summary.volumes_ml["box"] == 0
+
+
+@pytest.mark.parametrize("layer", ["0", "1"])
+def test_slicers_file_of_an_empty_segmentation_is_empty(
+    scene: tuple[Path, sitk.Image, np.ndarray], tmp_path: Path, layer: str
+) -> None:
+    """One voxel of 0, in a geometry of its own."""
+    volume = sitk.Image([1, 1, 1], sitk.sitkUInt8)
+    for key, value in (("Segment0_Name", "ball"), ("Segment0_Layer", layer)):
+        volume.SetMetaData(key, value)
+    sitk.WriteImage(volume, str(tmp_path / "a.seg.nrrd"))
+    gated = gate(tmp_path / "a.seg.nrrd", scene[0], LABELS)
+    assert not gated.label.array.any()
+    assert gated.label.array.shape == scene[2].shape
+    assert gated.warnings == ("it is empty: no structure has a voxel",)
+
+
+def test_names_that_differ_in_signs_only(scene: tuple[Path, sitk.Image, np.ndarray], tmp_path: Path) -> None:
+    image_file, image, label = scene
+    labels = {"background": 0, "lesion+": 1, "lesion-": 2}
+    save_slicer(tmp_path / "a.seg.nrrd", {"lesion-": label == 2, "lesion+": label == 1}, image)
+    np.testing.assert_array_equal(gate(tmp_path / "a.seg.nrrd", image_file, labels).label.array, label)
+    save_slicer(tmp_path / "b.seg.nrrd", {"Lesion": label > 0}, image)
+    with pytest.raises(AssftError, match=r"segment 'Lesion' could be lesion\+ or lesion-"):
+        gate(tmp_path / "b.seg.nrrd", image_file, labels)
+
+
+def test_a_segment_of_the_background_may_overlap(scene: tuple[Path, sitk.Image, np.ndarray], tmp_path: Path) -> None:
+    image_file, image, label = scene
+    segments = {"ball": label == 1, "Background": label < 3, "box": label == 2}
+    save_slicer(tmp_path / "a.seg.nrrd", segments, image, layers={"ball": 0, "Background": 1, "box": 0})
+    np.testing.assert_array_equal(gate(tmp_path / "a.seg.nrrd", image_file, LABELS).label.array, label)
 
 
 def test_slicer_labels_outside_of_the_image_are_refused(
@@ -128,8 +163,8 @@ def test_an_itksnap_file_and_whole_numbers_in_floats(
     sitk.WriteImage(volume, str(tmp_path / "b.nii.gz"))
     assert gate(tmp_path / "a.nii.gz", image_file, LABELS).notes == ()
     mended = gate(tmp_path / "b.nii.gz", image_file, LABELS)
-    np.testing.assert_array_equal(mended.array, label)
-    assert mended.notes == ("rounding of its header mended (up to 0.00017 mm)",)  # sqrt(3) 1e-4
+    np.testing.assert_array_equal(mended.label.array, label)
+    assert mended.notes == ("rounding of its header repaired (up to 0.00017 mm)",)  # sqrt(3) 1e-4
 
 
 def test_the_ignore_label_is_a_value_only_if_it_is_declared(
@@ -138,7 +173,7 @@ def test_the_ignore_label_is_a_value_only_if_it_is_declared(
     image_file, image, label = scene
     label[:2] = 3
     save_itksnap(tmp_path / "a.nii.gz", label, image)
-    assert (gate(tmp_path / "a.nii.gz", image_file, {**LABELS, "ignore": 3}).array == 3).any()
+    assert (gate(tmp_path / "a.nii.gz", image_file, {**LABELS, "ignore": 3}).label.array == 3).any()
     with pytest.raises(
         AssftError,
         match=r"values that dataset.json does not know: 3 \(\d+ voxels\); expected 0 background, 1 ball, 2 box",
@@ -152,7 +187,7 @@ def test_a_colour_image_is_no_label_map(tmp_path: Path) -> None:
         read_returned_label(tmp_path / "a.nrrd", LABELS)
 
 
-# Warnings --------------------------------------------------------------------------------------------------------------
+# Warnings -------------------------------------------------------------------------------------------------------------
 
 
 def test_volumes_and_sides_worked_by_hand() -> None:
@@ -162,7 +197,7 @@ def test_volumes_and_sides_worked_by_hand() -> None:
     array[0, 0, 4] = 1
     array[1, :2, 2] = 2
     array[2] = 3
-    seen = summarize(array, Grid((6, 3, 3), affine), KIDNEYS)
+    seen = summarize(InFileAxes(array), Grid((6, 3, 3), affine), KIDNEYS)
     assert seen.volumes_ml == pytest.approx({"kidney_right": 0.006, "kidney_left": 0.012})
     assert seen.left_mm == pytest.approx({"kidney_right": -14.0, "kidney_left": -12.0})
 
@@ -208,11 +243,6 @@ BEFORE = [summary(100, 200), summary(120, 150)]
 def test_warnings(
     seen: LabelSummary, predicted: dict[str, float], earlier: list[LabelSummary], expected: str | None
 ) -> None:
-    found = warnings_of(seen, KIDNEYS, predicted, earlier)
+    found = warnings_of(seen, KIDNEYS, Expected(predicted_ml=predicted, earlier=earlier))
     assert len(found) == (expected is not None)
     assert expected is None or expected in found[0]
-
-
-def test_pairs_of_left_and_right() -> None:
-    assert pairs(KIDNEYS) == [("kidney_left", "kidney_right")]
-    assert pairs({"background": 0, "Left Lung": 1, "right lung": 2, "left_ear": 3}) == [("Left Lung", "right lung")]

@@ -10,18 +10,21 @@ import SimpleITK as sitk
 import torch
 
 from nnunet_assft.active.scoring.voxel_statistics import entropy_map
-from nnunet_assft.annotation.preview import Preview, describe, draw_overlay
+from nnunet_assft.annotation.overlay import Overlay
+from nnunet_assft.annotation.preview import Preview, describe
+from nnunet_assft.volumes.segmentations import InFileAxes
 
 LABELS = {"background": 0, "liver": 1, "spleen": 2}
 
 
 def seen(mask: bool = True) -> Preview:
-    """Voxels (z, y, x) of 3 x 4 x 5. The most uncertain plane across x is x = 3; the spleen is more uncertain than the liver."""
+    """Voxels (z, y, x) of 3 x 4 x 5. The most uncertain plane across x is x = 3; the spleen is more uncertain than the
+    liver."""
     entropy = np.full((3, 4, 5), 0.01)
     entropy[:, :, 3] = 0.5
     segmentation = np.zeros((3, 4, 5), np.uint8)
     segmentation[:, :2, 1], segmentation[:, :1, 3] = 1, 2
-    return Preview(segmentation, entropy, np.full((3, 4, 5), mask))
+    return Preview(InFileAxes(segmentation), InFileAxes(entropy), InFileAxes(np.full((3, 4, 5), mask)))
 
 
 def image(head: int) -> sitk.Image:
@@ -42,12 +45,12 @@ def test_the_slice_is_axial_wherever_the_axes_point(head: int, s_mm: float, mask
     assert found["volumes_ml"] == pytest.approx({"liver": 6 * 0.006, "spleen": 3 * 0.006})  # voxels of 6 mm3
     assert found["entropies"] == pytest.approx({"liver": 0.01, "spleen": 0.5})
     assert found["most_uncertain"] == "spleen"
-    draw_overlay(tmp_path / "a.png", "case", seen(mask), image(head), LABELS, contours=True)
+    Overlay("case", seen(mask), image(head), LABELS, None, contours=True).save(tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 1000
 
 
 def test_a_model_that_finds_nothing_has_no_most_uncertain_structure() -> None:
-    nothing = Preview(np.zeros((3, 4, 5), np.uint8), np.zeros((3, 4, 5)), np.zeros((3, 4, 5), bool))
+    nothing = Preview(*(InFileAxes(np.zeros((3, 4, 5), dtype)) for dtype in (np.uint8, float, bool)))
     found = describe(nothing, image(1), LABELS)
     assert found["most_uncertain"] is None
     assert found["entropies"] == {}

@@ -1,8 +1,9 @@
-"""The commands as a user types them: help, exit codes, one line per error."""
+"""The commands as a user runs them: help, exit codes, one line per error."""
 
+import argparse
+import dataclasses
 import errno
 import importlib
-import json
 import os
 import re
 import shutil
@@ -16,9 +17,12 @@ import torch
 from nnunet_assft.active.options import Options, table
 from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.selection import SELECTIONS
-from nnunet_assft.active.state import Experiment, Model, Round
+from nnunet_assft.active.settings import Settings
+from nnunet_assft.active.state import Experiment, Model, Round, finished_rounds
 from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.cli import annotate, compare, convert, demo, plan, predict, report, round, run, score, status
+from nnunet_assft.cli.common import make_parser, parse
+from nnunet_assft.cli.options import settings_of
 from nnunet_assft.network import PRESETS
 from nnunet_assft.planning.domains import DOMAINS
 from nnunet_assft.runtime import files
@@ -65,14 +69,7 @@ def the_error(result: tuple[int, str, list[str]], command: str) -> str:
     return lines[0]
 
 
-@pytest.fixture
-def planned(blobs, call):
-    code, _, _ = call("plan -d 901 --rounds 1 --budget 1", *SMALL)
-    assert code == 0
-    return blobs
-
-
-# Help ------------------------------------------------------------------------------------------------------------------
+# Help ----------------------------------------------------------------------------------------------------------------
 
 HELP = """
 import sys
@@ -102,9 +99,66 @@ def test_help_is_quick_and_fits_a_screen():
 
 
 def test_help_of_plan_names_every_row_of_the_tables():
-    options = {action.dest: action.help for action in plan.parser()._actions}
-    assert set(options["preset"].partition(": ")[2].split(", ")) == set(PRESETS)
-    assert set(options["domain"].partition(": ")[2].split(", ")) == set(DOMAINS)
+    text = " ".join(plan.parser().format_help().split())
+    assert f"network: {', '.join(PRESETS)} (default: ctfm)" in text
+    assert f"{', '.join(DOMAINS)} (default: auto)" in text
+
+
+def test_the_defaults_of_the_options_are_those_of_the_settings():
+    assert settings_of(parse(plan.parser(), ["-d", "901"])) == Settings()
+
+
+@pytest.mark.parametrize("name", [row.name for row in dataclasses.fields(Settings)])
+def test_every_setting_has_an_option_of_plan(name):
+    assert name in vars(parse(plan.parser(), ["-d", "901"]))
+
+
+def test_settings_are_what_the_options_say(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    line = (
+        "-d 901 --strategy random --seed 3 --rounds 4 --budget 5% --domain amos_ct --preset tiny --encoder weights.pth "
+        "--normalization ctfm --annotator human --test_split 0.1 --epochs 7 --iterations_per_epoch 9 --initial_lr 0.01 "
+        "--deep_supervision --option tau_c=1.5 --option pd_weights=reversed"
+    )
+    assert settings_of(parse(plan.parser(), line.split())) == Settings(
+        strategy="random",
+        seed=3,
+        rounds=4,
+        budget="5%",
+        domain="amos_ct",
+        preset="tiny",
+        encoder=str(tmp_path / "weights.pth"),
+        normalization="ctfm",
+        annotator="human",
+        test_split="0.1",
+        epochs=7,
+        iterations_per_epoch=9,
+        initial_lr=0.01,
+        deep_supervision=True,
+        options=Options(tau_c=1.5, pd_weights="reversed"),
+    )
+
+
+def test_what_was_typed_is_known_even_with_its_default_value():
+    parser = make_parser("test", "a test")
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--fast", action="store_true")
+    parser.add_argument("--option", action="append")
+    parser.add_argument("--list", action="version", version="rows")  # leaves no value behind
+    typed = parse(parser, ["-d", "1", "--epochs", "5", "--fast", "--option", "a", "--option", "b"])
+    assert typed == argparse.Namespace(
+        d="1",
+        e="assft",
+        epochs=5,
+        seeds=[0, 1],
+        fast=True,
+        option=["a", "b"],
+        verbose=False,
+        typed={"d", "epochs", "fast", "option"},
+    )
+    assert parse(parser, ["-d", "1"]).typed == {"d"}
+    assert parse(parser, ["-d", "1"]).option is None  # no list is shared between two calls
 
 
 def test_strategies_are_listed_without_a_dataset(call):
@@ -141,7 +195,8 @@ def test_options_that_deviate_are_recorded_and_shown(blobs, call):
         pd_weights="reversed", tau_c=1.5, first_case="medoid"
     )
     assert changed in call("status -d 901")[1]
-    assert "--option tau=two: expected one of round, one." in the_error(call("plan -d 901 --option tau=two"), "plan")
+    expected = "--option confidence=two: expected one of sum, foreground_mean."
+    assert expected in the_error(call("plan -d 901 --option confidence=two"), "plan")
 
 
 def test_help_of_plan_shows_defaults():
@@ -160,7 +215,7 @@ def test_console_scripts_resolve():
         assert importlib.import_module(module).parser().prog == script
 
 
-# Errors are one line and exit code 1 -----------------------------------------------------------------------------------
+# Errors are one line and exit code 1 ---------------------------------------------------------------------------------
 
 NEED_A_DATASET = [
     "plan -d 901",
@@ -196,14 +251,14 @@ def test_a_dataset_name_that_is_not_there(blobs, call):
 def test_an_unknown_experiment_says_how_to_make_it(blobs, call, line):
     error = the_error(call(f"{line} -e pilot"), line.split()[0])
     assert "has no experiment 'pilot'" in error
-    assert error.endswith("Type: nnUNetv2_assft_plan -d 901 -e pilot")
+    assert error.endswith("nnUNetv2_assft_plan -d 901 -e pilot")
 
 
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ("--strategy best", f"--strategy 'best' does not exist; there are: {', '.join(STRATEGIES)}."),
-        ("--preset huge", "--preset 'huge' does not exist; there are: ctfm, ctfm_dec1224, assft_paper, tiny."),
+        ("--strategy best", f"--strategy 'best' does not exist; the choices are {', '.join(STRATEGIES)}."),
+        ("--preset huge", f"--preset 'huge' does not exist; the choices are {', '.join(PRESETS)}."),
         ("--budget 0", "expected cases per round"),
         ("--test_split 1.5", "--test_split 1.5: expected a fraction between 0 and 1"),
     ],
@@ -230,10 +285,11 @@ def test_status_needs_a_dataset(nnunet_folders, call):
     [
         (
             "1",
-            "Round 1 starts from round 0, which is not finished; 0 of 2 rounds are. Type: nnUNetv2_assft_round -d 901 -r 0",
+            "Round 1 starts from round 0, which is not finished; 0 of 3 rounds are. "
+            "Run: nnUNetv2_assft_round -d 901 -r 0",
         ),
-        ("2", "Round 2 does not exist: experiment 'assft' has rounds 0 to 1."),
-        ("-1", "Round -1 does not exist: experiment 'assft' has rounds 0 to 1."),
+        ("3", "Round 3 does not exist: experiment 'assft' has rounds 0 to 2."),
+        ("-1", "Round -1 does not exist: experiment 'assft' has rounds 0 to 2."),
     ],
 )
 def test_a_round_that_cannot_run(planned, call, r, expected):
@@ -241,7 +297,7 @@ def test_a_round_that_cannot_run(planned, call, r, expected):
 
 
 def test_a_round_that_is_not_finished_predicts_nothing(planned, call):
-    assert "Round 0 is not finished; 0 of 2 rounds are" in the_error(call("predict -d 901 -r 0 -i a -o b"), "predict")
+    assert "Round 0 is not finished; 0 of 3 rounds are" in the_error(call("predict -d 901 -r 0 -i a -o b"), "predict")
 
 
 @pytest.mark.parametrize("line", ["round -d 901 -r 0", "run -d 901"])
@@ -274,10 +330,10 @@ def test_ctrl_c_is_130(blobs, call, monkeypatch):
 
     monkeypatch.setattr("nnunet_assft.active.experiment.create_experiment", interrupted)
     code, _, lines = call("plan -d 901")
-    assert (code, lines) == (130, ["nnUNetv2_assft_plan: interrupted; type the same command again to finish"])
+    assert (code, lines) == (130, ["nnUNetv2_assft_plan: interrupted; run the same command again to finish"])
 
 
-# A full disk -----------------------------------------------------------------------------------------------------------
+# A full disk ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", [".json", ".pth", ".b2nd"])
@@ -293,7 +349,7 @@ def test_a_full_disk_is_said_and_the_same_command_goes_on(blobs, call, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(files.os, "replace", full)
         error = the_error(call("plan -d 901", *SMALL), "plan")
-    assert "is full. Free some space and type the same command again; nothing is lost." in error
+    assert "is full. Free some space and run the same command again; nothing is lost." in error
     assert not list(blobs.parents[1].rglob("experiment.json"))
     code, out, _ = call("plan -d 901", *SMALL)
     assert code == 0
@@ -308,11 +364,12 @@ def test_a_disk_that_fills_up_in_a_round_is_said(planned, call, monkeypatch):
     assert "is full. Free some space" in the_error(call("round -d 901 -r 0 -device cpu"), "round")
 
 
-# Waiting is exit code 3 ------------------------------------------------------------------------------------------------
+# Waiting is exit code 3 ----------------------------------------------------------------------------------------------
 
 
-def test_a_missing_annotation_is_waited_for(blobs, call):
-    shutil.rmtree(blobs / "labelsTr")
+def test_a_missing_annotation_is_waited_for(blobs, call, tmp_path):
+    for file in (blobs / "labelsTr").iterdir():
+        file.unlink()
     _, out, _ = call("plan -d 901 --annotator human --rounds 1 --budget 1", *SMALL)
     first = out.split("first case ")[1].split()[0]
     code, _, lines = call("round -d 901 -r 0 -device cpu")
@@ -320,10 +377,17 @@ def test_a_missing_annotation_is_waited_for(blobs, call):
     assert len(lines) == 1
     assert lines[0].startswith(f"nnUNetv2_assft_round: waiting for the annotation of 1 of 1 cases: {first}. ")
     assert "nnUNetv2_assft_annotate export -d 901 -o WORK writes a work folder" in lines[0]
-    assert lines[0].endswith("then type nnUNetv2_assft_round -d 901 -r 0 again.")
+    assert "nnUNetv2_assft_round -d 901 -r 0" in lines[0]
+    _, out, _ = call("status -d 901")
+    assert out.endswith(
+        f"waiting for the annotation of: {first}\n"
+        "Next: nnUNetv2_assft_annotate export -d 901 -o WORK, then nnUNetv2_assft_annotate import -d 901 WORK\n"
+    )
+    assert call("annotate export -d 901 --annotators anna -o", str(tmp_path / "work"))[0] == 0
+    assert f"waiting for the annotation of: {first} (anna)\n" in call("status -d 901")[1]
 
 
-# What is printed when all goes well ------------------------------------------------------------------------------------
+# What is printed when all goes well ----------------------------------------------------------------------------------
 
 
 def test_plan_says_what_it_decided_and_what_comes_next(blobs, call):
@@ -337,38 +401,23 @@ def test_plan_says_what_it_decided_and_what_comes_next(blobs, call):
     assert out.endswith("Next: nnUNetv2_assft_round -d 901 -e pilot -r 0\n")
 
 
-def test_status_says_whose_annotation_is_missing(blobs, call, tmp_path):
-    for file in (blobs / "labelsTr").iterdir():
-        file.unlink()
-    call("plan -d 901 --annotator human --budget 2", *SMALL)
-    _, out, _ = call("status -d 901")  # the first case is known before its round begins
-    assert re.search(r"waiting for the annotation of: case_0\d\n", out)
-    assert out.endswith(
-        "Next: nnUNetv2_assft_annotate export -d 901 -o WORK, then nnUNetv2_assft_annotate import -d 901 WORK\n"
-    )
-    assert call("annotate export -d 901 --annotators anna -o", str(tmp_path / "work"))[0] == 0
-    assert re.search(r"waiting for the annotation of: case_0\d \(anna\)\n", call("status -d 901")[1])
-
-
 def test_status_before_the_first_round(planned, call):
     code, out, _ = call("status -d 901")
     assert code == 0
-    assert "Dataset901_Blobs, experiment 'assft': assft, 1 rounds of 1 cases, pool of 8, seed 0" in out
+    assert "Dataset901_Blobs, experiment 'assft': assft, 2 rounds of 2 cases, pool of 8, seed 0" in out
     assert out.endswith("Next: nnUNetv2_assft_round -d 901 -r 0\n")
 
 
 def test_status_advises_on_stopping_from_the_second_round_on(planned, call):
-    experiment = Experiment.load(ExperimentPaths(planned.name, "assft"))
-
     def finish(r: int, dice_of: dict[str, float]) -> None:
         mean, per_case = (0.5 if dice_of else None), {case: {"ball": dice} for case, dice in dice_of.items()}
         dice = {"mean": mean, "sd": None, "n_cases": len(dice_of), "per_structure": {}, "per_case": per_case}
         model = Model("supervised", "", "")
-        Round(r, (), experiment.pool, (), (), (), {}, tuple(dice_of), model, dice).save(experiment.paths)
+        Round(r, (), planned.pool, (), (), (), {}, tuple(dice_of), model, dice).save(planned.paths)
 
     for r in (0, 1):
         assert "Stopping advice" not in call("status -d 901")[1]
-        finish(r, dict.fromkeys(experiment.test, 0.5))
+        finish(r, dict.fromkeys(planned.test, 0.5))
     line = call("status -d 901")[1].splitlines()[-2]
     same = "+0.0000 (95 % interval +0.0000 to +0.0000)"
     assert line.startswith(
@@ -379,7 +428,7 @@ def test_status_advises_on_stopping_from_the_second_round_on(planned, call):
         finish(r, {})
     assert call("status -d 901")[1].splitlines()[-2:] == [
         "Stopping advice: No advice is possible: no test case has a label.",
-        "All rounds are done.",
+        "Next: nnUNetv2_assft_round -d 901 -r 2",
     ]
 
 
@@ -392,36 +441,40 @@ def test_the_folder_for_stock_commands_holds_one_module(call, monkeypatch):
 
 
 @pytest.mark.slow
-def test_from_plan_to_prediction(planned, call, tmp_path):
+def test_run_finishes_what_is_left(trained, call):
+    paths = trained.experiment.paths
+    paths.round_file(2).unlink()
+    for stage in ("supervised", "semi"):
+        shutil.rmtree(paths.checkpoint(2, stage).parent)
+        paths.step_file(2, stage).unlink()
     code, out, lines = call("run -d 901 -device cpu")
     assert (code, lines) == (0, [])
-    assert [line.split(":")[0] for line in out.splitlines()] == ["round 0", "round 1"]
+    assert [line.split(":")[0] for line in out.splitlines()] == ["round 0", "round 1", "round 2"]
+    assert finished_rounds(trained.experiment) == trained.rounds  # with the same weights
     code, out, _ = call("status -d 901")
     assert "nnUNetTrainerASSFTSupervised__nnUNetASSFTPlans__3d_fullres/fold_0" in out
-    assert "nnUNetTrainerASSFT__nnUNetASSFTPlans__3d_fullres/fold_1" in out
+    assert "nnUNetTrainerASSFT__nnUNetASSFTPlans__3d_fullres/fold_2" in out
     assert out.endswith("All rounds are done.\n")
+    assert "seed was 0, now 1" in the_error(call("run -d 901 --seed 1"), "run")
 
-    segmentations = tmp_path / "segmentations"
+
+@pytest.mark.slow
+def test_predict_is_the_prediction_of_the_evaluation(trained, call, tmp_path):
+    paths = trained.experiment.paths
+    images, segmentations = str(paths.raw / "imagesTs"), tmp_path / "segmentations"
     for part in (0, 1):
-        code, _, _ = call(
-            f"predict -d 901 -npp 0 -nps 0 -device cpu -num_parts 2 -part_id {part}",
-            "-i",
-            str(planned / "imagesTs"),
-            "-o",
-            str(segmentations),
-        )
-        assert code == 0
-    # the model and the settings are those of the evaluation, so are the predictions
-    evaluated = planned.parents[1] / "nnUNet_results" / planned.name / "assft" / "assft" / "test_round_01"
-    for case in ("case_08", "case_09", "case_10"):
-        assert (segmentations / f"{case}.nii.gz").read_bytes() == (evaluated / f"{case}.nii.gz").read_bytes()
+        options = f"-npp 0 -nps 0 -device cpu -num_parts 2 -part_id {part}"
+        assert call(f"predict -d 901 {options}", "-i", images, "-o", str(segmentations))[0] == 0
+    for case in trained.experiment.test:
+        file = f"{case}.nii.gz"
+        assert (segmentations / file).read_bytes() == (paths.test_predictions(2) / file).read_bytes()
+
+
+def test_predict_says_which_images_it_cannot_take(trained, call, tmp_path):
     assert "expected 0 to 1" in the_error(call("predict -d 901 -i a -o b -num_parts 2 -part_id 2"), "predict")
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    assert "holds no image named CASE_0000.nii.gz" in the_error(call(f"predict -d 901 -i {empty} -o b"), "predict")
-    (empty / "scan_7.nii.gz").touch()
-    assert "holds images that are not named CASE_0000.nii.gz" in the_error(
-        call(f"predict -d 901 -i {empty} -o b"), "predict"
-    )
-    splits = json.loads((evaluated.parent / "splits.json").read_text())
-    assert [len(entry["labelled"]) for entry in splits] == [1, 2]
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    assert "holds no image named CASE_0000.nii.gz" in the_error(call(f"predict -d 901 -i {folder} -o b"), "predict")
+    (folder / "scan_7.nii.gz").touch()
+    error = the_error(call(f"predict -d 901 -i {folder} -o b"), "predict")
+    assert "holds images that are not named CASE_0000.nii.gz" in error

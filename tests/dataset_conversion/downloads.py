@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +69,9 @@ AMOS_MR_POOL, AMOS_MR_TEST = ("amos_0507", "amos_0510"), ("amos_0554",)
 
 
 def amos(root: Path, *, objects: bool = True) -> Path:
-    """`amos22` with CT and MR. Every second image is stored as LPS, image and label alike. `arota` as in the official file.
+    """`amos22` with CT and MR. Every second case is stored as LPS. `arota` is spelled as in the official file.
 
-    objects: validation and test are lists of objects with the key `image`, else of plain paths.
+    objects: whether validation and test are lists of objects with the key `image`, or else of plain paths.
     """
     folder = root / "amos22"
     for part, names in (("Tr", AMOS_CT_POOL + AMOS_MR_POOL), ("Va", AMOS_CT_TEST + AMOS_MR_TEST)):
@@ -186,3 +186,15 @@ def decathlon(
     (folder / "dataset.json").write_text(json.dumps(content))
     litter(root)
     return root
+
+
+DOWNLOADS: dict[
+    str, Callable[[Path], tuple[Path, ...]]
+] = {  # row -> makes its small download, returns what -i is given
+    "amos_ct": lambda root: (amos(root),),
+    "amos_mri": lambda root: (amos(root),),
+    "flare21": lambda root: (flare21(root),),
+    "abdomen_atlas": abdomen_atlas,
+    "abdominal_mri": lambda root: (mr_annotator(root),),
+    "msd": lambda root: (decathlon(root),),
+}

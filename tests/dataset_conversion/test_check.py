@@ -45,8 +45,7 @@ def test_a_good_dataset_of_somebody_else(convert: Convert, dataset: Path) -> Non
     before = {file: file.stat().st_mtime_ns for file in dataset.rglob("*") if file.is_file()}
     result = checked(convert, dataset)
     assert (result.code, result.findings("check_report")) == (0, [])
-    counts = {row["what"]: (row["expected"], row["found"]) for row in result.json("check_report")["counts"]}
-    assert counts == {
+    assert result.counts("check_report") == {
         "training cases": (3, 3),
         "labelled test cases": (None, 1),
         "test images without label": (None, 1),
@@ -79,7 +78,9 @@ def test_what_is_wrong_is_found(convert: Convert, dataset: Path) -> None:
 
 def test_two_orientations_matter_to_a_reader_that_does_not_reorient(convert: Convert, dataset: Path) -> None:
     save(dataset / "labelsTr/c1.nii.gz", *downloads.reoriented(label(1, 2), "LPS"))
-    assert [finding[0] for finding in checked(convert, dataset).findings("check_report")] == ["error", "error"]
+    result = checked(convert, dataset)
+    assert [finding[0] for finding in result.findings("check_report")] == ["error"]
+    assert "stored in another order or direction (LPS)" in result.message("affine_differs", "check_report")
     content = json.loads((dataset / "dataset.json").read_text()) | {
         "overwrite_image_reader_writer": "NibabelIOWithReorient"
     }
@@ -165,6 +166,7 @@ def test_a_dataset_json_of_another_form_is_one_line(convert: Convert, dataset: P
         "nothing -i a",
         "flare21 -i a --mode move",
         "flare21 -i a --tolerance_mm a b",
+        "flare21 -i a --tolerance_spacing 0.1 1",  # no longer an option
     ],
 )
 def test_wrong_usage_is_exit_code_2(line: str, capsys: pytest.CaptureFixture[str], nnunet_folders: Path) -> None:

@@ -5,37 +5,22 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
-from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
 
 from nnunet_assft.cli import plan
-from nnunet_assft.dataset_conversion.datasets import AMOS_STRUCTURES, DATASETS
+from nnunet_assft.dataset_conversion.datasets import AMOS_STRUCTURES, DATASETS, DatasetRow
 from nnunet_assft.dataset_conversion.scan import split_cases
-from nnunet_assft.dataset_conversion.sources import SourceCase
+from nnunet_assft.dataset_conversion.source_cases import SourceCase, Sources
 from nnunet_assft.planning.domains import DOMAINS
-from nnunet_assft.volumes.raw_dataset import RawDataset, find_dataset, read_dataset
+from nnunet_assft.volumes.raw_dataset import read_dataset
 from tests.dataset_conversion import downloads
-from tests.dataset_conversion.conftest import Convert
+from tests.dataset_conversion.conftest import Convert, ConvertedOnce, check_by_nnunet, run_convert, set_raw
 from tests.dataset_conversion.downloads import amos, label, save
-
-
-def download(name: str, root: Path) -> list[Path]:
-    """The small download of a row."""
-    if name == "abdomen_atlas":
-        return list(downloads.abdomen_atlas(root))
-    builders = {
-        "amos_ct": amos,
-        "amos_mri": amos,
-        "flare21": downloads.flare21,
-        "abdominal_mri": downloads.mr_annotator,
-        "msd": downloads.decathlon,
-    }
-    return [builders[name](root)]
-
 
 EXPECTED = {  # pool, test
     "amos_ct": (downloads.AMOS_CT_POOL, downloads.AMOS_CT_TEST),
@@ -48,13 +33,13 @@ EXPECTED = {  # pool, test
 
 
 @pytest.mark.parametrize("name", DATASETS)
-def test_every_dataset_passes_nnunets_own_check_and_is_accepted_by_the_planner(
-    name: str, convert: Convert, tmp_path: Path
+def test_every_dataset_passes_nnunets_own_check_and_can_be_read(
+    name: str, converted: ConvertedOnce, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result = convert(name, *download(name, tmp_path / "download"))
+    result = converted(name).result
     assert (result.code, result.errors) == (0, [])
-    verify_dataset_integrity(str(result.folder), num_processes=1)
-    dataset: RawDataset = find_dataset(result.folder.name)
+    check_by_nnunet(result.folder)
+    dataset = read_dataset(result.folder)
     expected = EXPECTED[name]
     if isinstance(expected, tuple):
         assert (tuple(dataset.images), tuple(dataset.test_images)) == expected
@@ -67,7 +52,8 @@ def test_every_dataset_passes_nnunets_own_check_and_is_accepted_by_the_planner(
     assert content["overwrite_image_reader_writer"] == "NibabelIOWithReorient"
     assert {"licence", "citation", "reference", "description", "converted_by", "conversion"} <= set(content)
     assert all(content[key] for key in ("licence", "citation", "reference"))
-    verified = convert(name, options=f"--verify_only -d {result.folder.name}")
+    set_raw(monkeypatch, result.folder)
+    verified = run_convert(name, options=f"--verify_only -d {result.folder.name}")
     assert (verified.code, verified.errors) == (0, [])
     assert f"{len(dataset.images) + len(dataset.test_images)} cases" in verified.out
 
@@ -100,53 +86,74 @@ def test_an_experiment_can_be_planned_on_a_converted_dataset(
     assert len(list((nnunet_folders / "nnUNet_preprocessed").rglob("amos_*.pkl"))) == 8
 
 
-@pytest.mark.parametrize("name", [name for name, row in DATASETS.items() if row.id])
-def test_the_folder_is_that_of_the_domain(name: str) -> None:
-    assert DATASETS[name].folder == DOMAINS[name].dataset
+def test_the_folders_are_those_of_the_domains() -> None:
+    folders = {name: row.folder for name, row in DATASETS.items() if row.id}
+    assert folders == {name: DOMAINS[name].dataset for name in folders}
 
 
-@pytest.mark.parametrize(
-    ("name", "n"), [("amos_ct", 15), ("amos_mri", 13), ("flare21", 4), ("abdomen_atlas", 25), ("abdominal_mri", 8)]
-)
-def test_the_number_of_structures_is_the_published_one(name: str, n: int) -> None:
-    assert list(DATASETS[name].target_labels.values()) == list(range(n + 1))
+def test_the_numbers_of_structures_are_the_published_ones() -> None:
+    published = {"amos_ct": 15, "amos_mri": 13, "flare21": 4, "abdomen_atlas": 25, "abdominal_mri": 8}
+    for name, n in published.items():
+        assert list(DATASETS[name].target_labels.values()) == list(range(n + 1)), name
 
 
-# AMOS ------------------------------------------------------------------------------------------------------------------
+def test_a_row_of_another_package_can_bring_its_own_layout(
+    convert: Convert, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files that are told apart by their ending only: 007.image.nii.gz and 007.truth.nii.gz."""
+
+    def by_ending(row: DatasetRow, roots: list[Path]) -> Sources:
+        sources = Sources(row)
+        for file in sorted(file for root in roots for file in root.iterdir()):
+            case = sources.case(file.name[:3])
+            add = sources.add_image if ".image." in file.name else sources.add_label
+            add(case, file)
+        return sources
+
+    for number in (7, 8):
+        save(tmp_path / f"new/{number:03d}.image.nii.gz", downloads.ct(number))
+        save(tmp_path / f"new/{number:03d}.truth.nii.gz", label(1, 2, 3, 4))
+    row = replace(DATASETS["flare21"], id=810, name="New", layout=by_ending, expected_labels=2, expected_cases=2)
+    monkeypatch.setitem(DATASETS, "new", row)
+    result = convert("new", tmp_path / "new", options="--split all")
+    assert (result.code, result.findings(), result.folder.name) == (0, [], "Dataset810_New")
+    assert result.cases("imagesTr") == result.cases("labelsTr") == ["007", "008"]
 
 
-@pytest.mark.parametrize("objects", [True, False], ids=["lists of objects", "lists of paths"])
-def test_amos_ct_is_the_official_split_and_spells_the_aorta(convert: Convert, tmp_path: Path, objects: bool) -> None:
-    result = convert("amos_ct", amos(tmp_path / "download", objects=objects))
+# AMOS -----------------------------------------------------------------------------------------------------------------
+
+
+def test_amos_ct_is_the_official_split_and_spells_the_aorta(converted: ConvertedOnce) -> None:
+    result = converted("amos_ct").result
     assert result.folder.name == "Dataset218_AMOS2022_postChallenge_task1"
     assert result.cases("imagesTr") == result.cases("labelsTr") == list(downloads.AMOS_CT_POOL)
     assert result.cases("imagesTs") == result.cases("labelsTs") == list(downloads.AMOS_CT_TEST)
-    content = json.loads((result.folder / "dataset.json").read_text())
+    content = result.dataset_json()
     assert content["channel_names"] == {"0": "CT"}
     assert content["labels"] == {name: i for i, name in enumerate(("background", *AMOS_STRUCTURES))}
-    counts = {row["what"]: (row["expected"], row["found"]) for row in result.json()["counts"]}
+    counts = result.counts()
     assert counts["labelled cases"] == (300, 5)
     assert counts["cases of the other modality"] == (None, 3)
     assert counts["images without public label"] == (None, 1)
     assert result.findings() == []
+    found = {(f["code"], f["case"]) for f in result.json()["findings"]}
+    assert {("other_modality", "amos_0507"), ("unlabelled_image", "amos_0003"), ("count_differs", "")} <= found
 
 
-def test_amos_images_and_labels_are_links_to_the_download(convert: Convert, tmp_path: Path) -> None:
-    result = convert("amos_ct", amos(tmp_path / "download"))
-    image = result.folder / "imagesTr/amos_0001_0000.nii.gz"
-    assert os.readlink(image) == str(tmp_path / "download/amos22/imagesTr/amos_0001.nii.gz")
-    assert (result.folder / "labelsTs/amos_0008.nii.gz").is_symlink()
+def test_amos_images_and_labels_are_links_to_the_download(converted: ConvertedOnce) -> None:
+    download, folder = converted("amos_ct").download, converted("amos_ct").result.folder
+    image = folder / "imagesTr/amos_0001_0000.nii.gz"
+    assert os.readlink(image) == str(download / "amos22/imagesTr/amos_0001.nii.gz")
+    assert (folder / "labelsTs/amos_0008.nii.gz").is_symlink()
 
 
-def test_amos_mri_drops_two_structures_and_rewrites_only_the_labels_that_have_them(
-    convert: Convert, tmp_path: Path
-) -> None:
-    result = convert("amos_mri", amos(tmp_path / "download"))
+def test_amos_mri_drops_two_structures_and_rewrites_only_the_labels_that_have_them(converted: ConvertedOnce) -> None:
+    result = converted("amos_mri").result
     assert result.cases("imagesTr") == list(downloads.AMOS_MR_POOL)
     assert (result.folder / "labelsTr/amos_0507.nii.gz").is_symlink()  # has 1..13 only
     rewritten = result.folder / "labelsTr/amos_0510.nii.gz"
     assert not rewritten.is_symlink()
-    before = nibabel.load(tmp_path / "download/amos22/labelsTr/amos_0510.nii.gz")
+    before = nibabel.load(converted("amos_mri").download / "amos22/labelsTr/amos_0510.nii.gz")
     after = nibabel.load(rewritten)
     old, new = np.asarray(before.dataobj), np.asarray(after.dataobj)
     assert new.dtype == np.uint8
@@ -181,25 +188,19 @@ def test_labels_are_related_by_name_not_by_id(convert: Convert, tmp_path: Path) 
     assert rows["spleen"] == ("spleen", 15, 1)
 
 
-# Other datasets --------------------------------------------------------------------------------------------------------
+# Other datasets -------------------------------------------------------------------------------------------------------
 
 
-def test_flare_splits_289_to_72() -> None:
-    cases = [SourceCase(f"train_{i:03d}") for i in range(361)]
-    parts, _ = split_cases(DATASETS["flare21"], cases, "random", None)
-    assert Counter(parts.values()) == {"pool": 289, "test": 72}
-    assert parts == split_cases(DATASETS["flare21"], cases[::-1], "random", None)[0]
-
-
-def test_a_partial_copy_gives_the_same_share() -> None:
-    """72 of 361 are 6 of 30."""
-    parts, _ = split_cases(DATASETS["flare21"], [SourceCase(f"train_{i:03d}") for i in range(30)], "random", None)
-    assert Counter(parts.values()) == {"pool": 24, "test": 6}
-
-
-def test_abdominal_mri_splits_20_to_10() -> None:
-    parts, _ = split_cases(DATASETS["abdominal_mri"], [SourceCase(f"c{i}") for i in range(30)], "random", None)
-    assert Counter(parts.values()) == {"pool": 20, "test": 10}
+@pytest.mark.parametrize(
+    ("name", "n", "pool", "test"),
+    [("flare21", 361, 289, 72), ("flare21", 30, 24, 6), ("abdominal_mri", 30, 20, 10)],
+    ids=["published", "partial copy: 72 of 361 are 6 of 30", "at most a third"],
+)
+def test_a_random_split_has_the_published_share(name: str, n: int, pool: int, test: int) -> None:
+    cases = [SourceCase(f"c{i:03d}") for i in range(n)]
+    parts, _ = split_cases(DATASETS[name], cases, "random", None)
+    assert Counter(parts.values()) == {"pool": pool, "test": test}
+    assert parts == split_cases(DATASETS[name], cases[::-1], "random", None)[0]
 
 
 def test_a_missing_image_hardly_moves_the_test_set_of_abdomen_atlas() -> None:
@@ -212,12 +213,11 @@ def test_a_missing_image_hardly_moves_the_test_set_of_abdomen_atlas() -> None:
     assert len(tests[0] - tests[1]) <= 3
 
 
-def test_abdomen_atlas_takes_labels_from_one_folder_and_images_from_another(convert: Convert, tmp_path: Path) -> None:
-    result = convert("abdomen_atlas", *downloads.abdomen_atlas(tmp_path))
-    assert sorted(result.cases("imagesTr") + result.cases("imagesTs")) == [
-        f"BDMAP_{n:08d}" for n in (6, 12, 5196, 5200)
-    ]
-    counts = {row["what"]: (row["expected"], row["found"]) for row in result.json()["counts"]}
+def test_abdomen_atlas_takes_labels_from_one_folder_and_images_from_another(converted: ConvertedOnce) -> None:
+    result = converted("abdomen_atlas").result
+    expected = [f"BDMAP_{n:08d}" for n in (6, 12, 5196, 5200)]
+    assert sorted(result.cases("imagesTr") + result.cases("imagesTs")) == expected
+    counts = result.counts()
     assert counts["labelled cases"] == (9262, 5)
     assert counts["labelled cases with image"] == (5195, 4)
     assert counts["labels without image"] == (None, 1)
@@ -252,31 +252,16 @@ def test_masks_may_be_spelled_and_stored_differently(convert: Convert, tmp_path:
     assert result.findings() == [("info", "orientation_differs", "BDMAP_00000007")]
 
 
-@pytest.mark.parametrize(
-    ("images", "labels"), [("imagesTs", "labelsTs"), ("imagesTr", "labelsTr"), ("images", "labels"), ("img", "seg")]
-)
-def test_abdominal_mri_takes_any_of_the_layouts(convert: Convert, tmp_path: Path, images: str, labels: str) -> None:
-    result = convert("abdominal_mri", downloads.mr_annotator(tmp_path / "download", images=images, labels=labels))
-    assert (result.code, result.findings()) == (0, [])
-    assert (len(result.cases("imagesTr")), len(result.cases("labelsTs"))) == (4, 2)
-
-
-def test_a_decathlon_task_has_its_own_name_id_and_labels(convert: Convert, tmp_path: Path) -> None:
-    result = convert("msd", downloads.decathlon(tmp_path / "download"))
+def test_a_decathlon_task_has_its_own_name_id_and_labels(converted: ConvertedOnce) -> None:
+    result = converted("msd").result
     assert result.folder.name == "Dataset004_Hippocampus"
-    content = json.loads((result.folder / "dataset.json").read_text())
+    content = result.dataset_json()
     assert content["labels"] == {"background": 0, "Anterior": 1, "Posterior": 2}
     assert content["channel_names"] == {"0": "MRI"}
     assert (result.folder / "imagesTr/hippocampus_000_0000.nii.gz").is_symlink()
 
 
-def test_a_decathlon_task_with_channels_is_refused_with_the_way_out(convert: Convert, tmp_path: Path) -> None:
-    result = convert("msd", downloads.decathlon(tmp_path / "download", modality={"0": "T2", "1": "ADC"}))
-    assert result.code == 1
-    assert "nnUNetv2_convert_MSD_dataset" in result.errors[0]
-
-
-# Modes and splits ------------------------------------------------------------------------------------------------------
+# Modes and splits -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", ["link", "hardlink", "copy"])
@@ -292,7 +277,7 @@ def test_an_image_is_placed_byte_for_byte(convert: Convert, tmp_path: Path, mode
 def test_reference_names_the_pool_where_it_is_and_links_the_test_cases(convert: Convert, tmp_path: Path) -> None:
     root = amos(tmp_path / "download")
     result = convert("amos_mri", root, options="--mode reference")
-    content = json.loads((result.folder / "dataset.json").read_text())
+    content = result.dataset_json()
     folder = root / "amos22"
     assert content["dataset"] == {
         "amos_0507": {
@@ -306,7 +291,7 @@ def test_reference_names_the_pool_where_it_is_and_links_the_test_cases(convert: 
     }
     assert not (result.folder / "imagesTr").exists()
     assert (result.folder / "imagesTs/amos_0554_0000.nii.gz").is_symlink()
-    verify_dataset_integrity(str(result.folder), num_processes=1)
+    check_by_nnunet(result.folder)
     assert list(read_dataset(result.folder).images) == list(downloads.AMOS_MR_POOL)
 
 
@@ -352,10 +337,10 @@ def test_a_split_file_decides_and_its_mistakes_are_findings(convert: Convert, tm
 def test_a_split_file_of_another_form_is_refused(convert: Convert, tmp_path: Path, text: str) -> None:
     split = tmp_path / "split.json"
     split.write_text(text)
-    result = convert("flare21", downloads.flare21(tmp_path / "download"), options=f"--split_file {split}")
+    result = convert("flare21", tmp_path, options=f"--split_file {split}")
     assert result.code == 1
-    assert "--split_file" in result.errors[0]
     assert len(result.errors) == 1
+    assert f"--split_file {split}" in result.errors[0]
 
 
 def test_another_id_is_taken_as_given(convert: Convert, tmp_path: Path) -> None:
@@ -363,7 +348,7 @@ def test_another_id_is_taken_as_given(convert: Convert, tmp_path: Path) -> None:
     assert convert("flare21", tmp_path / "a", options="-d Dataset078_Mine").folder.name == "Dataset078_Mine"
 
 
-# Real images -----------------------------------------------------------------------------------------------------------
+# Real images ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(
@@ -385,4 +370,4 @@ def test_real_images_under_the_names_of_the_downloads(convert: Convert, tmp_path
     for name, root in (("amos_ct", tmp_path / "amos22"), ("abdominal_mri", tmp_path / "mr")):
         result = convert(name, root)
         assert (result.code, result.findings()) == (0, [])
-        verify_dataset_integrity(str(result.folder), num_processes=1)
+        check_by_nnunet(result.folder)

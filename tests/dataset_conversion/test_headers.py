@@ -8,7 +8,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from nnunet_assft.dataset_conversion.headers import Header, Tolerances, difference, pair_findings, read_header, skew
+from nnunet_assft.dataset_conversion.findings import Finding
+from nnunet_assft.dataset_conversion.headers import Header, Tolerances, pair_findings, read_header
 
 UINT8 = np.dtype(np.uint8)
 
@@ -17,34 +18,23 @@ def header(affine: np.ndarray, shape: tuple[int, int, int] = (11, 21, 31)) -> He
     return Header(shape, affine, UINT8, False)
 
 
-def test_a_shift_of_3_mm_is_3_mm() -> None:
-    label = np.eye(4)
-    label[2, 3] = 3
-    measured = difference(header(np.eye(4)), header(label))
-    assert (measured.affine, measured.spacing, measured.direction) == (pytest.approx(3), 0, 0)
+def of_pair(image: np.ndarray, label: np.ndarray, *, reorient: bool = True) -> list[Finding]:
+    return pair_findings("a", header(image), header(label), Tolerances(), reorient=reorient)
 
 
-def test_the_far_corner_counts() -> None:
-    """1 mm against 1.01 mm along x, 11 voxels: the last one is 10 * 0.01 mm off. That is 1 %."""
-    measured = difference(header(np.eye(4)), header(np.diag([1.01, 1, 1, 1])))
-    assert measured.affine == pytest.approx(0.1)
-    assert measured.spacing == pytest.approx(1)
-    assert measured.direction == pytest.approx(0, abs=1e-5)
-
-
-def test_a_quarter_turn_is_90_degrees() -> None:
-    """About z: voxel (10, 20, 30) moves from (10, 20, 30) to (-20, 10, 30), which is the diagonal sqrt(30^2 + 10^2)."""
-    turn = np.array([[0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
-    measured = difference(header(np.eye(4)), header(turn))
-    assert measured.direction == pytest.approx(90)
-    assert measured.affine == pytest.approx(np.sqrt(1000))
-
-
-def test_axes_30_degrees_from_a_right_angle() -> None:
-    affine = np.eye(4)
-    affine[:2, 1] = np.sin(np.radians(30)), np.cos(np.radians(30))
-    assert skew(header(affine)) == pytest.approx(30)
-    assert skew(header(np.diag([1, 2, 3, 1.0]))) == pytest.approx(0)
+@pytest.mark.parametrize(
+    ("label", "words"),
+    [
+        (np.eye(4) + 3 * np.eye(4, k=1)[[3, 3, 2, 3]], "lie 3.00 mm apart: it is shifted by 3 mm (x +0, y +0, z +3)"),
+        # 1 mm against 1.01 mm along x, 11 voxels: the last one is 10 * 0.01 mm off
+        (np.diag([1.01, 1, 1, 1]), "lie 0.10 mm apart: its spacing is 1.01 x 1 x 1 mm, its image has 1 x 1 x 1 mm"),
+        (np.eye(4) + 1e-2 * np.eye(4, k=1)[[3, 3, 2, 3]], "lie 0.01 mm apart: the difference is rounding"),
+    ],
+)
+def test_how_far_image_and_label_lie_apart(label: np.ndarray, words: str) -> None:
+    (finding,) = of_pair(np.eye(4), label)
+    assert finding.code == "affine_differs"
+    assert words in finding.message
 
 
 def test_a_grid_stored_in_two_orientations_agrees_only_for_a_reader_that_reorients(tmp_path: Path) -> None:
@@ -55,9 +45,9 @@ def test_a_grid_stored_in_two_orientations_agrees_only_for_a_reader_that_reorien
         )
         nibabel.save(image.as_reoriented(turn), tmp_path / f"{axes}.nii.gz")
     first, second = (read_header(tmp_path / f"{axes}.nii.gz") for axes in ("RAS", "PSL"))
-    assert (first.shape, second.shape, second.axes) == ((3, 4, 5), (4, 5, 3), "PSL")
-    assert second.reoriented().shape == (3, 4, 5)
-    np.testing.assert_allclose(second.reoriented().affine, first.affine)
+    assert (first.shape, second.shape, second.grid.axes) == ((3, 4, 5), (4, 5, 3), "PSL")
+    assert second.grid.reoriented().size == (3, 4, 5)
+    np.testing.assert_allclose(second.grid.reoriented().affine, first.grid.affine)
     codes = [
         [f.code for f in pair_findings("a", first, second, Tolerances(), reorient=reorient)]
         for reorient in (True, False)
@@ -74,8 +64,7 @@ def test_the_default_limits_are_a_tenth_of_a_millimetre_and_the_smallest_spacing
 ) -> None:
     image, label = np.diag([2, 3, 5, 1.0]), np.diag([2, 3, 5, 1.0])
     label[0, 3] = mm
-    findings = pair_findings("a", header(image), header(label), Tolerances(), reorient=True)
-    assert [f.severity for f in findings] == ([severity] if severity else [])
+    assert [f.severity for f in of_pair(image, label)] == ([severity] if severity else [])
 
 
 @pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
@@ -86,7 +75,7 @@ def test_a_header_is_read_as_nibabel_reads_it(tmp_path: Path, kind: type, name: 
     read = read_header(tmp_path / name)
     assert (read.shape, read.stored, read.scaled, read.volume_bytes) == ((4, 5, 6), np.int16, False, 240)
     np.testing.assert_allclose(read.affine, affine)
-    np.testing.assert_allclose(read.spacing, [1.5, 2, 3])
+    np.testing.assert_allclose(read.grid.spacing, [1.5, 2, 3])
 
 
 def test_a_scaled_or_big_endian_header(tmp_path: Path) -> None:

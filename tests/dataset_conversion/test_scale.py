@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_assft.dataset_conversion.convert import Options, convert, scan
+from nnunet_assft.dataset_conversion.convert import convert, scan
+from nnunet_assft.dataset_conversion.options import ConversionOptions
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks/convert_scan.py"
 
@@ -23,9 +24,9 @@ def calls(folder: Path, n: int) -> dict[str, int]:
     for step in ("scan", "convert"):
         with cProfile.Profile() as profile:
             if plan is None:
-                plan = scan("abdomen_atlas", [folder / "download"], folder / "raw", None, Options())
+                plan = scan("abdomen_atlas", [folder / "download"], folder / "raw", None, ConversionOptions())
             else:
-                convert(plan, Options(), print)
+                convert(plan, ConversionOptions(), print)
         counted[step] = pstats.Stats(profile).total_calls
     assert len(plan.cases) == n
     return counted

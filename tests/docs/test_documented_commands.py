@@ -1,4 +1,4 @@
-"""What the documentation tells a user to type: it parses, the tutorial runs and prints what it says, the examples run."""
+"""Commands in the documentation: every line parses, the tutorial runs and prints what it says."""
 
 from __future__ import annotations
 
@@ -6,21 +6,13 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from nnunet_assft.active.options import Options
-from nnunet_assft.active.selection import SELECTIONS
-from nnunet_assft.active.strategies import STRATEGIES
-from nnunet_assft.cli import convert as convert_command
-from nnunet_assft.dataset_conversion.datasets import DATASETS
-from nnunet_assft.network import ENCODERS, PRESETS
 from nnunet_assft.phantom import write_phantom_dataset
-from nnunet_assft.planning.domains import DOMAINS
 from tests.conftest import SHARED_DATA
 from tests.docs.pages import (
     COMMANDS,
@@ -37,7 +29,7 @@ from tests.docs.pages import (
 )
 
 DOCS = ROOT / "docs"
-TUTORIAL, EXTENDING = DOCS / "tutorial.md", DOCS / "extending.md"
+TUTORIAL = DOCS / "tutorial.md"
 
 TYPED = [
     (block.name, words)
@@ -56,7 +48,7 @@ def exit_code(call: Callable[[], object]) -> int:
     return 0
 
 
-# Every command line parses ---------------------------------------------------------------------------------------------
+# Every command line parses -------------------------------------------------------------------------------------------
 
 
 def test_there_is_something_to_test() -> None:
@@ -91,7 +83,7 @@ def test_bash_blocks_are_bash() -> None:
         assert done.returncode == 0, f"{block.name}: {done.stderr}"
 
 
-# Links and pictures ----------------------------------------------------------------------------------------------------
+# Links and pictures --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -102,7 +94,7 @@ def test_relative_links_lead_to_files_and_headings(page: Path) -> None:
         assert alt.strip(), f"{page.name}: the link to {target} has no text"
         name, _, anchor = target.partition("#")
         file = page.parent / name if name else page
-        assert file.is_file(), f"{page.name}: {target}"
+        assert file.exists(), f"{page.name}: {target}"
         headings = re.findall(r"^#+ (.+)$", prose(file), re.MULTILINE) if anchor else []
         slugs = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
         assert not anchor or anchor in slugs, f"{page.name}: {target}; there are {slugs}"
@@ -122,7 +114,7 @@ def test_functions_that_are_named_with_their_file_are_in_it() -> None:
         assert re.search(rf"^\s*(def|class) {last}\b|^{last}\b.* = ", path.read_text(), re.MULTILINE), f"{file}: {name}"
 
 
-# The tutorial runs, and prints what it says ----------------------------------------------------------------------------
+# The tutorial runs, and prints what it says --------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -175,7 +167,7 @@ def bash(script: str) -> str:
 
 @pytest.fixture
 def type_block(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[[Block], str]:
-    """Runs a bash block and returns what it printed. bash reads it; our own commands run in this process, which has torch."""
+    """Runs a bash block and returns what it printed. Our own commands run in this process, which has torch."""
 
     def run(block: Block) -> str:
         capfd.readouterr()
@@ -200,7 +192,7 @@ def type_block(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str
 
 
 def masked(text: str) -> set[str]:
-    """Lines without what depends on the data, the machine and the settings: numbers, durations, lists of cases, folders, advice."""
+    """Lines without what depends on data, machine and settings: numbers, durations, cases, folders, advice."""
     text = re.sub(r"hippocampus_\d+(, hippocampus_\d+)*", "CASES", text)
     text = re.sub(r"(?<=^Stopping advice: ).*", "ADVICE", text, flags=re.MULTILINE)
     text = re.sub(r"(\d+ h )?\d+ min on this \w+", "TIME", text)
@@ -225,77 +217,7 @@ def test_the_tutorial_runs_and_prints_what_it_says(task04: bool, type_block: Cal
     assert not wrong, "\n".join(wrong)
 
 
-# The examples of extending.md ------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def tables(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The tables as they are, afterwards."""
-    monkeypatch.setattr(convert_command, "NAMES", convert_command.NAMES)
-    all_tables: list[dict[str, Any]] = [STRATEGIES, SELECTIONS, PRESETS, ENCODERS, DATASETS, DOMAINS]
-    before = [dict(table) for table in all_tables]
-    yield
-    for table, rows in zip(all_tables, before, strict=True):
-        table.clear()
-        table.update(rows)
-
-
-def run_examples() -> dict[str, dict[str, Any]]:
-    """heading -> the names that its Python blocks define, run in order in one namespace."""
-    namespaces: dict[str, dict[str, Any]] = {}
-    for block in blocks(EXTENDING, "python"):
-        namespace = namespaces.setdefault(block.heading, {"__name__": "my_assft"})
-        exec(compile("\n" * block.line + block.text, str(block.page), "exec"), namespace)
-    return namespaces
-
-
-def test_the_examples_of_extending_run(nnunet_folders: Path, monkeypatch: pytest.MonkeyPatch, tables: None) -> None:
-    monkeypatch.chdir(nnunet_folders)
-    assert list(run_examples()) == [
-        "",
-        "A query strategy",
-        "A selection of pseudo-labels",
-        "A network",
-        "A pretrained encoder",
-        "A dataset",
-        "A domain",
-    ]
-    new = [
-        (STRATEGIES, "small_foreground"),
-        (SELECTIONS, "typical"),
-        (PRESETS, "narrow"),
-        (ENCODERS, "my_encoder"),
-        (DATASETS, "wrist"),
-        (DOMAINS, "wrist"),
-    ]
-    assert all(list(table)[-1] == name for table, name in new)
-    assert Options(selection="typical").changed() == {"selection": "typical"}
-
-
-@pytest.mark.slow
-def test_the_commands_take_the_new_rows(
-    blobs: Path, monkeypatch: pytest.MonkeyPatch, tables: None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(blobs.parents[1])
-    main = run_examples()[""]["main"]
-
-    def call(line: str) -> str:
-        code = exit_code(lambda: main(line.split()))
-        out, err = capsys.readouterr()
-        assert not code, err
-        return out
-
-    call("convert wrist -i download --overwrite")
-    assert "domain wrist, preset narrow" in call("plan -d 810 --preset narrow --encoder my_encoder.safetensors")
-    plans = json.loads((blobs.parents[1] / "nnUNet_preprocessed/Dataset810_WristMR/nnUNetASSFTPlans.json").read_text())
-    configuration = plans["configurations"]["3d_fullres"]
-    assert configuration["patch_size"] == [32, 64, 64]
-    assert configuration["architecture"]["arch_kwargs"]["widths"] == [8, 16, 32, 64, 128]
-    assert "4 rounds of 1 cases" in call("status -d 810")
-    few = "--preset tiny --rounds 1 --budget 2 --epochs 1 --iterations_per_epoch 1"
-    assert "2 pseudo-labelled" in call(f"run -d 901 -e one --option selection=typical {few}")
-    assert "0 pseudo-labelled" in call(f"run -d 901 -e two --strategy small_foreground {few}")
-    assert "small_foreground, 1 rounds of 2 cases" in call("status -d 901 -e two")
+# Python -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -19,6 +19,7 @@ from nnunet_assft.network import (
     PretrainedEncoderError,
     load_pretrained_encoder,
 )
+from nnunet_assft.planning.normalization import CTFM_WINDOW_HU
 
 TINY = dict(PRESETS["tiny"])
 
@@ -246,7 +247,7 @@ def test_code_in_a_file_is_never_run(tmp_path: Path):
     path = save({"state_dict": encoder_state(), "hyper_parameters": Payload(tmp_path / "ran")}, tmp_path / "model.ckpt")
     net = make_net()
     before = snapshot(net)
-    with pytest.raises(PretrainedEncoderError, match=r"could run code when loaded.*write its weights anew"):
+    with pytest.raises(PretrainedEncoderError, match=r"could run code when loaded.*save its weights alone"):
         load_pretrained_encoder(net, path)
     assert not (tmp_path / "ran").exists()
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
@@ -301,13 +302,14 @@ def test_the_papers_printed_network_is_refused_with_the_reason(tmp_path: Path):
 
 def test_other_widths_are_refused_with_both_widths(tmp_path: Path):
     path = save(make_net(widths=(8, 16, 32, 64, 128)).encoder.state_dict(), tmp_path / "model.safetensors")
-    message = r"encoder \(widths 4, 16, 32, 64, 64; the file's 8, 16, 32, 64, 128\).*conv_init.*Use a preset with the file's widths"
+    widths = r"encoder \(widths 4, 16, 32, 64, 64; the file's 8, 16, 32, 64, 128\)"
+    message = rf"{widths}.*conv_init.*Use a preset with the file's widths"
     with pytest.raises(PretrainedEncoderError, match=message):
         load_pretrained_encoder(make_net(), path)
 
 
-def test_input_contract_of_ct_fm():
+def test_what_ct_fm_expects_is_what_the_preset_and_the_normalisation_give():
     spec = ENCODERS["ct_fm"]
-    assert spec.input_contract == "orientation SPL; HU clipped to [-1024, 2048] and mapped linearly to [0, 1]"
+    assert (spec.hu_window, spec.intensity_range) == (CTFM_WINDOW_HU, (0, 1))
     assert spec.widths == PRESETS["ctfm"].widths
     assert "Apache-2.0" in spec.licence

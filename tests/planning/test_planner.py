@@ -75,7 +75,7 @@ def raw(nnunet_folders: Path) -> Path:
     return folder
 
 
-# The paper's domains ---------------------------------------------------------------------------------------------------
+# The paper's domains -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_a_domain_is_recognised_by_the_name_of_its_dataset():
     assert resolve_domain("amos_mri", "Dataset004_Hippocampus") == "amos_mri"
 
 
-# Any other dataset -----------------------------------------------------------------------------------------------------
+# Any other dataset ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_nnunet_reads_the_plans_and_builds_the_network(raw: Path):
         assert network(torch.zeros(1, 1, *configuration.patch_size)).shape == (1, 3, *configuration.patch_size)
 
 
-# The folder of preprocessed images -------------------------------------------------------------------------------------
+# The folder of preprocessed images -----------------------------------------------------------------------------------
 
 
 def test_the_image_folder_is_named_by_what_preprocessing_depends_on(raw: Path):
@@ -211,7 +211,7 @@ def test_the_image_folder_is_named_by_what_preprocessing_depends_on(raw: Path):
     assert len(set(different)) == len(different)
 
 
-# Nothing else is touched, nothing of a label is seen --------------------------------------------------------------------
+# Nothing else is touched, nothing of a label is seen -----------------------------------------------------------------
 
 
 def test_nnunet_preprocessed_is_neither_read_nor_written(raw: Path, nnunet_folders: Path):

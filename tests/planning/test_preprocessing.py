@@ -11,21 +11,18 @@ from typing import Any
 import blosc2
 import numpy as np
 import pytest
-from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from scipy.ndimage import binary_dilation
 
-from nnunet_assft.errors import AssftError
 from nnunet_assft.planning.fingerprint import check_images, combine_fingerprint
 from nnunet_assft.planning.planner import plan_from_images
 from nnunet_assft.planning.preprocessing import (
-    check_label,
-    image_properties,
     load_image,
     load_properties,
     preprocess_images,
     write_training_label,
 )
+from nnunet_assft.volumes.labels import read_label
 from nnunet_assft.volumes.raw_dataset import RawDataset, read_dataset
 from tests.conftest import LABELS, blob_case, write_volume
 
@@ -88,8 +85,7 @@ def by_nnunet(dataset: RawDataset, plans: dict[str, Any], case: str, folder: Pat
 
 
 def apart(dataset: RawDataset, plans: dict[str, Any], images: Path, case: str, folder: Path) -> None:
-    properties = image_properties(images, case, plans)
-    label = check_label(case, dataset.label_file(case), dataset.reader, properties, dataset.labels)
+    label = read_label(dataset, case, dataset.label_file(case))
     write_training_label(label, case, images, folder, plans, dataset.dataset_json)
 
 
@@ -107,7 +103,7 @@ def assert_same_tree(a: Any, b: Any) -> None:
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
 
 
-# Against nnU-Net -------------------------------------------------------------------------------------------------------
+# Against nnU-Net -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("ignore", [False, True], ids=["labels", "with an ignore label"])
@@ -166,7 +162,8 @@ def test_with_resampling_only_the_border_of_the_outside_may_differ(nnunet_folder
 
 def test_the_images_hold_nothing_of_a_label(nnunet_folders: Path):
     dataset, plans, images = make(nnunet_folders / "nnUNet_raw")
-    assert sorted(os.listdir(images)) == sorted(f"{case}{ending}" for case in dataset.images for ending in ENDINGS)
+    files = {f"{case}{ending}" for case in dataset.images for ending in (*ENDINGS, ".json")}
+    assert set(os.listdir(images)) == files
     before = {case: (load_image(images, case), load_properties(images, case)) for case in dataset.images}
     for case in dataset.images:
         assert set(np.unique(read_seg(images, case))) == {-1, 0}
@@ -186,7 +183,7 @@ def test_spawned_processes_find_our_normalisation(nnunet_folders: Path, tmp_path
         np.testing.assert_array_equal(load_image(images, case), load_image(tmp_path / "two", case))
 
 
-# Interrupted and repeated ----------------------------------------------------------------------------------------------
+# Interrupted and repeated --------------------------------------------------------------------------------------------
 
 
 def test_a_second_call_does_nothing_and_a_newer_image_is_preprocessed_again(nnunet_folders: Path):
@@ -214,7 +211,7 @@ def test_what_a_killed_process_left_does_not_disturb(nnunet_folders: Path, left:
     preprocess_images(dataset.images, plans, dataset.dataset_json, images)
     np.testing.assert_array_equal(load_image(images, "case_0"), expected)
     assert not scratch.exists()
-    assert len(os.listdir(images)) == 6
+    assert len(os.listdir(images)) == 8  # two cases, and the record of each
 
 
 def test_a_case_cut_off_while_its_files_were_moved_is_done_again(nnunet_folders: Path, monkeypatch: pytest.MonkeyPatch):
@@ -238,86 +235,3 @@ def test_a_case_cut_off_while_its_files_were_moved_is_done_again(nnunet_folders:
     np.testing.assert_array_equal(load_image(images, "case_0"), expected)
     with open(images / "case_0.pkl", "rb") as file:
         assert pickle.load(file)["shape_before_cropping"] == (16, 20, 22)
-
-
-# Labels that can be trained on, and those that cannot --------------------------------------------------------------------
-
-
-def checked(
-    tmp_path: Path,
-    label: np.ndarray | None = None,
-    *,
-    spacing: tuple[float, float, float] = (0.8, 1.0, 3.0),
-    ending: str = ".nii.gz",
-    cut: int | None = None,
-) -> np.ndarray:
-    """check_label of a (4, 5, 6) label beside an image of that shape."""
-    file = tmp_path / f"a{ending}"
-    if label is not None:
-        write_volume(file, label, spacing)
-    if cut is not None:
-        file.write_bytes(file.read_bytes()[:cut])
-    properties = {"image_shape": [4, 5, 6], "spacing": [3.0, 1.0, 0.8]}
-    return check_label("a", file, SimpleITKIO(), properties, LABELS)
-
-
-def random_label(dtype: type = np.uint8) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 3, (4, 5, 6)).astype(dtype)
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32, np.float64])
-def test_a_label_of_whole_numbers_passes_in_any_type(tmp_path: Path, dtype: type):
-    found = checked(tmp_path, random_label(dtype))
-    assert found.dtype == np.int16
-    np.testing.assert_array_equal(found, random_label()[None])
-
-
-@pytest.mark.parametrize("present", [(), (1,), (2,)])
-def test_a_label_without_some_structures_passes(tmp_path: Path, present: tuple[int, ...]):
-    label = random_label() * np.isin(random_label(), present)
-    np.testing.assert_array_equal(checked(tmp_path, label)[0], label)
-
-
-def with_values(value: float, n: int) -> np.ndarray:
-    label = random_label(np.float32)
-    label.ravel()[:n] = value
-    return label
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ({}, "The label of case a is missing: "),
-        ({"label": with_values(7, 3)}, "values that dataset.json does not know: 7 (3 voxels); expected [0, 1, 2]"),
-        ({"label": with_values(0.5, 4)}, "0.5 (4 voxels)"),
-        ({"label": with_values(-1, 2)}, "-1 (2 voxels)"),
-        ({"label": with_values(np.nan, 5), "ending": ".mha"}, "nan (5 voxels)"),
-        ({"label": with_values(np.nan, 5)}, "5 voxels are NaN or infinite"),  # ITK alone would read zeros
-        ({"label": random_label()[:3]}, "has shape (3, 5, 6) and spacing (3, 1, 0.8); its image has (4, 5, 6)"),
-        ({"label": random_label().transpose(0, 2, 1)}, "has shape (4, 6, 5)"),
-        (
-            {"label": random_label(), "spacing": (0.8, 1.0, 2.5)},
-            "and spacing (2.5, 1, 0.8); its image has (4, 5, 6) and (3, 1, 0.8). ",
-        ),
-        ({"label": random_label(), "cut": 60}, "cannot be read ("),
-        (
-            {"label": np.random.default_rng(1).integers(0, 3, (4, 5, 6)).astype(np.uint8), "cut": -30},
-            "cannot be read (",
-        ),
-        ({"label": random_label(), "ending": ".nii", "cut": -30}, "cannot be read ("),
-        ({"label": random_label(), "cut": 0}, "cannot be read ("),
-    ],
-)
-def test_a_label_that_cannot_be_trained_on_is_refused(tmp_path: Path, arguments: dict[str, Any], words: str):
-    with pytest.raises(AssftError) as caught:
-        checked(tmp_path, **arguments)
-    text = str(caught.value)
-    assert words in text
-    assert "case a" in text
-    assert str(tmp_path / "a.") in text
-    assert "type the same command again" in text
-    assert "\n" not in text
-
-
-def test_rounding_of_the_spacing_in_a_header_is_no_difference(tmp_path: Path):
-    checked(tmp_path, random_label(), spacing=(0.80001, 1.0, 2.9999))

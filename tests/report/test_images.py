@@ -13,22 +13,21 @@ import pytest
 import SimpleITK as sitk
 from matplotlib.colors import to_rgb
 
-from nnunet_assft.annotation.work_folder import colour, itksnap_labels
+from nnunet_assft.annotation.work_folder import itksnap_labels
 from nnunet_assft.report.images import (
-    CT_WINDOW,
     MAX_CASES,
     QueriedCase,
     Volume,
-    grey_range,
     load_volume,
     nifti_base64,
     queried_cases,
     to_grey,
-    window_of,
 )
 from nnunet_assft.report.material import Material
 from nnunet_assft.report.overlay import overlay_plot
 from nnunet_assft.report.plot import label_colour
+from nnunet_assft.volumes.display import CT_WINDOW
+from nnunet_assft.volumes.structures import colour
 from tests.conftest import write_volume
 from tests.report.conftest import NASTY
 
@@ -75,22 +74,6 @@ def test_a_segmentation_of_another_size_is_refused(tmp_path: Path) -> None:
 
 
 # Grey values --------------------------------------------------------------------------------------------------------
-
-
-def test_ct_has_the_soft_tissue_window_if_it_fits_what_is_segmented() -> None:
-    image = np.concatenate([np.full(50, -1000.0), np.linspace(0, 99, 50)])
-    organ = image >= 0
-    percentiles = tuple(np.percentile(image, (1, 99)))
-    assert grey_range(image, CT_WINDOW, organ) == CT_WINDOW
-    assert grey_range(image, CT_WINDOW, ~organ) == pytest.approx(percentiles)  # lungs
-    assert grey_range(image, CT_WINDOW) == pytest.approx(percentiles)  # half of the image is air
-    assert grey_range(image, CT_WINDOW, np.zeros(100, bool)) == pytest.approx(percentiles)
-    assert grey_range(image, None, organ) == pytest.approx(percentiles)
-
-
-@pytest.mark.parametrize(("channel", "expected"), [("CT", CT_WINDOW), ("ct", CT_WINDOW), ("MRI", None)])
-def test_the_name_of_the_first_channel_decides_the_window(channel: str, expected: tuple[float, float] | None) -> None:
-    assert window_of({"channel_names": {"0": channel, "1": "CT"}}) == expected
 
 
 def test_grey_values_are_cut_off_at_black_and_white() -> None:

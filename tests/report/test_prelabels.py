@@ -33,7 +33,7 @@ def test_prelabel_segments_the_queried_cases_with_the_model_before_the_query(blo
     for case in rounds[1].queried:
         seen = preview(scorer, context.image(case), context.properties(case), 3.0)
         written = sitk.ReadImage(str(experiment.paths.previews(1) / f"{case}.nii.gz"))
-        np.testing.assert_array_equal(sitk.GetArrayFromImage(written), seen.segmentation)
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(written), seen.segmentation.array)
         assert written.GetOrigin() == sitk.ReadImage(str(context.dataset.images[case][0])).GetOrigin()
     html = (tmp_path / "r.html").read_text(encoding="utf-8")
     cases = json.loads(html.split('id="viewer_cases">')[1].split("</script>")[0])

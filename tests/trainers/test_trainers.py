@@ -1,4 +1,4 @@
-"""The two trainers, found by name as nnU-Net finds them, on training sets made as a round makes them."""
+"""The trainers, found by name as nnU-Net finds them, on training sets made as a round makes them."""
 
 from __future__ import annotations
 
@@ -23,15 +23,14 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from scipy.stats import kstest
 from torch import nn
 
-from nnunet_assft.active.paths import TRAINERS, ExperimentPaths, fold_of
-from nnunet_assft.active.training.stages import Context, load_weights, write_training_set
+from nnunet_assft.active.context import Context, open_context
+from nnunet_assft.active.training.checkpoints import load_weights
+from nnunet_assft.active.training.training_set import Stage, write_training_set
 from nnunet_assft.errors import AssftError
-from nnunet_assft.runtime.files import read_json
 from nnunet_assft.trainers.assft_trainers import draw_noise_sd, nnUNetTrainerASSFT
-from nnunet_assft.volumes.raw_dataset import find_dataset
-from tests.conftest import plan_experiment, write_dataset
+from nnunet_assft.trainers.folds import TRAINERS, fold_of
+from tests.conftest import CPU, plan_experiment, set_folders, write_dataset
 
-CPU = torch.device("cpu")
 START = "assft/assft/initial_network.pth"
 HUMAN, PSEUDO = ("case_00", "case_03"), ("case_05",)
 ALARM = 1e-3  # p value below which draws are not what they should be
@@ -43,23 +42,18 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Context]:
     """An experiment with the training sets of round 0 and of both stages of round 1."""
     root = tmp_path_factory.mktemp("trainers")
     with pytest.MonkeyPatch.context() as monkeypatch:
-        for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-            (root / name).mkdir()
-            monkeypatch.setenv(name, str(root / name))
+        set_folders(root, monkeypatch)
         write_dataset(root / "nnUNet_raw")
-        start = plan_experiment(
-            901, preset="tiny", rounds=1, budget="1", epochs=8, iterations_per_epoch=2
-        ).initial_model
-        paths = ExperimentPaths("Dataset901_Blobs", "assft")
-        context = Context(find_dataset(901), read_json(paths.plans), paths, CPU)
-        labels = {case: context.dataset.label_file(case) for case in (*HUMAN, *PSEUDO)}
-        human, pseudo = {case: labels[case] for case in HUMAN}, {case: labels[case] for case in PSEUDO}
-        write_training_set(context, 0, "supervised", {"case_00": labels["case_00"]}, {}, start=start, epochs=2)
-        write_training_set(context, 1, "supervised", human, {}, start=start, epochs=8)
-        write_training_set(context, 1, "semi", human, pseudo, start=start, epochs=2)
-        write_training_set(
-            context, 1, "member_2", human, {}, start=start, epochs=2, copies={"case_00": 1, "case_03": 3}
-        )
+        experiment = plan_experiment(901, preset="tiny", rounds=1, budget="1", epochs=8, iterations_per_epoch=2)
+        context, start = open_context(experiment, CPU), experiment.initial_model
+        human, pseudo = ({case: context.dataset.label_file(case) for case in cases} for cases in (HUMAN, PSEUDO))
+        for stage in (
+            Stage(0, "supervised", {"case_00": human["case_00"]}, {}, start, epochs=2),
+            Stage(1, "supervised", human, {}, start, epochs=8),
+            Stage(1, "semi", human, pseudo, start, epochs=2),
+            Stage(1, "member_2", human, {}, start, epochs=2, copies={"case_00": 1, "case_03": 3}),
+        ):
+            write_training_set(context, stage)
         yield context
 
 
@@ -80,7 +74,7 @@ def build(context: Context) -> Builder:
     return make
 
 
-# What a trainer takes from the experiment and from the stage file --------------------------------------------------------
+# What a trainer takes from the experiment and from the stage file -----------------------------------------------------
 
 
 @pytest.mark.parametrize(("r", "stage", "epochs"), [(0, "supervised", 2), (1, "supervised", 8), (1, "semi", 2)])
@@ -153,7 +147,7 @@ def test_plans_of_another_kind_are_refused(context: Context):
         nnUNetTrainerASSFT({**plans, "plans_name": "nnUNetPlans"}, "3d_fullres", 1, context.dataset.dataset_json, CPU)
 
 
-# Optimisation ----------------------------------------------------------------------------------------------------------
+# Optimisation --------------------------------------------------------------------------------------------------------
 
 
 def test_adamw_and_polynomial_decay(build: Builder):
@@ -225,7 +219,7 @@ def test_with_deep_supervision_all_four_outputs_learn(build: Builder):
     assert {name.rsplit(".", 1)[0] for name in unchanged} <= {"decoder.heads.0"}
 
 
-# Augmentation ----------------------------------------------------------------------------------------------------------
+# Augmentation --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("patch_size", [(32, 32, 32), (16, 96, 96), (96, 16, 64)])
@@ -328,7 +322,7 @@ def test_what_lies_outside_of_the_image_is_background_for_the_loss(build: Builde
     assert set(np.unique(target)) <= {0, 1, 2}
 
 
-# Seeds, checkpoints, resuming --------------------------------------------------------------------------------------------
+# Seeds, checkpoints, resuming ----------------------------------------------------------------------------------------
 
 
 def same(a: dict[str, Any], b: dict[str, Any]) -> bool:

@@ -14,15 +14,9 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
-from nnunet_assft.volumes.placement import (
-    DoesNotFitError,
-    Grid,
-    placement,
-    put_back,
-    require_same_box,
-    to_file_axes,
-    to_reader_axes,
-)
+from nnunet_assft.volumes.grid import Grid
+from nnunet_assft.volumes.placement import DoesNotFitError, placement, put_back, require_same_box
+from nnunet_assft.volumes.segmentations import InFileAxes
 
 AFFINE = np.array([[1.0, 0, 0, -3], [0, 2, 0, 5], [0, 0, 3, 7.5], [0, 0, 0, 1]])
 IMAGE = Grid((6, 5, 4), AFFINE)
@@ -38,9 +32,9 @@ def test_arrays_of_nnunets_readers_along_the_axes_of_the_file_and_back(
     volume.SetSpacing((1, 2, 3))
     sitk.WriteImage(sitk.DICOMOrient(volume, stored), file)
     array, properties = reader().read_images([file])
-    as_stored = to_file_axes(array[0], properties)
-    np.testing.assert_array_equal(as_stored, sitk.GetArrayFromImage(sitk.ReadImage(file)))
-    np.testing.assert_array_equal(to_reader_axes(as_stored, properties), array[0])
+    stored_array = InFileAxes.of(array[0], properties)
+    np.testing.assert_array_equal(stored_array.array, sitk.GetArrayFromImage(sitk.ReadImage(file)))
+    np.testing.assert_array_equal(stored_array.in_reader_axes(properties), array[0])
 
 
 def moved(*mm: float) -> Grid:

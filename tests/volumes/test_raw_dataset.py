@@ -45,7 +45,7 @@ def message_of(call: Callable[[], object]) -> str:
     return text
 
 
-# What is read ----------------------------------------------------------------------------------------------------------
+# What is read ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name_or_id", [902, "902", "Dataset902_Touch"])
@@ -134,7 +134,7 @@ def test_an_ignore_label_is_no_structure(nnunet_folders: Path, labels: dict[str,
     assert dataset.foreground_labels == sorted(v for k, v in labels.items() if k not in ("background", "ignore"))
 
 
-# What is refused -------------------------------------------------------------------------------------------------------
+# What is refused ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,16 @@ from numbers import Integral, Real
 
 import numpy as np
 
-from nnunet_assft.active.metrics import _count
+from nnunet_assft.active.arrays import check_count
 
 
 def query_budget(spec: int | float | str, n_pool: int) -> int:
-    """N_B, cases to query per round: a count (5, "5") as it is, a fraction f (0.05, "0.05", "5%") of the initial pool as
-    max(1, floor(f n_pool + 1/2)), in decimal arithmetic. Raises ValueError for anything but a count >= 1 or 0 < f <= 1.
+    """Return N_B, the number of cases to query per round.
+
+    spec: a number of cases (5 or "5"), or a fraction f of the initial pool (0.05, "0.05" or "5%"), which gives max(1,
+    floor(f n_pool + 1/2)) in decimal arithmetic. Raises ValueError unless the number is at least 1 or 0 < f <= 1.
     """
-    n_pool = _count(n_pool, "n_pool")
+    n_pool = check_count(n_pool, "n_pool")
     text = str(spec).strip()
     is_number = isinstance(spec, str | Integral | Real) and not isinstance(spec, bool | np.bool_)
     if is_number and re.fullmatch(r"[0-9]+", text) and int(text) >= 1:
@@ -40,12 +42,13 @@ def query_candidates(
     reliability: Mapping[str, float],
     n_query: int,
 ) -> list[str]:
-    """Q_r (section 3.4): the unlabelled cases without those pseudo-labelled in the last round, as sorted ids.
+    """Return the sorted ids of Q_r (section 3.4): the unlabelled cases that were not pseudo-labelled in the last round.
 
-    If fewer than n_query remain, excluded cases are given back, lowest reliability first, ties by id.
-    reliability: R of the excluded cases, needed only then. Raises ValueError for ids or values that are missing.
+    If fewer than n_query remain, excluded cases are given back, the least reliable first; a tie goes to the smaller id.
+    reliability: R of the excluded cases, which is needed only then. Raises ValueError for ids or values that are
+    missing.
     """
-    n_query = _count(n_query, "n_query")
+    n_query = check_count(n_query, "n_query")
     pool, excluded = set(unlabelled), set(pseudo_labelled_last_round)
     if not excluded <= pool:
         raise ValueError(f"pseudo-labelled but not unlabelled: {sorted(excluded - pool)}; expected cases of T_u only.")

@@ -1,4 +1,4 @@
-"""What a query strategy may look at, and what it returns: QueryPool and Query."""
+"""What a query strategy may look at, `QueryPool`, and what it returns, `Query`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ PER_CASE = {
     "pretrained_embeddings": 2,
     "gradients": 3,
     "class_entropies": 2,
-    "mirror_spread": 1,
     "committee_spread": 1,
     "peak_entropy": 1,
 }
@@ -25,10 +24,10 @@ PER_CASE = {
 
 @dataclass(frozen=True)
 class QueryPool:
-    """What a strategy may look at. Arrays follow ids, and ids ascend: make it with `create`, which sorts.
+    """What a query strategy may look at. The ids ascend and the arrays are in their order; `create` sorts both.
 
-    What a strategy does not need may be None (see strategies.Strategy.needs). `create` and the constructor raise
-    ValueError, with the case id, for arrays that do not fit the ids, for NaN and for inf.
+    A field that the strategy does not need may be None (see `strategies.Strategy.needs`). `create` and the constructor
+    raise ValueError for arrays that do not fit the ids, and for NaN and inf, which names the case.
     """
 
     ids: tuple[str, ...]
@@ -37,9 +36,8 @@ class QueryPool:
     pretrained_embeddings: np.ndarray | None = None  # (N, d) pre-trained encoder
     gradients: np.ndarray | None = None  # (N, C, F) loss gradient at the last layer, argmax as label
     class_entropies: np.ndarray | None = None  # (N, C) mean over voxels of H_v p_cv
-    mirror_spread: np.ndarray | None = None  # (N,) mean SD over mirrored predictions
-    committee_spread: np.ndarray | None = None  # (N,) mean SD over the members of a committee
-    peak_entropy: np.ndarray | None = None  # (N,) mean entropy above the first peak, in bits
+    committee_spread: np.ndarray | None = None  # (N,) mean over voxels and classes of the SD over a committee
+    peak_entropy: np.ndarray | None = None  # (N,) mean entropy above the first peak of its histogram, in bits
     labelled_embeddings: np.ndarray | None = None  # (L, d) latest encoder, labelled cases
     permutation: tuple[str, ...] | None = None  # stored random order of the whole pool of the experiment
     round: int = 1
@@ -50,11 +48,11 @@ class QueryPool:
     def __post_init__(self) -> None:
         if not self.ids:
             raise ValueError(
-                "the query pool is empty; expected at least one unlabelled case. Nothing is left to query."
+                "the query pool is empty; expected at least one unlabelled case. There is nothing left to query."
             )
         if any(first >= second for first, second in zip(self.ids, self.ids[1:], strict=False)):
             raise ValueError(
-                "ids of the query pool are not ascending and distinct; make the pool with QueryPool.create."
+                "the ids of the query pool are not ascending and distinct; make the pool with QueryPool.create."
             )
         if not 1 <= self.round <= self.n_rounds:
             raise ValueError(f"round {self.round} of {self.n_rounds}; expected a round from 1 to the number of rounds.")
@@ -85,7 +83,10 @@ class QueryPool:
 
     @classmethod
     def create(cls, ids: Sequence[str], *, sums: Sequence[VoxelSums] | None = None, **other: Any) -> QueryPool:
-        """A pool from cases in any order; sums and the fields of PER_CASE are in the order of ids. Others are passed on."""
+        """Return a pool of cases in any order. sums and the fields of PER_CASE are in the order of ids.
+
+        All other fields are passed on to the constructor.
+        """
         order = sorted(range(len(ids)), key=ids.__getitem__)
         for name in ("sums", *PER_CASE):
             rows = sums if name == "sums" else other.get(name)
@@ -100,7 +101,7 @@ class QueryPool:
 
 @dataclass(frozen=True)
 class Query:
-    """The cases to annotate, best first, and the columns of the score table in the order of QueryPool.ids."""
+    """The cases to annotate, best first, and the columns of the score table, in the order of `QueryPool.ids`."""
 
     ids: tuple[str, ...]
     scores: Mapping[str, tuple[float, ...]]

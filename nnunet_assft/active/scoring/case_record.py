@@ -1,4 +1,4 @@
-"""What is kept of one case under one model: a few kB, never a softmax."""
+"""What is computed of one case under one model, and what is kept of it: a few kB, never a softmax."""
 
 from __future__ import annotations
 
@@ -16,37 +16,29 @@ from nnunet_assft.runtime.files import atomic_path
 
 
 @dataclass(frozen=True)
-class Request:
-    """What is computed of each case. It is part of what a record is made from.
+class ScoringRequest:
+    """What is computed of each case. It is part of what a record is made from."""
 
-    tau, second: see `metrics.voxel_sums`. statistics: names of STATISTICS, ascending; the rest is for those that use it.
-    """
-
-    tau: float
-    second: str = "order"
-    statistics: tuple[str, ...] = ()
-    badge_loss: str = "ce"
-    ugtst_entropy: str = "mean"
-    seed: tuple[int, ...] = (0,)  # of random views
+    tau: float  # temperature of the round (Eq. 7)
+    statistics: tuple[str, ...] = ()  # names of `case_statistics.STATISTICS`, ascending
+    seed: tuple[int, ...] = (0,)  # of random views of the image
 
 
 @dataclass(frozen=True)
 class CaseRecord:
-    """embedding: (d,) float64, mean over the sliding windows of the global average of the bottleneck.
-
-    sums: None where only the encoder ran. statistics: what STATISTICS gave, by name; numbers and small arrays.
-    """
+    """The embedding, the sums and the statistics of one case."""
 
     case: str
-    embedding: np.ndarray
-    sums: VoxelSums | None
-    statistics: Mapping[str, np.ndarray] = field(default_factory=dict)
+    embedding: np.ndarray  # (d,) float64, mean over the sliding windows of the global average of the bottleneck
+    sums: VoxelSums | None  # None where only the encoder ran
+    statistics: Mapping[str, np.ndarray] = field(default_factory=dict)  # by name; numbers and small arrays
 
 
 class RecordStore:
-    """Keeps a CaseRecord as an npz file, see `runtime.cached`."""
+    """Keep a CaseRecord as an npz file, as a store of `runtime.cached`."""
 
     def read(self, file: Path) -> tuple[str, CaseRecord]:
+        """Return the checksum of the inputs and the record; a damaged file raises ValueError, KeyError or TypeError."""
         try:
             with np.load(file) as content:
                 meta = json.loads(str(content["meta"]))
@@ -58,7 +50,7 @@ class RecordStore:
         return meta["inputs_sha256"], CaseRecord(meta["case"], embedding, sums, arrays)
 
     def write(self, file: Path, inputs_sha256: str, result: CaseRecord, seconds: float) -> None:
-        """Equal records give equal bytes, so the seconds are not kept."""
+        """Write the record. The seconds are not kept, so that equal records have equal bytes."""
         sums = asdict(result.sums) if result.sums else None
         meta = {"case": result.case, "inputs_sha256": inputs_sha256, "sums": sums}
         buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""The network of a trained stage at work: opened for inference, and its segmentations of the test cases."""
+"""The network of a trained stage, opened for inference, and its segmentations of the test cases."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from nnunet_assft.volumes.segmentations import write_segmentation
 
 
 def open_scorer(context: Context, model: Model) -> Scorer:
-    """The network of a trained stage, ready for inference."""
+    """Return the network of a trained stage, ready for inference."""
     weights = load_weights(context.paths.results_of_dataset / model.checkpoint)
     return Scorer(context.plans, context.dataset.dataset_json, weights, context.device)
 
 
 def predict_test_cases(context: Context, model: Model, folder: Path, desc: str) -> dict[str, Path]:
-    """Segmentations of the test cases in `folder`, as `nnUNetv2_predict` makes them, with mirroring.
+    """Write the segmentations of the test cases to `folder`, as `nnUNetv2_predict` makes them, with mirroring.
 
-    Those that the same model made before are kept. desc: text of the progress bar.
+    Segmentations that the same model made before are kept. desc: text of the progress bar. Returns the file of each
+    case.
     """
     claim(folder / "model.json", asdict(model), displace=remove)
     scorer = cache(lambda: open_scorer(context, model))  # opened only if a case is left

@@ -1,4 +1,4 @@
-"""The case records of an experiment: what a query or a selection needs to know, computed once per case and model."""
+"""The case records of an experiment, computed once per case and model, and the pools that are made from them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import numpy as np
 from nnunet_assft.active import metrics
 from nnunet_assft.active.context import Context
 from nnunet_assft.active.query.pool import QueryPool
-from nnunet_assft.active.scoring.case_record import RECORDS, CaseRecord, Request
+from nnunet_assft.active.scoring.case_record import RECORDS, CaseRecord, ScoringRequest
+from nnunet_assft.active.scoring.case_statistics import STATISTICS, compute_record
 from nnunet_assft.active.scoring.prediction import open_scorer
-from nnunet_assft.active.scoring.statistics import STATISTICS, compute_record
 from nnunet_assft.active.selection import SelectionPool
 from nnunet_assft.active.state import Model, Round
 from nnunet_assft.active.strategies import STRATEGIES
@@ -24,8 +24,8 @@ from nnunet_assft.runtime.cached import cached, cached_or_none
 from nnunet_assft.runtime.cases import for_each_case
 
 
-def query_pool(context: Context, r: int, before: Round, cases: Sequence[str]) -> QueryPool:
-    """What the strategy of the experiment needs of these cases in round r, and no more. before: the round before."""
+def build_query_pool(context: Context, r: int, before: Round, cases: Sequence[str]) -> QueryPool:
+    """Return what the strategy of the experiment needs of these cases in round r. before: the round before."""
     experiment = context.experiment
     needs = STRATEGIES[experiment.settings.strategy].needs_with(experiment.options)
     statistics = tuple(sorted(needs & set(STATISTICS)))
@@ -53,11 +53,13 @@ def query_pool(context: Context, r: int, before: Round, cases: Sequence[str]) ->
     )
 
 
-def selection_pool(
+def build_selection_pool(
     context: Context, r: int, model: Model, labelled: Sequence[str], unlabelled: Sequence[str]
 ) -> SelectionPool:
-    """What a selection of round r may look at. model: of its supervised stage; labelled, unlabelled: T_l and T_u after
-    its query."""
+    """Return what a selection of round r may look at.
+
+    model: of the supervised stage of the round. labelled, unlabelled: T_l and T_u after the query of the round.
+    """
     options = context.experiment.options
     records = score(context, model, [*unlabelled, *labelled], request_of(context, r), f"round_{r:02d}_select")
     sums = [records[case].sums for case in unlabelled]
@@ -73,21 +75,15 @@ def selection_pool(
     )
 
 
-def request_of(context: Context, r: int, statistics: tuple[str, ...] = ()) -> Request:
-    """What is computed of a case in round r."""
-    experiment, options = context.experiment, context.experiment.options
-    return Request(
-        tau=metrics.temperature(r, experiment.n_rounds),
-        second=options.second,
-        statistics=statistics,
-        badge_loss=options.badge_loss,
-        ugtst_entropy=options.ugtst_entropy,
-        seed=(experiment.settings.seed, r),
-    )
+def request_of(context: Context, r: int, statistics: tuple[str, ...] = ()) -> ScoringRequest:
+    """Return what is to be computed of a case in round r."""
+    experiment = context.experiment
+    tau = metrics.temperature(r, experiment.n_rounds)
+    return ScoringRequest(tau=tau, statistics=statistics, seed=(experiment.settings.seed, r))
 
 
 def pretrained_records(context: Context) -> dict[str, CaseRecord]:
-    """Embeddings of the whole pool by E^(p), computed once per experiment."""
+    """Return the embeddings of the whole pool by the pre-trained encoder E^(p), computed once per experiment."""
     model = context.experiment.initial_model
     scorer = cache(lambda: open_scorer(context, model))  # opened only if a case is left
 
@@ -98,15 +94,18 @@ def pretrained_records(context: Context) -> dict[str, CaseRecord]:
     return _records(context.experiment.pool, context.paths.records("pretrained"), inputs, compute)
 
 
-def score(  # six parameters: who scores what, and under which name it is kept
+def score(  # six parameters: which model scores which cases, and where the records are kept
     context: Context,
     model: Model,
     cases: Sequence[str],
-    request: Request,
+    request: ScoringRequest,
     name: str,
     committee: Mapping[str, Model] | None = None,
 ) -> dict[str, CaseRecord]:
-    """Records of these cases under a model; those that exist are not computed again. name: of the folder of records."""
+    """Return the records of these cases under a model; records that exist are not computed again.
+
+    name: folder of the records. committee: name and model of its members, for the statistic that compares them.
+    """
     inputs = {"model": model.weights_sha256, **asdict(request)}
     if committee:
         inputs["committee"] = [member.weights_sha256 for member in committee.values()]
@@ -120,13 +119,15 @@ def score(  # six parameters: who scores what, and under which name it is kept
 
 
 def embeddings(records: Mapping[str, CaseRecord], cases: Sequence[str]) -> np.ndarray:
-    """(N, d) in the order of `cases`."""
+    """Return the (N, d) embeddings in the order of `cases`."""
     return np.stack([records[case].embedding for case in cases])
 
 
 def _records(
     cases: Sequence[str], folder: Path, inputs: Mapping[str, Any], compute: Callable[[str], CaseRecord]
 ) -> dict[str, CaseRecord]:
+    """Return the record of each case: from its file in the folder if its inputs are unchanged, otherwise computed."""
+
     def file(case: str) -> Path:
         return folder / f"{case}.npz"
 

@@ -1,7 +1,7 @@
 """A network with nnU-Net's sliding window around it, on preprocessed images, in network space.
 
-nnU-Net's sliding window blends the logits; what is computed from them takes its softmax block by block, see `statistics`.
-Mirroring is off unless it is asked for: one pass means one pass.
+nnU-Net's sliding window blends the logits; `voxel_statistics` takes their softmax block by block. Mirroring is off
+unless it is asked for, so that a case is passed through the network once.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from nnunet_assft.planning.planner import CONFIGURATION
 class Scorer:
     """A network with nnU-Net's sliding window around it.
 
-    weights: state dict of the segmentation network. device: where the forward pass runs.
+    plans, dataset_json: of the experiment. weights: state dict of the segmentation network. device: where the forward
+    pass runs.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class Scorer:
 
     @torch.inference_mode()
     def embed(self, case: str, image: np.ndarray) -> CaseRecord:
-        """The embedding alone: the same windows through the encoder only."""
+        """Return a record with the embedding alone, for which only the encoder runs, on the same windows."""
         patch_size = self.configuration.patch_size
         padded, _ = pad_nd_image(torch.from_numpy(image), patch_size, "constant", {"value": 0}, True, None)
         device = self.predictor.device
@@ -78,7 +79,7 @@ class Scorer:
         return CaseRecord(case, embedding, None)
 
     def logits(self, image: np.ndarray, *, mirroring: bool = False) -> torch.Tensor:
-        """nnU-Net's blended sliding-window logits, (C, z, y, x), on the network grid."""
+        """Return nnU-Net's blended sliding-window logits, (C, z, y, x), on the network grid."""
         self.predictor.use_mirroring = mirroring
         try:
             logits: torch.Tensor = self.predictor.predict_sliding_window_return_logits(torch.from_numpy(image))
@@ -87,7 +88,7 @@ class Scorer:
         return logits
 
     def segmentation(self, logits: torch.Tensor, properties: dict[str, Any]) -> np.ndarray:
-        """Argmax on the original grid, (z, y, x), as nnU-Net's own prediction exports it."""
+        """Return the argmax on the original grid, (z, y, x), as nnU-Net's own prediction exports it."""
         segmentation: np.ndarray = convert_predicted_logits_to_segmentation_with_correct_shape(
             logits.cpu(),
             self.plans_manager,
@@ -99,7 +100,10 @@ class Scorer:
         return segmentation
 
     def to_original_grid(self, volume: torch.Tensor, properties: dict[str, Any], *, outside: float) -> np.ndarray:
-        """A volume of the network grid, (z, y, x), resampled as logits are; `outside` of the crop to the nonzero region."""
+        """Resample a volume of the network grid, (z, y, x), to the original grid, as logits are.
+
+        outside: the value of the voxels outside of nnU-Net's crop to the nonzero region.
+        """
         spacing = [properties["spacing"][axis] for axis in self.plans_manager.transpose_forward]
         shape = properties["shape_after_cropping_and_before_resampling"]
         cropped = self.configuration.resampling_fn_probabilities(
@@ -111,7 +115,7 @@ class Scorer:
 
     @contextmanager
     def bottleneck(self) -> Iterator[WindowMean]:
-        """Collects the global average of the encoder's last output, (d,), of every window."""
+        """Collect the global average of the encoder's last output, (d,), of every window."""
 
         def pool(module: torch.nn.Module, inputs: Any, levels: list[torch.Tensor]) -> torch.Tensor:
             return levels[-1][0].to(self.float64_device).double().mean(dim=(1, 2, 3))
@@ -120,12 +124,12 @@ class Scorer:
             yield windows
 
     @contextmanager
-    def head_gradients(self, loss: str) -> Iterator[WindowMean]:
-        """Collects the gradient of the loss at the segmentation layer, (C, F), of every window."""
+    def head_gradients(self) -> Iterator[WindowMean]:
+        """Collect the gradient of the loss at the segmentation layer, (C, F), of every window."""
 
         def gradient(module: torch.nn.Module, inputs: Any, logits: torch.Tensor) -> torch.Tensor:
             features, logits = inputs[0][0].to(self.float64_device), logits[0].to(self.float64_device)
-            return head_gradient(features, logits, with_dice=loss == "ce+dice")
+            return head_gradient(features, logits)
 
         with self._collect(self.network.decoder.heads[-1], gradient) as windows:
             yield windows
@@ -143,7 +147,12 @@ class Scorer:
 
 
 class _Predictor(nnUNetPredictor):
-    """nnU-Net goes through the windows once more if the device's memory did not suffice; what was collected starts anew."""
+    """nnU-Net's predictor with two changes.
+
+    It calls `before_windows` before each pass over the windows, because nnU-Net starts a second pass if the memory of
+    the device did not suffice, and values collected in the first one must be dropped. And it duplicates a window where
+    a batch of two is faster.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -151,12 +160,12 @@ class _Predictor(nnUNetPredictor):
         self.in_batches = False  # see `_is_slow_alone`
 
     def batch_of(self, window: torch.Tensor) -> torch.Tensor:
-        """(n, channels, z, y, x), the window first, then whatever makes it a batch. window: (1, channels, z, y, x)."""
+        """Return the window, (1, channels, z, y, x), duplicated where a batch of two is faster."""
         return window.expand(2, *window.shape[1:]) if self.in_batches else window
 
     @torch.inference_mode()
     def _internal_maybe_mirror_and_predict(self, x: torch.Tensor) -> torch.Tensor:
-        """nnU-Net's, but for the order: all mirror images of the window go through the network at once."""
+        """Return what nnU-Net's method returns; all mirror images of the window go through the network at once."""
         if not self.in_batches:
             logits: torch.Tensor = super()._internal_maybe_mirror_and_predict(x)
             return logits
@@ -174,29 +183,30 @@ class _Predictor(nnUNetPredictor):
 
 
 def _is_slow_alone(network: Any, patch_size: Sequence[int]) -> bool:
-    """Whether torch would take its slow loop for the first convolutions of a single window on a CPU.
+    """Return whether torch would take its slow loop for the first convolutions of a single window on a CPU.
 
-    It leaves images of at most 20480 elements, not counting the last axis, to that loop, unless they come as a batch: a batch
-    of two takes a third of the time of one. This concerns narrow networks only, such as the preset `tiny`.
+    torch takes that loop for images of at most 20480 elements, not counting the last axis, unless they come as a batch;
+    a batch of two takes a third of the time of one. This concerns only narrow networks such as the preset `tiny`.
     """
     return int(network.encoder.conv_init.out_channels) * math.prod(patch_size[:2]) <= 20480
 
 
 class WindowMean:
-    """One small tensor per window, left on its device until their mean is asked for."""
+    """Collects one small tensor per window. They stay on their device until their mean is asked for."""
 
     def __init__(self) -> None:
         self.values: list[torch.Tensor] = []
 
     def mean(self) -> np.ndarray:
-        """In float64, equal weights."""
+        """Return the mean over the windows, with equal weights, in the precision of the values."""
         mean: np.ndarray = torch.stack(self.values).mean(dim=0).cpu().numpy()
         return mean
 
 
 def check_finite(case: str, *values: np.ndarray) -> None:
+    """Raise `AssftError`, which names the case, if one of the values is NaN or infinite."""
     if not all(np.isfinite(v).all() for v in values):
         raise AssftError(
-            f"The network's output for case {case} is not finite. If its training has diverged (see progress.png), "
-            "lower --initial_lr and plan a new experiment; if it is the pretrained encoder, check its file."
+            f"The network output for case {case} is not finite. If the training has diverged (see progress.png), "
+            "plan a new experiment with a lower --initial_lr. If it is the pretrained encoder, check its file."
         )

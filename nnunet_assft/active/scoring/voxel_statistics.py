@@ -1,4 +1,4 @@
-"""Statistics of a case from its logits, block by block in torch: sums and small arrays, never a softmax of the whole case.
+"""Statistics of a case from its logits, block by block in torch; the softmax of a whole case is never held.
 
 Logits are (C, z, y, x) in any float precision, on any device. Blocks are reduced in float32 and added up in float64.
 """
@@ -18,7 +18,7 @@ ENTROPY_BINS = 2**16  # of EntropyHistogram: 6e-5 bits wide with 16 classes
 
 
 def _blocks(logits: torch.Tensor, device: torch.device | None) -> Iterator[tuple[slice, torch.Tensor]]:
-    """(voxels, their logits (C, n) in float32), on the device that computes."""
+    """Yield successive voxels and their logits, (C, n) in float32, on the device that computes."""
     flat = logits.reshape(logits.shape[0], -1)
     device = device or logits.device
     step = VOXELS_PER_BLOCK if device.type == "cpu" else 16 * VOXELS_PER_BLOCK  # fewer and larger kernels
@@ -28,7 +28,10 @@ def _blocks(logits: torch.Tensor, device: torch.device | None) -> Iterator[tuple
 
 
 def _exponentials(z: torch.Tensor, top1: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(e, their sum over classes, entropy in nats) with e = exp(z - top1): p = e / sum. One exponential per value."""
+    """Return e = exp(z - top1), its sum over the classes, and the entropy in nats. The softmax is e / sum.
+
+    The entropy follows from the same exponentials, so there is one per value.
+    """
     difference = z - top1
     e = difference.exp()
     total = e.sum(dim=0)
@@ -37,12 +40,11 @@ def _exponentials(z: torch.Tensor, top1: torch.Tensor) -> tuple[torch.Tensor, to
 
 
 @torch.inference_mode()
-def voxel_sums_of_logits(
-    logits: torch.Tensor, tau: float, *, second: str = "order", device: torch.device | None = None
-) -> VoxelSums:
-    """`metrics.voxel_sums` of the softmax of these logits, without ever holding that softmax.
+def voxel_sums_of_logits(logits: torch.Tensor, tau: float, *, device: torch.device | None = None) -> VoxelSums:
+    """Return `metrics.voxel_sums` of the softmax of these logits, without ever holding that softmax.
 
-    device: where to compute, by default where the logits are. A tie between background and a structure is background.
+    tau: temperature of the round (Eq. 7). device: where to compute, by default where the logits are. A tie between
+    background and a structure is background.
     """
     n_classes = logits.shape[0]
     rows: list[torch.Tensor] = []  # one per block, on the device: a single transfer at the end
@@ -57,10 +59,8 @@ def voxel_sums_of_logits(
         e_foreground = e[1:].amax(dim=0)  # Eq. 8
         mask = e[0] / tau < e_foreground  # Eqs. 6 and 9
         foreground = label > 0  # Eq. 19, which is also Eq. 9 at tau = 1
-        margin = foreground_margin = (1 - (top2 - top1).exp()) / total  # p_(1) is exp(0) / total
-        if second == "strict":
-            foreground_margin = (1 - e.masked_fill(z == top1, 0.0).amax(dim=0)) / total
-        columns = (entropy, 1 / total, margin, entropy * mask, entropy * foreground, foreground_margin * foreground)
+        margin = (1 - (top2 - top1).exp()) / total  # Eqs. 17-18; p_(1) is exp(0) / total
+        columns = (entropy, 1 / total, margin, entropy * mask, entropy * foreground, margin * foreground)
         rows.append(torch.stack([column.sum(dtype=torch.float64) for column in columns]))
         counts.append(torch.cat([mask.sum()[None], torch.bincount(label, minlength=n_classes)]))
     entropy_sum, top1_sum, margin_sum, masked, masked_tau1, foreground_margin_sum = (
@@ -85,7 +85,7 @@ def voxel_sums_of_logits(
 
 @torch.inference_mode()
 def class_entropies(logits: torch.Tensor, *, device: torch.device | None = None) -> np.ndarray:
-    """(C,) float64: for each class c the mean over voxels of H_v p_cv, in nats; they add up to the mean entropy."""
+    """Return (C,) float64: for each class c the mean over voxels of H_v p_cv, in nats. The sum is the mean entropy."""
     total, n_voxels = np.zeros(logits.shape[0]), logits[0].numel()
     for _, z in _blocks(logits, device):
         e, e_sum, entropy = _exponentials(z, z.amax(dim=0))
@@ -95,7 +95,7 @@ def class_entropies(logits: torch.Tensor, *, device: torch.device | None = None)
 
 @torch.inference_mode()
 def margin_of_logits(logits: torch.Tensor) -> torch.Tensor:
-    """(z, y, x) float32 on the CPU: p_(1) - p_(2) of every voxel (Eqs. 17-18)."""
+    """Return the margin p_(1) - p_(2) of every voxel (Eqs. 17-18), (z, y, x) float32 on the CPU."""
     margin = torch.empty(logits[0].numel())
     for voxels, z in _blocks(logits, None):
         top2 = torch.softmax(z, dim=0).topk(2, dim=0).values
@@ -105,7 +105,7 @@ def margin_of_logits(logits: torch.Tensor) -> torch.Tensor:
 
 @torch.inference_mode()
 def entropy_map(logits: torch.Tensor, tau: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """(entropy in nats, float32; foreground mask of Eq. 9 at this temperature, bool), both (z, y, x) on the CPU."""
+    """Return the entropy in nats and the foreground mask of Eq. 9 at this temperature, both (z, y, x) on the CPU."""
     entropy = torch.empty(logits[0].numel())
     mask = torch.empty(logits[0].numel(), dtype=torch.bool)
     for voxels, z in _blocks(logits, None):
@@ -115,37 +115,22 @@ def entropy_map(logits: torch.Tensor, tau: float) -> tuple[torch.Tensor, torch.T
 
 
 @torch.inference_mode()
-def head_gradient(features: torch.Tensor, logits: torch.Tensor, *, with_dice: bool = False) -> torch.Tensor:
-    """(C, F) float64: gradient of the loss at the last 1x1x1 layer, with the argmax as label, without autograd.
+def head_gradient(features: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """Return the gradient of the cross-entropy at the last 1x1x1 layer, with the argmax as label, (C, F) float64.
 
-    features: (F, ...) input of that layer; logits: (C, ...) its output. The loss is the cross-entropy, mean over voxels:
-    G = (1/V) sum_v (p_v - onehot(argmax p_v)) h_v^T. with_dice adds 1 - the mean soft Dice of the foreground classes.
+    features: (F, ...) input of that layer; logits: (C, ...) its output. The loss is the mean over voxels, so that
+    G = (1/V) sum_v (p_v - onehot(argmax p_v)) h_v^T. No autograd is needed.
     """
     h, z = features.reshape(features.shape[0], -1), logits.reshape(logits.shape[0], -1)
     n_classes, n_voxels = z.shape
     label = z.argmax(dim=0)  # a tie with background is background: first index
-    if with_dice:  # d Dice_c / d p_cv = (2 y_cv - Dice_c) / (P_c + Y_c), with Dice_c = 2 I_c / (P_c + Y_c)
-        sums = torch.zeros(3, n_classes, dtype=torch.float64, device=z.device)
-        for voxels, block in _blocks(z, None):
-            p = torch.softmax(block, dim=0)
-            y = torch.nn.functional.one_hot(label[voxels], n_classes).T
-            sums += torch.stack(
-                [(p * y).sum(dim=1, dtype=torch.float64), p.sum(dim=1, dtype=torch.float64), y.sum(dim=1).double()]
-            )
-        intersection, size = sums[0], (sums[1] + sums[2]).clamp(min=1e-8)
-        dice = 2 * intersection / size
-        weight = torch.where(torch.arange(n_classes, device=z.device) > 0, 1 / (size * (n_classes - 1)), 0.0)
     total = torch.zeros(n_classes, h.shape[0], dtype=torch.float64, device=z.device)
     for voxels, block in _blocks(z, None):
         p = torch.softmax(block, dim=0)
         y = torch.nn.functional.one_hot(label[voxels], n_classes).T
         slope = (p - y) / n_voxels
-        if with_dice:
-            by_p = -((2 * y - dice[:, None]) * weight[:, None]).float()
-            slope += p * (by_p - (p * by_p).sum(dim=0))  # through the softmax
-        with torch.autocast(
-            z.device.type, enabled=False
-        ):  # nnU-Net's windows run in float16 on a GPU; slopes are below it
+        # nnU-Net's windows run in float16 on a GPU, in which the slopes would vanish
+        with torch.autocast(z.device.type, enabled=False):
             total += (slope @ h[:, voxels].float().T).double()
     return total
 
@@ -153,7 +138,7 @@ def head_gradient(features: torch.Tensor, logits: torch.Tensor, *, with_dice: bo
 class SoftmaxMoments:
     """Mean and spread over several predictions of one case, added one at a time (Welford), in float32 on the CPU.
 
-    Holds C x V values, twice if the spread is asked for: a case, not a pool, must fit into memory.
+    It holds C x V values, or twice as many with the spread, so one case must fit into memory.
     """
 
     def __init__(self, *, spread: bool) -> None:
@@ -164,7 +149,7 @@ class SoftmaxMoments:
 
     @torch.inference_mode()
     def add(self, logits: torch.Tensor, *, device: torch.device | None = None) -> None:
-        """One more prediction of the same case. logits: (C, z, y, x)."""
+        """Add a prediction of the same case. logits: (C, z, y, x)."""
         if self.mean is None:
             shape = (logits.shape[0], logits[0].numel())
             self.mean = torch.zeros(shape)
@@ -179,7 +164,7 @@ class SoftmaxMoments:
                 self.squares[:, voxels] += difference * (p - mean)
 
     def mean_spread(self) -> float:
-        """Mean over voxels and classes of the population SD over the predictions."""
+        """Return the mean over voxels and classes of the population SD over the predictions."""
         assert self.squares is not None
         total = sum(
             float((block / self.n).sqrt().sum(dtype=torch.float64))
@@ -188,7 +173,7 @@ class SoftmaxMoments:
         return total / self.squares.numel()
 
     def entropies(self) -> EntropyHistogram:
-        """Of the mean prediction."""
+        """Return the histogram of the voxel entropies of the mean prediction."""
         assert self.mean is not None
         histogram = EntropyHistogram(self.mean.shape[0])
         for p in self.mean.split(VOXELS_PER_BLOCK, dim=1):
@@ -197,7 +182,7 @@ class SoftmaxMoments:
 
 
 class EntropyHistogram:
-    """Voxel entropies in bits, in ENTROPY_BINS bins of equal width on [0, log2 C]: how many, and their sum."""
+    """Counts and sums of voxel entropies, in bits, in ENTROPY_BINS bins of equal width on [0, log2 C]."""
 
     def __init__(self, n_classes: int) -> None:
         self.highest_possible = float(np.log2(n_classes))
@@ -206,7 +191,7 @@ class EntropyHistogram:
         self.lowest, self.highest, self.n_lowest = np.inf, -np.inf, 0  # exact; n_lowest: how many are the lowest
 
     def add(self, nats: torch.Tensor) -> None:
-        """Entropies of some voxels, in nats."""
+        """Add the entropies of some voxels, given in nats."""
         bits = np.clip(nats.double().cpu().numpy() / np.log(2), 0.0, self.highest_possible)
         index = np.minimum((bits * (ENTROPY_BINS / self.highest_possible)).astype(np.int64), ENTROPY_BINS - 1)
         self.counts += np.bincount(index, minlength=ENTROPY_BINS)
@@ -218,10 +203,11 @@ class EntropyHistogram:
         self.highest = max(self.highest, float(bits.max()))
 
     def mean_above_first_peak(self, bins: int = 100) -> float:
-        """Mean of the entropies above lambda, in bits; 0 if there is none (GAUA of UGTST).
+        """Return the mean of the entropies above lambda, in bits, or 0 if there is none (GAUA of UGTST).
 
-        lambda is the left edge of the first interior local maximum of a histogram of `bins` bins on [min, max] of the
-        entropies, or their minimum if there is no such maximum.
+        lambda is the left edge of the first peak of the histogram, or the minimum of the entropies if it has no peak.
+        The histogram has `bins` bins from the minimum to the maximum of the entropies; a peak is an interior local
+        maximum.
         """
         if not self.lowest < self.highest:
             return 0.0
@@ -233,12 +219,3 @@ class EntropyHistogram:
             return float((sums.sum() - self.n_lowest * self.lowest) / (counts.sum() - self.n_lowest))
         above = entropies > edges[peaks[0]]
         return float(sums[above].sum() / counts[above].sum()) if above.any() else 0.0
-
-
-def entropy_histogram(logits: torch.Tensor, *, device: torch.device | None = None) -> EntropyHistogram:
-    """Of one prediction."""
-    histogram = EntropyHistogram(logits.shape[0])
-    with torch.inference_mode():
-        for _, z in _blocks(logits, device):
-            histogram.add(_exponentials(z, z.amax(dim=0))[2])
-    return histogram

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 import numpy as np
 
 from nnunet_assft.active.context import Context
-from nnunet_assft.active.paths import COMMITTEE
 from nnunet_assft.active.state import Model
 from nnunet_assft.active.training.stages import fine_tune
 from nnunet_assft.active.training.training_set import Stage
 from nnunet_assft.runtime.files import read_json
+from nnunet_assft.trainers.folds import COMMITTEE
 
 
 def train_committee(context: Context, r: int) -> dict[str, Model]:

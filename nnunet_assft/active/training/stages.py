@@ -8,18 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from tqdm import tqdm
 
 from nnunet_assft.active.context import Context
-from nnunet_assft.active.paths import TRAINERS, fold_of
 from nnunet_assft.active.state import Model
 from nnunet_assft.active.training.checkpoints import load_weights, weights_sha256
 from nnunet_assft.active.training.training_set import Stage, write_training_set
-from nnunet_assft.nnunet_names import register
 from nnunet_assft.planning.planner import CONFIGURATION
 from nnunet_assft.runtime.cached import cached, claim, is_claimed, set_aside
 from nnunet_assft.runtime.processes import let_workers_die_with_us
+from nnunet_assft.trainers import assft_trainers
+from nnunet_assft.trainers.folds import TRAINERS, fold_of
 
 
 def fine_tune(context: Context, stage: Stage) -> Model:
@@ -37,8 +36,8 @@ def fine_tune(context: Context, stage: Stage) -> Model:
 def train_stage(context: Context, stage: Stage, content: dict[str, Any]) -> Model:
     """Train one stage, or go on with it from nnU-Net's latest checkpoint, or find it done.
 
-    content: of the stage file. A training on another set (a label was replaced, the round was planned anew) is set aside
-    and never resumed.
+    content: of the stage file. A training on another set (a label was replaced, the round was planned anew) is set
+    aside and never resumed.
     """
     paths = context.paths
     checkpoint = paths.checkpoint(stage.round, stage.name)
@@ -54,9 +53,8 @@ def train_stage(context: Context, stage: Stage, content: dict[str, Any]) -> Mode
 
 
 def _run_training(context: Context, stage: Stage, fold: Path) -> None:
-    register()
     let_workers_die_with_us()
-    trainer_class = recursive_find_trainer_class_by_name(TRAINERS[stage.name])
+    trainer_class = getattr(assft_trainers, TRAINERS[stage.name])
     latest = fold / "checkpoint_latest.pth"
     plans = {**context.plans, "continue_training": latest.is_file()}
     number = fold_of(stage.round, stage.name)

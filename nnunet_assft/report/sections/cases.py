@@ -10,18 +10,18 @@ from nnunet_assft.report.images import (
     load_volume,
     queried_cases,
     why_no_images,
-    window_of,
 )
 from nnunet_assft.report.material import Material
 from nnunet_assft.report.overlay import overlay_plot
 from nnunet_assft.report.sections.base import Section, query_warning
+from nnunet_assft.volumes.display import window_of
 
 
 def section(material: Material) -> Section:
     title, why = "Queried cases", why_no_images(material.dataset)
     if why:
         return Section("cases", title, missing=(why,))
-    chosen, window = queried_cases(material), window_of(material.dataset.dataset_json)
+    chosen, window = queried_cases(material), window_of(material.dataset)
     plots, missing = [], []
     for i, queried in enumerate(tqdm(chosen, desc="overlays", unit="case", leave=False)):
         try:

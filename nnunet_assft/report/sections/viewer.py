@@ -14,10 +14,10 @@ from nnunet_assft.report.images import (
     nifti_base64,
     queried_cases,
     why_no_images,
-    window_of,
 )
 from nnunet_assft.report.material import Material
 from nnunet_assft.report.sections.base import Section, query_warning
+from nnunet_assft.volumes.display import window_of
 
 MAX_VIEWER_VOXELS = 2_300_000  # of a volume, about 130 x 130 x 130
 MAX_VIEWER_BYTES = 20_000_000  # of all volumes in the page, as base64
@@ -28,7 +28,7 @@ def section(material: Material) -> Section:
     if why:
         return Section("viewer", title, missing=(why,))
     chosen = queried_cases(material)
-    shown = tuple(viewer_cases(chosen, window_of(material.dataset.dataset_json)))
+    shown = tuple(viewer_cases(chosen, window_of(material.dataset)))
     text = (
         f"{len(shown)} of the cases above, on a grid of at most {MAX_VIEWER_VOXELS / 1e6:.1f} million voxels (about "
         f"130 x 130 x 130) with 8 bits each; at most {MAX_CASES} cases and {MAX_VIEWER_BYTES // 10**6} MB. "
@@ -46,7 +46,7 @@ def viewer_cases(
 ) -> list[ViewerCase]:
     """The first cases whose volumes take at most max_bytes together. A case that cannot be read is left out.
 
-    window: see `grey_range`.
+    window: see `volumes.display`.
     """
     found: list[ViewerCase] = []
     total = 0

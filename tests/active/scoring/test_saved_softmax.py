@@ -1,4 +1,4 @@
-"""Saved softmax outputs: sums worked by hand, the crop of nnU-Net's own export, and every kind of file that cannot be used."""
+"""Saved softmax outputs: sums worked by hand, the crop of nnU-Net's own export, every kind of file that is unusable."""
 
 import csv
 import json
@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import zipfile
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import astuple
 from pathlib import Path
 
@@ -17,8 +16,9 @@ import numpy as np
 import pytest
 
 from nnunet_assft.active.metrics import VoxelSums, dkd, query_score, temperature, voxel_sums
-from nnunet_assft.active.scoring import saved_softmax
-from nnunet_assft.active.scoring.saved_softmax import B2ND, NPZ, read_embeddings, score_file, score_folder
+from nnunet_assft.active.scoring import saved_softmax, softmax_files
+from nnunet_assft.active.scoring.saved_softmax import read_embeddings, score_file, score_folder
+from nnunet_assft.active.scoring.softmax_files import B2ND, NPZ, bytes_held, open_softmax, slabs
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.files import write_csv
 
@@ -54,7 +54,7 @@ def save(folder: Path, case: str, probs: np.ndarray, ending: str = NPZ, **files:
 @pytest.fixture(params=[NPZ, B2ND])
 def ending(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both kinds of file; a b2nd is read one slice at a time."""
-    monkeypatch.setattr(saved_softmax, "SLAB_BYTES", 1)
+    monkeypatch.setattr(softmax_files, "SLAB_BYTES", 1)
     return str(request.param)
 
 
@@ -74,7 +74,7 @@ def padded(inside: np.ndarray, shape: tuple[int, ...], start: tuple[int, ...]) -
     return probs
 
 
-# Values -----------------------------------------------------------------------------------------------------------------
+# Values ------------------------------------------------------------------------------------------------------------
 
 
 def test_the_columns_of_four_voxels_worked_by_hand(tmp_path, ending):
@@ -123,8 +123,8 @@ def test_a_case_without_foreground_scores_zero(tmp_path):
 @pytest.mark.parametrize("slices", [1, 3, 7])
 def test_npz_b2nd_and_the_array_itself_have_the_same_sums(tmp_path, monkeypatch, dtype, chunks, slices):
     probs = softmax(0, shape=(7, 6, 5)).astype(dtype)
-    monkeypatch.setattr(saved_softmax, "SLAB_BYTES", slices * probs[:, 0].nbytes)
-    read = list(saved_softmax._slabs(saved_softmax._open_b2nd(save(tmp_path, "b", probs, B2ND, chunks=chunks))))
+    monkeypatch.setattr(softmax_files, "SLAB_BYTES", slices * probs[:, 0].nbytes)
+    read = list(slabs(open_softmax(save(tmp_path, "b", probs, B2ND, chunks=chunks))))
     assert [slab.shape[1] for slab in read] == {1: [1] * 7, 3: [3, 3, 1], 7: [7]}[slices]
     expected = voxel_sums(probs, 2.0)
     assert score_file(save(tmp_path, "a", probs), 2.0).sums == expected
@@ -134,13 +134,13 @@ def test_npz_b2nd_and_the_array_itself_have_the_same_sums(tmp_path, monkeypatch,
 PEAK = """
 import re, sys
 from pathlib import Path
-from nnunet_assft.active.scoring import saved_softmax
+from nnunet_assft.active.scoring import saved_softmax, softmax_files
 
 def peak_after(file):
     assert saved_softmax.score_file(Path(file), 2.0).cropped
     return 1024 * int(re.search("VmHWM: *([0-9]+) kB", Path("/proc/self/status").read_text().replace(chr(9), " "))[1])
 
-saved_softmax.SLAB_BYTES = 2**22
+softmax_files.SLAB_BYTES = 2**22
 few, many = map(peak_after, sys.argv[1:])
 print(many - few)
 """
@@ -161,7 +161,7 @@ def test_a_b2nd_is_never_held_whole_and_an_npz_only_once(tmp_path, ending):
     assert int(done.stdout) < {B2ND: 0.25, NPZ: 1.2}[ending] * probs.nbytes
 
 
-# The crop ---------------------------------------------------------------------------------------------------------------
+# The crop ----------------------------------------------------------------------------------------------------------
 
 
 def test_the_crop_is_cut_in_transposed_axes(tmp_path, ending):
@@ -299,7 +299,7 @@ def test_plans_that_are_not_nnunets_stop_everything(tmp_path, text):
         score_folder(tmp_path, 1, 5)
 
 
-# Files that cannot be used ----------------------------------------------------------------------------------------------
+# Files that cannot be used -----------------------------------------------------------------------------------------
 
 
 def break_file(folder: Path, kind: str, ending: str = NPZ) -> None:
@@ -394,7 +394,7 @@ def test_a_file_cut_off_anywhere_is_a_finding(tmp_path, ending):
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # of a NaN in float16
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_a_byte_that_changed_is_a_finding_or_too_small_to_matter(tmp_path, ending, dtype):
-    """An npz has checksums, a b2nd has none: there a change may pass that leaves a softmax within the tolerance of voxel_sums."""
+    """An npz has checksums, a b2nd has none: a change that leaves a softmax within the tolerance may pass there."""
     probs = softmax(0, shape=(8, 16, 16)).astype(dtype)
     file = save(tmp_path, "a", probs, ending)
     content = file.read_bytes()
@@ -403,11 +403,12 @@ def test_a_byte_that_changed_is_a_finding_or_too_small_to_matter(tmp_path, endin
     positions = [*range(0, 400, 3), *range(400, len(content), 149)]
     for position in positions:
         file.write_bytes(content[:position] + bytes([content[position] ^ 0x24]) + content[position + 1 :])
-        _, result = saved_softmax._score_or_say_why(2.0, file)
-        if isinstance(result, str):
+        try:
+            sums = saved_softmax._score_or_say_why(2.0, file).sums
+        except AssftError:
             n_findings += 1
         else:
-            assert flat(result.sums)[:3] == pytest.approx(flat(expected)[:3], rel=1e-12 if ending == NPZ else 1e-3)
+            assert flat(sums)[:3] == pytest.approx(flat(expected)[:3], rel=1e-12 if ending == NPZ else 1e-3)
     assert n_findings > len(positions) // 4
 
 
@@ -420,17 +421,6 @@ def test_a_case_too_large_for_the_memory_is_a_finding(tmp_path, monkeypatch, end
     monkeypatch.setattr(np, "load", no_memory)
     monkeypatch.setattr(blosc2, "open", no_memory)
     assert "-np 1" in score_folder(tmp_path, 1, 5).findings["a"]
-
-
-def test_a_killed_process_is_an_error_that_says_what_to_do(tmp_path, monkeypatch):
-    save(tmp_path, "a", softmax(0))
-
-    def killed(*_: object, **__: object) -> None:
-        raise BrokenProcessPool
-
-    monkeypatch.setattr(saved_softmax, "map_cases", killed)
-    with pytest.raises(AssftError, match="try -np 1"):
-        score_folder(tmp_path, 1, 5, num_processes=4)
 
 
 def test_a_folder_without_a_case_is_an_error(tmp_path):
@@ -447,7 +437,7 @@ def test_a_round_outside_is_an_error(tmp_path, r):
         score_folder(tmp_path, r, 5)
 
 
-# Embeddings -------------------------------------------------------------------------------------------------------------
+# Embeddings --------------------------------------------------------------------------------------------------------
 
 
 def save_embeddings(file: Path, ids: list[str], /, **other: object) -> tuple[np.ndarray, np.ndarray]:
@@ -515,7 +505,7 @@ def test_an_embeddings_file_that_is_none_is_refused(tmp_path):
         read_embeddings(tmp_path / "e.npz", [str(i) for i in range(8)])
 
 
-# The file ---------------------------------------------------------------------------------------------------------------
+# The file ----------------------------------------------------------------------------------------------------------
 
 
 def test_the_csv_is_sorted_and_exact(tmp_path):
@@ -532,27 +522,15 @@ def test_the_csv_is_sorted_and_exact(tmp_path):
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["scores.csv"]
 
 
-def test_processes_are_limited_by_cores_data_and_memory(tmp_path, monkeypatch):
-    file = save(tmp_path, "a", softmax(0, shape=(10, 100, 100)))
-    unpacked = 4 * 3 * 10 * 100 * 100 + 128
-    assert saved_softmax._default_processes([file]) == 1
-    monkeypatch.setattr(saved_softmax.os, "cpu_count", lambda: 8)
-    monkeypatch.setattr(saved_softmax, "BYTES_PER_PROCESS", file.stat().st_size)
-    monkeypatch.setattr(saved_softmax, "PROCESS_MEMORY", unpacked)
-    many = [file.with_name(f"{i}.npz") for i in range(20)]
-    for other in many:
-        other.hardlink_to(file)
-
-    def with_memory(size: int) -> int:
-        monkeypatch.setattr(saved_softmax.os, "sysconf", lambda name: 1 if name == "SC_PAGE_SIZE" else size)
-        return saved_softmax._default_processes(many)
-
-    assert with_memory(13 * unpacked) == 3  # half of it, for a process and a case each
-    assert with_memory(10**6 * unpacked) == 8
-    assert with_memory(0) == 1
-    many = [save(tmp_path, "b", softmax(0, shape=(10, 100, 100)), B2ND)] * 20
-    monkeypatch.setattr(saved_softmax, "SLAB_BYTES", unpacked // 4)
-    assert with_memory(13 * unpacked) == 4  # for a process and two slabs each
-    (tmp_path / "a.npz").write_bytes(b"damaged" * unpacked)
-    many.append(tmp_path / "a.npz")
-    assert with_memory(13 * unpacked) == 1
+def test_the_number_of_processes_follows_from_the_size_of_the_files(tmp_path, monkeypatch):
+    """An npz is unpacked as a whole; of a b2nd, two slabs are held; a damaged npz counts with its size."""
+    probs = softmax(0, shape=(10, 100, 100))
+    files = [save(tmp_path, "a", probs), save(tmp_path, "b", probs, B2ND)]
+    assert [bytes_held(file) for file in files] == [probs.nbytes + 128, 2 * softmax_files.SLAB_BYTES]
+    asked = []
+    monkeypatch.setattr(saved_softmax, "number_of_processes", lambda n, **sizes: asked.append((n, sizes)) or 1)
+    score_folder(tmp_path, 1, 5, num_processes=3)
+    total = sum(file.stat().st_size for file in files)
+    assert asked == [(3, {"total_bytes": total, "bytes_per_process": 2 * softmax_files.SLAB_BYTES})]
+    files[0].write_bytes(b"damaged")
+    assert bytes_held(files[0]) == 7

@@ -1,8 +1,6 @@
 """One forward pass per case, held against nnU-Net's own predictor and against sums taken from a whole softmax."""
 
 import dataclasses
-import io
-import itertools
 import math
 from collections.abc import Sequence
 
@@ -14,13 +12,13 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnunet_assft.active.context import open_context
 from nnunet_assft.active.scoring import records
-from nnunet_assft.active.scoring import scorer as inference
-from nnunet_assft.active.scoring.scorer import STATISTICS, CaseRecord, Request, Scorer
-from nnunet_assft.active.scoring.statistics import compute_record
+from nnunet_assft.active.scoring import scorer as scorer_module
+from nnunet_assft.active.scoring.case_record import CaseRecord, ScoringRequest
+from nnunet_assft.active.scoring.case_statistics import STATISTICS, compute_record
+from nnunet_assft.active.scoring.scorer import Scorer
 from nnunet_assft.active.scoring.views import intensity_views
-from nnunet_assft.active.scoring.voxel_statistics import voxel_sums_of_logits
 from nnunet_assft.active.state import Model
-from nnunet_assft.active.training.stages import load_weights
+from nnunet_assft.active.training.checkpoints import load_weights
 from nnunet_assft.errors import AssftError
 from nnunet_assft.planning.preprocessing import load_image, load_properties
 from nnunet_assft.runtime.files import write_json
@@ -28,7 +26,6 @@ from tests.active.scoring.test_voxel_statistics import (
     assert_equal_sums,
     autograd,
     literal_mean_above_first_peak,
-    random_logits,
     softmax_of,
     sums_of_softmax,
 )
@@ -38,95 +35,7 @@ CPU = torch.device("cpu")
 PATCH = (16, 32, 32)  # what is planned for the blobs
 
 
-# CaseRecord ------------------------------------------------------------------------------------------------------------
-
-MADE_FROM = {"model": "0f" * 32, "tau": 1.97609}
-
-
-def big_record() -> CaseRecord:
-    """The largest that exists: CT-FM's 512 features, 26 classes of millions of voxels."""
-    embedding = np.random.default_rng(0).normal(size=512)
-    logits = random_logits(26, torch.float32)
-    sums = voxel_sums_of_logits(logits, 2.0)
-    return CaseRecord(
-        "case_1", embedding, dataclasses.replace(sums, class_voxels=tuple(n + 10**8 for n in sums.class_voxels))
-    )
-
-
-@pytest.mark.parametrize("with_sums", [True, False])
-def test_a_record_is_read_as_it_was_written(tmp_path, with_sums):
-    record = big_record() if with_sums else CaseRecord("case_1", np.array([0.1, 1e-300, -3.0]), None)
-    record.save(tmp_path / "records" / "case_1.npz", MADE_FROM)
-    found = CaseRecord.load(tmp_path / "records" / "case_1.npz", MADE_FROM)
-    assert found is not None
-    assert (found.case, found.sums) == (record.case, record.sums)
-    assert found.embedding.dtype == np.float64
-    np.testing.assert_array_equal(found.embedding, record.embedding)
-    assert [file.name for file in (tmp_path / "records").iterdir()] == ["case_1.npz"]
-
-
-def test_a_record_is_a_few_kilobytes(tmp_path):
-    big_record().save(tmp_path / "case_1.npz", MADE_FROM)
-    assert (tmp_path / "case_1.npz").stat().st_size < 8000
-
-
-def test_a_record_with_statistics_is_read_as_it_was_written_and_is_small(tmp_path):
-    rng = np.random.default_rng(1)
-    shapes = {
-        "class_entropies": (26,),
-        "committee_spread": (),
-        "gradients": (26, 32),
-        "mirror_spread": (),
-        "peak_entropy": (),
-    }
-    assert shapes.keys() == STATISTICS.keys()
-    record = dataclasses.replace(
-        big_record(), statistics={name: np.asarray(rng.normal(size=shape)) for name, shape in shapes.items()}
-    )
-    record.save(tmp_path / "case_1.npz", MADE_FROM)
-    assert (tmp_path / "case_1.npz").stat().st_size < 64000
-    found = CaseRecord.load(tmp_path / "case_1.npz", MADE_FROM)
-    assert found is not None
-    assert found.sums == record.sums
-    assert found.embedding.tobytes() == record.embedding.tobytes()
-    assert found.statistics.keys() == shapes.keys()
-    for name, value in record.statistics.items():
-        assert (found.statistics[name].shape, found.statistics[name].dtype) == (value.shape, value.dtype)
-        assert found.statistics[name].tobytes() == value.tobytes()
-
-
-@pytest.mark.parametrize(
-    "other", [{**MADE_FROM, "model": "1f" * 32}, {**MADE_FROM, "tau": 3.0}, {"model": MADE_FROM["model"]}]
-)
-def test_a_record_made_from_something_else_is_not_taken(tmp_path, other):
-    big_record().save(tmp_path / "case_1.npz", MADE_FROM)
-    assert CaseRecord.load(tmp_path / "case_1.npz", other) is None
-
-
-def test_no_file_no_record(tmp_path):
-    assert CaseRecord.load(tmp_path / "case_1.npz", MADE_FROM) is None
-
-
-@pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.9, 0.999])
-def test_a_truncated_record_is_none(tmp_path, share):
-    file = tmp_path / "case_1.npz"
-    big_record().save(file, MADE_FROM)
-    content = file.read_bytes()
-    file.write_bytes(content[: int(share * len(content))])
-    assert CaseRecord.load(file, MADE_FROM) is None
-
-
-@pytest.mark.parametrize("content", [b"not a record at all", None])
-def test_a_file_of_another_kind_is_none(tmp_path, content):
-    if content is None:  # a sound npz of someone else
-        buffer = io.BytesIO()
-        np.savez(buffer, something=np.zeros(3))
-        content = buffer.getvalue()
-    (tmp_path / "case_1.npz").write_bytes(content)
-    assert CaseRecord.load(tmp_path / "case_1.npz", MADE_FROM) is None
-
-
-# Scorer ----------------------------------------------------------------------------------------------------------------
+# Scorer ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +119,7 @@ def bottleneck_mean(scorer: Scorer, window: np.ndarray) -> np.ndarray:
 
 def test_the_embedding_of_one_window_is_the_mean_of_the_bottleneck(scorer):
     image = random_image(*PATCH)
-    embedding = compute_record(scorer, "a", image, Request(2.0)).embedding
+    embedding = compute_record(scorer, "a", image, ScoringRequest(2.0)).embedding
     assert embedding.shape == (64,)
     assert embedding.dtype == np.float64
     np.testing.assert_allclose(embedding, bottleneck_mean(scorer, image), rtol=1e-6)
@@ -229,14 +138,16 @@ def test_the_embedding_of_a_large_image_is_the_mean_over_its_windows(scorer):
     slicers = scorer.predictor._internal_get_sliding_window_slicers(image.shape[1:])
     assert sorted((s[1].start, s[2].start, s[3].start) for s in slicers) == [(z, 0, x) for z in (0, 8) for x in (0, 16)]
     expected = np.mean([bottleneck_mean(scorer, np.ascontiguousarray(window)) for window in windows], axis=0)
-    np.testing.assert_allclose(compute_record(scorer, "a", image, Request(2.0)).embedding, expected, rtol=1e-6)
+    np.testing.assert_allclose(compute_record(scorer, "a", image, ScoringRequest(2.0)).embedding, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(16, 32, 32), (12, 20, 30), (24, 32, 48)])
 def test_embed_gives_the_embedding_of_record(scorer, shape):
     image = random_image(*shape)
     alone = scorer.embed("a", image)
-    np.testing.assert_allclose(alone.embedding, compute_record(scorer, "a", image, Request(2.0)).embedding, rtol=1e-12)
+    np.testing.assert_allclose(
+        alone.embedding, compute_record(scorer, "a", image, ScoringRequest(2.0)).embedding, rtol=1e-12
+    )
     assert alone.sums is None
 
 
@@ -246,7 +157,7 @@ def test_the_sums_are_those_of_nnunets_own_logits(scorer, predictor, shape, monk
     image = random_image(*shape)
     logits = predictor(mirroring=False).predict_sliding_window_return_logits(torch.from_numpy(image))
     assert logits.shape == (3, *shape)
-    record = compute_record(scorer, "a", image, Request(1.7))
+    record = compute_record(scorer, "a", image, ScoringRequest(1.7))
     assert_equal_sums(record.sums, sums_of_softmax(logits, 1.7))
     assert record.sums.voxels == np.prod(shape)  # the padding is not counted
 
@@ -266,17 +177,6 @@ def test_windows_in_batches_have_the_logits_of_windows_alone(scorer, monkeypatch
     )  # which tells images apart
 
 
-@pytest.mark.parametrize("second", ["order", "strict"])
-def test_the_request_says_what_the_second_probability_is(planned, second):
-    context, weights, _ = planned
-    for name in ("decoder.heads.3.weight", "decoder.heads.3.bias"):
-        weights[name][2] = weights[name][1]  # the two structures are tied in every voxel
-    scorer, image = Scorer(context.plans, context.dataset.dataset_json, weights, CPU), random_image(*PATCH)
-    sums = compute_record(scorer, "a", image, Request(1.7, second)).sums
-    assert_equal_sums(sums, sums_of_softmax(scorer.logits(image), 1.7, second))
-    assert (sums.foreground_margin_sum > 0) == (second == "strict")
-
-
 @pytest.mark.parametrize("mirroring", [False, True])
 def test_segment_equals_nnunets_prediction_of_the_raw_image(planned, scorer, predictor, mirroring):
     context, _, raw = planned
@@ -292,10 +192,10 @@ def test_segment_equals_nnunets_prediction_of_the_raw_image(planned, scorer, pre
 def test_mirroring_ends_with_the_segmentation_it_was_asked_for(planned, scorer):
     context, _, _ = planned
     image = load_image(context.image_folder, "case_00")
-    before = compute_record(scorer, "case_00", image, Request(2.0))
+    before = compute_record(scorer, "case_00", image, ScoringRequest(2.0))
     mirrored = scorer.logits(image, mirroring=True)
     assert not torch.equal(mirrored, scorer.logits(image))
-    after = compute_record(scorer, "case_00", image, Request(2.0))
+    after = compute_record(scorer, "case_00", image, ScoringRequest(2.0))
     assert after.sums == before.sums
     np.testing.assert_array_equal(after.embedding, before.embedding)
 
@@ -306,7 +206,7 @@ def test_weights_that_are_not_finite_are_refused_with_the_case(planned, key):
     weights[key].fill_(torch.nan)
     broken = Scorer(context.plans, context.dataset.dataset_json, weights, CPU)
     with pytest.raises(AssftError, match="case case_05 is not finite"):
-        compute_record(broken, "case_05", random_image(*PATCH), Request(2.0))
+        compute_record(broken, "case_05", random_image(*PATCH), ScoringRequest(2.0))
 
 
 def test_an_embedding_that_is_not_finite_is_refused_with_the_case(planned):
@@ -317,7 +217,7 @@ def test_an_embedding_that_is_not_finite_is_refused_with_the_case(planned):
         broken.embed("case_05", random_image(*PATCH))
 
 
-# Statistics ------------------------------------------------------------------------------------------------------------
+# Statistics --------------------------------------------------------------------------------------------------------
 
 LARGE = (24, 32, 48)  # four windows: z at 0 and 8, y at 0, x at 0 and 16
 ALONE = tuple(name for name in STATISTICS if name != "committee_spread")  # those of one network
@@ -337,7 +237,9 @@ def other_scorer(planned, seed: int) -> Scorer:
 
 
 def statistic(scorer: Scorer, image: np.ndarray, name: str, committee: Sequence[Scorer] = (), **request) -> np.ndarray:
-    return compute_record(scorer, "a", image, Request(2.0, statistics=(name,), **request), committee).statistics[name]
+    return compute_record(scorer, "a", image, ScoringRequest(2.0, statistics=(name,), **request), committee).statistics[
+        name
+    ]
 
 
 def bits_of(softmax: np.ndarray) -> np.ndarray:
@@ -347,10 +249,10 @@ def bits_of(softmax: np.ndarray) -> np.ndarray:
 def test_only_what_was_requested_is_computed(scorer, monkeypatch):
     image = random_image(*LARGE)
     with monkeypatch.context() as patch:
-        patch.setattr(inference, "head_gradient", None)
-        plain = compute_record(scorer, "a", image, Request(2.0))
+        patch.setattr(scorer_module, "head_gradient", None)
+        plain = compute_record(scorer, "a", image, ScoringRequest(2.0))
     assert plain.statistics == {}
-    record = compute_record(scorer, "a", image, Request(2.0, statistics=("class_entropies", "gradients")))
+    record = compute_record(scorer, "a", image, ScoringRequest(2.0, statistics=("class_entropies", "gradients")))
     assert list(record.statistics) == ["class_entropies", "gradients"]
     assert all(value.dtype == np.float64 for value in record.statistics.values())
     assert record.sums == plain.sums
@@ -360,11 +262,9 @@ def test_only_what_was_requested_is_computed(scorer, monkeypatch):
 @pytest.mark.parametrize(
     ("request_", "passes"),
     [
-        (Request(2.0), 1),
-        (Request(2.0, statistics=("class_entropies", "gradients"), badge_loss="ce+dice"), 1),
-        (Request(2.0, statistics=("mirror_spread",)), 1 + 7),
-        (Request(2.0, statistics=("peak_entropy",)), 1 + 8),
-        (Request(2.0, statistics=("peak_entropy",), ugtst_entropy="single"), 1),
+        (ScoringRequest(2.0), 1),
+        (ScoringRequest(2.0, statistics=("class_entropies", "gradients")), 1),
+        (ScoringRequest(2.0, statistics=("peak_entropy",)), 1 + 8),
     ],
 )
 def test_passes_through_the_network(scorer, request_, passes):
@@ -375,28 +275,9 @@ def test_passes_through_the_network(scorer, request_, passes):
 
 
 def test_nothing_is_collected_after_a_record(scorer):
-    compute_record(scorer, "a", random_image(*PATCH), Request(2.0, statistics=ALONE))
+    compute_record(scorer, "a", random_image(*PATCH), ScoringRequest(2.0, statistics=ALONE))
     assert scorer.predictor.before_windows == []
     assert not any(module._forward_hooks for module in scorer.network.modules())
-
-
-def test_mirror_spread_is_the_sd_over_the_flipped_images(scorer):
-    image = random_image(13, 32, 40)  # padded by 1 and 2 along z, two windows along x
-    predictions = []
-    for flips in itertools.product((False, True), repeat=3):
-        axes = tuple(axis for axis, flip in zip((1, 2, 3), flips, strict=True) if flip)
-        predictions.append(np.flip(softmax_of(scorer.logits(np.flip(image, axes).copy())), axes))
-    expected = np.std(predictions, axis=0).mean()
-    assert expected > 1e-3
-    assert statistic(scorer, image, "mirror_spread") == pytest.approx(expected, rel=1e-4)
-
-
-def test_peak_entropy_of_the_plain_image(scorer):
-    image = random_image(*LARGE)
-    bits = bits_of(softmax_of(scorer.logits(image)))
-    found = statistic(scorer, image, "peak_entropy", ugtst_entropy="single")
-    assert found == pytest.approx(literal_mean_above_first_peak(bits), abs=1e-4)
-    assert found > bits.mean() + 1e-3
 
 
 @pytest.mark.parametrize("seed", [(0, 1), (0, 2)])
@@ -438,12 +319,11 @@ def test_gradients_are_the_mean_of_those_of_the_windows(scorer):
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5 * abs(expected).max())
 
 
-@pytest.mark.parametrize("loss", ["ce", "ce+dice"])
-def test_gradients_of_a_small_image_are_those_of_autograd_over_the_padded_window(scorer, loss):
+def test_gradients_of_a_small_image_are_those_of_autograd_over_the_padded_window(scorer):
     image = random_image(12, 32, 26)
     features = features_of(scorer, np.pad(image, ((0, 0), (2, 2), (0, 0), (3, 3))))
-    expected = autograd(scorer.network.decoder.heads[-1], features, loss == "ce+dice")
-    found = statistic(scorer, image, "gradients", badge_loss=loss)
+    expected = autograd(scorer.network.decoder.heads[-1], features)
+    found = statistic(scorer, image, "gradients")
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5 * abs(expected).max())
 
 
@@ -477,13 +357,13 @@ def test_a_statistic_that_is_not_finite_is_refused_with_the_case(planned, scorer
     broken = Scorer(context.plans, context.dataset.dataset_json, weights, CPU)
     with pytest.raises(AssftError, match="case case_05 is not finite"):
         compute_record(
-            scorer, "case_05", random_image(*PATCH), Request(2.0, statistics=("committee_spread",)), [broken]
+            scorer, "case_05", random_image(*PATCH), ScoringRequest(2.0, statistics=("committee_spread",)), [broken]
         )
 
 
 def test_windows_that_are_gone_through_twice_count_once(scorer, capsys):
     """nnU-Net starts again, with the results in another memory, when the first attempt failed half-way."""
-    image, request = random_image(*LARGE), Request(2.0, statistics=("gradients",))
+    image, request = random_image(*LARGE), ScoringRequest(2.0, statistics=("gradients",))
     undisturbed = compute_record(scorer, "a", image, request)
     scorer.predictor.perform_everything_on_device = True
     calls = []
@@ -513,44 +393,34 @@ def asked(monkeypatch):
     """The requests that reached a network; the records of that network say nothing."""
     requests = []
 
-    class Stub:
-        def record(self, case: str, image: np.ndarray, request: Request, committee: Sequence[Scorer]) -> CaseRecord:
-            requests.append(request)
-            return CaseRecord(case, np.array([1.0]), None)
+    def compute(
+        scorer: Scorer, case: str, image: np.ndarray, request: ScoringRequest, committee: Sequence[Scorer]
+    ) -> CaseRecord:
+        requests.append(request)
+        return CaseRecord(case, np.array([1.0]), None)
 
-    monkeypatch.setattr(records, "open_scorer", lambda *_: Stub())
+    monkeypatch.setattr(records, "open_scorer", lambda *_: None)
+    monkeypatch.setattr(records, "compute_record", compute)
     return requests
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"tau": 3.0},
-        {"second": "strict"},
-        {"statistics": ("class_entropies",)},
-        {"badge_loss": "ce+dice"},
-        {"ugtst_entropy": "single"},
-        {"seed": (0, 2)},
-    ],
-)
+@pytest.mark.parametrize("change", [{"tau": 3.0}, {"statistics": ("class_entropies",)}, {"seed": (0, 2)}])
 def test_a_record_made_for_another_request_is_not_taken(planned, asked, change):
     context, _, _ = planned
-    first = Request(2.0, statistics=("gradients",), seed=(0, 1))
+    first = ScoringRequest(2.0, statistics=("gradients",), seed=(0, 1))
     other = dataclasses.replace(first, **change)
     assert other != first
     for request in (first, first, other, other):
-        records.score(
-            context, Model("initial", "no file", "0f" * 32), ["case_00"], request, f"other_{next(iter(change))}", ""
-        )
+        model = Model("initial", "no file", "0f" * 32)
+        records.score(context, model, ["case_00"], request, f"other_{next(iter(change))}")
     assert asked == [first, other]
 
 
-def test_a_record_of_another_committee_is_not_taken(planned, asked):
+def test_a_record_of_another_network_or_committee_is_not_taken(planned, asked):
     context, _, _ = planned
-    request = Request(2.0, statistics=("committee_spread",))
-    for digits in ("1f", "1f", "2f", "2f"):
-        committee = {"member_1": Model("member_1", "no file", digits * 32)}
-        records.score(
-            context, Model("initial", "no file", "0f" * 32), ["case_00"], request, "other_committee", "", committee
-        )
-    assert len(asked) == 2
+    request = ScoringRequest(2.0, statistics=("committee_spread",))
+    for of_model, of_member in (("0f", "1f"), ("0f", "1f"), ("0f", "2f"), ("0f", "2f"), ("3f", "2f")):
+        model = Model("initial", "no file", of_model * 32)
+        committee = {"member_1": Model("member_1", "no file", of_member * 32)}
+        records.score(context, model, ["case_00"], request, "other_committee", committee)
+    assert len(asked) == 3

@@ -26,11 +26,6 @@ def test_mirrorings_are_the_seven_subsets_of_the_axes_but_the_empty_one():
     assert sorted(MIRRORINGS) == [(1,), (1, 2), (1, 2, 3), (1, 3), (2,), (2, 3), (3,)]
 
 
-def test_mirrored_images_differ(image: np.ndarray):
-    views = [image, *(np.flip(image, axes) for axes in MIRRORINGS)]
-    assert not any(np.array_equal(a, b) for a, b in itertools.combinations(views, 2))
-
-
 def test_eight_finite_views_of_the_same_kind(image: np.ndarray):
     views = list(intensity_views(image, (0, 1)))
     assert len(views) == INTENSITY_VIEWS == 8

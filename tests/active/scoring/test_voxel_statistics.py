@@ -19,7 +19,6 @@ from nnunet_assft.active.scoring.voxel_statistics import (
     EntropyHistogram,
     SoftmaxMoments,
     class_entropies,
-    entropy_histogram,
     head_gradient,
     margin_of_logits,
     voxel_sums_of_logits,
@@ -34,7 +33,6 @@ class_counts = st.sampled_from([2, 3, 26])
 every_kind = pytest.mark.parametrize(
     ("n_classes", "dtype"), [(c, d) for c in (2, 3, 26) for d in (torch.float16, torch.float32)]
 )
-with_and_without_dice = pytest.mark.parametrize("with_dice", [False, True])
 
 
 def random_logits(
@@ -70,7 +68,7 @@ def random_features(logits: torch.Tensor) -> torch.Tensor:
     return torch.randn(4, *logits.shape[1:], generator=torch.Generator().manual_seed(4))
 
 
-# All of them ------------------------------------------------------------------------------------------------------------
+# All of them -------------------------------------------------------------------------------------------------------
 
 
 def moments_of(logits: torch.Tensor, device: torch.device | None = None) -> SoftmaxMoments:
@@ -85,11 +83,9 @@ NUMBERS: dict[str, Callable[[torch.Tensor], object]] = {
     "class_entropies": class_entropies,
     "margin_of_logits": margin_of_logits,
     "head_gradient": lambda z: head_gradient(random_features(z), z),
-    "head_gradient, features and dice": lambda z: head_gradient(z[:2], z, with_dice=True),
     "SoftmaxMoments, mean": lambda z: moments_of(z).mean,
     "SoftmaxMoments, spread": lambda z: moments_of(z).mean_spread(),
     "SoftmaxMoments, entropies": lambda z: moments_of(z).entropies().mean_above_first_peak(),
-    "entropy_histogram": lambda z: entropy_histogram(z).mean_above_first_peak(),
 }
 
 
@@ -113,7 +109,6 @@ def test_blocks_and_memory_layout_change_nothing_and_logits_are_left_alone(name,
         lambda z, device: voxel_sums_of_logits(z, 2.0, device=device),
         lambda z, device: class_entropies(z, device=device).tolist(),
         lambda z, device: moments_of(z, device).mean_spread(),
-        lambda z, device: entropy_histogram(z, device=device).mean_above_first_peak(),
     ],
 )
 def test_the_computation_is_on_the_device_asked_for(compute):
@@ -125,11 +120,11 @@ def test_the_computation_is_on_the_device_asked_for(compute):
         compute(logits, torch.device("meta"))
 
 
-# voxel_sums_of_logits --------------------------------------------------------------------------------------------------
+# voxel_sums_of_logits ----------------------------------------------------------------------------------------------
 
 
-def sums_of_softmax(logits: torch.Tensor, tau: float, second: str = "order") -> metrics.VoxelSums:
-    return metrics.voxel_sums(torch.softmax(logits.double(), dim=0).numpy(), tau, second=second)
+def sums_of_softmax(logits: torch.Tensor, tau: float) -> metrics.VoxelSums:
+    return metrics.voxel_sums(torch.softmax(logits.double(), dim=0).numpy(), tau)
 
 
 def assert_equal_sums(found: metrics.VoxelSums, expected: metrics.VoxelSums) -> None:
@@ -140,21 +135,12 @@ def assert_equal_sums(found: metrics.VoxelSums, expected: metrics.VoxelSums) -> 
             assert getattr(found, name) == value, name
 
 
-@pytest.mark.parametrize("second", ["order", "strict"])
 @pytest.mark.parametrize("tau", [1.0, 1.97609, 3.0])
 @pytest.mark.parametrize("scale", [1, 40])  # 40: exp(logits) overflows, most probabilities are 0 in float32
 @every_kind
-def test_sums_of_logits_equal_sums_of_their_softmax(n_classes, dtype, scale, tau, second):
+def test_sums_of_logits_equal_sums_of_their_softmax(n_classes, dtype, scale, tau):
     logits = random_logits(n_classes, dtype) * scale
-    assert_equal_sums(voxel_sums_of_logits(logits, tau, second=second), sums_of_softmax(logits, tau, second))
-
-
-@pytest.mark.parametrize("n_classes", [2, 3, 26])
-def test_many_blocks_give_the_same_sums_as_one(n_classes, monkeypatch):
-    logits = random_logits(n_classes, torch.float32)
-    whole = voxel_sums_of_logits(logits, 2.0)
-    monkeypatch.setattr(voxel_statistics, "VOXELS_PER_BLOCK", 11)  # 210 voxels: 19 blocks and one voxel
-    assert_equal_sums(voxel_sums_of_logits(logits, 2.0), whole)
+    assert_equal_sums(voxel_sums_of_logits(logits, tau), sums_of_softmax(logits, tau))
 
 
 def test_a_tie_of_background_and_structure_is_background_worked_by_hand():
@@ -186,14 +172,12 @@ def test_the_second_probability_may_be_that_of_background():
     assert voxel_sums_of_logits(logits, 1.0).foreground_margin_sum == pytest.approx(0.3)
 
 
-@pytest.mark.parametrize(("second", "foreground_margin"), [("order", 0.0), ("strict", 0.15)])
-def test_strict_looks_below_a_tie_of_two_structures(second, foreground_margin):
-    sums = voxel_sums_of_logits(logits_of([[0.1], [0.2], [0.35], [0.35]]), 1.0, second=second)
-    assert sums.foreground_margin_sum == pytest.approx(foreground_margin)
-    assert sums.margin_sum == 0.0  # always the second order statistic
+def test_a_tie_of_two_structures_has_no_margin():
+    sums = voxel_sums_of_logits(logits_of([[0.1], [0.2], [0.35], [0.35]]), 1.0)
+    assert (sums.foreground_voxels, sums.foreground_margin_sum, sums.margin_sum) == (1, 0.0, 0.0)
 
 
-# class_entropies --------------------------------------------------------------------------------------------------------
+# class_entropies ---------------------------------------------------------------------------------------------------
 
 
 @every_kind
@@ -214,7 +198,7 @@ def test_class_entropies_worked_by_hand():
     assert class_entropies(logits_of([[0.5, 0.0], [0.5, 1.0]]).clamp(min=-100)) == pytest.approx([math.log(2) / 4] * 2)
 
 
-# margin_of_logits -------------------------------------------------------------------------------------------------------
+# margin_of_logits --------------------------------------------------------------------------------------------------
 
 
 @every_kind
@@ -234,7 +218,7 @@ def test_the_margin_of_a_tie_is_0():
     assert margin.tolist() == [[[0.0, 0.0, 0.0]]]
 
 
-# head_gradient ----------------------------------------------------------------------------------------------------------
+# head_gradient -----------------------------------------------------------------------------------------------------
 
 
 def test_example_badge():
@@ -245,27 +229,19 @@ def test_example_badge():
     assert float((found**2).sum()) == pytest.approx(given["expected"]["squared_norm"], rel=1e-6)
 
 
-@with_and_without_dice
-def test_gradient_worked_by_hand(with_dice):
-    """Three voxels with argmax 0, 1, 0; of class 1: I = 0.7, P = 1.3, Y = 1."""
+def test_gradient_worked_by_hand():
+    """Three voxels with argmax 0, 1, 0."""
     h = [[1.0, 0.0], [2.0, 1.0], [0.0, 2.0]]
     slope = [0.4 / 3, -0.3 / 3, 0.2 / 3]  # of class 1, voxel by voxel
-    if with_dice:
-        dice = 2 * 0.7 / 2.3
-        slope[0] += dice / 2.3 * 0.4 * 0.6
-        slope[1] -= (2 - dice) / 2.3 * 0.7 * 0.3
-        slope[2] += dice / 2.3 * 0.2 * 0.8
     of_class_1 = [slope[0] + 2 * slope[1], slope[1] + 2 * slope[2]]
-    found = head_gradient(
-        torch.tensor(h).T[:, None, None], logits_of([[0.6, 0.3, 0.8], [0.4, 0.7, 0.2]]), with_dice=with_dice
-    )
+    found = head_gradient(torch.tensor(h).T[:, None, None], logits_of([[0.6, 0.3, 0.8], [0.4, 0.7, 0.2]]))
     np.testing.assert_allclose(found, [[-x for x in of_class_1], of_class_1], rtol=1e-5)
 
 
 def head_and_features(
     rng: np.random.Generator, n_classes: int, absent: list[int]
 ) -> tuple[torch.nn.Conv3d, torch.Tensor]:
-    """A last layer of 4 features whose logits are multiples of 1/2, which all floats hold; `absent` is no voxel's argmax."""
+    """A last layer of 4 features whose logits are multiples of 1/2, which are exact; `absent` is no voxel's argmax."""
     head = torch.nn.Conv3d(4, n_classes, kernel_size=1, bias=True).double()
     with torch.no_grad():
         head.weight.copy_(torch.from_numpy(rng.integers(-1, 2, size=head.weight.shape) / 2))
@@ -274,30 +250,23 @@ def head_and_features(
     return head, torch.from_numpy(rng.integers(-1, 2, size=(4, 3, 4, 5)).astype(np.float64))
 
 
-def autograd(head: torch.nn.Conv3d, features: torch.Tensor, with_dice: bool) -> np.ndarray:
+def autograd(head: torch.nn.Conv3d, features: torch.Tensor) -> np.ndarray:
     logits = head(features[None])
-    label = logits.argmax(dim=1)
-    loss = F.cross_entropy(logits, label)
-    if with_dice:
-        p, y = logits.softmax(dim=1)[0].flatten(1), F.one_hot(label, logits.shape[1])[0].flatten(0, 2).T
-        dice = [2 * (p[c] * y[c]).sum() / (p[c].sum() + y[c].sum()) for c in range(1, len(p))]
-        loss = loss + 1 - sum(dice) / len(dice)
-    (gradient,) = torch.autograd.grad(loss, head.weight)
+    (gradient,) = torch.autograd.grad(F.cross_entropy(logits, logits.argmax(dim=1)), head.weight)
     return gradient[:, :, 0, 0, 0].numpy()
 
 
-@with_and_without_dice
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 @few
 @given(rng=rngs, n_classes=class_counts, one_is_absent=st.booleans())
-def test_gradient_is_that_of_autograd(with_dice, dtype, rng, n_classes, one_is_absent):
+def test_gradient_is_that_of_autograd(dtype, rng, n_classes, one_is_absent):
     absent = [n_classes - 1] if one_is_absent else []
     head, features = head_and_features(rng, n_classes, absent)
     logits = head(features[None])[0].detach()
     assert not set(absent) & set(logits.argmax(dim=0).flatten().tolist())
-    found = head_gradient(features.to(dtype), logits.to(dtype), with_dice=with_dice)
+    found = head_gradient(features.to(dtype), logits.to(dtype))
     assert (found.shape, found.dtype) == ((n_classes, 4), torch.float64)
-    np.testing.assert_allclose(found, autograd(head, features, with_dice), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found, autograd(head, features), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(found.sum(dim=0), 0.0, atol=1e-6)
 
 
@@ -306,11 +275,23 @@ def test_gradient_of_nothing_but_background_is_that_of_autograd(n_classes):
     head, features = head_and_features(np.random.default_rng(0), n_classes, list(range(1, n_classes)))
     logits = head(features[None])[0].detach()
     assert logits.argmax(dim=0).max() == 0
-    found = head_gradient(features, logits, with_dice=True)
-    np.testing.assert_allclose(found, autograd(head, features, True), rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(head_gradient(features, logits), autograd(head, features), rtol=1e-4, atol=1e-7)
 
 
-# SoftmaxMoments ---------------------------------------------------------------------------------------------------------
+def test_gradient_does_not_depend_on_autocast():
+    """nnU-Net's windows run under autocast on a GPU, and so does the hook."""
+    generator = torch.Generator().manual_seed(0)
+    features, logits = (
+        torch.rand(4, 64, 64, 64, generator=generator),
+        3 * torch.randn(3, 64, 64, 64, generator=generator),
+    )
+    expected = head_gradient(features, logits)
+    with torch.autocast("cpu", dtype=torch.float16):
+        found = head_gradient(features, logits)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+# SoftmaxMoments ----------------------------------------------------------------------------------------------------
 
 
 @few
@@ -357,7 +338,7 @@ def test_spread_worked_by_hand():
     assert (mean.highest, mean.lowest) == pytest.approx(tuple(bits), rel=1e-6)
 
 
-# EntropyHistogram -------------------------------------------------------------------------------------------------------
+# EntropyHistogram --------------------------------------------------------------------------------------------------
 
 
 def histogram_of(bits: np.ndarray, n_classes: int) -> EntropyHistogram:
@@ -438,7 +419,7 @@ def test_mean_above_first_peak_worked_by_hand(counts_and_values, bins, expected,
     power=st.sampled_from([1, 2, 8]),
 )
 def test_mean_above_first_peak_is_exact_where_a_bin_holds_one_value(rng, n_classes, n, bins, power):
-    """Values in the middle of their fine bins; a prime number of them from end to end: none but the ends is on a coarse edge."""
+    """Values in the middle of their fine bins, a prime number of them: only the ends are on a coarse edge."""
     k = np.concatenate([[0], 1 + (60012 * rng.random(n) ** power).astype(int), [60013]])
     bits = (1000 + k + 0.5) * (math.log2(n_classes) / ENTROPY_BINS)
     found = histogram_of(bits, n_classes).mean_above_first_peak(bins)
@@ -450,7 +431,9 @@ def test_mean_above_first_peak_is_exact_where_a_bin_holds_one_value(rng, n_class
 def test_mean_above_first_peak_of_any_logits_within_a_bin(n_classes, seed):
     logits = 2 * torch.randn(n_classes, 10, 11, 12, generator=torch.Generator().manual_seed(seed))
     bits = np.array([entropy_of(p) / math.log(2) for p in voxels_of(logits)])
-    histogram = entropy_histogram(logits)
+    moments = SoftmaxMoments(spread=False)
+    moments.add(logits)
+    histogram = moments.entropies()
     assert (histogram.lowest, histogram.highest) == pytest.approx((bits.min(), bits.max()), abs=1e-6)
     expected = literal_mean_above_first_peak(bits)
     width = math.log2(n_classes) / ENTROPY_BINS
@@ -463,19 +446,6 @@ def test_entropies_a_rounding_beyond_their_range_are_moved_into_it():
     histogram.add(torch.tensor([-1e-7, math.log(3) + 1e-6]))
     assert (histogram.lowest, histogram.highest) == (0.0, math.log2(3))
     assert (histogram.counts[0], histogram.counts[-1], histogram.counts.sum()) == (1, 1, 2)
-
-
-def test_gradient_does_not_depend_on_autocast():
-    """nnU-Net's windows run under autocast on a GPU, and so does the hook."""
-    generator = torch.Generator().manual_seed(0)
-    features, logits = (
-        torch.rand(4, 64, 64, 64, generator=generator),
-        3 * torch.randn(3, 64, 64, 64, generator=generator),
-    )
-    expected = head_gradient(features, logits)
-    with torch.autocast("cpu", dtype=torch.float16):
-        found = head_gradient(features, logits)
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

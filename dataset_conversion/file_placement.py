@@ -1,4 +1,4 @@
-"""Files of a dataset under their final names: links, copies, rewritten labels; each whole or not there."""
+"""Put files of a dataset under their final names: links, copies and rewritten labels. A file is whole or not there."""
 
 from __future__ import annotations
 
@@ -14,19 +14,22 @@ import numpy.typing as npt
 from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
 
 from nnunet_assft.dataset_conversion.scan import PlannedCase
-from nnunet_assft.dataset_conversion.voxels import Volume
+from nnunet_assft.dataset_conversion.voxels import SourceVolume
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.files import PARTIAL, atomic_path
 from nnunet_assft.runtime.processes import number_of_processes
 
-MODES = ("link", "hardlink", "copy", "reference")
+# mode -> what is tried, in this order
 FALLBACKS = {"link": ("link", "hardlink", "copy"), "hardlink": ("hardlink", "link", "copy"), "copy": ("copy",)}
 COMPRESSION = 4  # gzip level of rewritten labels
 COPIES_IN_MEMORY = 3  # of a volume: the bytes of the file, the array, and a rewritten label with its bytes
 
 
 def place(source: Path, target: Path, mode: str) -> None:
-    """Makes `target` a symbolic link (absolute), a hard link or a copy of `source`. Replaces it in one step."""
+    """Make `target` an absolute symbolic link, a hard link or a copy of `source`.
+
+    Replaces what is there in one step.
+    """
     if mode == "copy":
         with atomic_path(target) as partial:
             shutil.copyfile(source, partial)
@@ -45,9 +48,9 @@ def place(source: Path, target: Path, mode: str) -> None:
 
 
 def possible_mode(mode: str, sources: Iterable[Path], folder: Path) -> tuple[str, str]:
-    """The mode that works from every file system of `sources` into `folder`, and one line that says so if it is another.
+    """Return the mode that works from all file systems of `sources` into `folder`, and a sentence if it is not `mode`.
 
-    Tries the first file of each file system under a temporary name.
+    Tries one file of each file system under a temporary name.
     """
     per_device = {source.stat().st_dev: source for source in sources}
     wanted = "link" if mode == "reference" else mode  # imagesTs cannot be given by reference
@@ -71,14 +74,14 @@ def possible_mode(mode: str, sources: Iterable[Path], folder: Path) -> tuple[str
     raise AssertionError("copying needs no trial")
 
 
-def in_orientation_of(array: npt.NDArray[np.uint8], label: Volume, image: Volume) -> npt.NDArray[np.uint8]:
+def in_orientation_of(array: npt.NDArray[np.uint8], label: SourceVolume, image: SourceVolume) -> npt.NDArray[np.uint8]:
     """The label with its axes stored in the order and direction of those of the image."""
     turn = ornt_transform(io_orientation(label.header.affine), io_orientation(image.header.affine))
     return np.asarray(apply_orientation(array, turn), dtype=np.uint8)
 
 
-def write_label(target: Path, array: npt.NDArray[np.uint8], image: Volume) -> None:
-    """Writes a label with the geometry of its image. The same voxels give the same bytes."""
+def write_label(target: Path, array: npt.NDArray[np.uint8], image: SourceVolume) -> None:
+    """Write a label with the geometry of its image. The same voxels give the same bytes."""
     header = image.nifti.copy()
     header.set_data_dtype(np.uint8)
     header.set_slope_inter(1, 0)
@@ -93,7 +96,7 @@ def write_label(target: Path, array: npt.NDArray[np.uint8], image: Volume) -> No
 
 
 def processes_for(cases: Sequence[PlannedCase], requested: int | None) -> int:
-    """So many processes that each can hold the volumes of the largest case in memory, at least one."""
+    """The number of processes that read these cases: each of them can hold the largest volume in memory."""
     return number_of_processes(
         requested,
         total_bytes=sum(case.image_bytes + case.label_bytes for case in cases),
@@ -107,5 +110,6 @@ def require_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(existing).free
     if needed > free:
         raise AssftError(
-            f"{existing} has {free / 1e9:.1f} GB free; {needed / 1e9:.1f} GB are needed. Free some space, or use --mode link."
+            f"{existing} has {free / 1e9:.1f} GB free, but {needed / 1e9:.1f} GB are needed. Free some space, or use "
+            "--mode link."
         )

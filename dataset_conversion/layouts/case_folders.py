@@ -1,0 +1,43 @@
+"""A folder for each case, as AbdomenAtlas has them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nnunet_assft.dataset_conversion.labels import canonical_name
+from nnunet_assft.dataset_conversion.source_cases import Sources, stem_of, walk
+
+if TYPE_CHECKING:
+    from nnunet_assft.dataset_conversion.datasets import DatasetRow
+
+IMAGE, LABEL, MASKS = "ct", "combined_labels", "segmentations"  # ct.nii.gz, combined_labels.nii.gz, segmentations/
+
+
+def case_folders(row: DatasetRow, roots: list[Path]) -> Sources:
+    """Take a folder whose name matches `row.image` as a case. Its image and its label may lie below different roots.
+
+    A label is one file with all structures or, if there is none, one mask for each structure.
+    """
+    sources = Sources(row)
+    wanted = {canonical_name(name) for name in row.labels}
+    for root in roots:
+        for file in walk(root):
+            stem = stem_of(file)
+            in_masks = file.parent.name == MASKS
+            folder = file.parent.parent if in_masks else file.parent
+            match = re.fullmatch(row.image, folder.name)
+            if stem is None or match is None:
+                continue
+            case = sources.case(match["case"])
+            if in_masks and canonical_name(stem) in wanted:
+                case.masks.setdefault(canonical_name(stem), file)
+            elif stem == IMAGE and not in_masks:
+                sources.add_image(case, file)
+            elif stem == LABEL and not in_masks:
+                sources.add_label(case, file)
+    for case in sources.cases.values():
+        if case.label:
+            case.masks = {}
+    return sources

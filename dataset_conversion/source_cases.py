@@ -1,0 +1,156 @@
+"""The cases of a download, and which files each of them has.
+
+Only names are looked at; no file but dataset.json is opened.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nnunet_assft.dataset_conversion.findings import Finding, found
+from nnunet_assft.dataset_conversion.labels import read_label_table
+from nnunet_assft.errors import AssftError
+from nnunet_assft.runtime.files import read_json
+
+if TYPE_CHECKING:
+    from nnunet_assft.dataset_conversion.datasets import DatasetRow
+
+ENDINGS = (".nii.gz", ".nii")
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
+POOL, TEST, UNLABELLED = "pool", "test", "unlabelled"
+
+
+@dataclass
+class SourceCase:
+    """The files of one case.
+
+    images: one file per channel. label: a file with all structures. masks: canonical name of a structure -> file, if
+    there is no such label. part: what the download says the case is for: POOL, TEST, UNLABELLED, or "" if it does not
+    say. listed: whether dataset.json of the download names the case.
+    """
+
+    name: str
+    images: tuple[Path, ...] = ()
+    label: Path | None = None
+    masks: dict[str, Path] = field(default_factory=dict)
+    part: str = ""
+    listed: bool = False
+
+    @property
+    def has_label(self) -> bool:
+        return self.label is not None or bool(self.masks)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (*self.images, *([self.label] if self.label else self.masks.values()))
+
+
+@dataclass
+class Sources:
+    """What a layout finds in a download.
+
+    row: the row of the dataset, which the layout may complete with what only the download says. cases: by name,
+    ascending. labels: the label table of the download, if it has one. dataset_json: the content of its dataset.json,
+    likewise.
+    """
+
+    row: DatasetRow
+    cases: dict[str, SourceCase] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+    labels: dict[str, int] | None = None
+    dataset_json: dict[str, Any] = field(default_factory=dict)
+
+    def case(self, name: str) -> SourceCase:
+        """The case of this name, a new one if there is none yet."""
+        return self.cases.setdefault(name, SourceCase(name))
+
+    def add_image(self, case: SourceCase, file: Path) -> None:
+        """Note the image of a case. A second one becomes a finding, and the first one stays."""
+        self._report_twice(case, case.images[0] if case.images else None, file)
+        case.images = case.images or (file,)
+
+    def add_label(self, case: SourceCase, file: Path) -> None:
+        """Note the label of a case. A second one becomes a finding, and the first one stays."""
+        self._report_twice(case, case.label, file)
+        case.label = case.label or file
+
+    def _report_twice(self, case: SourceCase, first: Path | None, file: Path) -> None:
+        if first is not None:
+            self.findings.append(found("case_found_twice", case.name, f"{file} was found in addition to {first}"))
+
+    def assign(self, case: SourceCase, part: str) -> None:
+        """Note what a case is for.
+
+        A labelled part outranks UNLABELLED. A case in both POOL and TEST becomes a finding.
+        """
+        if {case.part, part} == {POOL, TEST}:
+            text = "the download lists it as a training case and as a validation case; expected one of the two"
+            finding = found("case_in_two_splits", case.name, text)
+            if finding not in self.findings:
+                self.findings.append(finding)
+        elif case.part in ("", UNLABELLED):
+            case.part = part
+
+    def read_dataset_json(self, file: Path) -> None:
+        """Read the label table and the lists of cases. A file that cannot be used becomes a finding."""
+        try:
+            content = read_json(file)
+            if not isinstance(content, dict):
+                raise ValueError("it does not hold a JSON object")
+            self.labels = read_label_table(content["labels"]) if content.get("labels") else None
+            self.dataset_json = content
+        except (OSError, ValueError) as error:
+            self.findings.append(found("bad_dataset_json", "", f"{file}: {error}"))
+
+
+def collect(row: DatasetRow, roots: Sequence[Path]) -> Sources:
+    """Find all cases of a download in the folders `roots`.
+
+    Raises `AssftError` if there is no folder, or no case in them.
+    """
+    for root in roots:
+        if root.name.lower().endswith(ARCHIVES) and root.is_file():
+            raise AssftError(f"{root} is an archive. Unpack it and give the folder.")
+        if not root.is_dir():
+            raise AssftError(f"{root} is not a folder. Give the folder of the unpacked download with -i.")
+    sources = row.layout(row, [Path(os.path.abspath(root)) for root in roots])
+    if not any(case.files for case in sources.cases.values()):
+        image = row.image.replace("(?P<case>", "(")
+        expected = f"images named {image}.nii.gz" if image else "the files that its dataset.json lists"
+        raise AssftError(
+            f"No case was found in {', '.join(map(str, roots))}. Expected {expected}; docs/conversion.md describes the "
+            "folders of each dataset."
+        )
+    sources.cases = dict(sorted(sources.cases.items()))
+    return sources
+
+
+def walk(root: Path) -> Iterator[Path]:
+    """Yield the files of a folder and its subfolders in a fixed order, without what macOS leaves in archives.
+
+    Linked folders are followed, each of them once.
+    """
+    seen: set[str] = set()
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            subfolders.clear()
+            continue
+        seen.add(real)
+        subfolders[:] = sorted(name for name in subfolders if name != "__MACOSX" and not name.startswith("."))
+        yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
+
+
+def ending_of(file: Path) -> str:
+    """One of ENDINGS, also if the name has it in upper case; "" for other files."""
+    return next((ending for ending in ENDINGS if file.name.lower().endswith(ending)), "")
+
+
+def stem_of(file: Path) -> str | None:
+    """The name without .nii or .nii.gz; None for other files."""
+    ending = ending_of(file)
+    return file.name[: -len(ending)] if ending else None

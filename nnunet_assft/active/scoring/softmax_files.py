@@ -1,0 +1,180 @@
+"""Saved softmax outputs as files: the cases of a folder, their probabilities part by part, and where the crop lies.
+
+CASE.b2nd (blosc2, float16 or float32, any chunks) is read slab by slab and never held as a whole. CASE.npz cannot be
+read in part: numpy unpacks the array `probabilities` at once, in the type it was saved in.
+
+Damaged files raise ValueError, which says what is wrong with the file.
+"""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import blosc2
+import numpy as np
+
+from nnunet_assft.errors import AssftError
+from nnunet_assft.runtime.files import read_json
+
+KEY = "probabilities"
+NPZ, B2ND = ".npz", ".b2nd"
+SLAB_BYTES = 2**25  # of a b2nd, read at a time; at least one slice of the first axis
+
+
+def saved_files(folder: Path, *, ignore: Path | None = None) -> list[Path]:
+    """Return one CASE.npz or CASE.b2nd for each case of a folder, ids ascending, without hidden files and `ignore`.
+
+    Raises `AssftError` if there is none.
+    """
+    if not folder.is_dir():
+        raise AssftError(
+            f"{folder} is not a folder. Expected the output folder of nnUNetv2_predict --save_probabilities."
+        )
+    skip = None if ignore is None else ignore.resolve()
+    files = {
+        file.stem: file
+        for file in folder.iterdir()
+        if file.suffix in (NPZ, B2ND) and file.is_file() and not file.name.startswith(".") and file.resolve() != skip
+    }
+    if not files:
+        raise AssftError(
+            f"{folder} holds no CASE.npz or CASE.b2nd. Run nnUNetv2_predict with --save_probabilities to get them."
+        )
+    return sorted(files.values(), key=lambda file: file.stem)
+
+
+def open_softmax(file: Path) -> np.ndarray | blosc2.NDArray:
+    """Return the probabilities of a case, (C, Z, Y, X); of a b2nd nothing is read yet. Raises ValueError or OSError."""
+    if file.with_suffix(NPZ).is_file() and file.with_suffix(B2ND).is_file():
+        raise ValueError(
+            f"saved twice, as {file.stem}{NPZ} and {file.stem}{B2ND}; expected one of them. Remove the outdated one."
+        )
+    probs = _open_b2nd(file) if file.suffix == B2ND else read_npz(file, (KEY,))[KEY]
+    if probs.ndim != 4 or 0 in probs.shape:
+        raise ValueError(f"{KEY} has shape {probs.shape}; expected (C, Z, Y, X) of nnUNetv2_predict.")
+    return probs
+
+
+def slabs(probs: np.ndarray | blosc2.NDArray) -> Iterator[np.ndarray]:
+    """Yield successive parts (C, z, Y, X): the whole array if it is in memory, else about SLAB_BYTES of its file."""
+    if isinstance(probs, np.ndarray):
+        yield probs
+        return
+    depth = max(1, SLAB_BYTES * probs.shape[1] // probs.nbytes)
+    for start in range(0, probs.shape[1], depth):
+        with _damage_is_a_value_error(B2ND):
+            slab = np.asarray(probs[:, start : start + depth])
+        yield slab
+
+
+def bytes_held(file: Path) -> int:
+    """Return how much of a case is in memory at once: two slabs of a b2nd, all of an npz."""
+    if file.suffix == B2ND:
+        return 2 * SLAB_BYTES  # one is summed while the next is read
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return sum(member.file_size for member in archive.infolist())
+    except Exception:  # the file is damaged; scoring it will say what is wrong
+        return file.stat().st_size
+
+
+def read_npz(file: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return these arrays of an npz file. Raises ValueError if the file is damaged or lacks one of them."""
+    if not file.exists():
+        raise ValueError("the file does not exist.")
+    if not zipfile.is_zipfile(file):
+        raise ValueError("not a whole npz file, perhaps cut off while it was written; make it again.")
+    with _damage_is_a_value_error(NPZ), np.load(file) as archive:
+        names = archive.files
+        arrays = {key: np.asarray(archive[key]) for key in keys if key in names}
+    missing = [key for key in keys if key not in arrays]
+    if missing:
+        raise ValueError(
+            f"no array named {', '.join(missing)}; found {', '.join(names) or 'nothing'}, expected {', '.join(keys)}."
+        )
+    return arrays
+
+
+def _open_b2nd(file: Path) -> blosc2.NDArray:
+    with _damage_is_a_value_error(B2ND):
+        array = blosc2.open(str(file), mode="r", dparams={"nthreads": 1})  # the processes share the cores already
+    if not isinstance(array, blosc2.NDArray):
+        raise ValueError(
+            f"a blosc2 {type(array).__name__}; expected an array (C, Z, Y, X), as blosc2.asarray writes it."
+        )
+    return array
+
+
+@contextmanager
+def _damage_is_a_value_error(ending: str) -> Iterator[None]:
+    """Raise ValueError for a damaged file, for which numpy and blosc2 raise anything, even SyntaxError."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"cannot be read as {ending}, perhaps damaged or cut off ({type(error).__name__}: {error}); make it again."
+        ) from error
+
+
+# The crop ----------------------------------------------------------------------------------------------------------
+
+
+def crop_box(file: Path, shape: tuple[int, ...]) -> tuple[slice, ...] | None:
+    """Return where the crop of a case lies on the original grid, or None if CASE.pkl or plans.json does not exist.
+
+    shape: (Z, Y, X) of the probabilities. nnU-Net transposes the image before it crops, so axis i of its box is axis
+    transpose_forward[i] of the original grid. Raises ValueError if the files do not belong to one prediction.
+    """
+    properties_file = file.with_suffix(".pkl")
+    forward = transpose_forward(file.parent)
+    if forward is None or not properties_file.is_file():
+        return None
+    bounds, transposed = _read_properties(properties_file)
+    if transposed != tuple(shape[axis] for axis in forward) or len(bounds) != len(forward):
+        raise ValueError(
+            f"{properties_file.name} has shape {transposed} and crop {bounds} in the axis order {forward}, but {KEY} "
+            f"has shape {shape}; expected files of one prediction. Predict the case again."
+        )
+    if not all(0 <= start < stop <= size for (start, stop), size in zip(bounds, transposed, strict=True)):
+        raise ValueError(
+            f"{properties_file.name} has crop {bounds}, not inside of shape {transposed}; predict the case again."
+        )
+    slices = dict(zip(forward, bounds, strict=True))
+    return tuple(slice(*slices[axis]) for axis in range(len(forward)))
+
+
+def _read_properties(file: Path) -> tuple[list[tuple[int, int]], tuple[int, ...]]:
+    """Return the bounds of the crop and the shape before cropping, both in the transposed axes, from CASE.pkl."""
+    try:
+        with open(file, "rb") as stream:
+            properties = pickle.load(stream)
+        bounds = [(int(start), int(stop)) for start, stop in properties["bbox_used_for_cropping"]]
+        return bounds, tuple(int(size) for size in properties["shape_before_cropping"])
+    except Exception as error:  # unpickling may raise anything
+        problem = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(
+            f"{file.name} is not a file of nnU-Net ({problem}); predict the case again, or remove that file to "
+            "score all voxels."
+        ) from error
+
+
+def transpose_forward(folder: Path) -> tuple[int, ...] | None:
+    """Return transpose_forward of plans.json, None without that file. Raises `AssftError` if it is not nnU-Net's."""
+    file = folder / "plans.json"
+    if not file.is_file():
+        return None
+    try:
+        forward = tuple(read_json(file)["transpose_forward"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise AssftError(
+            f"{file} has no transpose_forward; expected the plans that nnUNetv2_predict wrote there."
+        ) from error
+    if sorted(forward) != [0, 1, 2]:
+        raise AssftError(f"{file} has transpose_forward {forward}; expected an order of the axes 0, 1, 2.")
+    return forward

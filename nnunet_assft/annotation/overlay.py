@@ -1,0 +1,67 @@
+"""The picture that shows an annotator why a case was chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from matplotlib import style
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from nnunet_assft.annotation.preview import Preview, as_radiologists_look, axial_slice
+from nnunet_assft.runtime.files import atomic_path
+from nnunet_assft.volumes.display import grey_range
+from nnunet_assft.volumes.structures import colour, structures
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """The suggested axial slice: the image twice, and the entropy in the foreground over the second one.
+
+    contours: whether the pre-segmentation is drawn over the first one. window: see `volumes.display`.
+    """
+
+    title: str
+    seen: Preview
+    image: sitk.Image
+    labels: Mapping[str, int]
+    window: tuple[float, float] | None
+    contours: bool
+
+    @style.context("default")  # nnU-Net's trainer changes the font size of everything
+    def save(self, file: Path) -> None:
+        """Write the picture as a PNG."""
+        entropy = as_radiologists_look(self.seen.masked_entropy, self.image)
+        k = axial_slice(entropy)
+        oriented = sitk.DICOMOrient(self.image, "LPS")
+        grey = sitk.GetArrayViewFromImage(oriented)[k]
+        segmentation = as_radiologists_look(self.seen.segmentation.array.astype(np.uint16), self.image)[k]
+        pixel = oriented.GetSpacing()[1] / oriented.GetSpacing()[0]  # height over width
+        figure = Figure(figsize=(10, 5 * min(2.0, pixel * grey.shape[0] / grey.shape[1]) + 0.8), layout="constrained")
+        FigureCanvasAgg(figure)
+        black, white = grey_range(grey, self.window, segmentation > 0)
+        left, right = figure.subplots(1, 2)
+        for axes in (left, right):
+            axes.imshow(grey, cmap="gray", aspect=pixel, vmin=black, vmax=white)
+            axes.set_axis_off()
+        if self.contours:
+            _draw_contours(left, segmentation, self.labels)
+        shown = right.imshow(np.ma.masked_equal(entropy[k], 0), cmap="inferno", alpha=0.6, aspect=pixel, vmin=0)
+        figure.colorbar(shown, ax=right, label="entropy (nats)", shrink=0.8)
+        figure.suptitle(self.title, fontsize=10)
+        with atomic_path(file) as partial:
+            figure.savefig(partial, format="png", dpi=100)
+
+
+def _draw_contours(axes: Axes, segmentation: np.ndarray, labels: Mapping[str, int]) -> None:
+    for name, value in structures(labels).items():
+        if 0 < (segmentation == value).sum() < segmentation.size:
+            axes.contour(segmentation == value, levels=[0.5], colors=[colour(value)], linewidths=1)
+            axes.plot([], [], color=colour(value), label=name.replace("_", " "))
+    if axes.lines:
+        axes.legend(fontsize=7, loc="lower left")

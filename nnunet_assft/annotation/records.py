@@ -1,0 +1,82 @@
+"""What is known of every imported label: one JSON per case with who drew it, how long it took, and what it looks
+like."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import SimpleITK as sitk
+
+from nnunet_assft.active.context import Context
+from nnunet_assft.active.state import finished_rounds
+from nnunet_assft.annotation.gate import LabelSummary, summarize
+from nnunet_assft.annotation.returned import Returned
+from nnunet_assft.runtime.files import atomic_path, read_json, sha256_file, write_json
+from nnunet_assft.volumes.grid import itk_grid
+from nnunet_assft.volumes.segmentations import InFileAxes
+
+SCHEMA_VERSION = 1
+
+
+def load_record(context: Context, case: str) -> dict[str, Any]:
+    """The record of an imported case; empty if there is none."""
+    file = context.paths.annotation_file(case)
+    return dict(read_json(file)) if file.is_file() else {}
+
+
+def reading_of(record: Mapping[str, Any], annotator: str | None) -> dict[str, Any]:
+    """What the record of a case says of one annotator's label; empty if nothing."""
+    return next((entry for entry in record.get("readings", ()) if entry["annotator"] == annotator), {})
+
+
+def save_record(context: Context, returned: Returned, entry: Mapping[str, Any]) -> None:
+    """The entry takes the place of an earlier one by the same annotator; those of the case's other annotators stay."""
+    others = [
+        old
+        for old in load_record(context, returned.case).get("readings", ())
+        if old["annotator"] in returned.asked.annotators and old["annotator"] != entry["annotator"]
+    ]
+    name = re.compile(rf"{re.escape(returned.case)}_[0-9a-f]{{8}}{re.escape(context.dataset.file_ending)}")
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "case": returned.case,
+        "round": returned.asked.round,
+        "readings": [*others, dict(entry)],
+        # from the folder: whatever was cut off between the two, what was kept is named
+        "replaced": sorted(file.name for file in _replaced(context).glob("*") if name.fullmatch(file.name)),
+    }
+    write_json(context.paths.annotation_file(returned.case), content)
+
+
+def keep_aside(context: Context, case: str, label: Path) -> str:
+    """Copy a label that will be replaced; the copy is named by its content, so that doing it twice keeps one."""
+    name = f"{case}_{sha256_file(label)[:8]}{context.dataset.file_ending}"
+    with atomic_path(_replaced(context) / name) as partial:
+        shutil.copyfile(label, partial)
+    return name
+
+
+def summaries_so_far(context: Context) -> dict[str, LabelSummary]:
+    """Of the human labels of finished rounds; the order in which labels of this round come in plays no role."""
+    done = finished_rounds(context.experiment)
+    cases = done[-1].labelled if done else ()
+    return {case: _summary_of(context, case) for case in cases if context.dataset.label_file(case).is_file()}
+
+
+def _summary_of(context: Context, case: str) -> LabelSummary:
+    """From the record of a human label, or from the file if it was put there by hand."""
+    file = context.dataset.label_file(case)
+    digest = sha256_file(file)
+    for entry in load_record(context, case).get("readings", ()):
+        if entry["label_sha256"] == digest:
+            return LabelSummary(entry["volumes_ml"], entry["left_mm"])
+    label = sitk.ReadImage(str(file))
+    return summarize(InFileAxes(sitk.GetArrayFromImage(label)), itk_grid(label), context.dataset.labels)
+
+
+def _replaced(context: Context) -> Path:
+    return context.paths.annotations / "replaced"

@@ -1,0 +1,144 @@
+"""The options that describe an experiment, shared by `plan`, `run` and `compare`, and the settings they stand for."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nnunet_assft.cli.common import accept_geometry, add_accept_geometry, add_processes, positive_int
+from nnunet_assft.network.presets import PRESETS
+from nnunet_assft.planning.choices import ANNOTATORS, NORMALIZATIONS
+from nnunet_assft.planning.domains import DOMAINS
+
+if TYPE_CHECKING:
+    from nnunet_assft.active.settings import Settings
+    from nnunet_assft.active.state import Experiment
+
+
+def add_plan_options(p: argparse.ArgumentParser) -> None:
+    """Add all options of an experiment."""
+    p.add_argument("--strategy", default="assft", metavar="NAME", help="query strategy, see --list_strategies")
+    p.add_argument("--seed", type=int, default=0, metavar="N", help="decides the first case and all training")
+    p.add_argument(
+        "--annotator", default="oracle", choices=ANNOTATORS, help="oracle: the labels are in labelsTr already"
+    )
+    add_accept_geometry(p)
+    add_shared_options(p)
+
+
+def add_shared_options(p: argparse.ArgumentParser) -> None:
+    """Add the options that all experiments of a comparison have in common."""
+    p.add_argument(
+        "--list_strategies",
+        action=_PrintAndExit,
+        const=print_strategies,
+        help="print the table of query strategies and exit",
+    )
+    p.add_argument("--rounds", type=positive_int, metavar="R", help="query rounds (default: the domain's)")
+    p.add_argument(
+        "--budget", metavar="B", help="cases to query per round: 5%% of the pool, or a count (default: the domain's)"
+    )
+    p.add_argument(
+        "--domain",
+        default="auto",
+        choices=["auto", *DOMAINS],
+        metavar="NAME",
+        help=f"auto: by the name of the dataset; {', '.join(DOMAINS)}",
+    )
+    p.add_argument("--preset", default="ctfm", metavar="NAME", help=f"network: {', '.join(PRESETS)}")
+    p.add_argument("--encoder", type=Path, metavar="FILE", help="pretrained CT-FM encoder (default: random start)")
+    p.add_argument(
+        "--normalization",
+        default="percentile",
+        choices=list(NORMALIZATIONS),
+        help="scaling of the intensities; ctfm: HU window, CT only",
+    )
+    p.add_argument(
+        "--test_split",
+        metavar="S",
+        help="fraction of imagesTr or file of case ids (default: labelled imagesTs, else 0.2)",
+    )
+    _add_training_options(p)
+    p.add_argument(
+        "--option",
+        dest="options",
+        action="append",
+        metavar="NAME=VALUE",
+        help="a variant of the method, see --list_options; may be repeated",
+    )
+    p.add_argument(
+        "--list_options", action=_PrintAndExit, const=print_options, help="print the variants of the method and exit"
+    )
+    add_processes(p)
+
+
+def _add_training_options(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--epochs",
+        type=positive_int,
+        metavar="N",
+        help="per stage; round 0 takes the paper's share (default: the domain's)",
+    )
+    p.add_argument("--iterations_per_epoch", type=positive_int, default=250, metavar="N", help="batches per epoch")
+    p.add_argument("--initial_lr", type=float, default=1e-4, metavar="LR", help="AdamW, polynomial decay in each stage")
+    p.add_argument(
+        "--deep_supervision", action="store_true", help="losses at four resolutions (the paper has one output)"
+    )
+
+
+class _PrintAndExit(argparse.Action):
+    """Calls `const` and exits while the arguments are parsed, so that -d is not required."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, const: Callable[[], None], help: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, const=const, default=argparse.SUPPRESS, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        assert self.const is not None
+        self.const()
+        parser.exit()
+
+
+def print_strategies() -> None:
+    from nnunet_assft.active.strategies import STRATEGIES
+
+    for name, row in STRATEGIES.items():
+        print(f"{name:<18} {row.description}\n{'':<18} needs {', '.join(sorted(row.needs))}. Source: {row.source}")
+        if row.extra_cost:
+            print(f"{'':<18} costs {row.extra_cost}")
+
+
+def print_options() -> None:
+    from nnunet_assft.active.options import table
+    from nnunet_assft.active.selection import SELECTIONS
+
+    print("--option NAME=VALUE; the first value is the default, which is that of the method")
+    for name, values, meaning in table():
+        print(f"{name:<18} {meaning}\n{'':<18} {values}")
+    print("selection:")
+    for name, row in SELECTIONS.items():
+        print(f"  {name:<16} {row.description}. Source: {row.source}")
+
+
+def settings_of(args: argparse.Namespace) -> Settings:
+    """The settings that the options stand for; a setting without an option in this command has its default."""
+    from nnunet_assft.active.options import Options
+    from nnunet_assft.active.settings import Settings
+
+    values = {
+        **vars(args),
+        "encoder": None if args.encoder is None else str(args.encoder.resolve()),
+        "options": Options.parse(args.options or []),
+    }
+    return Settings(**{row.name: values[row.name] for row in fields(Settings) if row.name in values})
+
+
+def make_experiment(args: argparse.Namespace) -> Experiment:
+    """The experiment -e of the dataset -d, planned with the options of `add_plan_options`."""
+    from nnunet_assft.active.experiment import create_experiment
+
+    experiment = create_experiment(args.d, args.e, settings_of(args), args.np)
+    accept_geometry(args, experiment)
+    return experiment

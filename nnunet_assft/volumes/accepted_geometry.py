@@ -1,0 +1,76 @@
+"""Consent to labels whose header places them elsewhere than their image, as some published benchmarks have them.
+
+Nothing decides by itself that a header is wrong: people name the cases with `--accept_geometry`. The voxels of such a
+label are then taken as they are stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from nnunet_assft.errors import AssftError
+from nnunet_assft.runtime.files import read_json, write_json
+
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class AcceptedGeometry:
+    """cases: named by people; ALL stands for every case. found: case -> what its header says, once it was read."""
+
+    cases: tuple[str, ...] = ()
+    found: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, file: Path) -> AcceptedGeometry:
+        """The consent that is recorded in this file; empty if nobody gave any."""
+        if not file.is_file():
+            return cls()
+        content = read_json(file)
+        return cls(tuple(content["cases"]), dict(content["found"]))
+
+    def save(self, file: Path) -> None:
+        write_json(file, asdict(self))
+
+    def lines(self) -> list[str]:
+        """For people: what was agreed to, and which labels it let through."""
+        if not self.cases:
+            return []
+        named = f"geometry accepted (--accept_geometry): {', '.join(self.cases)}"
+        return [named, *(f"  {case}: {reason}" for case, reason in sorted(self.found.items()))]
+
+    def covers(self, case: str) -> bool:
+        return case in self.cases or ALL in self.cases
+
+
+def accept_geometry(file: Path, cases: Collection[str], known: Collection[str]) -> None:
+    """Record the consent of a person, for this command and all later ones of the experiment.
+
+    known: the cases of the experiment. Raises `AssftError` for a case that is none of them.
+    """
+    check_accepted(cases, known)
+    before = AcceptedGeometry.load(file)
+    if set(cases) - set(before.cases):
+        replace(before, cases=tuple(sorted({*before.cases, *cases}))).save(file)
+
+
+def check_accepted(cases: Collection[str], known: Collection[str]) -> None:
+    """Raises `AssftError` if a name after --accept_geometry is no case."""
+    unknown = sorted(set(cases) - set(known) - {ALL})
+    if unknown:
+        raise AssftError(
+            f"--accept_geometry names {', '.join(unknown[:5])}; the experiment has no such case. Expected case ids "
+            f"such as {next(iter(known))}, or {ALL}."
+        )
+
+
+def is_accepted(file: Path, case: str, reason: str) -> bool:
+    """Whether a person has agreed to the label of this case. What is wrong with its header is then recorded."""
+    accepted = AcceptedGeometry.load(file)
+    if not accepted.covers(case):
+        return False
+    if accepted.found.get(case) != reason:
+        replace(accepted, found={**accepted.found, case: reason}).save(file)
+    return True

@@ -1,0 +1,86 @@
+"""The one check of a label that is about to be used: whether it lies on its image, and whether its values are known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nnunet_assft.errors import AssftError
+from nnunet_assft.volumes.grid import read_grid, turns_to_ras
+from nnunet_assft.volumes.nifti import forms_disagree, refuse_damaged_nifti
+from nnunet_assft.volumes.placement import DoesNotFitError, require_same_voxels
+from nnunet_assft.volumes.raw_dataset import RawDataset
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """reason: why a label does not lie on its image. same_shape: its voxels can be taken as they are stored, all the
+    same."""
+
+    reason: str
+    same_shape: bool
+
+
+def find_misfit(dataset: RawDataset, case: str, label_file: Path) -> Misfit | None:
+    """Compare the position of a label with that of its image, from the two headers alone; None if it lies on its image.
+
+    Raises `AssftError` if the label is missing or has no header that can be read.
+    """
+    if not label_file.is_file():
+        raise AssftError(
+            f"The label of case {case} is missing: {label_file}. Put it there and run the same command again."
+        )
+    image = read_grid(dataset.images_of(case)[0], dataset.reader)
+    try:
+        label = read_grid(label_file, dataset.reader)
+    except Exception as error:  # readers raise what they like
+        raise _unreadable(case, label_file, error) from error
+    turned = turns_to_ras(dataset.reader)
+    try:
+        require_same_voxels(label, image, turned_to_ras=turned)
+    except DoesNotFitError as error:
+        hint = "; its sform and its qform disagree" if forms_disagree(label_file) else ""
+        return Misfit(f"{error}{hint}", label.size == image.size and (label.axes == image.axes or not turned))
+    return None
+
+
+def misplaced(case: str, label_file: Path, misfit: Misfit) -> AssftError:
+    """The error for a label that does not lie on its image."""
+    consent = (
+        f" If only its header is wrong, --accept_geometry {case} takes its voxels as they are."
+        if misfit.same_shape
+        else ""
+    )
+    return AssftError(
+        f"The label of case {case} does not lie on its image: {misfit.reason}. Fix {label_file} and run the same "
+        f"command again.{consent}"
+    )
+
+
+def read_label(dataset: RawDataset, case: str, label_file: Path) -> np.ndarray:
+    """The label as integers, (1, z, y, x) as the reader gives it. Raises `AssftError` if it cannot be trained on."""
+    try:
+        refuse_damaged_nifti(label_file)
+        label, _ = dataset.reader.read_seg(str(label_file))
+    except Exception as error:  # readers raise what they like
+        raise _unreadable(case, label_file, error) from error
+    values, counts = np.unique(label, return_counts=True)
+    known = sorted(dataset.labels.values())
+    unknown = [
+        f"{v:g} ({n} voxels)" for v, n in zip(values, counts, strict=True) if v not in known
+    ]  # NaN is in no list
+    if unknown:
+        raise AssftError(
+            f"The label of case {case} has values that dataset.json does not know: {', '.join(unknown[:5])}; expected "
+            f"{known}. Fix {label_file} and run the same command again."
+        )
+    return np.asarray(label).astype(np.int16)
+
+
+def _unreadable(case: str, label_file: Path, error: Exception) -> AssftError:
+    return AssftError(
+        f"The label of case {case} cannot be read ({label_file}): {' '.join(str(error).split())[-120:]}. "
+        "Replace it and run the same command again."
+    )

@@ -1,0 +1,286 @@
+"""Labels that come back: what is refused, what needs consent, what is recorded, and any kill."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from nnunet_assft.active.annotation import labels_to_come
+from nnunet_assft.cli.annotate import main as annotate_main
+from nnunet_assft.runtime.files import sha256_file
+from tests.annotation.annotators import REFUSED, WARNED, Scene, save_itksnap, save_slicer, segments_of
+from tests.cli.annotate.experiment import (
+    KIDNEYS,
+    QUERIED,
+    SETTINGS,
+    Call,
+    image_of,
+    label_file,
+    label_of,
+    record_of,
+    the_experiment,
+    truth,
+)
+from tests.conftest import plan_experiment, write_volume
+from tests.kills import before_replace, is_killed
+
+CPU = torch.device("cpu")
+
+
+def spoiled_scene(root: Path, folder: Path, case: str = "case_03") -> Scene:
+    prelabel = root / f"nnUNet_results/Dataset901_Blobs/assft/assft/prelabels_round_01/{case}.nii.gz"
+    prelabel_array = sitk.GetArrayFromImage(sitk.ReadImage(str(prelabel))) if prelabel.is_file() else truth(case)
+    folder.mkdir(parents=True, exist_ok=True)
+    return Scene(folder, case, image_of(root, case), truth(case), KIDNEYS, prelabel_array)
+
+
+def test_every_bad_return_is_refused_with_its_own_message_and_the_good_one_beside_it_taken(
+    root: Path, call: Call
+) -> None:
+    messages = set()
+    for kind, (spoil, expected) in REFUSED.items():
+        folder = root / "back" / kind
+        spoil(spoiled_scene(root, folder))
+        save_itksnap(folder / "case_01.nii.gz", truth("case_01"), image_of(root, "case_01"))
+        code, out, lines = call("import", folder)
+        assert code == 1, kind
+        assert len(lines) == 1, (kind, lines)
+        assert lines[0].startswith("nnUNetv2_assft_annotate: error: case_03"), kind
+        assert re.search(expected, lines[0]), (kind, lines[0])
+        assert "case_01: the label" in out
+        assert "missing: case_03, case_06" in out
+        assert not label_file(root, "case_03").exists()
+        messages.add(lines[0].split("): ", 1)[1])
+    assert len(messages) == len(REFUSED)
+    np.testing.assert_array_equal(label_of(root, "case_01"), truth("case_01"))
+
+
+def test_every_doubtful_return_is_taken_with_consent_only(root: Path, work: Path, call: Call) -> None:
+    for kind, (spoil, expected) in WARNED.items():
+        folder = root / "back" / kind
+        spoil(spoiled_scene(root, folder))
+        code, out, lines = call("import", folder)
+        assert code == 1, kind
+        assert all(line.startswith("nnUNetv2_assft_annotate: warning: case_03 (") for line in lines), lines
+        assert any(re.search(expected, line) for line in lines), (kind, lines)
+        assert not label_file(root, "case_03").exists()
+        code, out, lines = call("import", folder, "--accept", "case_03")
+        assert (code, lines) == (0, []), kind
+        assert re.search(expected, out)
+        assert any(re.search(expected, warning) for warning in record_of(root, "case_03")["readings"][0]["accepted"])
+        label_file(root, "case_03").unlink()
+
+
+def test_a_label_whose_header_alone_is_wrong_is_taken_as_it_is_stored_with_consent(root: Path, call: Call) -> None:
+    scene = spoiled_scene(root, root / "back")
+    scene.nifti(truth("case_03"), scene.moved(shift=(0, 0, 40), degrees=180))
+    code, _, lines = call("import", root / "back")
+    assert code == 1
+    assert "it is shifted by" in lines[0]
+    assert "If only its header is wrong, --accept_geometry CASE takes its voxels as they are." in lines[0]
+    code, _, lines = call("import", root / "back", "--accept_geometry", "case_03")
+    assert (code, lines) == (0, [])
+    np.testing.assert_array_equal(label_of(root, "case_03"), truth("case_03"))
+    (note,) = record_of(root, "case_03")["readings"][0]["notes"]
+    assert note.startswith("its voxels are taken although its header says otherwise: it is shifted by ")
+    assert sitk.ReadImage(str(label_file(root, "case_03"))).GetOrigin() == image_of(root, "case_03").GetOrigin()
+
+
+def test_names_and_formats_of_files_that_cannot_be_taken(root: Path, call: Call) -> None:
+    save_itksnap(root / "back/case_03_0000.nii.gz", truth("case_03"), image_of(root, "case_03"))
+    save_itksnap(root / "back/case_01.mha", truth("case_01"), image_of(root, "case_01"))
+    code, _, lines = call("import", root / "back")
+    assert code == 1
+    assert "back/case_01.mha: this format is not read; expected a file that ends with one of .nii .nii.gz" in lines[0]
+    assert "the dataset has no case 'case_03_0000'" in lines[1]
+    assert lines[1].endswith("Did you mean case_03?")
+
+
+def test_left_and_right_swapped(root: Path, call: Call) -> None:
+    swapped = np.array([0, 2, 1], np.uint8)[truth("case_03")]
+    save_itksnap(root / "back/case_03.nii.gz", swapped, image_of(root, "case_03"))
+    code, _, lines = call("import", root / "back")
+    assert code == 1
+    assert any("kidney_left and kidney_right look swapped" in line for line in lines)
+
+
+def test_labels_of_slicer_and_itksnap_arrive_with_name_and_minutes(root: Path, call: Call) -> None:
+    back = root / "back"
+    save_slicer(back / "case_03.seg.nrrd", segments_of(truth("case_03"), KIDNEYS), image_of(root, "case_03"))
+    save_itksnap(back / "case_01.nii.gz", truth("case_01"), image_of(root, "case_01"))
+    (back / "case_01.nii.gz").rename(back / "case_01.NII.GZ")
+    (back / "notes.txt").write_text("not a label")
+    (root / "times.csv").write_text("case,annotator,minutes\ncase_03,anna,31.5\n")
+    code, out, lines = call("import", back, "--times", root / "times.csv", "--minutes", "7")
+    assert (code, lines) == (0, [])
+    for case in ("case_03", "case_01"):
+        np.testing.assert_array_equal(label_of(root, case), truth(case))
+        assert sitk.ReadImage(str(label_file(root, case))).GetOrigin() == image_of(root, case).GetOrigin()
+    record = record_of(root, "case_03")
+    (entry,) = record["readings"]
+    assert (record["round"], entry["annotator"], entry["minutes"], entry["file"]) == (
+        1,
+        "anna",
+        31.5,
+        "case_03.seg.nrrd",
+    )
+    assert entry["label_sha256"] == sha256_file(label_file(root, "case_03"))
+    assert entry["volumes_ml"] == pytest.approx(
+        {"kidney_right": (truth("case_03") == 1).sum() / 1000, "kidney_left": 0.12}
+    )  # 4 x 6 x 5
+    assert record_of(root, "case_01")["readings"][0]["minutes"] == 7
+    _, out, _ = call("status")
+    assert "case_03  anna  31.5  imported" in out
+    assert "case_06  -  -  missing" in out
+    assert "38.5 minutes so far" in out
+
+
+def test_name_and_minutes_of_a_later_import_are_said_of_new_labels_only(root: Path, call: Call) -> None:
+    """The table says it of those that are in already, too; and what nobody said can be said later."""
+
+    def recorded() -> dict[str, list[tuple[str | None, float | None]]]:
+        return {
+            case: [(entry["annotator"], entry["minutes"]) for entry in record_of(root, case)["readings"]]
+            for case in cases
+        }
+
+    cases = []
+    for case, options in (
+        ("case_03", "--annotator_name anna --minutes 12"),
+        ("case_01", ""),
+        ("case_06", "--annotator_name bert --minutes 30"),
+    ):
+        cases.append(case)
+        save_itksnap(root / f"back/{case}.nii.gz", truth(case), image_of(root, case))
+        assert call("import", root / "back", *options.split())[0] == 0
+        if case == "case_01":
+            assert recorded() == {"case_03": [("anna", 12)], "case_01": [(None, None)]}
+    assert recorded() == {"case_03": [("anna", 12)], "case_01": [("bert", 30)], "case_06": [("bert", 30)]}
+    (root / "times.csv").write_text("case,annotator,minutes\ncase_03,carl,15\ncase_06,bert,25\n")
+    code, _, _ = call("import", root / "back", "--times", root / "times.csv", "--minutes", "99")
+    assert code == 0
+    assert recorded() == {"case_03": [("carl", 15)], "case_01": [("bert", 30)], "case_06": [("bert", 25)]}
+
+
+def test_a_label_that_is_there_is_replaced_on_request_only_and_the_old_one_kept(root: Path, call: Call) -> None:
+    first, second = truth("case_03"), truth("case_03")
+    second[0, 0, :5] = 1
+    save_itksnap(root / "a/case_03.nii.gz", first, image_of(root, "case_03"))
+    save_itksnap(root / "b/case_03.nii.gz", second, image_of(root, "case_03"))
+    call("import", root / "a")
+    code, _, lines = call("import", root / "b")
+    assert code == 1
+    assert "a label is there already and differs in 5 voxels" in lines[0]
+    np.testing.assert_array_equal(label_of(root, "case_03"), first)
+    code, out, _ = call("import", root / "b", "--replace")
+    assert code == 0
+    np.testing.assert_array_equal(label_of(root, "case_03"), second)
+    (kept,) = record_of(root, "case_03")["replaced"]
+    old = root / "nnUNet_results/Dataset901_Blobs/assft/assft/annotations/replaced" / kept
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(old))), first)
+    assert len(list((root / "nnUNet_raw/Dataset901_Blobs/labelsTr").iterdir())) == 3
+    code, out, _ = call("import", root / "b")
+    assert (code, "is in already" in out) == (0, True)
+
+
+def test_a_label_of_an_earlier_round_needs_replace(root: Path, call: Call) -> None:
+    save_itksnap(root / "a/case_02.nii.gz", truth("case_02") * 0 + (truth("case_02") == 1), image_of(root, "case_02"))
+    code, _, lines = call("import", root / "a")
+    assert code == 1
+    assert "round 1 does not ask for this case; expected case_01, case_03, case_06" in lines[0]
+    code, _, _ = call("import", root / "a", "--replace")
+    assert code == 0
+    assert record_of(root, "case_02")["round"] == 0
+
+
+def test_labels_of_cases_nobody_asked_for_are_never_read(root: Path, call: Call) -> None:
+    """Files that no reader could read, in place of the labels of all other cases."""
+    for case in ("case_04", "case_05", "case_07"):
+        label_file(root, case).write_bytes(b"nobody may open this")
+    assert call("export", "-o", root / "work", "-device", "cpu")[0] == 0
+    save_itksnap(root / "work/annotations/case_03.nii.gz", truth("case_03"), image_of(root, "case_03"))
+    assert call("import", root / "work")[0] == 0
+    assert call("status")[0] == 0
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_an_import_killed_again_and_again_completes_and_never_leaves_half_a_label(root: Path, replace: bool) -> None:
+    """With labels there before: the old one, the new one and the record are renamed; else the last two."""
+    old = {case: np.roll(truth(case), 1, axis=0) for case in QUERIED}
+    for case in QUERIED:
+        save_itksnap(root / f"back/{case}.nii.gz", truth(case), image_of(root, case))
+        if replace:
+            save_itksnap(label_file(root, case), old[case], image_of(root, case))
+    arguments = [
+        "import",
+        "-d",
+        "901",
+        str(root / "back"),
+        "--annotator_name",
+        "anna",
+        "--minutes",
+        "3",
+        *["--replace"][:replace],
+    ]
+    kills = 0
+    while is_killed(partial(before_replace, 1 + kills), partial(annotate_main, arguments)):
+        kills += 1
+        assert kills < 20
+        for case in QUERIED:
+            if label_file(root, case).is_file():
+                assert any((label_of(root, case) == whole).all() for whole in (truth(case), old[case]))
+    assert kills >= 3
+    assert labels_to_come(the_experiment(), 1) == []
+    for case in QUERIED:
+        np.testing.assert_array_equal(label_of(root, case), truth(case))
+        (entry,) = record_of(root, case)["readings"]
+        assert (entry["annotator"], entry["minutes"]) == ("anna", 3)
+        for name in record_of(root, case)["replaced"]:
+            kept = sitk.ReadImage(str(the_experiment().paths.annotations / "replaced" / name))
+            np.testing.assert_array_equal(sitk.GetArrayFromImage(kept), old[case])
+        assert len(record_of(root, case)["replaced"]) == replace
+        assert entry["label_sha256"] == sha256_file(label_file(root, case))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "nowhere is not a folder"),
+        (["empty"], "holds no label; expected files named CASE.seg.nrrd or"),
+        (["back", "--accept", "case_99"], "--accept names case_99; the dataset has no such case"),
+        (["back", "--accept_geometry", "case_99"], "--accept_geometry names case_99; the experiment has no such case"),
+        (["back", "--minutes", "long"], "--minutes: minutes 'long'; expected a number"),
+        (["back", "--times", "no.csv"], "--times no.csv cannot be read"),
+        (["back", "--times", "bad.csv"], "bad.csv has the columns id, time; expected case, annotator, minutes"),
+        (["back", "--times", "twice.csv"], "twice.csv, line 3: case_03 is there twice"),
+        (["back", "--times", "negative.csv"], "line 2: minutes '-4'; expected a number"),
+    ],
+)
+def test_wrong_arguments_of_import(
+    arguments: list[str], message: str, root: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root)
+    save_itksnap(root / "back/case_03.nii.gz", truth("case_03"), image_of(root, "case_03"))
+    (root / "empty").mkdir()
+    (root / "bad.csv").write_text("id,time\n")
+    (root / "twice.csv").write_text("case,annotator,minutes\ncase_03,a,1\ncase_03,a,2\n")
+    (root / "negative.csv").write_text("case,annotator,minutes\ncase_03,a,-4\n")
+    code, _, lines = call("import", *arguments)
+    assert (code, len(lines)) == (1, 1)
+    assert message in lines[0]
+    assert not label_file(root, "case_03").exists()
+
+
+def test_nothing_is_asked_of_a_human_by_an_oracle(root: Path, call: Call) -> None:
+    for i in range(8):
+        write_volume(label_file(root, f"case_{i:02d}"), truth(f"case_{i:02d}"))
+    plan_experiment(901, name="bench", **SETTINGS)
+    code, _, lines = call("export", "-e", "bench", "-o", root / "work")
+    assert code == 1
+    assert "Experiment 'bench' has annotator 'oracle'" in lines[0]

@@ -1,0 +1,156 @@
+"""The one loop over cases: order, resuming, failures, and worker processes, one of which may be killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from nnunet_assft.errors import AssftError
+from nnunet_assft.runtime.cases import for_each_case, here, in_processes
+
+CASES = {"b": 2, "a": 1, "d": 4, "c": 3}
+
+
+def square(n: int) -> int:
+    return n * n
+
+
+def square_of_odd(n: int) -> int:
+    if n % 2 == 0:
+        raise AssftError(f"{n} is even")
+    return square(n)
+
+
+def backwards(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+    """An executor whose last item is done first."""
+    for i in reversed(range(len(items))):
+        yield i, function(items[i])
+
+
+# Order, resuming, failures --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("executor", [here, backwards])
+def test_results_are_in_the_order_of_the_cases(executor: Any) -> None:
+    found = for_each_case(square, CASES, desc="squares", executor=executor)
+    assert list(found.items()) == [("b", 4), ("a", 1), ("d", 16), ("c", 9)]
+
+
+def test_a_sequence_of_cases_stands_for_itself() -> None:
+    assert for_each_case(str.upper, ["b", "a"], desc="letters") == {"b": "B", "a": "A"}
+    assert for_each_case(str.upper, [], desc="letters") == {}
+
+
+def test_cases_that_are_done_are_not_worked_on() -> None:
+    worked_on, reported = [], []
+
+    def work(n: int) -> int:
+        worked_on.append(n)
+        return square(n)
+
+    found = for_each_case(
+        work,
+        CASES,
+        desc="squares",
+        done={"a": 100, "d": 0}.get,  # a result that is false in a condition is a result
+        finished=lambda case, result: reported.append((case, result)),
+    )
+    assert list(found.items()) == [("b", 4), ("a", 100), ("d", 0), ("c", 9)]
+    assert worked_on == [2, 3]
+    assert reported == [("b", 4), ("c", 9)]
+
+
+def test_each_result_is_reported_as_it_comes_in() -> None:
+    reported: list[str] = []
+    for_each_case(
+        square, CASES, desc="squares", finished=lambda case, result: reported.append(case), executor=backwards
+    )
+    assert reported == ["c", "d", "a", "b"]
+
+
+def test_failures_are_collected_and_the_other_cases_go_on() -> None:
+    failures: dict[str, AssftError] = {}
+    reported: list[str] = []
+    found = for_each_case(
+        square_of_odd,
+        CASES,
+        desc="squares",
+        finished=lambda case, result: reported.append(case),
+        failures=failures,
+    )
+    assert found == {"a": 1, "c": 9}
+    assert {case: str(error) for case, error in failures.items()} == {"b": "2 is even", "d": "4 is even"}
+    assert reported == ["a", "c"]
+
+
+@pytest.mark.parametrize("executor", [here, in_processes(2)], ids=["here", "in two processes"])
+def test_without_a_place_for_failures_the_first_one_ends_the_loop(executor: Any) -> None:
+    reported: list[str] = []
+    with pytest.raises(AssftError, match="2 is even"):
+        for_each_case(
+            square_of_odd,
+            {"a": 1, "b": 2, "c": 3},
+            desc="squares",
+            finished=lambda case, result: reported.append(case),
+            executor=executor,
+        )
+    if executor is here:
+        assert reported == ["a"]
+
+
+def test_an_error_of_another_kind_is_never_collected() -> None:
+    def divide(n: int) -> float:
+        return 1 / n
+
+    failures: dict[str, AssftError] = {}
+    with pytest.raises(ZeroDivisionError):
+        for_each_case(divide, {"a": 0}, desc="quotients", failures=failures)
+    assert failures == {}
+
+
+def test_progress_counts_the_cases_that_were_left(capsys: pytest.CaptureFixture[str]) -> None:
+    for_each_case(square, CASES, desc="squares", done={"a": 1}.get)
+    assert "squares" in (shown := capsys.readouterr().err)
+    assert "/3 " in shown
+    for_each_case(square, CASES, desc="squares", done=CASES.get)
+    assert capsys.readouterr().err == ""  # nothing was left, nothing is shown
+
+
+# Processes ------------------------------------------------------------------------------------------------------------
+
+
+def process_of(n: int) -> int:
+    return os.getpid()
+
+
+def killed_at_two(n: int) -> int:
+    if n == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return square(n)
+
+
+def test_processes_give_the_same_results_and_collect_the_same_failures() -> None:
+    failures: dict[str, AssftError] = {}
+    found = for_each_case(square_of_odd, CASES, desc="squares", failures=failures, executor=in_processes(2))
+    assert list(found.items()) == [("a", 1), ("c", 9)]
+    assert {case: str(error) for case, error in failures.items()} == {"b": "2 is even", "d": "4 is even"}
+
+
+def test_more_than_one_case_runs_in_other_processes() -> None:
+    assert os.getpid() not in for_each_case(process_of, CASES, desc="processes", executor=in_processes(2)).values()
+
+
+@pytest.mark.parametrize(("n", "cases"), [(1, CASES), (4, {"a": 1}), (4, {})])
+def test_one_process_or_one_case_runs_here(n: int, cases: dict[str, int]) -> None:
+    found = for_each_case(process_of, cases, desc="processes", executor=in_processes(n))
+    assert found == dict.fromkeys(cases, os.getpid())
+
+
+def test_a_killed_worker_is_one_line_that_says_what_to_do() -> None:
+    with pytest.raises(AssftError, match=r"One of 2 worker processes was killed.*memory.*smaller -np") as error:
+        for_each_case(killed_at_two, CASES, desc="squares", executor=in_processes(2))
+    assert "\n" not in str(error.value)
