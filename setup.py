@@ -1,4 +1,4 @@
-"""`dataset_conversion/` lies at the top level of the repository and is installed as `nnunet_assft.dataset_conversion`."""
+"""The folder `dataset_conversion/` of the repository is installed as `nnunet_assft.dataset_conversion`."""
 
 from setuptools import find_packages, setup
 

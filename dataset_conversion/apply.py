@@ -13,10 +13,10 @@ from nnunet_assft.dataset_conversion.findings import Finding, errors, found
 from nnunet_assft.dataset_conversion.manifest import NAME, Manifest, Record, output_state, sources_unchanged
 from nnunet_assft.dataset_conversion.options import ConversionOptions
 from nnunet_assft.dataset_conversion.scan import PlannedCase
-from nnunet_assft.dataset_conversion.splits import describe
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.cases import for_each_case, in_processes
 from nnunet_assft.runtime.files import sha256_file
+from nnunet_assft.runtime.text import some
 
 FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
 
@@ -56,11 +56,8 @@ def require_untouched(manifest: Manifest) -> None:
         and output_state(manifest.folder, output, thorough=False) == "changed"
     ]
     if changed:
-        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
-        raise AssftError(
-            f"{manifest.folder / changed[0]}{more} changed after the conversion. Move it away, or add --overwrite to "
-            "write it again."
-        )
+        files = some((manifest.folder / path for path in changed), 1)
+        raise AssftError(f"{files} changed after the conversion. Move it away, or add --overwrite to write it again.")
 
 
 def require_all_there(manifest: Manifest, explained: set[str]) -> None:
@@ -68,7 +65,7 @@ def require_all_there(manifest: Manifest, explained: set[str]) -> None:
     lost = sorted(name for name, record in manifest.cases.items() if record["outputs"] and name not in explained)
     if lost:
         raise AssftError(
-            f"{len(lost)} converted cases are no longer in the download ({describe(lost)}). Give all of its folders "
+            f"{len(lost)} converted cases are no longer in the download ({some(lost)}). Give all of its folders "
             "with -i, or add --overwrite to remove them from the dataset."
         )
 

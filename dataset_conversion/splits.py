@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -68,9 +68,3 @@ def read_split_file(file: Path) -> tuple[set[str], set[str]]:
             '{"pool": ["case_a", ...], "test": ["case_b", ...]}.'
         )
     return set(content[POOL]), set(content[TEST])
-
-
-def describe(names: Iterable[str]) -> str:
-    """The first five names, and the number of the others."""
-    listed = sorted(names)
-    return ", ".join(listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "")

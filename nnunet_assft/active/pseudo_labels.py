@@ -61,7 +61,7 @@ def _write_pseudo_label(context: Context, r: int, scorer: Scorer, case: str) -> 
 
 
 def _pseudo_label(context: Context, scorer: Scorer, image: np.ndarray, properties: dict[str, Any]) -> np.ndarray:
-    """Argmax prediction on the original grid, (z, y, x); refined if the options say so, which by default they do not."""
+    """Argmax prediction on the original grid, (z, y, x); refined if the options say so, by default not."""
     options = context.experiment.options
     logits = scorer.logits(image)
     segmentation = scorer.segmentation(logits, properties)

@@ -11,6 +11,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunet_assft.errors import AssftError
+from nnunet_assft.runtime.text import some
 from nnunet_assft.volumes.grid import Grid, itk_grid, read_itk_grid
 from nnunet_assft.volumes.nifti import refuse_damaged_nifti
 
@@ -113,8 +114,7 @@ def _whole_numbers(array: np.ndarray, labels: Mapping[str, int]) -> np.ndarray:
 
 
 def _listed(values: list[tuple[float, int]]) -> str:
-    shown = ", ".join(f"{v:g} ({n} voxels)" for v, n in values[:5])
-    return shown + (f" and {len(values) - 5} more" if len(values) > 5 else "")
+    return some(f"{v:g} ({n} voxels)" for v, n in values)
 
 
 # Slicer's segmentations -----------------------------------------------------------------------------------------------

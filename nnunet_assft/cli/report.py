@@ -9,26 +9,21 @@ from nnunet_assft.cli.common import add_device, make_parser, run
 
 
 def parser() -> argparse.ArgumentParser:
-    p = make_parser(
-        "report", "Write one HTML file that opens offline: curves, queries, cases, a viewer, provenance.", dataset=False
-    )
+    description = "Write one HTML file that opens offline: curves, queries, cases, a viewer, provenance."
+    p = make_parser("report", description, dataset=False)
     p.add_argument("-d", required=True, metavar="ID", help="dataset id or name (218 or Dataset218_NAME)")
-    p.add_argument("-e", metavar="NAME", help="experiment (default: assft, or a run of the comparison)")
+    p.add_argument("-e", metavar="NAME", help="name of the experiment (default: assft, or a run of the comparison)")
     p.add_argument(
         "--compare",
         nargs="?",
         const="compare",
         metavar="NAME",
-        help="add the comparison of this name (without NAME: compare)",
+        help="also report the comparison of this name (without NAME: compare)",
     )
-    p.add_argument(
-        "-o", type=Path, metavar="FILE", help="where to write (default: report.html in the experiment or comparison)"
-    )
-    p.add_argument(
-        "--prelabel",
-        action="store_true",
-        help="first segment the queried cases that are shown, where nothing kept that",
-    )
+    where = "file to write (default: report.html in the folder of the experiment or the comparison)"
+    p.add_argument("-o", type=Path, metavar="FILE", help=where)
+    missing = "first compute the pre-segmentations that are missing of the queried cases in the report"
+    p.add_argument("--prelabel", action="store_true", help=missing)
     add_device(p)
     return p
 
@@ -45,7 +40,8 @@ def report(args: argparse.Namespace) -> None:
         write_prelabels(material, choose_device(args.device))
     home = material.comparison.folder if material.comparison else material.experiment.paths.results
     file = write_report(material, args.o or home / "report.html")
-    print(f"{file} ({file.stat().st_size / 1e6:.1f} MB), figures and data in {file.with_name(file.stem + '_files')}")
+    files = file.with_name(f"{file.stem}_files")
+    print(f"Wrote {file} ({file.stat().st_size / 1e6:.1f} MB); the figures and their data are in {files}.")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 from nnunet_assft.network.architecture import CTFMSegmentationNet
 from nnunet_assft.network.presets import ENCODERS, EncoderSpec
 from nnunet_assft.runtime.files import sha256_file
+from nnunet_assft.runtime.text import some
 
 
 class PretrainedEncoderError(ValueError):
@@ -143,7 +144,7 @@ def _find_encoder(
     if len(found) != 1:
         raise PretrainedEncoderError(
             f"{path} has encoder keys under {len(found)} of the known prefixes {_listed(map(repr, spec.prefixes))}; "
-            f"expected exactly one. Its {len(keys)} keys: {_some(keys)}."
+            f"expected exactly one. Its {len(keys)} keys: {some(keys, 3)}."
         )
     prefix = found[0]
     inside = {key for key in keys if key.startswith(prefix) and not (prefix == "" and key.startswith(spec.ignored))}
@@ -183,7 +184,7 @@ def _check_weights(weights: dict[str, Any], expected: Mapping[str, Tensor], path
         "not finite": [key for key, value in cast.items() if not torch.isfinite(value).all()],
     }
     if any(problems.values()):
-        text = "; ".join(f"{len(keys)} {problem}: {_some(keys)}" for problem, keys in problems.items() if keys)
+        text = "; ".join(f"{len(keys)} {problem}: {some(keys, 3)}" for problem, keys in problems.items() if keys)
         advice = "Use a preset with the file's widths." if misshapen else "Use a complete, unchanged encoder file."
         raise PretrainedEncoderError(
             f"{path} does not fit the encoder (widths {_listed(_widths(expected))}; the file's "
@@ -196,11 +197,6 @@ def _widths(weights: Mapping[str, Tensor]) -> list[int]:
     """The feature maps of each level, from the first norm of each."""
     norms = (weights.get(f"layers.{level}.blocks.0.norm1.weight") for level in range(len(weights)))
     return [norm.numel() for norm in norms if norm is not None]
-
-
-def _some(items: Iterable[str], n: int = 3) -> str:
-    listed = list(items)
-    return ", ".join(listed[:n]) + (f" and {len(listed) - n} more" if len(listed) > n else "")
 
 
 def _listed(items: Iterable[object]) -> str:

@@ -15,6 +15,7 @@ from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.cached import cached
 from nnunet_assft.runtime.cases import for_each_case, in_processes
 from nnunet_assft.runtime.files import read_json, signature
+from nnunet_assft.runtime.text import some
 from nnunet_assft.volumes.nifti import refuse_damaged_nifti
 
 SAMPLES_PER_CASE = 1_000  # for the record only: our normalisations do not read them
@@ -45,10 +46,9 @@ def check_images(
         executor=in_processes(num_processes),
     )
     if problems:
-        listed = "; ".join(f"{case}: {problems[case]}" for case in sorted(problems)[:5])
-        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+        listed = some(f"{case}: {problem}" for case, problem in sorted(problems.items()))
         raise AssftError(
-            f"{len(problems)} of {len(images)} images cannot be used ({listed}{more}). "
+            f"{len(problems)} of {len(images)} images cannot be used ({listed}). "
             "Replace or remove them and run the same command again."
         )
 

@@ -11,23 +11,19 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import SimpleITK as sitk
-from tqdm import tqdm
 
 from nnunet_assft.active.state import Round
 from nnunet_assft.report.material import Material
 from nnunet_assft.volumes.display import grey_range
-from nnunet_assft.volumes.display import window_of as window_of
 from nnunet_assft.volumes.raw_dataset import PLAIN_READERS, RawDataset
 
 MAX_CASES = 8
 MAX_VOXELS = 256**3  # of the pictures
-MAX_VIEWER_VOXELS = 2_300_000  # about 130 x 130 x 130
-MAX_VIEWER_BYTES = 20_000_000  # of all volumes in the page, as base64
 
 
 @dataclass(frozen=True)
 class QueriedCase:
-    """Files of a queried case. segmentations: of "pre-segmentation" and "label" what is there."""
+    """The files of a queried case. segmentations: "pre-segmentation" and "label", as far as they exist."""
 
     case: str
     round: int
@@ -37,8 +33,22 @@ class QueriedCase:
 
 
 @dataclass(frozen=True)
+class ViewerCase:
+    """What the viewer's script reads of a case: the image and, by name, its segmentations, as base64 of NIfTI files."""
+
+    case: str
+    round: int
+    rank: int
+    image: str
+    layers: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Volume:
-    """(z, y, x) from feet to head, front to back, right to left. image: uint8 grey values. spacing, origin: (x, y, z) in mm, of LPS."""
+    """A queried case on one grid: arrays (z, y, x) that run from feet to head, front to back, right to left.
+
+    image: uint8 grey values. spacing, origin: (x, y, z) in mm, LPS.
+    """
 
     image: np.ndarray
     segmentations: Mapping[str, np.ndarray]
@@ -47,7 +57,7 @@ class Volume:
 
 
 def queried_cases(material: Material, max_cases: int = MAX_CASES) -> list[QueriedCase]:
-    """The best ranked cases of the last rounds. A label is shown only of a case that is labelled."""
+    """The best ranked cases of the last rounds. Only a case that is labelled has its label."""
     found = []
     for done in reversed(material.rounds):
         found += [_queried(material, done, case, rank) for rank, case in enumerate(done.queried, 1)]
@@ -59,52 +69,53 @@ def _queried(material: Material, done: Round, case: str, rank: int) -> QueriedCa
     files = {"pre-segmentation": material.experiment.paths.previews(done.round) / f"{case}{dataset.file_ending}"}
     if case in done.labelled:
         files["label"] = dataset.label_file(case)
-    return QueriedCase(
-        case, done.round, rank, dataset.images[case][0], {name: file for name, file in files.items() if file.is_file()}
-    )
+    existing = {name: file for name, file in files.items() if file.is_file()}
+    return QueriedCase(case, done.round, rank, dataset.images[case][0], existing)
 
 
 def why_no_images(dataset: RawDataset) -> str | None:
-    """None if the images can be read here; see `annotation_export.require_plain_volumes`."""
+    """A sentence that says why no pictures can be made of this dataset, or None if they can."""
     name = type(dataset.reader).__name__
-    return (
-        None
-        if name in PLAIN_READERS
-        else f"The images are read with nnU-Net's {name}; pictures are made of those of {' and '.join(PLAIN_READERS)}."
-    )
+    if name in PLAIN_READERS:
+        return None
+    readers = " or ".join(PLAIN_READERS)
+    return f"The images are read with nnU-Net's {name}; pictures are made of images that {readers} reads."
 
 
 def load_volume(queried: QueriedCase, max_voxels: int, window: tuple[float, float] | None) -> Volume:
-    """On the image's grid, or a coarser one of at most max_voxels. window: grey values shown; None, or if it does
-    not fit what is segmented (MR that calls itself CT): percentiles 1 and 99.
+    """A queried case on the grid of its image, or on a coarser one of at most max_voxels.
 
-    Raises RuntimeError or ValueError for files that are no 3D images or do not lie on one grid.
+    window: see `volumes.display`. Raises RuntimeError or ValueError for files that are no 3D images or are not on one
+    grid.
     """
     image = sitk.ReadImage(str(queried.image), sitk.sitkFloat32)
     if image.GetDimension() != 3:
-        raise ValueError(f"{queried.image.name} has {image.GetDimension()} dimensions")
+        raise ValueError(f"{queried.image.name} has {image.GetDimension()} dimensions; expected 3")
     image = sitk.DICOMOrient(image, "LPS")
     grid = _coarser(image, max_voxels)
     segmentations = {}
     for name, file in queried.segmentations.items():
         segmentation = sitk.DICOMOrient(sitk.ReadImage(str(file), sitk.sitkUInt8), "LPS")
         if segmentation.GetSize() != image.GetSize():
-            raise ValueError(f"{file.name} has {segmentation.GetSize()} voxels, its image {image.GetSize()}")
-        segmentation.CopyInformation(image)  # header noise
-        segmentations[name] = sitk.GetArrayFromImage(
-            sitk.Resample(segmentation, grid, sitk.Transform(), sitk.sitkNearestNeighbor)
-        )
+            raise ValueError(f"{file.name} has {segmentation.GetSize()} voxels; its image has {image.GetSize()}")
+        segmentation.CopyInformation(image)  # headers may differ by rounding
+        on_grid = sitk.Resample(segmentation, grid, sitk.Transform(), sitk.sitkNearestNeighbor)
+        segmentations[name] = sitk.GetArrayFromImage(on_grid)
     grey = sitk.GetArrayFromImage(sitk.Resample(image, grid, sitk.Transform(), sitk.sitkLinear))
-    mask = (
-        np.any([array > 0 for array in segmentations.values()], axis=0) if segmentations else np.zeros(grey.shape, bool)
-    )
-    low, high = grey_range(grey, window, mask)
-    grey = np.clip((grey - low) / max(high - low, 1e-6), 0, 1)
-    return Volume(np.rint(255 * grey).astype(np.uint8), segmentations, grid.GetSpacing(), grid.GetOrigin())
+    segmented = np.any([array > 0 for array in segmentations.values()], axis=0) if segmentations else None
+    shown = to_grey(grey, grey_range(grey, window, segmented))
+    return Volume(shown, segmentations, grid.GetSpacing(), grid.GetOrigin())
+
+
+def to_grey(image: np.ndarray, black_and_white: tuple[float, float]) -> np.ndarray:
+    """uint8 grey values, 0 for the lower of two values and all below it, 255 for the higher and all above it."""
+    low, high = black_and_white
+    return np.rint(255 * np.clip((image - low) / max(high - low, 1e-6), 0, 1)).astype(np.uint8)
 
 
 def _coarser(image: sitk.Image, max_voxels: int) -> sitk.Image:
-    """An empty image on the same box whose voxels are as near to cubes as max_voxels asks for; no axis becomes finer."""
+    """An empty image of at most max_voxels on the same box. Its voxels are as close to cubes as that takes, and no axis
+    becomes finer."""
     size, spacing = np.array(image.GetSize()), np.array(image.GetSpacing())
     step = spacing.min()
     while np.prod(new_size := np.maximum(1, np.floor(size * spacing / np.maximum(spacing, step)))) > max_voxels:
@@ -118,39 +129,9 @@ def _coarser(image: sitk.Image, max_voxels: int) -> sitk.Image:
     return grid
 
 
-# The viewer ------------------------------------------------------------------------------------------------------------
-
-
 def nifti_base64(array: np.ndarray, volume: Volume) -> str:
-    """A gzipped uint8 NIfTI of an array on the volume's grid; rotations of oblique scans are left out."""
+    """A gzipped NIfTI file of a uint8 array on the volume's grid, as base64. Rotations are left out."""
     affine = np.diag([-volume.spacing[0], -volume.spacing[1], volume.spacing[2], 1.0])
     affine[:3, 3] = -volume.origin[0], -volume.origin[1], volume.origin[2]
     nifti = nibabel.Nifti1Image(np.ascontiguousarray(array.transpose(2, 1, 0)), affine)
     return base64.b64encode(gzip.compress(nifti.to_bytes(), 9, mtime=0)).decode()
-
-
-def viewer_cases(
-    cases: list[QueriedCase], window: tuple[float, float] | None, max_bytes: int = MAX_VIEWER_BYTES
-) -> list[dict]:
-    """What the viewer's script reads: per case its name, round, rank, and base64 of `image` and of each segmentation, within max_bytes.
-
-    A case that cannot be read is left out.
-    """
-    found, total = [], 0
-    for queried in tqdm(cases, desc="viewer", unit="case", leave=False):
-        try:
-            volume = load_volume(queried, MAX_VIEWER_VOXELS, window)
-        except (RuntimeError, ValueError):
-            continue
-        layers = {name: nifti_base64(array, volume) for name, array in volume.segmentations.items()}
-        entry = {
-            "case": queried.case,
-            "round": queried.round,
-            "rank": queried.rank,
-            "image": nifti_base64(volume.image, volume),
-        }
-        total += len(entry["image"]) + sum(map(len, layers.values()))
-        if total > max_bytes:
-            break
-        found.append({**entry, "layers": layers})
-    return found

@@ -1,11 +1,11 @@
-"""What the report reads: the files of an experiment and of a comparison, as tables. Nothing is computed by a network here."""
+"""What the report reads: the files of an experiment and of a comparison, as tables. No network is run here."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,35 +13,62 @@ from tqdm import tqdm
 
 from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.state import Experiment, Round, finished_rounds
-from nnunet_assft.active.strategies import STRATEGIES
+from nnunet_assft.active.training.checkpoints import training_log
 from nnunet_assft.annotation.minutes import annotation_minutes
-from nnunet_assft.comparison.arms import arm_of
 from nnunet_assft.comparison.conclusions import Findings, draw_conclusions
 from nnunet_assft.comparison.pseudo_label_quality import read_pseudo_label_quality
-from nnunet_assft.comparison.spec import Comparison, read_comparison
+from nnunet_assft.comparison.spec import read_comparison
 from nnunet_assft.errors import AssftError
+from nnunet_assft.evaluation.case_metrics import DTYPES, read_table
 from nnunet_assft.volumes.raw_dataset import RawDataset, find_dataset
 
 DICE_COLUMNS = ("round", "n_labelled", "case", "structure", "dice")
-TRAINING_COLUMNS = ("round", "stage", "epoch", "train_loss", "val_loss", "pseudo_dice")
+EPOCH_COLUMNS = ("epoch", "train_loss", "val_loss", "pseudo_dice")
+DEFAULT_EXPERIMENT = "assft"
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """rows: (N, d), the embedding of each of N cases; N >= 2."""
+
+    cases: tuple[str, ...]
+    rows: np.ndarray
+
+
+@dataclass(frozen=True)
+class TrainingCurves:
+    """epochs: columns round, stage and EPOCH_COLUMNS; pseudo_dice: the mean over structures, NaN if there is none.
+
+    absent, damaged: the stages whose checkpoint does not exist any more or cannot be read, "round 1 (semi)".
+    """
+
+    epochs: pd.DataFrame
+    absent: tuple[str, ...] = ()
+    damaged: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class FinishedComparison:
-    """The files of one comparison, and what they say. results: long form, one row per arm, seed, round, case, structure."""
+    """What is finished of a comparison, and what it says.
+
+    encoder: of its runs; None: E^(0) is random. experiment: the run that stands for it, ASSFT's first seed if there is
+    one. results: one row per arm, seed, round, case and structure.
+    """
 
     folder: Path
-    spec: Comparison
+    encoder: str | None
+    experiment: str
     results: pd.DataFrame
     findings: Findings
 
 
 @dataclass(frozen=True)
 class Material:
-    """All that is shown, as far as it exists. Tables by round have only the rounds whose file is there.
+    """All that is shown, as far as it exists. Mappings by round have only the rounds whose files are there.
 
-    dice: DICE_COLUMNS, Dice in [0, 1] and NaN for an absent structure. training: TRAINING_COLUMNS. embeddings: round -> (cases, (N, d));
-    pretrained: the same under E^(0). minutes: annotation minutes of a case, summed over its readers.
+    dice: columns DICE_COLUMNS, Dice in [0, 1] and NaN for an absent structure. scores: rows of the scores file of a
+    round. quality: rows of pseudo_label_quality_round_RR.csv. pretrained: embeddings by E^(0). minutes: of annotating a
+    case.
     """
 
     experiment: Experiment
@@ -50,50 +77,48 @@ class Material:
     dice: pd.DataFrame
     scores: Mapping[int, pd.DataFrame]
     quality: pd.DataFrame | None
-    embeddings: Mapping[int, tuple[tuple[str, ...], np.ndarray]]
-    pretrained: tuple[tuple[str, ...], np.ndarray] | None
-    training: pd.DataFrame
+    embeddings: Mapping[int, Embeddings]
+    pretrained: Embeddings | None
+    training: TrainingCurves
     minutes: Mapping[str, float]
     comparison: FinishedComparison | None
 
 
 def gather(dataset: str | int, experiment: str | None, comparison: str | None) -> Material:
-    """experiment: its name; None: that of the comparison's first run, else `assft`. Raises `AssftError` if there is nothing to report."""
+    """Everything that a report shows of an experiment and, if `comparison` names one, of a comparison.
+
+    experiment: its name; None: the run that stands for the comparison, otherwise `assft`. Raises `AssftError` if there
+    is nothing to report.
+    """
     raw = find_dataset(dataset)
-    compared = (
-        read_finished_comparison(ExperimentPaths(raw.name, "assft").results_of_dataset / "assft_compare" / comparison)
-        if comparison
-        else None
-    )
-    name = experiment or (first_experiment(compared) if compared else "assft")
-    planned = Experiment.load(ExperimentPaths(raw.name, name))
-    paths, rounds = planned.paths, finished_rounds(planned)
+    compared = None
+    if comparison:
+        folder = ExperimentPaths(raw.name, DEFAULT_EXPERIMENT).results_of_dataset / "assft_compare" / comparison
+        compared = read_finished_comparison(folder)
+    planned = Experiment.load(ExperimentPaths(raw.name, experiment or _default_experiment(compared)))
+    paths, rounds = planned.paths, tuple(finished_rounds(planned))
     if not rounds:
         raise AssftError(
-            f"Experiment {name!r} of {raw.name} has no finished round; there is nothing to report yet. "
-            "nnUNetv2_assft_status says what to type next."
+            f"Experiment {planned.name!r} of {raw.name} has no finished round, so there is nothing to report yet. "
+            f"Run {planned.command('status')} to see the next step."
         )
-    scores = {
-        done.round: pd.read_csv(paths.scores_file(done.round), dtype={"case": str})
-        for done in rounds
-        if paths.scores_file(done.round).is_file()
-    }
-    quality = [
-        read_pseudo_label_quality(file) for done in rounds if (file := paths.pseudo_label_quality(done.round)).is_file()
-    ]
-    in_rounds = {
-        done.round: found
-        for done in tqdm(rounds[1:], desc="embeddings", unit="round", leave=False)
-        if (found := _embeddings_of_round(paths, done))
-    }
+    scores, quality, embeddings = {}, [], {}
+    for done in tqdm(rounds, desc="reading", unit="round", leave=False):
+        r = done.round
+        if paths.scores_file(r).is_file():
+            scores[r] = _read_scores(paths.scores_file(r))
+        if paths.pseudo_label_quality(r).is_file():
+            quality.append(read_pseudo_label_quality(paths.pseudo_label_quality(r)))
+        if r > 0 and (found := _embeddings_of_round(paths, done)):
+            embeddings[r] = found
     return Material(
         experiment=planned,
         dataset=raw,
-        rounds=tuple(rounds),
-        dice=dice_of(rounds),
+        rounds=rounds,
+        dice=_dice(rounds),
         scores=scores,
         quality=pd.concat(quality, ignore_index=True) if quality else None,
-        embeddings=in_rounds,
+        embeddings=embeddings,
         pretrained=_embeddings(paths.records("pretrained"), planned.pool),
         training=training_curves(paths, rounds),
         minutes=annotation_minutes(paths.annotations),
@@ -101,16 +126,14 @@ def gather(dataset: str | int, experiment: str | None, comparison: str | None) -
     )
 
 
-def uses_dkd(strategy: str) -> bool:
-    """Whether a strategy (or an arm trained on its cases, `nnunet@assft`) depends on E^(0)."""
-    row = STRATEGIES.get(arm_of(strategy).cases_of or "")
-    return row is not None and "pretrained_embeddings" in row.needs
+def _default_experiment(compared: FinishedComparison | None) -> str:
+    return DEFAULT_EXPERIMENT if compared is None else compared.experiment
 
 
-# One experiment --------------------------------------------------------------------------------------------------------
+# One experiment -----------------------------------------------------------------------------------------------------
 
 
-def dice_of(rounds: Sequence[Round]) -> pd.DataFrame:
+def _dice(rounds: Sequence[Round]) -> pd.DataFrame:
     rows = [
         (done.round, len(done.labelled), case, structure, dice)
         for done in rounds
@@ -120,22 +143,30 @@ def dice_of(rounds: Sequence[Round]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(DICE_COLUMNS)).astype({"dice": float})
 
 
-def _embeddings_of_round(paths: ExperimentPaths, done: Round) -> tuple[tuple[str, ...], np.ndarray] | None:
-    """Of the selection, where the whole pool is; else of the query, where the unlabelled cases are, and the labelled ones if asked for."""
+def _read_scores(file: Path) -> pd.DataFrame:
+    """The scores of a round, a row per case; query_rank is NaN for cases that were not queried."""
+    numbers = [name for name in pd.read_csv(file, nrows=0) if name != "case"]
+    no_number = {name: ["", "nan"] for name in numbers}
+    return pd.read_csv(file, dtype={"case": str}, keep_default_na=False, na_values=no_number)  # a case may be called NA
+
+
+def _embeddings_of_round(paths: ExperimentPaths, done: Round) -> Embeddings | None:
+    """Those of the selection, which has the whole pool; otherwise those of the query, which has the unlabelled cases
+    and, if the strategy asked for them, the labelled ones."""
     pool = (*done.labelled, *done.unlabelled)
     selected = _embeddings(paths.records(f"round_{done.round:02d}_select"), pool)
     if selected:
         return selected
     folders = [paths.records(f"round_{done.round:02d}_{name}") for name in ("query", "labelled")]
     parts = [part for folder in folders if (part := _embeddings(folder, pool))]
-    return (
-        (tuple(case for cases, _ in parts for case in cases), np.concatenate([rows for _, rows in parts]))
-        if parts
-        else None
-    )
+    if not parts:
+        return None
+    cases = tuple(case for part in parts for case in part.cases)
+    return Embeddings(cases, np.concatenate([part.rows for part in parts]))
 
 
-def _embeddings(folder: Path, cases: Iterable[str]) -> tuple[tuple[str, ...], np.ndarray] | None:
+def _embeddings(folder: Path, cases: Iterable[str]) -> Embeddings | None:
+    """Of the cases that have a record in the folder; None if there are fewer than two."""
     found = [case for case in cases if (folder / f"{case}.npz").is_file()]
     if len(found) < 2:
         return None
@@ -143,46 +174,42 @@ def _embeddings(folder: Path, cases: Iterable[str]) -> tuple[tuple[str, ...], np
     for case in found:
         with np.load(folder / f"{case}.npz") as record:
             rows.append(record["embedding"])
-    return tuple(found), np.stack(rows)
+    return Embeddings(tuple(found), np.stack(rows))
 
 
-def training_curves(paths: ExperimentPaths, rounds: Sequence[Round]) -> pd.DataFrame:
-    """From nnU-Net's training logs, one row per epoch; pseudo_dice: mean over structures."""
-    rows = []
+def training_curves(paths: ExperimentPaths, rounds: Sequence[Round]) -> TrainingCurves:
+    """The epochs of every stage, as nnU-Net logged them in the stage's checkpoint."""
+    parts, absent, damaged = [], [], []
     for done in rounds:
-        for stage in ("supervised", "semi")[: 2 if done.model.stage == "semi" else 1]:
-            logs = sorted(paths.checkpoint(done.round, stage).parent.glob("training_log_*.txt"))
-            epochs = epochs_of_logs([log.read_text(encoding="utf-8", errors="replace") for log in logs])
-            rows += [(done.round, stage, epoch, *values) for epoch, values in sorted(epochs.items())]
-    return pd.DataFrame(rows, columns=list(TRAINING_COLUMNS)).astype(dict.fromkeys(TRAINING_COLUMNS[3:], float))
+        for stage in ("supervised", "semi") if done.model.stage == "semi" else ("supervised",):
+            file, name = paths.checkpoint(done.round, stage), f"round {done.round} ({stage})"
+            if not file.is_file():
+                absent.append(name)
+                continue
+            try:
+                epochs = epochs_of(training_log(file))
+            except (AssftError, KeyError):
+                damaged.append(name)
+                continue
+            parts.append(epochs.assign(round=done.round, stage=stage))
+    columns = ["round", "stage", *EPOCH_COLUMNS]
+    table = pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
+    return TrainingCurves(table, tuple(absent), tuple(damaged))
 
 
-def epochs_of_logs(logs: Sequence[str]) -> dict[int, tuple[float, float, float]]:
-    """epoch -> train loss, validation loss, mean pseudo-Dice. Of an epoch that was trained again after a cut, the last counts."""
-    epochs: dict[int, tuple[float, float, float]] = {}
-    for text in logs:
-        for block in re.split(r"(?m)^[^\n]*: Epoch (?=\d+ *$)", text)[1:]:
-            train, validation = (_number(rf"{name} (\S+)", block) for name in ("train_loss", "val_loss"))
-            dice = re.search(r"Pseudo dice \[(.*)\]", block)
-            if train is None or validation is None or dice is None:
-                continue  # cut off in this epoch
-            known = [
-                d for d in map(float, re.findall(r"(?<![\w.])(?:nan|\d[\d.]*(?:e-\d+)?)(?![\w.])", dice[1])) if d == d
-            ]
-            epochs[int(block.split(maxsplit=1)[0])] = (train, validation, float(np.mean(known)) if known else np.nan)
-    return epochs
+def epochs_of(log: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
+    """The epochs that are whole in a log of nnU-Net, see `training_log`. Columns: EPOCH_COLUMNS."""
+    values = [log[name] for name in ("train_losses", "val_losses", "mean_fg_dice")]
+    n = min(map(len, values))
+    columns = [range(n), *(np.asarray(column[:n], float) for column in values)]
+    return pd.DataFrame(dict(zip(EPOCH_COLUMNS, columns, strict=True)))
 
 
-def _number(pattern: str, text: str) -> float | None:
-    found = re.search(pattern, text)
-    return float(found[1]) if found else None
-
-
-# A comparison ----------------------------------------------------------------------------------------------------------
+# A comparison -------------------------------------------------------------------------------------------------------
 
 
 def read_finished_comparison(folder: Path) -> FinishedComparison:
-    """Raises `AssftError` if the comparison has no results."""
+    """The finished part of a comparison. Raises `AssftError` if it has no results."""
     lost = [name for name in ("comparison.json", "results.csv", "runs.csv") if not (folder / name).is_file()]
     if lost:
         raise AssftError(
@@ -190,24 +217,15 @@ def read_finished_comparison(folder: Path) -> FinishedComparison:
         )
     spec, shared = read_comparison(folder / "comparison.json")
     quality = folder / "pseudo_label_quality.csv"
-    results = pd.read_csv(
-        folder / "results.csv",
-        dtype={"arm": str, "case": str, "structure": str},
-        keep_default_na=False,  # a case may be called NA
-        na_values={"dice": [""], "nsd": [""], "hd95_mm": [""]},
-        float_precision="round_trip",
-    )
+    results = read_table(folder / "results.csv", {"arm": str, **DTYPES})
     if results.empty:
         raise AssftError(
-            f"The comparison in {folder} has no finished round. Run nnUNetv2_assft_compare first, or leave out --compare."
+            f"The comparison in {folder} has no finished round. Run nnUNetv2_assft_compare first, or leave out "
+            "--compare."
         )
     runs = pd.read_csv(folder / "runs.csv", dtype={"arm": str})
     of_pseudo_labels = read_pseudo_label_quality(quality) if quality.is_file() else None
-    return FinishedComparison(folder, spec, results, draw_conclusions(spec, shared, results, runs, of_pseudo_labels))
-
-
-def first_experiment(comparison: FinishedComparison) -> str:
-    """The run that stands for the comparison: ASSFT's first seed, else the first strategy's."""
-    spec = comparison.spec
-    arm = next((arm for arm in spec.strategies if arm.id == "assft"), spec.first_strategy)
-    return spec.paths(arm, spec.seeds[0]).experiment
+    findings = draw_conclusions(spec, shared, results, runs, of_pseudo_labels)
+    first = next((arm for arm in spec.strategies if arm.id == "assft"), spec.first_strategy)
+    name = spec.paths(first, spec.seeds[0]).experiment
+    return FinishedComparison(folder, spec.settings.encoder, name, results, findings)

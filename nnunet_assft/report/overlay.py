@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,99 +15,121 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from nnunet_assft.report.images import Volume
-from nnunet_assft.report.plot import CONTOURS, INK, STYLE, WIDE, Plot, label_colour
+from nnunet_assft.report.plot import INK, STYLE, WIDE, Plot, label_colour
 
 PLANES = {"axial": 0, "coronal": 1, "sagittal": 2}  # -> axis of a Volume
-DASHES = {"label": "solid", "pre-segmentation": "dashed"}
+LINES = {"label": "solid", "pre-segmentation": "dashed"}
+TELLABLE = 7  # colours that can be told apart; with more structures, their numbers are in the picture, too
 
 
-def overlay_plot(name: str, title: str, caption: str, volume: Volume, labels: Mapping[str, int]) -> Plot:
-    """The three planes at one scale, as radiologists look at them, each through the slice with the most segmented voxels.
+def overlay_plot(name: str, title: str, caption: str, volume: Volume, structures: Mapping[str, int]) -> Plot:
+    """The three planes at one scale, as radiologists look at them.
 
-    labels: structure -> value. Data: how many pixels of each structure each plane shows.
+    Each plane goes through the slice with the most segmented voxels. structures: name ->
+    value. The data are the pixels of each structure that each plane shows.
     """
-    segmentations = volume.segmentations
-    slices = {
-        plane: _fullest(list(segmentations.values()), axis, volume.image.shape[axis]) for plane, axis in PLANES.items()
-    }
-    present = {
-        structure: value
-        for structure, value in labels.items()
-        if any((s == value).any() for s in segmentations.values())
-    }
-    numbered = len(labels) > len(CONTOURS)  # colours repeat
-    depth, height, width = np.array(volume.image.shape) * np.array(volume.spacing[::-1])  # mm
-    inches = (WIDE[0] - 0.1) / (width + height) * (height + depth) + 0.5
-    with style.context(["default", STYLE, {"axes.grid": False}]):
-        tight = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02)
-        figure = Figure(figsize=(WIDE[0], float(np.clip(inches, 2.2, 7.5))), layout=tight)
-        cells = figure.subplots(2, 2, gridspec_kw={"width_ratios": [width, height], "height_ratios": [height, depth]})
-        for plane, axes in zip(PLANES, (cells[0, 0], cells[1, 0], cells[1, 1]), strict=True):
-            _draw_plane(axes, plane, slices[plane], volume, list(present.values()), numbered)
-        _draw_legend(cells[0, 1], present, list(segmentations), numbered)
-    rows = [
-        (plane, slices[plane] + 1, source, structure, int((array.take(slices[plane], axis) == value).sum()))
-        for plane, axis in PLANES.items()
-        for source, array in segmentations.items()
-        for structure, value in present.items()
-    ]
-    data = pd.DataFrame(rows, columns=["plane", "slice", "segmentation", "structure", "pixels"])
-    contours = (
-        f"contours of {' and '.join(segmentations)} ({', '.join(present) or 'no structure'})"
-        if segmentations
-        else "no contours"
-    )
-    return Plot(name, title, caption, f"{title}: axial, coronal and sagittal slice with {contours}.", data, figure)
-
-
-def _draw_plane(axes: Axes, plane: str, index: int, volume: Volume, values: Sequence[int], numbered: bool) -> None:
-    axis = PLANES[plane]
-    up, across = (n for n in (0, 1, 2) if n != axis)
-    image, step_up, step_across = volume.image.take(index, axis), volume.spacing[2 - up], volume.spacing[2 - across]
-    bottom, top = image.shape[0] * step_up, 0.0  # the front is above; but the head is above where z goes up
-    if plane != "axial":
-        bottom, top = top, bottom
-    axes.imshow(
-        image,
-        cmap="gray",
-        vmin=0,
-        vmax=255,
-        interpolation="none",
-        origin="upper" if plane == "axial" else "lower",
-        extent=(0.0, image.shape[1] * step_across, bottom, top),
-    )
-    x, y = (
-        (np.arange(-1, n + 1) + 0.5) * step for n, step in ((image.shape[1], step_across), (image.shape[0], step_up))
-    )
-    for source, array in volume.segmentations.items():
-        for value in values:
-            mask = np.pad(array.take(index, axis) == value, 1)  # so that contours close at the border
-            if not mask.any():
-                continue
-            colour = label_colour(value)
-            axes.contour(x, y, mask, levels=[0.5], colors=[colour], linewidths=1.1, linestyles=DASHES[source])
-            if numbered and source == "label":
-                centre = x @ mask.sum(0) / mask.sum(), y @ mask.sum(1) / mask.sum()
-                axes.annotate(str(value), centre, color=colour, fontsize=6.5, ha="center", va="center")
-    axes.set(xlim=(0.0, image.shape[1] * step_across), ylim=(bottom, top))  # contours reach one voxel further
-    axes.set_title(f"{plane} {index + 1}/{volume.image.shape[axis]}", fontsize=7.5, pad=2)
-    axes.set_axis_off()
-
-
-def _draw_legend(axes: Axes, present: Mapping[str, int], sources: Sequence[str], numbered: bool) -> None:
-    axes.set_axis_off()
-    for structure, value in present.items():
-        axes.plot(
-            [], [], color=label_colour(value), label=(f"{value} " if numbered else "") + structure.replace("_", " ")
-        )
-    for source in sources:
-        axes.plot([], [], color=INK, linewidth=1, linestyle=DASHES[source], label=source)
+    overlay = _Overlay(volume, structures)
+    sources = list(volume.segmentations)
+    contours = "no contours"
     if sources:
-        axes.legend(loc="center left", fontsize=7 if len(present) < 12 else 5.5, borderaxespad=0)
+        contours = f"contours of {' and '.join(sources)} ({', '.join(overlay.present) or 'no structure'})"
+    alt = f"{title}: axial, coronal and sagittal slice with {contours}."
+    return Plot(name, title, caption, alt, overlay.pixels(), overlay.figure())
+
+
+@dataclass(frozen=True)
+class _Overlay:
+    """How one case is drawn."""
+
+    volume: Volume
+    structures: Mapping[str, int]
+
+    @cached_property
+    def present(self) -> dict[str, int]:
+        """The structures that are segmented anywhere in the volume."""
+        segmentations = self.volume.segmentations.values()
+        return {
+            name: value for name, value in self.structures.items() if any((s == value).any() for s in segmentations)
+        }
+
+    @cached_property
+    def slices(self) -> dict[str, int]:
+        """plane -> index of the slice that is shown."""
+        segmentations, shape = list(self.volume.segmentations.values()), self.volume.image.shape
+        return {plane: _fullest(segmentations, axis, shape[axis]) for plane, axis in PLANES.items()}
+
+    @property
+    def is_numbered(self) -> bool:
+        return len(self.structures) > TELLABLE
+
+    def pixels(self) -> pd.DataFrame:
+        rows = [
+            (plane, k + 1, source, name, int((array.take(k, PLANES[plane]) == value).sum()))
+            for plane, k in self.slices.items()
+            for source, array in self.volume.segmentations.items()
+            for name, value in self.present.items()
+        ]
+        return pd.DataFrame(rows, columns=["plane", "slice", "segmentation", "structure", "pixels"])
+
+    def figure(self) -> Figure:
+        depth, height, width = np.array(self.volume.image.shape) * np.array(self.volume.spacing[::-1])  # mm
+        inches = (WIDE[0] - 0.1) / (width + height) * (height + depth) + 0.5
+        with style.context(["default", STYLE, {"axes.grid": False}]):
+            tight = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02)
+            figure = Figure(figsize=(WIDE[0], float(np.clip(inches, 2.2, 7.5))), layout=tight)
+            ratios = {"width_ratios": [width, height], "height_ratios": [height, depth]}
+            cells = figure.subplots(2, 2, gridspec_kw=ratios)
+            for plane, axes in zip(PLANES, (cells[0, 0], cells[1, 0], cells[1, 1]), strict=True):
+                self._draw_plane(axes, plane)
+            self._draw_legend(cells[0, 1])
+        return figure
+
+    def _draw_plane(self, axes: Axes, plane: str) -> None:
+        volume, k, axis = self.volume, self.slices[plane], PLANES[plane]
+        up, across = (n for n in (0, 1, 2) if n != axis)
+        steps = volume.spacing[2 - up], volume.spacing[2 - across]  # mm
+        image = volume.image.take(k, axis)
+        bottom, top = image.shape[0] * steps[0], 0.0  # the front is above
+        if plane != "axial":
+            bottom, top = top, bottom  # the head is above, where z goes up
+        right = image.shape[1] * steps[1]
+        look: dict[str, Any] = {
+            "origin": "upper" if plane == "axial" else "lower",
+            "cmap": "gray",
+            "interpolation": "none",
+        }
+        axes.imshow(image, extent=(0.0, right, bottom, top), vmin=0, vmax=255, **look)
+        for source, array in volume.segmentations.items():
+            for value in self.present.values():
+                self._draw_contour(axes, array.take(k, axis) == value, steps, value, LINES[source])
+        axes.set(xlim=(0.0, right), ylim=(bottom, top))  # contours reach one voxel further
+        axes.set_title(f"{plane} {k + 1}/{volume.image.shape[axis]}", fontsize=7.5, pad=2)
+        axes.set_axis_off()
+
+    def _draw_contour(self, axes: Axes, mask: np.ndarray, steps: tuple[float, float], value: int, line: str) -> None:
+        """The edges of the voxels of a mask. steps: size of a pixel upwards and across, in mm."""
+        if not mask.any():
+            return
+        padded = np.pad(mask, 1)  # so that contours close at the border
+        y, x = ((np.arange(-1, n + 1) + 0.5) * step for n, step in zip(mask.shape, steps, strict=True))
+        axes.contour(x, y, padded, levels=[0.5], colors=[label_colour(value)], linewidths=1.1, linestyles=line)
+        if self.is_numbered and line == LINES["label"]:
+            centre = x @ padded.sum(0) / padded.sum(), y @ padded.sum(1) / padded.sum()
+            axes.annotate(str(value), centre, color=label_colour(value), fontsize=6.5, ha="center", va="center")
+
+    def _draw_legend(self, axes: Axes) -> None:
+        axes.set_axis_off()
+        for structure, value in self.present.items():
+            number = f"{value} " if self.is_numbered else ""
+            axes.plot([], [], color=label_colour(value), label=number + structure.replace("_", " "))
+        for source in self.volume.segmentations:
+            axes.plot([], [], color=INK, linewidth=1, linestyle=LINES[source], label=source)
+        if self.volume.segmentations:
+            axes.legend(loc="center left", fontsize=7 if len(self.present) < 12 else 5.5, borderaxespad=0)
 
 
 def _fullest(segmentations: Sequence[np.ndarray], axis: int, n: int) -> int:
-    """The slice with the most segmented voxels; the middle if there is none."""
+    """The slice with the most segmented voxels; the middle one if there is none."""
     others = tuple(i for i in (0, 1, 2) if i != axis)
     counts = sum(((s > 0).sum(axis=others) for s in segmentations), np.zeros(n, int))
     return int(counts.argmax()) if counts.any() else n // 2

@@ -1,14 +1,13 @@
-"""The page and the folder beside it."""
+"""The page, and the folder of files beside it."""
 
 from __future__ import annotations
 
 import lzma
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,11 +17,12 @@ from pandas.api.types import is_bool_dtype, is_numeric_dtype
 from tqdm import tqdm
 
 from nnunet_assft import __version__
-from nnunet_assft.annotation.gate import structures
 from nnunet_assft.comparison.tables import Cell
 from nnunet_assft.report.material import Material
 from nnunet_assft.report.plot import Plot, label_colour
-from nnunet_assft.report.sections import MAX_ROWS, Section, Table, headline, sections
+from nnunet_assft.report.sections.base import MAX_ROWS, Section, SectionTable
+from nnunet_assft.report.sections.head import head
+from nnunet_assft.report.sections.order import build_sections
 from nnunet_assft.runtime.files import atomic_path, write_text
 
 ASSETS = Path(__file__).parent / "assets"
@@ -30,19 +30,19 @@ SUPERSCRIPTS = {"⁰": "0", "ⁱ": "i"}
 
 
 def write_report(material: Material, file: Path) -> Path:
-    """Writes `file`, and beside it the folder FILE_files with PNG and SVG of every figure and CSV of figures and tables."""
-    found = sections(material)
+    """Write `file`, and beside it the folder FILE_files with every figure as PNG and SVG and all numbers as CSV."""
+    sections = build_sections(material)
     folder = file.with_name(f"{file.stem}_files")
-    plots = [plot for section in found for plot in section.plots]
+    plots = [plot for section in sections for plot in section.plots]
     for plot in tqdm(plots, desc="figures", unit="figure", leave=False):
         _write_plot(plot, folder)
-    for table in (table for section in found for table in section.tables):
+    for table in (table for section in sections for table in section.tables):
         _write_csv(folder / f"{table.name}.csv", table.data)
-    write_text(file, render(material, found, folder.name))
+    write_text(file, render(material, sections, folder.name))
     return file
 
 
-def render(material: Material, found: list[Section], folder: str) -> str:
+def render(material: Material, sections: Sequence[Section], folder: str) -> str:
     """The whole page. folder: where its links to files lead."""
     environment = Environment(
         loader=FileSystemLoader(ASSETS),
@@ -53,16 +53,16 @@ def render(material: Material, found: list[Section], folder: str) -> str:
     )
     environment.filters |= {"columns": columns_of, "inline_svg": lambda plot: Markup(plot.inline_svg()), "text": _text}
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # the pre-segmentation comes first
-    labels = material.dataset.labels
-    has_viewer = any(section.viewer for section in found)
+    viewer_cases = [asdict(case) for section in sections for case in section.viewer]
     return environment.get_template("report.html").render(
-        head=headline(material),
-        sections=found,
+        head=head(material),
+        sections=sections,
         folder=folder,
         max_rows=MAX_ROWS,
-        colours=_label_colours(labels),
-        legend=[(name, label_colour(value)) for name, value in structures(labels).items()],
-        niivue=Markup(niivue()) if has_viewer else "",
+        viewer_cases=viewer_cases,
+        colours=_label_colours(material.dataset.labels),
+        legend=[(name, label_colour(value)) for name, value in material.dataset.structures.items()],
+        niivue=Markup(niivue()) if viewer_cases else "",
         written=datetime.now().strftime("%Y-%m-%d %H:%M"),
         version=__version__,
     )
@@ -74,19 +74,13 @@ def niivue() -> str:
     return text.replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
 
-def _label_colours(labels: dict[str, int]) -> dict[str, Any]:
-    """What the viewer calls a label colour map: the same colours as in the overlays, in the order of the labels."""
+def _label_colours(labels: Mapping[str, int]) -> dict[str, list[int] | list[str]]:
+    """What the viewer calls a label colour map: the colours of the pictures, in the order of the labels' values."""
     ordered = sorted(labels.items(), key=lambda item: item[1])
     colours = ["#000000", *(label_colour(value) for _, value in ordered[1:])]
-    channels: dict[str, Any] = {
-        channel: [int(c[1 + 2 * i : 3 + 2 * i], 16) for c in colours] for i, channel in enumerate("RGB")
-    }
-    channels |= {
-        "A": [0, *[255] * (len(ordered) - 1)],
-        "I": [value for _, value in ordered],
-        "labels": [name for name, _ in ordered],
-    }
-    return channels
+    rgb = {channel: [int(c[1 + 2 * i : 3 + 2 * i], 16) for c in colours] for i, channel in enumerate("RGB")}
+    opaque = [0, *[255] * (len(ordered) - 1)]
+    return {**rgb, "A": opaque, "I": [value for _, value in ordered], "labels": [name for name, _ in ordered]}
 
 
 def _write_plot(plot: Plot, folder: Path) -> None:
@@ -109,8 +103,9 @@ class Column:
     number: bool
 
 
-def columns_of(table: Table) -> list[Column]:
-    """The cells as they are read: numbers of a column with the same decimals, enough for four digits of the largest; the CSV holds all."""
+def columns_of(table: SectionTable) -> list[Column]:
+    """The cells as they are shown. Numbers of a column have the same decimals, so that the largest has four digits; the
+    CSV has all digits."""
     columns = []
     for name in table.data:
         values = table.data[name]
@@ -121,9 +116,9 @@ def columns_of(table: Table) -> list[Column]:
 
 
 def _shown(value: object) -> str:
-    """The best of a column is bold, the second best underlined."""
+    """The text of a cell: the best of a column is bold, the second best underlined."""
     style = {1: "<strong>{}</strong>", 2: "<u>{}</u>"}.get(value.rank, "{}") if isinstance(value, Cell) else "{}"
-    return Markup(style).format(str(value))
+    return Markup(style).format(_text(str(value)))
 
 
 def _numbers(values: np.ndarray) -> list[str]:
@@ -135,5 +130,5 @@ def _numbers(values: np.ndarray) -> list[str]:
 
 
 def _text(text: str) -> Markup:
-    """Escaped, with the superscripts of E set as such."""
-    return Markup(re.sub("⁽(.)⁾", lambda found: f"<sup>({SUPERSCRIPTS[found[1]]})</sup>", str(escape(text))))
+    """Escaped, with the superscripts of E as elements of the page."""
+    return Markup(re.sub("⁽([⁰ⁱ])⁾", lambda match: f"<sup>({SUPERSCRIPTS[match[1]]})</sup>", str(escape(text))))

@@ -1,7 +1,8 @@
-"""A figure of the report: its colours, its style, and how it becomes PNG, SVG and a part of the page.
+"""Figures of the report: their colours and style, how they become PNG, SVG and a part of the page, shared drawing.
 
-Colours are those of Okabe and Ito. In the page they become CSS variables, so that a figure follows light and dark; in the
-files they stay as they are, on white.
+Lines and dots have the colours of Okabe and Ito. In the page they become CSS variables, so that a figure follows the
+light and the dark theme; in the files they stay as they are, on white. Structures have the colours of the annotator's
+work folder.
 """
 
 from __future__ import annotations
@@ -11,18 +12,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO, StringIO
+from typing import Any
 
+import numpy as np
 import pandas as pd
 from markupsafe import escape
 from matplotlib import style
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+
+from nnunet_assft.runtime.text import count
+from nnunet_assft.volumes.structures import colour
 
 INK, MUTED, RULE, PAPER = "#16191d", "#66707a", "#d9dee4", "#fffffe"
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-CONTOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00", "#cc79a7", "#0072b2")
+MARKERS = "osD^vP"
+DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
 CSS = {INK: "currentColor", MUTED: "var(--muted)", RULE: "var(--rule)", PAPER: "var(--paper)"}
-CSS |= {colour: f"var(--series-{i})" for i, colour in enumerate(SERIES)}
+CSS |= {series: f"var(--series-{i})" for i, series in enumerate(SERIES)}
 STYLE = {
     "font.family": ["DejaVu Sans"],
     "font.size": 8.5,
@@ -51,11 +59,16 @@ STYLE = {
     "figure.facecolor": "white",
 }
 WIDE, NARROW = (4.6, 3.1), (3.1, 2.3)  # inches; two or three in a row on a desk, one on a phone
+MANY = 2000  # an SVG with more points than this shows them as pixels
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A picture. name: of its files; alt: what it shows, in words; warning: said beside it; narrow: three in a row."""
+    """A figure of the report, together with the numbers that it shows.
+
+    name: of its files. alt: what it shows, in words. data: exactly what is drawn. warning: shown beside it. narrow:
+    three of them fit in a row.
+    """
 
     name: str
     title: str
@@ -84,30 +97,104 @@ class Plot:
         return buffer.getvalue()
 
     def svg(self) -> str:
+        """The SVG file, on white."""
         return re.sub(r"(<svg[^>]*>)", r'\1\n <rect width="100%" height="100%" fill="#ffffff"/>', self._svg, count=1)
 
     def inline_svg(self) -> str:
-        """The SVG as part of a page: colours by CSS, the page's font, ids that no other figure has."""
+        """The SVG as part of a page: colours by CSS, the font of the page, ids that no other figure has."""
         text = self._svg
         text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-        text = re.sub(
-            r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1), count=1
-        )
+        for attribute in ("height", "width"):
+            text = re.sub(rf'(<svg[^>]*?) {attribute}="[^"]*"', r"\1", text, count=1)
         text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", text)
         for mark in ('id="', "url(#", 'href="#'):
             text = text.replace(mark, f"{mark}{self.name}-")
-        for colour, variable in CSS.items():
-            text = text.replace(colour, variable)
+        for fixed, variable in CSS.items():
+            text = text.replace(fixed, variable)
         return text.replace("<svg", f'<svg role="img" aria-label="{escape(self.alt)}"', 1).strip()
 
 
 def label_colour(value: int) -> str:
-    """The same for a structure in every picture; from the eighth on they come again."""
-    return CONTOURS[(value - 1) % len(CONTOURS)]
+    """The colour of a structure as `#rrggbb`: the same in every picture, and in the annotator's work folder."""
+    return to_hex(colour(value))
+
+
+def file_name(text: str) -> str:
+    """A text as part of a file name: everything that is not a letter or a digit becomes an underscore."""
+    return re.sub(r"[^A-Za-z0-9]+", "_", text)
+
+
+# Drawing ------------------------------------------------------------------------------------------------------------
 
 
 def draw_on_axes(draw: Callable[[Axes], None], size: tuple[float, float]) -> Figure:
+    """A figure in the style of the report. size: width and height in inches."""
     with style.context(["default", STYLE]):  # nnU-Net's trainer changes the font size of everything
         figure = Figure(figsize=size)
         draw(figure.subplots())
     return figure
+
+
+def note(axes: Axes, text: str, at: tuple[float, float], offset: tuple[float, float], **look: Any) -> None:
+    """A small text beside a point. offset: in points of the font, to the right and upwards."""
+    axes.annotate(text, at, xytext=offset, textcoords="offset points", **look)
+
+
+def draw_band(axes: Axes, x: pd.Series, data: pd.DataFrame) -> None:
+    """The interval from `low` to `high` of a curve."""
+    axes.fill_between(x.astype(float), data["low"], data["high"], color=SERIES[0], alpha=0.18, linewidth=0)
+
+
+@dataclass(frozen=True)
+class BoxLook:
+    """How a box plot looks. filled: whether the box has a face. width: in units of the axis."""
+
+    colour: str = SERIES[0]
+    filled: bool = True
+    width: float = 0.5
+
+
+def draw_box(axes: Axes, position: float, values: np.ndarray, look: BoxLook = BoxLook()) -> None:
+    """The median, the quartiles, whiskers to 1.5 times their distance, and every value as a dot."""
+    if not len(values):
+        return
+    face = (look.colour, 0.25) if look.filled else "none"
+    line = {"color": look.colour, "linewidth": 1.1}
+    axes.boxplot(
+        [values],
+        positions=[position],
+        widths=look.width,
+        showfliers=False,
+        patch_artist=True,
+        manage_ticks=False,
+        boxprops={"facecolor": face, "edgecolor": look.colour, "linewidth": 1.1},
+        medianprops={"color": INK, "linewidth": 1.5},
+        whiskerprops=line,
+        capprops=line,
+    )
+    jitter = np.linspace(-0.28, 0.28, len(values)) * look.width if len(values) > 1 else np.zeros(1)
+    dots: dict[str, Any] = {"s": 7, "color": look.colour, "linewidths": 0, "zorder": 3}
+    axes.scatter(position + jitter, values, rasterized=len(values) > MANY, **dots)
+
+
+def legend_below(axes: Axes, columns: int = 4) -> None:
+    axes.figure.legend(
+        *axes.get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=columns,
+        handletextpad=0.4,
+        columnspacing=1.2,
+    )
+
+
+def dice_limits(data: pd.DataFrame) -> tuple[float, float]:
+    """Limits of an axis of Dice with room for bands and numbers, inside 0 to 1. data: columns mean, low and high."""
+    low, high = np.nanmin(data[["mean", "low"]].to_numpy()), np.nanmax(data[["mean", "high"]].to_numpy())
+    room = 0.12 * max(high - low, 0.1)
+    return max(0.0, low - room), min(1.0, high + 1.5 * room) if high < 1 else 1.0
+
+
+def span(counts: pd.Series, thing: str) -> str:
+    """Counts in words: "1 seed", or "1 to 3 seeds" where they differ."""
+    low, high = counts.min(), counts.max()
+    return count(low, thing) if low == high else f"{low} to {high} {thing}s"

@@ -36,6 +36,7 @@ from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.cases import for_each_case, in_processes
 from nnunet_assft.runtime.processes import number_of_processes
+from nnunet_assft.runtime.text import some
 
 QUERY_COLUMNS = ("pakd", "pd", "dkd", "q")
 
@@ -251,17 +252,11 @@ def read_embeddings(file: Path, cases: Collection[str]) -> Embeddings:
     index = {str(case): row for row, case in enumerate(ids)}
     if len(index) != len(ids):
         double = [case for case, count in Counter(ids.tolist()).items() if count > 1]
-        raise AssftError(f"embeddings {file}: {_some(double)} more than once; expected one row per case.")
+        raise AssftError(f"embeddings {file}: {some(double)} more than once; expected one row per case.")
     missing = [case for case in cases if case not in index]
     if missing:
-        raise AssftError(f"embeddings {file}: no row for {_some(missing)}; expected every case of the folder.")
+        raise AssftError(f"embeddings {file}: no row for {some(missing)}; expected every case of the folder.")
     unusable = [case for case in cases if not np.isfinite([pretrained[index[case]], latest[index[case]]]).all()]
     if unusable:
-        raise AssftError(f"embeddings {file}: NaN or inf in the row of {_some(unusable)}; embed again.")
+        raise AssftError(f"embeddings {file}: NaN or inf in the row of {some(unusable)}; embed again.")
     return Embeddings(index, pretrained, latest)
-
-
-def _some(cases: Sequence[str]) -> str:
-    """Return the first five ids, and how many more there are."""
-    more = f" and {len(cases) - 5} more" if len(cases) > 5 else ""
-    return ", ".join(cases[:5]) + more

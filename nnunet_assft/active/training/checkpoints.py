@@ -53,14 +53,28 @@ def write_initial_network(
 
 def load_weights(file: Path) -> dict[str, torch.Tensor]:
     """The network's weights in a checkpoint of nnU-Net, on the CPU. Raises `AssftError` if the file is damaged."""
+    weights: dict[str, torch.Tensor] = _read_entry(file, "network_weights")
+    return weights
+
+
+def training_log(file: Path) -> dict[str, list[Any]]:
+    """What nnU-Net logged of the training that a checkpoint ended: name, such as `train_losses` -> one value per epoch.
+
+    The weights are not read. Raises `AssftError` if the file is damaged.
+    """
+    log: dict[str, list[Any]] = _read_entry(file, "logging", mmap=True)
+    return log
+
+
+def _read_entry(file: Path, entry: str, *, mmap: bool = False) -> Any:
+    """One entry of a checkpoint. mmap: leave the tensors on disk until they are looked at."""
     try:
-        weights: dict[str, torch.Tensor] = torch.load(file, map_location="cpu", weights_only=False)["network_weights"]
+        return torch.load(file, map_location="cpu", weights_only=False, mmap=mmap)[entry]
     except (RuntimeError, OSError, EOFError, KeyError, pickle.UnpicklingError) as error:
         raise AssftError(
             f"The checkpoint {file} cannot be read ({' '.join(str(error).split())[:120]}). Restore it, or "
             "move it away to train this stage again."
         ) from error
-    return weights
 
 
 def weights_sha256(weights: Mapping[str, torch.Tensor]) -> str:

@@ -1,0 +1,53 @@
+"""Pictures of queried cases: three planes with the label and what the model of the round before made of the case."""
+
+from __future__ import annotations
+
+from tqdm import tqdm
+
+from nnunet_assft.report.images import (
+    MAX_CASES,
+    MAX_VOXELS,
+    load_volume,
+    queried_cases,
+    why_no_images,
+)
+from nnunet_assft.report.material import Material
+from nnunet_assft.report.overlay import overlay_plot
+from nnunet_assft.report.sections.base import Section, query_warning
+from nnunet_assft.volumes.display import window_of
+
+
+def section(material: Material) -> Section:
+    title, why = "Queried cases", why_no_images(material.dataset)
+    if why:
+        return Section("cases", title, missing=(why,))
+    chosen, window = queried_cases(material), window_of(material.dataset)
+    plots, missing = [], []
+    for i, queried in enumerate(tqdm(chosen, desc="overlays", unit="case", leave=False)):
+        try:
+            volume = load_volume(queried, MAX_VOXELS, window)
+        except (RuntimeError, ValueError) as error:
+            missing.append(f"{queried.case}: there is no picture ({' '.join(str(error).split())[:160]}).")
+            continue
+        shown = " and ".join(queried.segmentations) or "there is no segmentation"
+        caption = f"Round {queried.round}, rank {queried.rank}; {shown}."
+        plots.append(overlay_plot(f"case_{i + 1:02d}", queried.case, caption, volume, material.dataset.structures))
+    if without := [q.case for q in chosen if q.round and "pre-segmentation" not in q.segmentations]:
+        missing.append(
+            f"No pre-segmentation of {len(without)} of these cases has been kept; --prelabel computes the missing ones."
+        )
+    text = _text(len(chosen), sum(len(done.queried) for done in material.rounds), window)
+    return Section("cases", title, (text,), query_warning(material), tuple(missing), tuple(plots))
+
+
+def _text(n_shown: int, n_queried: int, window: tuple[float, float] | None) -> str:
+    grey = "percentiles 1 to 99 of the scan"
+    if window:
+        low, high = window
+        grey = f"the soft-tissue window, {low:g} to {high:g} HU, if it fits what is segmented, otherwise {grey}"
+    return (
+        f"{n_shown} of {n_queried} queried cases: those of the last rounds, by rank, at most {MAX_CASES}. The slices "
+        f"go through the largest segmented area and are shown in radiological orientation. Grey values: {grey}. "
+        "Solid contours: the label. Dashed contours: the pre-segmentation, which is what the model of the round before "
+        "made of the case."
+    )

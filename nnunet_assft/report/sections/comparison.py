@@ -1,0 +1,173 @@
+"""What the comparison found: curves of all arms, its conclusions, and its tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from nnunet_assft.comparison.arms import BOUNDS, arm_of, name_of, ordered
+from nnunet_assft.comparison.statistics import bootstrap_interval, case_scores
+from nnunet_assft.report.material import FinishedComparison, Material
+from nnunet_assft.report.plot import (
+    DASHES,
+    INK,
+    MARKERS,
+    MUTED,
+    NARROW,
+    RULE,
+    SERIES,
+    WIDE,
+    Plot,
+    dice_limits,
+    draw_band,
+    draw_on_axes,
+    file_name,
+    legend_below,
+    note,
+    span,
+)
+from nnunet_assft.report.sections.base import BESIDE, Section, SectionTable, uses_dkd
+
+UPPER, BASELINE = "upper_bound", "random"
+
+
+def section(material: Material) -> Section | None:
+    compared = material.comparison
+    if compared is None:
+        return None
+    curves = arm_curves(compared.results)
+    with_dkd = [] if compared.encoder else [arm for arm in curves["arm"].unique() if arm_uses_dkd(arm)]
+    warning = f"Arms with DKD: {', '.join(map(name_of, with_dkd))}. {BESIDE}" if with_dkd else ""
+    panels = arm_panels(curves, dict.fromkeys(with_dkd, BESIDE))
+    findings = compared.findings
+    text = (
+        f"Comparison {compared.folder.name!r}. Bands: 95 % bootstrap interval of the mean, for which test cases and "
+        "seeds are drawn with replacement; with few seeds it is too narrow.",
+        *findings.compared,
+        findings.conclusion,
+    )
+    return Section(
+        "comparison",
+        "Comparison",
+        text,
+        missing=findings.missing,
+        plots=(arms_plot(curves, warning), *panels),
+        tables=_tables(compared, warning),
+    )
+
+
+def _tables(compared: FinishedComparison, warning: str) -> tuple[SectionTable, ...]:
+    findings = compared.findings
+    sentences = pd.DataFrame({"conclusion": findings.one_by_one})
+    title = "Conclusions, round by round and over the whole curve"
+    return (
+        *(SectionTable(f"comparison_{t.name}", t.title, t.frame, t.caption, warning) for t in findings.tables),
+        SectionTable("comparison_conclusions", title, sentences, "", warning, folded=True),
+        SectionTable("comparison_statistics", "All tests", findings.statistics, "", warning, folded=True),
+    )
+
+
+def arm_uses_dkd(arm: str) -> bool:
+    """Whether an arm, or the strategy whose cases it is trained on (`nnunet@assft`), depends on E^(0)."""
+    return uses_dkd(arm_of(arm).cases_of or "")
+
+
+def arm_curves(results: pd.DataFrame) -> pd.DataFrame:
+    """The mean Dice of every arm and round, over the seeds that have the round and the cases that all of these have.
+
+    results: rows of results.csv. Columns: arm, round, n_labelled, n_seeds, n_cases, mean, low, high; the last two are
+    the `bootstrap_interval`. Arms are in the order of the paper's tables.
+    """
+    rows = []
+    scores = case_scores(results).dropna(subset=["score"])
+    for arm in ordered(scores["arm"]):
+        for r, group in scores[scores["arm"] == arm].groupby("round"):
+            table = group.pivot_table(index="seed", columns="case", values="score").dropna(axis="columns")
+            matrix = table.to_numpy()  # (seeds, cases)
+            low, high = bootstrap_interval(matrix)
+            rows.append((arm, int(r), group["n_labelled"].max(), *matrix.shape, float(matrix.mean()), low, high))
+    return pd.DataFrame(rows, columns=["arm", "round", "n_labelled", "n_seeds", "n_cases", "mean", "low", "high"])
+
+
+# All arms in one picture --------------------------------------------------------------------------------------------
+
+
+def arms_plot(curves: pd.DataFrame, warning: str) -> Plot:
+    """The means of all arms. curves: rows of `arm_curves`; bounds are lines across the picture."""
+    is_bound = curves["arm"].isin(BOUNDS)
+    shown, bounds = curves[~is_bound], curves[is_bound]
+    n_arms = shown["arm"].nunique()
+    upper = bounds[bounds["arm"] == UPPER]  # the lower one would press the curves together
+    last = shown.groupby("arm", sort=False).tail(1).sort_values("mean", ascending=False)
+    told = ", ".join(f"{name_of(row.arm)} {row.mean:.3f}" for row in last.itertuples())
+    caption = (
+        f"Mean over {span(curves['n_cases'], 'test case')} and {span(curves['n_seeds'], 'seed')}. The small figures "
+        "show the intervals."
+    )
+    return Plot(
+        name="comparison_curves",
+        title="All arms",
+        caption=caption + "".join(f" {name_of(row.arm)}: {row.mean:.3f}." for row in bounds.itertuples()),
+        alt=f"Line chart of the mean test Dice of {n_arms} arms. At the end: {told}.",
+        data=curves,
+        figure=draw_on_axes(lambda axes: _draw_arms(axes, shown, upper), (WIDE[0], WIDE[1] + 0.16 * (n_arms // 3 + 1))),
+        warning=warning,
+    )
+
+
+def _draw_arms(axes: Axes, shown: pd.DataFrame, upper: pd.DataFrame) -> None:
+    for i, (arm, part) in enumerate(shown.groupby("arm", sort=False)):
+        line: dict[str, Any] = {"color": SERIES[i % 6], "marker": MARKERS[i % 6], "linestyle": DASHES[i // 6 % 3]}
+        axes.plot(part["n_labelled"], part["mean"], markersize=3.8, linewidth=1.2, label=name_of(str(arm)), **line)
+    for mean in upper["mean"]:
+        axes.axhline(mean, color=MUTED, linewidth=0.9, linestyle=(0, (2, 2)))
+        note(axes, name_of(UPPER), (0, mean), (3, 2), xycoords=("axes fraction", "data"), fontsize=7, color=MUTED)
+    axes.set(xlabel="annotated cases", ylabel="Dice on the test cases")
+    axes.set_xticks(sorted(shown["n_labelled"].unique()))
+    legend_below(axes, 3)
+
+
+# One picture per arm ------------------------------------------------------------------------------------------------
+
+
+def arm_panels(curves: pd.DataFrame, warnings: dict[str, str]) -> list[Plot]:
+    """One small plot per arm with its band, in front of the other arms. warnings: arm -> what is shown beside it."""
+    shown = curves[~curves["arm"].isin(BOUNDS)]
+    plots = []
+    for i, arm in enumerate(shown["arm"].unique()):
+        data = shown[shown["arm"] == arm].sort_values("n_labelled").reset_index(drop=True)
+
+        def draw(axes: Axes, arm: str = arm, data: pd.DataFrame = data) -> None:
+            _draw_panel(axes, arm, data, shown)
+
+        told = ", ".join(f"{row.mean:.3f} at {row.n_labelled}" for row in data.itertuples())
+        plots.append(
+            Plot(
+                name=f"arm_{i + 1:02d}_{file_name(arm)}",
+                title=name_of(arm),
+                caption=f"{span(data['n_cases'], 'case')}, {span(data['n_seeds'], 'seed')}",
+                alt=f"Learning curve of {name_of(arm)}: {told}.",
+                data=data,
+                figure=draw_on_axes(draw, NARROW),
+                warning=warnings.get(arm, ""),
+                narrow=True,
+            )
+        )
+    return plots
+
+
+def _draw_panel(axes: Axes, arm: str, data: pd.DataFrame, shown: pd.DataFrame) -> None:
+    """The arm with its band; random sampling is dashed, all other arms are pale."""
+    for other, part in shown[shown["arm"] != arm].groupby("arm", sort=False):
+        look: dict[str, Any] = {"color": RULE, "linewidth": 1}
+        if other == BASELINE:
+            look |= {"color": INK, "linestyle": (0, (3, 2)), "label": name_of(other)}
+        axes.plot(part["n_labelled"], part["mean"], **look)
+    draw_band(axes, data["n_labelled"], data)
+    axes.plot(data["n_labelled"], data["mean"], color=SERIES[0], marker="o")
+    ticks = sorted(shown["n_labelled"].unique())
+    axes.set(xlabel="annotated cases", ylabel="Dice", ylim=dice_limits(shown), xticks=ticks)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="lower right")

@@ -1,0 +1,58 @@
+"""The head of the page: what the experiment is, how far it is, and whether another round is worth it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from nnunet_assft.active.stopping import advice
+from nnunet_assft.active.strategies import STRATEGIES
+from nnunet_assft.report.material import Material
+from nnunet_assft.report.sections.base import encoder_name, query_warning
+from nnunet_assft.runtime.text import count
+
+RANDOM_ENCODER = (
+    "E⁽⁰⁾ is random, because the experiment was planned without pre-trained weights. DKD is measured against a random "
+    "encoder here and says nothing about DKD with a pre-trained one."
+)
+
+
+@dataclass(frozen=True)
+class Head:
+    """facts: name -> value. advice: sentences on whether to stop."""
+
+    title: str
+    facts: Mapping[str, str]
+    advice: tuple[str, ...]
+    warning: str
+
+
+def head(material: Material) -> Head:
+    experiment, settings, last = material.experiment, material.experiment.settings, material.rounds[-1]
+    facts = {
+        "Dataset": experiment.dataset,
+        "Experiment": f"{experiment.name}, seed {settings.seed}",
+        "Strategy": f"{settings.strategy}: {STRATEGIES[settings.strategy].description}",
+        "Finished": f"{last.round} of {count(experiment.n_rounds, 'query round')} of "
+        f"{count(experiment.n_query, 'case')} each; {len(last.labelled)} of {len(experiment.pool)} cases are annotated",
+        "Pseudo-labelled": f"{count(len(last.pseudo_labelled), 'case')} in the last round",
+        f"Dice after round {last.round}": _dice(material),
+        "Pre-trained encoder": encoder_name(material),
+    }
+    return Head(experiment.dataset, facts, _advice(material), RANDOM_ENCODER if query_warning(material) else "")
+
+
+def _dice(material: Material) -> str:
+    dice = material.rounds[-1].dice
+    if not dice["n_cases"]:
+        return "no test case has a label"
+    sd = "" if dice["sd"] is None else f" ± {dice['sd']:.3f}"
+    return f"{dice['mean']:.3f}{sd} (mean{' ± SD' if sd else ''} over {count(dice['n_cases'], 'test case')})"
+
+
+def _advice(material: Material) -> tuple[str, ...]:
+    try:
+        said = advice(material.rounds)
+    except ValueError as error:
+        return (f"No advice is possible yet: {error}",)
+    return tuple(text for text in (said.sentence, said.caveat, f"Rule: {said.source}.") if text)

@@ -1,0 +1,42 @@
+"""The sections in their order on the page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tqdm import tqdm
+
+from nnunet_assft.report.material import Material
+from nnunet_assft.report.sections import (
+    cases,
+    comparison,
+    embeddings,
+    learning_curve,
+    provenance,
+    pseudo_labels,
+    query_scores,
+    structures,
+    training,
+    viewer,
+)
+from nnunet_assft.report.sections.base import Section
+
+# A section is a function from the material to what is shown; None if the section does not belong to this report.
+SECTIONS: tuple[Callable[[Material], Section | None], ...] = (
+    learning_curve.section,
+    structures.section,
+    query_scores.section,
+    cases.section,
+    viewer.section,
+    embeddings.section,
+    pseudo_labels.section,
+    training.section,
+    comparison.section,
+    provenance.section,
+)
+
+
+def build_sections(material: Material) -> list[Section]:
+    """Every section of the page, in order."""
+    built = [build(material) for build in tqdm(SECTIONS, desc="sections", unit="section", leave=False)]
+    return [section for section in built if section is not None]

@@ -1,0 +1,52 @@
+"""Where every number comes from: settings, checksums and versions of the experiment."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import pandas as pd
+
+from nnunet_assft.active.options import table as options_table
+from nnunet_assft.report.material import Material
+from nnunet_assft.report.sections.base import Section, SectionTable, encoder_name
+
+
+def section(material: Material) -> Section:
+    experiment = material.experiment
+    models = [{"round": done.round, **asdict(done.model)} for done in material.rounds]
+    options = [
+        {"option": name, "value": str(getattr(experiment.options, name)), "meaning": meaning}
+        for name, _, meaning in options_table()
+    ]
+    facts = _facts(material)
+    tables = (
+        SectionTable("provenance", "Experiment", pd.DataFrame(facts.items(), columns=["what", "value"])),
+        SectionTable("models", "Models", pd.DataFrame(models), "The checksum is that of the weights alone."),
+        SectionTable("options", "All options", pd.DataFrame(options), folded=True),
+    )
+    text = f"Written by {experiment.command('report')} from the files of the experiment."
+    return Section("provenance", "Provenance", (text,), tables=tables)
+
+
+def _facts(material: Material) -> dict[str, str]:
+    """What decided the experiment: name -> value."""
+    experiment, settings = material.experiment, material.experiment.settings
+    changed = experiment.options.changed()
+    checksum = (experiment.encoder_report or {}).get("sha256")
+    facts = {
+        "dataset, experiment": f"{experiment.dataset}, {experiment.name}",
+        "strategy": settings.strategy,
+        "options that differ from the method": ", ".join(f"{name}={value}" for name, value in changed.items())
+        or "none",
+        "pre-trained encoder": encoder_name(material) + (f", sha256 {checksum}" if checksum else ""),
+        "initial network, sha256": experiment.initial_network_sha256,
+        "seed": settings.seed,
+        "domain, preset, normalization": f"{settings.domain}, {settings.preset}, {settings.normalization}",
+        "rounds, cases per round, budget": f"{experiment.n_rounds}, {experiment.n_query}, {settings.budget}",
+        "annotator": settings.annotator,
+        "pool": f"{len(experiment.pool)} cases",
+        "test": f"{len(experiment.test)} cases ({experiment.test_source})",
+        **{name.replace("_", " "): value for name, value in settings.training.items()},
+        **{f"version of {name}": version for name, version in experiment.versions.items()},
+    }
+    return {name: str(value) for name, value in facts.items()}

@@ -1,0 +1,75 @@
+"""Pictures and viewer of the queried cases."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nnunet_assft.report.images import QueriedCase, queried_cases
+from nnunet_assft.report.material import Material
+from nnunet_assft.report.sections import cases, viewer
+from nnunet_assft.report.sections.viewer import viewer_cases
+from nnunet_assft.volumes.raw_dataset import RawDataset
+from tests.conftest import write_volume
+from tests.report.conftest import NASTY, Report
+
+
+def damaged(material: Material, folder: Path) -> Material:
+    """The image of case_3 is no image."""
+    file = folder / "no_image.nii.gz"
+    file.write_bytes(b"no image")
+    images = {**material.dataset.images, "case_3": (file,)}
+    return replace(material, dataset=replace(material.dataset, images=images))
+
+
+def test_a_damaged_image_costs_its_picture_only(material: Material, tmp_path: Path) -> None:
+    material = damaged(material, tmp_path)
+    pictures, shown = cases.section(material), viewer.section(material)
+    assert pictures.missing[0].startswith("case_3: there is no picture (")
+    assert [plot.title for plot in pictures.plots] == [NASTY, "case_0"]
+    assert shown.missing == ("1 case does not fit into the page or cannot be read.",)
+    assert [case.case for case in shown.viewer] == [NASTY, "case_0"]
+
+
+def test_a_missing_pre_segmentation_is_said(material: Material) -> None:
+    elsewhere = replace(material, experiment=replace(material.experiment, name="other"))  # nothing is kept there
+    found = cases.section(elsewhere)
+    assert found.missing == (
+        "No pre-segmentation of 2 of these cases has been kept; --prelabel computes the missing ones.",
+    )
+    assert [list(plot.data["segmentation"].unique()) for plot in found.plots] == [["label"]] * 3
+
+
+def test_grey_values_are_named(report: Report) -> None:
+    assert "Grey values: percentiles 1 to 99 of the scan." in report.page.texts["cases"]
+    content = {**report.material.dataset.dataset_json, "channel_names": {"0": "CT"}}
+    of_ct = replace(report.material, dataset=replace(report.material.dataset, dataset_json=content))
+    assert "soft-tissue window, -160 to 240 HU" in cases.section(of_ct).text[0]
+
+
+def test_no_pictures_of_images_that_another_reader_reads(material: Material, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RawDataset, "reader", object())
+    material = replace(material, dataset=replace(material.dataset))  # has not looked for its reader yet
+    for section in (cases.section(material), viewer.section(material)):
+        assert section.missing[0].startswith("The images are read with nnU-Net's object; ")
+        assert not section.plots
+        assert not section.viewer
+
+
+def test_the_viewer_holds_as_many_cases_as_fit(material: Material) -> None:
+    chosen = queried_cases(material)
+    first = viewer_cases(chosen[:1], None)[0]
+    size = len(first.image) + sum(map(len, first.layers.values()))
+    assert viewer_cases(chosen, None, max_bytes=size) == [first]
+    assert viewer_cases(chosen, None, max_bytes=size - 1) == []
+
+
+def test_a_large_volume_is_made_smaller_for_the_viewer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_volume(tmp_path / "image.nii.gz", np.random.default_rng(0).random((20, 30, 40)).astype(np.float32))
+    chosen = [QueriedCase("a", 1, 1, tmp_path / "image.nii.gz", {})]
+    whole = viewer_cases(chosen, None)[0]
+    monkeypatch.setattr(viewer, "MAX_VIEWER_VOXELS", 3000)
+    assert len(viewer_cases(chosen, None)[0].image) < len(whole.image) / 4

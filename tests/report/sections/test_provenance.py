@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+from nnunet_assft.report.material import Material
+from nnunet_assft.report.sections.provenance import section
+from tests.report.conftest import with_settings
+
+
+def test_settings_versions_and_checksums_are_listed(material: Material) -> None:
+    experiment, models, options = section(material).tables
+    facts = dict(experiment.data.to_numpy())
+    assert facts["options that differ from the method"] == "tau_c=3.0"
+    assert facts["version of nnunetv2"] == "2.8.1"
+    assert facts["iterations per epoch"] == "250"
+    assert facts["pre-trained encoder"].startswith("none")
+    assert list(models.data["weights_sha256"]) == ["cd", "cd"]
+    assert dict(options.data[["option", "value"]].to_numpy())["tau_c"] == "3.0"
+
+
+def test_the_encoder_is_named_without_its_folder(material: Material) -> None:
+    material = with_settings(material, encoder="/somewhere/ct_fm.safetensors")
+    material = replace(material, experiment=replace(material.experiment, encoder_report={"sha256": "ef01"}))
+    facts = dict(section(material).tables[0].data.to_numpy())
+    assert facts["pre-trained encoder"] == "ct_fm.safetensors, sha256 ef01"

@@ -1,0 +1,92 @@
+"""The report in a real browser: it opens without errors and without a network, and the viewer draws."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from tests.report.conftest import Report
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (apt-get install chromium)")
+
+
+def browse(url: str, folder: Path, *options: str) -> tuple[str, list[str], set[str]]:
+    """(DOM when the page has come to rest, lines in the console, addresses of the network that were asked for)."""
+    log = folder / "net.json"
+    command = [
+        str(CHROMIUM),
+        "--headless=new",
+        "--no-sandbox",
+        "--use-gl=angle",
+        "--use-angle=swiftshader",
+        "--enable-unsafe-swiftshader",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--no-first-run",
+        "--hide-scrollbars",
+        "--virtual-time-budget=20000",
+        "--enable-logging=stderr",
+        f"--log-net-log={log}",
+        f"--user-data-dir={folder / 'profile'}",
+        *options,
+        url,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=True)
+    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    urls = set(re.findall(r'"url":"((?:https?|wss?|ftp):[^"]+)"', log.read_text(encoding="utf-8", errors="replace")))
+    return done.stdout, console, {url for url in urls if "google" not in url}  # the browser's own start-up
+
+
+@needs_chromium
+@pytest.mark.slow
+def test_the_checks_of_the_browser_can_fail(tmp_path: Path) -> None:
+    (tmp_path / "bad.html").write_text(
+        '<body><img src="http://127.0.0.1:9/x.png"><script>console.error("wrong")</script>'
+    )
+    dom, console, urls = browse(f"file://{tmp_path}/bad.html", tmp_path, "--dump-dom")
+    assert "<img" in dom
+    assert any("wrong" in line for line in console)
+    assert urls == {"http://127.0.0.1:9/x.png"}
+
+
+@needs_chromium
+@pytest.mark.slow
+def test_the_report_opens_in_chromium_and_the_viewer_draws(report: Report, tmp_path: Path) -> None:
+    dom, console, urls = browse(f"{report.file.as_uri()}#viewer", tmp_path, "--dump-dom")
+    assert console == []
+    assert urls == set()
+    drawn = re.search(r'data-drawn="(\d+)"', dom)
+    assert drawn is not None
+    assert int(drawn[1]) > 10_000  # pixels that are not background
+    picture = tmp_path / "screenshot.png"
+    browse(report.file.as_uri(), tmp_path, f"--screenshot={picture}", "--window-size=1280,2000")
+    pixels = imread(picture)
+    assert pixels.shape[:2] == (2000, 1280)
+    assert len(np.unique(pixels.reshape(-1, pixels.shape[2]), axis=0)) > 100
+
+
+@needs_chromium
+@pytest.mark.slow
+def test_on_a_phone_the_page_is_no_wider_than_the_screen_and_the_viewer_waits(report: Report, tmp_path: Path) -> None:
+    page, end, rest = report.html.rpartition("</body>")
+    probe = "<script>parent.postMessage(`${document.documentElement.scrollWidth} ${window.innerWidth}`, '*')</script>"
+    (tmp_path / "r.html").write_text(page + probe + end + rest, encoding="utf-8")
+    frame = '<iframe src="r.html" width="390" height="844" style="border: 0"></iframe>'  # a window is never so narrow
+    listen = "<script>addEventListener('message', (event) => { document.body.dataset.widths = event.data })</script>"
+    (tmp_path / "phone.html").write_text(f"<body>{listen}{frame}")
+    dom, console, _ = browse((tmp_path / "phone.html").as_uri(), tmp_path, "--dump-dom")
+    assert console == []
+    assert 'data-widths="390 390"' in dom
+    dom, console, urls = browse(report.file.as_uri(), tmp_path, "--dump-dom")
+    assert console == []
+    assert urls == set()
+    assert "data-drawn" not in dom
+    assert 'id="viewer_start"' in dom
