@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from nnunet_assft.comparison.arms import Arm, StrategyArm, name_of
+from nnunet_assft.comparison.arms import Arm, StrategyArm, competing, name_of
 from nnunet_assft.comparison.arms.experiments import steps_of_second_stages
 from nnunet_assft.comparison.paper_results import paper_results
 from nnunet_assft.comparison.spec import Comparison, Shared
@@ -41,7 +41,7 @@ def draw_conclusions(
 ) -> Findings:
     """results, runs, quality: rows of results.csv, runs.csv and pseudo_label_quality.csv. results must not be empty."""
     reference = next((arm for arm in comparison.arms if arm.id == METHOD), comparison.arms[0])
-    statistics = compare_arms(results, reference.id)
+    statistics = compare_arms(results, competing(results["arm"]), reference.id)
     paper = paper_results()
     of_domain = paper[paper["domain"] == comparison.settings.domain]
     rows = Rows(

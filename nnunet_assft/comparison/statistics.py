@@ -18,7 +18,6 @@ import numpy as np
 import pandas as pd
 from scipy import integrate, stats
 
-from nnunet_assft.comparison.arms import BOUNDS, ordered
 from nnunet_assft.runtime.text import named
 
 ALPHA = 0.05
@@ -138,12 +137,12 @@ def aubc(budgets: Sequence[float] | np.ndarray, scores: Sequence[float] | np.nda
 
 
 def aubc_scores(scores: pd.DataFrame) -> pd.DataFrame:
-    """AUBC of every case, from `case_scores`: arm, seed, round (None), n_labelled (None), case, score. No bounds.
+    """AUBC of every case, from `case_scores` without bounds: arm, seed, round (None), n_labelled (None), case, score.
 
     Over rounds 1 to R, the budgets of the paper's tables (round 0 is the same for all strategies), against the number
     of labelled cases. NaN where a round is missing or has no score.
     """
-    scores = scores[~scores["arm"].isin(BOUNDS) & (scores["round"] > 0)]
+    scores = scores[scores["round"] > 0]
     rounds = sorted(scores["round"].unique())
     rows = []
     for (arm, seed, case), curve in scores.sort_values("round").groupby(["arm", "seed", "case"]):
@@ -152,12 +151,12 @@ def aubc_scores(scores: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["arm", "seed", "round", "n_labelled", "case", "score"])
 
 
-def aubc_intervals(results: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:
-    """AUBC of every arm, with its bootstrap interval: arm, aubc, ci_low, ci_high, n_seeds, n_cases, left_out."""
-    scores = aubc_scores(case_scores(results, metric))
+def aubc_intervals(results: pd.DataFrame, arms: Sequence[str], metric: str = "dice") -> pd.DataFrame:
+    """AUBC of these arms, with its bootstrap interval: arm, aubc, ci_low, ci_high, n_seeds, n_cases, left_out."""
+    scores = aubc_scores(case_scores(results[results["arm"].isin(arms)], metric))
     seeds, cases = sorted(scores["seed"].unique()), sorted(scores["case"].unique())
     rows = []
-    for arm in ordered(scores["arm"]):
+    for arm in arms:
         matrix, left_out = _complete(_matrix(scores, arm).reindex(index=seeds, columns=cases))
         low, high = bootstrap_interval(matrix.to_numpy())
         rows.append(
@@ -205,17 +204,19 @@ def selection_test(quality: pd.DataFrame) -> pd.DataFrame:
 # Comparisons ----------------------------------------------------------------------------------------------------------
 
 
-def compare_arms(results: pd.DataFrame, reference: str = "assft", metric: str = "dice") -> pd.DataFrame:
-    """The reference against every other arm: a row per arm and round from 1 on, and one per arm for round "AUBC".
+def compare_arms(
+    results: pd.DataFrame, arms: Sequence[str], reference: str = "assft", metric: str = "dice"
+) -> pd.DataFrame:
+    """The reference against these arms: a row per arm and round from 1 on, and one per arm for round "AUBC".
 
+    arms: in the order of the rows, without the bounds; the reference may be among them.
     COMPARISON_COLUMNS; left_out: seeds and cases that are not compared, in words; difference: mean of reference - arm;
     ci_low, ci_high: `bootstrap_interval` of it; smallest_p: the smallest p_holm that so few cases can reach; wins,
     ties, losses: cases in which the reference, averaged over seeds, is better, equal, worse. Holm's families are the
-    arms of one round. Bounds are not compared.
+    arms of one round.
     """
-    scores = case_scores(results, metric)
-    scores = scores[~scores["arm"].isin(BOUNDS)]
-    arms = [arm for arm in ordered(scores["arm"]) if arm != reference]
+    scores = case_scores(results[results["arm"].isin([*arms, reference])], metric)
+    arms = [arm for arm in arms if arm != reference]
     in_rounds: dict[Any, pd.DataFrame] = {
         int(r): scores[scores["round"] == r] for r in sorted(scores["round"].unique()) if r > 0
     }

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from nnunet_assft.comparison.arms import BOUNDS, arm_of, name_of, ordered
+from nnunet_assft.comparison.arms import BOUNDS, arm_of, competing, name_of, ordered
 from nnunet_assft.comparison.statistics import (
     ALPHA,
     N_BOOTSTRAP,
@@ -61,7 +61,7 @@ class Rows:
     @property
     def arms(self) -> list[str]:
         """Without the bounds, in the order in which they are printed."""
-        return [arm for arm in ordered(self.results["arm"]) if arm not in BOUNDS]
+        return competing(self.results["arm"])
 
     def printed(self, *tables: int) -> pd.DataFrame | None:
         """The rows of these tables of the paper."""
@@ -268,7 +268,7 @@ def structure_table(rows: Rows) -> Table:
 
 def aubc_table(results: pd.DataFrame) -> Table:
     """A row per arm: area under the budget curve of Dice, with its bootstrap interval and what it rests on."""
-    intervals = aubc_intervals(results)
+    intervals = aubc_intervals(results, competing(results["arm"]))
     points = 100 * intervals[["aubc", "ci_low", "ci_high"]]
     shown = [f"{mean:.2f} ({low:.2f} to {high:.2f})" for mean, low, high in points.itertuples(index=False)]
     cells = [Cell(text if n else "missing") for text, n in zip(shown, intervals["n_cases"], strict=True)]

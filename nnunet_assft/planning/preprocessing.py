@@ -102,6 +102,7 @@ def load_properties(folder: Path, case: str) -> dict[str, Any]:
     return properties
 
 
+# six parameters: the label, where it comes from and goes, and what nnU-Net's preprocessing asks for
 def write_training_label(
     label: np.ndarray,
     case: str,

@@ -159,7 +159,7 @@ def test_a_row_says_where_it_comes_from(strategy: Strategy):
 
 def test_only_the_method_itself_trains_on_pseudo_labels():
     for name in ("semi_supervised", "excludes_pseudo_labelled"):
-        assert [key for key, row in STRATEGIES.own.items() if getattr(row, name)] == ["assft"]
+        assert [key for key, row in STRATEGIES.items() if getattr(row, name)] == ["assft"]
 
 
 def test_an_experiment_with_a_strategy_that_is_gone_says_which_version_to_use(nnunet_folders):

@@ -11,8 +11,9 @@ import pytest
 
 from nnunet_assft.active.settings import Settings
 from nnunet_assft.cli.compare import main as compare_main
-from nnunet_assft.comparison.arms import arm_of
+from nnunet_assft.comparison.arms import arm_of, competing
 from nnunet_assft.comparison.spec import Comparison
+from nnunet_assft.comparison.statistics import compare_arms
 from tests.conftest import set_folders, write_dataset
 
 DATASET = "Dataset901_Blobs"
@@ -34,6 +35,11 @@ def comparison_of(*arms: str, seeds: tuple[int, ...] = (0,), **settings: object)
     """The comparison of these arms, as the command makes it."""
     resolved = Settings(**{**SETTINGS, **settings}).resolved(DATASET)
     return Comparison(DATASET, "compare", tuple(map(arm_of, arms)), seeds, resolved)
+
+
+def compare_all(results: pd.DataFrame, reference: str = "assft") -> pd.DataFrame:
+    """The reference against every other arm of the results, as a comparison does it."""
+    return compare_arms(results, competing(results["arm"]), reference)
 
 
 def compare(*options: str) -> int:

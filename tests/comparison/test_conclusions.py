@@ -10,8 +10,7 @@ from nnunet_assft.active.options import Options
 from nnunet_assft.comparison import conclusions as c
 from nnunet_assft.comparison.arms import arm_of
 from nnunet_assft.comparison.spec import Shared
-from nnunet_assft.comparison.statistics import compare_arms
-from tests.comparison.conftest import comparison_of
+from tests.comparison.conftest import compare_all, comparison_of
 from tests.comparison.test_statistics import row_of
 
 # Missing runs ---------------------------------------------------------------------------------------------------------
@@ -46,7 +45,7 @@ def compared(results_of, gains: list[float], seeds=(0, 1, 2)) -> dict:
     for seed in seeds:
         runs["random", seed, 1] = {f"case_{i:02d}": 0.5 + i / 100 for i in range(len(gains))}
         runs["assft", seed, 1] = {f"case_{i:02d}": 0.5 + i / 100 + gain for i, gain in enumerate(gains)}
-    return row_of(compare_arms(results_of(runs)), "random", 1)
+    return row_of(compare_all(results_of(runs)), "random", 1)
 
 
 def test_a_difference_that_was_not_shown(results_of):
@@ -82,7 +81,7 @@ def test_an_interval_over_seeds_that_holds_0_is_said(results_of):
     for seed, gain in ((0, 0.09), (1, 0.08), (2, -0.14)):
         runs["random", seed, 1] = {f"{i}": 0.5 for i in range(8)}
         runs["assft", seed, 1] = {f"{i}": 0.5 + gain + i / 1000 for i in range(8)}
-    row = row_of(compare_arms(results_of(runs)), "random", 1)
+    row = row_of(compare_all(results_of(runs)), "random", 1)
     assert row["p_holm"] < 0.05
     assert row["ci_low"] < 0 < row["ci_high"]
     assert "ASSFT is better than RAND" in c.conclusion(row)
@@ -99,7 +98,7 @@ def test_too_few_cases_to_show_anything(results_of):
 
 def test_what_was_left_out_is_in_the_sentence(results):
     gone = (results["arm"] == "random") & (results["seed"] == 1)
-    sentence = c.conclusion(row_of(compare_arms(results[~gone]), "random", "AUBC"))
+    sentence = c.conclusion(row_of(compare_all(results[~gone]), "random", "AUBC"))
     assert sentence.startswith("With 1 seed and 3 test cases")
     assert "over all budgets (AUBC)" in sentence
     assert sentence.endswith("Left out: seed 1.")
@@ -109,10 +108,10 @@ def test_what_cannot_be_compared_is_said(results):
     gone = ((results["arm"] == "random") & (results["seed"] == 0)) | (
         (results["arm"] == "assft") & (results["seed"] == 1)
     )
-    assert "cannot be compared in round 1" in c.conclusion(row_of(compare_arms(results[~gone]), "random", 1))
-    without_reference = compare_arms(results[results["arm"] != "assft"])
+    assert "cannot be compared in round 1" in c.conclusion(row_of(compare_all(results[~gone]), "random", 1))
+    without_reference = compare_all(results[results["arm"] != "assft"])
     assert "ASSFT is not comparable with RAND, nnU-Net" in c.overall_conclusion(without_reference)
-    only_round_0 = compare_arms(results[results["round"] == 0])
+    only_round_0 = compare_all(results[results["round"] == 0])
     assert c.overall_conclusion(only_round_0).startswith("Nothing can be concluded")
 
 
@@ -128,11 +127,11 @@ def test_overall_conclusion(results_of):
                 for i, (case, dice) in enumerate(cases.items())
             }
     runs["nnunet", 7, 1] = cases
-    found = c.overall_conclusion(compare_arms(results_of(runs)))
+    found = c.overall_conclusion(compare_all(results_of(runs)))
     assert "ASSFT is better than RAND; worse than ENPY; not told apart from CUP; not comparable with nnU-Net." in found
     assert "3 seeds and 10 test cases at most" in found
     assert "not of other seeds" in found
-    few = c.overall_conclusion(compare_arms(results_of({key: dict(list(c.items())[:3]) for key, c in runs.items()})))
+    few = c.overall_conclusion(compare_all(results_of({key: dict(list(c.items())[:3]) for key, c in runs.items()})))
     assert "cannot give a p below 0.75" in few  # 3 arms times 2 / 2^3
 
 

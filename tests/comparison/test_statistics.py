@@ -8,6 +8,8 @@ import pytest
 from scipy import stats
 
 from nnunet_assft.comparison import statistics as s
+from nnunet_assft.comparison.arms import competing
+from tests.comparison.conftest import compare_all
 
 # Tests ----------------------------------------------------------------------------------------------------------------
 
@@ -97,7 +99,9 @@ def test_aubc_worked_by_hand():
 
 
 def test_aubc_of_cases_is_over_the_rounds_of_the_tables(results):
-    found = s.aubc_scores(s.case_scores(results)).set_index(["arm", "seed", "case"])["score"]
+    found = s.aubc_scores(s.case_scores(results[results["arm"].isin(competing(results["arm"]))])).set_index(
+        ["arm", "seed", "case"]
+    )["score"]
     assert found["assft", 0, "a"] == pytest.approx((0.62 + 0.72) / 2)  # not round 0
     assert set(found.index.get_level_values("arm")) == {"assft", "random", "nnunet"}  # no bounds
     gap = results[~((results["arm"] == "random") & (results["seed"] == 1) & (results["round"] == 2))]
@@ -107,14 +111,14 @@ def test_aubc_of_cases_is_over_the_rounds_of_the_tables(results):
 
 
 def test_aubc_intervals(results):
-    found = s.aubc_intervals(results).set_index("arm")
+    found = s.aubc_intervals(results, competing(results["arm"])).set_index("arm")
     nnunet = found.loc["nnunet"]
     per_case = np.array([0.55, 0.60, 0.65])  # of both seeds
     assert nnunet["aubc"] == pytest.approx(0.60)
     assert (nnunet["n_seeds"], nnunet["n_cases"], nnunet["left_out"]) == (2, 3, "")
     assert per_case.min() <= nnunet["ci_low"] < 0.60 < nnunet["ci_high"] <= per_case.max()
     gap = results[~((results["arm"] == "random") & (results["seed"] == 1) & (results["round"] == 2))]
-    random = s.aubc_intervals(gap).set_index("arm").loc["random"]
+    random = s.aubc_intervals(gap, competing(gap["arm"])).set_index("arm").loc["random"]
     assert (random["n_seeds"], random["n_cases"], random["left_out"]) == (1, 3, "seed 1")
 
 
@@ -217,7 +221,7 @@ def row_of(comparison, arm, r):
 
 
 def test_comparison_worked_by_hand(results):
-    found = s.compare_arms(results)
+    found = compare_all(results)
     assert list(zip(found["arm"], found["round"], strict=True)) == [
         ("random", 1),
         ("nnunet", 1),
@@ -243,7 +247,7 @@ def test_comparison_worked_by_hand(results):
 
 
 def test_the_reference_can_be_any_arm_and_the_sign_turns(results):
-    there, back = s.compare_arms(results), s.compare_arms(results, reference="random")
+    there, back = compare_all(results), compare_all(results, reference="random")
     a, b = row_of(there, "random", 2), row_of(back, "assft", 2)
     assert a["difference"] == pytest.approx(-b["difference"])
     assert (a["wins"], a["losses"]) == (b["losses"], b["wins"])
@@ -252,14 +256,14 @@ def test_the_reference_can_be_any_arm_and_the_sign_turns(results):
 
 def test_rows_may_come_in_any_order(results):
     shuffled = results.sample(frac=1, random_state=0)
-    pd.testing.assert_frame_equal(s.compare_arms(shuffled), s.compare_arms(results))
+    pd.testing.assert_frame_equal(compare_all(shuffled), compare_all(results))
 
 
 def test_only_shared_seeds_and_cases_are_compared_and_the_rest_is_named(results):
     gone = ((results["arm"] == "random") & (results["seed"] == 1) & (results["round"] == 1)) | (
         (results["arm"] == "random") & (results["case"] == "b") & (results["round"] == 1)
     )
-    row = row_of(s.compare_arms(results[~gone]), "random", 1)
+    row = row_of(compare_all(results[~gone]), "random", 1)
     assert (row["n_seeds"], row["n_cases"], row["left_out"]) == (1, 2, "seed 1; case b")
     assert row["difference"] == pytest.approx((0.02 + 0.0) / 2)  # seed 0, cases a and c
     assert row["p_mann_whitney"] == pytest.approx(stats.mannwhitneyu([0.62, 0.80], [0.60, 0.80]).pvalue)
@@ -269,7 +273,7 @@ def test_arms_without_anything_in_common_have_no_p(results):
     gone = ((results["arm"] == "random") & (results["seed"] == 0)) | (
         (results["arm"] == "assft") & (results["seed"] == 1)
     )
-    found = s.compare_arms(results[~gone])
+    found = compare_all(results[~gone])
     row = row_of(found, "random", 1)
     assert (row["n_seeds"], row["n_cases"], row["left_out"]) == (0, 0, "seeds 0, 1")
     assert math.isnan(row["p_holm"])
@@ -278,19 +282,19 @@ def test_arms_without_anything_in_common_have_no_p(results):
 
 def test_a_case_without_any_structure_is_left_out_by_name(results):
     results.loc[results["case"] == "c", "dice"] = math.nan
-    row = row_of(s.compare_arms(results), "random", 1)
+    row = row_of(compare_all(results), "random", 1)
     assert (row["n_seeds"], row["n_cases"], row["left_out"]) == (2, 2, "case c")
 
 
 def test_a_reference_that_is_missing_is_compared_with_nothing(results):
-    found = s.compare_arms(results[results["arm"] != "assft"])
+    found = compare_all(results[results["arm"] != "assft"])
     assert (found["n_cases"] == 0).all()
     assert found["p_holm"].isna().all()
 
 
 def test_one_arm_or_only_round_0_gives_no_rows(results):
-    assert s.compare_arms(results[results["arm"] == "assft"]).empty
-    nothing = s.compare_arms(results[results["round"] == 0])
+    assert compare_all(results[results["arm"] == "assft"]).empty
+    nothing = compare_all(results[results["round"] == 0])
     assert nothing.empty
     assert "p_holm" in nothing
 

@@ -10,7 +10,7 @@ import pytest
 
 from nnunet_assft.comparison import tables as t
 from nnunet_assft.comparison.paper_results import paper_results
-from nnunet_assft.comparison.statistics import compare_arms
+from tests.comparison.conftest import compare_all
 
 POOL_SIZE = 40
 ARMS = ["random", "assft", "nnunet"]
@@ -70,7 +70,7 @@ def test_budget_table_worked_by_hand(results):
 
 
 def test_marks_are_the_tests(results):
-    comparison = compare_arms(results)
+    comparison = compare_all(results)
     comparison.loc[comparison["arm"] == "random", ["p_mann_whitney", "p_holm"]] = [0.009, 0.06]
     comparison.loc[comparison["arm"] == "nnunet", ["p_mann_whitney", "p_holm"]] = [0.011, 0.04]
     comparison.loc[(comparison["arm"] == "nnunet") & (comparison["round"] == 2), "p_mann_whitney"] = 0.001
@@ -166,7 +166,7 @@ def test_all_tables_of_a_comparison(results):
     tables = {
         table.name: table
         for table in t.comparison_tables(
-            rows_of(everything, compare_arms(everything), quality=quality, paper=paper[paper["domain"] == "amos_ct"])
+            rows_of(everything, compare_all(everything), quality=quality, paper=paper[paper["domain"] == "amos_ct"])
         )
     }
     assert list(tables) == [
@@ -195,7 +195,7 @@ def test_all_tables_of_a_comparison(results):
 
 
 def test_tables_of_arms_that_are_not_there_are_left_out(results):
-    names = [table.name for table in t.comparison_tables(rows_of(results, compare_arms(results)))]
+    names = [table.name for table in t.comparison_tables(rows_of(results, compare_all(results)))]
     assert names == ["budgets_dice", "budgets_nsd", "budgets_hd95", "structures", "aubc", "cost"]
 
 
@@ -333,9 +333,7 @@ def test_latex(written):
 
 def test_latex_of_every_table_is_ascii_and_balanced(results):
     paper = paper_results()
-    for table in t.comparison_tables(
-        rows_of(results, compare_arms(results), paper=paper[paper["domain"] == "flare21"])
-    ):
+    for table in t.comparison_tables(rows_of(results, compare_all(results), paper=paper[paper["domain"] == "flare21"])):
         text = t.latex(table)
         assert text.isascii()
         bare = re.sub(r"\\.", "", text)  # without commands and escaped characters

@@ -27,6 +27,7 @@ __all__ = [
     "UpperBound",
     "Work",
     "arm_of",
+    "competing",
     "name_of",
     "ordered",
     "parse_arms",
@@ -57,6 +58,11 @@ def ordered(arm_ids: Iterable[str]) -> list[str]:
     in_paper = [name for name in paper_names() if name not in REFERENCES]
     order = {kind: i for i, kind in enumerate([*in_paper, *REFERENCES])}
     return sorted(dict.fromkeys(arm_ids), key=lambda arm_id: order.get(arm_of(arm_id).kind, len(order)))
+
+
+def competing(arm_ids: Iterable[str]) -> list[str]:
+    """The arms that are tested against each other: all but the bounds, each once, in the order of `ordered`."""
+    return [arm_id for arm_id in ordered(arm_ids) if arm_id not in BOUNDS]
 
 
 def parse_arms(strategies: Sequence[str], references: Sequence[str] = ()) -> tuple[Arm, ...]:
