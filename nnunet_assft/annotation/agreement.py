@@ -11,11 +11,11 @@ from nnunet_assft.runtime.files import write_csv
 
 
 def write_agreement(context: Context, request: AnnotationRequest) -> list[dict[str, Any]]:
-    """One row per case whose two labels are in, and agreement_round_RR.csv with the same rows; empty if there is none
-    yet.
+    """Write agreement_round_RR.csv and return its rows: one per case that two annotators have labelled.
 
-    Dice by nnU-Net's evaluator with the first annotator's label as reference; it is symmetric. None where neither has
-    the structure.
+    Returns an empty list and writes nothing if there is no such case yet. The Dice is that of nnU-Net's evaluator, with
+    the first annotator's label as the reference (Dice is symmetric). It is None where neither annotator has drawn the
+    structure.
     """
     dataset = context.dataset
     first, second = {}, {}

@@ -1,4 +1,4 @@
-"""Who annotates which case: balanced, the same at every call."""
+"""Assign cases to annotators, evenly and always in the same way."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from nnunet_assft.errors import AssftError
 
 
 def assign(cases: Sequence[str], annotators: Sequence[str], double_read: float = 0.0) -> dict[str, tuple[str, ...]]:
-    """case -> its annotators, in the order of `annotators`; the first one's label is the label.
+    """Return case -> its annotators, in the order of `annotators`; the first one draws the label that is trained on.
 
-    double_read: fraction of the cases, rounded half up, at least one case if above 0, that two of them read; these are
-    spread evenly over the list. Each case goes to whoever has fewest, so that numbers of readings differ by at most
-    one.
+    Each case goes to the annotator who has the fewest cases so far, so that the numbers of readings differ by at most
+    one. double_read: the fraction of the cases that two annotators read, rounded half up, and at least one case if the
+    fraction is above 0; these cases are spread evenly over the list. Raises `AssftError`, see `check_annotators`.
     """
     check_annotators(annotators, double_read)
     n = len(cases)
@@ -25,7 +25,7 @@ def assign(cases: Sequence[str], annotators: Sequence[str], double_read: float =
     for i, case in enumerate(cases):
         chosen = sorted(annotators, key=lambda name: load[name])[
             : 2 if i in double else 1
-        ]  # stable: ties by their order
+        ]  # a stable sort: ties keep the order of `annotators`
         for name in chosen:
             load[name] += 1
         shared[case] = tuple(name for name in annotators if name in chosen)
@@ -33,22 +33,25 @@ def assign(cases: Sequence[str], annotators: Sequence[str], double_read: float =
 
 
 def check_annotators(annotators: Sequence[str], double_read: float) -> None:
-    """Raises `AssftError` for names that cannot be folders, and for a double reading by one."""
+    """Raise `AssftError` for names that cannot be folders, and for double reading by a single annotator."""
     if not 0 <= double_read <= 1:
         raise AssftError(f"--double_read {double_read:g}: expected a fraction between 0 and 1.")
     if double_read and len(annotators) < 2:
-        raise AssftError("--double_read needs two names after --annotators.")
+        raise AssftError("--double_read needs at least two names after --annotators.")
     bad = [name for name in annotators if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name)]
     if bad:
-        raise AssftError(f"--annotators {bad[0]!r}: a name is made of letters, digits, _ and -; it becomes a folder.")
+        raise AssftError(
+            f"--annotators {bad[0]!r} cannot be the name of a folder; expected letters, digits, _ and -, beginning "
+            "with a letter or digit."
+        )
     if not annotators or len({name.lower() for name in annotators}) < len(annotators):
         raise AssftError(
-            f"--annotators {' '.join(annotators)}: expected names that differ, also on disks that ignore case."
+            f"--annotators {' '.join(annotators)}: expected names that differ in more than upper and lower case."
         )
 
 
 def readings(annotators: Mapping[str, Sequence[str]]) -> dict[str, int]:
-    """annotator -> number of cases to read."""
+    """Return annotator -> number of cases to read. annotators: as `assign` returns them."""
     load: dict[str, int] = {}
     for names in annotators.values():
         for name in names:

@@ -1,4 +1,4 @@
-"""A work folder for annotators: images, pre-segmentations, label tables, a work list, and pictures that say why."""
+"""Write the work folder of the annotators: images, pre-segmentations, label tables, a work list and overlays."""
 
 from __future__ import annotations
 
@@ -42,8 +42,12 @@ EXPORT_FILE = "export.json"
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """annotators, double_read: see `assignment.assign`; without names, an earlier sharing out stays. prelabel: give the
-    model's segmentation to the annotator. uncertainty: also write the entropy, in nats, as a NIfTI file."""
+    """What the annotators get.
+
+    annotators, double_read: see `assignment.assign`; without names, an earlier assignment is kept. prelabel: whether
+    the annotators get the model's segmentation. uncertainty: whether the entropy, in nats, is also written as a NIfTI
+    file.
+    """
 
     annotators: Sequence[str] = ()
     double_read: float = 0.0
@@ -53,8 +57,7 @@ class ExportOptions:
 
 @dataclass(frozen=True)
 class Export:
-    """What an export did. kept: pre-segmentations in the work folder that somebody has changed; they were left
-    alone."""
+    """The result of an export. kept: cases whose pre-segmentation in the work folder was edited and has been kept."""
 
     request: AnnotationRequest
     has_model: bool
@@ -62,10 +65,10 @@ class Export:
 
 
 def export_work(context: Context, folder: Path, options: ExportOptions = ExportOptions()) -> Export:
-    """Write, or complete, the work folder of the round in progress. What is there and matches is kept.
+    """Write or complete the work folder of the round in progress. Files that exist and are up to date are kept.
 
-    Round 0 has no model, and so no pre-segmentations. Raises `AssftError` if nothing is asked for, or if the folder
-    belongs to something else.
+    Round 0 has no model and therefore no pre-segmentations. Raises `AssftError` if the experiment is not waiting for
+    labels, or if the folder holds anything else than this export.
     """
     experiment, dataset = context.experiment, context.dataset
     request = open_request(experiment)
@@ -94,7 +97,7 @@ def export_work(context: Context, folder: Path, options: ExportOptions = ExportO
 
 
 def require_plain_volumes(dataset: RawDataset) -> None:
-    """Raises `AssftError` for a dataset whose files an annotation program would show differently than nnU-Net reads
+    """Raise `AssftError` if an annotation program would show the files of a dataset differently from how nnU-Net reads
     them."""
     name = type(dataset.reader).__name__
     if name not in PLAIN_READERS:
@@ -108,7 +111,7 @@ def require_plain_volumes(dataset: RawDataset) -> None:
 
 
 def _shared_out(context: Context, request: AnnotationRequest, options: ExportOptions) -> AnnotationRequest:
-    """The request with its annotators; they may be chosen anew until the first label is there."""
+    """Return the request with its annotators, who can be changed until the first label has been returned."""
     file = context.paths.annotators_file(request.round)
     if not options.annotators:
         if options.double_read:
@@ -119,8 +122,8 @@ def _shared_out(context: Context, request: AnnotationRequest, options: ExportOpt
         begun = len(missing_labels(context.dataset, request.cases)) < len(request.cases)
         if file.is_file() and begun:
             raise AssftError(
-                f"Round {request.round} was shared out differently, and labels have come in. Leave out --annotators "
-                f"and --double_read, or give those of the first export (see {file})."
+                f"The cases of round {request.round} were assigned to other annotators, who have already returned "
+                f"labels. Leave out --annotators and --double_read, or repeat those of the first export (see {file})."
             )
         write_json(file, annotators)
     return replace(request, annotators=annotators)
@@ -132,14 +135,17 @@ def _shared_out(context: Context, request: AnnotationRequest, options: ExportOpt
 def _claim(
     context: Context, folder: Path, request: AnnotationRequest, model: Model | None, options: ExportOptions
 ) -> None:
-    """Mark the folder as the export of this round, first of all. Raises `AssftError` if it holds something else."""
+    """Mark the folder as the export of this round before anything else is written.
+
+    Raises `AssftError` if the folder holds something else.
+    """
     made_from = {
         "dataset": context.experiment.dataset,
         "experiment": context.experiment.name,
         "round": request.round,
         "cases": list(request.cases),
         "model": model.weights_sha256 if model else None,
-        "prelabel": options.prelabel,  # overlays show it, too
+        "prelabel": options.prelabel,  # the overlays depend on it, too
     }
     claim(folder / EXPORT_FILE, made_from, displace=_refuse)
 
@@ -147,11 +153,12 @@ def _claim(
 def _refuse(folder: Path) -> None:
     file = folder / EXPORT_FILE
     if not file.is_file():
-        raise AssftError(f"{folder} is not empty and is no export of this package. Give an empty folder with -o.")
+        raise AssftError(f"{folder} is not empty and is not a work folder. Give an empty folder with -o.")
     other = read_json(file)
     raise AssftError(
-        f"{folder} holds the export of round {other.get('round')} of {other.get('dataset')}, experiment "
-        f"{other.get('experiment')!r}, made differently (model, cases, --no_prelabel). Give an empty folder with -o."
+        f"{folder} holds an export of round {other.get('round')} of {other.get('dataset')}, experiment "
+        f"{other.get('experiment')!r}, that was made with another model, other cases or another --no_prelabel. Give an "
+        "empty folder with -o."
     )
 
 
@@ -161,7 +168,8 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _copied(source: Path, folder: Path) -> bool:
-    """Copies into the folder; False if another file of this name is there, which may be somebody's work."""
+    """Copy `source` into the folder. Return False if the folder has a different file of this name, which an annotator
+    may have edited."""
     target = folder / source.name
     if target.is_file():
         return sha256_file(source) == sha256_file(target)
@@ -176,8 +184,11 @@ def _copied(source: Path, folder: Path) -> bool:
 def _previews(
     context: Context, request: AnnotationRequest, model: Model, folder: Path, options: ExportOptions
 ) -> dict[str, dict[str, Any]]:
-    """case -> `preview.describe`; pre-segmentation, overlay and, if asked for, uncertainty map are on disk then."""
-    scorer = cache(lambda: open_scorer(context, model))  # opened only if a case is left
+    """Write the pre-segmentation, the overlay and, if requested, the uncertainty map of each case.
+
+    Returns case -> the content of its JSON file, see `preview.write_preview`.
+    """
+    scorer = cache(lambda: open_scorer(context, model))  # loads the network only if a case is not done yet
 
     def overlay(case: str) -> Path:
         return folder / "overlays" / f"{case}.png"

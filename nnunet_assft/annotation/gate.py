@@ -1,4 +1,5 @@
-"""What a returned label must be before it enters labelsTr, and what a person should look at before it does."""
+"""The checks that a returned label must pass before it is written to labelsTr, and the warnings that a person must
+accept."""
 
 from __future__ import annotations
 
@@ -16,15 +17,18 @@ from nnunet_assft.volumes.placement import DoesNotFitError, Placement, placement
 from nnunet_assft.volumes.segmentations import InFileAxes
 from nnunet_assft.volumes.structures import pairs, structures
 
-UNUSUAL_FACTOR = 3.0  # a volume beyond this factor of all earlier ones is unusual
-MIN_EARLIER_LABELS = 2  # fewer earlier labels say nothing about a volume
-SEEN_FRACTION = 0.1  # of the smallest earlier volume: the model has seen a structure if it predicts more than this
+UNUSUAL_FACTOR = 3.0  # a volume is unusual if it differs from all earlier ones by more than this factor
+MIN_EARLIER_LABELS = 2  # with fewer earlier labels, volumes are not compared
+SEEN_FRACTION = 0.1  # the model has seen a structure if it predicts more than this share of the smallest earlier volume
 
 
 @dataclass(frozen=True)
 class LabelSummary:
-    """volumes_ml: structure -> ml, 0 if absent. left_mm: structure -> position of its centre of mass, in mm to the
-    patient's left."""
+    """Where the structures of a label are, and how large.
+
+    volumes_ml: structure -> volume in ml, 0 if it is absent. left_mm: structure -> coordinate of its centre of mass
+    along the axis to the patient's left, in mm; absent structures are left out.
+    """
 
     volumes_ml: Mapping[str, float]
     left_mm: Mapping[str, float]
@@ -32,10 +36,10 @@ class LabelSummary:
 
 @dataclass(frozen=True)
 class Expected:
-    """What is known of a case before its label comes back.
+    """What is known about a case before its label is returned.
 
-    prelabel: the pre-segmentation. predicted_ml: its volumes. Both are empty if there was no model. earlier: the human
-    labels so far.
+    prelabel: the pre-segmentation; predicted_ml: its volumes in ml by structure; None and empty if there was no model.
+    earlier: summaries of the human labels so far.
     """
 
     prelabel: InFileAxes | None = None
@@ -45,7 +49,10 @@ class Expected:
 
 @dataclass(frozen=True)
 class GatedLabel:
-    """label: integers on the grid of the image. notes: what was repaired. warnings: what needs a person's consent."""
+    """A label that has passed the gate.
+
+    label: integers on the grid of the image. notes: what was repaired. warnings: what a person must accept.
+    """
 
     label: InFileAxes
     summary: LabelSummary
@@ -61,9 +68,11 @@ def gate(
     *,
     accept_geometry: bool = False,
 ) -> GatedLabel:
-    """The label in `file` on the grid of its image. Raises `AssftError` for one that must not be used.
+    """Read the label in `file`, put it on the grid of its image and check it.
 
-    accept_geometry: a label whose header places it elsewhere is taken voxel by voxel, if it has the shape of its image.
+    labels: name -> number, as in dataset.json. accept_geometry: whether to take the voxels as they are stored if the
+    header places the label elsewhere than its image; it must have the shape of the image. Raises `AssftError` for a
+    label that must not be used.
     """
     returned, grid = read_returned_label(file, labels), image_grid(image_file)
     try:
@@ -81,7 +90,7 @@ def gate(
                 f"{reason}. Draw on the image of the work folder and save in its geometry.{consent}"
             ) from error
         label = InFileAxes(returned.array.transpose(2, 1, 0))
-        notes, warnings = [f"its voxels are taken although its header says otherwise: {reason}"], []
+        notes, warnings = [f"its voxels were taken as they are stored, although {reason}"], []
     summary = summarize(label, grid, labels)
     if expected.prelabel is not None and label.array.any() and np.array_equal(expected.prelabel.array, label.array):
         warnings.append("it is the pre-segmentation, unchanged")
@@ -90,15 +99,15 @@ def gate(
 
 
 def _on_grid(returned: ReturnedLabel, image: Grid) -> tuple[InFileAxes, list[str], list[str]]:
-    """(label, notes, warnings). Raises `DoesNotFitError`."""
+    """Return (label on the grid of the image, notes, warnings). Raises `DoesNotFitError` if it does not fit."""
     notes, warnings = [], []
-    if returned.cropped and not returned.array.any():  # Slicer's file of an empty segmentation lies anywhere
+    if returned.cropped and not returned.array.any():  # the position of Slicer's empty segmentations has no meaning
         return InFileAxes(np.zeros(image.size[::-1], returned.array.dtype)), [], []
     where = placement(returned.grid, image)
     if not returned.cropped:
         _require_whole(where, returned.grid, image)
     if where.noise_mm > 1e-6:
-        notes.append(f"rounding of its header repaired (up to {where.noise_mm:.2g} mm)")
+        notes.append(f"rounding errors of its header were repaired (up to {where.noise_mm:.2g} mm)")
     if where.is_reoriented:
         warnings.append(
             "its axes are stored in another order or direction than those of its image; they can be reordered without "
@@ -106,17 +115,15 @@ def _on_grid(returned: ReturnedLabel, image: Grid) -> tuple[InFileAxes, list[str
         )
     array, lost = put_back(where.oriented(returned.array), where, image.size)
     if lost:
-        raise AssftError(
-            f"{lost} labelled voxels lie outside of its image. Draw on the image of the work folder alone."
-        )
+        raise AssftError(f"{lost} labelled voxels lie outside of its image. Draw on the image of the work folder only.")
     if returned.array.shape != image.size and returned.cropped:
-        notes.append("cropped extent put back")
+        notes.append("it was cropped and has been put back on the whole image")
     offset = returned.reference_offset
     if offset is not None and offset != where.offset and not where.is_reoriented:
         said, found = (" ".join(map(str, voxel)) for voxel in (offset, where.offset))
         warnings.append(
-            f"it was drawn on another volume than its image: its reference extent begins at voxel {said}, its position "
-            f"in mm is voxel {found} and is taken"
+            f"it was not drawn on its image: its reference extent begins at voxel {said}, but its position in mm is "
+            f"that of voxel {found}, which is used"
         )
     return InFileAxes(array.transpose(2, 1, 0)), notes, warnings
 
@@ -127,7 +134,7 @@ def _require_whole(where: Placement, label: Grid, image: Grid) -> None:
     except DoesNotFitError as error:
         ends = [start + label.size[axis] for start, axis in zip(where.offset, where.axes, strict=True)]
         is_part = min(where.offset) >= 0 and all(end <= n for end, n in zip(ends, image.size, strict=True))
-        hint = ", and lies inside of it: it was cropped. Export it with the image as reference volume, or as .seg.nrrd"
+        hint = " and lies inside of it: it was cropped. Export it with the image as reference volume, or as .seg.nrrd"
         raise DoesNotFitError(f"{error}{hint if is_part else ''}") from error
 
 
@@ -135,19 +142,20 @@ def _require_whole(where: Placement, label: Grid, image: Grid) -> None:
 
 
 def summarize(label: InFileAxes, grid: Grid, labels: Mapping[str, int]) -> LabelSummary:
-    """Volumes and positions of the structures. grid: of the image file. The ignore label is no structure."""
+    """Measure the volume and the position of every structure. grid: that of the image file. The ignore label is not a
+    structure."""
     ml_per_voxel = abs(float(np.linalg.det(grid.affine[:3, :3]))) / 1000
     volumes, left = {}, {}
     for name, value in structures(labels).items():
         k, j, i = np.nonzero(label.array == value)
         volumes[name] = len(i) * ml_per_voxel
-        if len(i):  # in LPS the first coordinate is the one to the left
+        if len(i):  # in LPS, the first coordinate increases to the patient's left
             left[name] = float(grid.affine[0] @ np.array([i.mean(), j.mean(), k.mean(), 1.0]))
     return LabelSummary(volumes, left)
 
 
 def warnings_of(summary: LabelSummary, labels: Mapping[str, int], expected: Expected) -> list[str]:
-    """What is unusual about a label, one sentence each."""
+    """Describe what is unusual about a label, one sentence for each finding."""
     if not any(summary.volumes_ml.values()):
         return ["it is empty: no structure has a voxel"]
     warnings = []
@@ -156,15 +164,15 @@ def warnings_of(summary: LabelSummary, labels: Mapping[str, int], expected: Expe
         before = [other.volumes_ml[name] for other in expected.earlier if other.volumes_ml.get(name)]
         predicted = expected.predicted_ml.get(name, 0.0)
         if not ml and predicted > SEEN_FRACTION * min(before, default=0.0):
-            warnings.append(f"{name} is missing; the model saw {predicted:.3g} ml of it")
+            warnings.append(f"{name} is missing; the model predicted {predicted:.3g} ml of it")
         elif ml and len(before) >= MIN_EARLIER_LABELS and _is_unusual(ml, before):
             warnings.append(
                 f"{name} has {ml:.3g} ml; the {len(before)} labels so far have {min(before):.3g} to {max(before):.3g} "
                 "ml"
             )
     return warnings + [
-        f"{left} and {right} look swapped: {left} lies {abs(_side(left, right, summary)):.3g} mm on the wrong side of "
-        f"{right}"
+        f"{left} and {right} seem to be swapped: {left} lies {abs(_side(left, right, summary)):.3g} mm on the wrong "
+        f"side of {right}"
         for left, right in pairs(labels)
         if _is_swapped(left, right, summary, expected.earlier)
     ]
@@ -175,8 +183,8 @@ def _is_unusual(ml: float, before: Sequence[float]) -> bool:
 
 
 def _is_swapped(left: str, right: str, summary: LabelSummary, earlier: Sequence[LabelSummary]) -> bool:
-    """Whether the left one lies to the right; or to the other side than in all earlier labels, if a dataset is
-    mirrored."""
+    """Whether the left structure lies to the right of the right one. If all earlier labels are mirrored, the test is
+    the other way round."""
     sides = [_side(left, right, other) for other in earlier]
     known = [side for side in sides if side]
     usual = -1 if known and all(side < 0 for side in known) else 1
@@ -184,7 +192,7 @@ def _is_swapped(left: str, right: str, summary: LabelSummary, earlier: Sequence[
 
 
 def _side(left: str, right: str, summary: LabelSummary) -> float:
-    """Above 0: left lies to the left of right; 0: one of them is absent."""
+    """How far `left` lies to the left of `right`, in mm; negative if it lies to the right, 0 if one is absent."""
     if left not in summary.left_mm or right not in summary.left_mm:
         return 0.0
     return summary.left_mm[left] - summary.left_mm[right]

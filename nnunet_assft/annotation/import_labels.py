@@ -1,4 +1,4 @@
-"""Labels that come back from annotators are put through the gate, and only then written to labelsTr."""
+"""Check the labels that annotators return, and write those that pass to labelsTr."""
 
 from __future__ import annotations
 
@@ -26,8 +26,12 @@ from nnunet_assft.volumes.segmentations import InFileAxes, write_segmentation
 
 @dataclass(frozen=True)
 class Consent:
-    """What the person at the terminal has agreed to. cases: their warnings; geometry: to take their voxels whatever
-    their header says, ALL stands for every case; replace: labels that are there already."""
+    """What the person who runs the command has accepted.
+
+    cases: cases whose warnings are accepted. all_warnings: whether all warnings are accepted. replace: whether existing
+    labels may be replaced. geometry: cases whose voxels are taken as they are stored, whatever their header says; ALL
+    stands for every case.
+    """
 
     cases: Collection[str] = ()
     all_warnings: bool = False
@@ -43,7 +47,8 @@ class Consent:
 
 @dataclass
 class ImportReport:
-    """One line per label. refused: must be corrected; doubtful: imported once its warnings are accepted."""
+    """One line per label. refused: labels that must be corrected. doubtful: labels that are imported once their
+    warnings are accepted."""
 
     imported: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
@@ -51,10 +56,10 @@ class ImportReport:
 
 
 def import_labels(context: Context, folder: Path, consent: Consent, times: Times) -> ImportReport:
-    """Take every label in `folder` that passes the gate; the others are reported and change nothing.
+    """Import every label in `folder` that passes the gate. The others are reported and change nothing.
 
-    folder: see `find_returned`. A part of the cases is fine. Raises `AssftError` if nothing is asked for, or nothing is
-    there.
+    folder: see `find_returned`; it may hold the labels of some of the cases only. Raises `AssftError` if the experiment
+    is not waiting for labels, or if the folder holds none.
     """
     request = open_request(context.experiment)
     require_plain_volumes(context.dataset)
@@ -82,7 +87,7 @@ def _check_names(context: Context, consent: Consent, times: Times) -> None:
         unknown = sorted(set(named) - set(pool))
         if unknown:
             raise AssftError(
-                f"{option} names {', '.join(unknown[:5])}; the dataset has no such case. Expected ids such as "
+                f"{option} names {', '.join(unknown[:5])}; the dataset has no such case. Expected case ids such as "
                 f"{pool[0]}."
             )
     check_accepted(consent.geometry, pool)
@@ -96,7 +101,7 @@ class _Outcome:
 
 @dataclass(frozen=True)
 class _Import:
-    """One label on its way to `target`."""
+    """The import of one label into `target`."""
 
     context: Context
     returned: Returned
@@ -111,7 +116,10 @@ class _Import:
         return self.context.paths.second_reading(self.returned.annotator or "", case, dataset.file_ending)
 
     def run(self, earlier: Sequence[LabelSummary]) -> _Outcome:
-        """earlier: of the human labels of other cases. Raises `AssftError` for a label that cannot be taken."""
+        """Import the label. earlier: summaries of the human labels of other cases.
+
+        Raises `AssftError` for a label that cannot be imported.
+        """
         source = sha256_file(self.returned.file)
         known = self._known(source)
         if known and known["source_sha256"] == source and self._is_in(known):
@@ -122,11 +130,11 @@ class _Import:
         differing = _differing_voxels(gated.label, target) if is_there else 0
         if differing and not self.consent.replace:
             raise AssftError(
-                f"a label is there already and differs in {differing} voxels ({target}). Add --replace to take the new "
+                f"there is already a label that differs in {differing} voxels ({target}). Add --replace to use the new "
                 f"one; the old one is then kept in {self.context.paths.annotations / 'replaced'}."
             )
         if gated.warnings and not self.consent.covers(case):
-            advice = f"Add --accept {case} if it is right."
+            advice = f"Add --accept {case} if this is correct."
             return _Outcome(doubtful=[f"{self.returned}: {warning}. {advice}" for warning in gated.warnings])
         kept = keep_aside(self.context, case, target) if differing else None
         if differing or not is_there:
@@ -135,8 +143,10 @@ class _Import:
         return _Outcome(_imported(self.returned, gated, kept))
 
     def _known(self, source: str) -> dict[str, Any]:
-        """What is recorded of this annotator's label; or of this very file, if it came in under a name:
-        --annotator_name of a later import is not said of it."""
+        """The recorded entry of this annotator's label, or else that of this very file.
+
+        A file that was imported under a name keeps it: --annotator_name of a later import does not rename it.
+        """
         case, annotator = self.returned.case, self.returned.annotator
         record = load_record(self.context, case)
         known = reading_of(record, annotator)
@@ -152,10 +162,10 @@ class _Import:
         minutes = self.times.of(self.returned.case, known["annotator"], known["minutes"])
         if minutes != known["minutes"]:
             save_record(self.context, self.returned, {**known, "minutes": minutes})
-        return _Outcome(f"{self.returned.case}: {_by(known['annotator'])} is in already")
+        return _Outcome(f"{self.returned.case}: {_by(known['annotator'])} has been imported already")
 
     def _gated(self, earlier: Sequence[LabelSummary]) -> GatedLabel:
-        """The label after the gate, compared with what the model made of this case, if there was one."""
+        """Put the label through the gate, which compares it with the pre-segmentation of the case, if there is one."""
         case, r = self.returned.case, self.returned.asked.round
         prelabel, record = prelabel_file(self.context, r, case), self.context.paths.previews(r) / f"{case}.json"
         expected = Expected(earlier=earlier)
@@ -185,7 +195,7 @@ class _Import:
 
 
 def _differing_voxels(label: InFileAxes, file: Path) -> int:
-    """How many voxels of a label file are different; all of them if it cannot be read."""
+    """The number of voxels in which a label file differs; all of them if it cannot be read or has another shape."""
     try:
         there = sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
     except RuntimeError:

@@ -1,4 +1,5 @@
-"""Labels as annotators return them: label maps (ITK-SNAP, Slicer's export) and Slicer's segmentations (.seg.nrrd)."""
+"""Read the labels that annotators return: label maps (ITK-SNAP, Slicer's export) and Slicer's segmentations
+(.seg.nrrd)."""
 
 from __future__ import annotations
 
@@ -15,16 +16,16 @@ from nnunet_assft.runtime.text import some
 from nnunet_assft.volumes.grid import Grid, itk_grid, read_itk_grid
 from nnunet_assft.volumes.nifti import refuse_damaged_nifti
 
-ENDINGS = (".seg.nrrd", ".nrrd", ".nii.gz", ".nii")  # the longest first
-MAX_VALUES = 300  # more different values than this are no label map
+ENDINGS = (".seg.nrrd", ".nrrd", ".nii.gz", ".nii")  # .seg.nrrd before .nrrd
+MAX_VALUES = 300  # a file with more different values than this is not a label map
 
 
 @dataclass(frozen=True)
 class ReturnedLabel:
-    """array: (i, j, k) int64, in the numbers of dataset.json. cropped: it need not cover the image.
+    """The content of a returned file.
 
-    reference_offset: where the file says its first voxel lies in the volume it was drawn on, in voxels; None: it does
-    not say.
+    array: (i, j, k) int64, with the numbers of dataset.json. cropped: whether it may cover only a part of the image.
+    reference_offset: index of its first voxel in the volume that it was drawn on, if the file states it.
     """
 
     array: np.ndarray
@@ -34,14 +35,14 @@ class ReturnedLabel:
 
 
 def read_returned_label(file: Path, labels: Mapping[str, int]) -> ReturnedLabel:
-    """The label in `file`. labels: name -> number, as in dataset.json.
+    """Read the label in `file`. labels: name -> number, as in dataset.json.
 
-    Raises `AssftError` for a file that is no label map of this dataset, saying what was found.
+    Raises `AssftError`, which says what was found, for a file that is not a label map of this dataset.
     """
     try:
         refuse_damaged_nifti(file)
         image = sitk.ReadImage(str(file))
-    except Exception as error:  # readers raise what they like
+    except Exception as error:  # ITK and nibabel raise exceptions of many types
         raise AssftError(f"the file cannot be read ({' '.join(str(error).split())[-120:]}). Save it again.") from error
     if image.GetDimension() != 3:
         raise AssftError(
@@ -50,7 +51,7 @@ def read_returned_label(file: Path, labels: Mapping[str, int]) -> ReturnedLabel:
         )
     array = sitk.GetArrayFromImage(image)
     is_segmentation = bool(_segment_numbers(image)) or file.name.lower().endswith(".seg.nrrd")
-    if is_segmentation and not array.any():  # Slicer then writes a single voxel, wherever and whatever the image is
+    if is_segmentation and not array.any():  # Slicer then writes one voxel, whose position has no meaning
         return ReturnedLabel(np.zeros(image.GetSize(), np.int64), itk_grid(image), cropped=True)
     if _segment_numbers(image):
         merged = _merge_segments(image, array, labels)
@@ -58,26 +59,28 @@ def read_returned_label(file: Path, labels: Mapping[str, int]) -> ReturnedLabel:
         return ReturnedLabel(merged.transpose(2, 1, 0), itk_grid(image), cropped=True, reference_offset=offset)
     if image.GetNumberOfComponentsPerPixel() != 1:
         raise AssftError(
-            f"it has {image.GetNumberOfComponentsPerPixel()} values per voxel; expected one. Export a label map, no "
+            f"it has {image.GetNumberOfComponentsPerPixel()} values per voxel; expected one. Export a label map, not "
             "colours."
         )
     if is_segmentation:
         raise AssftError(
-            "it is a .seg.nrrd that names no segments, so nobody can say what its numbers mean. Save it from Slicer "
-            "again; a label map whose numbers are those of dataset.json is called CASE.nrrd."
+            "it is a .seg.nrrd that names no segments, so the meaning of its numbers is unknown. Save it from Slicer "
+            "again, or name it CASE.nrrd if it is a label map with the numbers of dataset.json."
         )
     return ReturnedLabel(_whole_numbers(array, labels).transpose(2, 1, 0), itk_grid(image))
 
 
 def image_grid(file: Path) -> Grid:
-    """The grid of an image file, from its header. Raises `AssftError` if ITK refuses it, as it does if axes are
-    skewed."""
+    """Read the grid of an image file from its header.
+
+    Raises `AssftError` if ITK refuses the file, for example because its axes are not at right angles.
+    """
     try:
         return read_itk_grid(file)
     except (RuntimeError, ValueError) as error:
         raise AssftError(
-            f"ITK cannot open the image {file} ({' '.join(str(error).split())[-120:]}), and no program built on it "
-            "can. Fix its header, or annotate elsewhere and save the label in labelsTr."
+            f"ITK cannot open the image {file} ({' '.join(str(error).split())[-120:]}), and neither can programs that "
+            "are built on it. Fix its header, or annotate it with another program and save the label in labelsTr."
         ) from error
 
 
@@ -85,7 +88,8 @@ def image_grid(file: Path) -> Grid:
 
 
 def _whole_numbers(array: np.ndarray, labels: Mapping[str, int]) -> np.ndarray:
-    """The array as integers if each value is a label of the dataset; floats that are whole numbers are fine."""
+    """Return the array as integers. Raises `AssftError` unless every value is a label of the dataset; floats may hold
+    whole numbers."""
     values, counts = np.unique(array, return_counts=True)
     known = ", ".join(f"{number} {name}" for name, number in labels.items())
     fractions = [(v, n) for v, n in zip(values, counts, strict=True) if v != np.rint(v)]
@@ -95,21 +99,20 @@ def _whole_numbers(array: np.ndarray, labels: Mapping[str, int]) -> np.ndarray:
     if len(values) > MAX_VALUES or values.min() < 0:
         raise AssftError(
             f"it has {len(values)} different values from {values.min():g} to {values.max():g}: this looks like an "
-            f"image, not like a label map. Expected {known}. Was the image saved under the label's name?"
+            f"image, not like a label map. Expected {known}. Check whether the image was saved instead of the label."
         )
     if fractions:
         raise AssftError(
-            f"its values are not whole numbers: {_listed(fractions)}. A label was interpolated or is a probability; "
-            "save the segmentation itself, without resampling."
+            f"its values are not whole numbers: {_listed(fractions)}. The label was interpolated or holds "
+            "probabilities; save the segmentation itself, without resampling."
         )
     if len(values) <= 2 and values.max() == 255:
         raise AssftError(
-            f"it is a mask of 0 and 255, not a label map; expected {known}. Give each structure its number, 255 is "
-            "none."
+            f"it is a mask of 0 and 255, not a label map; expected {known}. Replace 255 by the number of the structure."
         )
     raise AssftError(
-        f"it has values that dataset.json does not know: {_listed(unknown)}; expected {known}. Give the structures "
-        "these numbers; the label descriptions of the work folder have them."
+        f"it has values that dataset.json does not define: {_listed(unknown)}; expected {known}. Give the structures "
+        "these numbers, which the label descriptions of the work folder contain."
     )
 
 
@@ -128,8 +131,10 @@ class _Segment:
 
 
 def _merge_segments(image: sitk.Image, array: np.ndarray, labels: Mapping[str, int]) -> np.ndarray:
-    """One label map, (z, y, x) int64, from the segments of a Slicer file. Names decide; its label values are its own
-    affair."""
+    """Merge the segments of a Slicer file into one label map, (z, y, x) int64.
+
+    A segment is identified by its name; the label values in the file do not matter.
+    """
     layers = array if array.ndim == 4 else array[..., None]  # (z, y, x, layer)
     segments = _segments(image, layers, labels)
     explained = np.zeros(layers.shape, dtype=bool)
@@ -137,14 +142,14 @@ def _merge_segments(image: sitk.Image, array: np.ndarray, labels: Mapping[str, i
     owner = np.full(layers.shape[:3], -1)
     for i, (segment, layer) in enumerate(segments):
         explained[..., layer] |= segment.voxels
-        if segment.number == 0:  # a segment of the background; structures may overlap it
+        if segment.number == 0:  # the background, which structures may overlap
             continue
         both = segment.voxels & (owner >= 0)
         if both.any():
             other = segments[int(owner[both][0])][0].name
             raise AssftError(
-                f"the segments {other!r} and {segment.name!r} overlap in {int(both.sum())} voxels; each voxel has one "
-                "label. Let the segments not overlap (Masking in Slicer's Segment Editor) and save again."
+                f"the segments {other!r} and {segment.name!r} overlap in {int(both.sum())} voxels; a voxel can have "
+                "only one label. Remove the overlap (Masking in Slicer's Segment Editor) and save again."
             )
         owner[segment.voxels] = i
         merged[segment.voxels] = segment.number
@@ -152,14 +157,15 @@ def _merge_segments(image: sitk.Image, array: np.ndarray, labels: Mapping[str, i
     if stray.any():
         found = ", ".join(f"{v:g}" for v in np.unique(layers[stray])[:5])
         raise AssftError(
-            f"{int(stray.sum())} voxels belong to no segment of the file (values {found}). It was changed outside of "
-            "Slicer; save it from Slicer again."
+            f"{int(stray.sum())} voxels belong to no segment of the file (values {found}), which was changed outside "
+            "of Slicer. Save it from Slicer again."
         )
     return merged
 
 
 def _segments(image: sitk.Image, layers: np.ndarray, labels: Mapping[str, int]) -> list[tuple[_Segment, int]]:
-    """The segments of the file, each with its layer. Files of older Slicers have one layer per segment and value 1."""
+    """Return the segments of the file, each with its layer. Older versions of Slicer write one layer per segment, with
+    the value 1."""
     found: list[tuple[_Segment, int]] = []
     for i in _segment_numbers(image):
         name = _text(image, f"Segment{i}_Name") or _text(image, f"Segment{i}_ID")
@@ -179,15 +185,15 @@ def _segments(image: sitk.Image, layers: np.ndarray, labels: Mapping[str, int]) 
 
 
 def _structure_named(name: str, labels: Mapping[str, int]) -> str:
-    """The structure that a segment means: of the same name, or of one that differs in what `_normal` takes away."""
+    """Return the structure with the name of a segment, or else the only one whose `_normal` name is the same."""
     alike = [known for known in labels if _normal(known) == _normal(name)]
     if name in labels or len(alike) == 1:
         return name if name in labels else alike[0]
     if alike:
         raise AssftError(f"segment {name!r} could be {' or '.join(alike)}. Give it one of these names in Slicer.")
     raise AssftError(
-        f"segment {name!r} is no structure of the dataset; expected {', '.join(labels)}. Rename it in Slicer, or "
-        "delete it if it only helped to draw."
+        f"segment {name!r} is not a structure of the dataset; expected {', '.join(labels)}. Rename it in Slicer, or "
+        "delete it if it was only a drawing aid."
     )
 
 
@@ -198,8 +204,10 @@ def _segment_numbers(image: sitk.Image) -> list[int]:
 
 
 def _require_within_extent(voxels: np.ndarray, extent: tuple[int, ...] | None, name: str) -> None:
-    """Slicer clips a segment to its extent (i, j, k; first and last) when it reads the file; an empty segment has 0
-    -1."""
+    """Raise `AssftError` if a segment has voxels outside of its extent, to which Slicer clips it on reading.
+
+    extent: first and last index along i, j and k; an empty segment has 0 and -1.
+    """
     if extent is None:
         return
     k, j, i = (slice(max(extent[2 * axis], 0), max(extent[2 * axis + 1] + 1, 0)) for axis in (2, 1, 0))
@@ -213,7 +221,7 @@ def _require_within_extent(voxels: np.ndarray, extent: tuple[int, ...] | None, n
 
 
 def _normal(name: str) -> str:
-    """Names are compared without regard to case, spaces, hyphens and underscores."""
+    """Return a name without upper case and without anything but letters and digits, for comparing names."""
     return "".join(c for c in name.casefold() if c.isalnum())
 
 

@@ -1,4 +1,4 @@
-"""Who annotated a case, and for how long: from the command line, or from a table."""
+"""Who annotated a case and how many minutes it took, from the command line or from a table."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from nnunet_assft.runtime.files import read_json
 
 @dataclass(frozen=True)
 class Times:
-    """annotator, minutes: of every label. rows: (case, annotator; "" for nobody) -> minutes; they go before
-    `minutes`."""
+    """Annotators and minutes as given on the command line.
+
+    annotator, minutes: those of every label of an import. rows: (case, annotator) -> minutes from a table, where the
+    annotator is "" if it is not given; they take precedence over `minutes`.
+    """
 
     annotator: str | None = None
     minutes: float | None = None
@@ -26,13 +29,12 @@ class Times:
         return {case for case, _ in self.rows}
 
     def annotator_of(self, case: str) -> str | None:
-        """Who annotated this case, as far as it is said and clear."""
+        """Who annotated this case; None if it is not given, or if the table names several annotators."""
         named = {name for row, name in self.rows if row == case and name}
         return self.annotator or (named.pop() if len(named) == 1 else None)
 
     def of(self, case: str, annotator: str | None, recorded: float | None = None) -> float | None:
-        """Minutes: of the table, else as recorded for a label that is in already, else those of every label; None:
-        nobody said."""
+        """Minutes from the table, then as recorded at an earlier import, then the default; None if unknown."""
         for key in ((case, annotator or ""), (case, "")):
             if self.rows.get(key) is not None:
                 return self.rows[key]
@@ -40,7 +42,10 @@ class Times:
 
     @classmethod
     def read(cls, file: Path, annotator: str | None = None, minutes: float | None = None) -> Times:
-        """From a CSV with the columns case, annotator, minutes; the last two may be empty. Raises `AssftError`."""
+        """Read a CSV file with the columns case, annotator and minutes, of which the last two may be empty.
+
+        Raises `AssftError` if the file cannot be read or holds anything else.
+        """
         try:
             with open(file, encoding="utf-8-sig", newline="") as stream:  # Excel writes a byte order mark
                 table = csv.DictReader(stream)
@@ -58,7 +63,7 @@ class Times:
             key = ((line["case"] or "").strip(), (line.get("annotator") or "").strip())
             if key in rows:
                 raise AssftError(
-                    f"--times {file}, line {number}: {key[0]} is there twice. Keep one line per case and annotator."
+                    f"--times {file}, line {number}: {key[0]} is listed twice. Keep one line per case and annotator."
                 )
             text = (line["minutes"] or "").strip()
             rows[key] = checked_minutes(text, f"--times {file}, line {number}") if text else None
@@ -66,9 +71,9 @@ class Times:
 
 
 def annotation_minutes(annotations: Path) -> dict[str, float]:
-    """Minutes of each imported label, summed over its readers; a case for which one of them did not say is left out.
+    """Return case -> minutes of annotation, summed over its annotators. A case is left out unless all are known.
 
-    annotations: the folder of an experiment, `ExperimentPaths.annotations`.
+    annotations: `ExperimentPaths.annotations` of an experiment.
     """
     minutes: dict[str, float] = {}
     for file in sorted(annotations.glob("*.json")):
@@ -80,7 +85,10 @@ def annotation_minutes(annotations: Path) -> dict[str, float]:
 
 
 def checked_minutes(text: str, where: str) -> float:
-    """A number of minutes. Raises `AssftError`."""
+    """Return the number of minutes in `text`. Raises `AssftError` unless it is a finite number of at least 0.
+
+    where: the beginning of the error message.
+    """
     try:
         minutes = float(text)
     except ValueError:

@@ -21,9 +21,10 @@ from nnunet_assft.volumes.structures import colour, structures
 
 @dataclass(frozen=True)
 class Overlay:
-    """The suggested axial slice: the image twice, and the entropy in the foreground over the second one.
+    """The suggested axial slice, shown twice: with contours of the pre-segmentation, and with the entropy in the
+    foreground.
 
-    contours: whether the pre-segmentation is drawn over the first one. window: see `volumes.display`.
+    contours: whether the pre-segmentation is drawn. window: see `volumes.display`.
     """
 
     title: str
@@ -33,7 +34,7 @@ class Overlay:
     window: tuple[float, float] | None
     contours: bool
 
-    @style.context("default")  # nnU-Net's trainer changes the font size of everything
+    @style.context("default")  # nnU-Net's trainer changes the global font size
     def save(self, file: Path) -> None:
         """Write the picture as a PNG."""
         entropy = as_radiologists_look(self.seen.masked_entropy, self.image)

@@ -1,4 +1,5 @@
-"""What a model makes of a queried case: its segmentation, where it is uncertain, and the slice to begin with.
+"""Preview of a queried case by the model of the round before: its segmentation, its entropy, and the slice to begin
+with.
 
 `write_preview` is the only place that writes pre-segmentations, for the annotators and for the report.
 """
@@ -28,7 +29,7 @@ from nnunet_assft.volumes.structures import structures
 
 @dataclass(frozen=True)
 class Preview:
-    """entropy: in nats. mask: foreground of Eq. 9, where ASD is taken."""
+    """A model's view of a case. entropy: in nats. mask: the foreground of Eq. 9, over which ASD is computed."""
 
     segmentation: InFileAxes
     entropy: InFileAxes
@@ -36,13 +37,13 @@ class Preview:
 
     @property
     def masked_entropy(self) -> np.ndarray:
-        """Entropy inside the foreground, 0 outside, in the axes of the file; if there is no foreground, all of it."""
+        """The entropy, set to 0 outside of the foreground, in the axes of the file; unchanged without foreground."""
         entropy, mask = self.entropy.array, self.mask.array
         return np.where(mask, entropy, 0.0) if mask.any() else entropy
 
 
 class PreviewStore:
-    """CASE.json beside the pre-segmentation; what it was made from is part of it, see `runtime.cached`."""
+    """Store for `runtime.cached`: CASE.json beside the pre-segmentation, which contains what it was made from."""
 
     def read(self, file: Path) -> tuple[str, dict[str, Any]]:
         content = read_json(file)
@@ -56,12 +57,12 @@ PREVIEWS = PreviewStore()
 
 
 def prelabel_file(context: Context, r: int, case: str) -> Path:
-    """Our own copy of a pre-segmentation, which no annotator touches."""
+    """The experiment's own copy of a pre-segmentation, which annotators do not edit."""
     return context.paths.previews(r) / f"{case}{context.dataset.file_ending}"
 
 
 def preview_or_none(context: Context, r: int, case: str, model: Model) -> dict[str, Any] | None:
-    """What `write_preview` wrote for this case and this model, or None."""
+    """Return the content of CASE.json if `write_preview` has written it for this case and model, otherwise None."""
     file = prelabel_file(context, r, case)
     made_from = _made_from(context, r, model)
     return cached_or_none(_record_file(context, r, case), made_from, outputs=lambda _: [file], store=PREVIEWS)
@@ -70,10 +71,10 @@ def preview_or_none(context: Context, r: int, case: str, model: Model) -> dict[s
 def write_preview(
     context: Context, r: int, case: str, model: Model, scorer: Scorer
 ) -> tuple[Preview, sitk.Image, dict[str, Any]]:
-    """Segment a case that round r has queried; write the segmentation, and then CASE.json with `describe` in it.
+    """Segment a case that round r has queried, and write the segmentation and CASE.json, which holds its description.
 
-    model: of the round before, whose network `scorer` has opened. Returns the preview, the image, and the content of
-    CASE.json.
+    model: the model of the round before, whose network `scorer` runs. Returns the preview, the image and the content
+    of CASE.json.
     """
     made_from, properties = _made_from(context, r, model), context.properties(case)
     seen = preview(scorer, context.image(case), properties, made_from["tau"])
@@ -85,7 +86,7 @@ def write_preview(
 
 
 def preview(scorer: Scorer, image: np.ndarray, properties: dict[str, Any], tau: float) -> Preview:
-    """One forward pass over a preprocessed image, (channels, z, y, x). tau: the temperature of the round."""
+    """Run one forward pass over a preprocessed image, (channels, z, y, x). tau: the temperature of the round."""
     logits = scorer.logits(image)
     entropy, mask = entropy_map(logits, tau)
     on_grid = scorer.to_original_grid(entropy, properties, outside=0.0)
@@ -98,10 +99,11 @@ def preview(scorer: Scorer, image: np.ndarray, properties: dict[str, Any], tau: 
 
 
 def describe(seen: Preview, image: sitk.Image, labels: Mapping[str, int]) -> dict[str, Any]:
-    """Predicted volumes in ml, the structure with the largest mean entropy, and the axial slice with the most entropy.
+    """Describe a preview: predicted volumes in ml, mean entropies, and the axial slice with the most entropy.
 
-    slice: number from 1 along voxel axis `slice_axis`, as ITK-SNAP counts. slice_s_mm: position to the head, as in
-    Slicer.
+    most_uncertain: the structure with the largest mean entropy, None if no structure is predicted. slice: number of
+    the slice along voxel axis `slice_axis`, counted from 1 as in ITK-SNAP. slice_s_mm: its position along the axis to
+    the head in mm, as in Slicer.
     """
     segmentation, entropy = seen.segmentation.array, seen.entropy.array
     volumes = summarize(seen.segmentation, itk_grid(image), labels).volumes_ml
@@ -123,12 +125,12 @@ def describe(seen: Preview, image: sitk.Image, labels: Mapping[str, int]) -> dic
 
 
 def axial_slice(entropy: np.ndarray) -> int:
-    """Index along the first axis with the largest sum; entropy: (z, y, x) from feet to head."""
+    """Return the index of the slice with the largest sum. entropy: (z, y, x), from feet to head."""
     return int(entropy.sum(axis=(1, 2)).argmax())
 
 
 def as_radiologists_look(array: np.ndarray, image: sitk.Image) -> np.ndarray:
-    """Turn an array that lies on the grid of the image: its axes then run from feet to head, front to back, right to
+    """Reorient an array on the grid of the image, so that its axes run from feet to head, front to back and right to
     left."""
     volume = sitk.GetImageFromArray(array)
     volume.CopyInformation(image)

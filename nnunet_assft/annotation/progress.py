@@ -1,4 +1,4 @@
-"""Which labels of the round in progress are in, and by whom."""
+"""Which labels of the round in progress have been returned, and by whom."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nnunet_assft.volumes.raw_dataset import find_dataset
 
 @dataclass(frozen=True)
 class Progress:
-    """One reading. minutes: None if nobody said. state: in words."""
+    """The state of one annotator's label of a case. minutes: None if unknown. state: in words."""
 
     case: str
     annotator: str | None
@@ -24,7 +24,7 @@ class Progress:
 
 
 def progress(experiment: Experiment, request: AnnotationRequest) -> list[Progress]:
-    """One row per case and annotator, in the order of the work list."""
+    """Return one row per case and annotator, in the order of the work list."""
     dataset = find_dataset(experiment.dataset)
     rows = []
     for case in request.cases:
@@ -39,7 +39,7 @@ def progress(experiment: Experiment, request: AnnotationRequest) -> list[Progres
 
 
 def _first_reading(case: str, annotator: str | None, file: Path, readings: Mapping[str | None, Any]) -> Progress:
-    """The one that is the label."""
+    """The progress of the label that is trained on."""
     if not file.is_file():
         return Progress(case, annotator, None, "missing")
     if annotator not in readings:

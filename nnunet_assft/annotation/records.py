@@ -1,5 +1,4 @@
-"""What is known of every imported label: one JSON per case with who drew it, how long it took, and what it looks
-like."""
+"""Records of imported labels: one JSON file per case, which says who drew it, how long it took, and its volumes."""
 
 from __future__ import annotations
 
@@ -23,18 +22,19 @@ SCHEMA_VERSION = 1
 
 
 def load_record(context: Context, case: str) -> dict[str, Any]:
-    """The record of an imported case; empty if there is none."""
+    """Load the record of an imported case; empty if there is none."""
     file = context.paths.annotation_file(case)
     return dict(read_json(file)) if file.is_file() else {}
 
 
 def reading_of(record: Mapping[str, Any], annotator: str | None) -> dict[str, Any]:
-    """What the record of a case says of one annotator's label; empty if nothing."""
+    """The entry of one annotator's label in the record of a case; empty if there is none."""
     return next((entry for entry in record.get("readings", ()) if entry["annotator"] == annotator), {})
 
 
 def save_record(context: Context, returned: Returned, entry: Mapping[str, Any]) -> None:
-    """The entry takes the place of an earlier one by the same annotator; those of the case's other annotators stay."""
+    """Save an entry, which replaces an earlier one by the same annotator. Entries of the case's other annotators
+    remain."""
     others = [
         old
         for old in load_record(context, returned.case).get("readings", ())
@@ -46,14 +46,17 @@ def save_record(context: Context, returned: Returned, entry: Mapping[str, Any]) 
         "case": returned.case,
         "round": returned.asked.round,
         "readings": [*others, dict(entry)],
-        # from the folder: whatever was cut off between the two, what was kept is named
+        # listed from the folder, so that the list is complete even if an import was interrupted before this line
         "replaced": sorted(file.name for file in _replaced(context).glob("*") if name.fullmatch(file.name)),
     }
     write_json(context.paths.annotation_file(returned.case), content)
 
 
 def keep_aside(context: Context, case: str, label: Path) -> str:
-    """Copy a label that will be replaced; the copy is named by its content, so that doing it twice keeps one."""
+    """Copy a label that will be replaced, and return the name of the copy, which contains a checksum of the label.
+
+    Copying the same label twice therefore keeps one copy.
+    """
     name = f"{case}_{sha256_file(label)[:8]}{context.dataset.file_ending}"
     with atomic_path(_replaced(context) / name) as partial:
         shutil.copyfile(label, partial)
@@ -61,14 +64,15 @@ def keep_aside(context: Context, case: str, label: Path) -> str:
 
 
 def summaries_so_far(context: Context) -> dict[str, LabelSummary]:
-    """Of the human labels of finished rounds; the order in which labels of this round come in plays no role."""
+    """Summarize the human labels of finished rounds. Those of the round in progress are left out, so that the result
+    does not depend on the order in which they are returned."""
     done = finished_rounds(context.experiment)
     cases = done[-1].labelled if done else ()
     return {case: _summary_of(context, case) for case in cases if context.dataset.label_file(case).is_file()}
 
 
 def _summary_of(context: Context, case: str) -> LabelSummary:
-    """From the record of a human label, or from the file if it was put there by hand."""
+    """Take the summary from the record of a label, or measure the file if it was put into labelsTr by hand."""
     file = context.dataset.label_file(case)
     digest = sha256_file(file)
     for entry in load_record(context, case).get("readings", ()):

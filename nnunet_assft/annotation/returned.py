@@ -1,4 +1,4 @@
-"""Labels that annotators have returned: which case and which annotator each file in a folder belongs to."""
+"""Find the labels that annotators have returned, and the case and the annotator that each file belongs to."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from nnunet_assft.runtime.files import read_json
 
 @dataclass(frozen=True)
 class Asked:
-    """A case whose label is wanted. annotators: who annotates it; () where nobody was named."""
+    """The request for the label of a case. annotators: who annotates it; empty if no annotators were named."""
 
     round: int
     annotators: tuple[str, ...]
@@ -28,7 +28,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Returned:
-    """A file that holds a label of this case. annotator: who drew it, None if nobody said."""
+    """A file that holds a label of this case. annotator: who drew it, None if unknown."""
 
     case: str
     annotator: str | None
@@ -37,7 +37,7 @@ class Returned:
 
     @property
     def is_first(self) -> bool:
-        """Whether this label is the label; otherwise it is a second reading."""
+        """Whether this label is the one that is trained on; otherwise it is a second reading."""
         return not self.asked.annotators or self.annotator == self.asked.annotators[0]
 
     def __str__(self) -> str:
@@ -47,10 +47,11 @@ class Returned:
 def find_returned(
     context: Context, folder: Path, request: AnnotationRequest, times: Times, *, replace: bool
 ) -> tuple[list[Returned], list[str]]:
-    """(the labels in a folder whose case and annotator are clear, by case; what is wrong with the other files).
+    """Return the labels in a folder whose case and annotator are clear, sorted by case, and the problems of the others.
 
-    folder: a work folder, or any folder of CASE.nii.gz and the like, perhaps in subfolders named after the annotators.
-    replace: labels of finished rounds are asked for as well. Raises `AssftError` if there is no label at all.
+    folder: a work folder, or any folder of files such as CASE.nii.gz, which may be in subfolders named after the
+    annotators. replace: whether labels of finished rounds are accepted as well. Raises `AssftError` if the folder holds
+    no label.
     """
     base = folder / "annotations" if (folder / EXPORT_FILE).is_file() else folder
     if not base.is_dir():
@@ -70,21 +71,21 @@ def find_returned(
             annotator = _annotator(case, subfolder, asked[case].annotators, names, times)
             if (case, annotator) in files:
                 other = files.pop((case, annotator))
-                raise AssftError(f"{other.name} and {file.name} are both there; keep the one that counts.")
+                raise AssftError(f"both {other.name} and {file.name} exist. Keep the one that is to be imported.")
             files[case, annotator] = file
-        except AssftError as error:  # noqa: PERF203 - the others go on
+        except AssftError as error:  # noqa: PERF203 - the other files are still imported
             problems.append(f"{case} ({file}): {error}")
     if not label_files and not problems:
         raise AssftError(
-            f"{base} holds no label; expected files named CASE{' or CASE'.join(ENDINGS)}, such as "
-            f"{request.cases[0]}.nii.gz."
+            f"{base} holds no label; expected files named CASE{' or CASE'.join(ENDINGS)}. Save the labels there, for "
+            f"example as {request.cases[0]}.nii.gz."
         )
     returned = [Returned(case, annotator, file, asked[case]) for (case, annotator), file in files.items()]
     return sorted(returned, key=lambda entry: (entry.case, entry.annotator or "")), problems
 
 
 def _label_files(base: Path, file_ending: str) -> Iterator[tuple[str, str | None, Path]]:
-    """(case, subfolder or None, file) of everything that ends like a label."""
+    """Yield (case, subfolder or None, file) for every file with the ending of a label."""
     for file in _files(base):
         ending = _ending(file, file_ending)
         if ending is not None:
@@ -92,13 +93,13 @@ def _label_files(base: Path, file_ending: str) -> Iterator[tuple[str, str | None
 
 
 def _foreign_files(base: Path, file_ending: str, asked: Collection[str]) -> Iterator[tuple[Path, str]]:
-    """(file, what is wrong with it) of everything that is named after a case, but is no format that is read here."""
+    """Yield (file, what is wrong with it) for every file that is named after a case but has an unknown ending."""
     known = " ".join(sorted({*ENDINGS, file_ending}))
     for file in _files(base):
         if file.name.split(".")[0] in asked and _ending(file, file_ending) is None:
             yield (
                 file,
-                f"this format is not read; expected a file that ends with one of {known}. Save it in one of these.",
+                f"this format cannot be read; expected a file that ends with one of {known}. Save it in one of these.",
             )
 
 
@@ -114,7 +115,7 @@ def _ending(file: Path, file_ending: str) -> str | None:
 
 
 def _labelled_before(experiment: Experiment) -> dict[str, Asked]:
-    """Cases of finished rounds, whose labels may be replaced."""
+    """Return the requests of finished rounds, whose labels may be replaced, by case."""
     cases: dict[str, Asked] = {}
     for done in finished_rounds(experiment):
         file = experiment.paths.annotators_file(done.round)
@@ -129,9 +130,9 @@ def _require_asked(case: str, asked: Collection[str], experiment: Experiment, r:
     expected = f"expected {', '.join(sorted(asked))}"
     if case in experiment.pool:
         raise AssftError(
-            f"round {r} does not ask for this case; {expected}. A label of an earlier round is replaced with --replace."
+            f"round {r} does not ask for this case; {expected}. Add --replace to replace a label of an earlier round."
         )
-    without_channel = re.sub(r"_\d{4}$", "", case)  # CASE_0000 is the name of an image
+    without_channel = re.sub(r"_\d{4}$", "", case)  # the label may have been saved under the name of its image
     near = [without_channel] if without_channel in asked else difflib.get_close_matches(case, list(asked), n=1)
     raise AssftError(f"the dataset has no case {case!r}; {expected}." + (f" Did you mean {near[0]}?" if near else ""))
 
@@ -139,17 +140,18 @@ def _require_asked(case: str, asked: Collection[str], experiment: Experiment, r:
 def _annotator(
     case: str, folder: str | None, annotators: Sequence[str], names: Collection[str], times: Times
 ) -> str | None:
-    """Who drew a label: the folder says it, else --annotator_name or the table of times, else there is only one
-    choice."""
+    """Return who drew a label: by its folder, then by --annotator_name or the table of times, then the only annotator
+    of the case; None if unknown."""
     if folder is not None and folder not in names:
         raise AssftError(
-            f"the folder {folder} is named after no annotator; expected {', '.join(sorted(names)) or 'no subfolder'}."
+            f"the folder {folder} is not named after an annotator; expected "
+            f"{', '.join(sorted(names)) or 'no subfolder'}. Move the file."
         )
     name = folder or times.annotator_of(case) or (annotators[0] if len(annotators) == 1 else None)
     if annotators and name is None:
         raise AssftError(
-            f"it is annotated by {' and '.join(annotators)}; put it into a folder of that name, or say whose it is "
-            "with --annotator_name."
+            f"it is annotated by {' and '.join(annotators)}. Put it into a folder with the name of its annotator, or "
+            "give the name with --annotator_name."
         )
     if annotators and name not in annotators:
         raise AssftError(f"it is annotated by {' and '.join(annotators)}, not by {name}.")

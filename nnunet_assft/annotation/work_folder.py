@@ -1,4 +1,4 @@
-"""The small text files of a work folder: label names for 3D Slicer and ITK-SNAP, the work list, the annotator's
+"""The text files of a work folder: label tables for 3D Slicer and ITK-SNAP, the work list, and the annotator's
 README."""
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from nnunet_assft.volumes.structures import colour, structures
 
 
 def slicer_colours(labels: Mapping[str, int]) -> str:
-    """A colour table of 3D Slicer (.ctbl): number, name without spaces, R G B A in 0-255."""
+    """Return a colour table of 3D Slicer (.ctbl). Each line has the number, the name without spaces, and R G B A from 0
+    to 255."""
     rows = [
         f"{value} {name.replace(' ', '_')} {' '.join(map(str, rgb))} {0 if value == 0 else 255}"
         for name, value, rgb in _rows(labels)
@@ -23,7 +24,8 @@ def slicer_colours(labels: Mapping[str, int]) -> str:
 
 
 def itksnap_labels(labels: Mapping[str, int]) -> str:
-    """A label description file of ITK-SNAP: number, R G B, opacity, visible, in the mesh, name."""
+    """Return a label description file of ITK-SNAP. Each line has the number, R G B, opacity, visibility, visibility in
+    the mesh, and the name."""
     lines = [
         "################################################",
         "# ITK-SnAP Label Description File",
@@ -48,7 +50,8 @@ def _rows(labels: Mapping[str, int]) -> list[tuple[str, int, tuple[int, int, int
 def work_list(
     request: AnnotationRequest, scores_file: Path, previews: Mapping[str, Mapping[str, Any]], labels: Mapping[str, int]
 ) -> list[dict[str, Any]]:
-    """One row per queried case, best first. previews: case -> `preview.describe`, empty in round 0."""
+    """Return one row per queried case, in the order of the query. previews: case -> `preview.describe`, empty in round
+    0."""
     scores: dict[str, dict[str, str]] = {}
     if scores_file.is_file():
         with open(scores_file, encoding="utf-8", newline="") as file:
@@ -69,42 +72,42 @@ def work_list(
 
 
 def readme(context: Context, request: AnnotationRequest, *, has_model: bool, prelabel: bool) -> str:
-    """What an annotator needs to know. prelabel: whether the model's segmentation is given to the annotator."""
+    """Return the text of README.txt. prelabel: whether the annotators get the model's segmentation."""
     ending, labels = context.dataset.file_ending, sorted(context.dataset.labels.items(), key=lambda item: item[1])
     where = "annotations/YOUR_NAME/" if any(request.annotators.values()) else "annotations/"
     known = ", ".join(f"{value} {name}" for name, value in labels)
     lines = [
         f"Round {request.round}: {len(request.cases)} cases to annotate, in the order of worklist.csv.",
         "",
-        f"images/CASE_0000{ending} is the image. Never save over it: it may be the original itself.",
+        f"images/CASE_0000{ending} is the image. Never overwrite it: it may be the original file.",
         *_what_the_model_says(ending, has_model=has_model, prelabel=prelabel),
         f"Labels: {known}.",
         "",
-        "3D Slicer: load the image, load the pre-segmentation as Segmentation with the colour table labels.ctbl. Keep "
-        "the segments' names.",
+        "3D Slicer: load the image, and load the pre-segmentation as Segmentation with the colour table labels.ctbl. "
+        "Keep the names of the segments.",
         f"  Save the segmentation as {where}CASE.seg.nrrd. Segments must not overlap (Segment Editor, Masking).",
-        f"ITK-SNAP: open the image, load labels_itksnap.txt, save the segmentation as {where}CASE.nii.gz.",
-        "Do not resample, crop or reorient anything. One file per case.",
+        f"ITK-SNAP: open the image, load labels_itksnap.txt, and save the segmentation as {where}CASE.nii.gz.",
+        "Do not resample, crop or reorient anything. Save one file per case.",
         *_who_decides([case for case, names in request.annotators.items() if len(names) > 1]),
         "",
-        f"When cases are finished, also before all are: {context.experiment.command('annotate import', 'WORK_FOLDER')}",
+        f"When you have finished one or more cases, run {context.experiment.command('annotate import', 'WORK_FOLDER')}",
     ]
     return "\n".join([*lines, ""])
 
 
 def _what_the_model_says(ending: str, *, has_model: bool, prelabel: bool) -> list[str]:
     if not has_model:
-        return ["There is no pre-segmentation: no model is trained yet."]
+        return ["There is no pre-segmentation, because no model has been trained yet."]
     overlays = "overlays/CASE.png shows where the model is uncertain, on the slice that worklist.csv suggests."
     if not prelabel:
-        return ["There is no pre-segmentation: it was left out on purpose.", overlays]
-    return [f"prelabels/CASE{ending} is the model's own segmentation. Correct it; do not trust it.", overlays]
+        return ["There is no pre-segmentation, because the export was made with --no_prelabel.", overlays]
+    return [f"prelabels/CASE{ending} is the segmentation by the model. Check all of it and correct it.", overlays]
 
 
 def _who_decides(doubles: list[str]) -> list[str]:
     if not doubles:
         return []
     return [
-        f"Annotated by two people, independently of each other: {', '.join(doubles)}.",
-        "The label of such a case is that of the annotator who is named first in worklist.csv.",
+        f"Two annotators draw these cases, independently of each other: {', '.join(doubles)}.",
+        "The label of the annotator who is named first in worklist.csv is used for training.",
     ]

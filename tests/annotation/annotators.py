@@ -182,16 +182,16 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
     ),
     "renumbered": (
         lambda s: s.nifti(s.label * np.uint8(3)),
-        r"it has values that dataset.json does not know: .*6 \(\d+ voxels\)",
+        r"it has values that dataset.json does not define: .*6 \(\d+ voxels\)",
     ),
     "cut short": (_cut_short, r"the file cannot be read \(.*\)\. Save it again"),
     "two files of one case": (
         _two_files,
-        r"\.nii\.gz and .*\.seg\.nrrd are both there|\.seg\.nrrd and .*\.nii\.gz are both there",
+        r"both .*\.nii\.gz and .*\.seg\.nrrd exist|both .*\.seg\.nrrd and .*\.nii\.gz exist",
     ),
     "segment with an unknown name": (
         _renamed_segment,
-        r"segment 'Segment_1' is no structure of the dataset; expected background, ",
+        r"segment 'Segment_1' is not a structure of the dataset; expected background, ",
     ),
     "overlapping segments": (_overlap, r"the segments '.*' and '.*' overlap in \d+ voxels"),
     "two segments of one name": (_same_name_twice, r"two segments are called"),
@@ -207,7 +207,7 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
 WARNED: dict[str, tuple[Spoil, str]] = {
     "empty": (lambda s: s.nifti(s.label * 0), r"it is empty: no structure has a voxel"),
     "unchanged": (lambda s: s.nifti(s.prelabel), r"it is the pre-segmentation, unchanged"),
-    "missing organ": (lambda s: s.nifti(_without_first(s)), r"\w+ is missing; the model saw [\d.e-]+ ml of it"),
+    "missing organ": (lambda s: s.nifti(_without_first(s)), r"\w+ is missing; the model predicted [\d.e-]+ ml of it"),
     "far too large": (
         lambda s: s.nifti(np.ones_like(s.label)),
         r"has [\d.]+ ml; the \d labels so far have [\d.]+ to [\d.]+ ml",
@@ -218,6 +218,6 @@ WARNED: dict[str, tuple[Spoil, str]] = {
     ),
     "drawn on another volume": (
         lambda s: s.slicer(change={"Segmentation_ReferenceImageExtentOffset": "0 0 0"}),
-        r"it was drawn on another volume than its image",
+        r"it was not drawn on its image",
     ),
 }

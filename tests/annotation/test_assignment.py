@@ -45,8 +45,8 @@ def test_balanced_and_complete(n: int, k: int, fraction: float) -> None:
     [
         (["A", "a"], 0.0, "names that differ"),
         (["../A"], 0.0, "letters, digits, _ and -"),
-        (["A"], 0.5, "--double_read needs two names"),
-        ([], 0.5, "--double_read needs two names"),
+        (["A"], 0.5, "--double_read needs at least two names"),
+        ([], 0.5, "--double_read needs at least two names"),
         (["A", "B"], 1.5, "a fraction between 0 and 1"),
     ],
 )

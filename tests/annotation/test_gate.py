@@ -36,7 +36,9 @@ def test_a_slicer_file_is_read_by_its_names_and_put_back(
     save_slicer(tmp_path / "a.seg.nrrd", segments_of(label, LABELS), image, crop=crop)
     gated = gate(tmp_path / "a.seg.nrrd", image_file, LABELS)
     np.testing.assert_array_equal(gated.label.array, label)
-    assert gated.notes[-1:] == (("cropped extent put back",) if crop else gated.notes[-1:])
+    assert gated.notes[-1:] == (
+        ("it was cropped and has been put back on the whole image",) if crop else gated.notes[-1:]
+    )
     assert gated.warnings == ()
 
 
@@ -164,7 +166,7 @@ def test_an_itksnap_file_and_whole_numbers_in_floats(
     assert gate(tmp_path / "a.nii.gz", image_file, LABELS).notes == ()
     mended = gate(tmp_path / "b.nii.gz", image_file, LABELS)
     np.testing.assert_array_equal(mended.label.array, label)
-    assert mended.notes == ("rounding of its header repaired (up to 0.00017 mm)",)  # sqrt(3) 1e-4
+    assert mended.notes == ("rounding errors of its header were repaired (up to 0.00017 mm)",)  # sqrt(3) 1e-4
 
 
 def test_the_ignore_label_is_a_value_only_if_it_is_declared(
@@ -176,7 +178,7 @@ def test_the_ignore_label_is_a_value_only_if_it_is_declared(
     assert (gate(tmp_path / "a.nii.gz", image_file, {**LABELS, "ignore": 3}).label.array == 3).any()
     with pytest.raises(
         AssftError,
-        match=r"values that dataset.json does not know: 3 \(\d+ voxels\); expected 0 background, 1 ball, 2 box",
+        match=r"values that dataset.json does not define: 3 \(\d+ voxels\); expected 0 background, 1 ball, 2 box",
     ):
         gate(tmp_path / "a.nii.gz", image_file, LABELS)
 
@@ -220,23 +222,23 @@ BEFORE = [summary(100, 200), summary(120, 150)]
         (summary(110, 50), {}, BEFORE, None),  # 150 / 3
         (summary(110, 49), {}, BEFORE, "kidney_left has 49 ml; the 2 labels so far have 150 to 200 ml"),
         (summary(361, 160), {}, BEFORE[:1], None),  # one label says nothing
-        (summary(0, 160), {"kidney_right": 10.1}, BEFORE, "kidney_right is missing; the model saw 10.1 ml of it"),
+        (summary(0, 160), {"kidney_right": 10.1}, BEFORE, "kidney_right is missing; the model predicted 10.1 ml of it"),
         (summary(0, 160), {"kidney_right": 9.9}, BEFORE, None),  # less than a tenth of the smallest so far
-        (summary(0, 160), {"kidney_right": 0.1}, [], "kidney_right is missing; the model saw 0.1 ml of it"),
+        (summary(0, 160), {"kidney_right": 0.1}, [], "kidney_right is missing; the model predicted 0.1 ml of it"),
         (summary(0, 160), {}, BEFORE, None),
         (summary(0, 0), {"kidney_right": 99}, BEFORE, "it is empty: no structure has a voxel"),
         (
             summary(110, 160, 50, -50),
             {},
             BEFORE,
-            "kidney_left and kidney_right look swapped: kidney_left lies 100 mm on the wrong side",
+            "kidney_left and kidney_right seem to be swapped: kidney_left lies 100 mm on the wrong side",
         ),
         (summary(110, 160, 50, -50), {}, [summary(100, 100, 60, -60)], None),  # a mirrored dataset
         (
             summary(110, 160),
             {},
             [summary(100, 100, 60, -60)],
-            "look swapped: kidney_left lies 120 mm on the wrong side",
+            "seem to be swapped: kidney_left lies 120 mm on the wrong side",
         ),
     ],
 )

@@ -79,7 +79,7 @@ def test_a_label_without_some_structures_passes(make: Callable[..., RawDataset],
     ("label", "ending", "cut", "words"),
     [
         (None, ".nii.gz", None, "The label of case a is missing: "),
-        (with_values(7, 3), ".nii.gz", None, "dataset.json does not know: 7 (3 voxels); expected [0, 1, 2]"),
+        (with_values(7, 3), ".nii.gz", None, "dataset.json does not define: 7 (3 voxels); expected [0, 1, 2]"),
         (with_values(0.5, 4), ".nii.gz", None, "0.5 (4 voxels)"),
         (with_values(-1, 2), ".nii.gz", None, "-1 (2 voxels)"),
         (with_values(np.nan, 5), ".mha", None, "nan (5 voxels)"),

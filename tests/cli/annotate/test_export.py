@@ -131,7 +131,7 @@ def test_a_folder_that_holds_something_else_is_not_touched(root: Path, call: Cal
     (root / "work/thesis.docx").write_text("mine")
     code, _, lines = call("export", "-o", root / "work", "-device", "cpu")
     assert code == 1
-    assert "is not empty and is no export" in lines[0]
+    assert "is not empty and is not a work folder" in lines[0]
     assert [file.name for file in (root / "work").iterdir()] == ["thesis.docx"]
     call("export", "-o", root / "other", "-device", "cpu")
     content = read_json(root / "other/export.json")

@@ -78,7 +78,7 @@ def test_whose_label_it_is_must_be_clear(root: Path, call: Call) -> None:
     code, _, lines = call("import", back)
     assert code == 1
     assert "annotated by anna and bert; put it into a folder of that name" in lines[0]
-    assert any("the folder carl is named after no annotator; expected anna, bert" in line for line in lines)
+    assert any("the folder carl is not named after an annotator; expected anna, bert" in line for line in lines)
     assert any("it is annotated by bert, not by anna" in line for line in lines)
     shutil.rmtree(back / "carl")
     shutil.rmtree(back / "anna")
@@ -94,7 +94,7 @@ def test_sharing_out_anew_is_possible_until_the_first_label(root: Path, call: Ca
     assert call("import", root / "work")[0] == 0
     code, _, lines = export("anna", "bert")
     assert code == 1
-    assert "was shared out differently, and labels have come in" in lines[0]
+    assert "were assigned to other annotators, who have already returned labels" in lines[0]
     assert call("export", "-o", root / "work", "-device", "cpu")[0] == 0
     assert open_request(the_experiment()).annotators["case_03"] == ("bert",)
 

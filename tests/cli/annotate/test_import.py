@@ -88,7 +88,7 @@ def test_a_label_whose_header_alone_is_wrong_is_taken_as_it_is_stored_with_conse
     assert (code, lines) == (0, [])
     np.testing.assert_array_equal(label_of(root, "case_03"), truth("case_03"))
     (note,) = record_of(root, "case_03")["readings"][0]["notes"]
-    assert note.startswith("its voxels are taken although its header says otherwise: it is shifted by ")
+    assert note.startswith("its voxels were taken as they are stored, although it is shifted by ")
     assert sitk.ReadImage(str(label_file(root, "case_03"))).GetOrigin() == image_of(root, "case_03").GetOrigin()
 
 
@@ -97,7 +97,9 @@ def test_names_and_formats_of_files_that_cannot_be_taken(root: Path, call: Call)
     save_itksnap(root / "back/case_01.mha", truth("case_01"), image_of(root, "case_01"))
     code, _, lines = call("import", root / "back")
     assert code == 1
-    assert "back/case_01.mha: this format is not read; expected a file that ends with one of .nii .nii.gz" in lines[0]
+    assert (
+        "back/case_01.mha: this format cannot be read; expected a file that ends with one of .nii .nii.gz" in lines[0]
+    )
     assert "the dataset has no case 'case_03_0000'" in lines[1]
     assert lines[1].endswith("Did you mean case_03?")
 
@@ -107,7 +109,7 @@ def test_left_and_right_swapped(root: Path, call: Call) -> None:
     save_itksnap(root / "back/case_03.nii.gz", swapped, image_of(root, "case_03"))
     code, _, lines = call("import", root / "back")
     assert code == 1
-    assert any("kidney_left and kidney_right look swapped" in line for line in lines)
+    assert any("kidney_left and kidney_right seem to be swapped" in line for line in lines)
 
 
 def test_labels_of_slicer_and_itksnap_arrive_with_name_and_minutes(root: Path, call: Call) -> None:
@@ -176,7 +178,7 @@ def test_a_label_that_is_there_is_replaced_on_request_only_and_the_old_one_kept(
     call("import", root / "a")
     code, _, lines = call("import", root / "b")
     assert code == 1
-    assert "a label is there already and differs in 5 voxels" in lines[0]
+    assert "there is already a label that differs in 5 voxels" in lines[0]
     np.testing.assert_array_equal(label_of(root, "case_03"), first)
     code, out, _ = call("import", root / "b", "--replace")
     assert code == 0
@@ -186,7 +188,7 @@ def test_a_label_that_is_there_is_replaced_on_request_only_and_the_old_one_kept(
     np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(old))), first)
     assert len(list((root / "nnUNet_raw/Dataset901_Blobs/labelsTr").iterdir())) == 3
     code, out, _ = call("import", root / "b")
-    assert (code, "is in already" in out) == (0, True)
+    assert (code, "has been imported already" in out) == (0, True)
 
 
 def test_a_label_of_an_earlier_round_needs_replace(root: Path, call: Call) -> None:
