@@ -134,7 +134,7 @@ def _require_whole(where: Placement, label: Grid, image: Grid) -> None:
     except DoesNotFitError as error:
         ends = [start + label.size[axis] for start, axis in zip(where.offset, where.axes, strict=True)]
         is_part = min(where.offset) >= 0 and all(end <= n for end, n in zip(ends, image.size, strict=True))
-        hint = " and lies inside of it: it was cropped. Export it with the image as reference volume, or as .seg.nrrd"
+        hint = ", and lies inside of it: it was cropped. Export it with the image as reference volume, or as .seg.nrrd"
         raise DoesNotFitError(f"{error}{hint if is_part else ''}") from error
 
 

@@ -1,4 +1,4 @@
-"""What a comparison has so far: results and costs of its finished runs, and the files of tables and conclusions."""
+"""Collect the results and costs of the finished runs of a comparison, and write its tables and conclusions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RUN_COLUMNS = [
 
 
 def write_tables(comparison: Comparison) -> str:
-    """Write tables/ of everything that is finished. Returns the text of conclusions.md, which is written as well.
+    """Write tables/, statistics.csv and conclusions.md from all finished rounds. Returns the text of conclusions.md.
 
     Raises `AssftError` if no round is finished.
     """
@@ -65,10 +65,10 @@ def _text(comparison: Comparison, findings: Findings) -> str:
 
 
 def collect(comparison: Comparison, shared: Shared) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Write results.csv and runs.csv of everything that is finished, and return them.
+    """Write results.csv and runs.csv from all finished rounds, and return both tables.
 
-    results: RESULT_COLUMNS, one row per arm, seed, round, test case and structure. runs: RUN_COLUMNS, one row per arm,
-    seed and round that should be there; those that are not have the status `missing`.
+    The first one has RESULT_COLUMNS and one row per arm, seed, round, test case and structure. The second one has
+    RUN_COLUMNS and one row per arm, seed and expected round; rounds that are not finished have the status `missing`.
     """
     results, runs = [], []
     for seed in comparison.seeds:
@@ -77,7 +77,7 @@ def collect(comparison: Comparison, shared: Shared) -> tuple[pd.DataFrame, pd.Da
             results.append(metrics.assign(arm=arm.id, seed=seed))
             runs += arm.costs(comparison, seed, metrics, shared.device)
     numbers = {"round": int, "n_labelled": int, "dice": float, "nsd": float, "hd95_mm": float}
-    table = pd.concat(results, ignore_index=True)[RESULT_COLUMNS].astype(numbers)  # also if a run has no row
+    table = pd.concat(results, ignore_index=True)[RESULT_COLUMNS].astype(numbers)  # empty tables have no number types
     costs = pd.DataFrame(runs, columns=RUN_COLUMNS)
     for name, frame in (("results", table), ("runs", costs)):
         write_text(comparison.folder / f"{name}.csv", frame.to_csv(index=False))
@@ -85,7 +85,7 @@ def collect(comparison: Comparison, shared: Shared) -> tuple[pd.DataFrame, pd.Da
 
 
 def collect_quality(comparison: Comparison) -> pd.DataFrame | None:
-    """Write pseudo_label_quality.csv, that of all finished rounds, and return it; None if there is none."""
+    """Write pseudo_label_quality.csv from the files of all rounds, and return the table; None if there is no file."""
     frames = []
     for arm in comparison.strategies:
         for seed in comparison.seeds:

@@ -1,7 +1,7 @@
-"""The fair comparison: arms that differ in one thing, run with the same cases, budget, epochs and seeds.
+"""The fair comparison: arms that differ in one respect, run with the same cases, budget, epochs and seeds.
 
-`run_comparison` is the main path. What is compared: spec.py. What an arm is and does: arms/. What came out of it:
-collection.py reads what is finished, conclusions.py says what it means.
+`run_comparison` is the main path. spec.py defines what is compared, and arms/ what an arm is and does. collection.py
+collects the finished results, and conclusions.py says what they mean.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from nnunet_assft.errors import AssftError
 
 
 def run_comparison(comparison: Comparison, device: torch.device, say: Callable[[str], None] = print) -> list[str]:
-    """Do every run that is left, and say one line about each.
+    """Execute or continue all runs, and report each of them in one line with `say`.
 
-    Returns the runs that failed, with the reason; a failure does not stop the others. comparison.json has to be there,
-    see `spec.write_comparison`.
+    Returns the runs that failed, with the reason; a failure does not stop the others. comparison.json must exist, see
+    `spec.write_comparison`.
     """
     failed = []
     runs = [(arm, seed) for seed in comparison.seeds for arm in comparison.arms]

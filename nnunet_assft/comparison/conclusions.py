@@ -1,4 +1,4 @@
-"""What a comparison says: its tables, statistics and sentences, from the rows of its files."""
+"""Draw the conclusions of a comparison: tables, statistics and sentences, from the rows of its files."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from nnunet_assft.comparison.tables import Rows, Table, comparison_tables
 from nnunet_assft.runtime.text import count, named
 
 ENOUGH_SEEDS = 5
-METHOD = "assft"  # the arm that the others are compared with, if it takes part
+METHOD = "assft"  # the arm that the others are compared with if it is one of the arms; otherwise the first arm
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What a comparison has found.
+    """The findings of a comparison.
 
-    compared: what is the same for all arms, and what is not. missing: runs that are not there. conclusion: in short.
-    one_by_one: a sentence per rival and round, and per rival over all budgets.
+    compared: sentences on what is the same for all arms and what differs. missing: sentences on missing results.
+    conclusion: the summary. one_by_one: one sentence per other arm and round, and one per other arm over all budgets.
     """
 
     tables: tuple[Table, ...]
@@ -39,7 +39,10 @@ class Findings:
 def draw_conclusions(
     comparison: Comparison, shared: Shared, results: pd.DataFrame, runs: pd.DataFrame, quality: pd.DataFrame | None
 ) -> Findings:
-    """results, runs, quality: rows of results.csv, runs.csv and pseudo_label_quality.csv. results must not be empty."""
+    """Test the arms, and make the tables and sentences.
+
+    results, runs, quality: rows of results.csv, which must not be empty, of runs.csv and of pseudo_label_quality.csv.
+    """
     reference = next((arm for arm in comparison.arms if arm.id == METHOD), comparison.arms[0])
     statistics = compare_arms(results, competing(results["arm"]), reference.id)
     paper = paper_results()
@@ -69,33 +72,34 @@ def _what_is_compared(comparison: Comparison, shared: Shared) -> list[str]:
     settings = comparison.settings
     training, seeds = settings.training, ", ".join(map(str, comparison.seeds))
     lines = [
-        f"The same for all: pool of {len(shared.pool)} cases, {len(shared.test)} test cases ({shared.test_source}), "
-        f"per seed the same first case, {comparison.n_rounds} rounds of {shared.n_query} queried cases, seeds {seeds}; "
-        f"{training['epochs']} epochs per stage ({training['one_shot_epochs']} in round 0) of "
-        f"{training['iterations_per_epoch']} iterations. Preset {settings.preset}, {shared.device}.",
+        f"The same for all arms: a pool of {len(shared.pool)} cases, {len(shared.test)} test cases "
+        f"({shared.test_source}), the same first case for each seed, {comparison.n_rounds} rounds of {shared.n_query} "
+        f"queried cases, seeds {seeds}; {training['epochs']} epochs per stage ({training['one_shot_epochs']} in round "
+        f"0) of {training['iterations_per_epoch']} iterations. Preset {settings.preset}, {shared.device}.",
         "Pre-trained encoder: "
-        + (settings.encoder or "none. E(0) is a random network, so DKD compares with a random one."),
+        + (settings.encoder or "none. E(0) is a random network, so DKD measures the distance to a random network."),
     ]
     differences = [difference for arm in comparison.arms if (difference := arm.difference(settings))]
     lines.append(f"What differs: {'; '.join([*dict.fromkeys(differences), 'the query'])}.")
     changed = [f"{name}={value}" for name, value in settings.options.changed().items()]
-    return [*lines, *([f"Not the method's defaults: {', '.join(changed)}."] if changed else [])]
+    return [*lines, *([f"Options that differ from the method: {', '.join(changed)}."] if changed else [])]
 
 
 def _longer_training(reference: Arm, comparison: Comparison) -> str:
-    """What speaks against a gain of the reference: its second stages train it for longer than its rivals."""
+    """A caveat about a gain of the reference if its second stages train it for longer than the other strategies."""
     alone = len(comparison.strategies) < 2
     if alone or not isinstance(reference, StrategyArm) or not reference.is_semi_supervised:
         return ""
     return (
-        f" {reference.title}'s network has had {steps_of_second_stages(comparison.settings)} more optimisation steps "
-        "than those of the other strategies, so this does not tell its choice of cases and pseudo-labels from longer "
-        "training."
+        f" The network of {reference.title} was trained for {steps_of_second_stages(comparison.settings)} more "
+        "optimisation steps than those of the other strategies, so a gain may come from its choice of cases and "
+        "pseudo-labels or from longer training."
     )
 
 
 def missing_runs(results: pd.DataFrame, comparison: Comparison, cases: Sequence[str]) -> list[str]:
-    """One sentence per arm and seed that lacks rounds or some of these test cases; empty if nothing is missing."""
+    """Return one sentence per arm and seed without results for some rounds, and one per round without results for some
+    of these test cases."""
     there = results.groupby(["arm", "seed", "round"])["case"].agg(set).to_dict()
     sentences = []
     for arm in comparison.arms:
@@ -118,7 +122,7 @@ def missing_runs(results: pd.DataFrame, comparison: Comparison, cases: Sequence[
 
 
 def conclusion(row: Mapping[str, Any]) -> str:
-    """What one row of `compare_arms` (of Dice) says, in a plain sentence."""
+    """Put one row of `compare_arms`, computed on Dice, into a sentence."""
     a, b = name_of(row["reference"]), name_of(row["arm"])
     where = "over all budgets (AUBC)" if row["round"] == "AUBC" else f"in round {row['round']}"
     if not row["n_cases"]:
@@ -133,29 +137,30 @@ def conclusion(row: Mapping[str, Any]) -> str:
         word = "better" if row["difference"] > 0 else "worse"
         doubt = ""
         if row["n_seeds"] == 1:
-            doubt = " One seed cannot tell the method from the luck of a run."
+            doubt = " With a single seed, the difference may be due to chance in training."
         elif row["ci_low"] <= 0 <= row["ci_high"]:
-            doubt = " The interval over seeds and cases includes 0, so other seeds may say otherwise."
+            doubt = " The interval over seeds and cases includes 0, so the result may differ with other seeds."
         return f"{sample}, {a} is {word} than {b} {where}, {p}; {interval}.{doubt}{lost}"
     if row["smallest_p"] >= ALPHA:
         return (
-            f"{sample}, no difference between {a} and {b} {where} could be shown: the smallest p that can be reached "
-            f"is {p_text(row['smallest_p'])}; here {p}; {interval}.{lost}"
+            f"{sample}, no difference between {a} and {b} {where} can be shown: the smallest possible p is "
+            f"{p_text(row['smallest_p'])}; here {p}; {interval}.{lost}"
         )
     return (
-        f"{sample}, {a} and {b} do not differ {where}, {p}; {interval}. That is not evidence that they are equal.{lost}"
+        f"{sample}, {a} and {b} do not differ significantly {where}, {p}; {interval}. This does not show that they are "
+        f"equal.{lost}"
     )
 
 
 def overall_conclusion(statistics: pd.DataFrame) -> str:
-    """What `compare_arms` says about the whole curves, in a few plain sentences."""
+    """Summarize what `compare_arms` finds for the whole budget curves, in a few sentences."""
     curves = statistics[statistics["round"] == "AUBC"]
     if curves.empty:
-        return "Nothing can be concluded: there is no arm to compare with, or no finished round from round 1 on."
+        return "Nothing can be concluded: there is no other arm, or no finished round after round 0."
     groups: dict[str, list[str]] = {
         "better than": [],
         "worse than": [],
-        "not told apart from": [],
+        "not significantly different from": [],
         "not comparable with": [],
     }
     for row in curves.to_dict("records"):
@@ -164,14 +169,14 @@ def overall_conclusion(statistics: pd.DataFrame) -> str:
     verdicts = "; ".join(f"{verdict} {', '.join(names)}" for verdict, names in groups.items() if names)
     text = f"Over all budgets (AUBC, paired Wilcoxon on cases, Holm, p < {ALPHA}), {reference} is {verdicts}."
     n_seeds, n_cases, smallest = curves["n_seeds"].max(), curves["n_cases"].max(), curves["smallest_p"].min()
-    text += f" This rests on {count(n_seeds, 'seed')} and {count(n_cases, 'test case')}"
+    text += f" This is based on {count(n_seeds, 'seed')} and {count(n_cases, 'test case')}"
     if curves["left_out"].any() or curves["n_cases"].nunique() > 1:
-        text += " at most (what each comparison leaves out is named with it)"
+        text += " at most (the sentences below name what each comparison leaves out)"
     text += "."
     if smallest >= ALPHA:
-        text += f" So few cases cannot give a p below {p_text(smallest)}, so nothing could have been shown."
+        text += f" With so few cases, p cannot fall below {p_text(smallest)}, so no difference could have been shown."
     if n_seeds < ENOUGH_SEEDS:
-        text += " The tests speak of other cases of this kind, not of other seeds; so few seeds say little about those."
+        text += " The tests generalise to other cases of this kind, not to other seeds, of which these are too few."
     return text
 
 
@@ -179,5 +184,5 @@ def _verdict(row: Mapping[str, Any]) -> str:
     if not row["n_cases"]:
         return "not comparable with"
     if row["p_holm"] >= ALPHA:
-        return "not told apart from"
+        return "not significantly different from"
     return "better than" if row["difference"] > 0 else "worse than"

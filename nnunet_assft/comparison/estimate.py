@@ -1,4 +1,5 @@
-"""How long a comparison will take, from one timed step of each network. Loading and resampling are left out."""
+"""Estimate how long a comparison will take, from one timed step of each network. Loading and resampling of images are
+left out."""
 
 from __future__ import annotations
 
@@ -19,11 +20,12 @@ from nnunet_assft.planning.planner import CONFIGURATION, scratch_preprocessed_fo
 from nnunet_assft.runtime.files import read_json, write_json
 
 MIRRORINGS = 8
-ONLINE_VALIDATION = 1.1  # a fifth as many iterations as the training, forward only
+ONLINE_VALIDATION = 1.1  # nnU-Net validates for a fifth as many iterations as it trains, with forward passes only
 
 
 class Times(NamedTuple):
-    """Seconds that a network needs for a training step, a forward pass of one window, and one of a whole case."""
+    """Seconds that a network needs for a training step, and for a forward pass over one window and over a whole
+    case."""
 
     step: float
     window: float
@@ -31,9 +33,10 @@ class Times(NamedTuple):
 
 
 def estimate(comparison: Comparison, device: torch.device) -> str:
-    """One sentence. The first experiment is planned if it is not planned yet; then two steps of its network are timed.
+    """Return one sentence about the time that the remaining runs will take on `device`.
 
-    Rounds that are finished are not counted; what is shared (preprocessing, round 0) is counted once or not at all.
+    Plans the first experiment if it is not planned yet, and times its network. Finished rounds are not counted, and
+    neither is what the arms share (preprocessing and round 0).
     """
     experiment = comparison.first_strategy.experiment(comparison, comparison.seeds[0])
     fingerprint = read_json(experiment.paths.stages / "dataset_fingerprint.json")
@@ -59,7 +62,7 @@ def estimate(comparison: Comparison, device: torch.device) -> str:
 
 
 def _times(plan: dict[str, Any], shape: np.ndarray, device: torch.device) -> Times:
-    """On noise. shape: of a case, in voxels of the plan."""
+    """Time the network of a plan on random input. shape: that of a typical case, in voxels of the plan."""
     architecture = plan["architecture"]
     network = get_network_from_plans(
         architecture["network_class_name"],
@@ -79,7 +82,7 @@ def _times(plan: dict[str, Any], shape: np.ndarray, device: torch.device) -> Tim
 
 
 def _seconds(step: Callable[[], Any], device: torch.device) -> float:
-    """Of the second call; the first one finds memory and algorithms."""
+    """Return the duration of the second call of `step`; the first one also allocates memory and chooses algorithms."""
     for _ in range(2):
         start = time.perf_counter()
         step()
@@ -89,16 +92,16 @@ def _seconds(step: Callable[[], Any], device: torch.device) -> float:
 
 
 def _windows(shape: np.ndarray, patch_size: Sequence[int]) -> int:
-    """Number of windows of nnU-Net's sliding window at half a patch."""
+    """Return the number of windows of nnU-Net's sliding-window inference, with steps of half a patch."""
     return math.prod(math.ceil(max(0, s - p) / (p / 2)) + 1 for s, p in zip(shape, patch_size, strict=True))
 
 
 def _stock_plan(dataset: str, fingerprint: dict[str, Any]) -> dict[str, Any]:
-    """Roughly what nnU-Net will plan: from the images of the whole pool, without labels. For the estimate only."""
+    """Return roughly the plan that nnU-Net will make, from the images of the whole pool and without labels."""
     with scratch_preprocessed_folder() as scratch, redirect_stdout(StringIO()):
         write_json(scratch / dataset / "dataset_fingerprint.json", fingerprint)
         plan = ExperimentPlanner(dataset).plan_experiment()["configurations"][CONFIGURATION]
-    return {**plan, "batch_size": 2}  # of few cases nnU-Net makes batches of two
+    return {**plan, "batch_size": 2}  # nnU-Net plans batches of two for few cases
 
 
 def _duration(seconds: float) -> str:

@@ -1,6 +1,7 @@
-"""Were the selected pseudo-labels the better ones? The paper's Fig. 5 and Table 8, for every selection strategy.
+"""Are the selected pseudo-labels better than the others? The paper's Fig. 5 and Table 8, for every selection strategy.
 
-This is for benchmarks only: it reads labels that the experiment must not see, and so only of rounds that are closed.
+This is for benchmarks only: it reads labels that the experiment must not see, and therefore accepts only finished
+rounds.
 """
 
 from __future__ import annotations
@@ -30,15 +31,16 @@ COLUMNS = ["round", "case", "selection", "selected", "dice"]
 
 
 def pseudo_label_quality(experiment: Experiment, r: int, device: torch.device) -> pd.DataFrame:
-    """Dice that a pseudo-label of each unlabelled case would have had in round r, and who would have selected the case.
+    """Compute the Dice of the pseudo-label of every unlabelled case in round r, and which selections choose the case.
 
-    One row per case of T_u after the query and per row of SELECTIONS: `round`, `case`, `selection`, `selected` (bool),
-    `dice` (in [0, 1]; mean over structures, NaN if there is none). The segmentation is that of the supervised stage,
-    made as pseudo-labels are, without their refinement. All selections choose from the same pool; what the experiment's
-    own selection has chosen is taken from the round. No segmentation is kept. An interrupted call is continued; the
-    result is kept at `paths.pseudo_label_quality(r)` until the model, a label or the table of selections changes.
-    Raises `AssftError` with a human annotator, for a strategy without pseudo-labels, before the round is finished, and
-    while another process works on the experiment.
+    Returns one row per case of T_u after the query and per row of SELECTIONS: `round`, `case`, `selection`, `selected`
+    (bool) and `dice` (in [0, 1], mean over structures, NaN if there is none). The segmentation is made by the model of
+    the supervised stage, as for pseudo-labels, but without their refinement, and is not kept. All selections choose
+    from the same pool; the choice of the experiment's own selection is read from the round.
+
+    An interrupted call can be continued. The result is kept at `paths.pseudo_label_quality(r)` until the model, a label
+    or the table of selections changes. Raises `AssftError` if the annotator is human, if the strategy makes no
+    pseudo-labels, if the round is not finished, or while another process works on the experiment.
     """
     done = _closed_round(experiment, r)
     if not done.unlabelled:
@@ -73,18 +75,18 @@ def pseudo_label_quality(experiment: Experiment, r: int, device: torch.device) -
 
 
 def read_pseudo_label_quality(file: Path) -> pd.DataFrame:
-    """The frame as `pseudo_label_quality` returns it; columns in front of it (`arm`, `seed`) are kept."""
+    """Read a table as `pseudo_label_quality` returns it. Additional columns (`arm`, `seed`) are kept."""
     frame = read_table(file, {"arm": str, "case": str, "selection": str, "dice": float})
     return frame.astype({"selected": bool})
 
 
 def _closed_round(experiment: Experiment, r: int) -> Round:
-    """Round r, if its hidden labels may be looked at."""
+    """Return round r if its hidden labels may be read."""
     name, settings = experiment.name, experiment.settings
     if settings.annotator != "oracle":
         raise AssftError(
-            f"Experiment {name!r} has a human annotator, so that the labels of its unlabelled cases are not known. The "
-            "quality of pseudo-labels needs an experiment with --annotator oracle."
+            f"Experiment {name!r} has a human annotator, so the labels of its unlabelled cases are not known. Measure "
+            "the quality of pseudo-labels in an experiment with --annotator oracle."
         )
     if not STRATEGIES[settings.strategy].semi_supervised:
         with_pseudo_labels = ", ".join(name for name, row in STRATEGIES.items() if row.semi_supervised)
@@ -97,14 +99,15 @@ def _closed_round(experiment: Experiment, r: int) -> Round:
     rounds = finished_rounds(experiment)
     if len(rounds) <= r:
         raise AssftError(
-            f"Round {r} is not finished; {len(rounds)} of {experiment.n_rounds + 1} rounds are. Hidden labels are "
-            "looked at only when the round is closed."
+            f"Round {r} is not finished; {len(rounds)} of {experiment.n_rounds + 1} rounds are. Hidden labels are read "
+            f"only after the round. Run {experiment.command('round', '-r', str(r))} first."
         )
     return rounds[r]
 
 
 def _dice(context: Context, r: int, model: Model, references: dict[str, str]) -> dict[str, float | None]:
-    """Case -> mean Dice over structures. Each case is kept in a file, so that no prediction is made twice."""
+    """Return case -> mean Dice over structures. The result of each case is cached, so that no case is predicted
+    twice."""
     dataset = context.dataset
     scorer = open_scorer(context, model)
     folder = context.paths.records(f"round_{r:02d}_pseudo_label_quality")
@@ -124,7 +127,7 @@ def _dice(context: Context, r: int, model: Model, references: dict[str, str]) ->
 
 
 def _selected(context: Context, done: Round, model: Model) -> dict[str, set[str]]:
-    """Row of SELECTIONS -> the cases that it chooses from the pool of this round."""
+    """Return row of SELECTIONS -> the cases that it chooses from the pool of this round."""
     experiment = context.experiment
     pool = build_selection_pool(context, done.round, model, done.labelled, done.unlabelled)
     n_select = experiment.n_query * done.round

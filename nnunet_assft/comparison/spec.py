@@ -1,4 +1,4 @@
-"""What is compared: the arms, the seeds, and the settings that all runs share. Stored in comparison.json."""
+"""The specification of a comparison: arms, seeds, and the settings that all runs share. Stored in comparison.json."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ SCHEMA_VERSION = 2
 
 @dataclass(frozen=True)
 class Comparison:
-    """arms: in the order in which they run. settings: resolved; strategy and seed are those of each run."""
+    """What is compared.
+
+    arms: in the order in which they run. settings: those of all runs, with defaults filled in; every run replaces the
+    strategy and the seed.
+    """
 
     dataset: str
     name: str
@@ -43,23 +47,23 @@ class Comparison:
 
     @property
     def first_strategy(self) -> StrategyArm:
-        """Its experiment plans the dataset; the bounds are measured with its network."""
+        """The arm whose experiment plans the dataset, and with whose network the bounds are measured."""
         return self.strategies[0]
 
     @property
     def n_rounds(self) -> int:
-        """R."""
+        """The number R of query rounds."""
         assert self.settings.rounds is not None
         return self.settings.rounds
 
     def paths(self, arm: Arm, seed: int) -> ExperimentPaths:
-        """Of the experiment of an arm that has one of its own."""
+        """The paths of the experiment of an arm, if the arm has its own experiment."""
         return ExperimentPaths(self.dataset, f"{self.name}_{arm.id}_s{seed}")
 
 
 @dataclass(frozen=True)
 class Shared:
-    """What all runs have in common beyond their settings, as the first experiment was planned."""
+    """What all runs have in common apart from their settings, taken from the plan of the first experiment."""
 
     n_query: int
     pool: tuple[str, ...]
@@ -70,7 +74,7 @@ class Shared:
 
 
 def plan_shared(comparison: Comparison, device: torch.device) -> Shared:
-    """What all runs have in common. The first experiment is planned if it is not planned yet."""
+    """Plan the first experiment, unless it is planned already, and return what all runs have in common."""
     first = comparison.first_strategy.experiment(comparison, comparison.seeds[0])
     return Shared(first.n_query, first.pool, first.test, first.test_source, first.versions, str(device))
 
@@ -97,9 +101,9 @@ def write_comparison(comparison: Comparison, shared: Shared) -> None:
 
 
 def read_comparison(file: Path) -> tuple[Comparison, Shared]:
-    """The inverse of `write_comparison`; files of earlier versions are understood as well.
+    """Read comparison.json, as written by `write_comparison` of this or an earlier version.
 
-    Raises `AssftError` if another version wrote the file in a form that is unknown.
+    Raises `AssftError` for an unknown schema version.
     """
     content = read_json(file)
     version = content.get("schema_version", 1)
@@ -115,7 +119,8 @@ def read_comparison(file: Path) -> tuple[Comparison, Shared]:
 
 
 def _from_version_1(content: Mapping[str, Any]) -> dict[str, Any]:
-    """comparison.json as nnunet_assft 0.1.0 wrote it: with the settings as typed, and beside them as resolved."""
+    """Convert comparison.json of nnunet_assft 0.1.0, which holds the settings as typed and, beside them, with defaults
+    filled in."""
     settings = {row.name: content["settings"][row.name] for row in fields(Settings) if row.name in content["settings"]}
     settings |= {
         "domain": content["domain"],

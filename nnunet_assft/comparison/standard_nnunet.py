@@ -1,8 +1,8 @@
 """Standard nnU-Net on given labelled cases: its own fingerprint, planner, preprocessing, trainer and prediction.
 
-Nothing here is ours but the order of the calls. nnU-Net runs in a process of its own whose three folders are private,
-so that it sees exactly the cases it is given: a raw dataset that lists only them, and no fingerprint that has seen
-other labels.
+This module only calls nnU-Net's functions in the right order. nnU-Net runs in a separate process with three private
+folders, so that it sees exactly the given cases: its raw dataset lists no other cases, and its fingerprint is not
+computed from other labels.
 """
 
 from __future__ import annotations
@@ -39,10 +39,11 @@ PLANS, CONFIGURATION, TRAINER = "nnUNetPlans", "3d_fullres", "nnUNetTrainer"
 
 @dataclass(frozen=True)
 class Job:
-    """One training. folder: where its three nnU-Net folders are; images, labels: the cases it may see, and no others.
+    """One training and the prediction of the test cases.
 
-    start: a checkpoint of the same arm to fine-tune from, None: from scratch. epochs, iterations_per_epoch: of stock
-    nnU-Net's trainer, which has 1000 and 250 by default.
+    folder: contains its three nnU-Net folders. images, labels: files of the only cases that it may see. epochs,
+    iterations_per_epoch: for nnU-Net's trainer, whose defaults are 1000 and 250. start: the checkpoint of the same arm
+    to fine-tune from, or None to train from scratch.
     """
 
     folder: str
@@ -77,7 +78,7 @@ class Job:
         return {case: Path(self.folder, "test", f"{case}{ending}") for case in self.test_images}
 
     def identity(self) -> dict[str, Any]:
-        """What decides the result. Not where the files lie: a folder that was moved is the same job."""
+        """Everything that determines the result. Locations of files are left out, so that a job can be moved."""
         here = ("folder", "images", "labels", "test_images", "start")
         return {
             **{name: value for name, value in asdict(self).items() if name not in here},
@@ -88,16 +89,17 @@ class Job:
 
 
 class FinishedJob(NamedTuple):
-    """sha256: of the identity of the job. seconds: how long the call took that finished it."""
+    """A job that is done. sha256: checksum of its identity. seconds: duration of the call that finished it."""
 
     sha256: str
     seconds: float
 
 
 def run_job(job: Job) -> dict[str, Path]:
-    """Segmentations of the test cases, case -> file. A job that was cut off continues where it stopped.
+    """Train, predict the test cases, and return case -> file of its segmentation.
 
-    Raises `AssftError` if nnU-Net fails; its output is in `log.txt` of the job's folder.
+    An interrupted job continues where it stopped. Raises `AssftError` if nnU-Net fails; its output is in `log.txt` in
+    the folder of the job.
     """
     folder, identity = Path(job.folder), job.identity()
 
@@ -112,13 +114,13 @@ def run_job(job: Job) -> dict[str, Path]:
 
 
 def finished_job(folder: Path) -> FinishedJob | None:
-    """None if the job of this folder is not finished."""
+    """Return the finished job of this folder, or None if it is not finished."""
     done = folder / "done.json"
     return FinishedJob(*_DoneFile().read(done)) if done.is_file() else None
 
 
 class _DoneFile:
-    """done.json holds the seconds that a job took."""
+    """Store for `runtime.cached`: done.json, which holds the seconds that a job took."""
 
     def read(self, file: Path) -> tuple[str, float]:
         content = read_json(file)
@@ -137,25 +139,28 @@ def _run_process(job: Job) -> None:
             input=json.dumps(asdict(job)),
             text=True,
             env=os.environ | environment,
-            cwd=folder,  # where the user stands there may be a folder with the name of a package
+            cwd=folder,  # the user's working directory may contain a folder that shadows a package
             stdout=log,
             check=False,
         )
     if process.returncode != 0:
         raise AssftError(
-            f"Standard nnU-Net ended with exit code {process.returncode}. The end of {folder / 'log.txt'} and the "
-            "lines above say why. Run the same command again to continue."
+            f"Standard nnU-Net ended with exit code {process.returncode}. See the lines above and the end of "
+            f"{folder / 'log.txt'} for the reason. Fix it and run the same command again to continue."
         )
     lost = [case for case, file in job.predictions.items() if not file.is_file()]
     if lost:
-        raise AssftError(f"Standard nnU-Net left no segmentation of {some(lost)}; see {folder / 'log.txt'}.")
+        raise AssftError(
+            f"Standard nnU-Net wrote no segmentation of {some(lost)}. See {folder / 'log.txt'} for the reason, and run "
+            "the same command again."
+        )
 
 
-# In the process of its own --------------------------------------------------------------------------------------------
+# In the separate process ----------------------------------------------------------------------------------------------
 
 
 def plan_and_preprocess(job: Job) -> None:
-    """`nnUNetv2_plan_and_preprocess -c 3d_fullres` on the labelled cases, once."""
+    """Do what `nnUNetv2_plan_and_preprocess -c 3d_fullres` does on the labelled cases, unless it is done already."""
     cases = {case: {"images": files, "label": job.labels[case]} for case, files in job.images.items()}
 
     def compute() -> list[str]:
@@ -173,7 +178,8 @@ def plan_and_preprocess(job: Job) -> None:
 
 @contextmanager
 def _a_thread_to_plan() -> Iterator[None]:
-    """nnUNet_n_proc_DA=0 is a sound setting for training, but the planner makes it a number of threads."""
+    """Set nnUNet_n_proc_DA=0 to 1 for a moment: 0 is valid for training, but the planner uses it as a number of
+    threads."""
     before = os.environ.get("nnUNet_n_proc_DA")
     if before == "0":
         os.environ["nnUNet_n_proc_DA"] = "1"
@@ -185,7 +191,7 @@ def _a_thread_to_plan() -> Iterator[None]:
 
 
 def make_trainer(job: Job) -> Any:
-    """nnU-Net's own trainer, as `nnUNetv2_train ID 3d_fullres all` makes it; only the length of the training is set."""
+    """Make nnU-Net's trainer as `nnUNetv2_train ID 3d_fullres all` does, but with the training length of the job."""
     resumes = (job.fold / "checkpoint_latest.pth").is_file()
     trainer = get_trainer_from_args(
         job.dataset, CONFIGURATION, "all", TRAINER, PLANS, resumes, torch.device(job.device)
@@ -197,17 +203,17 @@ def make_trainer(job: Job) -> Any:
         maybe_load_checkpoint(trainer, resumes, False, None if resumes else job.start)
     except AssertionError as error:
         print(
-            f"Training from scratch: the plans of these cases make another network than those of {job.start} "
-            f"({str(error)[:200]})"
+            "Training from scratch, because the plans of these cases give a different network from that of "
+            f"{job.start} ({str(error)[:200]})"
         )
     return trainer
 
 
 def train(job: Job) -> None:
-    """nnU-Net's training, once. It continues from nnU-Net's latest checkpoint.
+    """Train with nnU-Net's trainer, from its latest checkpoint if there is one, unless the training is done already.
 
-    The names of nnU-Net's checkpoints say nothing, because nnU-Net does not write them in one step; so trained.json is
-    what says that the training is done.
+    trained.json says that the training is done. The existence of nnU-Net's final checkpoint does not, because nnU-Net
+    does not write its checkpoints atomically.
     """
 
     def compute() -> int:
@@ -239,12 +245,12 @@ def _remove_if_cut_short(checkpoint: Path) -> None:
         if checkpoint.is_file():
             load_weights(checkpoint)
     except AssftError as error:
-        print(f"{error} The training starts anew.")
+        print(f"{error} The training starts again from the beginning.")
         checkpoint.unlink()
 
 
 def predict(job: Job) -> None:
-    """`nnUNetv2_predict -f all`, with mirroring, one test case after the other; those that are there are kept."""
+    """Do what `nnUNetv2_predict -f all` does, with mirroring, for every test case that has no segmentation yet."""
     files = job.predictions
     predictor = nnUNetPredictor(
         device=torch.device(job.device), perform_everything_on_device=job.device == "cuda", allow_tqdm=False
@@ -267,8 +273,8 @@ def predict(job: Job) -> None:
 
 
 def main() -> None:
-    """The job is read from the standard input."""
-    die_with_parent()  # else a comparison that was killed and started again would find this one at work in its folder
+    """Run the job that is read from standard input."""
+    die_with_parent()  # otherwise a comparison that was killed and restarted would find this process still at work
     job = Job(**json.load(sys.stdin))
     plan_and_preprocess(job)
     train(job)

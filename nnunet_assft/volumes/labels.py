@@ -73,8 +73,8 @@ def read_label(dataset: RawDataset, case: str, label_file: Path) -> np.ndarray:
     ]  # NaN is in no list
     if unknown:
         raise AssftError(
-            f"The label of case {case} has values that dataset.json does not define: {', '.join(unknown[:5])}; expected "
-            f"{known}. Fix {label_file} and run the same command again."
+            f"The label of case {case} has values that dataset.json does not define: {', '.join(unknown[:5])}; "
+            f"expected {known}. Fix {label_file} and run the same command again."
         )
     return np.asarray(label).astype(np.int16)
 

@@ -56,7 +56,7 @@ def test_a_difference_that_was_not_shown(results_of):
     assert c.conclusion(row) == (
         f"With 3 seeds and 8 test cases, ASSFT and RAND do not differ in round 1, p = {p:.2g} (Wilcoxon, Holm); "
         f"difference +0.50 points of Dice, 95 % interval {100 * row['ci_low']:+.2f} to {100 * row['ci_high']:+.2f}. "
-        "That is not evidence that they are equal."
+        "This does not show that they are equal."
     )
 
 
@@ -70,7 +70,7 @@ def test_a_difference_that_was_shown(results_of):
     assert "ASSFT is worse than RAND in round 1, p = 0.0078" in c.conclusion(worse)
     assert "difference -4.50 points" in c.conclusion(worse)
     assert "seed" not in c.conclusion(better).removeprefix("With 3 seeds")
-    assert "One seed cannot tell the method from the luck of a run." in c.conclusion(
+    assert "With a single seed, the difference may be due to chance in training." in c.conclusion(
         compared(results_of, gains, seeds=(4,))
     )
 
@@ -85,13 +85,13 @@ def test_an_interval_over_seeds_that_holds_0_is_said(results_of):
     assert row["p_holm"] < 0.05
     assert row["ci_low"] < 0 < row["ci_high"]
     assert "ASSFT is better than RAND" in c.conclusion(row)
-    assert "includes 0, so other seeds may say otherwise" in c.conclusion(row)
+    assert "includes 0, so the result may differ with other seeds" in c.conclusion(row)
 
 
 def test_too_few_cases_to_show_anything(results_of):
     row = compared(results_of, [0.1, 0.2, 0.3])
     assert (
-        "no difference between ASSFT and RAND in round 1 could be shown: the smallest p that can be reached is 0.25;"
+        "no difference between ASSFT and RAND in round 1 can be shown: the smallest possible p is 0.25;"
         in c.conclusion(row)
     )
 
@@ -128,11 +128,14 @@ def test_overall_conclusion(results_of):
             }
     runs["nnunet", 7, 1] = cases
     found = c.overall_conclusion(compare_all(results_of(runs)))
-    assert "ASSFT is better than RAND; worse than ENPY; not told apart from CUP; not comparable with nnU-Net." in found
+    assert (
+        "ASSFT is better than RAND; worse than ENPY; not significantly different from CUP; not comparable with nnU-Net."
+        in found
+    )
     assert "3 seeds and 10 test cases at most" in found
     assert "not of other seeds" in found
     few = c.overall_conclusion(compare_all(results_of({key: dict(list(c.items())[:3]) for key, c in runs.items()})))
-    assert "cannot give a p below 0.75" in few  # 3 arms times 2 / 2^3
+    assert "p cannot fall below 0.75" in few  # 3 arms times 2 / 2^3
 
 
 # The whole ------------------------------------------------------------------------------------------------------------
@@ -164,8 +167,11 @@ def test_findings_of_a_comparison(results):
     assert "none. E(0) is a random network" in encoder
     assert differs.startswith("What differs: ASSFT trains a second stage")
     assert differs.endswith("; the query.")
-    assert changed == "Not the method's defaults: tau_c=1.0."
+    assert changed == "Options that differ from the method: tau_c=1.0."
     # 2 rounds, 2 epochs of 2 iterations
-    assert "ASSFT's network has had 8 more optimisation steps than those of the other strategies" in found.conclusion
+    assert (
+        "The network of ASSFT was trained for 8 more optimisation steps than those of the other strategies"
+        in found.conclusion
+    )
     alone = replace(comparison, arms=(arm_of("assft"), arm_of("nnunet")))
     assert "ASSFT's network" not in c.draw_conclusions(alone, shared, results, runs, None).conclusion

@@ -146,7 +146,7 @@ def test_no_label_of_an_open_round_is_looked_at(trained, monkeypatch):
     with pytest.raises(AssftError, match="Round 0 has no pseudo-labels"):
         pseudo_label_quality(trained, 0, CPU)
     trained.paths.round_file(1).unlink()
-    with pytest.raises(AssftError, match=r"Round 1 is not finished; 1 of 2 rounds are\. Hidden labels are looked at"):
+    with pytest.raises(AssftError, match=r"Round 1 is not finished; 1 of 2 rounds are\. Hidden labels are read"):
         pseudo_label_quality(trained, 1, CPU)
 
 

@@ -123,7 +123,7 @@ def test_no_prelabel_leaves_it_out(root: Path, call: Call) -> None:
     call("export", "-o", root / "work", "--no_prelabel", "-device", "cpu")
     assert not (root / "work/prelabels").exists()
     assert (root / "work/overlays/case_01.png").is_file()
-    assert "left out on purpose" in (root / "work/README.txt").read_text()
+    assert "the export was made with --no_prelabel" in (root / "work/README.txt").read_text()
 
 
 def test_a_folder_that_holds_something_else_is_not_touched(root: Path, call: Call) -> None:
@@ -138,7 +138,7 @@ def test_a_folder_that_holds_something_else_is_not_touched(root: Path, call: Cal
     (root / "other/export.json").write_text(json.dumps({**content, "round": 0}))
     code, _, lines = call("export", "-o", root / "other", "-device", "cpu")
     assert code == 1
-    assert "holds the export of round 0 of Dataset901_Blobs" in lines[0]
+    assert "holds an export of round 0 of Dataset901_Blobs" in lines[0]
 
 
 def test_an_export_killed_again_and_again_is_completed(root: Path, call: Call) -> None:

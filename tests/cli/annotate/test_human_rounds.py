@@ -77,7 +77,7 @@ def test_whose_label_it_is_must_be_clear(root: Path, call: Call) -> None:
     save_itksnap(back / "anna" / "case_06.nii.gz", truth("case_06"), image_of(root, "case_06"))
     code, _, lines = call("import", back)
     assert code == 1
-    assert "annotated by anna and bert; put it into a folder of that name" in lines[0]
+    assert "annotated by anna and bert. Put it into a folder with the name of its annotator" in lines[0]
     assert any("the folder carl is not named after an annotator; expected anna, bert" in line for line in lines)
     assert any("it is annotated by bert, not by anna" in line for line in lines)
     shutil.rmtree(back / "carl")
