@@ -1,11 +1,10 @@
 """The statistics of a comparison: pure functions on the rows of results.csv and pseudo_label_quality.csv.
 
 The unit of every test is a test case: its score is the mean over the structures that nnU-Net's evaluator counts. Two
-arms are compared on the seeds and cases they share. The primary test is paired: Wilcoxon's signed-rank test on the
+arms are compared on the seeds and cases that both have. The primary test is paired: Wilcoxon's signed-rank test on the
 differences per case, averaged over seeds, Holm-corrected over the arms compared in one round. The paper's Mann-Whitney
-U test is given beside it: it treats the scores of all cases and seeds as independent, which they are not (the same case
-under three seeds counts three times), and does not use that the cases are the same. Neither test speaks of other seeds:
-few seeds remain few.
+U test is reported as well. It treats the scores of all cases and seeds as independent, which they are not (with three
+seeds, every case counts three times), and it ignores the pairing of the cases. Neither test generalises to other seeds.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from nnunet_assft.runtime.text import named
 
 ALPHA = 0.05
 N_BOOTSTRAP = 2000
-SELECTION_KEYS = ("arm", "seed", "round", "selection")  # as far as they are there, they tell the tests apart
+SELECTION_KEYS = ("arm", "seed", "round", "selection")  # there is one test per combination of those that are columns
 COMPARISON_COLUMNS = [
     "reference",
     "arm",
@@ -42,15 +41,15 @@ COMPARISON_COLUMNS = [
     "ties",
     "losses",
 ]
-DIGITS = 12  # differences below 1e-12 are rounding errors of means, hence ties
+DIGITS = 12  # differences are rounded to 1e-12, so that rounding errors of means become ties
 
 
 def case_scores(results: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:
-    """Score of each case: the mean of `metric` over its structures. One row per arm, seed, round and case.
+    """Return the score of each case, which is the mean of `metric` over its structures.
 
-    results: arm, seed, round, n_labelled, case, structure, and the column `metric`. Columns: arm, seed, round,
-    n_labelled, case, score, missed. NaN (absent in reference and prediction) is excluded from the mean, and so is an
-    infinite HD95 (absent in one of them), but `missed` counts these. score is NaN where nothing is left.
+    results: columns arm, seed, round, n_labelled, case, structure and `metric`. The returned columns are arm, seed,
+    round, n_labelled, case, score and missed. NaN (absent in reference and prediction) is excluded from the mean, and
+    so is an infinite HD95 (absent in one of them), which `missed` counts. score is NaN if no structure remains.
     """
     finite = results.assign(score=results[metric].where(np.isfinite(results[metric])), missed=np.isinf(results[metric]))
     keys = ["arm", "seed", "round", "n_labelled", "case"]
@@ -61,11 +60,12 @@ def case_scores(results: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:
 
 
 def paired_wilcoxon(differences: Sequence[float] | np.ndarray) -> float:
-    """Two-sided p of Wilcoxon's signed-rank test that the differences are symmetric about 0.
+    """Return the two-sided p of Wilcoxon's signed-rank test of the hypothesis that the differences are symmetric about
+    0.
 
-    Zeros are dropped (Wilcoxon's own rule), equal sizes get their mean rank. Exact up to 50 differences without equal
-    sizes and up to 13 with; the normal approximation with tie correction elsewhere. 1 if every difference is zero, NaN
-    if there is none.
+    Zeros are dropped (Wilcoxon's own rule), and equal sizes get their mean rank. p is exact for up to 50 differences
+    without ties and for up to 13 with ties; otherwise it is the normal approximation with tie correction. It is 1 if
+    every difference is zero, and NaN if there are no differences.
     """
     d = np.round(np.asarray(differences, float), DIGITS)
     if d.size == 0:
@@ -75,15 +75,16 @@ def paired_wilcoxon(differences: Sequence[float] | np.ndarray) -> float:
 
 
 def smallest_wilcoxon_p(n: int) -> float:
-    """The smallest two-sided p that n paired cases can give: all n differences of one sign, 2 / 2^n."""
+    """Return the smallest possible two-sided p of n paired cases, 2 / 2^n: all differences have the same sign."""
     return min(1.0, 2.0 ** (1 - n)) if n else math.nan
 
 
 def mann_whitney(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> tuple[float, float]:
-    """(U of a, two-sided p) of the Mann-Whitney U test, as the paper's tables have it. (NaN, NaN) if a group is empty.
+    """Return (U of a, two-sided p) of the Mann-Whitney U test, which the paper's tables use.
 
-    U is the number of pairs in which the value of a is larger; equal ones count one half. Exact if a group has at most
-    8 values and none are equal; otherwise the normal approximation, corrected for ties and continuity.
+    U is the number of pairs in which the value of a is larger; ties count one half. p is exact if a group has at most 8
+    values and there are no ties; otherwise it is the normal approximation, corrected for ties and continuity. Returns
+    (NaN, NaN) if a group is empty.
     """
     if not len(a) or not len(b):
         return math.nan, math.nan
@@ -92,9 +93,9 @@ def mann_whitney(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarra
 
 
 def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Holm's step-down correction: the k-th smallest of m values times m - k + 1, made monotone, at most 1.
+    """Apply Holm's step-down correction: the k-th smallest of m p values times m - k + 1, made monotone, at most 1.
 
-    NaN stays NaN and is not counted.
+    NaN remains NaN and does not count towards m.
     """
     p = np.asarray(p, float)
     adjusted = np.full(p.shape, math.nan)
@@ -106,11 +107,12 @@ def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
 
 
 def bootstrap_interval(scores: np.ndarray) -> tuple[float, float]:
-    """95 % interval of the mean of `scores` (seeds, cases) without NaN, by bootstrap over seeds and cases at once.
+    """Return the 95 % interval of the mean of `scores`, (seeds, cases) without NaN, by bootstrap over seeds and cases.
 
-    Cases are crossed with seeds (every seed is tested on the same cases), so a draw takes the same cases for all its
-    seeds. Percentiles 2.5 and 97.5 of 2000 draws from a fixed random state. With few seeds the interval is too narrow;
-    with one it says nothing about seeds. (NaN, NaN) without a score.
+    Cases are crossed with seeds (every seed is tested on the same cases), so a draw takes the same cases for all of its
+    seeds. The limits are the percentiles 2.5 and 97.5 of 2000 draws from a fixed random state. The interval is too
+    narrow with few seeds, and does not include the variation between seeds if there is only one. (NaN, NaN) if there
+    are no scores.
     """
     if scores.size == 0:
         return math.nan, math.nan
@@ -126,21 +128,26 @@ def bootstrap_interval(scores: np.ndarray) -> tuple[float, float]:
 
 
 def aubc(budgets: Sequence[float] | np.ndarray, scores: Sequence[float] | np.ndarray) -> float:
-    """Area under the curve of scores over budgets (trapezoid), divided by the span of budgets: a mean score.
+    """Return the area under the curve of scores over budgets (trapezoidal rule), divided by the range of budgets.
 
-    With one budget it is the score of that budget. Raises ValueError if budgets do not ascend.
+    For a single budget, this is its score. Raises ValueError unless budgets and scores have the same length and the
+    budgets are in ascending order.
     """
     x, y = np.asarray(budgets, float), np.asarray(scores, float)
     if x.shape != y.shape or x.ndim != 1 or x.size == 0 or not (np.diff(x) > 0).all():
-        raise ValueError(f"budgets {x.tolist()} and scores {y.tolist()}; expected as many of each, budgets ascending.")
+        raise ValueError(
+            f"The budgets are {x.tolist()} and the scores {y.tolist()}; expected ascending budgets and one score for "
+            "each of them."
+        )
     return float(y[0]) if x.size == 1 else float(integrate.trapezoid(y, x) / (x[-1] - x[0]))
 
 
 def aubc_scores(scores: pd.DataFrame) -> pd.DataFrame:
-    """AUBC of every case, from `case_scores` without bounds: arm, seed, round (None), n_labelled (None), case, score.
+    """Return the AUBC of every arm, seed and case. scores: `case_scores` without the bounds.
 
-    Over rounds 1 to R, the budgets of the paper's tables (round 0 is the same for all strategies), against the number
-    of labelled cases. NaN where a round is missing or has no score.
+    The columns are arm, seed, round (None), n_labelled (None), case and score. The curve is that of the scores against
+    the number of labelled cases over rounds 1 to R, which are the budgets of the paper's tables (round 0 is the same
+    for all strategies). The AUBC is NaN if a round is missing or has no score.
     """
     scores = scores[scores["round"] > 0]
     rounds = sorted(scores["round"].unique())
@@ -152,7 +159,11 @@ def aubc_scores(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def aubc_intervals(results: pd.DataFrame, arms: Sequence[str], metric: str = "dice") -> pd.DataFrame:
-    """AUBC of these arms, with its bootstrap interval: arm, aubc, ci_low, ci_high, n_seeds, n_cases, left_out."""
+    """Return the mean AUBC of these arms with its bootstrap interval.
+
+    The columns are arm, aubc, ci_low, ci_high, n_seeds, n_cases and left_out (seeds and cases without an AUBC, in
+    words).
+    """
     scores = aubc_scores(case_scores(results[results["arm"].isin(arms)], metric))
     seeds, cases = sorted(scores["seed"].unique()), sorted(scores["case"].unique())
     rows = []
@@ -177,12 +188,12 @@ def aubc_intervals(results: pd.DataFrame, arms: Sequence[str], metric: str = "di
 
 
 def selection_test(quality: pd.DataFrame) -> pd.DataFrame:
-    """Dice of selected against unselected cases, and the two-sided Mann-Whitney U test, as in the paper's Table 8.
+    """Test the Dice of selected against unselected cases with the two-sided Mann-Whitney U test, as in Table 8.
 
-    quality: of one or more rounds, as `pseudo_label_quality` gives it, with or without columns `arm` and `seed`. One
-    row per round and selection (and arm and seed): `n_selected`, `n_unselected` (cases with a Dice), their `median_`
-    and `mean_`, `u` (of the selected cases), `p`, and `reason`: why there is no p, otherwise empty. Few cases cannot
-    give a small p: 2 against 2 give at least 1/3.
+    quality: the rows of one or more rounds as `pseudo_label_quality` returns them, with or without the columns `arm`
+    and `seed`. Returns one row per round and selection (and arm and seed) with the columns `n_selected`,
+    `n_unselected` (cases with a Dice), `median_...`, `mean_...`, `u` (of the selected cases), `p`, and `reason`, which
+    says why there is no p. With few cases, p cannot be small: for 2 against 2 cases it is at least 1/3.
     """
     keys = [name for name in SELECTION_KEYS if name in quality]
     rows = []
@@ -207,13 +218,13 @@ def selection_test(quality: pd.DataFrame) -> pd.DataFrame:
 def compare_arms(
     results: pd.DataFrame, arms: Sequence[str], reference: str = "assft", metric: str = "dice"
 ) -> pd.DataFrame:
-    """The reference against these arms: a row per arm and round from 1 on, and one per arm for round "AUBC".
+    """Compare the reference with these arms in every round from 1 on, and over the whole curve (round "AUBC").
 
-    arms: in the order of the rows, without the bounds; the reference may be among them.
-    COMPARISON_COLUMNS; left_out: seeds and cases that are not compared, in words; difference: mean of reference - arm;
-    ci_low, ci_high: `bootstrap_interval` of it; smallest_p: the smallest p_holm that so few cases can reach; wins,
-    ties, losses: cases in which the reference, averaged over seeds, is better, equal, worse. Holm's families are the
-    arms of one round.
+    arms: in the order of the rows, without the bounds; the reference may be among them. Returns COMPARISON_COLUMNS with
+    one row per arm and round. left_out: seeds and cases that are not compared, in words. difference: mean of reference
+    minus arm. ci_low, ci_high: its `bootstrap_interval`. smallest_p: the smallest p_holm that is possible with so few
+    cases. wins, ties, losses: number of cases in which the reference, averaged over seeds, is better, equal or worse.
+    Holm's correction is over the arms of one round.
     """
     scores = case_scores(results[results["arm"].isin([*arms, reference])], metric)
     arms = [arm for arm in arms if arm != reference]
@@ -259,12 +270,13 @@ def _compare(scores: pd.DataFrame, reference: str, arm: str) -> dict[str, Any]:
 
 
 def _matrix(scores: pd.DataFrame, arm: str) -> pd.DataFrame:
-    """Scores of an arm: rows are seeds, columns are cases."""
+    """Return the scores of an arm with a row per seed and a column per case."""
     return scores[scores["arm"] == arm].pivot(index="seed", columns="case", values="score")
 
 
 def _complete(matrix: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """Without seeds that have no score at all, then without cases that lack one; and, in words, what was left out."""
+    """Leave out seeds without any score, and then cases that lack a score. Returns the rest and, in words, what was
+    left out."""
     seeds = matrix.dropna(axis=0, how="all")
     both = seeds.dropna(axis=1, how="any")
     lost_cases = matrix.columns.difference(both.columns) if len(seeds.index) else []
@@ -275,7 +287,7 @@ def _complete(matrix: pd.DataFrame) -> tuple[pd.DataFrame, str]:
 
 
 def p_text(p: float) -> str:
-    """Two significant digits: 0.21, 0.0034, 4.0e-06."""
+    """Return p with two significant digits: 0.21, 0.0034, 4.0e-06; "-" for NaN."""
     if math.isnan(p):
         return "-"
     return f"{p:.1e}" if p < 1e-4 else f"{p:.2g}"

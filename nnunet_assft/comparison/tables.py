@@ -1,4 +1,4 @@
-"""Tables in the form of the paper's Tables 1-8, and what the runs cost, as CSV, Markdown and LaTeX."""
+"""Tables in the form of the paper's Tables 1-8 and a table of costs, as CSV, Markdown and LaTeX."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ASD_ABLATION = ("entropy", "asd_high_tau1", "asd_low_tau1", "asd_high", "asd_low
 
 @dataclass(frozen=True)
 class Metric:
-    """How a metric is printed. factor: to the unit of the name."""
+    """How a metric is printed. column: its column in results.csv. factor: converts its values to the unit in `name`."""
 
     column: str
     name: str
@@ -45,7 +45,7 @@ HD95 = Metric("hd95_mm", "HD95 in mm", 1, lower_is_better=True)
 
 @dataclass(frozen=True)
 class Rows:
-    """What the tables are made of.
+    """The data that the tables are made from.
 
     results, runs, quality: rows of results.csv, runs.csv and pseudo_label_quality.csv. tests: `compare_arms` of the
     results. paper: rows of `paper_results` of the comparison's domain, if it is one of the paper's.
@@ -60,17 +60,17 @@ class Rows:
 
     @property
     def arms(self) -> list[str]:
-        """Without the bounds, in the order in which they are printed."""
+        """The arms without the bounds, in the order in which they are printed."""
         return competing(self.results["arm"])
 
     def printed(self, *tables: int) -> pd.DataFrame | None:
-        """The rows of these tables of the paper."""
+        """Return the rows of these tables of the paper; None if the paper does not have this domain."""
         return None if self.paper is None else self.paper[self.paper["table"].isin(tables)]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A number as printed. rank: 1 is the best of its column (bold), 2 the second best (underlined), 0 neither."""
+    """A cell as printed. rank: 1 for the best of its column (bold), 2 for the second best (underlined), otherwise 0."""
 
     text: str
     rank: int = 0
@@ -81,7 +81,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """name: of its files; frame: strings and `Cell`s, the first column names the row."""
+    """A table to print. name: the stem of its files. frame: strings and `Cell`s; the first column names the row."""
 
     name: str
     title: str
@@ -90,7 +90,8 @@ class Table:
 
 
 def comparison_tables(rows: Rows) -> list[Table]:
-    """Every table for which there are arms: budgets (Dice, NSD, HD95), structures, ablations, AUBC, selection, cost."""
+    """Make every table for which there are data: budgets (Dice, NSD, HD95), structures, ablations, AUBC, selection and
+    cost."""
     tables = [
         budget_table(rows, DICE, rows.arms, marked=True, paper=rows.printed(1, 2, 3, 4, 5)),
         budget_table(rows, NSD, rows.arms),
@@ -115,12 +116,12 @@ def comparison_tables(rows: Rows) -> list[Table]:
 def budget_table(
     rows: Rows, metric: Metric, arms: Sequence[str], *, marked: bool = False, paper: pd.DataFrame | None = None
 ) -> Table:
-    """Tables 1-5: a row per arm, a column per budget (round 1 on) between the bounds; mean ± SD.
+    """Make a table like Tables 1-5: a row per arm, a column per budget from round 1 on between the bounds; mean ± SD.
 
-    As the paper prints them: per case the mean over structures, then mean and SD (n - 1) over cases, those of all seeds
-    pooled. marked: with the results of the tests (of Dice). A cell over fewer scores than seeds times cases says its n;
-    one of HD95 says how many structures were missed (infinite) and left out. The numbers of `paper` get rows of their
-    own below, with their budgets.
+    As in the paper, the score of a case is the mean over its structures; mean and SD (n - 1) are over the cases of all
+    seeds, pooled. marked: whether the results of the tests, which are on Dice, are marked. A cell with fewer scores
+    than seeds times cases states its n, and a cell of HD95 states how many structures were missed (infinite) and left
+    out. The numbers of `paper` follow in additional rows, with their budgets.
     """
     scores = case_scores(rows.results, metric.column)
     n_seeds, n_cases = scores["seed"].nunique(), scores["case"].nunique()
@@ -131,7 +132,7 @@ def budget_table(
     for column in columns:
         keys = [(column.bound or arm, column.round) for arm in arms]
         cells = [Cell(_mean_sd(groups.get(key), metric, n_seeds * n_cases, marks.get(key, ""))) for key in keys]
-        if column.bound:  # the same for all arms of the adapted network, so that none is the best
+        if column.bound:  # the same number for all arms with this package's network, so there is no best one
             frame[column.header] = [
                 "-" if arm_of(arm).is_nnunet else cell for arm, cell in zip(arms, cells, strict=True)
             ]
@@ -146,12 +147,12 @@ def budget_table(
 
 class _Column(NamedTuple):
     header: str
-    bound: str | None  # None: every arm's own number
+    bound: str | None  # id of a bound, or None for a column of the arms' own numbers
     round: int
 
 
 def _budget_columns(scores: pd.DataFrame, pool_size: int) -> list[_Column]:
-    """The bound of round 0, the budgets, the bound of the last round."""
+    """Return the columns: the bound of round 0, the budgets, and the bound of the last round."""
     is_bound = scores["arm"].isin(BOUNDS)
     last = {str(arm): int(r) for arm, r in scores[is_bound].groupby("arm")["round"].max().items()}
     bounds = [_Column(f"{name_of(arm)}, {arm_of(arm).budget}", arm, last[arm]) for arm in BOUNDS if arm in last]
@@ -188,7 +189,7 @@ def _mark(row: dict[str, float]) -> str:
 
 
 def _ranked(cells: Sequence[Cell], means: Sequence[float], metric: Metric = DICE) -> list[Cell]:
-    """The cells with the best and the second best mean marked; means that are equal as printed share a rank."""
+    """Return the cells with the best and the second-best mean marked; means that are printed alike share a rank."""
     printed = [round(mean, 2) for mean in means]
     best = sorted({mean for mean in printed if not math.isnan(mean)}, reverse=not metric.lower_is_better)
     rank = {mean: i + 1 for i, mean in enumerate(best[:2])} if len(best) > 1 else {}
@@ -211,25 +212,24 @@ def _budget_caption(metric: Metric, sample: str, tests: pd.DataFrame, *, with_pa
     text = (
         f"{metric.name} on the test cases, mean ± SD: the mean over structures of each case, then mean and SD (n - 1) "
         f"over the cases of all seeds together; {sample}. A structure that is absent in reference and prediction is "
-        "left out. Bold: best, underlined: second best of the column (bounds and paper apart)."
+        "left out. Bold: best, underlined: second best of the column, without the bounds and the rows of the paper."
     )
     if metric is HD95:
         text += (
-            " Lower is better. A structure that is absent in the prediction or in the reference only has no distance; "
-            "it is left out, and the cell counts these (missed), so a method that misses structures looks better than "
-            "it is."
+            " Lower is better. A structure that is absent in either the prediction or the reference has no distance. "
+            "It is left out and counted in the cell (missed), so a method that misses structures looks better than it is."
         )
     if len(tests):
         reference = name_of(tests["reference"].iloc[0])
         text += (
-            f" *: p < {ALPHA_OF_PAPER} against {reference}, Mann-Whitney U, uncorrected, cases of all seeds taken as "
-            f"independent (the paper's test). †: p < {ALPHA} against {reference}, Wilcoxon on cases averaged over "
-            "seeds, Holm over the arms of the round."
+            f" *: p < {ALPHA_OF_PAPER} against {reference}, Mann-Whitney U test without correction, with the cases of "
+            f"all seeds treated as independent (the paper's test). †: p < {ALPHA} against {reference}, Wilcoxon's test "
+            "on cases averaged over seeds, Holm-corrected over the arms of the round."
         )
     if with_paper:
         text += (
-            " Rows of the paper: its printed numbers and budgets; what its SD is over and how many seeds it has is not "
-            "stated."
+            " Rows of the paper: its printed numbers and budgets. The paper does not state what its SD is taken over, "
+            "nor the number of seeds."
         )
     return text
 
@@ -241,7 +241,10 @@ def _sample(n_seeds: int, n_cases: int) -> str:
 
 
 def structure_table(rows: Rows) -> Table:
-    """A row per arm, a column per structure: Dice after the last round; mean ± SD over test cases, all seeds pooled."""
+    """Make a table of Dice after the last round, with a row per arm and a column per structure.
+
+    Mean ± SD over the test cases, all seeds pooled.
+    """
     results, arms = rows.results, rows.arms
     is_bound = results["arm"].isin(BOUNDS)
     last = int(results.loc[~is_bound, "round"].max())
@@ -258,7 +261,7 @@ def structure_table(rows: Rows) -> Table:
     caption = (
         f"Dice in points on the test cases after round {last}, mean ± SD (n - 1) over the cases of all seeds together; "
         f"{_sample(n_seeds, n_cases)}. A structure that is absent in reference and prediction is left out. "
-        "Bold: best, underlined: second best of the column (bounds apart)."
+        "Bold: best, underlined: second best of the column, without the bounds."
     )
     return Table("structures", "Dice in points, by structure", caption, frame)
 
@@ -267,7 +270,8 @@ def structure_table(rows: Rows) -> Table:
 
 
 def aubc_table(results: pd.DataFrame) -> Table:
-    """A row per arm: area under the budget curve of Dice, with its bootstrap interval and what it rests on."""
+    """Make a table of the area under the budget curve of Dice, with its bootstrap interval and numbers of seeds and
+    cases."""
     intervals = aubc_intervals(results, competing(results["arm"]))
     points = 100 * intervals[["aubc", "ci_low", "ci_high"]]
     shown = [f"{mean:.2f} ({low:.2f} to {high:.2f})" for mean, low, high in points.itertuples(index=False)]
@@ -283,18 +287,19 @@ def aubc_table(results: pd.DataFrame) -> Table:
         dtype=object,
     )
     caption = (
-        "Area under the curve of Dice (points) over the number of labelled cases from round 1 on, divided by the span "
-        f"of budgets; 95 % interval by bootstrap over seeds and test cases ({N_BOOTSTRAP} draws), too narrow with few "
-        "seeds. Bold: best, underlined: second best."
+        "Area under the curve of Dice (in points) over the number of labelled cases from round 1 on, divided by the "
+        f"range of budgets; 95 % interval by bootstrap over seeds and test cases ({N_BOOTSTRAP} draws), which is too "
+        "narrow with few seeds. Bold: best, underlined: second best."
     )
     return Table("aubc", "Area under the budget curve", caption, frame)
 
 
 def selection_table(quality: pd.DataFrame, *, paper: pd.DataFrame | None = None) -> Table:
-    """Table 8: the Mann-Whitney U test of selected against unselected cases; a row per arm, selection and seed.
+    """Make a table like Table 8: the Mann-Whitney U test of selected against unselected cases.
 
-    quality: rows of pseudo_label_quality.csv (arm, seed, round, case, selection, selected, dice). A cell has p, then
-    mean Dice and number of the selected and the unselected cases.
+    quality: rows of pseudo_label_quality.csv (arm, seed, round, case, selection, selected, dice). There is a row per
+    arm, selection and seed. A cell has p, and then the mean Dice and the number of the selected and the unselected
+    cases.
     """
     rounds = {int(r): f"r = {r}" for r in sorted(quality["round"].unique())}
     rows: list[dict[str, str]] = []
@@ -311,8 +316,8 @@ def selection_table(quality: pd.DataFrame, *, paper: pd.DataFrame | None = None)
         rows.append({"Selection": f"{name_of('assft')}, paper", **of_paper})
     caption = (
         "p of the Mann-Whitney U test (two-sided, uncorrected) between the Dice of the pseudo-labels of selected and "
-        "unselected cases; in brackets mean Dice in points and number of cases, selected; unselected. -: one of the "
-        "two groups is empty."
+        "unselected cases; in brackets, the mean Dice in points and the number of the selected cases; then those of "
+        "the unselected cases. -: one of the two groups is empty."
     )
     return Table("selection", "Selected against unselected pseudo-labels", caption, pd.DataFrame(rows, dtype=object))
 
@@ -322,7 +327,8 @@ def _mean_n(mean: float, n: int) -> str:
 
 
 def cost_table(runs: pd.DataFrame) -> Table:
-    """A row per arm: annotated cases and minutes of a run, as means over the seeds whose rounds are all done."""
+    """Make a table of the annotated cases and minutes of a run, with a row per arm; means over the seeds whose rounds
+    are all done."""
     columns = {
         "annotated_cases": "Annotated cases",
         "annotation_minutes": "Annotation, min",
@@ -346,8 +352,8 @@ def cost_table(runs: pd.DataFrame) -> Table:
             | {"Left out": named("seed", unfinished) or "-"}
         )
     caption = (
-        "Cost of one run (all rounds of one seed), mean over the seeds that are complete. Annotation: minutes that "
-        "annotators recorded, - if labels came from the oracle. Left out: seeds with a round that is missing or failed."
+        "Cost of one run (all rounds of one seed), mean over the complete seeds. Annotation: minutes that annotators "
+        "recorded; - if the labels come from the oracle. Left out: seeds with a missing or failed round."
     )
     return Table("cost", "Cost", caption, pd.DataFrame(rows, dtype=object))
 
@@ -356,7 +362,7 @@ def cost_table(runs: pd.DataFrame) -> Table:
 
 
 def write_table(folder: Path, table: Table) -> None:
-    """NAME.csv, NAME.md and NAME.tex in `folder`. The LaTeX needs no package."""
+    """Write NAME.csv, NAME.md and NAME.tex into `folder`. The LaTeX table needs no package."""
     write_text(folder / f"{table.name}.csv", table.frame.to_csv(index=False))
     write_text(folder / f"{table.name}.md", markdown(table))
     write_text(folder / f"{table.name}.tex", latex(table))
@@ -370,7 +376,7 @@ _MARKDOWN = str.maketrans({character: f"\\{character}" for character in "|*_"})
 
 
 def markdown(table: Table) -> str:
-    """The table for GitHub and mkdocs, its caption above it."""
+    """Return the table as Markdown for GitHub and mkdocs, with its caption above it."""
     style = {0: "{}", 1: "**{}**", 2: "<u>{}</u>"}
     rows = [
         [style[_rank(value)].format(str(value).translate(_MARKDOWN)) for value in row] for row in table.frame.values
@@ -396,7 +402,7 @@ _LATEX = str.maketrans(
 
 
 def latex(table: Table) -> str:
-    """A `table` environment."""
+    """Return the table as a LaTeX `table` environment."""
     style = {0: "", 1: "textbf:--rwrap", 2: "underline:--rwrap"}
 
     def escaped(value: object) -> str:

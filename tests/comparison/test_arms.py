@@ -107,7 +107,7 @@ def test_what_each_kind_does_not_share() -> None:
         "by the last round"  # 3 rounds of 40 epochs of 2 iterations; 10 epochs in round 0
     )
     assert arm_of("sann").difference(settings) == "SANN trains 4 more networks per round for its query"
-    assert "from scratch in each round and has 80 steps for it" in arm_of("nnunet@assft").difference(settings)
+    assert "from scratch in each round and trains for 80 steps" in arm_of("nnunet@assft").difference(settings)
     assert "trains 3 times the epochs" in arm_of("upper_bound").difference(settings)
     assert not any(arm_of(arm).difference(settings) for arm in ("random", "lower_bound", "gone", "nnunet_finetuned"))
 

@@ -80,7 +80,7 @@ def test_marks_are_the_tests(results):
     assert str(found["nnU-Net"][r1]).startswith("55.00† ± ")
     assert str(found["nnU-Net"][r2]).startswith("65.00*† ± ")
     assert re.fullmatch(r"[\d.]+ ± [\d.]+", str(found["ASSFT"][r2]))  # the reference is not tested against itself
-    assert "p < 0.01 against ASSFT, Mann-Whitney U, uncorrected" in table.caption
+    assert "p < 0.01 against ASSFT, Mann-Whitney U test without correction" in table.caption
     assert "p < 0.05 against ASSFT, Wilcoxon" in table.caption
 
 

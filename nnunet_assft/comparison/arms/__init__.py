@@ -1,8 +1,8 @@
-"""What a comparison compares. READ FIRST.
+"""The arms that a comparison compares. READ FIRST.
 
-An arm is a query strategy, or a reference that strategies are measured against: standard nnU-Net on the cases of a
-strategy, or a bound. Each kind of arm is one class, and each reference one row of REFERENCES. In files an arm is named
-by its id, such as `nnunet@assft`; `arm_of` is the only place that takes an id apart.
+An arm is a query strategy, or a reference for strategies: standard nnU-Net on the cases of a strategy, or a bound. Each
+kind of arm is one class, and each reference is one row of REFERENCES. In files an arm is named by its id, such as
+`nnunet@assft`; `arm_of` is the only place that parses an id.
 """
 
 from __future__ import annotations
@@ -43,36 +43,38 @@ BOUNDS = tuple(name for name, kind in REFERENCES.items() if kind.is_bound)  # th
 
 
 def arm_of(arm_id: str) -> Arm:
-    """The arm with this id. What is no reference is taken for a strategy, whether or not it is installed here."""
+    """Return the arm with this id. An id that is not that of a reference is a strategy, which need not be installed."""
     kind, _, source = arm_id.partition("@")
     return REFERENCES[kind](kind, source or None) if kind in REFERENCES else StrategyArm(arm_id)
 
 
 def name_of(arm_id: str) -> str:
-    """The name to print: the paper's where it has one; `nnunet@assft` is "nnU-Net (cases of ASSFT)"."""
+    """Return the name to print, which is the paper's if it has one; `nnunet@assft` is "nnU-Net (cases of ASSFT)"."""
     return arm_of(arm_id).title
 
 
 def ordered(arm_ids: Iterable[str]) -> list[str]:
-    """Each arm once: the paper's strategies as in its tables, references, then the others in their original order."""
+    """Return each arm once: the paper's strategies in the order of its tables, the references, and then the others in
+    their original order."""
     in_paper = [name for name in paper_names() if name not in REFERENCES]
     order = {kind: i for i, kind in enumerate([*in_paper, *REFERENCES])}
     return sorted(dict.fromkeys(arm_ids), key=lambda arm_id: order.get(arm_of(arm_id).kind, len(order)))
 
 
 def competing(arm_ids: Iterable[str]) -> list[str]:
-    """The arms that are tested against each other: all but the bounds, each once, in the order of `ordered`."""
+    """Return the arms that are tested against each other: all but the bounds, each once, in the order of `ordered`."""
     return [arm_id for arm_id in ordered(arm_ids) if arm_id not in BOUNDS]
 
 
 def parse_arms(strategies: Sequence[str], references: Sequence[str] = ()) -> tuple[Arm, ...]:
-    """The arms in the order in which they run: strategies first, because references use their cases.
+    """Return the arms in the order in which they run: strategies first, because references use their cases.
 
-    strategies: names, `paper` for the eleven of the paper, `all` for every one. references: `nnunet`, standard nnU-Net
-    from scratch in each round on the labelled cases of `random` (of the first strategy, if random is not among them);
-    `nnunet@assft`, the same on those of assft; `nnunet_finetuned`, each round from the weights of the round before;
-    `lower_bound`; `upper_bound`; `none`. Raises `AssftError` for a name that does not exist, and for a reference whose
-    cases no strategy queries.
+    strategies: names of strategies, `paper` for the eleven strategies of the paper, `all` for every strategy.
+    references: `nnunet`, which trains standard nnU-Net from scratch in each round on the labelled cases of `random` (or
+    of the first strategy if `random` is not among them); `nnunet@assft`, which uses the cases of assft instead;
+    `nnunet_finetuned`, which trains in each round from the weights of the round before; `lower_bound`; `upper_bound`;
+    `none`. Raises `AssftError` for an unknown name, and for a reference that uses the cases of a strategy that is not
+    among the arms.
     """
     groups = {"paper": paper_strategies(), "all": tuple(STRATEGIES)}
     names = list(dict.fromkeys(name for given in strategies for name in groups.get(given, (given,))))
@@ -84,7 +86,9 @@ def parse_arms(strategies: Sequence[str], references: Sequence[str] = ()) -> tup
                 f"--strategies {name!r} does not exist; the choices are {', '.join((*groups, *STRATEGIES))}.{instead}"
             )
     if not names:
-        raise AssftError("--strategies names no strategy, but bounds and nnU-Net need the cases of one. Add random.")
+        raise AssftError(
+            "--strategies names no strategy, but the bounds and nnU-Net need the cases of a strategy. Add random."
+        )
     arms: list[Arm] = [StrategyArm(name) for name in names]
     if list(references) != ["none"]:
         arms += [_reference(reference, names) for reference in references]

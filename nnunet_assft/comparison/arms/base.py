@@ -1,4 +1,4 @@
-"""What every kind of arm knows of itself."""
+"""The base class of all kinds of arms."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ METRIC_COLUMNS = ["round", "n_labelled", *DTYPES]
 
 
 class Predictions(NamedTuple):
-    """Segmentations of all test cases, after a round that is finished.
+    """The segmentations of all test cases after a finished round.
 
-    folder: holds CASE.nii.gz. made_from: what decides them, see `cached_metrics`.
+    folder: contains them as CASE.nii.gz. made_from: what they were made from, see `cached_metrics`.
     """
 
     round: int
@@ -37,7 +37,7 @@ class Predictions(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What is left of a run: rounds, and in each of them stages to train and passes of the pool through the network."""
+    """The remaining work of a run: rounds, and in each round the stages to train and the passes over the pool."""
 
     rounds: int
     trainings: int
@@ -46,17 +46,17 @@ class Work(NamedTuple):
 
 @dataclass(frozen=True)
 class Arm(ABC):
-    """One of the things that are compared; with a seed, it is a run.
+    """One arm of a comparison. An arm with a seed is a run.
 
-    kind: the strategy, or the row of REFERENCES. source: the strategy that is named after the @ of its id.
+    kind: the name of the strategy or of the row of REFERENCES. source: the strategy that its id names after the @.
     """
 
     kind: str
     source: str | None = None
 
-    is_bound: ClassVar[bool] = False  # a fixed line, which nothing is tested against
-    is_nnunet: ClassVar[bool] = False  # trains nnU-Net's own network, for which the bounds do not hold
-    budget: ClassVar[str] = ""  # of a bound: the share of the pool that is labelled
+    is_bound: ClassVar[bool] = False  # a bound is shown, but takes part in no test
+    is_nnunet: ClassVar[bool] = False  # trains nnU-Net's own network, to which the bounds do not apply
+    budget: ClassVar[str] = ""  # for a bound: the share of the pool that is labelled
 
     @property
     def id(self) -> str:
@@ -70,34 +70,34 @@ class Arm(ABC):
     @property
     @abstractmethod
     def cases_of(self) -> str | None:
-        """The strategy whose labelled cases it trains on; None for a bound."""
+        """The strategy whose labelled cases the arm trains on; None for a bound."""
 
     @abstractmethod
     def rounds(self, n_rounds: int) -> Sequence[int]:
-        """The rounds for which it has results, if all R = n_rounds rounds are finished."""
+        """Return the rounds for which the arm has results once all R = n_rounds rounds are finished."""
 
     def difference(self, settings: Settings) -> str:
-        """What it does not share with the other arms, as a part of a sentence; empty if there is nothing to say."""
+        """Return how the arm differs from the other arms, as a part of a sentence; empty if it does not."""
         return ""
 
     # The experiment whose cases it uses -------------------------------------------------------------------------------
 
     @abstractmethod
     def experiment_arm(self, comparison: Comparison) -> Arm:
-        """The arm whose experiment this is: itself, if it has an experiment of its own."""
+        """Return the arm whose experiment this arm uses, which is the arm itself if it has its own experiment."""
 
     def settings(self, comparison: Comparison, seed: int) -> Settings:
-        """Of its own experiment."""
+        """Return the settings of the arm's own experiment."""
         raise NotImplementedError(f"{self.id} has no experiment of its own.")
 
     def experiment(self, comparison: Comparison, seed: int) -> Experiment:
-        """Planned now, or found as it was planned."""
+        """Load the experiment that the arm uses, and plan it first if it is not planned yet."""
         arm = self.experiment_arm(comparison)
         name = comparison.paths(arm, seed).experiment
         return create_experiment(comparison.dataset, name, arm.settings(comparison, seed))
 
     def load_experiment_or_none(self, comparison: Comparison, seed: int) -> Experiment | None:
-        """The experiment if it is planned already."""
+        """Load the experiment that the arm uses; None if it is not planned yet."""
         paths = comparison.paths(self.experiment_arm(comparison), seed)
         return Experiment.load(paths) if paths.experiment_file.is_file() else None
 
@@ -105,22 +105,24 @@ class Arm(ABC):
 
     @abstractmethod
     def run(self, comparison: Comparison, seed: int, device: torch.device) -> list[float]:
-        """Do what is left of a run. Returns the mean Dice on the test cases, by round."""
+        """Execute or continue a run. Returns the mean Dice on the test cases by round."""
 
     @abstractmethod
     def predictions(self, comparison: Comparison, experiment: Experiment, seed: int) -> Iterator[Predictions]:
-        """Of the finished rounds of a run, in order."""
+        """Yield the predictions of the finished rounds of a run, in order."""
 
     @abstractmethod
     def cost(self, comparison: Comparison, experiment: Experiment, seed: int, r: int) -> dict[str, Any]:
-        """Columns of runs.csv of a finished round. Minutes are of its steps, evaluation left out."""
+        """Return the columns of runs.csv for a finished round. Minutes are those of its steps without the
+        evaluation."""
 
     @abstractmethod
     def work(self, comparison: Comparison, seed: int) -> Work:
-        """What is left of a run. What all strategies share (preprocessing, round 0) is left out."""
+        """Return the remaining work of a run, without what all strategies share (preprocessing and round 0)."""
 
     def metrics(self, comparison: Comparison, seed: int) -> pd.DataFrame:
-        """METRIC_COLUMNS of the finished rounds of a run. Nothing is computed but the metrics, and each only once."""
+        """Return the METRIC_COLUMNS of the finished rounds of a run. Metrics are computed once and then cached; nothing
+        else is computed."""
         experiment = self.load_experiment_or_none(comparison, seed)
         if experiment is None:
             return pd.DataFrame(columns=METRIC_COLUMNS)
@@ -131,12 +133,12 @@ class Arm(ABC):
         return pd.concat(frames) if frames else pd.DataFrame(columns=METRIC_COLUMNS)
 
     def mean_dice(self, comparison: Comparison, seed: int) -> list[float]:
-        """By round: the mean over test cases of the mean over structures."""
+        """Return the mean Dice by round: the mean over test cases of the mean over structures."""
         by_round = self.metrics(comparison, seed).groupby("round")
         return [float(rows.groupby("case").dice.mean().mean()) for _, rows in by_round]
 
     def costs(self, comparison: Comparison, seed: int, metrics: pd.DataFrame, device: str) -> list[dict[str, Any]]:
-        """The rows of runs.csv of one run, one for each round that should be there. metrics: of the run."""
+        """Return the rows of runs.csv of one run, one for each expected round. metrics: those of the run."""
         experiment = self.load_experiment_or_none(comparison, seed)
         n_labelled = dict(zip(metrics["round"], metrics["n_labelled"], strict=True))
         rows = []
@@ -150,14 +152,17 @@ class Arm(ABC):
         return rows
 
     def rounds_left(self, comparison: Comparison, seed: int) -> int:
-        """How many rounds are not finished; round 0, which all strategies share, is not counted."""
+        """Return the number of rounds that are not finished, without round 0, which all strategies share."""
         experiment = self.load_experiment_or_none(comparison, seed)
         done = {found.round for found in self.predictions(comparison, experiment, seed)} if experiment else set()
         return sum(r not in done for r in self.rounds(comparison.n_rounds) if r > 0 or self.is_bound)
 
 
 def annotation_cost(experiment: Experiment, cases: Sequence[str]) -> dict[str, Any]:
-    """Annotated cases and, as far as annotators have recorded them in any experiment of the dataset, their minutes."""
+    """Return the number of annotated cases and the minutes of their annotation.
+
+    The minutes are those recorded in any experiment of the dataset; None if those of a case are not known.
+    """
     known: dict[str, float] = {}
     for folder in sorted(experiment.paths.results.parent.glob("*/annotations")):
         known |= annotation_minutes(folder)

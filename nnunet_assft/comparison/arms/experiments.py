@@ -1,4 +1,4 @@
-"""Arms with the network of this package: strategies, and the bounds of what it can reach."""
+"""Arms with the network of this package: strategies, and the lower and the upper bound."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class StrategyArm(Arm):
 
     @property
     def title(self) -> str:
-        """The paper's name for it, or else its own."""
+        """The paper's name of the strategy if it has one, otherwise its own name."""
         return paper_names().get(self.kind, self.kind)
 
     @property
@@ -42,7 +42,7 @@ class StrategyArm(Arm):
 
     @property
     def row(self) -> Strategy | None:
-        """None for a strategy that an earlier version or another installation has run."""
+        """The row of the strategy; None if it is not installed here."""
         return STRATEGIES.get(self.kind)
 
     @property
@@ -88,7 +88,7 @@ class StrategyArm(Arm):
 
     def cost(self, comparison: Comparison, experiment: Experiment, seed: int, r: int) -> dict[str, Any]:
         done = Round.load(experiment.paths, r)
-        if r == 0:  # its training is shared
+        if r == 0:  # all strategies share its training
             return annotation_cost(experiment, done.labelled)
         return {**annotation_cost(experiment, done.queried), **_cost_of_steps(experiment, done)}
 
@@ -103,11 +103,12 @@ class StrategyArm(Arm):
 
 @dataclass(frozen=True)
 class UpperBound(Arm):
-    """100 % labels: one query of the whole pool, trained as many epochs as the strategies by their last round."""
+    """Training with 100 % of the labels: one query of the whole pool, trained for as many epochs as the strategies
+    train until their last round."""
 
     is_bound = True
     budget = "100 %"
-    ROUND = 1  # of its experiment
+    ROUND = 1  # the round of its experiment that is the bound
 
     @property
     def title(self) -> str:
@@ -121,7 +122,7 @@ class UpperBound(Arm):
         return [n_rounds]
 
     def difference(self, settings: Settings) -> str:
-        return f"the upper bound trains {settings.rounds} times the epochs of a stage on the whole pool"
+        return f"the upper bound trains for {settings.rounds} times the epochs of a stage on the whole pool"
 
     def experiment_arm(self, comparison: Comparison) -> Arm:
         return self
@@ -155,7 +156,7 @@ class UpperBound(Arm):
 
 @dataclass(frozen=True)
 class LowerBound(Arm):
-    """0 % labels: the network of the first strategy before round 0."""
+    """No labels: the network of the first strategy before round 0."""
 
     is_bound = True
     budget = "0 %"
@@ -193,7 +194,7 @@ class LowerBound(Arm):
 
 
 def steps_of_second_stages(settings: Settings) -> int:
-    """The optimisation steps of all second stages together."""
+    """Return the total number of optimisation steps of all second stages."""
     training = settings.training
     return int((settings.rounds or 0) * training["epochs"] * training["iterations_per_epoch"])
 
@@ -224,11 +225,11 @@ def _minutes(step_file: Path) -> float:
 
 
 def reuse_round_0(source: Experiment, target: Experiment, device: torch.device) -> None:
-    """Give `target` the round 0 of `source`, and its embeddings by E^(0), which all strategies of a seed share.
+    """Give `target` the round 0 of `source` and its embeddings by E^(0), which all strategies of a seed share.
 
-    The training set of round 0 is written as ever; the checkpoint that was trained on it is linked, and so is all that
-    was computed with that checkpoint. Does nothing where the two experiments differ, or if the target has a round 0
-    already.
+    The training set of round 0 is written as usual. The checkpoint that was trained on it is linked, and so is
+    everything that was computed with this checkpoint. Does nothing if the two experiments differ in what determines
+    round 0, if `source` has not finished it, or if `target` has.
     """
     if target.paths.round_file(0).is_file() or not source.paths.round_file(0).is_file():
         return
@@ -247,7 +248,7 @@ def reuse_round_0(source: Experiment, target: Experiment, device: torch.device) 
     for name in ("dataset.json", "dataset_fingerprint.json"):
         link_or_copy(source.paths.model_folder("supervised") / name, model_folder / name)
     write_json(model_folder / "plans.json", read_json(target.paths.plans))
-    link_or_copy(source.paths.checkpoint(0, "supervised"), checkpoint)  # last: with it the stage is trained
+    link_or_copy(source.paths.checkpoint(0, "supervised"), checkpoint)  # last, because it marks the stage as trained
     predictions = target.paths.test_predictions(0)
     for case in target.test:
         name = f"{case}{context.dataset.file_ending}"

@@ -46,8 +46,8 @@ class StandardNnunet(Arm):
     def difference(self, settings: Settings) -> str:
         steps = settings.training["epochs"] * settings.training["iterations_per_epoch"]
         return (
-            f"standard nnU-Net starts from scratch in each round and has {steps} steps for it; its patch, batch, "
-            "network, optimiser and augmentation are its own; it is planned from its labelled cases alone"
+            f"standard nnU-Net starts from scratch in each round and trains for {steps} steps; its patch size, batch "
+            "size, network, optimiser and augmentation are its own; it is planned from its labelled cases only"
         )
 
     def experiment_arm(self, comparison: Comparison) -> Arm:
@@ -78,7 +78,7 @@ class StandardNnunet(Arm):
         return comparison.folder / self.id / f"seed_{seed}" / f"round_{r:02d}"
 
     def job(self, comparison: Comparison, experiment: Experiment, r: int, device: torch.device) -> Job:
-        """The training of round r on the labelled cases of that round of the experiment."""
+        """Return the job that trains on the labelled cases of round r of the experiment."""
         dataset, settings = open_context(experiment, device).dataset, experiment.settings
         labelled = Round.load(experiment.paths, r).labelled
         test_images = {case: dataset.test_images.get(case) or dataset.images[case] for case in experiment.test}
