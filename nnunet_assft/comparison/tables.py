@@ -217,7 +217,7 @@ def _budget_caption(metric: Metric, sample: str, tests: pd.DataFrame, *, with_pa
     if metric is HD95:
         text += (
             " Lower is better. A structure that is absent in either the prediction or the reference has no distance. "
-            "It is left out and counted in the cell (missed), so a method that misses structures looks better than it is."
+            "It is left out and counted in the cell (missed); methods that miss structures look better than they are."
         )
     if len(tests):
         reference = name_of(tests["reference"].iloc[0])

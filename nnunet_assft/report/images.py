@@ -1,4 +1,5 @@
-"""Queried cases as pictures: image, pre-segmentation and label on one small grid, and as NIfTI for the viewer."""
+"""Volumes of queried cases for the report: image, pre-segmentation and label on one coarse grid, and as NIfTI for the
+viewer."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ MAX_VOXELS = 256**3  # of the pictures
 
 @dataclass(frozen=True)
 class QueriedCase:
-    """The files of a queried case. segmentations: "pre-segmentation" and "label", as far as they exist."""
+    """The files of a queried case. segmentations: "pre-segmentation" and "label" -> file, if they exist."""
 
     case: str
     round: int
@@ -34,7 +35,7 @@ class QueriedCase:
 
 @dataclass(frozen=True)
 class ViewerCase:
-    """What the viewer's script reads of a case: the image and, by name, its segmentations, as base64 of NIfTI files."""
+    """A case for the script of the viewer: the image and, by name, its segmentations, as base64 of NIfTI files."""
 
     case: str
     round: int
@@ -57,7 +58,7 @@ class Volume:
 
 
 def queried_cases(material: Material, max_cases: int = MAX_CASES) -> list[QueriedCase]:
-    """The best ranked cases of the last rounds. Only a case that is labelled has its label."""
+    """Return the queried cases, those of the last round first and by rank, at most max_cases of them."""
     found = []
     for done in reversed(material.rounds):
         found += [_queried(material, done, case, rank) for rank, case in enumerate(done.queried, 1)]
@@ -74,19 +75,19 @@ def _queried(material: Material, done: Round, case: str, rank: int) -> QueriedCa
 
 
 def why_no_images(dataset: RawDataset) -> str | None:
-    """A sentence that says why no pictures can be made of this dataset, or None if they can."""
+    """Return a sentence that says why no pictures of this dataset can be made, or None if they can be made."""
     name = type(dataset.reader).__name__
     if name in PLAIN_READERS:
         return None
     readers = " or ".join(PLAIN_READERS)
-    return f"The images are read with nnU-Net's {name}; pictures are made of images that {readers} reads."
+    return f"There are no pictures, because the images are read with nnU-Net's {name}; expected {readers}."
 
 
 def load_volume(queried: QueriedCase, max_voxels: int, window: tuple[float, float] | None) -> Volume:
-    """A queried case on the grid of its image, or on a coarser one of at most max_voxels.
+    """Load a queried case on the grid of its image, or on a coarser one if this has more than max_voxels.
 
-    window: see `volumes.display`. Raises RuntimeError or ValueError for files that are no 3D images or are not on one
-    grid.
+    window: see `volumes.display`. Raises RuntimeError or ValueError for files that are not 3D images or differ in
+    shape.
     """
     image = sitk.ReadImage(str(queried.image), sitk.sitkFloat32)
     if image.GetDimension() != 3:
@@ -108,14 +109,17 @@ def load_volume(queried: QueriedCase, max_voxels: int, window: tuple[float, floa
 
 
 def to_grey(image: np.ndarray, black_and_white: tuple[float, float]) -> np.ndarray:
-    """uint8 grey values, 0 for the lower of two values and all below it, 255 for the higher and all above it."""
+    """Return uint8 grey values: 0 for the lower of the two values and everything below it, 255 for the higher one and
+    everything above it."""
     low, high = black_and_white
     return np.rint(255 * np.clip((image - low) / max(high - low, 1e-6), 0, 1)).astype(np.uint8)
 
 
 def _coarser(image: sitk.Image, max_voxels: int) -> sitk.Image:
-    """An empty image of at most max_voxels on the same box. Its voxels are as close to cubes as that takes, and no axis
-    becomes finer."""
+    """Return an empty image with at most max_voxels that covers the same box.
+
+    The axes with the smallest spacing are coarsened first, so that voxels become cubes; no axis becomes finer.
+    """
     size, spacing = np.array(image.GetSize()), np.array(image.GetSpacing())
     step = spacing.min()
     while np.prod(new_size := np.maximum(1, np.floor(size * spacing / np.maximum(spacing, step)))) > max_voxels:
@@ -130,7 +134,8 @@ def _coarser(image: sitk.Image, max_voxels: int) -> sitk.Image:
 
 
 def nifti_base64(array: np.ndarray, volume: Volume) -> str:
-    """A gzipped NIfTI file of a uint8 array on the volume's grid, as base64. Rotations are left out."""
+    """Return a uint8 array on the grid of the volume as a gzipped NIfTI file in base64, without the rotation of the
+    grid."""
     affine = np.diag([-volume.spacing[0], -volume.spacing[1], volume.spacing[2], 1.0])
     affine[:3, 3] = -volume.origin[0], -volume.origin[1], volume.origin[2]
     nifti = nibabel.Nifti1Image(np.ascontiguousarray(array.transpose(2, 1, 0)), affine)

@@ -1,4 +1,4 @@
-"""What the report reads: the files of an experiment and of a comparison, as tables. No network is run here."""
+"""Read the files of an experiment and of a comparison as tables for the report. No network is run here."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DEFAULT_EXPERIMENT = "assft"
 
 @dataclass(frozen=True)
 class Embeddings:
-    """rows: (N, d), the embedding of each of N cases; N >= 2."""
+    """Embeddings of cases. rows: (N, d), one embedding for each of N >= 2 cases."""
 
     cases: tuple[str, ...]
     rows: np.ndarray
@@ -37,9 +37,10 @@ class Embeddings:
 
 @dataclass(frozen=True)
 class TrainingCurves:
-    """epochs: columns round, stage and EPOCH_COLUMNS; pseudo_dice: the mean over structures, NaN if there is none.
+    """The training curves of all stages.
 
-    absent, damaged: the stages whose checkpoint does not exist any more or cannot be read, "round 1 (semi)".
+    epochs: columns round, stage and EPOCH_COLUMNS; pseudo_dice is the mean over structures, NaN if there is none.
+    absent, damaged: stages whose checkpoint no longer exists or cannot be read, such as "round 1 (semi)".
     """
 
     epochs: pd.DataFrame
@@ -49,10 +50,11 @@ class TrainingCurves:
 
 @dataclass(frozen=True)
 class FinishedComparison:
-    """What is finished of a comparison, and what it says.
+    """The finished part of a comparison, and its findings.
 
-    encoder: of its runs; None: E^(0) is random. experiment: the run that stands for it, ASSFT's first seed if there is
-    one. results: one row per arm, seed, round, case and structure.
+    encoder: the pre-trained encoder of its runs; None if E^(0) is random. experiment: name of the run that the rest of
+    the report shows, which is the first seed of ASSFT if it is an arm. results: one row per arm, seed, round, case and
+    structure.
     """
 
     folder: Path
@@ -64,11 +66,11 @@ class FinishedComparison:
 
 @dataclass(frozen=True)
 class Material:
-    """All that is shown, as far as it exists. Mappings by round have only the rounds whose files are there.
+    """Everything that the report shows. Mappings by round contain only the rounds whose files exist.
 
-    dice: columns DICE_COLUMNS, Dice in [0, 1] and NaN for an absent structure. scores: rows of the scores file of a
-    round. quality: rows of pseudo_label_quality_round_RR.csv. pretrained: embeddings by E^(0). minutes: of annotating a
-    case.
+    dice: columns DICE_COLUMNS, with Dice in [0, 1] and NaN for an absent structure. scores: round -> rows of its file
+    of scores. quality: rows of pseudo_label_quality_round_RR.csv. pretrained: embeddings by E^(0). minutes: case ->
+    minutes of annotation.
     """
 
     experiment: Experiment
@@ -85,10 +87,10 @@ class Material:
 
 
 def gather(dataset: str | int, experiment: str | None, comparison: str | None) -> Material:
-    """Everything that a report shows of an experiment and, if `comparison` names one, of a comparison.
+    """Read everything that a report shows of an experiment and, if `comparison` is given, of a comparison.
 
-    experiment: its name; None: the run that stands for the comparison, otherwise `assft`. Raises `AssftError` if there
-    is nothing to report.
+    experiment: name of the experiment. If None, it is a run of the comparison (see `FinishedComparison`), or `assft`
+    without a comparison. Raises `AssftError` if there is nothing to report.
     """
     raw = find_dataset(dataset)
     compared = None
@@ -144,15 +146,15 @@ def _dice(rounds: Sequence[Round]) -> pd.DataFrame:
 
 
 def _read_scores(file: Path) -> pd.DataFrame:
-    """The scores of a round, a row per case; query_rank is NaN for cases that were not queried."""
+    """Read the scores of a round, one row per case; query_rank is NaN for cases that were not queried."""
     numbers = [name for name in pd.read_csv(file, nrows=0) if name != "case"]
     no_number = {name: ["", "nan"] for name in numbers}
     return pd.read_csv(file, dtype={"case": str}, keep_default_na=False, na_values=no_number)  # a case may be called NA
 
 
 def _embeddings_of_round(paths: ExperimentPaths, done: Round) -> Embeddings | None:
-    """Those of the selection, which has the whole pool; otherwise those of the query, which has the unlabelled cases
-    and, if the strategy asked for them, the labelled ones."""
+    """Return the embeddings of the selection, which has the whole pool, or else those of the query, which has the
+    unlabelled cases and, if the strategy needs them, the labelled ones."""
     pool = (*done.labelled, *done.unlabelled)
     selected = _embeddings(paths.records(f"round_{done.round:02d}_select"), pool)
     if selected:
@@ -166,7 +168,7 @@ def _embeddings_of_round(paths: ExperimentPaths, done: Round) -> Embeddings | No
 
 
 def _embeddings(folder: Path, cases: Iterable[str]) -> Embeddings | None:
-    """Of the cases that have a record in the folder; None if there are fewer than two."""
+    """Read the embeddings of the cases that have a record in the folder; None if there are fewer than two."""
     found = [case for case in cases if (folder / f"{case}.npz").is_file()]
     if len(found) < 2:
         return None
@@ -178,7 +180,7 @@ def _embeddings(folder: Path, cases: Iterable[str]) -> Embeddings | None:
 
 
 def training_curves(paths: ExperimentPaths, rounds: Sequence[Round]) -> TrainingCurves:
-    """The epochs of every stage, as nnU-Net logged them in the stage's checkpoint."""
+    """Read the epochs of every stage from nnU-Net's log in the checkpoint of the stage."""
     parts, absent, damaged = [], [], []
     for done in rounds:
         for stage in ("supervised", "semi") if done.model.stage == "semi" else ("supervised",):
@@ -198,7 +200,7 @@ def training_curves(paths: ExperimentPaths, rounds: Sequence[Round]) -> Training
 
 
 def epochs_of(log: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
-    """The epochs that are whole in a log of nnU-Net, see `training_log`. Columns: EPOCH_COLUMNS."""
+    """Return the complete epochs of a log of nnU-Net (see `training_log`), with EPOCH_COLUMNS."""
     values = [log[name] for name in ("train_losses", "val_losses", "mean_fg_dice")]
     n = min(map(len, values))
     columns = [range(n), *(np.asarray(column[:n], float) for column in values)]
@@ -209,11 +211,11 @@ def epochs_of(log: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
 
 
 def read_finished_comparison(folder: Path) -> FinishedComparison:
-    """The finished part of a comparison. Raises `AssftError` if it has no results."""
+    """Read the finished part of a comparison. Raises `AssftError` if it has no results."""
     lost = [name for name in ("comparison.json", "results.csv", "runs.csv") if not (folder / name).is_file()]
     if lost:
         raise AssftError(
-            f"{folder} holds no {' and no '.join(lost)}. Run nnUNetv2_assft_compare first, or leave out --compare."
+            f"{folder} has no {' and no '.join(lost)}. Run nnUNetv2_assft_compare first, or leave out --compare."
         )
     spec, shared = read_comparison(folder / "comparison.json")
     quality = folder / "pseudo_label_quality.csv"

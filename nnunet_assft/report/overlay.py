@@ -1,4 +1,4 @@
-"""A queried case in three planes, with contours of its label and of what the model made of it."""
+"""Figure of a queried case in three planes, with contours of its label and of its pre-segmentation."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from nnunet_assft.report.plot import INK, STYLE, WIDE, Plot, label_colour
 
 PLANES = {"axial": 0, "coronal": 1, "sagittal": 2}  # -> axis of a Volume
 LINES = {"label": "solid", "pre-segmentation": "dashed"}
-TELLABLE = 7  # colours that can be told apart; with more structures, their numbers are in the picture, too
+TELLABLE = 7  # number of colours that can be distinguished; with more structures, their numbers are drawn, too
 
 
 def overlay_plot(name: str, title: str, caption: str, volume: Volume, structures: Mapping[str, int]) -> Plot:
-    """The three planes at one scale, as radiologists look at them.
+    """Draw the axial, coronal and sagittal plane at the same scale, in radiological orientation.
 
-    Each plane goes through the slice with the most segmented voxels. structures: name ->
-    value. The data are the pixels of each structure that each plane shows.
+    Each plane is the slice with the most segmented voxels. structures: name -> value. The data of the plot are the
+    numbers of pixels of each structure in each plane.
     """
     overlay = _Overlay(volume, structures)
     sources = list(volume.segmentations)
@@ -39,14 +39,14 @@ def overlay_plot(name: str, title: str, caption: str, volume: Volume, structures
 
 @dataclass(frozen=True)
 class _Overlay:
-    """How one case is drawn."""
+    """Draws one case."""
 
     volume: Volume
     structures: Mapping[str, int]
 
     @cached_property
     def present(self) -> dict[str, int]:
-        """The structures that are segmented anywhere in the volume."""
+        """The structures that have a voxel in any segmentation of the volume."""
         segmentations = self.volume.segmentations.values()
         return {
             name: value for name, value in self.structures.items() if any((s == value).any() for s in segmentations)
@@ -102,15 +102,15 @@ class _Overlay:
         for source, array in volume.segmentations.items():
             for value in self.present.values():
                 self._draw_contour(axes, array.take(k, axis) == value, steps, value, LINES[source])
-        axes.set(xlim=(0.0, right), ylim=(bottom, top))  # contours reach one voxel further
+        axes.set(xlim=(0.0, right), ylim=(bottom, top))  # the padded contours extend the limits by one voxel
         axes.set_title(f"{plane} {k + 1}/{volume.image.shape[axis]}", fontsize=7.5, pad=2)
         axes.set_axis_off()
 
     def _draw_contour(self, axes: Axes, mask: np.ndarray, steps: tuple[float, float], value: int, line: str) -> None:
-        """The edges of the voxels of a mask. steps: size of a pixel upwards and across, in mm."""
+        """Draw the contour of a mask. steps: height and width of a pixel in mm."""
         if not mask.any():
             return
-        padded = np.pad(mask, 1)  # so that contours close at the border
+        padded = np.pad(mask, 1)  # so that contours are closed at the border
         y, x = ((np.arange(-1, n + 1) + 0.5) * step for n, step in zip(mask.shape, steps, strict=True))
         axes.contour(x, y, padded, levels=[0.5], colors=[label_colour(value)], linewidths=1.1, linestyles=line)
         if self.is_numbered and line == LINES["label"]:
@@ -129,7 +129,7 @@ class _Overlay:
 
 
 def _fullest(segmentations: Sequence[np.ndarray], axis: int, n: int) -> int:
-    """The slice with the most segmented voxels; the middle one if there is none."""
+    """Return the slice with the most segmented voxels, or the middle one if there are none."""
     others = tuple(i for i in (0, 1, 2) if i != axis)
     counts = sum(((s > 0).sum(axis=others) for s in segmentations), np.zeros(n, int))
     return int(counts.argmax()) if counts.any() else n // 2

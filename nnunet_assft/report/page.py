@@ -1,4 +1,4 @@
-"""The page, and the folder of files beside it."""
+"""Write the page of the report and the folder of files beside it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ SUPERSCRIPTS = {"⁰": "0", "ⁱ": "i"}
 
 
 def write_report(material: Material, file: Path) -> Path:
-    """Write `file`, and beside it the folder FILE_files with every figure as PNG and SVG and all numbers as CSV."""
+    """Write the page `file` and, beside it, the folder STEM_files with every figure as PNG and SVG and all numbers as
+    CSV. STEM is the name of the file without its ending. Returns `file`."""
     sections = build_sections(material)
     folder = file.with_name(f"{file.stem}_files")
     plots = [plot for section in sections for plot in section.plots]
@@ -43,7 +44,7 @@ def write_report(material: Material, file: Path) -> Path:
 
 
 def render(material: Material, sections: Sequence[Section], folder: str) -> str:
-    """The whole page. folder: where its links to files lead."""
+    """Return the HTML of the page. folder: name of the folder that its links point to."""
     environment = Environment(
         loader=FileSystemLoader(ASSETS),
         autoescape=True,
@@ -69,13 +70,13 @@ def render(material: Material, sections: Sequence[Section], folder: str) -> str:
 
 
 def niivue() -> str:
-    """NiiVue's script, safe inside a script element."""
+    """Return NiiVue's script, escaped so that it can be part of a script element."""
     text = lzma.decompress((ASSETS / "niivue.umd.js.xz").read_bytes()).decode()
     return text.replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
 
 def _label_colours(labels: Mapping[str, int]) -> dict[str, list[int] | list[str]]:
-    """What the viewer calls a label colour map: the colours of the pictures, in the order of the labels' values."""
+    """Return NiiVue's colour map for labels, with the colours of the pictures, in the order of the labels' values."""
     ordered = sorted(labels.items(), key=lambda item: item[1])
     colours = ["#000000", *(label_colour(value) for _, value in ordered[1:])]
     rgb = {channel: [int(c[1 + 2 * i : 3 + 2 * i], 16) for c in colours] for i, channel in enumerate("RGB")}
@@ -96,7 +97,7 @@ def _write_csv(file: Path, data: pd.DataFrame) -> None:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table as it is shown."""
+    """A column of a table as it is shown. number: whether it holds numbers."""
 
     name: str
     cells: Sequence[str]
@@ -104,8 +105,8 @@ class Column:
 
 
 def columns_of(table: SectionTable) -> list[Column]:
-    """The cells as they are shown. Numbers of a column have the same decimals, so that the largest has four digits; the
-    CSV has all digits."""
+    """Format the cells of a table. All numbers of a column have the same number of decimals, chosen so that the largest
+    one has four significant digits; the CSV file has all digits."""
     columns = []
     for name in table.data:
         values = table.data[name]
@@ -116,7 +117,7 @@ def columns_of(table: SectionTable) -> list[Column]:
 
 
 def _shown(value: object) -> str:
-    """The text of a cell: the best of a column is bold, the second best underlined."""
+    """Return the text of a cell; the best of a column is bold, the second best underlined."""
     style = {1: "<strong>{}</strong>", 2: "<u>{}</u>"}.get(value.rank, "{}") if isinstance(value, Cell) else "{}"
     return Markup(style).format(_text(str(value)))
 
@@ -130,5 +131,5 @@ def _numbers(values: np.ndarray) -> list[str]:
 
 
 def _text(text: str) -> Markup:
-    """Escaped, with the superscripts of E as elements of the page."""
+    """Escape a text, and replace the superscripts of E by HTML elements."""
     return Markup(re.sub("⁽([⁰ⁱ])⁾", lambda match: f"<sup>({SUPERSCRIPTS[match[1]]})</sup>", str(escape(text))))

@@ -1,7 +1,7 @@
-"""Figures of the report: their colours and style, how they become PNG, SVG and a part of the page, shared drawing.
+"""Figures of the report: colours and style, export as PNG, SVG and part of the page, and shared drawing functions.
 
-Lines and dots have the colours of Okabe and Ito. In the page they become CSS variables, so that a figure follows the
-light and the dark theme; in the files they stay as they are, on white. Structures have the colours of the annotator's
+Lines and dots have the colours of Okabe and Ito. On the page, colours become CSS variables, so that a figure follows
+the light or dark theme; the files have the colours themselves, on white. Structures have the colours of the annotator's
 work folder.
 """
 
@@ -35,7 +35,7 @@ STYLE = {
     "font.family": ["DejaVu Sans"],
     "font.size": 8.5,
     "text.color": INK,
-    "text.parse_math": False,  # a $ in the name of a case is a $
+    "text.parse_math": False,  # case names may contain a $
     "axes.edgecolor": MUTED,
     "axes.labelcolor": INK,
     "axes.linewidth": 0.8,
@@ -58,16 +58,16 @@ STYLE = {
     "figure.constrained_layout.use": True,
     "figure.facecolor": "white",
 }
-WIDE, NARROW = (4.6, 3.1), (3.1, 2.3)  # inches; two or three in a row on a desk, one on a phone
-MANY = 2000  # an SVG with more points than this shows them as pixels
+WIDE, NARROW = (4.6, 3.1), (3.1, 2.3)  # inches; two or three figures in a row on a monitor, one on a phone
+MANY = 2000  # with more points than this, an SVG contains them as an image
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure of the report, together with the numbers that it shows.
+    """A figure of the report with the numbers that it shows.
 
-    name: of its files. alt: what it shows, in words. data: exactly what is drawn. warning: shown beside it. narrow:
-    three of them fit in a row.
+    name: stem of its files. alt: description of the figure for screen readers. data: exactly what is drawn. warning:
+    shown below the caption. narrow: whether it is small, so that three fit in a row.
     """
 
     name: str
@@ -86,7 +86,7 @@ class Plot:
 
     @cached_property
     def _svg(self) -> str:
-        """Without a background."""
+        """The SVG without a background."""
         self.figure.patch.set_visible(False)
         with style.context(["default", {**STYLE, "svg.hashsalt": self.name}]):
             buffer = StringIO()
@@ -97,11 +97,12 @@ class Plot:
         return buffer.getvalue()
 
     def svg(self) -> str:
-        """The SVG file, on white."""
+        """Return the SVG file, with a white background."""
         return re.sub(r"(<svg[^>]*>)", r'\1\n <rect width="100%" height="100%" fill="#ffffff"/>', self._svg, count=1)
 
     def inline_svg(self) -> str:
-        """The SVG as part of a page: colours by CSS, the font of the page, ids that no other figure has."""
+        """Return the SVG as part of a page, with colours from CSS, the font of the page, and ids that are unique on
+        the page."""
         text = self._svg
         text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
         for attribute in ("height", "width"):
@@ -115,12 +116,13 @@ class Plot:
 
 
 def label_colour(value: int) -> str:
-    """The colour of a structure as `#rrggbb`: the same in every picture, and in the annotator's work folder."""
+    """Return the colour of a structure as `#rrggbb`, which is the same in every picture and in the annotator's work
+    folder."""
     return to_hex(colour(value))
 
 
 def file_name(text: str) -> str:
-    """A text as part of a file name: everything that is not a letter or a digit becomes an underscore."""
+    """Make a text part of a file name: everything that is not an ASCII letter or a digit becomes an underscore."""
     return re.sub(r"[^A-Za-z0-9]+", "_", text)
 
 
@@ -128,26 +130,26 @@ def file_name(text: str) -> str:
 
 
 def draw_on_axes(draw: Callable[[Axes], None], size: tuple[float, float]) -> Figure:
-    """A figure in the style of the report. size: width and height in inches."""
-    with style.context(["default", STYLE]):  # nnU-Net's trainer changes the font size of everything
+    """Make a figure in the style of the report. size: width and height in inches."""
+    with style.context(["default", STYLE]):  # nnU-Net's trainer changes the global font size
         figure = Figure(figsize=size)
         draw(figure.subplots())
     return figure
 
 
 def note(axes: Axes, text: str, at: tuple[float, float], offset: tuple[float, float], **look: Any) -> None:
-    """A small text beside a point. offset: in points of the font, to the right and upwards."""
+    """Write a small text beside a point. offset: in points (1/72 inch), to the right and upwards."""
     axes.annotate(text, at, xytext=offset, textcoords="offset points", **look)
 
 
 def draw_band(axes: Axes, x: pd.Series, data: pd.DataFrame) -> None:
-    """The interval from `low` to `high` of a curve."""
+    """Shade the interval from `low` to `high` of a curve."""
     axes.fill_between(x.astype(float), data["low"], data["high"], color=SERIES[0], alpha=0.18, linewidth=0)
 
 
 @dataclass(frozen=True)
 class BoxLook:
-    """How a box plot looks. filled: whether the box has a face. width: in units of the axis."""
+    """How a box plot looks. filled: whether the box is filled. width: in units of the axis."""
 
     colour: str = SERIES[0]
     filled: bool = True
@@ -155,7 +157,8 @@ class BoxLook:
 
 
 def draw_box(axes: Axes, position: float, values: np.ndarray, look: BoxLook = BoxLook()) -> None:
-    """The median, the quartiles, whiskers to 1.5 times their distance, and every value as a dot."""
+    """Draw the median, the quartiles, whiskers to 1.5 times the distance between the quartiles, and every value as a
+    dot."""
     if not len(values):
         return
     face = (look.colour, 0.25) if look.filled else "none"
@@ -188,13 +191,14 @@ def legend_below(axes: Axes, columns: int = 4) -> None:
 
 
 def dice_limits(data: pd.DataFrame) -> tuple[float, float]:
-    """Limits of an axis of Dice with room for bands and numbers, inside 0 to 1. data: columns mean, low and high."""
+    """Return the limits of an axis of Dice, within [0, 1], with room for bands and numbers. data: columns mean, low and
+    high."""
     low, high = np.nanmin(data[["mean", "low"]].to_numpy()), np.nanmax(data[["mean", "high"]].to_numpy())
     room = 0.12 * max(high - low, 0.1)
     return max(0.0, low - room), min(1.0, high + 1.5 * room) if high < 1 else 1.0
 
 
 def span(counts: pd.Series, thing: str) -> str:
-    """Counts in words: "1 seed", or "1 to 3 seeds" where they differ."""
+    """Return the range of counts in words: "1 seed", or "1 to 3 seeds" if they differ."""
     low, high = counts.min(), counts.max()
     return count(low, thing) if low == high else f"{low} to {high} {thing}s"

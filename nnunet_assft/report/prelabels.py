@@ -1,4 +1,4 @@
-"""Pre-segmentations of queried cases that nothing kept: in a benchmark nobody asked for them."""
+"""Compute missing pre-segmentations of queried cases, which a round with the oracle does not write."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from nnunet_assft.runtime.cases import for_each_case
 
 
 def write_prelabels(material: Material, device: torch.device) -> None:
-    """One forward pass per shown case by the model of the round before its query; see `annotation.preview`."""
+    """Write the missing pre-segmentations of the cases that the report shows.
+
+    Each takes one forward pass by the model of the round before the query of the case, see `annotation.preview`.
+    """
     queried = queried_cases(material)
     todo = {query.case: query for query in queried if query.round and "pre-segmentation" not in query.segmentations}
     if not todo or why_no_images(material.dataset):

@@ -54,7 +54,8 @@ def test_a_difference_that_was_not_shown(results_of):
     p = stats.wilcoxon(gains).pvalue
     assert row["p_holm"] == pytest.approx(p)
     assert c.conclusion(row) == (
-        f"With 3 seeds and 8 test cases, ASSFT and RAND do not differ significantly in round 1, p = {p:.2g} (Wilcoxon, Holm); "
+        f"With 3 seeds and 8 test cases, ASSFT and RAND do not differ significantly in round 1, p = {p:.2g} "
+        "(Wilcoxon, Holm); "
         f"difference +0.50 points of Dice, 95 % interval {100 * row['ci_low']:+.2f} to {100 * row['ci_high']:+.2f}. "
         "This does not show that they are equal."
     )

@@ -38,7 +38,7 @@ def test_prelabel_segments_the_queried_cases_with_the_model_before_the_query(blo
     html = (tmp_path / "r.html").read_text(encoding="utf-8")
     cases = json.loads(html.split('id="viewer_cases">')[1].split("</script>")[0])
     assert [list(case["layers"]) for case in cases] == [["pre-segmentation", "label"]] * 2 + [["label"]]
-    assert "--prelabel computes" not in html
+    assert "add --prelabel to compute" not in html
     stages = gather("901", None, None).training.epochs  # what nnU-Net itself put into its checkpoints
     assert list(stages["stage"]) == ["supervised", "supervised", "semi"]
     assert np.isfinite(stages[["train_loss", "val_loss"]].to_numpy()).all()

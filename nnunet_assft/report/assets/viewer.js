@@ -1,4 +1,4 @@
-// The viewer starts when it is asked for: by its button, or by a link to #viewer. Until then NiiVue is only text.
+// The viewer is started by its button or by a link to #viewer. Until then, NiiVue is inert text.
 (() => {
   const byId = (id) => document.getElementById(id);
   const cases = JSON.parse(byId("viewer_cases").textContent);
@@ -32,7 +32,7 @@
     controls.elements.layer.replaceChildren(...[...layers, "none"].map((name) => new Option(name, name)));
   }
 
-  // Pixels that are not background: what was drawn can be told from an empty canvas.
+  // The number of pixels that are not background, by which tests distinguish a drawing from an empty canvas.
   function countDrawn() {
     view.drawScene();
     const gl = view.gl;
@@ -47,7 +47,7 @@
     if (view) return;
     startButton.remove();
     if (!document.createElement("canvas").getContext("webgl2")) {
-      say("This browser has no WebGL 2; the pictures above show the same cases.");
+      say("This browser does not support WebGL 2. The pictures above show the same cases.");
       return;
     }
     const library = document.createElement("script");

@@ -1,4 +1,4 @@
-"""What a section is made of, and what several sections say."""
+"""The parts of a section, and texts that several sections share."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from nnunet_assft.report.images import ViewerCase
 from nnunet_assft.report.material import Material
 from nnunet_assft.report.plot import Plot
 
-BESIDE = "E⁽⁰⁾ is a random encoder here, and DKD is measured against it."  # short, for every figure and table
-MAX_ROWS = 200  # of a table on the page; its CSV has all
+BESIDE = "E⁽⁰⁾ is a random encoder here, and DKD is measured against it."  # shown with every figure and table of DKD
+MAX_ROWS = 200  # of a table on the page; its CSV file has all rows
 
 
 @dataclass(frozen=True)
 class SectionTable:
-    """A table of a section. name: of its CSV. marked: column -> note in its header. folded: closed until opened."""
+    """A table of a section. name: stem of its CSV file. marked: column -> note in its header. folded: whether it is
+    collapsed at first."""
 
     name: str
     title: str
@@ -32,7 +33,7 @@ class SectionTable:
 
 @dataclass(frozen=True)
 class Section:
-    """One section of the page. missing: sentences that say why there is nothing to see, or not everything."""
+    """One section of the page. missing: sentences that say what the section cannot show, and why."""
 
     id: str
     title: str
@@ -45,24 +46,25 @@ class Section:
 
 
 def uses_dkd(strategy: str) -> bool:
-    """Whether a strategy compares embeddings with those of E^(0). A strategy that no longer exists does not."""
+    """Whether a strategy compares embeddings with those of E^(0); False for a strategy that is not installed."""
     row = STRATEGIES.get(strategy)
     return row is not None and "pretrained_embeddings" in row.needs
 
 
 def dkd_warning(material: Material) -> str:
-    """What is shown beside everything that contains DKD; empty with a pre-trained encoder."""
+    """Return the warning for everything that contains DKD; empty with a pre-trained encoder."""
     return "" if material.experiment.settings.encoder else BESIDE
 
 
 def query_warning(material: Material) -> str:
-    """What is shown beside everything that follows from the queries, if the strategy queries by DKD."""
+    """Return the warning for everything that depends on the queries, if the strategy queries by DKD; otherwise
+    empty."""
     if not dkd_warning(material) or not uses_dkd(material.experiment.settings.strategy):
         return ""
     return f"The cases were queried by DKD. {BESIDE}"
 
 
 def encoder_name(material: Material) -> str:
-    """The file name of the pre-trained encoder. Its folder is nobody's business but the machine's."""
+    """Return the file name of the pre-trained encoder, without its folder, so that reports reveal no local paths."""
     encoder = material.experiment.settings.encoder
     return Path(encoder).name if encoder else "none (E⁽⁰⁾ is random)"

@@ -1,4 +1,4 @@
-"""Pictures of queried cases: three planes with the label and what the model of the round before made of the case."""
+"""Pictures of queried cases: three planes with the label and the pre-segmentation by the model of the round before."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def section(material: Material) -> Section:
         try:
             volume = load_volume(queried, MAX_VOXELS, window)
         except (RuntimeError, ValueError) as error:
-            missing.append(f"{queried.case}: there is no picture ({' '.join(str(error).split())[:160]}).")
+            missing.append(f"{queried.case}: no picture could be made ({' '.join(str(error).split())[:160]}).")
             continue
         shown = " and ".join(queried.segmentations) or "there is no segmentation"
         caption = f"Round {queried.round}, rank {queried.rank}; {shown}."
         plots.append(overlay_plot(f"case_{i + 1:02d}", queried.case, caption, volume, material.dataset.structures))
     if without := [q.case for q in chosen if q.round and "pre-segmentation" not in q.segmentations]:
         missing.append(
-            f"No pre-segmentation of {len(without)} of these cases has been kept; --prelabel computes the missing ones."
+            f"There is no pre-segmentation of {len(without)} of these cases; add --prelabel to compute them."
         )
     text = _text(len(chosen), sum(len(done.queried) for done in material.rounds), window)
     return Section("cases", title, (text,), query_warning(material), tuple(missing), tuple(plots))
@@ -44,10 +44,9 @@ def _text(n_shown: int, n_queried: int, window: tuple[float, float] | None) -> s
     grey = "percentiles 1 to 99 of the scan"
     if window:
         low, high = window
-        grey = f"the soft-tissue window, {low:g} to {high:g} HU, if it fits what is segmented, otherwise {grey}"
+        grey = f"the soft-tissue window, {low:g} to {high:g} HU, if it suits the segmented region, otherwise {grey}"
     return (
         f"{n_shown} of {n_queried} queried cases: those of the last rounds, by rank, at most {MAX_CASES}. The slices "
-        f"go through the largest segmented area and are shown in radiological orientation. Grey values: {grey}. "
-        "Solid contours: the label. Dashed contours: the pre-segmentation, which is what the model of the round before "
-        "made of the case."
+        f"are those with the largest segmented area, in radiological orientation. Grey values: {grey}. Solid contours: "
+        "the label. Dashed contours: the pre-segmentation, which is the segmentation by the model of the round before."
     )

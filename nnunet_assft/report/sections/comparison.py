@@ -1,4 +1,4 @@
-"""What the comparison found: curves of all arms, its conclusions, and its tables."""
+"""The findings of a comparison: curves of all arms, conclusions and tables."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def section(material: Material) -> Section | None:
     panels = arm_panels(curves, dict.fromkeys(with_dkd, BESIDE))
     findings = compared.findings
     text = (
-        f"Comparison {compared.folder.name!r}. Bands: 95 % bootstrap interval of the mean, for which test cases and "
-        "seeds are drawn with replacement; with few seeds it is too narrow.",
+        f"Comparison {compared.folder.name!r}. Bands: 95 % bootstrap interval of the mean, which draws test cases and "
+        "seeds with replacement and is too narrow with few seeds.",
         *findings.compared,
         findings.conclusion,
     )
@@ -75,10 +75,11 @@ def arm_uses_dkd(arm: str) -> bool:
 
 
 def arm_curves(results: pd.DataFrame) -> pd.DataFrame:
-    """The mean Dice of every arm and round, over the seeds that have the round and the cases that all of these have.
+    """Return the mean Dice of every arm and round, over the seeds that have the round and the cases that all these
+    seeds have.
 
-    results: rows of results.csv. Columns: arm, round, n_labelled, n_seeds, n_cases, mean, low, high; the last two are
-    the `bootstrap_interval`. Arms are in the order of the paper's tables.
+    results: rows of results.csv. The columns are arm, round, n_labelled, n_seeds, n_cases, mean, low and high; the last
+    two are the `bootstrap_interval`. Arms are in the order of the paper's tables.
     """
     rows = []
     scores = case_scores(results).dropna(subset=["score"])
@@ -91,15 +92,15 @@ def arm_curves(results: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["arm", "round", "n_labelled", "n_seeds", "n_cases", "mean", "low", "high"])
 
 
-# All arms in one picture --------------------------------------------------------------------------------------------
+# All arms in one plot -----------------------------------------------------------------------------------------------
 
 
 def arms_plot(curves: pd.DataFrame, warning: str) -> Plot:
-    """The means of all arms. curves: rows of `arm_curves`; bounds are lines across the picture."""
+    """Plot the means of all arms. curves: rows of `arm_curves`; the upper bound is a horizontal line."""
     is_bound = curves["arm"].isin(BOUNDS)
     shown, bounds = curves[~is_bound], curves[is_bound]
     n_arms = shown["arm"].nunique()
-    upper = bounds[bounds["arm"] == UPPER]  # the lower one would press the curves together
+    upper = bounds[bounds["arm"] == UPPER]  # with the lower one, the curves would lie too close together
     last = shown.groupby("arm", sort=False).tail(1).sort_values("mean", ascending=False)
     told = ", ".join(f"{name_of(row.arm)} {row.mean:.3f}" for row in last.itertuples())
     caption = (
@@ -129,11 +130,11 @@ def _draw_arms(axes: Axes, shown: pd.DataFrame, upper: pd.DataFrame) -> None:
     legend_below(axes, 3)
 
 
-# One picture per arm ------------------------------------------------------------------------------------------------
+# One plot per arm ---------------------------------------------------------------------------------------------------
 
 
 def arm_panels(curves: pd.DataFrame, warnings: dict[str, str]) -> list[Plot]:
-    """One small plot per arm with its band, in front of the other arms. warnings: arm -> what is shown beside it."""
+    """Make one small plot per arm with its band, in front of the other arms. warnings: arm -> warning of its plot."""
     shown = curves[~curves["arm"].isin(BOUNDS)]
     plots = []
     for i, arm in enumerate(shown["arm"].unique()):
@@ -159,7 +160,7 @@ def arm_panels(curves: pd.DataFrame, warnings: dict[str, str]) -> list[Plot]:
 
 
 def _draw_panel(axes: Axes, arm: str, data: pd.DataFrame, shown: pd.DataFrame) -> None:
-    """The arm with its band; random sampling is dashed, all other arms are pale."""
+    """Draw an arm with its band; random sampling is dashed, and the other arms are pale."""
     for other, part in shown[shown["arm"] != arm].groupby("arm", sort=False):
         look: dict[str, Any] = {"color": RULE, "linewidth": 1}
         if other == BASELINE:

@@ -67,9 +67,10 @@ def _marks(done: Round) -> dict[str, Sequence[str]]:
 def embedding_map(
     name: str, title: str, embeddings: Embeddings, marks: Mapping[str, Sequence[str]], caption: str
 ) -> Plot:
-    """The first two principal components of at least two embeddings.
+    """Plot the first two principal components of at least two embeddings.
 
-    marks: a key of LOOKS -> cases. A case in several of them has the first; a case in none is unlabelled.
+    marks: a key of LOOKS -> cases. A case with several marks is drawn with the first one, a case without a mark as
+    unlabelled.
     """
     pca = PCA(n_components=2, svd_solver="full")
     points = pca.fit_transform(embeddings.rows)

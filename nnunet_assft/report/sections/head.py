@@ -1,4 +1,4 @@
-"""The head of the page: what the experiment is, how far it is, and whether another round is worth it."""
+"""The head of the page: the experiment, its progress, and whether another round is worthwhile."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RANDOM_ENCODER = (
 
 @dataclass(frozen=True)
 class Head:
-    """facts: name -> value. advice: sentences on whether to stop."""
+    """The head of the page. facts: name -> value. advice: sentences on whether to stop."""
 
     title: str
     facts: Mapping[str, str]

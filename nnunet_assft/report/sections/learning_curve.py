@@ -1,4 +1,4 @@
-"""Dice on the test cases against the number of annotated cases, and against the minutes that annotating them took."""
+"""Dice on the test cases against the number of annotated cases, and against the minutes of their annotation."""
 
 from __future__ import annotations
 
@@ -35,10 +35,11 @@ def section(material: Material) -> Section:
 
 
 def curve(dice: pd.DataFrame) -> pd.DataFrame:
-    """Mean Dice of each round over its test cases, with Student's 95 % interval over the cases.
+    """Return the mean Dice of each round over its test cases, with Student's 95 % interval over the cases.
 
-    dice: rows of `Material.dice`. The Dice of a case is the mean over its structures, those that are absent left out.
-    One row per round: round, n_labelled, n_cases, mean, sd, low, high; the last three are NaN for a single case.
+    dice: rows of `Material.dice`. The Dice of a case is the mean over its structures without those that are absent.
+    There is one row per round with the columns round, n_labelled, n_cases, mean, sd, low and high, of which the last
+    three are NaN for a single case.
     """
     per_case = dice.groupby(["round", "n_labelled", "case"])["dice"].mean().dropna()
     by_round = per_case.groupby(["round", "n_labelled"])
@@ -48,7 +49,7 @@ def curve(dice: pd.DataFrame) -> pd.DataFrame:
 
 
 def curve_plot(data: pd.DataFrame, x: str, warning: str) -> Plot:
-    """data: rows of `curve` with the column x, which is one of X_LABELS."""
+    """Plot the learning curve. data: rows of `curve`. x: the column for the horizontal axis, a key of X_LABELS."""
 
     def draw(axes: Axes) -> None:
         draw_band(axes, data[x], data)

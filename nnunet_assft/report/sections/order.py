@@ -21,7 +21,7 @@ from nnunet_assft.report.sections import (
 )
 from nnunet_assft.report.sections.base import Section
 
-# A section is a function from the material to what is shown; None if the section does not belong to this report.
+# Each function makes a section from the material, or returns None if the section is not part of this report.
 SECTIONS: tuple[Callable[[Material], Section | None], ...] = (
     learning_curve.section,
     structures.section,
@@ -37,6 +37,6 @@ SECTIONS: tuple[Callable[[Material], Section | None], ...] = (
 
 
 def build_sections(material: Material) -> list[Section]:
-    """Every section of the page, in order."""
+    """Build every section of the page, in order."""
     built = [build(material) for build in tqdm(SECTIONS, desc="sections", unit="section", leave=False)]
     return [section for section in built if section is not None]

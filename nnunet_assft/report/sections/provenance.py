@@ -1,4 +1,4 @@
-"""Where every number comes from: settings, checksums and versions of the experiment."""
+"""The provenance of the numbers: settings, checksums and versions of the experiment."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def section(material: Material) -> Section:
 
 
 def _facts(material: Material) -> dict[str, str]:
-    """What decided the experiment: name -> value."""
+    """Return everything that determines the experiment: name -> value."""
     experiment, settings = material.experiment, material.experiment.settings
     changed = experiment.options.changed()
     checksum = (experiment.encoder_report or {}).get("sha256")

@@ -1,4 +1,5 @@
-"""Were the selected pseudo-labels the better ones? Known in a benchmark only, where the hidden labels are there."""
+"""Are the selected pseudo-labels better than the others? This is known only in a benchmark, where hidden labels
+exist."""
 
 from __future__ import annotations
 
@@ -31,18 +32,17 @@ def section(material: Material) -> Section:
     names = sorted(of_selection, key=lambda name: (name != own, name))
     plots = tuple(selection_plot(name, of_selection[name], name == own) for name in names)
     text = (
-        "Dice of the pseudo-label of every unlabelled case against the label that was hidden. It is known in a "
-        "benchmark only and is computed after the round. The small figures show what other selection strategies "
-        "would have chosen."
+        "Dice of the pseudo-label of every unlabelled case against its hidden label. It is known only in a benchmark, "
+        "and is computed after the round. The small figures show what other selection strategies would have chosen."
     )
     return Section("pseudo_labels", title, (text,), plots=plots)
 
 
 def selection_plot(selection: str, quality: pd.DataFrame, is_own: bool) -> Plot:
-    """Dice of selected and unselected cases, a pair of boxes per round.
+    """Plot the Dice of selected and unselected cases as a pair of boxes per round.
 
-    quality: rows of one selection strategy, columns round, case, selected and dice, without NaN. is_own: whether it is
-    the selection of this experiment.
+    quality: rows of one selection strategy with the columns round, case, selected and dice, without NaN. is_own:
+    whether it is the selection of this experiment.
     """
     data = quality[["round", "case", "selected", "dice"]].reset_index(drop=True)
     rounds = sorted(data["round"].unique())

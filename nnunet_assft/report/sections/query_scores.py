@@ -1,4 +1,4 @@
-"""Why these cases were queried: the scores of the whole query pool in every round."""
+"""Why cases were queried: the scores of the whole query pool in every round."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from nnunet_assft.runtime.text import count
 
 DKD_COLUMNS = ("pakd", "pd", "dkd", "dkd_minmax", "dkd_rank", "q")  # columns of a scores file that contain DKD
 RANDOM = "E⁽⁰⁾ random"
-MAX_NUMBERS = 12  # more queried cases than this get no number in a plot
+MAX_NUMBERS = 12  # with more queried cases than this, their ranks are not drawn
 
 
 def section(material: Material) -> Section:
     title, strategy = "Query", material.experiment.settings.strategy
     if not material.scores:
-        why = "There is no file of scores, because round 0 has no query and no later round has left one."
+        why = "There are no scores, because round 0 has no query and no later round has a file of scores."
         return Section("query", title, missing=(why,))
     plots, tables, missing = [], [], []
     for done in reversed(material.rounds[1:]):
@@ -44,7 +44,7 @@ def section(material: Material) -> Section:
 
 
 def _tables(r: int, scores: pd.DataFrame, warning: str) -> list[SectionTable]:
-    """The queried cases by rank, and the other cases by Q where there is one."""
+    """Make a table of the queried cases by rank, and one of the other cases by Q if the strategy has it."""
     marked = {name: RANDOM for name in scores if warning and name in DKD_COLUMNS}
     queried = scores[scores["query_rank"].notna()].sort_values("query_rank")
     rest = scores[scores["query_rank"].isna()]
@@ -70,7 +70,7 @@ def _tables(r: int, scores: pd.DataFrame, warning: str) -> list[SectionTable]:
 
 @dataclass(frozen=True)
 class _View:
-    """What a plot of scores shows. data: case, query_rank and the two columns x and y. cut: the smallest Q queried."""
+    """What a plot of scores shows. data: columns case, query_rank, x and y. cut: the smallest Q of a queried case."""
 
     data: pd.DataFrame
     x: str
@@ -86,9 +86,10 @@ class _View:
 
 
 def scores_plot(r: int, scores: pd.DataFrame, warning: str) -> Plot | None:
-    """Ranks of DKD and ASD where both are known, otherwise the first score of the strategy. None if nothing varies.
+    """Plot the ranks of DKD and ASD if both are known, otherwise the first score of the strategy that varies.
 
-    scores: rows of a scores file. warning: see `dkd_warning`; if it is not empty, axes of DKD say that E^(0) is random.
+    scores: rows of a scores file. warning: see `dkd_warning`; if it is not empty, axes of DKD state that E^(0) is
+    random. Returns None if no score varies.
     """
     view = (
         _ranks(r, scores, warning) if {"dkd_rank", "asd_rank", "q"} <= set(scores) else _one_score(r, scores, warning)
@@ -110,8 +111,8 @@ def scores_plot(r: int, scores: pd.DataFrame, warning: str) -> Plot | None:
 
 def _ranks(r: int, scores: pd.DataFrame, warning: str) -> _View:
     caption = (
-        f"Round {r}: the {len(scores)} cases of the query pool; 1 is the largest. The dashed line is the smallest Q "
-        "that was queried."
+        f"Round {r}: the {len(scores)} cases of the query pool; rank 1 is the largest score. The dashed line marks the "
+        "smallest Q of a queried case."
     )
     return _View(
         data=scores[["case", "query_rank", "dkd_rank", "asd_rank", "q"]],

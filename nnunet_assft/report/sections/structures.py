@@ -24,7 +24,7 @@ def section(material: Material) -> Section:
 
 
 def structure_boxes(dice: pd.DataFrame) -> list[Plot]:
-    """One small plot per structure, with a box per round. dice: rows of `Material.dice`."""
+    """Make one small plot per structure, with a box per round. dice: rows of `Material.dice`."""
     rounds = sorted(dice["round"].unique())
     plots = []
     for i, (structure, group) in enumerate(dice.groupby("structure", sort=False)):

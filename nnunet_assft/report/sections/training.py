@@ -1,4 +1,4 @@
-"""How the trainings went: loss and pseudo-Dice of every epoch, as nnU-Net logged them in its checkpoints."""
+"""Training curves: loss and pseudo-Dice of every epoch, as nnU-Net logged them in its checkpoints."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ PSEUDO_DICE = {"pseudo_dice": "pseudo-Dice"}
 def section(material: Material) -> Section:
     training = material.training
     missing = [
-        f"There is no curve of {', '.join(stages)}, because {why}."
+        f"There is no training curve of {', '.join(stages)}, because {why}."
         for stages, why in (
-            (training.absent, "the checkpoint does not exist any more"),
+            (training.absent, "the checkpoint no longer exists"),
             (training.damaged, "the checkpoint cannot be read"),
         )
         if stages
@@ -32,15 +32,16 @@ def section(material: Material) -> Section:
 
 
 def training_plots(epochs: pd.DataFrame) -> list[Plot]:
-    """Loss and pseudo-Dice over all epochs of the experiment. epochs: rows of `TrainingCurves.epochs`, in order."""
+    """Plot loss and pseudo-Dice over all epochs of the experiment. epochs: rows of `TrainingCurves.epochs`, in
+    order."""
     data = epochs.assign(total_epoch=np.arange(1, len(epochs) + 1))
     n_stages = len(data.groupby(["round", "stage"]))
     keys = ["round", "stage", "epoch", "total_epoch"]
     loss = Plot(
         name="training_loss",
         title="Loss",
-        caption=f"{n_stages} stages of training; nnU-Net's loss, which is Dice loss plus cross-entropy. Its validation "
-        "cases are training cases, because there is no other label.",
+        caption=f"{n_stages} stages of training; nnU-Net's loss, which is Dice loss plus cross-entropy. The validation "
+        "cases are training cases, because there are no other labels.",
         alt=f"Line chart of the loss over {len(data)} epochs.",
         data=data[[*keys, *LOSSES]],
         figure=draw_on_axes(lambda axes: _draw(axes, data, LOSSES, "loss"), WIDE),
@@ -58,7 +59,7 @@ def training_plots(epochs: pd.DataFrame) -> list[Plot]:
 
 
 def _draw(axes: Axes, data: pd.DataFrame, columns: Mapping[str, str], label: str) -> None:
-    """A line per column and stage. Where a stage begins there is a vertical line."""
+    """Draw a line per column and stage, and a vertical line where a stage begins."""
     stages = data.groupby(["round", "stage"], sort=False)
     for i, (column, name) in enumerate(columns.items()):
         for j, (_, part) in enumerate(stages):

@@ -1,4 +1,4 @@
-"""Queried cases in an interactive viewer, inside the page."""
+"""Queried cases in an interactive viewer on the page."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def section(material: Material) -> Section:
     shown = tuple(viewer_cases(chosen, window_of(material.dataset)))
     text = (
         f"{len(shown)} of the cases above, on a grid of at most {MAX_VIEWER_VOXELS / 1e6:.1f} million voxels (about "
-        f"130 x 130 x 130) with 8 bits each; at most {MAX_CASES} cases and {MAX_VIEWER_BYTES // 10**6} MB. "
+        f"130 x 130 x 130) with 8 bits each; at most {MAX_CASES} cases and {MAX_VIEWER_BYTES // 10**6} MB in total. "
         "The viewer is not meant for diagnosis."
     )
     lost = len(chosen) - len(shown)
@@ -44,7 +44,7 @@ def section(material: Material) -> Section:
 def viewer_cases(
     cases: Sequence[QueriedCase], window: tuple[float, float] | None, max_bytes: int = MAX_VIEWER_BYTES
 ) -> list[ViewerCase]:
-    """The first cases whose volumes take at most max_bytes together. A case that cannot be read is left out.
+    """Return the first cases whose volumes together take at most max_bytes. A case that cannot be read is left out.
 
     window: see `volumes.display`.
     """

@@ -28,7 +28,7 @@ def damaged(material: Material, folder: Path) -> Material:
 def test_a_damaged_image_costs_its_picture_only(material: Material, tmp_path: Path) -> None:
     material = damaged(material, tmp_path)
     pictures, shown = cases.section(material), viewer.section(material)
-    assert pictures.missing[0].startswith("case_3: there is no picture (")
+    assert pictures.missing[0].startswith("case_3: no picture could be made (")
     assert [plot.title for plot in pictures.plots] == [NASTY, "case_0"]
     assert shown.missing == ("1 case does not fit into the page or cannot be read.",)
     assert [case.case for case in shown.viewer] == [NASTY, "case_0"]
@@ -37,9 +37,7 @@ def test_a_damaged_image_costs_its_picture_only(material: Material, tmp_path: Pa
 def test_a_missing_pre_segmentation_is_said(material: Material) -> None:
     elsewhere = replace(material, experiment=replace(material.experiment, name="other"))  # nothing is kept there
     found = cases.section(elsewhere)
-    assert found.missing == (
-        "No pre-segmentation of 2 of these cases has been kept; --prelabel computes the missing ones.",
-    )
+    assert found.missing == ("There is no pre-segmentation of 2 of these cases; add --prelabel to compute them.",)
     assert [list(plot.data["segmentation"].unique()) for plot in found.plots] == [["label"]] * 3
 
 
@@ -54,7 +52,9 @@ def test_no_pictures_of_images_that_another_reader_reads(material: Material, mon
     monkeypatch.setattr(RawDataset, "reader", object())
     material = replace(material, dataset=replace(material.dataset))  # has not looked for its reader yet
     for section in (cases.section(material), viewer.section(material)):
-        assert section.missing[0].startswith("The images are read with nnU-Net's object; ")
+        assert section.missing[0].startswith(
+            "There are no pictures, because the images are read with nnU-Net's object; "
+        )
         assert not section.plots
         assert not section.viewer
 

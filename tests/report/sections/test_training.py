@@ -25,7 +25,7 @@ def test_stages_without_a_curve_are_named(material: Material) -> None:
     training = TrainingCurves(epochs[epochs["round"] == 0], ("round 1 (semi)",), ("round 1 (supervised)",))
     found = section(replace(material, training=training))
     assert found.missing == (
-        "There is no curve of round 1 (semi), because the checkpoint does not exist any more.",
+        "There is no training curve of round 1 (semi), because the checkpoint no longer exists.",
         "There is no curve of round 1 (supervised), because the checkpoint cannot be read.",
     )
     assert len(found.plots) == 2
