@@ -1,4 +1,4 @@
-"""Dice, NSD and HD95 of every test case and structure, as one table."""
+"""Compute Dice, NSD and HD95 of every test case and structure, as one table."""
 
 from __future__ import annotations
 
@@ -35,17 +35,19 @@ def case_metrics(
     *,
     ignore_label: int | None = None,
 ) -> pd.DataFrame:
-    """One row per case and structure: case, structure, dice, nsd, hd95_mm; cases ascending, structures as in `labels`.
+    """Compute the metrics of every case and structure.
 
-    labels: structure -> value, foreground only. Dice is nnU-Net's, in [0, 1]; NSD and HD95 are those of `surface`, in
-    the spacing of the prediction, which is that of the image. Absent in reference and prediction: NaN in all three.
-    Absent in one: Dice 0, NSD 0, HD95 inf. Voxels with the ignore label are background in both masks. Raises
-    `AssftError` if a prediction and its reference differ in shape.
+    labels: structure -> value, foreground only. Returns the columns case, structure, dice, nsd and hd95_mm, with cases
+    in ascending order and structures in that of `labels`. Dice is nnU-Net's, in [0, 1]; NSD and HD95 are those of
+    `surface`, with the spacing of the prediction, which is that of the image. All three are NaN for a structure that is
+    absent in reference and prediction; if it is absent in one of them, Dice and NSD are 0 and HD95 is inf. Voxels with
+    the ignore label are background in both masks. Raises `AssftError` if a prediction and its reference differ in
+    shape.
     """
 
     def measure(case: str) -> list[tuple[str, str, float | None, float, float]]:
         reference = reader.read_seg(str(references[case]))[0]
-        prediction, properties = reader.read_seg(str(predictions[case]))  # has the spacing of the image
+        prediction, properties = reader.read_seg(str(predictions[case]))  # with the spacing of the image
         if prediction.shape != reference.shape:
             raise AssftError(
                 f"{predictions[case]} has the shape {prediction.shape[1:]}, but its reference {references[case]} has "
@@ -69,18 +71,18 @@ def case_metrics(
 def cached_metrics(
     dataset: RawDataset, cases: Sequence[str], folder: Path, made_from: Mapping[str, str]
 ) -> pd.DataFrame:
-    """`case_metrics` of the predictions of these cases, which lie in `folder` as CASE.nii.gz.
+    """Return the `case_metrics` of the predictions of these cases, which are in `folder` as CASE.nii.gz.
 
-    They are kept there as metrics.csv until the predictions (`made_from` says what they were made from) or a reference
-    change. Raises `AssftError` if a prediction or a reference is gone.
+    The table is cached in `folder` as metrics.csv until the predictions or a reference change. made_from: what the
+    predictions were made from. Raises `AssftError` if a prediction or a reference does not exist.
     """
     predictions = {case: folder / f"{case}{dataset.file_ending}" for case in cases}
     references = {case: dataset.label_file(case) for case in cases}
     gone = [file for file in [*predictions.values(), *references.values()] if not file.is_file()]
     if gone:
         raise AssftError(
-            f"{len(gone)} files that {folder} is evaluated with do not exist: {some(gone)}. Put them back and run the "
-            "same command again."
+            f"{len(gone)} files that are needed to evaluate {folder} do not exist: {some(gone)}. Put them back and run "
+            "the same command again."
         )
     inputs = {
         **made_from,
@@ -100,19 +102,19 @@ class _MetricsStore:
 
     def read(self, file: Path) -> tuple[str, pd.DataFrame]:
         content = read_json(file.with_suffix(".json"))
-        # nnunet_assft 0.1.0 kept the inputs themselves
+        # nnunet_assft 0.1.0 stored the inputs instead of their checksum
         return content.get("inputs_sha256") or sha256_of(content), read_table(file, DTYPES)
 
     def write(self, file: Path, inputs_sha256: str, result: pd.DataFrame, seconds: float) -> None:
-        file.with_suffix(".json").unlink(missing_ok=True)  # so that it never vouches for another table
+        file.with_suffix(".json").unlink(missing_ok=True)  # so that an old checksum never stands beside a new table
         write_text(file, result.to_csv(index=False))
         write_json(file.with_suffix(".json"), {"inputs_sha256": inputs_sha256, "seconds": round(seconds, 3)})
 
 
 def read_table(file: Path, dtypes: Mapping[str, type]) -> pd.DataFrame:
-    """A table as `DataFrame.to_csv` wrote it. An empty number is NaN; a text such as "NA" stays what it is.
+    """Read a table that `DataFrame.to_csv` has written. An empty number is NaN; a text such as "NA" remains a text.
 
-    dtypes: of the columns that need one; columns that are not there are ignored.
+    dtypes: column -> type, for the columns that need one; columns that the table does not have are ignored.
     """
     numbers = [name for name, dtype in dtypes.items() if dtype is float]
     return pd.read_csv(

@@ -1,7 +1,7 @@
-"""Dice on the test cases, counted by nnU-Net's own functions.
+"""Compute Dice with nnU-Net's own functions.
 
-Absent structures are treated as nnU-Net does: a structure that is absent in reference and prediction is NaN and left
-out of every mean; a structure that is absent in one of them has Dice 0.
+Absent structures are treated as by nnU-Net: the Dice of a structure that is absent in reference and prediction is NaN
+and is left out of every mean; that of a structure that is absent in one of them is 0.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ def evaluate_cases(
     *,
     ignore_label: int | None = None,
 ) -> dict[str, Any]:
-    """Dice per case and structure, and their mean and SD as the paper prints them: per case over structures, then over
-    cases.
+    """Compute Dice per case and structure, and mean and SD as in the paper: the Dice of a case is the mean over its
+    structures, and mean and SD (n - 1) are over cases.
 
-    labels: structure -> value, foreground only. Dice is in [0, 1], and None where nnU-Net has NaN. SD over cases, with
-    n - 1.
+    labels: structure -> value, foreground only. Dice is in [0, 1], and None where nnU-Net has NaN. Returns the keys
+    mean, sd, n_cases (cases with a Dice), per_structure and per_case.
     """
 
     def evaluate(case: str) -> dict[str, float | None]:
@@ -51,7 +51,7 @@ def evaluate_cases(
 def case_dice(
     segmentation: np.ndarray, reference: np.ndarray, labels: Mapping[str, int], *, ignore_label: int | None = None
 ) -> dict[str, float | None]:
-    """Dice per structure of one case in memory; the arrays have the same shape. The rest is as in `evaluate_cases`."""
+    """Compute Dice per structure of one case, from arrays of the same shape; otherwise like `evaluate_cases`."""
     ignored = reference == ignore_label if ignore_label is not None else None
     dice: dict[str, float | None] = {}
     for name, value in labels.items():
@@ -62,6 +62,6 @@ def case_dice(
 
 
 def mean_of(values: Iterable[float | None]) -> float | None:
-    """Mean of the values that are not None; None if nothing is left."""
+    """Return the mean of the values that are not None, or None if there are none."""
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None

@@ -1,6 +1,6 @@
-"""Consent to labels whose header places them elsewhere than their image, as some published benchmarks have them.
+"""Consent to labels whose header places them elsewhere than their image, as in some published benchmarks.
 
-Nothing decides by itself that a header is wrong: people name the cases with `--accept_geometry`. The voxels of such a
+This package never decides that a header is wrong: people name the cases with `--accept_geometry`. The voxels of such a
 label are then taken as they are stored.
 """
 
@@ -18,14 +18,15 @@ ALL = "all"
 
 @dataclass(frozen=True)
 class AcceptedGeometry:
-    """cases: named by people; ALL stands for every case. found: case -> what its header says, once it was read."""
+    """The recorded consent. cases: case ids, or ALL for every case. found: case -> how its header places the label, for
+    labels that have been used."""
 
     cases: tuple[str, ...] = ()
     found: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def load(cls, file: Path) -> AcceptedGeometry:
-        """The consent that is recorded in this file; empty if nobody gave any."""
+        """Load the consent that is recorded in this file; empty if there is no file."""
         if not file.is_file():
             return cls()
         content = read_json(file)
@@ -35,7 +36,7 @@ class AcceptedGeometry:
         write_json(file, asdict(self))
 
     def lines(self) -> list[str]:
-        """For people: what was agreed to, and which labels it let through."""
+        """Return lines to print: the accepted cases, and the labels that were used because of it."""
         if not self.cases:
             return []
         named = f"geometry accepted (--accept_geometry): {', '.join(self.cases)}"
@@ -46,9 +47,9 @@ class AcceptedGeometry:
 
 
 def accept_geometry(file: Path, cases: Collection[str], known: Collection[str]) -> None:
-    """Record the consent of a person, for this command and all later ones of the experiment.
+    """Record the consent for this command and all later commands of the experiment.
 
-    known: the cases of the experiment. Raises `AssftError` for a case that is none of them.
+    known: the cases of the experiment. Raises `AssftError` for any other case.
     """
     check_accepted(cases, known)
     before = AcceptedGeometry.load(file)
@@ -57,7 +58,7 @@ def accept_geometry(file: Path, cases: Collection[str], known: Collection[str]) 
 
 
 def check_accepted(cases: Collection[str], known: Collection[str]) -> None:
-    """Raises `AssftError` if a name after --accept_geometry is no case."""
+    """Raise `AssftError` if a name after --accept_geometry is neither a case nor ALL."""
     unknown = sorted(set(cases) - set(known) - {ALL})
     if unknown:
         raise AssftError(
@@ -67,7 +68,8 @@ def check_accepted(cases: Collection[str], known: Collection[str]) -> None:
 
 
 def is_accepted(file: Path, case: str, reason: str) -> bool:
-    """Whether a person has agreed to the label of this case. What is wrong with its header is then recorded."""
+    """Return whether the label of this case is accepted. If so, record `reason`, which says what is wrong with its
+    header."""
     accepted = AcceptedGeometry.load(file)
     if not accepted.covers(case):
         return False

@@ -1,7 +1,7 @@
-"""Where the voxels of a volume lie in space: the one geometry class, and the headers that it is read from.
+"""The position of the voxels of a volume in space: the only geometry class, and functions that read it from headers.
 
-Coordinates are LPS in mm, as ITK has them: x runs to the patient's left, y to the back, z to the head. NIfTI files and
-nibabel say RAS; `Grid.from_ras` converts.
+Coordinates are LPS in mm, as in ITK: x runs to the patient's left, y to the back, z to the head. NIfTI files and
+nibabel use RAS; `Grid.from_ras` converts.
 """
 
 from __future__ import annotations
@@ -21,72 +21,76 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, SimpleITKIOWithReorient
 
-TOLERANCE = 0.05  # voxels: a smaller difference is rounding in a header, a larger one is real
+TOLERANCE = 0.05  # voxels; smaller differences are rounding errors of a header, larger ones are real
 RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # LPS -> RAS and back
 
 
 @dataclass(frozen=True)
 class Tolerances:
-    """How far image and label may lie apart when a dataset is converted, where the label is then moved onto its image.
+    """How far image and label may lie apart when a dataset is converted; the label is then moved onto its image.
 
-    Below `info` a difference is only worth a note, above `error` it is an error; both in mm. error: None stands for one
-    voxel, that is the smallest spacing of the image.
+    A difference below `info` is reported for information, one above `error` is an error, and one between them is a
+    warning; both in mm. error: None stands for one voxel, which is the smallest spacing of the image.
     """
 
     info: float = 0.1
     error: float | None = None
 
     def limits(self, image: Grid) -> tuple[float, float]:
-        """(info, error) in mm for this image."""
+        """Return (info, error) in mm for this image."""
         return self.info, float(image.spacing.min()) if self.error is None else self.error
 
     def words(self) -> dict[str, list[float | str]]:
-        """(info, error) for dataset.json, with the unit as the name."""
+        """Return (info, error) for dataset.json, with the unit as the key."""
         return {"mm": [self.info, "voxel" if self.error is None else self.error]}
 
 
 @dataclass(frozen=True)
 class Grid:
-    """size: voxels along i, j, k. affine: (4, 4), index (i, j, k, 1) -> position of the voxel's centre, LPS in mm."""
+    """The grid of a volume.
+
+    size: number of voxels along i, j, k. affine: (4, 4), maps an index (i, j, k, 1) to the position of the centre of
+    the voxel, LPS in mm.
+    """
 
     size: tuple[int, int, int]
     affine: np.ndarray
 
     @classmethod
     def from_ras(cls, size: Sequence[int], affine: np.ndarray) -> Grid:
-        """affine: RAS in mm, as in a NIfTI header."""
+        """Make a grid from an affine in RAS and mm, as in a NIfTI header."""
         return cls(_three(size), RAS @ np.asarray(affine, dtype=np.float64))
 
     @property
     def spacing(self) -> np.ndarray:
-        """(3,) mm along i, j, k."""
+        """Spacing in mm along i, j, k, (3,)."""
         spacing: np.ndarray = np.linalg.norm(self.affine[:3, :3], axis=0)
         return spacing
 
     @property
     def directions(self) -> np.ndarray:
-        """(3, 3), unit vectors of i, j, k in its columns."""
+        """Unit vectors along i, j, k as the columns of a (3, 3) matrix."""
         directions: np.ndarray = self.affine[:3, :3] / self.spacing
         return directions
 
     @property
     def axes(self) -> str:
-        """Where i, j, k run to, such as RAS for right, anterior, superior."""
+        """The directions that i, j, k run to, such as RAS for right, anterior, superior."""
         return "".join(code or "?" for code in aff2axcodes(RAS @ self.affine))
 
     @property
     def skew(self) -> float:
-        """Largest departure of two axes from a right angle, in degrees."""
+        """The largest deviation of two axes from a right angle, in degrees."""
         cosines = (self.directions.T @ self.directions)[np.triu_indices(3, 1)]
         return float(np.abs(90 - np.degrees(np.arccos(np.clip(cosines, -1, 1)))).max())
 
     def corners(self) -> np.ndarray:
-        """(4, 8) homogeneous indices of the outermost voxels."""
+        """Return the homogeneous indices of the eight corner voxels, (4, 8)."""
         return np.array([[*corner, 1] for corner in itertools.product(*((0, n - 1) for n in self.size))], dtype=float).T
 
     def reoriented(self) -> Grid:
-        """The same voxels with their axes in the order and direction closest to RAS, as nnU-Net's reorienting readers
-        turn them."""
+        """Return the grid of the same voxels with their axes in the order and direction closest to RAS, as after
+        nnU-Net's reorienting readers."""
         orientation = io_orientation(RAS @ self.affine)
         size = [0, 0, 0]
         for n, new in zip(self.size, orientation[:, 0], strict=True):
@@ -95,7 +99,7 @@ class Grid:
 
 
 def corner_distance(a: Grid, b: Grid) -> float:
-    """The largest distance in mm between corner voxels of the same index; both grids have the same size."""
+    """Return the largest distance in mm between corner voxels of the same index; both grids have the same size."""
     return float(np.linalg.norm(((b.affine - a.affine) @ a.corners())[:3], axis=0).max())
 
 
@@ -103,29 +107,33 @@ def corner_distance(a: Grid, b: Grid) -> float:
 
 
 def read_grid(file: Path, reader: BaseReaderWriter) -> Grid:
-    """The grid of an image or label file as it is stored.
+    """Read the grid of an image or label file as it is stored.
 
-    Reads the header only, by the rules of the library that `reader` uses, which matters where a NIfTI file holds two
-    geometries that disagree. Formats without a position in space are read whole, and begin at 0. Raises what the
-    reading library raises.
+    Reads only the header, with the library that `reader` uses, because a NIfTI file can hold two geometries that
+    disagree. Files in formats without a position in space are read completely, and their origin is 0. Raises whatever
+    the library raises.
     """
     if isinstance(reader, SimpleITKIO):
         return read_itk_grid(file)
     if isinstance(reader, NibabelIO | NibabelIOWithReorient):
         header: Any = nibabel.load(file)
         return Grid.from_ras(header.shape, header.affine)
-    is_channel = re.search(r"_\d{4}\.\w+$", file.name)  # nnU-Net finds the spacing of a TIFF file by its name
+    is_channel = re.search(r"_\d{4}\.\w+$", file.name)  # the name of a TIFF file says where nnU-Net finds its spacing
     array, properties = reader.read_images([str(file)]) if is_channel else reader.read_seg(str(file))
     return Grid(_three(array.shape[:0:-1]), np.diag([*(float(mm) for mm in properties["spacing"][::-1]), 1.0]))
 
 
 def turns_to_ras(reader: BaseReaderWriter) -> bool:
-    """Whether a reader turns every file to RAS, so that images and labels may be stored in different orientations."""
+    """Whether a reader reorients every file to RAS, so that images and labels may be stored in different
+    orientations."""
     return isinstance(reader, NibabelIOWithReorient | SimpleITKIOWithReorient)
 
 
 def read_itk_grid(file: Path) -> Grid:
-    """The grid of the voxels as they are stored, from the header as ITK reads it. Raises RuntimeError or ValueError."""
+    """Read the grid of the voxels as they are stored, from the header as ITK reads it.
+
+    Raises RuntimeError if ITK cannot read it, and ValueError unless there are three axes and one value per voxel.
+    """
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(file))
     reader.ReadImageInformation()
@@ -135,7 +143,7 @@ def read_itk_grid(file: Path) -> Grid:
 
 
 def itk_grid(image: sitk.Image | sitk.ImageFileReader) -> Grid:
-    """The grid of an image of ITK, or of what a reader has read the header of; it may have further axes of one
+    """Return the grid of an ITK image, or of a reader that has read a header. It may have additional axes with one
     voxel."""
     n = image.GetDimension()
     affine = np.eye(4)

@@ -1,4 +1,4 @@
-"""The one check of a label that is about to be used: whether it lies on its image, and whether its values are known."""
+"""The check of every label that is about to be used: it lies on its image, and all its values are known."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from nnunet_assft.volumes.raw_dataset import RawDataset
 
 @dataclass(frozen=True)
 class Misfit:
-    """reason: why a label does not lie on its image. same_shape: its voxels can be taken as they are stored, all the
-    same."""
+    """A label that does not lie on its image. reason: why. same_shape: whether its voxels can be taken as they are
+    stored nevertheless."""
 
     reason: str
     same_shape: bool
 
 
 def find_misfit(dataset: RawDataset, case: str, label_file: Path) -> Misfit | None:
-    """Compare the position of a label with that of its image, from the two headers alone; None if it lies on its image.
+    """Compare the position of a label with that of its image, from their headers. Returns None if it lies on its image.
 
-    Raises `AssftError` if the label is missing or has no header that can be read.
+    Raises `AssftError` if the label is missing or its header cannot be read.
     """
     if not label_file.is_file():
         raise AssftError(
@@ -35,7 +35,7 @@ def find_misfit(dataset: RawDataset, case: str, label_file: Path) -> Misfit | No
     image = read_grid(dataset.images_of(case)[0], dataset.reader)
     try:
         label = read_grid(label_file, dataset.reader)
-    except Exception as error:  # readers raise what they like
+    except Exception as error:  # readers raise exceptions of many types
         raise _unreadable(case, label_file, error) from error
     turned = turns_to_ras(dataset.reader)
     try:
@@ -47,7 +47,7 @@ def find_misfit(dataset: RawDataset, case: str, label_file: Path) -> Misfit | No
 
 
 def misplaced(case: str, label_file: Path, misfit: Misfit) -> AssftError:
-    """The error for a label that does not lie on its image."""
+    """Return the error for a label that does not lie on its image."""
     consent = (
         f" If only its header is wrong, --accept_geometry {case} takes its voxels as they are."
         if misfit.same_shape
@@ -60,17 +60,18 @@ def misplaced(case: str, label_file: Path, misfit: Misfit) -> AssftError:
 
 
 def read_label(dataset: RawDataset, case: str, label_file: Path) -> np.ndarray:
-    """The label as integers, (1, z, y, x) as the reader gives it. Raises `AssftError` if it cannot be trained on."""
+    """Read a label as int16, (1, z, y, x) with the axes of the reader. Raises `AssftError` if it is damaged or holds
+    values that are not labels of the dataset."""
     try:
         refuse_damaged_nifti(label_file)
         label, _ = dataset.reader.read_seg(str(label_file))
-    except Exception as error:  # readers raise what they like
+    except Exception as error:  # readers raise exceptions of many types
         raise _unreadable(case, label_file, error) from error
     values, counts = np.unique(label, return_counts=True)
     known = sorted(dataset.labels.values())
     unknown = [
         f"{v:g} ({n} voxels)" for v, n in zip(values, counts, strict=True) if v not in known
-    ]  # NaN is in no list
+    ]  # NaN counts as unknown, because it does not equal any value
     if unknown:
         raise AssftError(
             f"The label of case {case} has values that dataset.json does not define: {', '.join(unknown[:5])}; "

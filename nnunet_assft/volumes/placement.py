@@ -1,4 +1,4 @@
-"""How a label lies in its image: pure maths on grids. Every label of a case is checked by `require_same_voxels`."""
+"""The position of a label in its image: pure maths on grids. Every label is checked by `require_same_voxels`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from nnunet_assft.volumes.grid import TOLERANCE, Grid
 
 @dataclass(frozen=True)
 class Placement:
-    """How a label's voxels become voxels of its image, without interpolation.
+    """How the voxels of a label become voxels of its image without interpolation.
 
-    axes: label axis that lies along each image axis. flips: whether that axis runs backwards. offset: image index of
-    the label's first voxel, then. noise_mm: what of the header was rounding.
+    axes: the label axis that lies along each image axis. flips: whether that axis runs in the opposite direction.
+    offset: image index of the label's first voxel after reordering and flipping its axes. noise_mm: the largest
+    displacement of a corner voxel by rounding of the header, in mm.
     """
 
     axes: tuple[int, int, int]
@@ -27,7 +28,7 @@ class Placement:
         return self.axes != (0, 1, 2) or any(self.flips)
 
     def oriented(self, label: np.ndarray) -> np.ndarray:
-        """label: (i, j, k) in its own axes. Returns it along the axes of the image."""
+        """Reorder and flip the axes (i, j, k) of a label to those of the image."""
         turned = label.transpose(self.axes)
         return np.flip(turned, tuple(axis for axis in range(3) if self.flips[axis]))
 
@@ -37,8 +38,10 @@ class DoesNotFitError(ValueError):
 
 
 def placement(label: Grid, image: Grid) -> Placement:
-    """Where the label's voxels are in the image. Raises `DoesNotFitError` that says by how many mm they are
-    elsewhere."""
+    """Find the voxels of the image that the voxels of the label are.
+
+    Raises `DoesNotFitError`, which says by how many mm they lie apart, if the label is not on voxels of the image.
+    """
     to_image = np.linalg.inv(image.affine) @ label.affine
     turn = np.rint(to_image[:3, :3])
     is_permutation = (np.abs(turn).sum(axis=0) == 1).all() and (np.abs(turn).sum(axis=1) == 1).all()
@@ -53,7 +56,7 @@ def placement(label: Grid, image: Grid) -> Placement:
     first = residual.mean(axis=1) + np.minimum(turn @ (np.array(label.size) - 1), 0)
     offset = np.rint(first)
     if np.abs(first - offset).max() > TOLERANCE:
-        same_size = tuple(extent) == image.size  # otherwise it was cropped, and only the part of a voxel is wrong
+        same_size = tuple(extent) == image.size  # otherwise it was cropped, and only the fraction of a voxel is wrong
         raise DoesNotFitError(_shifted_words(image, first if same_size else first - offset))
     noise = residual - np.rint(residual.mean(axis=1, keepdims=True))
     flips = [bool(turn[axis, axes[axis]] < 0) for axis in range(3)]
@@ -66,7 +69,7 @@ def placement(label: Grid, image: Grid) -> Placement:
 
 
 def require_same_box(where: Placement, label: Grid, image: Grid) -> None:
-    """Raises `DoesNotFitError` unless the label covers exactly the voxels of the image."""
+    """Raise `DoesNotFitError` unless the label covers exactly the voxels of the image."""
     size = tuple(label.size[axis] for axis in where.axes)
     if size != image.size:
         raise DoesNotFitError(f"it has {_by(label.size)} voxels, its image {_by(image.size)}")
@@ -75,10 +78,10 @@ def require_same_box(where: Placement, label: Grid, image: Grid) -> None:
 
 
 def require_same_voxels(label: Grid, image: Grid, *, turned_to_ras: bool) -> None:
-    """Raises `DoesNotFitError` unless each voxel of the label is the voxel of the image that has the same index.
+    """Raise `DoesNotFitError` unless each voxel of the label lies on the voxel of the image with the same index.
 
-    Both grids as they are stored. turned_to_ras: the reader turns both to RAS first, see `grid.turns_to_ras`, so that
-    any stored order and direction of their axes is accepted.
+    label, image: the grids as they are stored. turned_to_ras: whether the reader reorients both to RAS first, see
+    `grid.turns_to_ras`, so that any stored order and direction of their axes is accepted.
     """
     if turned_to_ras:
         label, image = label.reoriented(), image.reoriented()
@@ -91,9 +94,10 @@ def require_same_voxels(label: Grid, image: Grid, *, turned_to_ras: bool) -> Non
 
 
 def put_back(label: np.ndarray, where: Placement, size: tuple[int, int, int]) -> tuple[np.ndarray, int]:
-    """(the label on the whole grid of the image, foreground voxels that lie outside of it and are lost).
+    """Return the label on the whole grid of the image, and the number of foreground voxels that lie outside of it and
+    are lost.
 
-    label: (i, j, k) along the axes of the image, perhaps cropped; see `Placement.oriented`.
+    label: (i, j, k) along the axes of the image, possibly cropped; see `Placement.oriented`.
     """
     whole = np.zeros(size, dtype=label.dtype)
     target, source = [], []
@@ -129,6 +133,6 @@ def _turned_words(label: Grid, image: Grid, residual: np.ndarray) -> str:
     angle = np.degrees(np.arccos(np.clip(cosines.min(), -1, 1)))
     moved = image.affine[:3, :3] @ (residual - residual.mean(axis=1, keepdims=True))
     return (
-        f"its axes are turned by {angle:.3g} degrees against those of its image, which moves its corners by up to "
+        f"its axes are rotated by {angle:.3g} degrees relative to those of its image, which moves its corners by up to "
         f"{np.linalg.norm(moved, axis=0).max():.4g} mm"
     )

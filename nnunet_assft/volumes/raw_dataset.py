@@ -1,5 +1,4 @@
-"""An nnU-Net raw dataset as this package sees it: images of the pool and of the test cases, label files by name
-only."""
+"""An nnU-Net raw dataset: the images of the pool and of the test cases, and the names of the label files."""
 
 from __future__ import annotations
 
@@ -21,15 +20,16 @@ from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.files import read_json
 from nnunet_assft.volumes.structures import structures
 
-# of nnU-Net's readers, those that read one file per channel, in three dimensions and with a position in space
+# nnU-Net's readers of files with one channel, three dimensions and a position in space
 PLAIN_READERS = ("SimpleITKIO", "NibabelIO", "NibabelIOWithReorient")
 
 
 @dataclass(frozen=True)
 class RawDataset:
-    """name: `Dataset218_NAME`; images, test_images: case id -> one file per channel, ids ascending as strings.
+    """A raw dataset.
 
-    Nothing here opens a label. `label_file` only says where a case's label is, or would be.
+    name: such as `Dataset218_NAME`. images, test_images: case id -> one file per channel, with ids in ascending order
+    as strings. No label is opened here; `label_file` only returns where the label of a case is expected.
     """
 
     name: str
@@ -48,7 +48,7 @@ class RawDataset:
 
     @property
     def structures(self) -> dict[str, int]:
-        """name -> value of what is neither background nor the ignore label."""
+        """name -> value of every label except background and the ignore label."""
         return structures(self.labels)
 
     @property
@@ -56,7 +56,7 @@ class RawDataset:
         return sorted(self.structures.values())
 
     def images_of(self, case: str) -> tuple[Path, ...]:
-        """The image of a pool or test case, one file per channel."""
+        """Return the image of a pool or test case, one file per channel."""
         return self.images[case] if case in self.images else self.test_images[case]
 
     def label_file(self, case: str) -> Path:
@@ -67,13 +67,13 @@ class RawDataset:
 
     @cached_property
     def reader(self) -> BaseReaderWriter:
-        """nnU-Net's reader for these files, chosen by the first image that one of them can read."""
+        """nnU-Net's reader for these files, chosen by nnU-Net with the first image that can be read."""
         for files in list(self.images.values())[:3]:
             try:
-                with redirect_stderr(StringIO()):  # it prints a traceback for each reader it tries in vain
+                with redirect_stderr(StringIO()):  # nnU-Net prints a traceback for each reader that fails
                     return determine_reader_writer_from_dataset_json(self.dataset_json, str(files[0]), verbose=False)()
             except RuntimeError:  # noqa: PERF203 - at most three files
-                continue  # the file is damaged; which one, and how, is said when all images are checked
+                continue  # the file is damaged, which is reported when all images are checked
         try:
             return determine_reader_writer_from_dataset_json(self.dataset_json, verbose=False)()
         except RuntimeError as error:
@@ -97,7 +97,7 @@ def require_nnunet_paths() -> None:
 
 
 def find_dataset(name_or_id: str | int) -> RawDataset:
-    """The raw dataset with this id or folder name. Raises `AssftError` if it cannot be used, saying why."""
+    """Read the raw dataset with this id or folder name. Raises `AssftError` with the reason if it cannot be used."""
     require_nnunet_paths()
     try:
         name = maybe_convert_to_dataset_name(name_or_id)
@@ -105,7 +105,7 @@ def find_dataset(name_or_id: str | int) -> RawDataset:
         present = sorted(p.name for p in Path(str(nnUNet_raw)).glob("Dataset*") if p.is_dir())
         wrong = "belongs to more than one dataset name" if "More than one" in str(error) else "was not found"
         raise AssftError(
-            f"Dataset {name_or_id} {wrong} in {nnUNet_raw}; there are: {', '.join(present) or 'none'}."
+            f"Dataset {name_or_id} {wrong} in {nnUNet_raw}; existing datasets: {', '.join(present) or 'none'}."
         ) from error
     folder = Path(str(nnUNet_raw)) / name
     if not (folder / "dataset.json").is_file():
@@ -116,7 +116,10 @@ def find_dataset(name_or_id: str | int) -> RawDataset:
 
 
 def read_dataset(folder: Path) -> RawDataset:
-    """The raw dataset in `folder`; checks everything that can be checked without opening an image."""
+    """Read the raw dataset in `folder`, and check everything that can be checked without opening an image.
+
+    Raises `AssftError` if the dataset cannot be used.
+    """
     try:
         dataset_json = read_json(folder / "dataset.json")
     except ValueError as error:
@@ -160,8 +163,8 @@ def _check_labels(folder: Path, labels: dict[str, Any]) -> None:
     regions = [name for name, value in labels.items() if not isinstance(value, int)]
     if regions:
         raise AssftError(
-            f"{folder.name} is a region-based dataset (label {regions[0]!r} is {labels[regions[0]]}). ASSFT needs "
-            "softmax over exclusive labels: give each label one integer in dataset.json."
+            f"{folder.name} is a region-based dataset (label {regions[0]!r} is {labels[regions[0]]}). ASSFT needs a "
+            "softmax over exclusive labels. Give each label one integer in dataset.json."
         )
     values = sorted(labels.values())
     if labels.get("background") != 0 or values != list(range(len(values))) or len(labels) < 2 + ("ignore" in labels):

@@ -1,7 +1,7 @@
-"""Segmentations on disk, in the geometry of their image, and the two orders that the axes of an array can have.
+"""Write segmentations in the geometry of their image, and convert between the two orders of the axes of an array.
 
-A plain array in this package has the axes that nnU-Net's reader gives an image, (z, y, x). Its reorienting reader
-turns every image to RAS. What annotation programs and ITK see is `InFileAxes`.
+A plain array in this package has the axes that nnU-Net's reader gives an image, (z, y, x). nnU-Net's reorienting
+readers turn every image to RAS. Annotation programs and ITK see the axes of the file instead: `InFileAxes`.
 """
 
 from __future__ import annotations
@@ -22,19 +22,21 @@ from nnunet_assft.volumes.nifti import refuse_damaged_nifti
 
 @dataclass(frozen=True)
 class InFileAxes:
-    """array: (z, y, x) along the axes that the image file has, as ITK reads it. properties of an image: of its
-    reader."""
+    """An array (z, y, x) along the axes of the image file, as ITK reads it.
+
+    The `properties` of its methods are those that nnU-Net's reader returns for the image.
+    """
 
     array: np.ndarray
 
     @classmethod
     def of(cls, array: np.ndarray, properties: Mapping[str, Any]) -> InFileAxes:
-        """Turn an array that has the axes of nnU-Net's reader."""
+        """Convert an array that has the axes of nnU-Net's reader."""
         to_ras = _turn_to_ras(properties)
         return cls(array if to_ras is None else _turned(array, ornt_transform(axcodes2ornt("RAS"), to_ras)))
 
     def in_reader_axes(self, properties: Mapping[str, Any]) -> np.ndarray:
-        """The inverse of `of`."""
+        """Return the array with the axes of nnU-Net's reader; the inverse of `of`."""
         to_ras = _turn_to_ras(properties)
         return self.array if to_ras is None else _turned(self.array, to_ras)
 
@@ -42,10 +44,10 @@ class InFileAxes:
 def write_segmentation(
     reader: BaseReaderWriter, segmentation: np.ndarray | InFileAxes, file: Path, properties: dict[str, Any]
 ) -> None:
-    """Write a segmentation in the geometry of its image. properties: what the reader said of the image.
+    """Write a segmentation in the geometry of its image with nnU-Net's own writer.
 
-    nnU-Net's own writer is used. ITK does not say when a disk is full and leaves a truncated file, so what was written
-    is read again. Raises OSError if it is not whole.
+    properties: those that the reader returned for the image. ITK leaves a truncated file without an error if the disk
+    is full, so the file is read again. Raises OSError if it is not complete.
     """
     array = segmentation.in_reader_axes(properties) if isinstance(segmentation, InFileAxes) else segmentation
     with atomic_path(file) as partial:
@@ -53,7 +55,7 @@ def write_segmentation(
         try:
             refuse_damaged_nifti(partial)
             whole = np.array_equal(reader.read_seg(str(partial))[0][0], array)
-        except Exception:  # readers raise what they like
+        except Exception:  # readers raise exceptions of many types
             whole = False
         if not whole:
             raise OSError(errno.ENOSPC, "the file was truncated while it was written", str(file))

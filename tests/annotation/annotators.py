@@ -170,7 +170,7 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
     ),
     "other spacing": (lambda s: s.nifti(s.label, s.moved(spacing=1.25)), r"its spacing is .* mm, its image has .* mm"),
     "shifted": (lambda s: s.nifti(s.label, s.moved(shift=(3, 0, 4))), r"it is shifted by 5 mm \(x \+3, y \+0, z \+4\)"),
-    "turned": (lambda s: s.nifti(s.label, s.moved(degrees=7)), r"its axes are turned by 7 degrees .* up to [\d.]+ mm"),
+    "turned": (lambda s: s.nifti(s.label, s.moved(degrees=7)), r"its axes are rotated by 7 degrees .* up to [\d.]+ mm"),
     "interpolated": (lambda s: s.nifti(s.label * 0.5), r"its values are not whole numbers: 0\.5 \(\d+ voxels\)"),
     "mask of 0 and 255": (
         lambda s: s.nifti((s.label > 0) * np.uint8(255)),

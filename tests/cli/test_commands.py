@@ -240,7 +240,7 @@ def test_an_environment_variable_that_is_not_set(nnunet_folders, monkeypatch, ca
 def test_an_unknown_dataset(blobs, call, line):
     error = the_error(call(line.replace("901", "77")), line.split()[0])
     assert "Dataset 77 was not found" in error
-    assert "there are: Dataset901_Blobs" in error
+    assert "existing datasets: Dataset901_Blobs" in error
 
 
 def test_a_dataset_name_that_is_not_there(blobs, call):

@@ -108,7 +108,7 @@ def test_what_each_kind_does_not_share() -> None:
     )
     assert arm_of("sann").difference(settings) == "SANN trains 4 more networks per round for its query"
     assert "from scratch in each round and trains for 80 steps" in arm_of("nnunet@assft").difference(settings)
-    assert "trains 3 times the epochs" in arm_of("upper_bound").difference(settings)
+    assert "trains for 3 times the epochs" in arm_of("upper_bound").difference(settings)
     assert not any(arm_of(arm).difference(settings) for arm in ("random", "lower_bound", "gone", "nnunet_finetuned"))
 
 

@@ -134,7 +134,7 @@ def test_overall_conclusion(results_of):
         in found
     )
     assert "3 seeds and 10 test cases at most" in found
-    assert "not of other seeds" in found
+    assert "not to other seeds" in found
     few = c.overall_conclusion(compare_all(results_of({key: dict(list(c.items())[:3]) for key, c in runs.items()})))
     assert "p cannot fall below 0.75" in few  # 3 arms times 2 / 2^3
 
@@ -164,7 +164,9 @@ def test_findings_of_a_comparison(results):
     assert found.missing == ()
     assert len(found.one_by_one) == len(found.statistics) == 2 * 3
     same, encoder, differs, changed = found.compared
-    assert "pool of 40 cases, 3 test cases (imagesTs), per seed the same first case, 2 rounds of 2 queried" in same
+    assert (
+        "a pool of 40 cases, 3 test cases (imagesTs), the same first case for each seed, 2 rounds of 2 queried" in same
+    )
     assert "none. E(0) is a random network" in encoder
     assert differs.startswith("What differs: ASSFT trains a second stage")
     assert differs.endswith("; the query.")

@@ -140,7 +140,7 @@ def small_job(folder: Path, **changes: object) -> standard_nnunet.Job:
 
 def test_a_job_that_fails_says_where_to_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for code, message in (
-        (3, r"ended with exit code 3\. The end of .*log\.txt"),
+        (3, r"ended with exit code 3\. See .*log\.txt"),
         (0, r"left no segmentation of t; see"),
     ):
         python = tmp_path / f"python_{code}"

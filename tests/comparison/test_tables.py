@@ -144,7 +144,7 @@ def test_the_papers_numbers_are_beside_ours(results):
         "93.04 ± 1.23 (100 %)",
     ]
     assert table.frame.iloc[1, 2].rank == 1  # the paper's do not compete
-    assert "not stated" in table.caption
+    assert "does not state what its SD is taken over" in table.caption
 
 
 def test_all_tables_of_a_comparison(results):

@@ -126,7 +126,7 @@ FLARE_CASES: list[tuple[str, str, Callable[[Path], object], str]] = [  # code, s
     ("affine_differs", "warning", sets(LABEL, label(1), shifted(3)), "lie 3.00 mm apart"),
     ("affine_differs", "error", sets(LABEL, label(1), shifted(4.5)), "it is shifted by 4.5 mm (x +0, y -4.5, z +0)"),
     ("affine_differs", "warning", sets(LABEL, label(1), spaced(2)), "its spacing is"),
-    ("affine_differs", "warning", sets(LABEL, label(1), turned(1.5)), "its axes are turned by 1.5 degrees"),
+    ("affine_differs", "warning", sets(LABEL, label(1), turned(1.5)), "its axes are rotated by 1.5 degrees"),
     ("orientation_differs", "info", sets(LABEL, *downloads.reoriented(label(1), "LPS")), "RAS, the label as LPS"),
     ("non_orthonormal", "warning", both(skewed(2)), "2.00 degrees"),
     ("empty_label", "warning", sets(LABEL, label()), "background only"),

@@ -139,7 +139,7 @@ MISPLACED = {
         r"it is shifted by 0.08 mm \(x \+0.08, y \+0, z \+0\)",
     ),
     "turned by 180 degrees": (moved(about_z=180), r"it is shifted by 6.403 mm \(x -4, y -5, z \+0\)"),
-    "turned by 7 degrees": (moved(about_z=7), r"its axes are turned by 7 degrees against those of its image"),
+    "turned by 7 degrees": (moved(about_z=7), r"its axes are rotated by 7 degrees relative to those of its image"),
     "another spacing": (moved(scale=1.25), r"its spacing is .* mm, its image has .* mm"),
 }
 

@@ -82,7 +82,7 @@ def test_spacing_counts_over_the_whole_extent() -> None:
 def test_a_turn_is_refused_with_angle_and_displacement() -> None:
     t = np.radians(90 - 60)
     turn = np.array([[np.cos(t), -np.sin(t), 0, 0], [np.sin(t), np.cos(t), 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
-    with pytest.raises(DoesNotFitError, match="turned by 30 degrees"):
+    with pytest.raises(DoesNotFitError, match="rotated by 30 degrees"):
         placement(Grid((9, 9, 9), turn), Grid((9, 9, 9), np.eye(4)))
 
 

@@ -197,12 +197,12 @@ def test_a_case_in_pool_and_test(nnunet_folders: Path):
 
 
 def test_an_unknown_dataset_is_answered_with_those_there_are(nnunet_folders: Path):
-    assert "there are: none" in message_of(lambda: find_dataset(902))
+    assert "existing datasets: none" in message_of(lambda: find_dataset(902))
     touch_dataset(nnunet_folders / "nnUNet_raw")
     for name_or_id in (903, "903", "Touch"):
         text = message_of(lambda wanted=name_or_id: find_dataset(wanted))
         assert f"Dataset {name_or_id} was not found" in text
-        assert "there are: Dataset902_Touch" in text
+        assert "existing datasets: Dataset902_Touch" in text
 
 
 def test_two_datasets_of_one_id(nnunet_folders: Path):
