@@ -1,4 +1,4 @@
-"""Second phase: write the planned dataset. It can be cut off at any point, and the same command then continues."""
+"""Second phase: write the planned dataset. It can be interrupted at any point, and the same command then continues."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def open_manifest(folder: Path, options: dict[str, object], *, overwrite: bool) 
 
 
 def require_untouched(manifest: Manifest) -> None:
-    """Raise `AssftError` if a converted file was edited since: nothing that somebody changed is replaced."""
+    """Raise `AssftError` if a converted file was edited, because edited files are never replaced."""
     changed = [
         output["path"]
         for record in manifest.cases.values()
@@ -57,7 +57,7 @@ def require_untouched(manifest: Manifest) -> None:
     ]
     if changed:
         files = some((manifest.folder / path for path in changed), 1)
-        raise AssftError(f"{files} changed after the conversion. Move it away, or add --overwrite to write it again.")
+        raise AssftError(f"{files} changed after the conversion. Move away what changed, or add --overwrite.")
 
 
 def require_all_there(manifest: Manifest, explained: set[str]) -> None:
@@ -84,7 +84,7 @@ def require_no_foreign_files(manifest: Manifest, planned: Iterable[str]) -> None
 
 
 def is_done(case: PlannedCase, conversion: Conversion, record: Record | None) -> bool:
-    """Whether a record says that the case was converted from these files in this way, and its files are as they were.
+    """Whether the case was converted from these files in this way, and its files are still as they were written.
 
     This is the rule of `runtime.cached`, but not its function, which keeps one file per result and only asks whether
     outputs exist. Here one manifest holds thousands of cases, and an output that somebody edited must be noticed.
@@ -106,13 +106,13 @@ def apply(
 ) -> dict[str, Record]:
     """Convert every case that is not done, and remove the files of cases that are no longer planned.
 
-    Returns the records by name. say: is called with a sentence if cases are done already. Raises `AssftError` if the
+    Returns the records by name. say: called with a sentence if some cases are done already. Raises `AssftError` if the
     folder cannot be written to, if a worker process was killed, or, with `options.strict`, at the first error.
     """
     done = manifest.cases
     todo = [case for case in cases if options.overwrite or not is_done(case, conversion, done.get(case.name))]
     if len(todo) < len(cases):
-        say(f"{len(cases) - len(todo)} of {len(cases)} cases are done already and match; {len(todo)} to do.")
+        say(f"{len(cases) - len(todo)} of {len(cases)} cases are done already and unchanged; {len(todo)} remain.")
     try:
         _begin(manifest, cases, todo, options)
 
@@ -143,7 +143,7 @@ def apply(
 
 
 def _begin(manifest: Manifest, cases: list[PlannedCase], todo: list[PlannedCase], options: ConversionOptions) -> None:
-    """Make the dataset incomplete if it has to change, and remove what is no longer planned."""
+    """Mark the dataset as incomplete if it has to change, and remove the files of cases that are no longer planned."""
     planned = {case.name for case in cases}
     gone = [name for name in manifest.cases if name not in planned]
     if todo or gone:
@@ -153,7 +153,7 @@ def _begin(manifest: Manifest, cases: list[PlannedCase], todo: list[PlannedCase]
                 f"{file} was edited, and the dataset has to change. Keep a copy of it, then add --overwrite."
             )
         manifest.begin()
-        file.unlink(missing_ok=True)  # it says that the dataset is complete
+        file.unlink(missing_ok=True)  # its existence says that the dataset is complete
     for name in gone:
         _remove_outputs(manifest.folder, manifest.cases.pop(name), keep=set())
 
@@ -169,7 +169,7 @@ def _remove_outputs(folder: Path, record: Record, keep: set[str]) -> None:
 
 
 def duplicates(records: dict[str, Record]) -> list[Finding]:
-    """Findings for cases whose image has the same voxels as that of an earlier case."""
+    """Return findings for cases whose image has the same voxels as that of an earlier case."""
     first: dict[str, str] = {}
     findings = []
     for name, record in sorted(records.items()):

@@ -1,4 +1,4 @@
-"""Read, check and write one case. Voxels of a download are read here and nowhere else."""
+"""Read, check and write one case. This is the only module that reads voxels of a download."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SUFFIX = {POOL: "Tr", TEST: "Ts"}
 
 @dataclass(frozen=True)
 class Conversion:
-    """What is the same for all cases.
+    """The settings that are the same for all cases.
 
     channels: names of the image channels. by_id: whether the modality follows from the case id. mode: how files are
     placed; None means that cases are only checked, and nothing is written.
@@ -47,7 +47,7 @@ class Conversion:
     mode: str | None
 
     def made_with(self, case: PlannedCase) -> str:
-        """Checksum of everything that decides the outputs of a case, apart from its files."""
+        """Return the checksum of everything that determines the outputs of a case, apart from its files."""
         return sha256_of(
             [
                 self.label_map.ids,
@@ -67,18 +67,16 @@ class Conversion:
         return f"labels{SUFFIX[case.part]}/{case.name}{self.file_ending}"
 
     def placing(self, case: PlannedCase) -> str:
-        """The mode for this case.
-
-        Test cases are linked if the mode is "reference", because dataset.json cannot name them.
-        """
+        """Return the mode for this case. Test cases are linked if the mode is "reference", because dataset.json cannot
+        name them."""
         return "link" if self.mode == "reference" and case.part == TEST else str(self.mode)
 
     def targets(self, case: PlannedCase) -> list[str]:
-        """All files that a conversion of the case may write."""
+        """Return all files that a conversion of the case may write."""
         return [*(self.image_target(case, c) for c in range(len(case.source.images))), self.label_target(case)]
 
 
-class _Unreadable(Exception):  # noqa: N818 - a finding on its way out of nested reads
+class _Unreadable(Exception):  # noqa: N818 - carries a finding out of nested reads
     def __init__(self, finding: Finding) -> None:
         super().__init__(finding)
         self.finding = finding
@@ -86,7 +84,7 @@ class _Unreadable(Exception):  # noqa: N818 - a finding on its way out of nested
 
 @dataclass(frozen=True)
 class _NewLabel:
-    """A label that has to be written, with the axes of its image, and the reason."""
+    """A label that has to be written, with the axes of its image. reason: why it is written."""
 
     array: npt.NDArray[np.uint8]
     reason: str
@@ -121,7 +119,7 @@ def convert_case(case: PlannedCase, conversion: Conversion) -> Record:
 
 
 def _state_of(file: Path) -> dict[str, Any]:
-    """The entry of a file that could not be read and may be gone."""
+    """Return the entry of a file that could not be read and may no longer exist."""
     state = file.stat() if file.exists() else None
     size, mtime_ns = (state.st_size, state.st_mtime_ns) if state else (-1, -1)
     return {"path": str(file), "size": size, "mtime_ns": mtime_ns, "sha256": ""}
@@ -148,7 +146,7 @@ def _read_images(
         volume = _read(case, file, sources)
         findings += image_findings(case.name, file.name, volume.array, channel, by_id=conversion.by_id)
         content.append(volume.content_sha256())
-        volume.array = np.empty(0)  # an image may take gigabytes, and the label comes next
+        volume.array = np.empty(0)  # frees the memory, which may be gigabytes, before the label is read
         first = first or volume
     assert first is not None
     return first, sha256_of(content)
@@ -161,7 +159,7 @@ def _read_label(
     findings: list[Finding],
     sources: list[dict[str, Any]],
 ) -> _NewLabel | None:
-    """Return the label to write, or None if the file can stay as it is or has an error."""
+    """Return the label to write, or None if its file can be used as it is or has an error."""
     if case.source.label is None:
         merged = _merge(case, conversion, image, findings, sources)
         return None if merged is None else _NewLabel(merged, case.rewrite)
@@ -185,7 +183,7 @@ def _merge(
     findings: list[Finding],
     sources: list[dict[str, Any]],
 ) -> npt.NDArray[np.uint8] | None:
-    """Merge one mask per structure, in label order: where masks overlap, the later structure stays."""
+    """Merge one mask per structure, in the order of the labels. Where masks overlap, the later structure is kept."""
     merged: npt.NDArray[np.uint8] | None = None
     overlaps = []
     for name in conversion.label_names:

@@ -1,4 +1,4 @@
-"""Check an nnU-Net raw dataset, whoever made it. Nothing of it is changed."""
+"""Check an nnU-Net raw dataset, converted by this package or not, without changing it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def check(folder: Path, tolerances: Tolerances, num_processes: int | None, *, vo
         ("test images without label", None, len(unlabelled)),
     ]
     if content["numTraining"] != n_pool:
-        text = f"numTraining is {content['numTraining']}; {n_pool} training cases with image and label were found"
+        text = f"numTraining is {content['numTraining']}, but {n_pool} training cases with image and label were found"
         findings.append(found("count_differs", "", text))
     return Report(f"Check of {folder.name}", counts, ordered(findings))
 
@@ -90,14 +90,14 @@ def _is_channel_table(value: Any) -> bool:
 
 
 def _is_label_table(value: Any) -> bool:
-    """Name -> id, or name -> the ids of a region; not the other way round."""
+    """Whether `value` is a table name -> id, or name -> the ids of a region, and not the inverse table."""
     return isinstance(value, dict) and all(
         isinstance(i, int) for ids in value.values() for i in (ids if isinstance(ids, list) else [ids])
     )
 
 
 def _is_case_table(value: Any) -> bool:
-    """Where the files of each case are; the key may be absent."""
+    """Whether `value` lists the files of each case, or is None because the key is absent."""
     entries = value.values() if isinstance(value, dict) else [None]
     return value is None or all(
         isinstance(entry, dict) and isinstance(entry.get("images"), list) and isinstance(entry.get("label"), str)
@@ -114,12 +114,13 @@ FORMS: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
 
 
 def _channel(name: str) -> str:
-    """CT or MRI if the name says so, as nnU-Net and the converted datasets spell them; otherwise the name itself."""
+    """Return CT or MRI, as nnU-Net and the converted datasets spell them, for names that mean them, and other names
+    unchanged."""
     return {"ct": CT, "mri": MRI, "mr": MRI}.get(str(name).lower(), str(name))
 
 
 def _identity(labels: dict[str, Any]) -> LabelMap:
-    """The map that leaves every id as it is."""
+    """Return the map that leaves every id unchanged."""
     lists = (values if isinstance(values, list) else [values] for values in labels.values())
     ids = {0, *(int(value) for values in lists for value in values)}
     return LabelMap(
@@ -130,7 +131,7 @@ def _identity(labels: dict[str, Any]) -> LabelMap:
 
 
 def _cases(folder: Path, content: dict[str, Any]) -> tuple[list[SourceCase], list[str], list[Finding]]:
-    """Return the cases with all channels and a label, the names of test images without label, and findings."""
+    """Return the cases with all channels and a label, the names of test images without a label, and findings."""
     n_channels, ending = len(content["channel_names"]), content["file_ending"]
     labelled: list[SourceCase] = []
     unlabelled: list[str] = []
@@ -144,7 +145,7 @@ def _cases(folder: Path, content: dict[str, Any]) -> tuple[list[SourceCase], lis
                     found(
                         "case_in_two_splits",
                         name,
-                        "it is among the training and the test images; expected one of the two",
+                        "it is among both the training and the test images; expected one of the two",
                     )
                 )
             elif len(images) != n_channels or not all(image.is_file() for image in images):
@@ -171,7 +172,7 @@ def _listed(folder: Path, content: dict[str, Any]) -> dict[str, tuple[tuple[Path
 
 
 def _in_folders(folder: Path, part: str, ending: str) -> dict[str, tuple[tuple[Path, ...], Path | None]]:
-    """Find cases by the names of images and labels. A case with nothing but a label has no images."""
+    """Find cases by the names of images and labels. Returns name -> (images, label or None)."""
     images: dict[str, list[Path]] = {}
     for file in _files(folder / f"images{part}", ending):
         match = re.fullmatch(r"(.+)_\d{4}", file.name.removesuffix(ending))

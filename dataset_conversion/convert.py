@@ -1,4 +1,4 @@
-"""A download becomes an nnU-Net raw dataset: scan, then convert. READ FIRST: all datasets take these steps."""
+"""Convert a download to an nnU-Net raw dataset: scan, then convert. READ FIRST: all datasets take these steps."""
 
 from __future__ import annotations
 
@@ -81,10 +81,10 @@ def convert(
 ) -> tuple[dict[str, Record], list[Finding]]:
     """Execute a plan. Returns the records of all cases by name, and all findings.
 
-    say: is called with a sentence before files are placed in another mode than the requested one, and if cases are done
-    already. Raises `AssftError` before the first write if the dataset as a whole has an error (an id that is taken,
-    another dataset in the folder, too little space) or, with `options.strict`, if any case has one; later, if the
-    folder cannot be written to.
+    say: called with a sentence before files are placed in a mode other than the requested one, and if some cases are
+    done already. Raises `AssftError` before the first write if the dataset as a whole has an error (its id is taken,
+    the folder holds another dataset, too little space) or, with `options.strict`, if any case has an error; later, if
+    the folder cannot be written to.
     """
     refuse(plan, options)
     kept = _kept_options(plan, options)
@@ -108,10 +108,8 @@ def convert(
 
 
 def refuse(plan: Plan, options: ConversionOptions) -> None:
-    """Raise `AssftError` if the plan must not be executed.
-
-    This is so if the dataset as a whole has an error or, with `options.strict`, if any case has one.
-    """
+    """Raise `AssftError` if the dataset as a whole has an error, if no case can be converted or, with
+    `options.strict`, if any case has an error."""
     wrong = [finding for finding in errors(plan.findings) if options.strict or not finding.case]
     if wrong:
         raise AssftError(("--strict: " if wrong[0].case else "") + wrong[0].line())
@@ -124,7 +122,7 @@ def refuse(plan: Plan, options: ConversionOptions) -> None:
 def verify_conversion(folder: Path) -> tuple[int, list[Finding]]:
     """Compare all sources and converted files with the manifest by checksum.
 
-    Returns the number of cases, and findings.
+    Returns the number of cases, and the findings. Raises `AssftError` if the folder has no manifest.
     """
     manifest = Manifest.load(folder)
     if manifest is None:
@@ -133,26 +131,27 @@ def verify_conversion(folder: Path) -> tuple[int, list[Finding]]:
 
 
 def dataset_folder(name: str, raw: Path, dataset: str | None) -> Path:
-    """The folder of a dataset.
+    """Return the folder of a converted dataset.
 
-    If only the download says its name, as that of a Decathlon task does, it is the existing folder that -d names.
+    For datasets whose name only the download states, such as Decathlon tasks, this is the existing folder that -d
+    names. Raises `AssftError` if there is no such folder.
     """
     row = DATASETS[name]
     if row.id:
         return raw / _renamed(row, dataset).folder
     if dataset is None:
         raise AssftError(
-            f"{name} stands for many datasets, and nothing says which one is meant. Name it with -d, by its id or its "
-            "folder."
+            f"{name} stands for many datasets, and the one that is meant is unknown. Give its id or its folder name "
+            "with -d."
         )
     folders = sorted(raw.glob(f"Dataset{int(dataset):03d}_*")) if dataset.isdigit() else [raw / dataset]
     if len(folders) != 1 or not folders[0].is_dir():
-        raise AssftError(f"Dataset {dataset} was not found in {raw}. Name a converted dataset with -d.")
+        raise AssftError(f"Dataset {dataset} was not found in {raw}. Give the id of a converted dataset with -d.")
     return folders[0]
 
 
 def id_clash(folder_name: str, raw: Path) -> list[Finding]:
-    """A finding if one of nnU-Net's folders has another dataset with this id, because nnU-Net then refuses both."""
+    """Return a finding if one of nnU-Net's folders holds another dataset with this id: nnU-Net then refuses both."""
     prefix = folder_name[: len("Dataset000")]
     places = {raw, *(Path(os.environ[v]) for v in ("nnUNet_preprocessed", "nnUNet_results") if os.environ.get(v))}
     others = sorted(
@@ -171,7 +170,8 @@ def id_clash(folder_name: str, raw: Path) -> list[Finding]:
 
 
 def _refuse_own_folder(roots: Sequence[Path], folder: Path) -> None:
-    """Raise `AssftError` if the download is the folder to be written: a file must not become a link to itself."""
+    """Raise `AssftError` if the download is in the folder that would be written, because files would become links to
+    themselves."""
     for root in roots:
         if folder.resolve() in (root.resolve(), *root.resolve().parents):
             raise AssftError(
@@ -180,11 +180,12 @@ def _refuse_own_folder(roots: Sequence[Path], folder: Path) -> None:
 
 
 def _renamed(row: DatasetRow, dataset: str | None) -> DatasetRow:
-    """The row with the id and name of -d. Raises `AssftError` if these are no id, or if neither row nor -d has one."""
+    """Return the row with the id and name of -d. Raises `AssftError` if -d is not valid, or if neither the row nor -d
+    has an id."""
     if not row.id and dataset is None:
         raise AssftError(
-            "The download does not say the id of its dataset, as the folder name Task04_Hippocampus would. Choose the "
-            "dataset's id with -d."
+            "The download does not state the id of its dataset, as a folder name such as Task04_Hippocampus would. "
+            "Choose an id with -d."
         )
     match = re.fullmatch(r"(?:Dataset)?(\d{1,3})(?:_(\w+))?", dataset or str(row.id))
     if match is None or int(match[1]) == 0:
@@ -215,7 +216,7 @@ def _count_findings(row: DatasetRow, counts: dict[str, int]) -> list[Finding]:
 
 
 def _kept_options(plan: Plan, options: ConversionOptions) -> dict[str, Any]:
-    """The options that a second run must repeat, because they decide where the files of a case are."""
+    """Return the options that a second run must repeat, because they determine where the files of a case are."""
     lists = sha256_of(sorted(map(sorted, read_split_file(options.split_file)))) if options.split_file else None
     return {"dataset": plan.row.folder, "mode": options.mode, "split": options.split, "split_file_sha256": lists}
 
@@ -239,7 +240,7 @@ def _conversion(plan: Plan, mode: str) -> Conversion:
 
 
 def _write_results(plan: Plan, manifest: Manifest, findings: list[Finding], mode: str, message: str) -> None:
-    """Write the report, the manifest, and dataset.json last: with it the dataset is complete."""
+    """Write the report, the manifest, and then dataset.json, which marks the dataset as complete."""
     row = plan.row
     facts = {
         "dataset": row.folder,

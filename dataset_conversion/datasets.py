@@ -1,6 +1,6 @@
 """The datasets that can be converted, one row each. All dataset-specific settings live in this table.
 
-The module imports neither torch nor numpy: the help of the command lists the table, and it must be quick.
+The module imports neither torch nor numpy, so that the help of the command, which lists the table, is fast.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ READER = "NibabelIOWithReorient"  # reorients to RAS, and reads headers that ITK
 class DatasetRow:
     """A public dataset and how its download becomes an nnU-Net dataset.
 
-    id, name: of the folder Dataset{id}_{name}; an id of 0 means that the download says it, or else -d. labels: the
-    structures in the order of their ids, from 1. layout: the function that finds the cases in the folders of a
-    download. split: a key of `splits.SPLITS`. image, label: file names without ending, as regular expressions with the
-    group `case`. dropped: structures of the source, following `labels`, that become background. n_test: number of test
-    cases of the split. case_numbers: the numbers of the cases of this modality, if one download has both; None if it
-    has one modality. expected_labels, expected_cases: published numbers of labels, and of labels with an image.
-    labels_without_images: whether the download has labels without an image, so that such a label is no error.
+    id, name: parts of the folder name Dataset{id}_{name}; an id of 0 means that it comes from the download or from -d.
+    labels: the structures in the order of their ids, from 1. layout: the function that finds the cases in the folders
+    of a download. split: a key of `splits.SPLITS`. image, label: file names without ending, as regular expressions with
+    the group `case`. dropped: structures that follow `labels` in the source and become background. n_test: number of
+    test cases of the split. case_numbers: the numbers of the cases of this modality, or None if the download has only
+    one modality. expected_labels, expected_cases: published numbers of labels, and of labels with an image.
+    labels_without_images: whether the download has labels without an image, so that such a label is not an error.
     """
 
     id: int
@@ -65,7 +65,7 @@ class DatasetRow:
 
     @property
     def source_labels(self) -> dict[str, int]:
-        """The documented ids of the download, used where the download does not bring its own table."""
+        """The documented ids of the download, which are used if the download contains no table of its own."""
         return {name: value for value, name in enumerate((BACKGROUND, *self.labels, *self.dropped))}
 
 
@@ -234,7 +234,7 @@ DATASETS: Table[DatasetRow] = Table(
             citation="Zhou et al. MRAnnotator: Multi-Anatomy and Many-Sequence MRI Segmentation of Forty-four "
             "Structures. Radiology Advances (2024), doi:10.1093/radadv/umae035",
         ),
-        "msd": DatasetRow(  # name, id, channel, labels, description and licence are those of the task's dataset.json
+        "msd": DatasetRow(  # the folder of the task and its dataset.json supply the id, name, labels and so on
             id=0,
             name="",
             channel="",

@@ -1,4 +1,5 @@
-"""Put files of a dataset under their final names: links, copies and rewritten labels. A file is whole or not there."""
+"""Put files of a dataset under their final names, as links, copies or rewritten labels. Every file is written
+atomically."""
 
 from __future__ import annotations
 
@@ -26,10 +27,8 @@ COPIES_IN_MEMORY = 3  # of a volume: the bytes of the file, the array, and a rew
 
 
 def place(source: Path, target: Path, mode: str) -> None:
-    """Make `target` an absolute symbolic link, a hard link or a copy of `source`.
-
-    Replaces what is there in one step.
-    """
+    """Make `target` an absolute symbolic link, a hard link or a copy of `source`. An existing target is replaced
+    atomically."""
     if mode == "copy":
         with atomic_path(target) as partial:
             shutil.copyfile(source, partial)
@@ -44,13 +43,13 @@ def place(source: Path, target: Path, mode: str) -> None:
             partial.symlink_to(os.path.abspath(source))
         os.replace(partial, target)
     finally:
-        partial.unlink(missing_ok=True)  # renaming one hard link of a file to another one does nothing
+        partial.unlink(missing_ok=True)  # os.replace does nothing if both names are hard links of the same file
 
 
 def possible_mode(mode: str, sources: Iterable[Path], folder: Path) -> tuple[str, str]:
     """Return the mode that works from all file systems of `sources` into `folder`, and a sentence if it is not `mode`.
 
-    Tries one file of each file system under a temporary name.
+    Tries every mode with one file of each file system, under a temporary name.
     """
     per_device = {source.stat().st_dev: source for source in sources}
     wanted = "link" if mode == "reference" else mode  # imagesTs cannot be given by reference
@@ -75,13 +74,13 @@ def possible_mode(mode: str, sources: Iterable[Path], folder: Path) -> tuple[str
 
 
 def in_orientation_of(array: npt.NDArray[np.uint8], label: SourceVolume, image: SourceVolume) -> npt.NDArray[np.uint8]:
-    """The label with its axes stored in the order and direction of those of the image."""
+    """Return the label with its axes in the order and direction of those of the image."""
     turn = ornt_transform(io_orientation(label.header.affine), io_orientation(image.header.affine))
     return np.asarray(apply_orientation(array, turn), dtype=np.uint8)
 
 
 def write_label(target: Path, array: npt.NDArray[np.uint8], image: SourceVolume) -> None:
-    """Write a label with the geometry of its image. The same voxels give the same bytes."""
+    """Write a label with the geometry of its image. The bytes of the file depend only on voxels and geometry."""
     header = image.nifti.copy()
     header.set_data_dtype(np.uint8)
     header.set_slope_inter(1, 0)
@@ -96,7 +95,7 @@ def write_label(target: Path, array: npt.NDArray[np.uint8], image: SourceVolume)
 
 
 def processes_for(cases: Sequence[PlannedCase], requested: int | None) -> int:
-    """The number of processes that read these cases: each of them can hold the largest volume in memory."""
+    """Return the number of processes that read these cases, so that each can hold the largest volume in memory."""
     return number_of_processes(
         requested,
         total_bytes=sum(case.image_bytes + case.label_bytes for case in cases),
@@ -105,7 +104,7 @@ def processes_for(cases: Sequence[PlannedCase], requested: int | None) -> int:
 
 
 def require_space(folder: Path, needed: int) -> None:
-    """Raises `AssftError` if `needed` bytes do not fit on the disk of `folder`."""
+    """Raise `AssftError` if `needed` bytes do not fit on the disk of `folder`."""
     existing = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
     free = shutil.disk_usage(existing).free
     if needed > free:

@@ -12,7 +12,7 @@ SEVERITIES = (ERROR, WARNING, INFO)
 
 @dataclass(frozen=True)
 class Code:
-    """A kind of finding. severity: the usual one. meaning: for the report. advice: what to do; it ends the line."""
+    """A kind of finding. severity: the default. meaning: for the report. advice: what to do, at the end of the line."""
 
     severity: str
     meaning: str
@@ -29,7 +29,7 @@ CODES = {
     "not_3d": Code(
         ERROR,
         "an image or label does not have three axes",
-        "Split it into 3D files; images are never encoded anew here.",
+        "Split it into 3D files; images are never rewritten here.",
     ),
     "invalid_affine": Code(ERROR, "the header gives no invertible affine", "Fix the header."),
     "shape_mismatch": Code(
@@ -78,18 +78,18 @@ CODES = {
         WARNING, "dataset.json of the download is unusable", "Folder names and the documented labels are used."
     ),
     "count_differs": Code(
-        WARNING, "not the published number of cases", "Complete the download, or continue with what there is."
+        WARNING, "the number of cases is not the published one", "Complete the download, or continue with these cases."
     ),
     # to know
     "orientation_differs": Code(
         INFO, "image and label are stored in different orientations but agree", "The reader reorients both."
     ),
     "labels_removed": Code(INFO, "structures that this dataset drops were set to background"),
-    "unlabelled_image": Code(INFO, "an image without public label", "It is left out."),
+    "unlabelled_image": Code(INFO, "an image without a public label", "It is left out."),
     "other_modality": Code(INFO, "a case of the other modality", "It belongs to the other dataset."),
     "not_in_split": Code(INFO, "a case that the split file does not name", "It is left out."),
     # of --verify_only
-    "output_missing": Code(ERROR, "a converted file is gone", "Run the command without --verify_only."),
+    "output_missing": Code(ERROR, "a converted file is missing", "Run the command without --verify_only."),
     "output_changed": Code(
         ERROR, "a converted file is not as it was written", "Move it away, or use --overwrite to write it again."
     ),
@@ -103,7 +103,7 @@ CODES = {
 class Finding:
     """One finding.
 
-    case: "" for the dataset as a whole. message: what was found and what was expected, without full stop.
+    case: "" for the dataset as a whole. message: what was found and what was expected, without a full stop.
     """
 
     code: str
@@ -112,19 +112,19 @@ class Finding:
     severity: str
 
     def line(self) -> str:
-        """One line for a person: where it is, what it is, and what to do."""
+        """Return one line to print: where it is, what it is, and what to do."""
         return " ".join(
             filter(None, (f"{self.case or 'dataset'}: {self.message}.", CODES[self.code].advice, f"[{self.code}]"))
         )
 
 
 def found(code: str, case: str, message: str, severity: str | None = None) -> Finding:
-    """Make a finding with the usual severity of its code, unless another one is given."""
+    """Make a finding with the default severity of its code, unless another one is given."""
     return Finding(code, case, message, severity or CODES[code].severity)
 
 
 def errors(findings: Iterable[Finding]) -> list[Finding]:
-    """The findings that are errors, in their order."""
+    """Return the findings that are errors, in their order."""
     return [finding for finding in findings if finding.severity == ERROR]
 
 
@@ -134,6 +134,6 @@ def ordered(findings: Iterable[Finding]) -> list[Finding]:
 
 
 def counts(findings: Iterable[Finding]) -> dict[tuple[str, str], int]:
-    """(severity, code) -> number of findings, errors first."""
+    """Return (severity, code) -> number of findings, errors first."""
     counter = Counter((f.severity, f.code) for f in findings)
     return {key: counter[key] for key in sorted(counter, key=lambda key: (SEVERITIES.index(key[0]), key[1]))}

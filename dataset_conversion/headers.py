@@ -1,5 +1,5 @@
-"""NIfTI headers, and what they say about a case: readable, three axes, image and label on the same grid. No voxel is
-read."""
+"""Read and check NIfTI headers: they can be read, have three axes, and place image and label on the same grid. No voxel
+is read."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from nnunet_assft.volumes.placement import DoesNotFitError, require_same_voxels
 
 Affine = npt.NDArray[np.float64]
 
-NOT_WORTH_A_WORD = 1e-3  # mm: rounding of float32 headers
-SKEWED = 0.01  # degrees from a right angle
+NOT_WORTH_A_WORD = 1e-3  # mm; smaller differences are rounding errors of float32 headers
+SKEWED = 0.01  # degrees; larger deviations from a right angle are reported
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a NIfTI header says.
+    """The content of a NIfTI header.
 
-    shape: voxels (x, y, z). affine: 4x4, RAS in mm. stored: type of the voxels in the file. scaled: whether they are
-    not the values themselves.
+    shape: number of voxels (x, y, z). affine: 4x4, RAS in mm. stored: type of the voxels in the file. scaled: whether
+    the values are the stored voxels times a slope plus an intercept.
     """
 
     shape: tuple[int, ...]
@@ -49,18 +49,18 @@ class Header:
 
 
 def parse_header(block: bytes) -> nibabel.Nifti1Header:
-    """The header at the start of an uncompressed NIfTI-1 or NIfTI-2 file. Raises ValueError if it is none."""
+    """Return the header at the start of an uncompressed NIfTI-1 or NIfTI-2 file. Raises ValueError if there is none."""
     sizes = {int.from_bytes(block[:4], order) for order in ("little", "big")} if len(block) >= 348 else set()
     kind = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}.get(next(iter(sizes & {348, 540}), 0))
     if kind is None:
-        raise ValueError("it is no NIfTI file" if len(block) >= 348 else f"it ends after {len(block)} bytes")
+        raise ValueError("it is not a NIfTI file" if len(block) >= 348 else f"it ends after {len(block)} bytes")
     return kind(block[: kind.template_dtype.itemsize], check=False)
 
 
 def read_header(file: Path) -> Header:
     """Read the header of a NIfTI file.
 
-    Raises OSError, EOFError, ValueError or what nibabel raises if there is none to read.
+    Raises OSError, EOFError, ValueError or an error of nibabel if it cannot be read.
     """
     opener: Callable[..., Any] = gzip.open if file.name.lower().endswith(".gz") else open
     with opener(file, "rb") as stream:
@@ -74,7 +74,8 @@ def read_header(file: Path) -> Header:
 
 
 def header_findings(case: str, file: str, header: Header) -> list[Finding]:
-    """What is wrong with one header: no numbers, not three axes, no affine, skewed axes."""
+    """Return a finding for a header with a wrong type of voxels, without three axes, without an invertible affine, or
+    with axes that are not at right angles."""
     if header.stored.kind not in "iuf":
         return [found("unreadable", case, f"{file} stores {header.stored} per voxel; expected one real number")]
     if len(header.shape) != 3:
@@ -95,10 +96,10 @@ def header_findings(case: str, file: str, header: Header) -> list[Finding]:
 
 
 def misfit(image: Header, label: Header, *, reorient: bool) -> str | None:
-    """Why a label, or a second channel, does not lie on its image, in the words of `volumes.placement`; None if it
-    does.
+    """Return why a label, or a second channel, does not lie on its image, in the words of `volumes.placement`; None if
+    it does.
 
-    reorient: both are turned to RAS first, as nnU-Net's reorienting reader does.
+    reorient: whether both are reoriented to RAS first, as by nnU-Net's reorienting reader.
     """
     try:
         require_same_voxels(label.grid, image.grid, turned_to_ras=reorient)
@@ -108,7 +109,7 @@ def misfit(image: Header, label: Header, *, reorient: bool) -> str | None:
 
 
 def pair_findings(case: str, image: Header, label: Header, tolerances: Tolerances, *, reorient: bool) -> list[Finding]:
-    """How far an image and its label (or second channel) lie apart, see `misfit`."""
+    """Return findings on how far an image and its label (or second channel) lie apart, see `misfit`."""
     if image.shape == label.shape and np.array_equal(image.affine, label.affine):
         return []
     grids = [header.grid.reoriented() if reorient else header.grid for header in (image, label)]

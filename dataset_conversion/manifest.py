@@ -1,6 +1,6 @@
-"""conversion_manifest.json says what was made from what.
+"""conversion_manifest.json records from which files each file of a dataset was made.
 
-While a conversion runs, a journal gets one line per finished case.
+While a conversion runs, one line per finished case is appended to a journal.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ Record = dict[str, Any]  # sources, outputs, findings, content, made_with of one
 class Manifest:
     """What a conversion has done so far.
 
-    options: those that a second run must repeat. cases: name -> record. dataset_json: checksum of the text that was
-    written.
+    options: those that a second run must repeat. cases: name -> record. dataset_json: checksum of dataset.json as it
+    was written.
     """
 
     folder: Path
@@ -36,11 +36,9 @@ class Manifest:
 
     @classmethod
     def load(cls, folder: Path) -> Manifest | None:
-        """Read the manifest of a dataset folder, and the journal of a conversion that was cut off.
+        """Read the manifest of a dataset folder, and the journal of an interrupted conversion.
 
-        None if there is neither.
-
-        Raises `AssftError` if the manifest is damaged.
+        Returns None if there is neither. Raises `AssftError` if the manifest is damaged.
         """
         manifest = cls(folder)
         begun = False
@@ -68,7 +66,7 @@ class Manifest:
         self._append({"options": self.options})
 
     def add(self, case: str, record: Record) -> None:
-        """Note that a case is finished."""
+        """Record that a case is finished."""
         self.cases[case] = record
         self._append({"case": case, "record": record})
 
@@ -83,12 +81,13 @@ class Manifest:
         (self.folder / JOURNAL).unlink(missing_ok=True)
 
     def edited_dataset_json(self) -> bool:
-        """Whether dataset.json is there, but is not what this conversion wrote."""
+        """Whether dataset.json exists, but is not as this conversion wrote it."""
         file = self.folder / "dataset.json"
         return file.is_file() and sha256_of(file.read_text(encoding="utf-8", errors="replace")) != self.dataset_json
 
     def _append(self, entry: dict[str, Any]) -> None:
-        """Begin with a new line, so that a line that a kill cut short stays a line of its own."""
+        """Append a line to the journal. It begins with a line break, so that a line that a kill has truncated remains
+        separate."""
         with open(self.folder / JOURNAL, "a", encoding="utf-8") as file:
             file.write("\n" + json.dumps(entry) + "\n")
             file.flush()
@@ -102,7 +101,7 @@ def _journal_entries(file: Path) -> Iterator[dict[str, Any]]:
         if line.strip():
             try:
                 yield json.loads(line)
-            except ValueError:  # cut short by a kill; its case is converted again
+            except ValueError:  # the line was truncated by a kill; its case is converted again
                 continue
 
 
@@ -127,8 +126,8 @@ def output_state(folder: Path, output: Record, *, thorough: bool) -> str:
     """Return "" if an output is as it was written, otherwise "missing" or "changed".
 
     A file is compared by size and time and, if these differ or if `thorough` is set, by checksum. A link is compared by
-    where it leads, and a hard link by whether it is the same file, since the source is compared separately. A file that
-    is given by reference counts as it was written.
+    its target, and a hard link by whether it is the same file, since the source is compared separately. A file that is
+    given by reference always counts as unchanged.
     """
     file = folder / output["path"]
     if output["action"] == "reference":

@@ -1,4 +1,4 @@
-"""What a person decides about a conversion."""
+"""The options of a conversion."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class ConversionOptions:
 
     mode: how files are placed: "link", "hardlink", "copy" or "reference". split: "default" (the split of the dataset)
     or "all"; split_file replaces it. strict: stop at the first error. overwrite: convert every case again.
-    num_processes: None means one per core, as far as the files are worth it.
+    num_processes: None means one per core, or fewer if there is little to read.
     """
 
     mode: str = "link"

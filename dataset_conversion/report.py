@@ -1,4 +1,4 @@
-"""What a conversion found and did: dataset.json, and a report as JSON and as a page to read."""
+"""Write what a conversion has found and done: dataset.json, and a report as JSON and as Markdown."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NEEDS_VOXELS = (
 
 
 def table_of_counts(plan: Plan, converted: dict[str, Record] | None) -> list[tuple[str, int | None, int]]:
-    """(what, expected, found): the published numbers beside those of this download.
+    """Return rows (what, expected, found), which compare the published numbers with those of this download.
 
     converted: the records of a conversion, or None before it.
     """
@@ -42,7 +42,7 @@ def table_of_counts(plan: Plan, converted: dict[str, Record] | None) -> list[tup
 
 
 def label_rows(plan: Plan) -> list[tuple[str, str, int | None, int, str]]:
-    """(name in the source, name here, old id, new id, what happens to it): how labels were related by name."""
+    """Return rows (name in the source, name here, old id, new id, action), which say how labels are mapped by name."""
     here = {canonical_name(name): name for name in plan.row.target_labels}
     rows: list[tuple[str, str, int | None, int, str]] = []
     for old, new in sorted(plan.label_map.ids.items()):
@@ -54,7 +54,7 @@ def label_rows(plan: Plan) -> list[tuple[str, str, int | None, int, str]]:
 
 
 def dataset_json(plan: Plan, records: dict[str, Record], options: dict[str, Any], mode: str) -> dict[str, Any]:
-    """The content of dataset.json: what nnU-Net needs, with licence, citation and provenance."""
+    """Return the content of dataset.json: what nnU-Net needs, with licence, citation and provenance."""
     row = plan.row
     done = {name: record for name, record in sorted(records.items()) if record["outputs"]}
     content: dict[str, Any] = {
@@ -93,9 +93,9 @@ def text_of(content: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Report:
-    """What a conversion or a check has to report.
+    """The report of a conversion or a check.
 
-    counts: (what, expected, found). facts: key -> value, for the top of the page. labels: rows of `label_rows`.
+    counts: rows (what, expected, found). facts: key -> value, for the top of the page. labels: rows of `label_rows`.
     """
 
     title: str
@@ -105,7 +105,7 @@ class Report:
     labels: Sequence[tuple[str, str, int | None, int, str]] = ()
 
     def write(self, folder: Path, stem: str) -> None:
-        """Write `STEM.json`, which has everything, and `STEM.md`, a page to read."""
+        """Write `STEM.json`, which is complete, and `STEM.md`, which lists at most LISTED findings of each code."""
         label_keys = ("source", "name", "old_id", "new_id", "action")
         content = {
             "title": self.title,
@@ -141,7 +141,7 @@ class Report:
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
-    """The lines of a Markdown table."""
+    """Yield the lines of a Markdown table."""
     yield "|" + "|".join(f" {name} " if name else " " for name in header) + "|"
     yield "|" + "---|" * len(header)
     for row in rows:

@@ -1,4 +1,4 @@
-"""First phase: what a conversion would do, by names and headers alone. Nothing is written, and no voxel is read."""
+"""First phase: plan a conversion from names and headers only. Nothing is written, and no voxel is read."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from nnunet_assft.runtime.cases import for_each_case, in_processes
 from nnunet_assft.runtime.processes import number_of_processes
 
 COUNTED = ("labelled cases", "labelled cases with image", "labels without image", "images without public label")
-BYTES_PER_HEADER = 400_000  # counts like so many bytes to read: a process is worth starting from 500 headers on
+BYTES_PER_HEADER = 400_000  # a header counts like this many bytes: a process is worth starting for 500 headers
 
 
 @dataclass(frozen=True)
 class PlannedCase:
-    """A case whose names and headers are in order, or the reason why they are not.
+    """A scanned case, with the findings on its names and headers.
 
-    part: POOL or TEST. rewrite: why the label must be rewritten, as far as headers tell; "" if it need not be.
+    part: POOL or TEST. rewrite: why the label must be rewritten according to its header; "" if it need not be.
     image_bytes, label_bytes: sizes of the files. memory: bytes of the largest volume.
     """
 
@@ -55,8 +55,8 @@ class PlannedCase:
 class Plan:
     """What a conversion will do.
 
-    cases: those to convert. counts: what was counted -> number. findings: all of the scan, also of cases that are left
-    out.
+    cases: the cases to convert. counts: what was counted -> number. findings: all findings of the scan, including those
+    of cases that are left out.
     """
 
     row: DatasetRow
@@ -77,8 +77,8 @@ class Plan:
 class Scanning:
     """How a case is scanned.
 
-    structures: canonical names. reorient: whether grids are compared after reorientation to RAS, as nnU-Net's
-    reorienting reader sees them.
+    structures: canonical names of the masks that a case must have. reorient: whether grids are compared after
+    reorientation to RAS, as by nnU-Net's reorienting reader.
     """
 
     tolerances: Tolerances
@@ -146,7 +146,7 @@ def split_cases(
 
 
 def most_frequent_ending(cases: Sequence[SourceCase]) -> str:
-    """`.nii.gz` or `.nii`: a dataset has one ending, and images are not encoded anew."""
+    """Return `.nii.gz` or `.nii`. A dataset has one ending, and images are not rewritten to change theirs."""
     endings = Counter(ending_of(file) for case in cases for file in case.images)
     return max(ENDINGS, key=lambda ending: endings[ending])
 
@@ -180,7 +180,7 @@ def scan_case(case: SourceCase, scanning: Scanning) -> PlannedCase:
             continue
         first = next(iter(headers.values()), None)
         headers[file] = header
-        new = first is None or not np.array_equal(header.affine, first.affine)  # else it is a finding of the first
+        new = first is None or not np.array_equal(header.affine, first.affine)  # otherwise it is reported already
         if new or len(header.shape) != 3 or header.stored.kind not in "iuf":
             findings += header_findings(case.name, file.name, header)
     missing = [name for name in scanning.structures if name not in case.masks] if case.masks else []
@@ -217,16 +217,16 @@ def _image_findings(case: SourceCase, headers: Mapping[Path, Header], scanning: 
 
 
 def _rewrite(case: SourceCase, headers: Mapping[Path, Header], scanning: Scanning) -> str:
-    """Why the label must be rewritten, or ""."""
+    """Return why the label must be rewritten, or "". The text is part of `Conversion.made_with`."""
     if case.label is None:
         return "merged from one mask per structure"
     label, image = headers[case.label], headers[case.images[0]]
     if label.scaled or np.issubdtype(label.stored, np.inexact):
         return "was stored as float"
-    if misfit(image, label, reorient=scanning.reorient):  # tolerated here, refused where labels are used
+    if misfit(image, label, reorient=scanning.reorient):  # within the tolerances, but labels in use must fit exactly
         return "position set to that of the image"
     image_spacing, label_spacing = (header.grid.reoriented().spacing for header in (image, label))
-    if not np.allclose(label_spacing, image_spacing):  # rounding for us, an error in nnU-Net's own check
+    if not np.allclose(label_spacing, image_spacing):  # nnU-Net's own check would report this as an error
         return "spacing set to that of the image"
     if ending_of(case.label) != scanning.file_ending:
         return f"now ends with {scanning.file_ending}"
@@ -234,6 +234,6 @@ def _rewrite(case: SourceCase, headers: Mapping[Path, Header], scanning: Scannin
 
 
 def describe_error(error: Exception) -> str:
-    """The message of what a reader raised, in one line and without the name of the file."""
+    """Return the message of an error of a reader in one line, without the name of the file."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.split()) or type(error).__name__

@@ -1,7 +1,4 @@
-"""The cases of a download, and which files each of them has.
-
-Only names are looked at; no file but dataset.json is opened.
-"""
+"""Find the cases of a download and the files of each case, by their names. Only dataset.json is opened."""
 
 from __future__ import annotations
 
@@ -29,8 +26,8 @@ class SourceCase:
     """The files of one case.
 
     images: one file per channel. label: a file with all structures. masks: canonical name of a structure -> file, if
-    there is no such label. part: what the download says the case is for: POOL, TEST, UNLABELLED, or "" if it does not
-    say. listed: whether dataset.json of the download names the case.
+    there is no such label. part: the part that the download assigns the case to: POOL, TEST, UNLABELLED, or "" if it
+    assigns none. listed: whether dataset.json of the download names the case.
     """
 
     name: str
@@ -53,9 +50,9 @@ class SourceCase:
 class Sources:
     """What a layout finds in a download.
 
-    row: the row of the dataset, which the layout may complete with what only the download says. cases: by name,
-    ascending. labels: the label table of the download, if it has one. dataset_json: the content of its dataset.json,
-    likewise.
+    row: the row of the dataset, which the layout may complete with what only the download states. cases: by name, in
+    ascending order. labels: the label table of the download, if it has one. dataset_json: the content of its
+    dataset.json, if it has one.
     """
 
     row: DatasetRow
@@ -65,16 +62,16 @@ class Sources:
     dataset_json: dict[str, Any] = field(default_factory=dict)
 
     def case(self, name: str) -> SourceCase:
-        """The case of this name, a new one if there is none yet."""
+        """Return the case with this name, which is added if there is none yet."""
         return self.cases.setdefault(name, SourceCase(name))
 
     def add_image(self, case: SourceCase, file: Path) -> None:
-        """Note the image of a case. A second one becomes a finding, and the first one stays."""
+        """Add the image of a case. If there is one already, it is kept, and the second one becomes a finding."""
         self._report_twice(case, case.images[0] if case.images else None, file)
         case.images = case.images or (file,)
 
     def add_label(self, case: SourceCase, file: Path) -> None:
-        """Note the label of a case. A second one becomes a finding, and the first one stays."""
+        """Add the label of a case. If there is one already, it is kept, and the second one becomes a finding."""
         self._report_twice(case, case.label, file)
         case.label = case.label or file
 
@@ -83,10 +80,7 @@ class Sources:
             self.findings.append(found("case_found_twice", case.name, f"{file} was found in addition to {first}"))
 
     def assign(self, case: SourceCase, part: str) -> None:
-        """Note what a case is for.
-
-        A labelled part outranks UNLABELLED. A case in both POOL and TEST becomes a finding.
-        """
+        """Assign a case to a part. POOL and TEST take precedence over UNLABELLED; a case in both becomes a finding."""
         if {case.part, part} == {POOL, TEST}:
             text = "the download lists it as a training case and as a validation case; expected one of the two"
             finding = found("case_in_two_splits", case.name, text)
@@ -110,7 +104,7 @@ class Sources:
 def collect(row: DatasetRow, roots: Sequence[Path]) -> Sources:
     """Find all cases of a download in the folders `roots`.
 
-    Raises `AssftError` if there is no folder, or no case in them.
+    Raises `AssftError` if one of them is not a folder, or if they hold no case.
     """
     for root in roots:
         if root.name.lower().endswith(ARCHIVES) and root.is_file():
@@ -130,10 +124,8 @@ def collect(row: DatasetRow, roots: Sequence[Path]) -> Sources:
 
 
 def walk(root: Path) -> Iterator[Path]:
-    """Yield the files of a folder and its subfolders in a fixed order, without what macOS leaves in archives.
-
-    Linked folders are followed, each of them once.
-    """
+    """Yield the files of a folder and its subfolders in a fixed order, without hidden files and those that macOS adds
+    to archives. Links to folders are followed, but no folder is visited twice."""
     seen: set[str] = set()
     for folder, subfolders, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
@@ -146,11 +138,11 @@ def walk(root: Path) -> Iterator[Path]:
 
 
 def ending_of(file: Path) -> str:
-    """One of ENDINGS, also if the name has it in upper case; "" for other files."""
+    """Return the ending of a file in lower case, one of ENDINGS; "" for other files."""
     return next((ending for ending in ENDINGS if file.name.lower().endswith(ending)), "")
 
 
 def stem_of(file: Path) -> str | None:
-    """The name without .nii or .nii.gz; None for other files."""
+    """Return the name of a file without .nii or .nii.gz; None for other files."""
     ending = ending_of(file)
     return file.name[: -len(ending)] if ending else None

@@ -1,4 +1,4 @@
-"""Which cases are the pool (imagesTr) and which the test set (imagesTs)."""
+"""Split cases into the pool (imagesTr) and the test set (imagesTs)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _random(row: DatasetRow, cases: dict[str, SourceCase]) -> set[str]:
 
 
 def _hash(row: DatasetRow, cases: dict[str, SourceCase]) -> set[str]:
-    """The names with the smallest checksums: k cases more or fewer in a copy move at most k other cases."""
+    """Return the names with the smallest checksums: if a copy has k cases more or fewer, at most k others move."""
     return set(sorted(cases, key=lambda name: hashlib.sha256(name.encode()).digest())[: _n_test(row, len(cases))])
 
 
@@ -40,7 +40,8 @@ def _all(_: DatasetRow, __: dict[str, SourceCase]) -> set[str]:
 
 
 def _n_test(row: DatasetRow, n: int) -> int:
-    """The published number, or the same share of a partial copy if the published number of cases is known."""
+    """Return the published number of test cases, or the same share of a partial copy if the published number of cases
+    is known."""
     share = row.n_test * n / row.expected_cases if row.split == "random" and row.expected_cases else row.n_test
     return min(round(share), n // LARGEST_TEST_SHARE)
 

@@ -1,4 +1,4 @@
-"""What only the voxels tell. Each file is read once, checked, and its checksum is taken."""
+"""Checks that need the voxels. Each file is read once, to check it and to compute its checksum."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from nnunet_assft.dataset_conversion.labels import LabelMap
 
 Voxels = npt.NDArray[Any]
 
-CT_AIR = -500  # HU; a CT of a body has air around it, and its minimum is below this
-CT_LOWEST, CT_BONE, CT_HIGHEST = -10_000, 200, 40_000  # HU; padding, and metal, stay inside
+CT_AIR = -500  # HU; the minimum of a CT is below this, because there is air around the body
+CT_LOWEST, CT_BONE, CT_HIGHEST = -10_000, 200, 40_000  # HU; padding and metal are within the outer two
 
 
 @dataclass
@@ -35,7 +35,7 @@ class SourceVolume:
     source: dict[str, Any]
 
     def content_sha256(self) -> str:
-        """Checksum of shape, type and voxels, whatever the header and the compression are."""
+        """Return the checksum of shape, type and voxels, regardless of the header and the compression."""
         digest = hashlib.sha256(f"{self.array.shape}{self.array.dtype.str}".encode())
         for slab in slabs(self.array):
             digest.update(np.asfortranarray(slab).tobytes(order="F"))
@@ -43,9 +43,9 @@ class SourceVolume:
 
 
 def read_volume(file: Path) -> SourceVolume:
-    """Read a NIfTI file to its end, where a gzip file has its length and checksum.
+    """Read a NIfTI file to its end, where gzip checks its length and checksum.
 
-    Raises if it is damaged in any way.
+    Raises errors of many types if the file is damaged.
     """
     state = file.stat()
     data = file.read_bytes()
@@ -55,7 +55,7 @@ def read_volume(file: Path) -> SourceVolume:
     nifti = parse_header(data[:540])
     image = (nibabel.Nifti2Image if isinstance(nifti, nibabel.Nifti2Header) else nibabel.Nifti1Image).from_bytes(data)
     promised = int(nifti.get_data_dtype().itemsize * np.prod(image.shape, dtype=np.float64))
-    if promised > len(data):  # before that much memory is asked for
+    if promised > len(data):  # checked before this much memory is allocated
         raise ValueError(f"its header promises {promised:,} bytes of voxels, the file holds {len(data):,}")
     del data
     array = np.asanyarray(image.dataobj)
@@ -74,10 +74,10 @@ def slabs(array: Voxels) -> Iterator[Voxels]:
 
 
 def image_findings(case: str, name: str, array: Voxels, channel: str, *, by_id: bool) -> list[Finding]:
-    """Findings for NaN, infinity and implausible intensities of an image.
+    """Return findings for NaN, infinity and implausible intensities of an image.
 
-    channel: a CT is expected to be in HU, an MRI not to look like a CT; nothing is expected of others. by_id: whether
-    the modality follows from the case id.
+    channel: a CT is expected to be in HU, and an MRI not to look like a CT; other channels are only checked for NaN and
+    infinity. by_id: whether the modality follows from the case id.
     """
     bad = 0
     low, high = np.inf, -np.inf
@@ -110,7 +110,8 @@ def image_findings(case: str, name: str, array: Voxels, channel: str, *, by_id: 
 
 @dataclass
 class Values:
-    """Number of voxels per value of a label. fractions, infinite: numbers of voxels that are not integers."""
+    """The number of voxels per value of a label. fractions, infinite: numbers of voxels that are not integers, and not
+    finite."""
 
     voxels: Counter[int]
     fractions: int = 0
@@ -150,7 +151,7 @@ def count_values(array: Voxels) -> Values:
 
 
 def label_findings(case: str, name: str, values: Values, stored_as_float: bool, label_map: LabelMap) -> list[Finding]:
-    """Findings for the values of a label with all structures."""
+    """Return findings for the values of a label with all structures."""
     if findings := values.findings(case, name):
         return findings
     unexpected = {value: n for value, n in sorted(values.voxels.items()) if value not in label_map.ids}
@@ -179,7 +180,7 @@ def label_findings(case: str, name: str, values: Values, stored_as_float: bool, 
 
 
 def renumbered(array: Voxels, label_map: LabelMap) -> npt.NDArray[np.uint8]:
-    """The label with the ids of the dataset. Every value must be in the map."""
+    """Return the label with the ids of the dataset. Every value must be in the map."""
     table = np.zeros(max(label_map.ids) + 1, np.uint8)
     for old, new in label_map.ids.items():
         table[old] = new

@@ -1,5 +1,5 @@
-"""How downloads lay out their files: one file per layout, each with a function that a row of `DATASETS` names.
+"""The layouts of downloads: one file per layout, each with a function that a row of `DATASETS` names.
 
 A layout is any function from a row and the folders of a download to its cases (`datasets.Layout`). A row of another
-package can bring its own.
+package can use its own layout.
 """

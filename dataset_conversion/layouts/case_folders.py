@@ -1,4 +1,4 @@
-"""A folder for each case, as AbdomenAtlas has them."""
+"""One folder per case, as in AbdomenAtlas."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ IMAGE, LABEL, MASKS = "ct", "combined_labels", "segmentations"  # ct.nii.gz, com
 
 
 def case_folders(row: DatasetRow, roots: list[Path]) -> Sources:
-    """Take a folder whose name matches `row.image` as a case. Its image and its label may lie below different roots.
+    """Treat each folder whose name matches `row.image` as a case. Its image and label may be below different roots.
 
     A label is one file with all structures or, if there is none, one mask for each structure.
     """

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def msd(row: DatasetRow, roots: list[Path]) -> Sources:
-    """Take the training cases that dataset.json lists, and complete the row with what it says about the dataset.
+    """Use the training cases that dataset.json lists, and complete the row with what it states about the dataset.
 
     Raises `AssftError` if there is no dataset.json, or if it cannot be used.
     """
@@ -55,13 +55,13 @@ def _subfolders(roots: Iterable[Path]) -> Iterator[Path]:
 
 
 def _completed(row: DatasetRow, sources: Sources, root: Path) -> DatasetRow:
-    """The row with the id and name of the task's folder, and with what its dataset.json says."""
+    """Return the row with the id and name of the task's folder, and with what its dataset.json states."""
     content = sources.dataset_json
     modality = content.get("modality") or content.get("channel_names") or {}
     channels = list(modality.values() if isinstance(modality, dict) else modality)
     if len(channels) != 1:
         raise AssftError(
-            f"This task has {len(channels)} channels in 4D images, which would have to be encoded anew. "
+            f"This task has {len(channels)} channels in 4D images, but images are never rewritten here. "
             "Use nnUNetv2_convert_MSD_dataset, then nnUNetv2_assft_convert check."
         )
     by_id = sorted((value, name) for name, value in (sources.labels or {}).items())

@@ -1,4 +1,4 @@
-"""Images and labels in any folders, told apart by the names of folders and files."""
+"""Images and labels in any folders, distinguished by the names of folders and files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PART_OF_ENDING = {"tr": POOL, "va": TEST, "ts": UNLABELLED}  # how a folder's na
 
 
 def named_files(row: DatasetRow, roots: list[Path]) -> Sources:
-    """Tell images and labels apart by their folder, or else by their name (`_0000`).
+    """Distinguish images and labels by their folder, or else by their name (`_0000`).
 
     Folders may be nested to any depth, and a file may be found more than once.
     """
@@ -45,7 +45,7 @@ def named_files(row: DatasetRow, roots: list[Path]) -> Sources:
 
 
 def _images_or_labels(root: Path, file: Path) -> tuple[str, str]:
-    """What the nearest folder with a telling name says: "image", "label" or "" (no folder tells), and the part."""
+    """Return "image" or "label" and the part, by the name of the nearest folder that says so; ("", "") if none does."""
     for folder in reversed([root.name, *file.relative_to(root).parts[:-1]]):
         name = folder.lower()
         kind = "label" if re.search("label|mask|seg", name) else "image" if re.search("image|img", name) else ""

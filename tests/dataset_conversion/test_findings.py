@@ -375,7 +375,7 @@ def test_a_decathlon_folder_without_task_number_needs_an_id(convert: Convert, tm
     (tmp_path / "Task04_Hippocampus").rename(tmp_path / "hippo")
     refused = convert("msd", tmp_path / "hippo")
     assert len(refused.errors) == 1
-    assert "Choose the dataset's id with -d" in refused.errors[0]
+    assert "Choose an id with -d" in refused.errors[0]
     result = convert("msd", tmp_path / "hippo", options="-d 7")
     assert (result.code, result.folder.name) == (0, "Dataset007_Hippocampus")
 

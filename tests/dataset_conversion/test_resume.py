@@ -92,7 +92,7 @@ def test_a_second_run_reads_no_voxel_and_changes_nothing(
     before = {file: file.lstat().st_mtime_ns for file in first.folder.rglob("*T[rs]/*")}
     monkeypatch.setattr(case_conversion, "read_volume", None)
     second = convert("flare21", root)
-    assert "4 of 4 cases are done already and match; 0 to do." in second.out
+    assert "4 of 4 cases are done already and unchanged; 0 remain." in second.out
     assert "done already" not in first.out
     assert (second.code, second.errors, second.findings()) == (first.code, first.errors, first.findings())
     assert len(second.errors) == 2
