@@ -141,7 +141,7 @@ def small_job(folder: Path, **changes: object) -> standard_nnunet.Job:
 def test_a_job_that_fails_says_where_to_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for code, message in (
         (3, r"ended with exit code 3\. See .*log\.txt"),
-        (0, r"left no segmentation of t; see"),
+        (0, r"wrote no segmentation of t\. See"),
     ):
         python = tmp_path / f"python_{code}"
         python.write_text(f"#!/bin/sh\necho nnU-Net\nexit {code}\n")
