@@ -73,7 +73,7 @@ def test_what_is_wrong_is_found(convert: Convert, dataset: Path) -> None:
         ("warning", "affine_differs", "c2"),
     ]
     assert "lie 3.00 mm apart" in result.message("affine_differs", "check_report")
-    assert "numTraining is 3; 2 training cases" in result.message("count_differs", "check_report")
+    assert "numTraining is 3, but 2 training cases" in result.message("count_differs", "check_report")
 
 
 def test_two_orientations_matter_to_a_reader_that_does_not_reorient(convert: Convert, dataset: Path) -> None:

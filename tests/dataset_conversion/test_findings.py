@@ -90,7 +90,7 @@ FLARE_CASES: list[tuple[str, str, Callable[[Path], object], str]] = [  # code, s
     ("unreadable", "error", lambda root: cut(root / LABEL, 0.9), "end-of-stream"),
     ("unreadable", "error", lambda root: (root / IMAGE).write_bytes(b""), "ends after 0 bytes"),
     ("unreadable", "error", lambda root: (root / IMAGE).write_bytes(b"<html>login</html>"), "gzip"),
-    ("unreadable", "error", lambda root: (root / LABEL).write_bytes(gzip.compress(b"x" * 999)), "no NIfTI"),
+    ("unreadable", "error", lambda root: (root / LABEL).write_bytes(gzip.compress(b"x" * 999)), "not a NIfTI"),
     ("unreadable", "error", lambda root: unpack(root / LABEL), "gzip"),
     (
         "unreadable",

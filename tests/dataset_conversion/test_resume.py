@@ -365,4 +365,4 @@ def test_nothing_to_verify_is_one_line(convert: Convert) -> None:
 def test_what_to_verify_has_to_be_named_if_the_converter_does_not_say(convert: Convert) -> None:
     result = convert("msd", options="--verify_only")
     assert result.code == 1
-    assert "Name it with -d" in result.errors[0]
+    assert "Give its id or its folder name with -d" in result.errors[0]
