@@ -231,6 +231,16 @@ def test_a_float_label_is_rewritten_as_uint8_with_the_geometry_of_the_image(conv
     np.testing.assert_array_equal(image.affine, AFFINE)
 
 
+def test_a_case_that_amos_lists_without_files_is_missing(convert: Convert, tmp_path: Path) -> None:
+    root = downloads.amos(tmp_path / "download")
+    for part in ("images", "labels"):
+        (root / f"amos22/{part}Tr/amos_0004.nii.gz").unlink()
+    result = convert("amos_ct", root)
+    assert result.code == 1
+    assert ("error", "missing_image", "amos_0004") in result.findings()
+    assert "amos_0004" not in result.cases("imagesTr")
+
+
 def test_a_spacing_that_only_nnunet_minds_is_set_to_that_of_the_image(convert: Convert, tmp_path: Path) -> None:
     """0.05 % is information here and an error in nnU-Net's check."""
     root = downloads.flare21(tmp_path / "download")

@@ -216,8 +216,8 @@ def written_report(tmp_path_factory: pytest.TempPathFactory) -> Report:
         write_raw_dataset(root / "nnUNet_raw" / DATASET)
         write_comparison(write_experiment())
         with pytest.raises(SystemExit) as exit_:
-            main(["-d", "905", "--compare", "-o", str(root / "r.html"), "--verbose"])
-        material = gather(DATASET, None, "compare")
+            main(["-d", "905", "-e", "assft", "--compare", "-o", str(root / "r.html"), "--verbose"])
+        material = gather(DATASET, "assft", "compare")
         sections = {section.id: section for section in build_sections(material)}
     assert exit_.value.code == 0
     html = (root / "r.html").read_text(encoding="utf-8")

@@ -12,7 +12,7 @@ import pytest
 
 from nnunet_assft.active.state import REMOVED_OPTIONS, Experiment, Round
 from nnunet_assft.errors import AssftError
-from nnunet_assft.report.material import EPOCH_COLUMNS, Material, epochs_of, gather
+from nnunet_assft.report.material import EPOCH_COLUMNS, Material, epochs_of, gather, read_finished_comparison
 from nnunet_assft.report.page import render
 from nnunet_assft.report.sections.order import build_sections
 from nnunet_assft.runtime.files import read_json, write_json
@@ -106,12 +106,10 @@ def test_a_comparison_without_a_finished_round_is_one_line(experiment: Experimen
         gather(DATASET, None, "compare")
 
 
-def test_a_comparison_that_names_no_experiment_needs_one(experiment: Experiment) -> None:
-    file = write_comparison(experiment) / "comparison.json"
-    write_json(file, {**read_json(file), "experiments": {}})
-    with pytest.raises(AssftError, match="Name the experiment to report with -e"):
+def test_the_first_run_of_the_method_stands_for_a_comparison(experiment: Experiment) -> None:
+    assert read_finished_comparison(write_comparison(experiment)).experiment == "compare_assft_s0"
+    with pytest.raises(AssftError, match="has no experiment 'compare_assft_s0'"):
         gather(DATASET, None, "compare")
-    assert gather(DATASET, "assft", "compare").comparison is not None
 
 
 # Files of earlier versions ------------------------------------------------------------------------------------------
@@ -131,8 +129,10 @@ def test_an_experiment_and_a_comparison_of_version_2_have_a_report(experiment: E
     }
     experiment.paths.experiment_file.write_text(json.dumps(old))
     file = write_comparison(experiment) / "comparison.json"
-    write_json(file, {**read_json(file), "options": options, "encoder": old["encoder"]})
-    material = gather(DATASET, None, "compare")
+    content = read_json(file)
+    compared = {**content["settings"], "encoder": "/x/a.pth"}
+    write_json(file, {**content, "settings": compared, "options": options, "encoder": old["encoder"]})
+    material = gather(DATASET, "assft", "compare")
     assert material.comparison is not None
     assert material.comparison.encoder == "/x/a.pth"
     page = render(material, build_sections(material), "files")
