@@ -57,7 +57,7 @@ def test_a_long_table_says_what_it_leaves_out(material: Material) -> None:
 
 
 def test_what_is_missing_is_said(material: Material) -> None:
-    assert "There is no file of scores" in section(replace(material, scores={})).missing[0]
+    assert "There are no scores, because" in section(replace(material, scores={})).missing[0]
     third = replace(material.rounds[1], round=2)
     found = section(replace(material, rounds=(*material.rounds, third)))
     assert found.missing == ("The scores of round 2 are missing (scores_round_02.csv).",)

@@ -26,7 +26,7 @@ def test_stages_without_a_curve_are_named(material: Material) -> None:
     found = section(replace(material, training=training))
     assert found.missing == (
         "There is no training curve of round 1 (semi), because the checkpoint no longer exists.",
-        "There is no curve of round 1 (supervised), because the checkpoint cannot be read.",
+        "There is no training curve of round 1 (supervised), because the checkpoint cannot be read.",
     )
     assert len(found.plots) == 2
     assert not section(replace(material, training=replace(training, epochs=epochs.iloc[:0]))).plots
