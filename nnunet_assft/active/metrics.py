@@ -74,7 +74,10 @@ def pakd(e_pre: np.ndarray, e_cur: np.ndarray) -> np.ndarray:
         [cosine_distance(unit_vectors(e_pre[rows]), unit_vectors(e_cur[rows])) for rows in row_blocks(e_cur)]
     )
     if distance.max() <= _FROZEN:
-        message = "PAKD is 0 for every case: the latest encoder equals the pre-trained one, so DKD is 0 and case ids break ties."
+        message = (
+            "PAKD is 0 for every case: the latest encoder equals the pre-trained one, so that DKD is 0 and case ids "
+            "break the ties."
+        )
         warnings.warn(message, stacklevel=2)
     distance[distance < _UNMOVED] = 0.0
     return distance

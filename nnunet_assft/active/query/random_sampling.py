@@ -27,7 +27,7 @@ def query_random(pool: QueryPool, n_query: int) -> Query:
 
 
 def query_random_foreground(pool: QueryPool, n_query: int) -> Query:
-    """Query cases by drawing a predicted structure, then a case in proportion to its voxels predicted as that structure.
+    """Query cases by drawing a predicted structure, then a case in proportion to its voxels of that structure.
 
     All structures that are predicted in a remaining case are equally likely. Once there is none, all remaining cases
     are equally likely.

@@ -165,7 +165,7 @@ class _Predictor(nnUNetPredictor):
 
     @torch.inference_mode()
     def _internal_maybe_mirror_and_predict(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the logits of a window, as nnU-Net does, but pass all its mirror images through the network at once."""
+        """Return the logits of a window, as nnU-Net does, but with all its mirror images in one forward pass."""
         if not self.in_batches:
             logits: torch.Tensor = super()._internal_maybe_mirror_and_predict(x)
             return logits
