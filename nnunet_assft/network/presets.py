@@ -53,7 +53,7 @@ class Preset(Mapping[str, Any]):
 
     @property
     def accepts_pretrained_encoder(self) -> bool:
-        """Whether the encoder computes the function of CT-FM, so that encoder files of the same widths can be loaded."""
+        """Whether the encoder computes the function of CT-FM, so that encoder files of equal widths can be loaded."""
         return self.norm == "batch" and self.block == "preactivation"
 
 

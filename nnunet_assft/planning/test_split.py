@@ -41,7 +41,7 @@ def split(dataset: RawDataset, annotator: str, test_split: str | None) -> tuple[
         )
     if len(pool) < 2:
         raise AssftError(
-            f"The pool of {dataset.name} has {len(pool)} case; expected at least 2. Add images, or hold out fewer cases."
+            f"The pool of {dataset.name} has {len(pool)} case; expected at least 2. Add images or hold out fewer cases."
         )
     return pool, test, source
 
