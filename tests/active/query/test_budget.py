@@ -60,7 +60,7 @@ def test_query_budget(spec: int | float | str, n_pool: int, expected: int):
     ],
 )
 def test_query_budget_refuses_nonsense(spec: object):
-    with pytest.raises(ValueError, match="expected cases per round"):
+    with pytest.raises(ValueError, match="expected a number of cases"):
         query_budget(spec, 30)  # type: ignore[arg-type]
 
 

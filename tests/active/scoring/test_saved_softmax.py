@@ -264,11 +264,11 @@ def test_the_sums_of_nnunets_own_export_are_those_of_the_cropped_logits(tmp_path
 @pytest.mark.parametrize(
     ("forward", "box", "expected"),
     [
-        ([0, 1, 2], [[0, 2], [0, 2], [0, 9]], "not inside of shape"),
-        ([0, 1, 2], [[1, 1], [0, 2], [0, 2]], "not inside of shape"),
+        ([0, 1, 2], [[0, 2], [0, 2], [0, 9]], "not inside shape"),
+        ([0, 1, 2], [[1, 1], [0, 2], [0, 2]], "not inside shape"),
         ([0, 1, 2], [[0, 2], [0, 2]], "expected files of one prediction"),
         ([0, 1, 2], [[0, 1], [0, 2], [0, 2]], "background is not 1"),
-        ([0, 1, 2], "nonsense", "is not a file of nnU-Net"),
+        ([0, 1, 2], "nonsense", "was not written by nnU-Net"),
     ],
 )
 def test_a_crop_that_does_not_fit_is_refused(tmp_path, ending, forward, box, expected):
@@ -287,7 +287,7 @@ def test_a_pkl_of_another_image_or_another_program_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"a.pkl has shape \(3, 4, 5\)"):
         score_file(file, 2.0)
     (tmp_path / "a.pkl").write_bytes(b"\x80\x05 cut off")
-    with pytest.raises(ValueError, match="not a file of nnU-Net"):
+    with pytest.raises(ValueError, match="was not written by nnU-Net"):
         score_file(file, 2.0)
 
 
@@ -343,11 +343,11 @@ def break_file(folder: Path, kind: str, ending: str = NPZ) -> None:
 
 
 BROKEN = [
-    ("truncated", NPZ, "not a whole npz file"),
-    ("truncated", B2ND, r"cannot be read as .b2nd, perhaps damaged or cut off \(RuntimeError"),
-    ("damaged", NPZ, r"cannot be read as .npz, perhaps damaged or cut off \(BadZipFile"),
+    ("truncated", NPZ, "not a complete npz file"),
+    ("truncated", B2ND, r"cannot be read as .b2nd, damaged or truncated \(RuntimeError"),
+    ("damaged", NPZ, r"cannot be read as .npz, damaged or truncated \(BadZipFile"),
     ("damaged", B2ND, "sums to 1 .* only within .* the file is damaged"),
-    ("empty", NPZ, "not a whole npz file"),
+    ("empty", NPZ, "not a complete npz file"),
     ("empty", B2ND, "cannot be read as .b2nd"),
     ("key", NPZ, "found softmax, expected probabilities"),
     ("objects", NPZ, "Object arrays"),
