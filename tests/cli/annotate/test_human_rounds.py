@@ -155,7 +155,9 @@ def test_a_decision_holds_for_its_query_only(root: Path) -> None:
 def test_nothing_is_asked_for_before_the_query(root: Path) -> None:
     experiment = the_experiment()
     experiment.paths.step_file(1, "query").unlink()
-    with pytest.raises(AssftError, match=r"Round 1 has not queried its cases yet. Run nnUNetv2_assft_round -d 901 -r 1"):
+    with pytest.raises(
+        AssftError, match=r"Round 1 has not queried its cases yet. Run nnUNetv2_assft_round -d 901 -r 1"
+    ):
         open_request(experiment)
 
 
