@@ -44,7 +44,7 @@ class Gain:
 
 @dataclass(frozen=True)
 class Advice:
-    """Whether the gains of the last rounds suggest to stop.
+    """Whether the gains of the last rounds suggest stopping.
 
     gains: the gain of the last round and, from the third round on, that of the last two together. within_noise: None
     if no advice is possible. sentence: the advice in words. caveat: its limits, empty if no advice is possible.

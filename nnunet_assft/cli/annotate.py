@@ -101,7 +101,7 @@ def export_work(args: argparse.Namespace, experiment: Any) -> int:
 
 
 def import_labels(args: argparse.Namespace, experiment: Any) -> int:
-    """Import returned labels. Returns 1 if a label was refused or has warnings that nobody accepted."""
+    """Import returned labels. Returns 1 if a label was refused or has warnings that were not accepted."""
     import torch
 
     from nnunet_assft.active.annotation import open_request

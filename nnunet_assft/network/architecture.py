@@ -187,7 +187,7 @@ class CTFMSegmentationNet(nn.Module):
     is `dict(PRESETS[name])` from the plans, and then `network.apply(network.initialize)`.
 
     widths: feature maps per level, finest first, bottleneck last. n_blocks: residual blocks per level, same order.
-    n_blocks_decoder: residual blocks per decoder level, DEEPEST FIRST, with one entry less, as the bottleneck has none.
+    n_blocks_decoder: residual blocks per decoder level, DEEPEST FIRST, with one entry fewer, as the bottleneck has none.
     norm: "batch" (CT-FM) or "instance". block: "preactivation" (CT-FM) or "postactivation" (see PostActivationBlock).
     strides: read by nnU-Net from the plans for deep supervision; must be [[1, 1, 1], [2, 2, 2], ...].
 
@@ -281,7 +281,7 @@ def _check_architecture(
         if len(values) != expected or any(value < 1 for value in values):
             raise ValueError(
                 f"{name} is {list(values)}; expected {expected} positive numbers for {n_levels} levels. "
-                "The decoder has one level less than the encoder, because the bottleneck has no counterpart."
+                "The decoder has one level fewer than the encoder, because the bottleneck has no counterpart."
             )
     for name, value, table in (("norm", norm, NORMS), ("block", block, BLOCKS)):
         if value not in table:

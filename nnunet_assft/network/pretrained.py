@@ -114,7 +114,7 @@ def _read_torch(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if not any(text in str(error).lower() for text in ("unsupported global", "unsupported class")):
-            # the message of torch itself would suggest to unpickle the file anyway
+            # torch's own message would suggest unpickling the file anyway
             raise _unreadable_torch(path, "no tensors saved by torch") from error
         raise PretrainedEncoderError(
             f"{path} holds objects other than tensors, which could run code when loaded; expected tensors only. "
