@@ -187,7 +187,7 @@ class CTFMSegmentationNet(nn.Module):
     is `dict(PRESETS[name])` from the plans, and then `network.apply(network.initialize)`.
 
     widths: feature maps per level, finest first, bottleneck last. n_blocks: residual blocks per level, same order.
-    n_blocks_decoder: residual blocks per decoder level, DEEPEST FIRST, with one entry fewer, as the bottleneck has none.
+    n_blocks_decoder: residual blocks per decoder level, DEEPEST FIRST, one entry fewer, as the bottleneck has none.
     norm: "batch" (CT-FM) or "instance". block: "preactivation" (CT-FM) or "postactivation" (see PostActivationBlock).
     strides: read by nnU-Net from the plans for deep supervision; must be [[1, 1, 1], [2, 2, 2], ...].
 

@@ -181,7 +181,7 @@ def _score_or_say_why(tau: float, file: Path) -> SavedCase:
     try:
         return score_file(file, tau)
     except MemoryError as error:
-        raise AssftError("does not fit into memory. Run the same command again with a smaller -np.") from error
+        raise AssftError("does not fit into memory. Run the same command again with -np 1.") from error
     except (OSError, ValueError) as error:
         raise AssftError(" ".join(str(error).split())) from error
 

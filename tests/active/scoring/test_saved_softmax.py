@@ -387,7 +387,7 @@ def test_a_file_cut_off_anywhere_is_a_finding(tmp_path, ending):
     content = save(tmp_path, "a", softmax(0, shape=(8, 16, 16)), ending).read_bytes()
     for length in range(0, len(content), 97):
         (tmp_path / f"a{ending}").write_bytes(content[:length])
-        with pytest.raises(ValueError, match="cut off"):
+        with pytest.raises(ValueError, match="truncated"):
             score_file(tmp_path / f"a{ending}", 2.0)
 
 
@@ -480,7 +480,7 @@ def test_a_case_that_cannot_be_used_takes_no_part_in_the_query(tmp_path):
     ("ids", "other", "expected"),
     [
         (["a"], {}, "no row for b, c;"),
-        (["a", "b", "c", "a"], {}, "a more than once"),
+        (["a", "b", "c", "a"], {}, "a occurs more than once"),
         (["a", "b", "c"], {"latest": np.ones((3, 5))}, "expected floats"),
         (["a", "b", "c"], {"pretrained": np.ones((2, 4)), "latest": np.ones((2, 4))}, "expected floats"),
         (["a", "b", "c"], {"latest": np.array([[1.0] * 4, [np.nan] * 4, [1.0] * 4])}, "NaN or inf in the row of b"),
