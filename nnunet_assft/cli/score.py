@@ -51,7 +51,7 @@ def score(args: argparse.Namespace) -> int:
     uncropped = sum(not case.cropped for case in scores.cases)
     if uncropped:
         print(
-            f"{uncropped} cases are not cropped (no CASE.pkl or no plans.json): padding dilutes their entropy, "
+            f"Not cropped: {uncropped} of {n_scored} cases (no CASE.pkl or no plans.json). Padding dilutes their entropy, "
             "least_confidence, margin and asd_mean."
         )
     if scores.query is not None:

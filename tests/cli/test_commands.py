@@ -251,7 +251,7 @@ def test_a_dataset_name_that_is_not_there(blobs, call):
 def test_an_unknown_experiment_says_how_to_make_it(blobs, call, line):
     error = the_error(call(f"{line} -e pilot"), line.split()[0])
     assert "has no experiment 'pilot'" in error
-    assert error.endswith("nnUNetv2_assft_plan -d 901 -e pilot")
+    assert error.endswith("Run nnUNetv2_assft_plan -d 901 -e pilot to create it.")
 
 
 @pytest.mark.parametrize(
@@ -286,10 +286,10 @@ def test_status_needs_a_dataset(nnunet_folders, call):
         (
             "1",
             "Round 1 starts from round 0, which is not finished; 0 of 3 rounds are. "
-            "Run: nnUNetv2_assft_round -d 901 -r 0",
+            "Run nnUNetv2_assft_round -d 901 -r 0",
         ),
-        ("3", "Round 3 does not exist: experiment 'assft' has rounds 0 to 2."),
-        ("-1", "Round -1 does not exist: experiment 'assft' has rounds 0 to 2."),
+        ("3", "Round 3 does not exist: experiment 'assft' has rounds 0 to 2. Choose one of them with -r."),
+        ("-1", "Round -1 does not exist: experiment 'assft' has rounds 0 to 2. Choose one of them with -r."),
     ],
 )
 def test_a_round_that_cannot_run(planned, call, r, expected):

@@ -55,7 +55,7 @@ def test_a_folder_is_scored(folder, capsys):
     assert call(folder) == 0
     out, err = capsys.readouterr()
     assert "3 of 3 cases scored for round 3 of 5 (tau 1.97609)" in out
-    assert "not cropped" not in out
+    assert "Not cropped" not in out
     assert not errors(err)
     rows = read(folder.parent / "scores.csv")
     assert [row["case"] for row in rows] == ["a", "b", "c"]
@@ -85,7 +85,7 @@ def test_a_case_that_is_saved_twice_is_left_out(folder, capsys):
 def test_padding_that_stays_is_said(folder, capsys):
     (folder / "b.pkl").unlink()
     assert call(folder) == 0
-    assert "1 not cropped (no CASE.pkl or no plans.json)" in capsys.readouterr().out
+    assert "Not cropped: 1 of 3 cases (no CASE.pkl or no plans.json)" in capsys.readouterr().out
     assert [(row["voxels"], row["cropped"]) for row in read(folder.parent / "scores.csv")] == [
         ("60", "yes"),
         ("80", "no"),

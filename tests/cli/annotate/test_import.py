@@ -283,4 +283,4 @@ def test_nothing_is_asked_of_a_human_by_an_oracle(root: Path, call: Call) -> Non
     plan_experiment(901, name="bench", **SETTINGS)
     code, _, lines = call("export", "-e", "bench", "-o", root / "work")
     assert code == 1
-    assert "Experiment 'bench' has annotator 'oracle'" in lines[0]
+    assert "Experiment 'bench' was planned with --annotator oracle" in lines[0]
