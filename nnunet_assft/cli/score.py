@@ -51,8 +51,8 @@ def score(args: argparse.Namespace) -> int:
     uncropped = sum(not case.cropped for case in scores.cases)
     if uncropped:
         print(
-            f"Not cropped: {uncropped} of {n_scored} cases (no CASE.pkl or no plans.json). Padding dilutes their entropy, "
-            "least_confidence, margin and asd_mean."
+            f"Not cropped: {uncropped} of {n_scored} cases (no CASE.pkl or no plans.json). Padding dilutes their "
+            "entropy, least_confidence, margin and asd_mean."
         )
     if scores.query is not None:
         print(f"Cases to annotate first: {', '.join(scores.query.ids[:5])}{', ...' if n_scored > 5 else ''}")

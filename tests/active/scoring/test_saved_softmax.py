@@ -349,12 +349,12 @@ BROKEN = [
     ("damaged", B2ND, "sums to 1 .* only within .* the file is damaged"),
     ("empty", NPZ, "not a complete npz file"),
     ("empty", B2ND, "cannot be read as .b2nd"),
-    ("key", NPZ, "found softmax, expected probabilities"),
+    ("key", NPZ, "found softmax; expected probabilities"),
     ("objects", NPZ, "Object arrays"),
     ("no voxel", NPZ, r"expected \(C, Z, Y, X\)"),
     ("header", NPZ, "cannot be read as .npz"),
     ("list of chunks", B2ND, "a blosc2 SChunk; expected an array"),
-    ("saved twice", B2ND, "as bad.npz and bad.b2nd; expected one of them"),
+    ("saved twice", B2ND, "as bad.npz and bad.b2nd; expected only one"),
     *(
         (kind, ending, expected)
         for ending in (NPZ, B2ND)
