@@ -1,9 +1,9 @@
-"""Time and memory of scanning a download of AbdomenAtlas's size. Run: python benchmarks/convert_scan.py [--cases 9262]
+"""Benchmark of the scan of a download as large as AbdomenAtlas. Run benchmarks/convert_scan.py [--cases 9262].
 
-Writes so many tiny cases, each a folder with ct.nii.gz and combined_labels.nii.gz (with --masks: one mask per
-structure), then runs `nnUNetv2_assft_convert abdomen_atlas --dry_run` on them. Only headers are read, so the size of
-the volumes does not matter; a cold disk or a network file system does. Prints seconds, milliseconds per case, and the
-peak memory of the largest process (the sum is at most that times the number of processes).
+It writes tiny cases, each a folder with ct.nii.gz and combined_labels.nii.gz (or one mask per structure with --masks),
+then runs `nnUNetv2_assft_convert abdomen_atlas --dry_run` on them. Only headers are read, so the size of the volumes
+does not matter, whereas a cold disk or a network file system does. It prints the seconds, the milliseconds per case,
+and the peak memory of the largest process (the total is at most that times the number of processes).
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ COMMAND = "from nnunet_assft.cli.convert import main; main()"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Time and memory of a scan.")
-    parser.add_argument("--cases", type=int, default=DATASETS["abdomen_atlas"].expected_labels)
+    parser = argparse.ArgumentParser(description="Measure the time and the memory of a scan.")
+    parser.add_argument("--cases", type=int, default=DATASETS["abdomen_atlas"].expected_labels, help="number of cases")
     parser.add_argument("--masks", action="store_true", help="one mask per structure instead of combined labels")
-    parser.add_argument("-np", type=int, default=2, help="processes of the scan")
-    parser.add_argument("--apply", action="store_true", help="convert as well")
+    parser.add_argument("-np", type=int, default=2, help="number of processes of the scan")
+    parser.add_argument("--apply", action="store_true", help="also convert the cases")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def write_cases(root: Path, n: int, *, masks: bool) -> int:
-    """n folders as AbdomenAtlas has them; returns the number of files."""
+    """Write n case folders in the layout of AbdomenAtlas, and return the number of files."""
     image = np.full((8, 8, 8), -1000, np.int16)
     image[0] = 300
     label = np.zeros((8, 8, 8), np.uint8)
@@ -71,6 +71,7 @@ def write_cases(root: Path, n: int, *, masks: bool) -> int:
 
 
 def measure(options: list[str], root: Path, n: int) -> None:
+    """Run the command on the download, and print its time and memory."""
     start = time.perf_counter()
     command = [sys.executable, "-c", COMMAND, "abdomen_atlas", "-i", str(root), *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

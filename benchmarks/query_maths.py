@@ -1,7 +1,7 @@
-"""Cost of the query maths (Eqs. 1-16 and 23-26) against the number of cases. Run: python benchmarks/query_maths.py
+"""Benchmark of the query and selection (Eqs. 1-16 and 23-26) by the number of cases. Run benchmarks/query_maths.py.
 
-It prints seconds and peak memory for two pools, and the exponent b of cost ~ N^b between a pool and one that is ten
-times as large.
+It prints the seconds and the peak memory for two pools, and the exponent b of cost ~ N^b between each of them and a
+pool of a tenth of its size.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from nnunet_assft.active import metrics
 
 
 def query_and_select(n: int, d: int, seed: int = 0) -> float:
-    """Return the seconds for DKD, the ranks of ASD, Q and the reliable selection of n cases with (d,) embeddings."""
+    """Return the seconds for DKD, Q, the query and the selection of n cases with embeddings of d values."""
     rng = np.random.default_rng(seed)
     e_pre = rng.random((n, d), dtype=np.float32)
     e_cur = e_pre + rng.normal(0, 0.1, (n, d)).astype(np.float32)
@@ -29,7 +29,7 @@ def query_and_select(n: int, d: int, seed: int = 0) -> float:
 
 
 def main() -> None:
-    query_and_select(1_000, 64)  # imports and first calls
+    query_and_select(1_000, 64)  # warm-up: imports and first calls
     for n, d in ((10_000, 512), (1_000_000, 64)):
         seconds = query_and_select(n, d)
         exponent = math.log10(seconds / query_and_select(n // 10, d))

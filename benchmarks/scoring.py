@@ -1,14 +1,14 @@
-"""Cost of scoring a pool, three ways, with the same images and the same network. Run: python benchmarks/scoring.py
+"""Benchmark of three ways to score a pool with the same images and the same network. Run benchmarks/scoring.py.
 
-(a) stock nnU-Net: predict with --save_probabilities (what `nnUNetv2_predict -npp 0 -nps 0 --disable_tta` runs), then
-    read CASE.npz and compute entropy, ASD and confidence with plain numpy;
+(a) stock nnU-Net: predict with --save_probabilities (as `nnUNetv2_predict -npp 0 -nps 0 --disable_tta` does), then read
+    CASE.npz and compute entropy, ASD and confidence with plain numpy;
 (b) our pass: one case record per case from the preprocessed image;
-(c) the bare sliding-window forward pass, without any statistic.
+(c) the sliding-window forward pass alone, without any statistic.
 
-It prints the seconds per case, the ratio b / c (pairs of passes in alternating order, median), how much less b costs
-than a outside of the forward pass, the bytes written per case, and the peak memory of b for a few and for many cases.
-The images are smooth noise and the network is not trained; neither changes what is computed. The time to start programs
-and to import is not counted.
+It prints the seconds per case, the ratio b / c (median over pairs of passes in alternating order), the ratio of the
+costs of a and b outside the forward pass, the bytes written per case, and the peak memory of b after 1 and after 10
+cases. The images are smooth noise and the network is not trained, which does not change the computation. The time to
+start programs and to import is not counted.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ TAU = 1.97609  # round 3 of 5
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Scoring a pool: stock nnU-Net, our pass, bare forward pass.")
-    parser.add_argument("--preset", default="ctfm", help="network")
+    parser = argparse.ArgumentParser(description="Scoring a pool: stock nnU-Net, our pass, and the forward pass alone.")
+    parser.add_argument("--preset", default="ctfm", help="network preset")
     parser.add_argument(
         "--size", type=int, nargs=3, default=(48, 96, 96), metavar="N", help="voxels (z y x) of an image"
     )
-    parser.add_argument("--classes", type=int, default=16, help="with background")
-    parser.add_argument("--cases", type=int, default=2)
+    parser.add_argument("--classes", type=int, default=16, help="number of classes, including the background")
+    parser.add_argument("--cases", type=int, default=2, help="number of cases")
     parser.add_argument("--repeats", type=int, default=3, help="pairs of b and c per case")
-    parser.add_argument("-device", default="cpu")
-    parser.add_argument("--memory_of", type=int, metavar="N", help=argparse.SUPPRESS)  # in a process of its own
+    parser.add_argument("-device", default="cpu", help="compute device")
+    parser.add_argument("--memory_of", type=int, metavar="N", help=argparse.SUPPRESS)  # used in a separate process
     args = parser.parse_args()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as our commands do
     if args.memory_of:
@@ -55,6 +55,7 @@ def main() -> None:
 
 
 def report(args: argparse.Namespace) -> None:
+    """Run the three ways and print their costs."""
     from nnunet_assft.active.scoring.case_record import RECORDS
     from nnunet_assft.active.scoring.case_statistics import compute_record
 
@@ -64,7 +65,7 @@ def report(args: argparse.Namespace) -> None:
     patch = context.plans["configurations"]["3d_fullres"]["patch_size"]
     print(f"{args.cases} cases of {args.size} voxels, {args.classes} classes, preset {args.preset}")
     print(f"patch {patch}, device {args.device}")
-    scorer.logits(images[cases[0]])  # first calls
+    scorer.logits(images[cases[0]])  # warm-up
     records = Path(os.environ["nnUNet_results"], "records")
 
     def ours(case: str) -> None:
@@ -89,8 +90,8 @@ def report(args: argparse.Namespace) -> None:
     print(f"(b) our pass              {b:8.2f} s per case, b / c = {ratio:.3f}")
     shown = ", ".join(f"{name} {s:.2f}" for name, s in parts.items())
     print(f"(a) stock and numpy       {stock:8.2f} s per case: {shown}")
-    less = f"a / b = {(stock - c) / over:.1f}" if over > 0.01 * c else "b is below what these pairs can resolve"
-    print(f"outside of the forward pass: a {stock - c:.2f} s, b {over:.3f} s, {less}")
+    less = f"a / b = {(stock - c) / over:.1f}" if over > 0.01 * c else "the cost of b is too small to be measured"
+    print(f"outside the forward pass: a {stock - c:.2f} s, b {over:.3f} s, {less}")
     record_bytes = statistics.mean((records / f"{case}.npz").stat().st_size for case in cases)
     print(f"bytes written per case: a {stock_bytes:,.0f}, b {record_bytes:,.0f}")
     few, many = (memory_in_own_process(args, n) for n in (1, 10))
@@ -98,9 +99,9 @@ def report(args: argparse.Namespace) -> None:
 
 
 def set_up(args: argparse.Namespace) -> tuple[Any, Any, Any, list[str]]:
-    """Return context, scorer, request and case ids of an experiment on smooth noise.
+    """Plan an experiment on smooth noise, and return its context, scorer, request and case ids.
 
-    The model folder that is written is one that nnU-Net reads.
+    It also writes a model folder that nnU-Net can read.
     """
     import SimpleITK as sitk
     import torch
@@ -144,7 +145,7 @@ def set_up(args: argparse.Namespace) -> tuple[Any, Any, Any, list[str]]:
 
 
 def stock_way(context: Any, cases: list[str]) -> tuple[float, dict[str, float], float]:
-    """Return the seconds per case, their parts, and the bytes written per case."""
+    """Score the cases with stock nnU-Net. Returns the seconds per case, their parts, and the bytes written per case."""
     from contextlib import redirect_stdout
     from io import StringIO
 
@@ -182,12 +183,14 @@ def plain_numpy(file: Path) -> tuple[float, float, float]:
 
 
 def timed(function: Callable[[str], None], case: str) -> float:
+    """Return the seconds that a call takes."""
     start = time.perf_counter()
     function(case)
     return time.perf_counter() - start
 
 
 def synchronize(device: str) -> None:
+    """Wait for the GPU, if there is one."""
     if device.startswith("cuda"):
         import torch
 
@@ -195,12 +198,13 @@ def synchronize(device: str) -> None:
 
 
 def memory_in_own_process(args: argparse.Namespace, n: int) -> float:
+    """Return the result of `peak_memory` in a new process."""
     command = [sys.executable, __file__, "--memory_of", str(n), "-device", args.device]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 def peak_memory(n: int, device: str) -> float:
-    """Return the peak memory of this process, in GiB, after n case records of the experiment that was set up."""
+    """Compute n case records, and return the peak memory of this process in GiB."""
     import torch
 
     from nnunet_assft.active.context import open_context

@@ -1,9 +1,9 @@
-"""A synthetic abdominal CT dataset: small, free of patient data, with a pool whose structure a query strategy can find.
+"""A small synthetic abdominal CT dataset without patient data, whose pool has a structure for query strategies to find.
 
-Organs are unions of superellipsoids, bent by one smooth displacement field and painted in a fixed order. The pool has
-four clusters of unequal share (scan type x body type), near duplicates and rare anatomy; the test cases have equal
-shares. Positions are (x, y, z) in mm from the centre of the volume along the axes of ITK (x to the patient's left, y to
-the back, z to the head). Arrays are (Z, Y, X).
+Organs are unions of superellipsoids, deformed by one smooth displacement field and painted in a fixed order. The pool
+has four clusters of unequal size (scan type x body type), near-duplicates and rare anatomy; the test cases come from
+all clusters equally. Positions are (x, y, z) in mm from the centre of the volume along the axes of ITK (x to the
+patient's left, y to the back, z to the head). Arrays are (Z, Y, X).
 """
 
 import json
@@ -26,37 +26,41 @@ Mask = npt.NDArray[np.bool_]
 Vector = tuple[float, ...]  # three numbers
 Body = tuple[Vector, Vector]  # centre and semi-axes of a superellipsoid, (x, y, z) in mm
 
-VERSION = 1  # raise it when the voxels of a given seed change
+VERSION = 1  # increase it when the voxels of a given seed change
 TABLE = "phantom_clusters.csv"
 TEST_OFFSET = 1_000_000  # test case k is drawn from SeedSequence([seed, TEST_OFFSET + k])
-UNBOUNDED = 1e4  # mm; a semi-axis that leaves the volume
+UNBOUNDED = 1e4  # mm; a semi-axis longer than the volume
 
 
 @dataclass(frozen=True)
 class Size:
-    """A size of the phantom."""
+    """The grid of a phantom, and the number of its labelled organs."""
 
     shape: tuple[int, int, int]  # voxels (Z, Y, X)
     spacing: Vector  # mm (Z, Y, X)
-    n_organs: int  # so many first rows of ORGANS are labelled; the others are anatomy without a label
+    n_organs: int  # the first n_organs rows of ORGANS are labelled; the others are anatomy without a label
 
 
 @dataclass(frozen=True)
 class Cluster:
+    """A kind of scan and patient."""
+
     name: str  # scan type: a column of INTENSITIES
-    per_block: int  # cases in each block of the pool
+    per_block: int  # number of cases in each block of BLOCK pool cases
     body: float  # factor on the width of the body
     fat: float  # mm, thickness of the subcutaneous fat
 
 
 @dataclass(frozen=True)
 class Organ:
+    """The shape of an organ: a union of superellipsoids."""
+
     bodies: tuple[Body, ...]
-    exponent: float = 2.0  # 2 is an ellipsoid, larger is boxier
+    exponent: float = 2.0  # 2 is an ellipsoid; a larger exponent is more box-like
 
 
 def _tube(start: Vector, bend: Vector, end: Vector, radius: float) -> tuple[Body, ...]:
-    """Balls along a quadratic Bezier curve (mm)."""
+    """Return balls along a quadratic Bezier curve; all lengths in mm."""
     a, b, c = np.array([start, bend, end])
     points = [(1 - t) ** 2 * a + 2 * t * (1 - t) * b + t**2 * c for t in np.linspace(0, 1, 11)]
     return tuple((tuple(point.tolist()), (radius, radius, radius)) for point in points)
@@ -97,7 +101,7 @@ PAINT_ORDER = (
     "kidney_right",
     "kidney_left",
 )
-WALL, WALL_SIZE = (138.0, 100.0), 12.0  # mm, semi-axes (x, y) of the outside of the muscle wall, and its thickness
+WALL, WALL_SIZE = (138.0, 100.0), 12.0  # mm: outer semi-axes (x, y) of the muscle wall, and its thickness
 LUNGS = Organ((((-76, 8, 150), (64, 78, 78)), ((76, 8, 150), (64, 78, 78))))
 SPINE = Organ((((0, 72, 0), (22, 18, UNBOUNDED)), ((0, 100, 0), (8, 16, UNBOUNDED))))
 BACK = Organ(
@@ -136,14 +140,15 @@ DATASET_JSON = {
 
 
 def organ_labels(size: str) -> dict[str, int]:
-    """Label values of a size, background included."""
+    """Return name -> label value for a size, including the background."""
     return {name: value for value, name in enumerate(["background", *ORGANS][: SIZES[size].n_organs + 1])}
 
 
 def pool_structure(seed: int, index: int) -> tuple[int, int | None]:
-    """Cluster (row of CLUSTERS) of a pool case, and the earlier pool case that it nearly repeats, if any.
+    """Return the cluster (row of CLUSTERS) of a pool case, and the earlier case that it nearly duplicates, or None.
 
-    Every block of 20 consecutive cases has the exact shares, and two cases of its first cluster repeat an earlier one.
+    Every block of 20 consecutive cases has exactly `per_block` cases of each cluster. Two cases of its first cluster
+    are near-duplicates of earlier ones.
     """
     block, position = divmod(index, BLOCK)
     rng = default_rng(SeedSequence([seed, block]).spawn(3)[2])
@@ -158,11 +163,11 @@ def pool_structure(seed: int, index: int) -> tuple[int, int | None]:
 def phantom_case(
     seed: int, index: int, *, size: str = "tiny", difficulty: float = 0.25, test: bool = False
 ) -> tuple[Image, Label, Vector, str]:
-    """One case: image (Z, Y, X) in HU, label (Z, Y, X), spacing (Z, Y, X) in mm, and the name of its cluster.
+    """Return one case: image (Z, Y, X) in HU, label (Z, Y, X), spacing (Z, Y, X) in mm, and the name of its cluster.
 
-    seed, index: 0 or more. They fix every voxel, however many cases the pool has.
-    difficulty: 0 to 1. More of it is more variation, noise and distractors, and less contrast.
-    test: draw a test case (clusters in turn, no duplicates) instead of a pool case.
+    seed, index: at least 0. They determine every voxel, regardless of the number of cases.
+    difficulty: 0 to 1. A larger value gives more variation, noise and distractors, and less contrast.
+    test: draw a test case (clusters in turn, no near-duplicates) instead of a pool case.
     """
     if size not in SIZES:
         raise ValueError(f"size is {size!r}; expected one of {sorted(SIZES)}.")
@@ -170,7 +175,7 @@ def phantom_case(
         raise ValueError(f"difficulty is {difficulty}; expected a number from 0 to 1.")
     cluster, source = (index % len(CLUSTERS), None) if test else pool_structure(seed, index)
     offset = TEST_OFFSET if test else 0
-    anatomy_index = offset + (index if source is None else source)  # a near duplicate: same anatomy, new noise
+    anatomy_index = offset + (index if source is None else source)  # a near-duplicate: same anatomy, new noise
     anatomy_rng = default_rng(SeedSequence([seed, anatomy_index]).spawn(2)[0])
     imaging_rng = default_rng(SeedSequence([seed, offset + index]).spawn(2)[1])
     grid = SIZES[size]
@@ -182,7 +187,7 @@ def phantom_case(
 
 
 class _Canvas:
-    """A volume of tissue codes on which organs, given in mm, are painted through one smooth displacement field.
+    """A volume of tissue codes on which organs, given in mm, are painted, deformed by one smooth displacement field.
 
     warp: the largest displacement along an axis, in mm.
     """
@@ -194,10 +199,10 @@ class _Canvas:
         self.positions = [axis + _smooth_field(axes, warp, rng) for axis in axes]  # x, y, z in mm, each (Z, Y, X)
 
     def paint(self, code: int, organ: Organ, where: Mask | None = None) -> Mask:
-        """Give the voxels of the organ (within `where`) a code; return the mask of the organ, (Z, Y, X)."""
+        """Set the voxels of the organ (within `where`) to a code, and return the mask of the organ, (Z, Y, X)."""
         mask = np.zeros(self.grid.shape, dtype=bool)
         for centre, semi_axes in organ.bodies:
-            box: tuple[slice, ...] = ()  # the part of the volume that can hold the superellipsoid
+            box: tuple[slice, ...] = ()  # the part of the volume that may contain the superellipsoid
             for n, step, middle, half in zip(
                 self.grid.shape, self.grid.spacing, centre[::-1], semi_axes[::-1], strict=True
             ):
@@ -212,14 +217,14 @@ class _Canvas:
 
 
 def _axes(grid: Size) -> list[Array]:
-    """Coordinates x, y and z in mm around the centre, of shapes (1, 1, X), (1, Y, 1) and (Z, 1, 1)."""
+    """Return the coordinates x, y and z in mm from the centre, of shapes (1, 1, X), (1, Y, 1) and (Z, 1, 1)."""
     shapes = ((1, 1, -1), (1, -1, 1), (-1, 1, 1))
     sizes = zip(grid.shape[::-1], grid.spacing[::-1], shapes, strict=True)
     return [((np.arange(n, dtype=np.float32) - (n - 1) / 2) * step).reshape(shape) for n, step, shape in sizes]
 
 
 def _smooth_field(axes: list[Array], peak: float, rng: Generator) -> Array:
-    """Sum of four plane waves of 150 to 350 mm, (Z, Y, X), within +-peak."""
+    """Return the sum of four plane waves with wavelengths of 150 to 350 mm, (Z, Y, X), within +-peak."""
     field = np.zeros([axis.size for axis in axes[::-1]], dtype=np.float32)
     for _ in range(4):
         direction = rng.normal(size=3)
@@ -230,7 +235,7 @@ def _smooth_field(axes: list[Array], peak: float, rng: Generator) -> Array:
 
 
 def _scaled(organ: Organ, body: float, *, move: npt.ArrayLike = 0, stretch: npt.ArrayLike = 1) -> Organ:
-    """The organ in a body of another width, moved (mm) and with its semi-axes multiplied."""
+    """Return the organ for a body of another width, moved (mm) and with its semi-axes multiplied by `stretch`."""
     bodies = [(np.multiply(c, (body, body, 1)) + np.asarray(move), np.multiply(a, stretch)) for c, a in organ.bodies]
     return Organ(
         tuple((tuple(centre.tolist()), tuple(semi_axes.tolist())) for centre, semi_axes in bodies), organ.exponent
@@ -238,9 +243,9 @@ def _scaled(organ: Organ, body: float, *, move: npt.ArrayLike = 0, stretch: npt.
 
 
 def _draw_anatomy(grid: Size, cluster: int, difficulty: float, rng: Generator) -> tuple[Label, Array]:
-    """Tissue code of every voxel (Z, Y, X), and the mean intensity of every code in HU.
+    """Return the tissue code of every voxel, (Z, Y, X), and the mean intensity of every code in HU.
 
-    The draws do not depend on the grid: a case has the same anatomy in every size.
+    The random numbers do not depend on the grid, so that a case has the same anatomy in every size.
     """
     build, fatness, organ_size = rng.normal(0, 1, 3).clip(-2, 2)
     body = float(CLUSTERS[cluster].body * np.exp(0.05 * build))  # build makes body, fat and organs vary together
@@ -267,7 +272,7 @@ def _draw_anatomy(grid: Size, cluster: int, difficulty: float, rng: Generator) -
 
 
 def _draw_organs(body: float, scale: float, difficulty: float, rng: Generator) -> dict[str, Organ]:
-    """The organs of one patient, in the order of painting."""
+    """Draw the organs of one patient, and return name -> organ in the order of painting."""
     factor = dict.fromkeys(ORGANS, scale)
     large_spleen, small_kidney, no_gallbladder = rng.random(3) < (LARGE_SPLEEN, SMALL_KIDNEY, NO_GALLBLADDER)
     factor["spleen"] *= 1.35 if large_spleen else 1
@@ -283,7 +288,7 @@ def _draw_organs(body: float, scale: float, difficulty: float, rng: Generator) -
 
 
 def _paint_distractors(canvas: _Canvas, cavity: Mask, cluster: int, difficulty: float, rng: Generator) -> list[float]:
-    """Paint bowel loops that look like some organ, or gas; return the intensities (HU) of their codes."""
+    """Paint bowel loops that look like an organ or gas, and return the intensities (HU) of their codes."""
     values = []
     loop = Organ((((0, 0, 0), (26, 20, 20)),))
     for code in range(len(CODES), len(CODES) + round(4 + 8 * difficulty)):
@@ -293,10 +298,10 @@ def _paint_distractors(canvas: _Canvas, cavity: Mask, cluster: int, difficulty: 
     return values
 
 
-def _draw_image(  # an image depends on everything that a case depends on
+def _draw_image(  # six parameters: an image depends on everything that a case depends on
     clean: Array, body: Mask, grid: Size, cluster: int, difficulty: float, rng: Generator
 ) -> Image:
-    """Add texture, blur (partial volume and slice thickness), the bias field of MR and noise to intensities (HU)."""
+    """Add texture, blur (partial volume, slice thickness), the bias field of MR and noise to intensities (HU)."""
 
     def noise(deviation: float, correlation: float) -> Array:
         smooth = gaussian_filter(
@@ -316,8 +321,8 @@ def write_phantom_dataset(  # all of these parameters are recorded in dataset.js
 ) -> Path:
     """Write an nnU-Net raw dataset of `n_pool` pool and `n_test` test cases; return its folder.
 
-    A complete dataset of the same parameters is left as it is. `dataset.json` is written last, so an interrupted call
-    can be repeated. `phantom_clusters.csv` is for evaluation only: a query strategy must not read it. Raises
+    A complete dataset with the same parameters is kept. `dataset.json` is written last, so that an interrupted call can
+    be repeated. `phantom_clusters.csv` is for evaluation only; a query strategy must not read it. Raises
     FileExistsError if the folder holds another dataset.
     """
     if n_pool < 1 or n_test < 0:
@@ -335,7 +340,7 @@ def write_phantom_dataset(  # all of these parameters are recorded in dataset.js
     files = [
         file for case, _, part in cases for file in (f"images{part}/{case}_0000.nii.gz", f"labels{part}/{case}.nii.gz")
     ]
-    files += [TABLE, "dataset.json"]  # dataset.json last: with it the dataset is complete
+    files += [TABLE, "dataset.json"]  # dataset.json is last, because it marks a complete dataset
     if _is_written(folder, parameters, files):
         return folder
 
@@ -362,7 +367,7 @@ def write_phantom_dataset(  # all of these parameters are recorded in dataset.js
 
 
 def _is_written(folder: Path, parameters: dict[str, Any], files: list[str]) -> bool:
-    """Whether all files are there. Raises FileExistsError if the folder holds another dataset."""
+    """Return whether all files exist. Raises FileExistsError if the folder holds another dataset."""
     found = {file.relative_to(folder).as_posix() for file in folder.glob("[il]*T[rs]/*")}
     if foreign := sorted(found - set(files)):
         raise FileExistsError(
@@ -378,7 +383,7 @@ def _is_written(folder: Path, parameters: dict[str, Any], files: list[str]) -> b
 
 
 def _write_volume(array: npt.NDArray[Any], spacing: Vector, path: Path) -> None:
-    """Write a (Z, Y, X) array, centred at the origin of ITK's coordinates."""
+    """Write a (Z, Y, X) array whose centre is the origin of ITK's coordinates."""
     volume = sitk.GetImageFromArray(array)
     volume.SetSpacing(spacing[::-1])
     volume.SetOrigin([-step * (n - 1) / 2 for step, n in zip(spacing[::-1], array.shape[::-1], strict=True)])

@@ -90,8 +90,7 @@ def test_another_version_is_refused_with_the_command_that_fixes_it(
     with pytest.raises(AssftError) as caught:
         nnunet_names.known_to(ModuleType("theirs"))
     assert str(caught.value) == (
-        f"nnunetv2 {version} is installed, but nnunet_assft needs nnunetv2 >=2.8.1,<2.9. "
-        "Run: pip install 'nnunetv2>=2.8.1,<2.9'"
+        f"nnunetv2 {version} is installed; expected nnunetv2 >=2.8.1,<2.9. Run pip install 'nnunetv2>=2.8.1,<2.9'."
     )
 
 

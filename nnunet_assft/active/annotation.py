@@ -1,4 +1,4 @@
-"""Where labels of queried cases come from. Nothing of an unlabelled case's label is read before its query."""
+"""Where the labels of queried cases come from. The label of a case is never read before the case is queried."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from nnunet_assft.volumes.raw_dataset import RawDataset, find_dataset
 
 
 def annotate(context: Context, r: int, queried: Sequence[str], *, proceed_with_partial: bool = False) -> list[str]:
-    """Make sure that every queried case has a label that can be trained on. Returns the cases that count as queried.
+    """Check that every queried case has a label that can be trained on, and return the cases that count as queried.
 
-    oracle: the label has been in labelsTr from the start. human: it has to be put there. proceed_with_partial: if some
-    human labels are missing, their cases go back to the pool; this is decided once, and kept in a step file. Raises
-    `WaitingForAnnotation` if human labels are missing, `AssftError` for a label that cannot be trained on.
+    With the annotator `oracle`, all labels have been in labelsTr from the start; with `human`, annotators have to add
+    them. proceed_with_partial: if some human labels are missing, return their cases to the pool. This decision is made
+    once per round and recorded in a step file. Raises `WaitingForAnnotation` if human labels are missing, and
+    `AssftError` for a label that cannot be trained on.
     """
     experiment = context.experiment
     cases = counted_cases(experiment, r, queried)
@@ -41,12 +42,13 @@ def annotate(context: Context, r: int, queried: Sequence[str], *, proceed_with_p
 
 
 def counted_cases(experiment: Experiment, r: int, queried: Sequence[str]) -> list[str]:
-    """All queried cases; or those that were labelled when it was decided to go on without the others."""
+    """Return all queried cases, or only those that were labelled when the round proceeded without the others."""
     decided = cached_or_none(experiment.paths.step_file(r, "annotate"), {"queried": list(queried)})
     return list(decided["annotated"] if decided else queried)
 
 
 def missing_labels(dataset: RawDataset, cases: Sequence[str]) -> list[str]:
+    """Return the cases without a label file, in the given order."""
     return [case for case in cases if not dataset.label_file(case).is_file()]
 
 
@@ -54,10 +56,10 @@ def _what_to_do(experiment: Experiment, r: int, cases: Sequence[str], missing: S
     export = experiment.command("annotate export", "-o", "WORK")
     import_ = experiment.command("annotate import", "WORK")
     again = experiment.command("round", "-r", str(r))
-    none_yet = " A round cannot go on without any label." if partial and len(missing) == len(cases) else ""
+    none_yet = " A round cannot proceed without any label." if partial and len(missing) == len(cases) else ""
     return (
         f"waiting for the annotation of {len(missing)} of {len(cases)} cases: {', '.join(missing)}.{none_yet} "
-        f"{export} writes a work folder, {import_} takes the labels back; then run {again} again."
+        f"Run {export} to write a work folder and {import_} to take the labels back. Then run {again} again."
     )
 
 
@@ -66,10 +68,10 @@ def _what_to_do(experiment: Experiment, r: int, cases: Sequence[str], missing: S
 
 @dataclass(frozen=True)
 class AnnotationRequest:
-    """What the round in progress asks of the annotators.
+    """The cases that the annotators are asked to label in the round in progress.
 
-    cases: best first. annotators: case -> who annotates it, the first one's label is the label; () where nobody was
-    named.
+    cases: best first. annotators: case -> names of its annotators, empty if none was assigned. The label of the first
+    annotator is the one used for training.
     """
 
     round: int
@@ -78,20 +80,25 @@ class AnnotationRequest:
 
 
 def open_request(experiment: Experiment) -> AnnotationRequest:
-    """The request of the round in progress. Raises `AssftError` if there is none: oracle, not queried yet, all done."""
+    """Return the request of the round in progress.
+
+    Raises `AssftError` if there is none: the annotator is the oracle, the round has not queried its cases yet, or all
+    rounds are done.
+    """
     if experiment.settings.annotator != "human":
         raise AssftError(
-            f"Experiment {experiment.name!r} has annotator {experiment.settings.annotator!r}: its labels are in "
-            "labelsTr, and nothing is asked of a human. Plan with --annotator human."
+            f"Experiment {experiment.name!r} was planned with --annotator {experiment.settings.annotator}: its "
+            "labels are already in labelsTr, so there is nothing to annotate. To have annotators label its cases, "
+            "plan a new experiment with --annotator human."
         )
     done = finished_rounds(experiment)
     r = len(done)
     if r > experiment.n_rounds or (done and not done[-1].unlabelled):
-        raise AssftError("All rounds are done; no annotation is asked for.")
+        raise AssftError("All rounds are done, so there is nothing to annotate.")
     queried = queried_cases(experiment, r)
     if not queried:
         again = experiment.command("round", "-r", str(r))
-        raise AssftError(f"Round {r} has not chosen its cases yet. Run {again}; it stops when it needs labels.")
+        raise AssftError(f"Round {r} has not queried its cases yet. Run {again}; it stops when it needs labels.")
     cases = tuple(counted_cases(experiment, r, queried))
     file = experiment.paths.annotators_file(r)
     recorded = read_json(file) if file.is_file() else {}
@@ -99,7 +106,7 @@ def open_request(experiment: Experiment) -> AnnotationRequest:
 
 
 def queried_cases(experiment: Experiment, r: int) -> list[str]:
-    """What round r has queried, best first; empty before its query."""
+    """Return the cases that round r has queried, best first, or an empty list before its query."""
     query = experiment.paths.step_file(r, "query")
     if query.is_file():
         return list(read_json(query)["result"]["queried"])
@@ -107,5 +114,5 @@ def queried_cases(experiment: Experiment, r: int) -> list[str]:
 
 
 def labels_to_come(experiment: Experiment, r: int) -> list[str]:
-    """Cases that count as queried in round r and have no label yet."""
+    """Return the cases that count as queried in round r and have no label yet."""
     return missing_labels(find_dataset(experiment.dataset), counted_cases(experiment, r, queried_cases(experiment, r)))

@@ -1,7 +1,7 @@
-"""Array helpers that the equations and the query strategies share: checks of inputs, blocks, unit vectors, ties.
+"""Array helpers shared by the equations and the query strategies: input checks, blocks, unit vectors and tie-breaking.
 
-Every check returns its input in a form that can be computed with, or raises ValueError saying what was found, what was
-expected and what to do.
+Every check raises ValueError for an input that cannot be used; the message says what was found, what was expected and
+what to do. The checks that return something return the input in a form that can be computed with.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-BLOCK = 2**22  # values held in float64 at a time: 32 MiB
+BLOCK = 2**22  # number of float64 values held at a time: 32 MiB
 
 
 # Cosine distance ---------------------------------------------------------------------------------------------------
@@ -32,7 +32,7 @@ def unit_vectors(rows: np.ndarray) -> np.ndarray:
 def cosine_distance(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     """Return the cosine distance between row i of u and row i of v, in [0, 2]. u, v: (N, d) unit or zero vectors.
 
-    It is computed as 0.5 |u - v|^2, which has no cancellation near 0. The distance to a zero vector is 1.
+    It is computed as 0.5 |u - v|^2, which avoids cancellation near 0. The distance to a zero vector is 1.
     """
     difference = u - v
     distance = 0.5 * np.einsum("nd,nd->n", difference, difference)
@@ -44,16 +44,16 @@ def cosine_distance(u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def row_blocks(rows: np.ndarray, width: int | None = None) -> Iterator[slice]:
-    """Yield slices of successive rows with at most BLOCK values each. width: values per row, by default its length."""
+    """Yield slices of successive rows with at most BLOCK values each. width: values per row, by default its columns."""
     step = max(1, BLOCK // (width or rows.shape[1]))
     for start in range(0, len(rows), step):
         yield slice(start, min(start + step, len(rows)))
 
 
 def voxel_blocks(probs: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield copies (C, n) in float64 of successive voxels of probs, (C, ...).
+    """Yield float64 copies, (C, n), of successive blocks of voxels of probs, (C, ...).
 
-    An array that is not contiguous is cut along its first spatial axis, so that it is never copied as a whole.
+    An array that is not contiguous is split along its first spatial axis, so that it is never copied as a whole.
     """
     if probs.flags.c_contiguous:
         probs = probs.reshape(probs.shape[0], -1)
@@ -66,7 +66,7 @@ def voxel_blocks(probs: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def check_softmax(probs: np.ndarray) -> np.ndarray:
-    """Check shape and type of (C, ...) probabilities with C >= 2; their values are checked block by block."""
+    """Check the shape and dtype of (C, ...) probabilities with C >= 2. `check_probabilities` checks their values."""
     probs = np.asarray(probs)
     if probs.ndim < 2 or probs.shape[0] < 2 or probs.size == 0:
         raise ValueError(f"probs has shape {probs.shape}; expected (C, Z, Y, X) with C >= 2, channel 0 background.")
@@ -78,7 +78,7 @@ def check_softmax(probs: np.ndarray) -> np.ndarray:
 
 
 def check_probabilities(p: np.ndarray, tolerance: float) -> None:
-    """Check that the values of p, (C, n), are at least 0 and that each column sums to 1 within the tolerance."""
+    """Check that no value of p, (C, n), is negative and that each column sums to 1 within the tolerance."""
     if not np.isfinite(p).all():
         raise ValueError("probs contains NaN or inf; expected softmax output. Check the weights and the image.")
     error = float(np.abs(p.sum(axis=0) - 1).max())
@@ -94,7 +94,7 @@ def check_probabilities(p: np.ndarray, tolerance: float) -> None:
 
 
 def check_embeddings(rows: np.ndarray, name: str) -> np.ndarray:
-    """Return (N, d) embeddings with N >= 1, all finite, in their own precision."""
+    """Return the (N, d) embeddings in their own precision, after checking that N >= 1 and that all are finite."""
     rows = np.asarray(rows)
     if rows.ndim != 2 or rows.size == 0:
         raise ValueError(f"{name} has shape {rows.shape}; expected (N, d), one row per case, at least one case.")
@@ -105,7 +105,7 @@ def check_embeddings(rows: np.ndarray, name: str) -> np.ndarray:
 
 
 def check_vector(values: np.ndarray, name: str, length: int | None = None) -> np.ndarray:
-    """Return (N,) values with N >= 1, all finite, in float64. length: N, where it is known."""
+    """Return the (N,) values in float64, after checking that N >= 1 and that all are finite. length: N, if known."""
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 1 or len(values) == 0 or (length is not None and len(values) != length):
         expected = "(N,), at least one case" if length is None else f"({length},), one value per case"
@@ -117,7 +117,7 @@ def check_vector(values: np.ndarray, name: str, length: int | None = None) -> np
 
 
 def check_confidence(values: np.ndarray, length: int | None = None) -> np.ndarray:
-    """Return (N,) confidences, none below 0, in float64."""
+    """Return the (N,) confidences in float64, after checking that they are finite and not negative."""
     values = check_vector(values, "confidence", length)
     if values.min() < 0:
         raise ValueError(f"confidence contains {values.min():g}; expected values >= 0, as confidence() returns.")
@@ -125,7 +125,7 @@ def check_confidence(values: np.ndarray, length: int | None = None) -> np.ndarra
 
 
 def check_count(value: int, name: str) -> int:
-    """Return a number of cases that is at least 1, as an int. Raises TypeError for what is not a whole number."""
+    """Return a number of cases as an int, after checking that it is at least 1. Raises TypeError for a non-integer."""
     value = operator.index(value)
     if value < 1:
         raise ValueError(f"{name} is {value}; expected a number of cases, at least 1.")
@@ -133,12 +133,12 @@ def check_count(value: int, name: str) -> int:
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Check that the value of an argument is one of its choices."""
+    """Check that the value of an argument is one of the choices."""
     if value not in choices:
         raise ValueError(f"{name} is {value!r}; expected one of {', '.join(choices)}.")
 
 
-# Small things ------------------------------------------------------------------------------------------------------
+# Ranks and means ---------------------------------------------------------------------------------------------------
 
 
 def id_rank(ids: Sequence[str] | None, n: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What every step of a round reads: the experiment, its raw dataset, its plans, and the device to compute on."""
+"""The context that every step of a round needs: experiment, raw dataset, plans and compute device."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from nnunet_assft.volumes.raw_dataset import RawDataset, find_dataset
 
 @dataclass(frozen=True)
 class Context:
-    """An experiment with everything that is open while its rounds run."""
+    """An experiment together with its dataset, its plans and the device on which its rounds run."""
 
     experiment: Experiment
     dataset: RawDataset
@@ -35,25 +35,26 @@ class Context:
 
     @property
     def image_folder(self) -> Path:
-        """The preprocessed images of pool and test cases."""
+        """The folder of the preprocessed images of the pool and the test cases."""
         return self.paths.preprocessed / str(self.plans["configurations"][CONFIGURATION]["data_identifier"])
 
     def image(self, case: str) -> np.ndarray:
-        """The preprocessed image, (channels, z, y, x) float32."""
+        """Return the preprocessed image, (channels, z, y, x) float32."""
         return load_image(self.image_folder, case)
 
     def properties(self, case: str) -> dict[str, Any]:
-        """What nnU-Net needs to bring a prediction of this case back to the grid of its image."""
+        """Return the properties with which nnU-Net resamples a prediction of this case to the grid of its image."""
         return load_properties(self.image_folder, case)
 
     def pseudo_label(self, r: int, case: str) -> Path:
+        """Return the file of the pseudo-label that a case gets in round r."""
         return self.paths.pseudo_label_folder(r) / "pseudo_labels" / f"{case}{self.dataset.file_ending}"
 
     def checked_label(self, case: str, label_file: Path) -> np.ndarray:
-        """The label of a case that may be seen, (1, z, y, x) int16 as the reader gives it.
+        """Read and check a label, and return it as (1, z, y, x) int16 on the axes of nnU-Net's reader.
 
-        Raises `AssftError` for a label that cannot be used, and for one that does not lie on its image, unless
-        somebody has agreed to it with --accept_geometry.
+        Call this only for a case whose label may be seen. Raises `AssftError` for a label that cannot be used, and for
+        one whose geometry does not match its image, unless the user has accepted it with --accept_geometry.
         """
         misfit = find_misfit(self.dataset, case, label_file)
         if misfit and not (misfit.same_shape and is_accepted(self.paths.accepted_geometry_file, case, misfit.reason)):
@@ -62,8 +63,10 @@ class Context:
 
 
 def open_context(experiment: Experiment, device: torch.device) -> Context:
-    """The dataset and the plans of an experiment. Raises `AssftError` if an image that it was planned with is
-    missing."""
+    """Open the dataset and the plans of an experiment.
+
+    Raises `AssftError` if a raw image of the pool, or a preprocessed image, is missing.
+    """
     dataset = find_dataset(experiment.dataset)
     missing = [case for case in experiment.pool if case not in dataset.images]
     if missing:

@@ -1,4 +1,4 @@
-"""Planning: everything that is decided and computed before round 0, without opening a label."""
+"""Planning an experiment: everything that is decided and computed before round 0, without opening a label."""
 
 from __future__ import annotations
 
@@ -29,9 +29,12 @@ from nnunet_assft.volumes.raw_dataset import RawDataset, find_dataset
 def create_experiment(
     dataset_name_or_id: str | int, name: str, settings: Settings, num_processes: int | None = None
 ) -> Experiment:
-    """Test split, fingerprint, plans, preprocessed images, initial network, first case. Continues an interrupted call.
+    """Create an experiment, or load it if it already exists with the same settings.
 
-    Raises `AssftError` for a dataset that cannot be used, and if the experiment exists with other settings.
+    Decides the test split and the first case, then writes the fingerprint, the plans, the initial network and the
+    preprocessed images. An interrupted call can be repeated and continues where it stopped. num_processes: processes
+    that read and preprocess images, by default chosen from the number of cores and the size of the images. Raises
+    `AssftError` for a dataset that cannot be used, and if the experiment exists with other settings.
     """
     dataset = find_dataset(dataset_name_or_id)
     wanted = _decide(dataset, name, settings)
@@ -54,7 +57,7 @@ def create_experiment(
     if not (paths.preprocessed / "dataset.json").is_file():  # where nnUNetv2_train looks for it
         link_or_copy(dataset.folder / "dataset.json", paths.preprocessed / "dataset.json")
     report = write_initial_network(paths.initial_network, plans, dataset.dataset_json, wanted.settings)
-    _preprocess(dataset, paths, plans, all_images, num_processes)  # the long part, when all else is known to work
+    _preprocess(dataset, paths, plans, all_images, num_processes)  # last, as it takes longest
     experiment = dataclasses.replace(
         wanted,
         encoder_report=report,
@@ -65,14 +68,14 @@ def create_experiment(
 
 
 def _decide(dataset: RawDataset, name: str, settings: Settings) -> Experiment:
-    """The experiment as far as names, numbers and the list of cases decide it."""
+    """Return the experiment with everything that follows from the settings and the list of cases alone."""
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-        raise AssftError(f"-e {name!r}: the name of an experiment consists of letters, digits, _ and -.")
+        raise AssftError(f"-e {name!r}: expected an experiment name of letters, digits, _ and - only.")
     settings = settings.resolved(dataset.name)
     if settings.options.ignore_margin > 0 and "ignore" not in dataset.labels:
         raise AssftError(
-            f"The option ignore_margin needs an ignore label; the labels of {dataset.name} are {dataset.labels}. Add "
-            f'"ignore": {max(dataset.labels.values()) + 1} to them in dataset.json.'
+            f"The option ignore_margin needs an ignore label, but {dataset.name} has the labels {dataset.labels}. Add "
+            f'"ignore": {max(dataset.labels.values()) + 1} to the labels in dataset.json.'
         )
     pool, test, test_source = split(dataset, settings.annotator, settings.test_split)
     assert settings.budget is not None
@@ -95,7 +98,7 @@ def _decide(dataset: RawDataset, name: str, settings: Settings) -> Experiment:
 
 
 def _plan(experiment: Experiment, fingerprint: dict[str, Any]) -> dict[str, Any]:
-    """nnU-Net's plans, and in their entry `assft` what our trainers read."""
+    """Return nnU-Net's plans with the additional entry `assft`, which our trainers read."""
     settings = experiment.settings
     plans = plan_from_images(
         experiment.dataset,
@@ -130,7 +133,7 @@ def _refuse_other_settings(existing: Experiment, wanted: Experiment) -> None:
         )
         raise AssftError(
             f"Experiment {existing.name!r} of {existing.dataset} exists with other settings ({shown}). "
-            "Use the options it was made with, or give a new name with -e."
+            "Use the options it was planned with, or choose a new name with -e."
         )
 
 

@@ -4,15 +4,15 @@ They answer two questions about a pool of unlabelled cases. Which cases should b
 which fine-tuning has changed the encoder most (DKD) and whose segmentation is most uncertain (ASD). Which predictions
 can be trusted as pseudo-labels (Eqs. 17-26)? Those that are confident and whose case resembles a labelled one.
 
-numpy in, numpy out: no files, no torch, no state. Conventions of the whole module:
+All functions take and return numpy arrays and use no files, no torch and no state. Conventions of the whole module:
 
 * `probs` is (C, Z, Y, X), a softmax over axis 0 on the network grid, with any number of spatial axes. Channel 0 is
   background.
 * Embeddings are (N, d), one row per case, in any float precision; all arithmetic is float64. The cosine distance of a
   zero vector to everything is 1.
-* `ids` are the case ids in the order of the rows. They decide ties: compared as strings, the smaller one comes first.
-  Without ids the row number decides. Indices are returned best first.
-* Inputs are never modified. An input that cannot be used raises ValueError, which says what was found, what was
+* `ids` are the case ids in the order of the rows. They break ties: compared as strings, the smaller one comes first.
+  Without ids, the row number breaks ties. Indices are returned best first.
+* Inputs are never modified. An input that cannot be used raises ValueError; the message says what was found, what was
   expected and what to do.
 """
 
@@ -50,7 +50,7 @@ PD_WEIGHTS = ("literal", "reversed")
 SCALES = ("max", "none")
 SCALE_OF_CONFIDENCE = {"sum": "max", "foreground_mean": "none"}  # reduction of Eq. 22 -> its scale in Eqs. 23-24
 
-_ROUNDING = 1e-13  # a PD below this is rounding noise of its sums (an angle of 4e-7, below float32 embeddings)
+_ROUNDING = 1e-13  # a PD below this is rounding noise (an angle of 4e-7, below the precision of float32 embeddings)
 _FROZEN = 1e-12  # if no PAKD is above this, the encoder has not moved
 _UNMOVED = 1e-28  # a PAKD below this is rounding noise of unit vectors
 
@@ -75,7 +75,8 @@ def pakd(e_pre: np.ndarray, e_cur: np.ndarray) -> np.ndarray:
     )
     if distance.max() <= _FROZEN:
         message = (
-            "PAKD is 0 for every case: the latest encoder equals the pre-trained one, so DKD is 0 and case ids decide."
+            "PAKD is 0 for every case: the latest encoder equals the pre-trained one, so that DKD is 0 and case ids "
+            "break the ties."
         )
         warnings.warn(message, stacklevel=2)
     distance[distance < _UNMOVED] = 0.0
@@ -97,13 +98,13 @@ def pairwise_dissimilarity(
 
     The cases are ranked by PAKD, largest first. PD is the weighted mean of the cosine distances of a case to all cases
     ranked before it; it lowers the score of a case that resembles one which will be queried anyway. No case is ranked
-    before the first one, so its PD, 0/0 in print, is 1. The cost is O(N d).
+    before the first one, so its PD is 0/0 in the printed equation and is set to 1. The cost is O(N d).
 
     e_cur: (N, d) embeddings under the latest encoder. pakd: (N,). Returns (N,) in the order of the input, in [0, 2].
     pd_weights: with `literal`, the case k ranks before has the weight k; with `reversed`, it has the weight c - k at
     rank c, so that near ranks count most (not in the paper).
     e_labelled: (L, d) embeddings of labelled cases to compare with as well (not in the paper). They share rank 1, the
-    pool follows from rank 2, and the first case of the pool is compared with them. Their order plays no role.
+    pool follows from rank 2, and the first case of the pool is compared with them. Their order does not matter.
     Raises ValueError for other shapes or options, NaN or inf.
     """
     check_choice("pd_weights", pd_weights, PD_WEIGHTS)
@@ -113,7 +114,7 @@ def pairwise_dissimilarity(
     order = np.lexsort((id_rank(ids, len(e_cur)), -pakd))
     in_rank_order = np.empty(len(order))
     # With unit vectors e, the weighted sum of the distances at rank c is total_c - e_c . S_c, where S_c is the weighted
-    # sum of the unit vectors ranked before. S follows from rank to rank, so no pair of cases is looked at.
+    # sum of the unit vectors ranked before. S is updated from rank to rank, so no pairwise distance is computed.
     weighted = before.copy()  # S at the first rank of a block
     for rows in row_blocks(e_cur):
         unit = unit_vectors(e_cur[order[rows]])
@@ -139,7 +140,7 @@ def pairwise_dissimilarity(
 
 
 def _sum_of_labelled(e_labelled: np.ndarray | None, d: int) -> tuple[int, np.ndarray]:
-    """Return L and the sum of the labelled cases' unit vectors, added up in an order that only their values decide."""
+    """Return L and the sum of the labelled cases' unit vectors, which does not depend on their order."""
     if e_labelled is None or len(e_labelled) == 0:
         return 0, np.zeros(d)
     e_labelled = check_embeddings(e_labelled, "e_labelled")
@@ -157,7 +158,7 @@ def dkd(
     pd_weights: str = "literal",
     e_labelled: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Return the diversified knowledge divergence (Eq. 5), PAKD times PD: large if a case is new and unlike others.
+    """Return the diversified knowledge divergence (Eq. 5), PAKD times PD: large for a new case unlike the others.
 
     e_pre, e_cur: (N, d). Returns (N,) in [0, 4]. For the options and errors see `pakd` and `pairwise_dissimilarity`.
     """
@@ -169,46 +170,44 @@ def dkd(
 
 
 def temperature(r: int, R: int) -> float:  # noqa: N803
-    """Return tau(r) = 3 - 1.5 ln r / ln R (Eq. 7), which falls from 3 in round 1 to 1.5 in round R; it is 3 for R = 1.
+    """Return tau(r) = 3 - 1.5 ln r / ln R (Eq. 7), which falls from 3 in round 1 to 1.5 in round R (3 if R = 1).
 
     Raises ValueError for a round outside 1..R.
     """
     r, R = operator.index(r), operator.index(R)  # noqa: N806
     if not 1 <= r <= R:
-        raise ValueError(f"round {r} of {R}; expected a round from 1 to the number of rounds. Round 0 has no query.")
+        raise ValueError(f"round {r} of {R}; expected a round from 1 to the number of rounds; round 0 has no query.")
     return 3.0 if R == 1 else 3.0 - 1.5 * math.log(r) / math.log(R)
 
 
 @dataclass(frozen=True)
 class VoxelSums:
-    """Sums over the voxels of one case on the network grid, from which every metric of the case follows.
+    """Sums over the voxels of one case on the network grid, from which every metric of the case is computed.
 
-    The sums of the parts of a case add up to those of the case. Entropies are in nats.
+    The sums over disjoint parts of a case add up to those of the case. Entropies are in nats.
     """
 
     voxels: int
     entropy_sum: float
     top1_sum: float  # p_(1), the largest probability of a voxel (Eq. 17)
     margin_sum: float  # p_(1) - p_(2), with p_(2) the second largest probability (Eq. 18)
-    masked_entropy_sum: float  # where the network may see foreground: the mask of Eq. 9 at the temperature of the round
+    masked_entropy_sum: float  # within the mask of Eq. 9 (possible foreground) at the temperature of the round
     mask_voxels: int
     masked_entropy_sum_tau1: float  # the same at the temperature 1
     mask_voxels_tau1: int
-    foreground_margin_sum: float  # where the network predicts foreground: the mask of Eq. 19
+    foreground_margin_sum: float  # within the mask of Eq. 19 (predicted foreground)
     foreground_voxels: int
     class_voxels: tuple[int, ...]  # voxels that are predicted as each class
 
     @classmethod
     def zero(cls, n_classes: int) -> VoxelSums:
-        """Return the sums over no voxel, where an accumulation starts."""
+        """Return sums over no voxel, from which an accumulation starts."""
         return cls(0, 0.0, 0.0, 0.0, 0.0, 0, 0.0, 0, 0.0, 0, (0,) * n_classes)
 
     def __add__(self, other: VoxelSums) -> VoxelSums:
         mine, theirs = self.class_voxels, other.class_voxels
         if len(mine) != len(theirs):
-            raise ValueError(
-                f"cannot add sums over {len(mine)} and {len(theirs)} classes; expected blocks of one case."
-            )
+            raise ValueError(f"cannot add sums over {len(mine)} and {len(theirs)} classes; expected parts of one case.")
         names = [field.name for field in fields(self) if field.name != "class_voxels"]
         totals = {name: getattr(self, name) + getattr(other, name) for name in names}
         return VoxelSums(**totals, class_voxels=tuple(map(operator.add, mine, theirs)))
@@ -232,7 +231,7 @@ def voxel_sums(probs: np.ndarray, tau: float) -> VoxelSums:
 
 
 def _block_sums(p: np.ndarray, tau: float) -> VoxelSums:
-    """The sums over one block. p: (C, n) float64, already checked; it is overwritten."""
+    """Return the sums over one block. p: (C, n) float64 probabilities, already checked; p is overwritten."""
     entropy = entr(p).sum(axis=0)
     label = p.argmax(axis=0)  # a tie with background is background: the first index wins
     foreground = label != 0  # Eq. 19
@@ -260,8 +259,9 @@ def _block_sums(p: np.ndarray, tau: float) -> VoxelSums:
 def asd_from_sums(sums: VoxelSums, reduction: str = "foreground_mean", *, tau1: bool = False) -> float:
     """Return the ASD of a case (Eqs. 10-11), in nats, from its sums.
 
-    reduction: `foreground_mean` is the mean over the mask of Eq. 9 (0 if it is empty), `mean` the mean over all voxels,
-    `sum` the sum. tau1: use the mask at temperature 1 instead of that of the round, as an ablation of the paper does.
+    reduction: `foreground_mean` divides the entropy within the mask of Eq. 9 by the voxels of the mask (0 if it is
+    empty), `mean` divides it by all voxels, and `sum` does not divide it.
+    tau1: use the mask at temperature 1 instead of that of the round, as in an ablation of the paper.
     """
     check_choice("asd_reduction", reduction, ASD_REDUCTIONS)
     entropy = sums.masked_entropy_sum_tau1 if tau1 else sums.masked_entropy_sum
@@ -275,8 +275,8 @@ def asd_from_sums(sums: VoxelSums, reduction: str = "foreground_mean", *, tau1: 
 def asd(probs: np.ndarray, r: int, R: int, reduction: str = "foreground_mean") -> float:  # noqa: N803
     """Return the anatomical segmentation difficulty of one case in round r of R (Eqs. 6-11), in nats.
 
-    It is the entropy of the voxels in which the network sees foreground or is not far from it: those in which the
-    background probability, divided by tau(r), is below that of some structure.
+    It is the entropy of the voxels that may be foreground: those in which the background probability, divided by
+    tau(r), is below the probability of some structure.
     probs: (C, Z, Y, X). For the reductions see `asd_from_sums`, for the errors `voxel_sums`.
     """
     check_choice("asd_reduction", reduction, ASD_REDUCTIONS)
@@ -289,7 +289,7 @@ def asd(probs: np.ndarray, r: int, R: int, reduction: str = "foreground_mean") -
 def minmax(scores: np.ndarray) -> np.ndarray:
     """Return (N,) scores normalised to [0, 1] (Eqs. 12-13), or zeros if all are equal.
 
-    The ranks of Eqs. 14-15 do not depend on this step; it is only kept for the table of scores.
+    The ranks of Eqs. 14-15 do not depend on this step; its values are only shown in the table of scores.
     """
     scores = check_vector(scores, "scores")
     low, high = scores.min(), scores.max()
@@ -336,7 +336,8 @@ def select_query(dkd: np.ndarray, asd: np.ndarray, n_query: int, ids: Sequence[s
 def confidence_from_sums(sums: VoxelSums, reduction: str = "sum") -> float:
     """Return the confidence C of a case (Eqs. 20-22) from its sums: the margin where foreground is predicted.
 
-    reduction: `sum` adds it up, in voxels; `foreground_mean` is its mean, in [0, 1] (0 without foreground).
+    reduction: `sum` is the sum of this margin, in voxels; `foreground_mean` is its mean, in [0, 1] (0 if no foreground
+    is predicted).
     """
     check_choice("confidence", reduction, CONFIDENCE_REDUCTIONS)
     total = sums.foreground_margin_sum
@@ -344,7 +345,7 @@ def confidence_from_sums(sums: VoxelSums, reduction: str = "sum") -> float:
 
 
 def confidence(probs: np.ndarray, reduction: str = "sum") -> float:
-    """Return the confidence C of one case (Eqs. 17-22): how clearly the predicted class leads where it is foreground.
+    """Return the confidence C of one case (Eqs. 17-22): how clearly the predicted class leads in predicted foreground.
 
     probs: (C, Z, Y, X). For the reductions see `confidence_from_sums`, for the errors `voxel_sums`.
     """
@@ -353,11 +354,11 @@ def confidence(probs: np.ndarray, reduction: str = "sum") -> float:
 
 
 def n_candidates(confidence: np.ndarray, n_select: int, tau_c: float = 2.0, scale: str = "max") -> int:
-    """Return K (Eqs. 23-24), the number of most confident cases among which the selection chooses.
+    """Return K (Eqs. 23-24), the number of most confident cases from which the selection chooses.
 
     K = n_select tau_c / (mean confidence), rounded up: the less confident the network is, the more cases are
     candidates. K is at least n_select and at most N; it is N if no confidence is above 0. confidence: (N,), >= 0.
-    scale: `max` divides it by its maximum first, which suits C as a sum; `none` does not.
+    scale: `max` divides the confidences by their maximum first, which suits C as a sum; `none` does not.
     """
     check_choice("scale", scale, SCALES)
     confidence = check_confidence(confidence)
@@ -379,21 +380,21 @@ def semantic_distance(e_cand: np.ndarray, e_anchor: np.ndarray) -> np.ndarray:
     e_cand, e_anchor = check_embeddings(e_cand, "e_cand"), check_embeddings(e_anchor, "e_anchor")
     if e_cand.shape[1] != e_anchor.shape[1]:
         raise ValueError(
-            f"e_cand is {e_cand.shape} and e_anchor {e_anchor.shape}; expected the same encoder, the same d."
+            f"e_cand is {e_cand.shape} and e_anchor {e_anchor.shape}; expected the same d, from the same encoder."
         )
     anchors = unit_vectors(e_anchor)
     distance = np.empty(len(e_cand))
     for rows in row_blocks(e_cand, width=max(e_cand.shape[1], len(anchors))):
         unit = unit_vectors(e_cand[rows])
         nearest = np.argmax(unit @ anchors.T, axis=1)
-        distance[rows] = cosine_distance(unit, anchors[nearest])  # again, without the cancellation of 1 - cos near 0
+        distance[rows] = cosine_distance(unit, anchors[nearest])  # without the cancellation of 1 - cos near 0
     return distance
 
 
 def reliability(confidence: np.ndarray, e_cur: np.ndarray, e_anchor: np.ndarray) -> np.ndarray:
     """Return R = C (1 - D) (Eq. 26), large for a confident case that resembles a labelled one; (N,) in the unit of C.
 
-    confidence: (N,), not scaled. e_cur: (N, d). e_anchor: (L, d).
+    confidence: (N,) C, not scaled. e_cur: (N, d). e_anchor: (L, d).
     """
     distance = semantic_distance(e_cur, e_anchor)
     return check_confidence(confidence, len(distance)) * (1 - distance)
@@ -401,7 +402,7 @@ def reliability(confidence: np.ndarray, e_cur: np.ndarray, e_anchor: np.ndarray)
 
 @dataclass(frozen=True)
 class Selection:
-    """A selection with the values that decided it; distance and reliability are NaN where a case is no candidate."""
+    """A selection and the values that led to it. distance and reliability are NaN for cases that are not candidates."""
 
     indices: np.ndarray  # (<= n_select,) selected cases, best first
     candidates: np.ndarray  # (K,) the K most confident cases, best first
@@ -428,7 +429,7 @@ def rank_reliable(  # seven parameters: Eqs. 23-26 need all of them
     distance[candidates] = semantic_distance(e_cur[candidates], e_anchor)
     score[candidates] = confidence[candidates] * (1 - distance[candidates])  # Eq. 26
     largest = np.abs(score[candidates]).max() or 1.0
-    rounded = (score[candidates] / largest).round(14)  # the last digits, which are rounding noise, decide no tie
+    rounded = (score[candidates] / largest).round(14)  # the last digits are rounding noise and must not break a tie
     best_first = np.lexsort((rank[candidates], -rounded))
     return Selection(candidates[best_first[:n_select]], candidates, distance, score)
 
@@ -457,7 +458,7 @@ def select_reliable(  # seven parameters: see rank_reliable
 def summed_distance(e_pre: np.ndarray) -> np.ndarray:
     """Return the summed cosine distance of each case to all others: (N, d) to (N,).
 
-    It is rounded to 1e-9 so that ties are ties. The cost is O(N d).
+    It is rounded to 1e-9, so that equal sums compare equal. The cost is O(N d).
     """
     e_pre = check_embeddings(e_pre, "e_pre")
     total = sum((unit_vectors(e_pre[rows]).sum(axis=0) for rows in row_blocks(e_pre)), np.zeros(e_pre.shape[1]))

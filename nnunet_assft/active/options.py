@@ -1,7 +1,7 @@
-"""Named variants of the method, one field each: what may be chosen and what it means. The defaults are the method.
+"""Variants of the method, one field of `Options` each. The default values are the method of the paper.
 
-`nnUNetv2_assft_plan --option NAME=VALUE` sets one, `--list_options` prints all, and `experiment.json` records them. A
-parameter of a single strategy is not an option; it is set in its row of the table of strategies.
+`nnUNetv2_assft_plan --option NAME=VALUE` sets an option, `--list_options` prints all of them, and `experiment.json`
+records them. A parameter of a single strategy is not an option; it is set in its row of the table of strategies.
 """
 
 from __future__ import annotations
@@ -29,26 +29,28 @@ def _option(
 
 @dataclass(frozen=True)
 class Options:
-    """One value per option. Raises `AssftError` for a value that is not one of its choices or out of its range."""
+    """The value of every option. Raises `AssftError` for a value that is not among its choices or out of its range."""
 
     first_case: str = _option(
-        "random", "first case: drawn by the seed, or nearest to all others under E(0)", FIRST_CASES
+        "random", "first case: drawn at random, or the medoid of the initial embeddings", FIRST_CASES
     )
-    asd_reduction: str = _option("foreground_mean", "Eq. 11, ASD over the voxels of a case", ASD_REDUCTIONS)
-    pd_weights: str = _option("literal", "Eq. 3: weight k for the case k ranks before, or reversed", PD_WEIGHTS)
-    pd_labelled: bool = _option(False, "labelled cases count in PD, before all others", SWITCH)
-    exclude_pseudo: bool = _option(True, "section 3.4: the next query leaves out pseudo-labelled cases", SWITCH)
-    selection: str = _option("reliable", "which cases are pseudo-labelled, see below", SELECTIONS)
+    asd_reduction: str = _option(
+        "foreground_mean", "Eq. 11: reduction of ASD over the voxels of a case", ASD_REDUCTIONS
+    )
+    pd_weights: str = _option("literal", "Eq. 3: the case k ranks before has weight k, or reversed weights", PD_WEIGHTS)
+    pd_labelled: bool = _option(False, "PD also compares with labelled cases, ranked before all others", SWITCH)
+    exclude_pseudo: bool = _option(True, "section 3.4: exclude pseudo-labelled cases from the next query", SWITCH)
+    selection: str = _option("reliable", "which cases are pseudo-labelled; the selections are listed below", SELECTIONS)
     confidence: str = _option(
-        "sum", "Eq. 22: margin over predicted foreground, summed or its mean", CONFIDENCE_REDUCTIONS
+        "sum", "Eq. 22: sum or mean of the margin over predicted foreground", CONFIDENCE_REDUCTIONS
     )
-    tau_c: float = _option(2.0, "Eq. 24: the larger, the more candidates", at_least=1e-6)
+    tau_c: float = _option(2.0, "Eq. 24: a larger value gives more candidates", at_least=1e-6)
     largest_component: bool = _option(False, "keep the largest component of each structure of a pseudo-label", SWITCH)
     ignore_margin: float = _option(
-        0.0, "pseudo-label voxels of a smaller margin get the ignore label", at_least=0.0, at_most=1.0
+        0.0, "pseudo-label voxels with a smaller margin get the ignore label", at_least=0.0, at_most=1.0
     )
     pseudo_weight: float = _option(
-        1.0, "chance of a pseudo-labelled case to be drawn, against a labelled one", at_least=0.05, at_most=20.0
+        1.0, "how often a pseudo-labelled case is drawn, relative to a labelled one", at_least=0.05, at_most=20.0
     )
 
     def __post_init__(self) -> None:
@@ -59,14 +61,14 @@ class Options:
                 raise AssftError(
                     f"--option {row.name}={_text(value)}: expected one of {', '.join(map(_text, choices))}."
                 )
-            is_number = isinstance(value, float | int) and low <= value <= high and value < math.inf  # NaN is none
+            is_number = isinstance(value, float | int) and low <= value <= high and value < math.inf  # excludes NaN
             if not choices and not is_number:
                 upper = "" if math.isinf(high) else f" and at most {high:g}"
                 raise AssftError(f"--option {row.name}={_text(value)}: expected a number, at least {low:g}{upper}.")
 
     @classmethod
     def parse(cls, settings: Sequence[str]) -> Options:
-        """Read `NAME=VALUE` texts. Raises `AssftError`, which lists the choices, for an unknown name or value."""
+        """Parse `NAME=VALUE` texts. Raises `AssftError`, which lists the choices, for an unknown name or value."""
         values: dict[str, Any] = {}
         rows = {row.name: row for row in fields(cls)}
         for setting in settings:
@@ -74,7 +76,7 @@ class Options:
             if name not in rows or not equals:
                 raise AssftError(
                     f"--option {setting!r}: expected NAME=VALUE with one of the names {', '.join(rows)}. "
-                    "--list_options explains them."
+                    "Run with --list_options for their meaning."
                 )
             if name in values:
                 raise AssftError(f"--option {name} is given twice; give it once.")
@@ -82,12 +84,12 @@ class Options:
         return cls(**values)
 
     def changed(self) -> dict[str, Any]:
-        """Return the options that differ from the method."""
+        """Return the options that differ from their defaults: name -> value."""
         return {row.name: value for row in fields(self) if (value := getattr(self, row.name)) != row.default}
 
 
 def _value(text: str, default: Any, choices: Collection[Any]) -> Any:
-    """Return the value that a text stands for; a text that stands for none is left for the constructor to refuse."""
+    """Return the parsed value, or the text itself if it cannot be parsed, for which the constructor raises."""
     if choices:
         return {_text(choice): choice for choice in choices}.get(text, text)
     try:

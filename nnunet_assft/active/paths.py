@@ -1,4 +1,4 @@
-"""Every path of an experiment, in one class."""
+"""The paths of all files and folders of an experiment."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from nnunet_assft.trainers.folds import TRAINERS, fold_of, training_set_of
 
 @dataclass(frozen=True)
 class ExperimentPaths:
-    """dataset: folder name `Dataset218_NAME`; experiment: its name, `assft` by default."""
+    """The paths of one experiment. dataset: its folder name, such as `Dataset218_NAME`. experiment: its name."""
 
     dataset: str
     experiment: str
 
     def command(self, name: str, *arguments: str) -> str:
-        """A command for this experiment, for messages: `nnUNetv2_assft_round -d 218 -r 3`."""
+        """Return a command line for this experiment, for messages: `nnUNetv2_assft_round -d 218 -r 3`."""
         named = [] if self.experiment == "assft" else ["-e", self.experiment]
         words = ["-d", str(int(self.dataset[7:10])), *named, *arguments]
         return f"nnUNetv2_assft_{name} {shlex.join(words)}"
@@ -32,7 +32,7 @@ class ExperimentPaths:
         return Path(str(nnUNet_raw), self.dataset)
 
     def pseudo_label_folder(self, r: int) -> Path:
-        """Holds pseudo_labels/CASE.nii.gz, provenance.json and dataset.json of round r."""
+        """The folder of pseudo_labels/CASE.nii.gz, provenance.json and dataset.json of round r."""
         return self.raw / "assft" / self.experiment / f"round_{r:02d}"
 
     # nnUNet_preprocessed --------------------------------------------------------------------------------------------
@@ -55,7 +55,7 @@ class ExperimentPaths:
 
     @property
     def stages(self) -> Path:
-        """What the trainers see as nnU-Net's preprocessed dataset: training sets, fingerprint, references."""
+        """The preprocessed dataset of the trainers: training sets, stage files, fingerprint and reference labels."""
         return self.preprocessed / "assft" / self.experiment
 
     def training_set(self, r: int, stage: str) -> Path:
@@ -71,7 +71,7 @@ class ExperimentPaths:
         return Path(str(nnUNet_results), self.dataset)
 
     def relative(self, file: Path) -> str:
-        """The name of a file relative to the results of the dataset, so that results can be moved as a whole."""
+        """Return a path relative to the results of the dataset, so that the results can be moved as a whole."""
         return file.relative_to(self.results_of_dataset).as_posix()
 
     @property
@@ -84,7 +84,7 @@ class ExperimentPaths:
 
     @property
     def initial_network(self) -> Path:
-        """E^(p) and D^(0), the network that round 0 starts from."""
+        """E^(p) and D^(0): the network that round 0 starts from."""
         return self.results / "initial_network.pth"
 
     @property
@@ -119,12 +119,12 @@ class ExperimentPaths:
 
     @property
     def accepted_geometry_file(self) -> Path:
-        """Labels that are used although their header places them elsewhere than their image."""
+        """The record of labels that are used although their header does not match the geometry of their image."""
         return self.results / "accepted_geometry.json"
 
     @property
     def annotations(self) -> Path:
-        """Holds one CASE.json per imported label; second readings and replaced labels have folders of their own."""
+        """The folder of one CASE.json per imported label; second readings and replaced labels are in subfolders."""
         return self.results / "annotations"
 
     def annotation_file(self, case: str) -> Path:
@@ -134,21 +134,21 @@ class ExperimentPaths:
         return self.annotations / "second_readings" / annotator / f"{case}{file_ending}"
 
     def annotators_file(self, r: int) -> Path:
-        """Who annotates which case."""
+        """The assignment of the queried cases of round r to annotators."""
         return self.results / f"readers_round_{r:02d}.json"
 
     def agreement_file(self, r: int) -> Path:
         return self.results / f"agreement_round_{r:02d}.csv"
 
     def previews(self, r: int) -> Path:
-        """Holds the pre-segmentations of the queried cases by the model of the previous round, and CASE.json."""
+        """The folder of the pre-segmentations of the queried cases by the previous model, with a CASE.json each."""
         return self.results / f"prelabels_round_{r:02d}"
 
     def test_predictions(self, r: int) -> Path:
         return self.results / f"test_round_{r:02d}"
 
     def model_folder(self, stage: str) -> Path:
-        """An ordinary nnU-Net model folder (`nnUNetv2_predict_from_modelfolder -m`)."""
+        """The nnU-Net model folder of a stage, which `nnUNetv2_predict_from_modelfolder -m` accepts."""
         return self.results_of_dataset / f"{TRAINERS[stage]}__{self.plans_name}__{CONFIGURATION}"
 
     def checkpoint(self, r: int, stage: str) -> Path:

@@ -1,4 +1,4 @@
-"""Pseudo-labels written back into the raw dataset: original geometry, never into labelsTr, with their provenance."""
+"""Writing of pseudo-labels, with provenance, into the raw dataset: on the original grid and never into labelsTr."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ def write_pseudo_labels(
 ) -> None:
     """Predict the selected cases and write round_RR/{pseudo_labels/CASE, provenance.json, dataset.json}.
 
-    model: of the supervised stage. labelled: T_l. selected: case -> confidence, distance, reliability, rank.
-    dataset.json lists the exact training set of the round, human and pseudo labels, in nnU-Net's `dataset` form.
+    model: the model of the supervised stage. labelled: T_l. selected: case -> confidence, distance, reliability, rank.
+    dataset.json lists the exact training set of the round, with human labels and pseudo-labels, in the form of
+    nnU-Net's `dataset` entry.
     """
     experiment, folder = context.experiment, context.paths.pseudo_label_folder(r)
     files = {case: context.pseudo_label(r, case) for case in selected}
@@ -35,7 +36,7 @@ def write_pseudo_labels(
     entries = for_each_case(
         partial(_write_pseudo_label, context, r, scorer), list(selected), desc=f"round {r}: pseudo-labels"
     )
-    for outdated in (folder / "pseudo_labels").glob("*"):  # of an attempt with another model
+    for outdated in (folder / "pseudo_labels").glob("*"):  # written by an earlier attempt with another model
         if outdated not in files.values():
             outdated.unlink()
     human_labels = {case: context.dataset.label_file(case) for case in labelled}
@@ -48,11 +49,11 @@ def write_pseudo_labels(
         "ignore_margin": experiment.options.ignore_margin,
         "cases": {case: {**selected[case], **entry} for case, entry in entries.items()},
     }
-    write_json(folder / "provenance.json", provenance)  # last: it vouches for the others
+    write_json(folder / "provenance.json", provenance)  # last: its existence means that the other files are complete
 
 
 def _write_pseudo_label(context: Context, r: int, scorer: Scorer, case: str) -> dict[str, Any]:
-    """What the provenance says of the file."""
+    """Write the pseudo-label of a case, and return its entry in the provenance."""
     file, properties = context.pseudo_label(r, case), context.properties(case)
     segmentation = _pseudo_label(context, scorer, context.image(case), properties)
     write_segmentation(context.dataset.reader, segmentation, file, properties)
@@ -61,14 +62,14 @@ def _write_pseudo_label(context: Context, r: int, scorer: Scorer, case: str) -> 
 
 
 def _pseudo_label(context: Context, scorer: Scorer, image: np.ndarray, properties: dict[str, Any]) -> np.ndarray:
-    """Argmax prediction on the original grid, (z, y, x); refined if the options say so, by default not."""
+    """Return the argmax prediction on the original grid, (z, y, x), with the refinements that the options ask for."""
     options = context.experiment.options
     logits = scorer.logits(image)
     segmentation = scorer.segmentation(logits, properties)
-    if options.largest_component:  # of each structure; smaller ones become background
+    if options.largest_component:  # smaller components of each structure become background
         for value in context.dataset.foreground_labels:
             segmentation = remove_all_but_largest_component_from_segmentation(segmentation, value)
-    if options.ignore_margin > 0:  # voxels whose p_(1) - p_(2) is smaller get the ignore label
+    if options.ignore_margin > 0:  # voxels with a smaller p_(1) - p_(2) get the ignore label
         margin = scorer.to_original_grid(margin_of_logits(logits), properties, outside=1.0)
         segmentation[margin < options.ignore_margin] = context.dataset.labels["ignore"]
     return segmentation
@@ -81,7 +82,7 @@ def _dataset_json(
     keep = {key: value for key, value in context.dataset.dataset_json.items() if key not in ("dataset", "numTraining")}
     labels = {**human_labels, **pseudo_labels}
 
-    def portable(file: Path) -> str:  # nnU-Net expands variables, so the file can be copied to any dataset folder
+    def portable(file: Path) -> str:  # nnU-Net expands environment variables, so the dataset can be moved
         return f"$nnUNet_raw/{file.relative_to(root).as_posix()}" if file.is_relative_to(root) else str(file)
 
     return {

@@ -1,4 +1,4 @@
-"""Algorithm 1 of the paper. `run_round` is the body of its loop; the functions below it are its lines, in order."""
+"""Algorithm 1 of the paper. `run_round` is the body of its loop; the functions below it follow its lines in order."""
 
 from __future__ import annotations
 
@@ -35,11 +35,12 @@ from nnunet_assft.runtime.files import sha256_file, write_csv
 
 
 def run_round(experiment: Experiment, r: int, device: torch.device, *, proceed_with_partial: bool = False) -> Round:
-    """Round r of Algorithm 1; round 0 is its one-shot start. Continues an interrupted call; keeps a finished round.
+    """Run round r of Algorithm 1 and return it; round 0 is the one-shot start.
 
-    proceed_with_partial: queried cases that no human has labelled yet go back to T_u, and the round goes on. Raises
-    `AssftError` if an earlier round is not finished or an input cannot be used, `WaitingForAnnotation` if a human has
-    to label the queried cases first.
+    An interrupted call can be repeated and continues after its last finished step. A finished round is loaded from its
+    file. proceed_with_partial: return queried cases that are not labelled yet to T_u and run the round without them.
+    Raises `AssftError` if an earlier round is not finished or an input cannot be used, and `WaitingForAnnotation` if
+    annotators have to label the queried cases first.
     """
     if experiment.paths.round_file(r).is_file():
         return Round.load(experiment.paths, r)
@@ -79,7 +80,8 @@ def run_round(experiment: Experiment, r: int, device: torch.device, *, proceed_w
 def _round_before(experiment: Experiment, r: int) -> Round | None:
     if not 0 <= r <= experiment.n_rounds:
         raise AssftError(
-            f"Round {r} does not exist: experiment {experiment.name!r} has rounds 0 to {experiment.n_rounds}."
+            f"Round {r} does not exist: experiment {experiment.name!r} has rounds 0 to {experiment.n_rounds}. Choose "
+            "one of them with -r."
         )
     if r == 0:
         return None
@@ -87,10 +89,10 @@ def _round_before(experiment: Experiment, r: int) -> Round | None:
     if len(done) < r:
         raise AssftError(
             f"Round {r} starts from round {r - 1}, which is not finished; {len(done)} of {experiment.n_rounds + 1} "
-            f"rounds are. Run: {experiment.command('round', '-r', str(len(done)))}"
+            f"rounds are. Run {experiment.command('round', '-r', str(len(done)))}"
         )
     if not done[r - 1].unlabelled:
-        raise AssftError(f"Every case of the pool is labelled since round {r - 1}; there is nothing left to query.")
+        raise AssftError(f"Every case of the pool is labelled after round {r - 1}, so there is nothing left to query.")
     return done[r - 1]
 
 
@@ -98,7 +100,7 @@ def _round_before(experiment: Experiment, r: int) -> Round | None:
 
 
 def _query(context: Context, r: int, before: Round | None) -> tuple[list[str], list[str]]:
-    """(cases to annotate, best first; cases that rule 3.4 keeps out of this query)."""
+    """Return the cases to annotate, best first, and the cases that section 3.4 excludes from this query."""
     if before is None:
         return [_first_case(context)], []  # x_1: the same for every strategy
     experiment, options = context.experiment, context.experiment.options
@@ -147,7 +149,7 @@ def _first_case(context: Context) -> str:
 # Training -----------------------------------------------------------------------------------------------------------
 
 
-def _train(  # six parameters: a line of Algorithm 1, and the context it runs in
+def _train(  # six parameters: those of a line of Algorithm 1, and the context
     context: Context,
     r: int,
     stage: str,
@@ -155,7 +157,7 @@ def _train(  # six parameters: a line of Algorithm 1, and the context it runs in
     start: Model,
     pseudo_labels: Mapping[str, Path] = MappingProxyType({}),
 ) -> Model:
-    """One stage of fine-tuning, from the weights of the stage before it."""
+    """Run one stage of fine-tuning, starting from the weights of `start`."""
     settings = context.experiment.settings
     return fine_tune(
         context,
@@ -172,7 +174,7 @@ def _train(  # six parameters: a line of Algorithm 1, and the context it runs in
 
 
 def _copies(labelled: Sequence[str], pseudo_labels: Mapping[str, Path], pseudo_weight: float) -> dict[str, int]:
-    """How often each case counts when cases are drawn: whole numbers in the ratio of the weights, by default 1 : 1."""
+    """Return how often each case is listed for sampling: integers in the ratio of the weights, by default 1 : 1."""
     ratio = Fraction(pseudo_weight).limit_denominator(20) if pseudo_labels else Fraction(1)
     return dict.fromkeys(labelled, ratio.denominator) | dict.fromkeys(pseudo_labels, ratio.numerator)
 
@@ -183,7 +185,10 @@ def _copies(labelled: Sequence[str], pseudo_labels: Mapping[str, Path], pseudo_w
 def _select(
     context: Context, r: int, model: Model, labelled: Sequence[str], unlabelled: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
-    """N_SU = N_B r unlabelled cases to pseudo-label: case -> confidence, distance, reliability, rank; best first."""
+    """Select N_SU = N_B r unlabelled cases to pseudo-label.
+
+    Returns case -> confidence, distance, reliability and rank, best first.
+    """
     experiment, options = context.experiment, context.experiment.options
     n_select = experiment.n_query * r
 
@@ -222,7 +227,7 @@ def _select(
 def _pseudo_label(
     context: Context, r: int, model: Model, labelled: Sequence[str], selected: Mapping[str, dict[str, Any]]
 ) -> dict[str, Path]:
-    """Argmax predictions of the selected cases by the network of the supervised stage, in the raw dataset."""
+    """Pseudo-label the selected cases with the model of the supervised stage, and return case -> file."""
     options = context.experiment.options
     files = {case: context.pseudo_label(r, case) for case in selected}
 
@@ -244,7 +249,10 @@ def _pseudo_label(
 
 
 def _evaluate(context: Context, r: int, model: Model) -> dict[str, Any]:
-    """Dice on the test cases, predicted as `nnUNetv2_predict` does it, with mirroring. First to read a test label."""
+    """Return the Dice on the test cases, which are predicted with mirroring, as by `nnUNetv2_predict`.
+
+    No other step of a round reads a test label.
+    """
     experiment, dataset = context.experiment, context.dataset
     if not experiment.test:
         return {"mean": None, "sd": None, "n_cases": 0, "per_structure": {}, "per_case": {}}

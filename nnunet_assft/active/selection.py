@@ -1,7 +1,7 @@
 """The table of selection strategies: which unlabelled cases get a pseudo-label.
 
-A selection strategy is one pure function and one row in SELECTIONS. Its contract is that of the query strategies: it
-returns different cases, best first, it depends on nothing but its input, and a tie goes to the smaller case id.
+A selection strategy is one pure function and one row of SELECTIONS. Its contract is that of the query strategies: it
+returns distinct cases, best first, depends on its input alone, and breaks ties in favour of the smaller case id.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from nnunet_assft.runtime.tables import Table
 
 @dataclass(frozen=True)
 class SelectionPool:
-    """What a selection strategy may look at: every case that is unlabelled after the query, ids ascending.
+    """The input of a selection strategy: every case that is unlabelled after the query, ids ascending.
 
-    The embeddings and anchors are those of the network of the supervised stage. Raises ValueError for arrays that do
-    not fit the ids, and for NaN and inf, which names the case.
+    The embeddings and anchors come from the network of the supervised stage. Raises ValueError if an array does not
+    have one row per id or contains NaN or inf; the message names the case.
     """
 
     ids: tuple[str, ...]
     confidence: np.ndarray  # (N,) C of Eqs. 20-22
     embeddings: np.ndarray  # (N, d)
     anchors: np.ndarray  # (L, d) embeddings of all labelled cases
-    tau_c: float = 2.0  # Eq. 24: the larger, the more candidates
-    scale: str = "max"  # of C in Eqs. 23-24
+    tau_c: float = 2.0  # Eq. 24: a larger value gives more candidates
+    scale: str = "max"  # scaling of C in Eqs. 23-24
     round: int = 1
     seed: int = 0
 
@@ -56,7 +56,7 @@ class SelectionStrategy:
 
 
 def select_reliable(pool: SelectionPool, n_select: int) -> Selection:
-    """Select, among the K most confident cases, the N_SU with the largest R (Eqs. 23-26)."""
+    """Select the N_SU cases with the largest R among the K most confident cases (Eqs. 23-26)."""
     return metrics.rank_reliable(
         pool.confidence, pool.embeddings, pool.anchors, n_select, pool.tau_c, pool.scale, pool.ids
     )
@@ -68,7 +68,7 @@ def select_confident(pool: SelectionPool, n_select: int) -> Selection:
 
 
 def select_near(pool: SelectionPool, n_select: int) -> Selection:
-    """Select the N_SU cases with the smallest D (Eq. 25): those nearest to a labelled one."""
+    """Select the N_SU cases with the smallest D (Eq. 25), which are those nearest to a labelled case."""
     distance = metrics.semantic_distance(pool.embeddings, pool.anchors)
     return _of_all(pool, np.argsort(distance, kind="stable")[:n_select])
 
@@ -80,7 +80,7 @@ def select_random(pool: SelectionPool, n_select: int) -> Selection:
 
 
 def select_all(pool: SelectionPool, n_select: int) -> Selection:
-    """Select every unlabelled case, whatever N_SU is, the most reliable first."""
+    """Select every unlabelled case regardless of N_SU, the most reliable first."""
     return metrics.rank_reliable(
         pool.confidence, pool.embeddings, pool.anchors, len(pool.ids), pool.tau_c, pool.scale, pool.ids
     )
@@ -99,7 +99,7 @@ SELECTIONS: Table[SelectionStrategy] = Table(
         "reliable": SelectionStrategy(
             function=select_reliable,
             source="ASSFT paper, Eqs. 17-26",
-            description="of the K most confident cases those with the largest C (1 - D)",
+            description="the cases with the largest C (1 - D) among the K most confident ones",
         ),
         "confidence_only": SelectionStrategy(
             function=select_confident,
@@ -119,7 +119,7 @@ SELECTIONS: Table[SelectionStrategy] = Table(
         "all": SelectionStrategy(
             function=select_all,
             source="ablation; plain self-training",
-            description="every unlabelled case, however many",
+            description="every unlabelled case, regardless of their number",
         ),
     },
 )

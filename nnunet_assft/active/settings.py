@@ -1,4 +1,4 @@
-"""What a person decides about an experiment: filled by commands, stored in `experiment.json`, copied by comparisons."""
+"""The settings of an experiment, which the user chooses on the command line and `experiment.json` records."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ WEIGHT_DECAY = 3e-5
 
 @dataclass(frozen=True)
 class Settings:
-    """The options of `nnUNetv2_assft_plan`, by their names. rounds, budget, epochs: None takes what the domain says.
+    """The options of `nnUNetv2_assft_plan`, under the same names.
 
-    epochs: per stage of a round r >= 1; round 0 keeps the paper's share of it. encoder: path of the pre-trained
-    weights, None for a random start. test_split: see `planning.test_split`.
+    rounds, budget, epochs: None means the value of the domain. epochs: per stage of a round r >= 1; round 0 has the
+    same share of it as in the paper. encoder: path of the pre-trained weights, None for a random start. test_split:
+    see `planning.test_split`.
     """
 
     strategy: str = "assft"
@@ -41,18 +42,21 @@ class Settings:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Settings:
-        """The inverse of `dataclasses.asdict`."""
+        """Return the settings whose `dataclasses.asdict` is `content`."""
         return cls(**{**content, "options": Options(**content["options"])})
 
     def resolved(self, dataset: str) -> Settings:
-        """With the values of the domain in place of None and `auto`. Raises `AssftError` for an unknown name."""
+        """Return the settings with the values of the domain in place of None and `auto`.
+
+        Raises `AssftError` for an unknown strategy or preset, and for an encoder that the preset cannot load.
+        """
         _check_name("--strategy", self.strategy, STRATEGIES)
         _check_name("--preset", self.preset, PRESETS)
         domain = resolve_domain(self.domain, dataset)
         row = DOMAINS[domain]
         if self.encoder is not None and not PRESETS[self.preset].accepts_pretrained_encoder:
             raise AssftError(
-                f"The preset {self.preset!r} takes no pre-trained encoder ({PRESETS[self.preset].description}). "
+                f"The preset {self.preset!r} accepts no pre-trained encoder ({PRESETS[self.preset].description}). "
                 "Use --preset ctfm."
             )
         return replace(
@@ -65,7 +69,7 @@ class Settings:
 
     @property
     def training(self) -> dict[str, Any]:
-        """What the trainers read from the plans, of resolved settings. Epochs are per stage."""
+        """The settings that the trainers read from the plans. Epochs are per stage. Requires resolved settings."""
         assert self.epochs is not None
         share = ONE_SHOT_EPOCHS / DOMAINS[self.domain].epochs
         return {
@@ -78,8 +82,10 @@ class Settings:
         }
 
     def differences(self, other: Settings) -> dict[str, tuple[Any, Any]]:
-        """Name -> (value here, value there) of what differs; options by their own names. The test split is compared by
-        the cases that it gives, not by its text."""
+        """Return name -> (value here, value there) of every setting and option that differs.
+
+        The test split is left out, because callers compare the resulting test cases rather than the text.
+        """
         mine, theirs = ({**asdict(settings), **asdict(settings.options)} for settings in (self, other))
         ignored = ("options", "test_split")
         return {

@@ -1,4 +1,4 @@
-"""What an experiment is and where it stands: small frozen dataclasses, each saved in one step and never edited."""
+"""The state of an experiment on disk: small frozen dataclasses, each written atomically and never edited."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nnunet_assft.runtime.files import read_json, write_json
 
 SCHEMA_VERSION = 3
 STEPS = ("query", "annotate", "supervised", "select", "pseudo_labels", "semi", "evaluate")  # of a round, in order
-# options of schema version 2 that are gone, with the value that they have today
+# options of schema version 2 that were removed, with the value that is now fixed
 REMOVED_OPTIONS = {
     "tau": "round",
     "pd_first": "one",
@@ -32,9 +32,9 @@ REMOVED_OPTIONS = {
 
 @dataclass(frozen=True)
 class Model:
-    """A trained stage.
+    """The model that a stage has trained.
 
-    checkpoint: relative to nnUNet_results/DATASET. weights_sha256: of the weights, not of the file.
+    checkpoint: path relative to nnUNet_results/DATASET. weights_sha256: checksum of the weights, not of the file.
     """
 
     stage: str
@@ -44,24 +44,24 @@ class Model:
 
 @dataclass(frozen=True)
 class Experiment:
-    """One active-learning run on a dataset: everything that is decided before its first round."""
+    """One active-learning run on a dataset, with everything that is decided before its first round."""
 
     dataset: str
     name: str
-    settings: Settings  # resolved: nothing in it depends on a default of the domain any more
+    settings: Settings  # resolved: without None or `auto` for a value of the domain
     n_query: int  # N_B, cases per round
     pool: tuple[str, ...]  # T, ascending
     test: tuple[str, ...]
     test_source: str
-    permutation: tuple[str, ...]  # random order of the pool; its first case is x_1, unless options say otherwise
-    encoder_report: dict[str, Any] | None = None  # of the pre-trained weights; None: E^(0) is random
+    permutation: tuple[str, ...]  # random order of the pool; the first case is x_1, unless first_case is `medoid`
+    encoder_report: dict[str, Any] | None = None  # on the pre-trained weights; None if the encoder starts at random
     initial_network_sha256: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
     @property
     def n_rounds(self) -> int:
-        """R."""
+        """R, the number of query rounds; round 0 is not counted."""
         assert self.settings.rounds is not None
         return self.settings.rounds
 
@@ -75,11 +75,11 @@ class Experiment:
 
     @property
     def initial_model(self) -> Model:
-        """[E^(p); D^(0)], where round 0 starts."""
+        """The model [E^(p); D^(0)], from which round 0 starts."""
         return Model("initial", self.paths.relative(self.paths.initial_network), self.initial_network_sha256)
 
     def command(self, name: str, *arguments: str) -> str:
-        """The command for this experiment, for messages: `nnUNetv2_assft_round -d 218 -r 3`."""
+        """Return a command line for this experiment, for messages: `nnUNetv2_assft_round -d 218 -r 3`."""
         return self.paths.command(name, *arguments)
 
     def save(self) -> None:
@@ -87,12 +87,12 @@ class Experiment:
 
     @classmethod
     def load(cls, paths: ExperimentPaths) -> Experiment:
-        """Raises `AssftError` if there is no such experiment, or if another version wrote it in an unknown form."""
+        """Load an experiment. Raises `AssftError` if it does not exist or if this version cannot read its file."""
         file = paths.experiment_file
         if not file.is_file():
             raise AssftError(
                 f"{paths.dataset} has no experiment {paths.experiment!r}: {file} does not exist. "
-                f"Create it with: {paths.command('plan')}"
+                f"Run {paths.command('plan')} to create it."
             )
         content = read_json(file)
         version = content.get("schema_version")
@@ -112,7 +112,10 @@ class Experiment:
 
 
 def _from_version_2(content: Mapping[str, Any]) -> dict[str, Any]:
-    """experiment.json of nnunet_assft 0.1.0 in today's form. Raises `AssftError` if it uses an option that is gone."""
+    """Convert the content of an experiment.json of nnunet_assft 0.1.0 to the current schema.
+
+    Raises `AssftError` if it sets an option that was removed.
+    """
     encoder = content["encoder"]
     settings = {row.name: content[row.name] for row in fields(Settings) if row.name in content}
     settings |= {
@@ -139,23 +142,28 @@ def _from_version_2(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def options_of_version_2(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a file of nnunet_assft 0.1.0 without those that are gone. Raises `AssftError` if one was set."""
+    """Return the options of a file of nnunet_assft 0.1.0 that still exist. Raises `AssftError` if another was set."""
     options = dict(content["options"])
     for name, value in REMOVED_OPTIONS.items():
         if options.pop(name, value) != value:
-            raise AssftError(f"The experiment was planned with --option {name}, which is gone. {written_by(content)}")
+            raise AssftError(
+                f"The experiment was planned with --option {name}, which was removed. {written_by(content)}"
+            )
     return options
 
 
 def written_by(content: Mapping[str, Any]) -> str:
-    """The end of a message about a file that this version cannot read."""
-    version = content.get("versions", {}).get("nnunet_assft", "of unknown number")
+    """Return the last sentence of a message about a file that this version cannot read."""
+    version = content.get("versions", {}).get("nnunet_assft", "of an unknown version")
     return f"It was written by nnunet_assft {version}; use that version, or plan a new experiment."
 
 
 @dataclass(frozen=True)
 class Round:
-    """A finished round. T_l, T_u as they are at its end; `excluded` are the cases rule 3.4 kept out of its query."""
+    """A finished round.
+
+    labelled, unlabelled: T_l and T_u at its end. excluded: unlabelled cases that section 3.4 excluded from its query.
+    """
 
     round: int
     labelled: tuple[str, ...]
@@ -173,6 +181,7 @@ class Round:
 
     @classmethod
     def load(cls, paths: ExperimentPaths, r: int) -> Round:
+        """Load finished round r."""
         content = read_json(paths.round_file(r))
         for key in ("labelled", "unlabelled", "queried", "excluded", "pseudo_labelled", "test"):
             content[key] = tuple(content[key])
@@ -180,7 +189,7 @@ class Round:
 
 
 def finished_rounds(experiment: Experiment) -> list[Round]:
-    """The rounds that are done, from 0 on without a gap."""
+    """Return the finished rounds in order, from round 0 to the last one before a gap."""
     rounds = []
     for r in range(experiment.n_rounds + 1):
         if not experiment.paths.round_file(r).is_file():
@@ -190,11 +199,14 @@ def finished_rounds(experiment: Experiment) -> list[Round]:
 
 
 def write_splits(experiment: Experiment) -> None:
-    """splits.json: one entry per finished round, in the form of nnU-Net's splits_final.json (fold = round) and more."""
+    """Write splits.json, with one entry per finished round.
+
+    It has the form of nnU-Net's splits_final.json, with the round as the fold, and additional keys.
+    """
     entries = [
         {
             "train": sorted({*done.labelled, *done.pseudo_labelled}),
-            "val": list(done.labelled),  # training cases: there is no other label
+            "val": list(done.labelled),  # these are training cases, because no other case has a label
             "labelled": list(done.labelled),
             "unlabelled": list(done.unlabelled),
             "queried": list(done.queried),
@@ -209,14 +221,17 @@ def write_splits(experiment: Experiment) -> None:
 
 @contextmanager
 def only_process(experiment: Experiment) -> Iterator[None]:
-    """A convenience: two commands on one experiment would do the same work twice. Correctness does not rest on it."""
+    """Hold the lock of an experiment, so that two commands do not do the same work twice.
+
+    Results are correct without the lock. Raises `AssftError` if another process holds it.
+    """
     lock = FileLock(experiment.paths.lock_file)
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise AssftError(
             f"Another process is working on experiment {experiment.name!r} of {experiment.dataset}. "
-            "Wait for it to finish, or end it."
+            "Wait for it to finish, or stop it, and run the same command again."
         ) from error
     try:
         yield

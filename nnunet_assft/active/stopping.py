@@ -1,14 +1,14 @@
-"""Stopping advice: is what the last rounds gained more than noise?
+"""Stopping advice: did the last rounds improve the Dice by more than noise?
 
-The rule: the mean over test cases of the difference in Dice between two rounds, with Student's 95 % interval of paired
-differences, for the last round and for the last two. The gain is within noise if no interval lies above 0. Stopping
-where the learning curve is flat is the gradient criterion of Laws and Schütze, "Stopping criteria for active learning
-of named entity recognition", COLING 2008; the interval in place of their threshold is a choice of this package. It is
-Student's interval and not a bootstrap, because with few test cases the bootstrap's is too narrow.
+The rule looks at the mean difference in Dice between two rounds over the test cases, with Student's 95 % interval of
+the paired differences, for the last round and for the last two rounds together. The gain is within noise if no interval
+lies above 0. Stopping where the learning curve is flat is the gradient criterion of Laws and Schütze, "Stopping
+criteria for active learning of named entity recognition", COLING 2008. This package replaces their threshold by the
+interval. Student's interval is used because a bootstrap interval is too narrow with few test cases.
 
-The interval leaves out the noise of training: another seed gives another gain. A wide interval means that there are too
-few test cases to tell, not that nothing was gained. The advice changes no round, and whoever stops because of it has
-used the test cases.
+The interval does not include the variation between trainings: another seed gives another gain. A wide interval means
+that there are too few test cases to tell, not that nothing was gained. The advice changes no round. Stopping because of
+it makes the Dice of the test cases optimistic.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CAVEAT = (
 
 @dataclass(frozen=True)
 class Gain:
-    """Mean over n_cases test cases of Dice in round `end` minus Dice in round `start`, with its 95 % interval."""
+    """The mean over n_cases test cases of Dice in round `end` minus Dice in round `start`, with its 95 % interval."""
 
     start: int
     end: int
@@ -44,10 +44,11 @@ class Gain:
 
 @dataclass(frozen=True)
 class Advice:
-    """What the last rounds say about stopping.
+    """Whether the gains of the last rounds suggest stopping.
 
-    gains: of the last round and, from the third round on, of the last two. within_noise: None if nothing can be said.
-    sentence: all of it in words. caveat: what to keep in mind, empty if nothing can be said. source: of the rule.
+    gains: the gain of the last round and, from the third round on, that of the last two together. within_noise: None
+    if no advice is possible. sentence: the advice in words. caveat: its limits, empty if no advice is possible.
+    source: reference for the rule.
     """
 
     gains: tuple[Gain, ...]
@@ -58,20 +59,20 @@ class Advice:
 
 
 def advice(rounds: Sequence[Round]) -> Advice:
-    """The advice after these finished rounds, which are in order.
+    """Return the advice after these finished rounds, which must be in order.
 
-    Dice per case is the mean over structures. A case without Dice in one of two rounds is left out of their difference.
-    Raises ValueError for fewer than two rounds, and if their test cases differ.
+    The Dice of a case is the mean over its structures. A case that lacks a Dice in one of two rounds is left out of
+    their difference. Raises ValueError for fewer than two rounds, and if the test cases differ between rounds.
     """
     if len(rounds) < 2:
-        raise ValueError(f"{len(rounds)} finished rounds; a gain needs at least 2.")
+        raise ValueError(f"{len(rounds)} finished rounds; expected at least 2 to compute a gain.")
     if len({frozenset(done.test) for done in rounds[-3:]}) > 1:
         raise ValueError("the test cases differ between rounds; expected the same in all of them.")
     gains = [_gain(rounds[-1 - back], rounds[-1]) for back in (1, 2) if back < len(rounds)]
     known = tuple(gain for gain in gains if gain is not None)
     if len(known) < len(gains):
         some_label = bool(_case_means(rounds[-1]))
-        why = "it takes two test cases with a Dice in every round" if some_label else "no test case has a label"
+        why = "it needs two test cases with a Dice in every round" if some_label else "no test case has a label"
         return Advice((), None, f"No advice is possible: {why}.", "")
     within_noise = all(gain.low <= 0 for gain in known)
     return Advice(known, within_noise, _sentence(known, within_noise), CAVEAT)
@@ -83,12 +84,12 @@ def _sentence(gains: Sequence[Gain], within_noise: bool) -> str:
     for gain in before:
         text += f", from round {gain.start} to {gain.end} that of {gain.n_cases} by {_shown(gain)}"
     if within_noise:
-        return f"{text}: within noise; no gain from the last annotations can be told."
-    return f"{text}: beyond noise; Dice still rises."
+        return f"{text}: within noise; the last annotations have brought no measurable gain."
+    return f"{text}: beyond noise; the Dice is still rising."
 
 
 def _gain(start: Round, end: Round) -> Gain | None:
-    """None if fewer than two test cases have a Dice in both rounds: one difference has no interval."""
+    """Return the gain, or None if fewer than two test cases have a Dice in both rounds, so there is no interval."""
     earlier, later = _case_means(start), _case_means(end)
     differences = [later[case] - earlier[case] for case in sorted(earlier.keys() & later.keys())]
     if len(differences) < 2:

@@ -1,11 +1,11 @@
 """The table of query strategies: which unlabelled cases to annotate next.
 
-A strategy is one function of a QueryPool (in `query/`) and one row in STRATEGIES, which also sets the function's own
-parameters. Its contract:
+A strategy is one function of a QueryPool (in `query/`) and one row of STRATEGIES, which also sets the parameters of the
+function. Its contract:
 
-* It returns the ids of min(n_query, len(pool.ids)) different cases, best first, and the scores that decided it.
-* It depends on nothing but the pool: no files, no clock, and no random numbers but those seeded by (pool.seed,
-  pool.round).
+* It returns the ids of min(n_query, len(pool.ids)) distinct cases, best first, and the scores that led to the choice.
+* It depends on the pool alone. It reads no file and no clock, and draws random numbers only from a generator that is
+  seeded by (pool.seed, pool.round).
 * A tie goes to the smaller case id. The inputs are not modified.
 """
 
@@ -37,16 +37,16 @@ class Strategy:
     """One row of the table. `query` is the entry point; it checks the pool and calls `function`."""
 
     function: Callable[[QueryPool, int], Query]
-    needs: frozenset[str]  # fields of QueryPool that must not be None
-    source: str  # where the rule comes from
+    needs: frozenset[str]  # fields of QueryPool that the function reads
+    source: str  # publication or release that defines the strategy
     description: str
-    extra_trainings: int = 0  # per round, for the query alone
-    extra_passes: int = 0  # per case, beyond the first one
+    extra_trainings: int = 0  # additional trainings per round, for the query alone
+    extra_passes: int = 0  # additional forward passes per case
     semi_supervised: bool = False  # the round has a second stage, with pseudo-labelled cases
     excludes_pseudo_labelled: bool = False  # cases pseudo-labelled in the last round are not in the query pool
 
     def query(self, pool: QueryPool, n_query: int) -> Query:
-        """Choose n_query cases of the pool, or all of them if there are fewer.
+        """Query n_query cases of the pool, or all of them if there are fewer.
 
         Raises ValueError if n_query is below 1 or if the pool lacks a field that the strategy needs.
         """
@@ -63,17 +63,17 @@ class Strategy:
 
     @property
     def passes(self) -> int:
-        """Forward passes per case of the pool; 0 if the strategy looks at no image."""
+        """The number of forward passes per case of the pool; 0 if the strategy uses no image."""
         return 0 if self.needs == {"permutation"} else 1 + self.extra_passes
 
     @property
     def extra_cost(self) -> str:
-        """The cost beyond one forward pass per case, in words; empty if there is none."""
+        """The cost beyond one forward pass per case, in words, or an empty string."""
         costs = [(self.extra_trainings, "trainings per round"), (self.extra_passes, "passes per case")]
         return " and ".join(f"{n} more {what}" for n, what in costs if n)
 
     def needs_with(self, options: Options) -> frozenset[str]:
-        """Return `needs`, together with what an option adds to it."""
+        """Return `needs` together with the fields that the options add."""
         return self.needs | _LABELLED if options.pd_labelled and self.needs >= _TWO_ENCODERS else self.needs
 
 
@@ -89,7 +89,7 @@ STRATEGIES: Table[Strategy] = Table(
             function=query_random,
             needs=frozenset({"permutation"}),
             source="ASSFT paper, baseline RAND",
-            description="cases at random, one permutation per seed",
+            description="cases in random order, with one permutation per seed",
         ),
         "dkd_asd": Strategy(
             function=query_dkd_asd,
@@ -127,7 +127,7 @@ STRATEGIES: Table[Strategy] = Table(
             function=query_coreset,
             needs=_LABELLED,
             source="ASSFT paper, baseline Core-set; Sener and Savarese 2018, greedy part",
-            description="greedy k-centre: the case farthest from all labelled and picked ones",
+            description="greedy k-centre: the case farthest from all labelled and already picked cases",
         ),
         "badge": Strategy(
             function=query_badge,
@@ -139,7 +139,7 @@ STRATEGIES: Table[Strategy] = Table(
             function=partial(query_sann, candidates_per_case=2),
             needs=frozenset({"embeddings", "committee_spread"}),
             source="ASSFT paper, baseline SANN; Yang et al. 2017",
-            description="2b cases a bootstrap committee disagrees on most, of these the b most similar to all cases",
+            description="2b cases on which a bootstrap committee disagrees most; of these, the b most like all cases",
             extra_trainings=4,
             extra_passes=4,
         ),
@@ -147,14 +147,14 @@ STRATEGIES: Table[Strategy] = Table(
             function=partial(query_ugtst, candidates_per_case=2),
             needs=frozenset({"embeddings", "peak_entropy"}),
             source="ASSFT paper, baseline UGTST; Luo et al. 2024, release HiLab-git/UGTST",
-            description="2b cases with the largest entropy above its first peak, of these the centres of b clusters",
+            description="2b cases with the largest entropy above its first peak; of these, the centres of b clusters",
             extra_passes=8,
         ),
         "cup": Strategy(
             function=partial(query_cup, candidates_per_case=2),
             needs=_SUMS,
             source="Wang et al. 2024, release whq-xxh/SFADA-UWF-SLO; per volume",
-            description="2b cases with the largest mean entropy, of these the b with the most predicted foreground",
+            description="2b cases with the largest mean entropy; of these, the b with the most predicted foreground",
         ),
         "dkd_high": Strategy(
             function=partial(query_dkd, largest=True),
@@ -196,19 +196,19 @@ STRATEGIES: Table[Strategy] = Table(
             function=query_random_foreground,
             needs=_SUMS,
             source="own, after the foreground-aware random of nnActive",
-            description="a predicted structure at random, then a case in proportion to its predicted voxels of it",
+            description="a random predicted structure, then a case in proportion to its predicted voxels of it",
         ),
         "clasp_pe": Strategy(
             function=query_clasp_pe,
             needs=frozenset({"class_entropies"}),
             source="volume-level form of ClaSP PE, release MIC-DKFZ/nnActive",
-            description="66 % by the entropy of each structure in turn, the rest by all entropy, with noise that fades",
+            description="66 % by the entropy of one structure each, the rest by that of all, with noise that fades",
         ),
         "typiclust": Strategy(
             function=partial(query_typiclust, neighbours=20),
             needs=_LABELLED,
             source="Hacohen et al. 2022",
-            description="k-means with L + b clusters; the most typical case of each large one without a labelled case",
+            description="k-means, L + b clusters; the most typical case of the largest ones without a labelled case",
         ),
     },
 )

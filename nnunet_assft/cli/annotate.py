@@ -1,4 +1,4 @@
-"""nnUNetv2_assft_annotate: the work folder for the annotators, the gate for what comes back, and who has done what."""
+"""nnUNetv2_assft_annotate: write the work folder for the annotators, import their labels, and show the progress."""
 
 from __future__ import annotations
 
@@ -21,50 +21,56 @@ from nnunet_assft.cli.common import (
 
 def parser() -> argparse.ArgumentParser:
     p = make_parser(
-        "annotate", "Human annotation: write a work folder, take the labels back, see what is missing.", dataset=False
+        "annotate",
+        "Human annotation: write a work folder, import the labels, and show which ones are missing.",
+        dataset=False,
     )
     p.usage = "%(prog)s {export,import,status} -d ID [options]"
     commands = p.add_subparsers(dest="what", required=True, metavar="{export,import,status}", prog=p.prog)
     export = make_command(commands, "export", "write the work folder of the round in progress")
     export.add_argument(
-        "-o", required=True, type=Path, metavar="FOLDER", help="work folder; the same command completes it"
+        "-o", required=True, type=Path, metavar="FOLDER", help="work folder to write; run again to complete it"
     )
-    export.add_argument("--annotators", nargs="+", metavar="NAME", help="share the cases out to them")
+    export.add_argument("--annotators", nargs="+", metavar="NAME", help="distribute the cases among these annotators")
     export.add_argument(
         "--double_read",
         type=float,
         default=0.0,
         metavar="F",
-        help="fraction of the cases that two of them read; the first one's label is the label",
+        help="fraction of the cases that two annotators label; the label of the first is used",
     )
-    export.add_argument("--no_prelabel", action="store_true", help="leave the model's segmentation out")
+    export.add_argument("--no_prelabel", action="store_true", help="do not write the pre-segmentations of the model")
     export.add_argument("--uncertainty", action="store_true", help="also write the entropy (nats) as NIfTI")
     add_device(export)
-    back = make_command(commands, "import", "check returned labels and put them into labelsTr")
+    back = make_command(commands, "import", "check returned labels and copy them to labelsTr")
     back.add_argument(
         "folder", type=Path, metavar="FOLDER", help="work folder, or a folder of CASE.nii.gz or CASE.seg.nrrd"
     )
     back.add_argument(
-        "--accept", action="append", metavar="CASE", help="take this one in spite of its warnings; may be repeated"
+        "--accept", action="append", metavar="CASE", help="import this case despite its warnings; may be repeated"
     )
-    back.add_argument("--accept_warnings", action="store_true", help="take all in spite of warnings")
+    back.add_argument("--accept_warnings", action="store_true", help="import all cases despite warnings")
     back.add_argument(
-        "--replace", action="store_true", help="replace labels that are there; the old ones are kept with the results"
+        "--replace", action="store_true", help="replace existing labels; the old ones are kept with the results"
     )
     add_accept_geometry(back)
-    back.add_argument("--annotator_name", metavar="NAME", help="who drew them (default: the subfolder's name)")
-    back.add_argument("--minutes", metavar="M", help="time for each of them")
-    back.add_argument("--times", type=Path, metavar="CSV", help="table with case, annotator, minutes")
-    make_command(commands, "status", "which labels are in, by whom, and which are missing")
+    back.add_argument(
+        "--annotator_name", metavar="NAME", help="annotator of the labels (default: the subfolder's name)"
+    )
+    back.add_argument("--minutes", metavar="M", help="annotation time per case, in minutes")
+    back.add_argument("--times", type=Path, metavar="CSV", help="table with the columns case, annotator, minutes")
+    make_command(commands, "status", "show which labels have been imported, who drew them, and which are missing")
     return p
 
 
 def annotate(args: argparse.Namespace) -> int:
+    """Run the chosen command, and return its exit code."""
     commands = {"export": export_work, "import": import_labels, "status": print_status}
     return commands[args.what](args, load_experiment(args))
 
 
 def export_work(args: argparse.Namespace, experiment: Any) -> int:
+    """Write the work folder of the round in progress."""
     from nnunet_assft.active.context import open_context
     from nnunet_assft.active.state import only_process
     from nnunet_assft.annotation import export as annotation_export
@@ -79,22 +85,23 @@ def export_work(args: argparse.Namespace, experiment: Any) -> int:
     request = done.request
     print(f"round {request.round}: {len(request.cases)} cases to annotate in {args.o}: {', '.join(request.cases)}")
     if not done.has_model:
-        print("No model is trained yet, so there is no pre-segmentation and no uncertainty.")
+        print("No model has been trained yet, so there are no pre-segmentations and no uncertainty maps.")
     for case in done.kept:
-        print(f"{case}: the pre-segmentation in {args.o / 'prelabels'} was changed by somebody; it is left alone.")
+        print(f"{case}: the pre-segmentation in {args.o / 'prelabels'} was edited and is not overwritten.")
     load = readings(request.annotators)
     if load:
         print("Cases per annotator: " + ", ".join(f"{name} {n}" for name, n in load.items()))
     if any(len(names) > 1 for names in request.annotators.values()):
         print(
-            "Cases annotated by two: the label is that of the annotator named first after --annotators; the other one "
-            "counts for agreement."
+            "Cases with two annotators: the label of the one named first after --annotators is used; the other one "
+            "serves to measure agreement."
         )
     print(f"Next: {experiment.command('annotate import', str(args.o))}")
     return 0
 
 
 def import_labels(args: argparse.Namespace, experiment: Any) -> int:
+    """Import returned labels. Returns 1 if a label was refused or has warnings that were not accepted."""
     import torch
 
     from nnunet_assft.active.annotation import open_request
@@ -124,7 +131,7 @@ def import_labels(args: argparse.Namespace, experiment: Any) -> int:
 
 
 def print_agreement(rows: list[dict[str, Any]], file: Path) -> None:
-    """Dice between the two annotators of a case, per structure, and its mean over cases."""
+    """Print the Dice between the two annotators of each case, per structure, and its mean over cases."""
     from nnunet_assft.evaluation.dice import mean_of
 
     columns = [name for name in rows[0] if name not in ("case", "reader_1", "reader_2")]
@@ -136,6 +143,7 @@ def print_agreement(rows: list[dict[str, Any]], file: Path) -> None:
 
 
 def print_status(args: argparse.Namespace, experiment: Any) -> int:
+    """Print the state of every case that the round in progress asks for."""
     from nnunet_assft.active.annotation import open_request
     from nnunet_assft.annotation.progress import progress
 
@@ -143,7 +151,7 @@ def print_status(args: argparse.Namespace, experiment: Any) -> int:
     rows = progress(experiment, request)
     print(
         f"round {request.round} of {experiment.dataset}, experiment {experiment.name!r}: {len(request.cases)} cases "
-        "asked for"
+        "to annotate"
     )
     print("case  annotator  minutes  state")
     for row in rows:
@@ -157,16 +165,17 @@ def print_status(args: argparse.Namespace, experiment: Any) -> int:
 
 
 def print_next(experiment: Any) -> None:
+    """Print which labels are missing, and the next command."""
     from nnunet_assft.active.annotation import labels_to_come, open_request
 
     request = open_request(experiment)
     missing = labels_to_come(experiment, request.round)
     again = experiment.command("round", "-r", str(request.round))
     if not missing:
-        print(f"All labels are in. Next: {again}")
+        print(f"All labels have been imported. Next: {again}")
         return
-    without = f"; without them: {again} --proceed_with_partial" if len(missing) < len(request.cases) else ""
-    print(f"missing: {', '.join(missing)}. When they are imported: {again}{without}")
+    without = f" To proceed without them: {again} --proceed_with_partial" if len(missing) < len(request.cases) else ""
+    print(f"Missing labels: {', '.join(missing)}. Next, once they are imported: {again}.{without}")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,6 +1,6 @@
-"""What every command shares: its parser, exit codes, errors of one line.
+"""Functions shared by all commands: parsers, exit codes and error messages of one line.
 
-Modules of commands import torch, numpy and nnU-Net inside of functions only, so that `-h` is quick.
+The modules of commands import torch, numpy and nnU-Net only inside functions, so that `-h` is fast.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ ALMOST_FULL = 2**20  # bytes: with less free space, a failed write is blamed on 
 
 
 def make_parser(name: str, description: str, *, dataset: bool = True) -> argparse.ArgumentParser:
+    """Return the parser of the command nnUNetv2_assft_NAME. dataset: add the options -d and -e."""
     parser = argparse.ArgumentParser(
         prog=f"nnUNetv2_assft_{name}",
         usage=f"%(prog)s {'-d ID ' if dataset else ''}[options]",
@@ -44,7 +45,7 @@ def make_parser(name: str, description: str, *, dataset: bool = True) -> argpars
 def make_command(
     commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, description: str
 ) -> argparse.ArgumentParser:
-    """The parser of a command of a command (`annotate export`). commands: what `add_subparsers` returned."""
+    """Return the parser of a subcommand, such as `annotate export`. commands: the return value of `add_subparsers`."""
     parser = commands.add_parser(
         name,
         help=description,
@@ -59,7 +60,7 @@ def make_command(
 
 def add_experiment(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-d", required=True, metavar="ID", help="dataset id or name (218 or Dataset218_NAME)")
-    parser.add_argument("-e", default="assft", metavar="NAME", help="experiment")
+    parser.add_argument("-e", default="assft", metavar="NAME", help="name of the experiment")
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -74,7 +75,7 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "-device", choices=["cuda", "cpu", "mps"], help="where to compute (default: cuda if there is one, else cpu)"
+        "-device", choices=["cuda", "cpu", "mps"], help="compute device (default: cuda if available, otherwise cpu)"
     )
 
 
@@ -83,12 +84,12 @@ def add_accept_geometry(parser: argparse.ArgumentParser) -> None:
         "--accept_geometry",
         action="append",
         metavar="CASE",
-        help="use this label although its header places it elsewhere than its image; all: every label; may be repeated",
+        help="use this label although its header does not match its image; all: every label; may be repeated",
     )
 
 
 def accept_geometry(args: argparse.Namespace, experiment: Experiment) -> None:
-    """Record the consent that `add_accept_geometry` asks for."""
+    """Record the cases that the user has accepted with --accept_geometry."""
     from nnunet_assft.volumes.accepted_geometry import accept_geometry as accept
 
     accept(experiment.paths.accepted_geometry_file, args.accept_geometry or (), (*experiment.pool, *experiment.test))
@@ -96,29 +97,31 @@ def accept_geometry(args: argparse.Namespace, experiment: Experiment) -> None:
 
 def add_processes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "-np", type=positive_int, metavar="N", help="processes (default: one per core, fewer for small data)"
+        "-np", type=positive_int, metavar="N", help="number of processes (default: one per core, fewer for small data)"
     )
 
 
 def positive_int(text: str) -> int:
+    """Parse a whole number of at least 1, as a type of argparse."""
     value = int(text)
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+        raise argparse.ArgumentTypeError(f"{text} is not a positive whole number")
     return value
 
 
 def choose_device(name: str | None) -> torch.device:
+    """Return the device of this name, or by default CUDA if available and otherwise the CPU."""
     import torch
 
     if name == "cuda" and not torch.cuda.is_available():
-        raise AssftError("-device cuda, but torch finds no CUDA device here. Leave the option out to use the CPU.")
+        raise AssftError("-device cuda, but torch finds no CUDA device. Leave out -device to use the CPU.")
     return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
-    """The arguments, and in `typed` the names of those that were typed, even with their default value."""
+    """Parse the arguments. `typed` holds the names of those on the command line, even if given their default value."""
     defaults = {action.dest: action.default for action in parser._actions if action.default != argparse.SUPPRESS}
-    unset: list[str] = []  # argparse gives no default to a name that has a value, and can append to a list
+    unset: list[str] = []  # argparse sets no default for a name that has a value, and can append to a list
     args = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(defaults, unset)))
     typed = {name: value for name, value in vars(args).items() if value is not unset}
     return argparse.Namespace(**{**defaults, **typed}, typed=frozenset(typed))
@@ -127,9 +130,9 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.N
 def run(
     command: Callable[[argparse.Namespace], int | None], parser: argparse.ArgumentParser, argv: list[str] | None
 ) -> None:
-    """Parse the arguments, call the command, exit: 0 done, 1 error, 2 wrong usage, 3 waiting for annotation."""
+    """Parse the arguments, call the command and exit: 0 success, 1 error, 2 wrong usage, 3 waiting for annotation."""
     args = parse(parser, argv)
-    # torch reads this when it is imported: on a busy CPU, threads that spin while waiting make training 3 times slower
+    # torch reads this on import: on a busy CPU, threads that spin while waiting make training 3 times slower
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     warnings.filterwarnings("ignore", message=".*GradScaler.*|.*not writable.*|.*lr_scheduler.*")
     try:
@@ -139,7 +142,7 @@ def run(
         print(f"{parser.prog}: {waiting}", file=sys.stderr)
         sys.exit(EXIT_WAITING)
     except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted; run the same command again to finish", file=sys.stderr)
+        print(f"{parser.prog}: interrupted; run the same command again to continue", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         if args.verbose:
@@ -158,7 +161,7 @@ def _one_line(error: Exception) -> str:
 
 
 def _full_disk(error: BaseException) -> str | None:
-    """The full folder that made a write fail, None if that was not the reason. Many writers hide the reason."""
+    """Return the folder on a full disk that made a write fail, or None. Many writers hide this cause of an error."""
     folders = [
         os.environ[name] for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results") if name in os.environ
     ]
@@ -172,7 +175,7 @@ def _full_disk(error: BaseException) -> str | None:
 
 
 def load_experiment(args: argparse.Namespace) -> Experiment:
-    """The experiment -e of the dataset -d."""
+    """Load the experiment -e of the dataset -d."""
     from nnunet_assft.active.paths import ExperimentPaths
     from nnunet_assft.active.state import Experiment
     from nnunet_assft.volumes.raw_dataset import find_dataset

@@ -1,4 +1,4 @@
-"""nnUNetv2_assft_compare: strategies, standard nnU-Net and bounds on the same cases; tables with statistics."""
+"""nnUNetv2_assft_compare: compare strategies, standard nnU-Net and bounds on the same cases, with statistics."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from nnunet_assft.errors import AssftError
 
 def parser() -> argparse.ArgumentParser:
     description = (
-        "Compare strategies and standard nnU-Net: same pool, test set, first case, budget, epochs, seeds. Runs what is "
-        "left, then writes tables and statistics. A comparison keeps the options it was made with."
+        "Compare strategies and standard nnU-Net with the same pool, test cases, first case, budget, epochs and seeds. "
+        "Performs all runs that are left, then writes tables and statistics. A comparison keeps its options."
     )
     p = make_parser("compare", description, dataset=False)
     p.usage = "%(prog)s -d ID [options]"
-    p.add_argument("-d", required=True, metavar="ID", help="dataset id or name; all its labels must be there")
+    p.add_argument("-d", required=True, metavar="ID", help="dataset id or name; all its cases must have labels")
     p.add_argument("-e", default="compare", metavar="NAME", help="comparison; its experiments are NAME_ARM_sSEED")
     p.add_argument(
         "--strategies",
         nargs="+",
         metavar="NAME",
         default=["paper"],
-        help="paper: the eleven of the paper; all: every one of --list_strategies (default: paper)",
+        help="paper: the eleven of the paper; all: those of --list_strategies (default: paper)",
     )
     p.add_argument(
         "--references",
@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME",
         default=["nnunet", "lower_bound", "upper_bound"],
         help="nnunet: standard nnU-Net from scratch on the cases of random, nnunet@assft: on those of assft; "
-        "nnunet_finetuned; lower_bound, upper_bound: 0 and 100 %% labels; none "
+        "nnunet_finetuned; lower_bound, upper_bound: 0 and 100 %% of the labels; none "
         "(default: nnunet lower_bound upper_bound)",
     )
     p.add_argument(
@@ -41,18 +41,19 @@ def parser() -> argparse.ArgumentParser:
         type=int,
         metavar="N",
         default=[0, 1, 2],
-        help="each decides a first case and all training (default: 0 1 2)",
+        help="each seed determines a first case and all training (default: 0 1 2)",
     )
     p.add_argument(
-        "--estimate", action="store_true", help="plan, measure the network, print how long the runs will take, and stop"
+        "--estimate", action="store_true", help="plan, measure the speed, print the expected time of all runs, and stop"
     )
-    p.add_argument("--collect", action="store_true", help="run nothing; tables and statistics of what is finished")
+    p.add_argument("--collect", action="store_true", help="only write the tables and statistics of finished runs")
     add_shared_options(p)
     add_device(p)
     return p
 
 
 def compare(args: argparse.Namespace) -> int:
+    """Run the comparison and print its tables. Returns 1 if a run has failed."""
     from nnunet_assft.comparison.collection import write_tables
     from nnunet_assft.comparison.comparison import run_comparison
     from nnunet_assft.comparison.estimate import estimate
@@ -63,8 +64,8 @@ def compare(args: argparse.Namespace) -> int:
     failed = []
     if args.collect and not comparison.file.is_file():
         raise AssftError(
-            f"{comparison.dataset} has no comparison {comparison.name!r} ({comparison.file} does not exist). Run it "
-            "without --collect."
+            f"{comparison.dataset} has no comparison {comparison.name!r}: {comparison.file} does not exist. Run the "
+            "same command without --collect first."
         )
     if not args.collect:
         write_comparison(comparison, plan_shared(comparison, device))
@@ -77,7 +78,10 @@ def compare(args: argparse.Namespace) -> int:
 
 
 def make_comparison(args: argparse.Namespace):  # type: ignore[no-untyped-def]
-    """What the options say. For a comparison that exists, options that were not typed are those it was made with."""
+    """Return the comparison that the options describe.
+
+    If it exists already, options that are not given on the command line keep their stored values.
+    """
     from nnunet_assft.comparison.arms import parse_arms
     from nnunet_assft.comparison.spec import Comparison, read_comparison
     from nnunet_assft.volumes.raw_dataset import find_dataset

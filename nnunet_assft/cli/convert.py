@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from nnunet_assft.dataset_conversion.options import ConversionOptions
 
 CHECK = "check"
-LINES = 20  # errors on stderr; the report has all
+LINES = 20  # of errors on stderr; the report lists all of them
 
 
 def parser() -> argparse.ArgumentParser:
@@ -32,20 +32,20 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "-i", nargs="+", type=Path, metavar="SRC", help="folder(s) of the unpacked download; check: the dataset folder"
     )
-    p.add_argument("-d", metavar="ID", help="dataset id or name (default: the dataset's own); check: instead of -i")
+    p.add_argument("-d", metavar="ID", help="dataset id or name (default: that of NAME); check: instead of -i")
     p.add_argument(
         "--mode",
         default="link",
         choices=["link", "hardlink", "copy", "reference"],
         metavar="MODE",
-        help="how images are placed: link, hardlink, copy; reference: dataset.json names them",
+        help="how images are placed: link, hardlink, copy; reference: listed in dataset.json only",
     )
     p.add_argument(
         "--split",
         default="default",
         choices=["default", "all"],
         metavar="SPLIT",
-        help="default: the dataset's pool and test cases; all: every case in the pool",
+        help="default: the pool and test cases of the dataset; all: every case in the pool",
     )
     p.add_argument(
         "--split_file", type=Path, metavar="FILE", help='JSON instead of --split: {"pool": [...], "test": [...]}'
@@ -55,23 +55,26 @@ def parser() -> argparse.ArgumentParser:
         nargs=2,
         default=["0.1", "voxel"],
         metavar=("INFO", "ERROR"),
-        help="distance of label and image in mm: up to INFO harmless, above ERROR an error (default: 0.1 voxel)",
+        help="offset of a label from its image in mm: harmless up to INFO, an error above ERROR (default: 0.1 voxel)",
     )
-    p.add_argument("--dry_run", action="store_true", help="scan names and headers, print the plan, write nothing")
+    p.add_argument("--dry_run", action="store_true", help="read names and headers, print the plan, and write nothing")
     p.add_argument(
-        "--verify_only", action="store_true", help="compare sources and converted files with the manifest; needs no -i"
+        "--verify_only",
+        action="store_true",
+        help="only compare sources and converted files with the manifest; needs no -i",
     )
     p.add_argument(
         "--overwrite",
         action="store_true",
-        help="convert every case again, even with other options or over edited files",
+        help="convert every case again, also with other options or over edited files",
     )
-    p.add_argument("--strict", action="store_true", help="stop at the first error instead of leaving the case out")
+    p.add_argument("--strict", action="store_true", help="stop at the first error instead of skipping the case")
     add_processes(p)
     return p
 
 
 def convert(args: argparse.Namespace) -> int:
+    """Convert or check a dataset. Returns 1 if there is an error among the findings."""
     from nnunet_assft.dataset_conversion import convert as conversion
     from nnunet_assft.dataset_conversion.report import NEEDS_VOXELS, table_of_counts
 
@@ -90,7 +93,7 @@ def convert(args: argparse.Namespace) -> int:
     rewritten = sum(bool(case.rewrite) for case in plan.cases)
     print(
         f"{plan.folder}\nmode {options.mode}, split: {plan.split}, {size / 1e9:.2f} GB in {len(plan.cases)} cases, "
-        f"{rewritten} labels to rewrite as far as headers tell"
+        f"{rewritten} labels to rewrite, judging by their headers"
     )
     if args.dry_run:
         print_table(table_of_counts(plan, None))
@@ -104,7 +107,7 @@ def convert(args: argparse.Namespace) -> int:
 
 
 def check(args: argparse.Namespace, options: ConversionOptions) -> int:
-    """Report on a raw dataset that is given by its folder or its id."""
+    """Check a raw dataset given by its folder or id, and write a report. Returns 1 if there is an error."""
     from nnunet_assft.dataset_conversion.check import REPORT
     from nnunet_assft.dataset_conversion.check import check as check_dataset
 
@@ -150,13 +153,14 @@ def _tolerances(args: argparse.Namespace) -> Tolerances:
 
 
 def raw_folder() -> Path:
+    """Return the folder nnUNet_raw. Raises `AssftError` if it is not set or does not exist."""
     raw = os.environ.get("nnUNet_raw")
     if not raw or not Path(raw).is_dir():
         raise AssftError(
-            f"nnUNet_raw is {raw or 'not set'}; expected the folder of raw datasets. Create it, then export "
-            "nnUNet_raw=..."
+            f"nnUNet_raw is {raw or 'not set'}; expected the folder of raw datasets. Create the folder, then run "
+            "export nnUNet_raw=FOLDER."
         )
-    return Path(os.path.abspath(raw))  # dataset.json may name files in it
+    return Path(os.path.abspath(raw))  # absolute, because dataset.json may list files in it
 
 
 def _dataset_by_id(dataset: str) -> Path:
@@ -164,20 +168,21 @@ def _dataset_by_id(dataset: str) -> Path:
     folders = sorted(raw.glob(f"Dataset{int(dataset):03d}_*")) if dataset.isdigit() else [raw / dataset]
     if len(folders) != 1:
         raise AssftError(
-            f"{len(folders)} datasets with the id {dataset} were found in {raw}; expected one. Name the dataset with "
-            "-d, or give its folder with -i."
+            f"{len(folders)} datasets with the id {dataset} were found in {raw}; expected one. Give the "
+            "name of the dataset with -d, or its folder with -i."
         )
     return folders[0]
 
 
 def print_table(rows: Iterable[tuple[str, int | None, int]]) -> None:
+    """Print a table of expected and found numbers."""
     print(f"{'':32} {'expected':>9} {'found':>7}")
     for what, expected, n in rows:
         print(f"{what:32} {'' if expected is None else expected:>9} {n:>7}")
 
 
 def finish(findings: Sequence[Finding]) -> int:
-    """Print the number of findings per code to stdout, and each error to stderr. Returns 1 if there is an error."""
+    """Print the number of findings per code to stdout and the errors to stderr. Returns 1 if there is an error."""
     from nnunet_assft.dataset_conversion.findings import counts, errors
 
     for (severity, code), n in counts(findings).items():

@@ -1,4 +1,4 @@
-"""nnUNetv2_assft_demo: the whole method on a synthetic abdominal phantom, on a CPU, without environment variables."""
+"""nnUNetv2_assft_demo: run the whole method on a synthetic abdominal phantom on a CPU."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ N_POOL, N_TEST = 20, 8
 
 def parser() -> argparse.ArgumentParser:
     description = (
-        "Plan, then rounds 0, 1 and 2 on a synthetic abdominal phantom: minutes on a CPU. Run the command again to "
-        "resume it, or to see the result."
+        "Plan an experiment on a synthetic abdominal phantom and run rounds 0, 1 and 2. This takes minutes on a CPU "
+        "and needs no environment variables. Run the command again to resume it, or to see the result again."
     )
     p = make_parser("demo", description, dataset=False)
     p.add_argument(
@@ -29,13 +29,14 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         default=Path("nnunet_assft_demo"),
         metavar="FOLDER",
-        help="folder for everything that is written",
+        help="folder for all files that are written",
     )
     p.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the phantom and of the experiment")
     return p
 
 
 def demo(args: argparse.Namespace) -> None:
+    """Write the phantom, run all rounds on it, and print the results."""
     start = time.monotonic()
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         folder = args.o.resolve() / name
@@ -73,7 +74,7 @@ def demo(args: argparse.Namespace) -> None:
 
 
 def print_table(rounds: Sequence[Round]) -> None:
-    """Print the number of cases and the test Dice of every round, mean and per structure."""
+    """Print the number of cases and the test Dice of every round, as a mean and per structure."""
     structures = list(rounds[-1].dice["per_structure"])
     names = " ".join(f"{name:>12}" for name in structures)
     print(f"\n{'round':>5} {'annotated':>9} {'pseudo':>6} {'Dice':>6}  {names}")

@@ -1,4 +1,4 @@
-"""The options that describe an experiment, shared by `plan`, `run` and `compare`, and the settings they stand for."""
+"""The options of an experiment, shared by `plan`, `run` and `compare`, and their conversion to `Settings`."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 def add_plan_options(p: argparse.ArgumentParser) -> None:
     """Add all options of an experiment."""
-    p.add_argument("--strategy", default="assft", metavar="NAME", help="query strategy, see --list_strategies")
-    p.add_argument("--seed", type=int, default=0, metavar="N", help="decides the first case and all training")
+    p.add_argument("--strategy", default="assft", metavar="NAME", help="query strategy; see --list_strategies")
+    p.add_argument("--seed", type=int, default=0, metavar="N", help="determines the first case and all training")
     p.add_argument(
-        "--annotator", default="oracle", choices=ANNOTATORS, help="oracle: the labels are in labelsTr already"
+        "--annotator", default="oracle", choices=ANNOTATORS, help="oracle: all labels are in labelsTr already"
     )
     add_accept_geometry(p)
     add_shared_options(p)
@@ -39,7 +39,7 @@ def add_shared_options(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument("--rounds", type=positive_int, metavar="R", help="query rounds (default: the domain's)")
     p.add_argument(
-        "--budget", metavar="B", help="cases to query per round: 5%% of the pool, or a count (default: the domain's)"
+        "--budget", metavar="B", help="cases to query per round: 5%% of the pool, or a number (default: the domain's)"
     )
     p.add_argument(
         "--domain",
@@ -49,17 +49,17 @@ def add_shared_options(p: argparse.ArgumentParser) -> None:
         help=f"auto: by the name of the dataset; {', '.join(DOMAINS)}",
     )
     p.add_argument("--preset", default="ctfm", metavar="NAME", help=f"network: {', '.join(PRESETS)}")
-    p.add_argument("--encoder", type=Path, metavar="FILE", help="pretrained CT-FM encoder (default: random start)")
+    p.add_argument("--encoder", type=Path, metavar="FILE", help="pre-trained CT-FM encoder (default: random start)")
     p.add_argument(
         "--normalization",
         default="percentile",
         choices=list(NORMALIZATIONS),
-        help="scaling of the intensities; ctfm: HU window, CT only",
+        help="normalisation of the intensities; ctfm: HU window, CT only",
     )
     p.add_argument(
         "--test_split",
         metavar="S",
-        help="fraction of imagesTr or file of case ids (default: labelled imagesTs, else 0.2)",
+        help="fraction of imagesTr or file of case ids (default: labelled imagesTs, or 0.2)",
     )
     _add_training_options(p)
     p.add_argument(
@@ -67,7 +67,7 @@ def add_shared_options(p: argparse.ArgumentParser) -> None:
         dest="options",
         action="append",
         metavar="NAME=VALUE",
-        help="a variant of the method, see --list_options; may be repeated",
+        help="a variant of the method; see --list_options; may be repeated",
     )
     p.add_argument(
         "--list_options", action=_PrintAndExit, const=print_options, help="print the variants of the method and exit"
@@ -80,17 +80,17 @@ def _add_training_options(p: argparse.ArgumentParser) -> None:
         "--epochs",
         type=positive_int,
         metavar="N",
-        help="per stage; round 0 takes the paper's share (default: the domain's)",
+        help="per stage; round 0 has the paper's share of it (default: the domain's)",
     )
     p.add_argument("--iterations_per_epoch", type=positive_int, default=250, metavar="N", help="batches per epoch")
     p.add_argument("--initial_lr", type=float, default=1e-4, metavar="LR", help="AdamW, polynomial decay in each stage")
     p.add_argument(
-        "--deep_supervision", action="store_true", help="losses at four resolutions (the paper has one output)"
+        "--deep_supervision", action="store_true", help="compute losses at four resolutions (the paper has one output)"
     )
 
 
 class _PrintAndExit(argparse.Action):
-    """Calls `const` and exits while the arguments are parsed, so that -d is not required."""
+    """An option that calls `const` and exits while the arguments are parsed, so that -d is not required."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, const: Callable[[], None], help: str) -> None:
         super().__init__(option_strings, dest, nargs=0, const=const, default=argparse.SUPPRESS, help=help)
@@ -102,6 +102,7 @@ class _PrintAndExit(argparse.Action):
 
 
 def print_strategies() -> None:
+    """Print the table of query strategies."""
     from nnunet_assft.active.strategies import STRATEGIES
 
     for name, row in STRATEGIES.items():
@@ -111,10 +112,11 @@ def print_strategies() -> None:
 
 
 def print_options() -> None:
+    """Print the table of the variants of the method, and that of the selection strategies."""
     from nnunet_assft.active.options import table
     from nnunet_assft.active.selection import SELECTIONS
 
-    print("--option NAME=VALUE; the first value is the default, which is that of the method")
+    print("Use --option NAME=VALUE. The first value is the default, which is that of the method.")
     for name, values, meaning in table():
         print(f"{name:<18} {meaning}\n{'':<18} {values}")
     print("selection:")
@@ -123,7 +125,7 @@ def print_options() -> None:
 
 
 def settings_of(args: argparse.Namespace) -> Settings:
-    """The settings that the options stand for; a setting without an option in this command has its default."""
+    """Return the settings that the options describe. A setting without an option in this command has its default."""
     from nnunet_assft.active.options import Options
     from nnunet_assft.active.settings import Settings
 
@@ -136,7 +138,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
 
 
 def make_experiment(args: argparse.Namespace) -> Experiment:
-    """The experiment -e of the dataset -d, planned with the options of `add_plan_options`."""
+    """Plan the experiment -e of the dataset -d with the options of `add_plan_options`, and return it."""
     from nnunet_assft.active.experiment import create_experiment
 
     experiment = create_experiment(args.d, args.e, settings_of(args), args.np)

@@ -12,14 +12,15 @@ from nnunet_assft.cli.printing import print_deviations
 def parser() -> argparse.ArgumentParser:
     p = make_parser(
         "plan",
-        "Create an experiment: fingerprint of the images, plans, preprocessed images of pool and test, first case. "
-        "No label is read.",
+        "Create an experiment: fingerprint of the images, plans, preprocessed images of the pool and the test cases, "
+        "initial network and first case. No label is read.",
     )
     add_plan_options(p)
     return p
 
 
 def plan(args: argparse.Namespace) -> None:
+    """Create the experiment, and print its settings and the next command."""
     experiment = make_experiment(args)
     settings, n_rounds, n_query = experiment.settings, experiment.n_rounds, experiment.n_query
     training = settings.training
@@ -27,10 +28,10 @@ def plan(args: argparse.Namespace) -> None:
         f"{experiment.dataset}, experiment {experiment.name!r}: {settings.strategy}, domain {settings.domain}, "
         f"preset {settings.preset}"
     )
-    print(f"pretrained encoder: {settings.encoder or 'none, a random one stands in for it'}")
-    print(f"pool {len(experiment.pool)} cases, test {len(experiment.test)} ({experiment.test_source})")
+    print(f"pre-trained encoder: {settings.encoder or 'none; the encoder starts at random'}")
+    print(f"{len(experiment.pool)} cases in the pool, {len(experiment.test)} test cases ({experiment.test_source})")
     random = experiment.options.first_case == "random"
-    first_case = experiment.permutation[0] if random else "the medoid, found in round 0"
+    first_case = experiment.permutation[0] if random else "the medoid, computed in round 0"
     print(f"rounds 1 to {n_rounds} query {n_query} cases each; first case {first_case}")
     print(
         f"epochs: {training['one_shot_epochs']} in round 0, then {training['epochs']} per stage, of "
@@ -38,7 +39,7 @@ def plan(args: argparse.Namespace) -> None:
     )
     print_deviations(experiment)
     if 1 + n_query * n_rounds > len(experiment.pool):
-        print("The budget of all rounds exceeds the pool: the last rounds will query fewer cases, or none.")
+        print("The budget of all rounds exceeds the pool, so the last rounds will query fewer cases, or none.")
     print(f"Next: {experiment.command('round', '-r', '0')}")
 
 

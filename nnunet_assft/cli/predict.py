@@ -1,4 +1,4 @@
-"""nnUNetv2_assft_predict: nnU-Net's prediction with the model of a round, without an environment variable."""
+"""nnUNetv2_assft_predict: run nnU-Net's prediction with the model of a round, without nnUNet_extTrainer."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from nnunet_assft.errors import AssftError
 
 
 def parser() -> argparse.ArgumentParser:
-    p = make_parser("predict", "nnU-Net's prediction with the model of a finished round.")
-    p.add_argument("-i", required=True, metavar="FOLDER", help="images, named CASE_0000.nii.gz")
+    p = make_parser("predict", "Run nnU-Net's prediction with the model of a finished round.")
+    p.add_argument("-i", required=True, metavar="FOLDER", help="folder of images named CASE_0000.nii.gz")
     p.add_argument("-o", required=True, metavar="FOLDER", help="folder for the segmentations")
-    p.add_argument("-r", type=int, metavar="R", help="round (default: the last finished one)")
-    p.add_argument("-step_size", type=float, default=0.5, metavar="S", help="sliding window step, in patches")
-    p.add_argument("--disable_tta", action="store_true", help="no mirroring")
-    p.add_argument("--save_probabilities", action="store_true", help="also write softmax .npz")
-    p.add_argument("--continue_prediction", action="store_true", help="leave existing segmentations alone")
+    p.add_argument("-r", type=int, metavar="R", help="round (default: the last finished round)")
+    p.add_argument("-step_size", type=float, default=0.5, metavar="S", help="sliding-window step, in patches")
+    p.add_argument("--disable_tta", action="store_true", help="predict without mirroring")
+    p.add_argument("--save_probabilities", action="store_true", help="also write the softmax as .npz")
+    p.add_argument("--continue_prediction", action="store_true", help="keep existing segmentations")
     p.add_argument("-npp", type=int, default=3, metavar="N", help="processes for preprocessing; 0: none")
     p.add_argument("-nps", type=int, default=3, metavar="N", help="processes for export; 0: none")
     p.add_argument("-num_parts", type=int, default=1, metavar="N", help="divide the cases among N calls")
-    p.add_argument("-part_id", type=int, default=0, metavar="I", help="part of this call, from 0")
+    p.add_argument("-part_id", type=int, default=0, metavar="I", help="the part that this call predicts, from 0")
     add_device(p)
     return p
 
 
 def predict(args: argparse.Namespace) -> None:
+    """Predict all images of a folder, or the part of them that this call is responsible for."""
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
     from nnunet_assft.active.state import finished_rounds
@@ -49,10 +50,10 @@ def predict(args: argparse.Namespace) -> None:
     )
     predictor.initialize_from_trained_model_folder(str(experiment.paths.model_folder(done[r].model.stage)), (r,))
     file_ending = predictor.dataset_json["file_ending"]
-    # dividing the cases here works with -npp 0 -nps 0 as well, where nnU-Net's sequential prediction takes all of them
+    # divided here, because nnU-Net's sequential prediction (-npp 0 -nps 0) would take all cases
     cases = list_cases(args.i, file_ending)[args.part_id :: args.num_parts]
     if not cases:
-        print("This part has no case.")
+        print("This part contains no case.")
         return
     output = Path(args.o)
     output.mkdir(parents=True, exist_ok=True)
@@ -67,15 +68,18 @@ def predict(args: argparse.Namespace) -> None:
 
 
 def list_cases(folder: str, file_ending: str) -> list[list[str]]:
-    """Image files of every case in a folder, one per channel. Raises `AssftError` if a name has no channel number."""
+    """Return the image files of every case in a folder, one per channel.
+
+    Raises `AssftError` if there is no image or a name has no channel number.
+    """
     from nnunetv2.utilities.utils import create_lists_from_splitted_dataset_folder
 
     cases: list[list[str]] = create_lists_from_splitted_dataset_folder(folder, file_ending)
-    if not cases or not all(cases):  # an image without a channel in its name is a case without files to nnU-Net
+    if not cases or not all(cases):  # nnU-Net lists an image without a channel in its name as a case without files
         found = "images that are not" if cases else "no image"
         raise AssftError(
             f"{folder} holds {found} named CASE_0000{file_ending}; 0000 is the channel. "
-            "Link or copy the images under such names into a folder of their own."
+            "Link or copy the images under such names into a separate folder."
         )
     return cases
 

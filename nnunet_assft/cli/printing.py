@@ -1,4 +1,4 @@
-"""Lines that several commands print."""
+"""Output lines that several commands share."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ if TYPE_CHECKING:
 
 
 def print_deviations(experiment: Experiment) -> None:
-    """Print the options that deviate from the method, if any do."""
+    """Print the options that deviate from the method, if there are any."""
     changed = experiment.options.changed()
     if changed:
-        print(f"not the method's defaults: {', '.join(f'{name}={value}' for name, value in changed.items())}")
+        print(f"deviations from the method: {', '.join(f'{name}={value}' for name, value in changed.items())}")
 
 
 def print_round(done: Round) -> None:
-    """Print what happened in a finished round, and its Dice, in one line."""
+    """Print one line about a finished round: its cases and its test Dice."""
     dice = done.dice
     score = f"Dice {dice['mean']:.4f} on {dice['n_cases']} test cases" if dice["n_cases"] else "no test cases"
     print(

@@ -1,4 +1,4 @@
-"""nnUNetv2_assft_report: one HTML file that opens offline, and a folder with every figure and its data."""
+"""nnUNetv2_assft_report: write one HTML file that opens offline, and a folder with every figure and its data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from nnunet_assft.cli.common import add_device, make_parser, run
 
 
 def parser() -> argparse.ArgumentParser:
-    description = "Write one HTML file that opens offline: curves, queries, cases, a viewer, provenance."
+    description = "Write one HTML file that opens offline, with curves, queries, cases, a viewer and provenance."
     p = make_parser("report", description, dataset=False)
     p.add_argument("-d", required=True, metavar="ID", help="dataset id or name (218 or Dataset218_NAME)")
     p.add_argument("-e", metavar="NAME", help="name of the experiment (default: assft, or a run of the comparison)")
@@ -22,13 +22,14 @@ def parser() -> argparse.ArgumentParser:
     )
     where = "file to write (default: report.html in the folder of the experiment or the comparison)"
     p.add_argument("-o", type=Path, metavar="FILE", help=where)
-    missing = "first compute the pre-segmentations that are missing of the queried cases in the report"
+    missing = "first compute the missing pre-segmentations of the queried cases in the report"
     p.add_argument("--prelabel", action="store_true", help=missing)
     add_device(p)
     return p
 
 
 def report(args: argparse.Namespace) -> None:
+    """Write the report of an experiment, of a comparison, or of both."""
     from nnunet_assft.report.material import gather
     from nnunet_assft.report.page import write_report
 

@@ -22,7 +22,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--proceed_with_partial",
         action="store_true",
-        help="human annotator: continue with the cases labelled so far; the other queried cases return to the pool",
+        help="human annotator: proceed with the cases labelled so far; the other queried cases return to the pool",
     )
     add_accept_geometry(p)
     add_device(p)
@@ -30,6 +30,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def round_(args: argparse.Namespace) -> None:
+    """Run the round, and print its result and the next command."""
     from nnunet_assft.active.rounds import run_round
 
     experiment = load_experiment(args)

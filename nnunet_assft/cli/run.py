@@ -1,4 +1,4 @@
-"""nnUNetv2_assft_run: plan if needed, then run every round that is left."""
+"""nnUNetv2_assft_run: plan an experiment if necessary, then run all remaining rounds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nnunet_assft.cli.printing import print_round
 
 def parser() -> argparse.ArgumentParser:
     p = make_parser(
-        "run", "Plan if needed, then run every round that is left. Only a new experiment needs the options of plan."
+        "run", "Plan if necessary, then run all remaining rounds. Only a new experiment needs the options of plan."
     )
     add_plan_options(p)
     add_device(p)
@@ -19,12 +19,13 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run_all(args: argparse.Namespace) -> None:
+    """Plan if necessary, then run every round until the last one or until all cases are labelled."""
     from nnunet_assft.active.paths import ExperimentPaths
     from nnunet_assft.active.rounds import run_round
     from nnunet_assft.volumes.raw_dataset import find_dataset
 
     planned = ExperimentPaths(find_dataset(args.d).name, args.e).experiment_file.is_file()
-    # given options of the experiment, planning checks that it was made with them
+    # if options are given, planning checks that the experiment was planned with them
     given = args.typed - {"d", "e", "device", "verbose", "np", "accept_geometry"}
     experiment = load_experiment(args) if planned and not given else make_experiment(args)
     accept_geometry(args, experiment)

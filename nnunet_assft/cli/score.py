@@ -1,4 +1,4 @@
-"""nnUNetv2_assft_score: scores of saved softmax outputs, without an experiment."""
+"""nnUNetv2_assft_score: score saved softmax outputs, without an experiment."""
 
 from __future__ import annotations
 
@@ -9,26 +9,29 @@ from pathlib import Path
 from nnunet_assft.cli.common import EXIT_ERROR, add_processes, make_parser, run
 
 FOLDER = (
-    "CASE.npz of nnUNetv2_predict --save_probabilities, or CASE.b2nd (blosc2); CASE.pkl and plans.json tell where the "
-    "images were cropped"
+    "folder of CASE.npz, as nnUNetv2_predict --save_probabilities writes them, or CASE.b2nd (blosc2); CASE.pkl and "
+    "plans.json tell where the images were cropped"
 )
-EMBEDDINGS = "npz with ids (N,), pretrained (N, d), latest (N, d): adds DKD, Q and the order of annotation"
+EMBEDDINGS = "npz with ids (N,), pretrained (N, d) and latest (N, d): adds DKD, Q and the order of annotation"
 
 
 def parser() -> argparse.ArgumentParser:
     p = make_parser(
-        "score", "Score saved nnU-Net softmax outputs: a CSV with one row per case. No experiment.", dataset=False
+        "score",
+        "Score saved nnU-Net softmax outputs and write a CSV with one row per case. No experiment is needed.",
+        dataset=False,
     )
     p.add_argument("-i", type=Path, required=True, metavar="FOLDER", help=FOLDER)
-    p.add_argument("-r", type=int, required=True, metavar="R", help="round to query for, from 1")
+    p.add_argument("-r", type=int, required=True, metavar="R", help="round of the query, from 1")
     p.add_argument("-R", type=int, required=True, metavar="N", help="number of query rounds")
-    p.add_argument("-o", type=Path, required=True, metavar="FILE", help="CSV to write")
+    p.add_argument("-o", type=Path, required=True, metavar="FILE", help="CSV file to write")
     p.add_argument("--embeddings", type=Path, metavar="FILE", help=EMBEDDINGS)
     add_processes(p)
     return p
 
 
 def score(args: argparse.Namespace) -> int:
+    """Score all cases of a folder and write the table. Returns 1 if a case could not be scored."""
     from nnunet_assft.active.scoring.saved_softmax import score_folder
     from nnunet_assft.errors import AssftError
     from nnunet_assft.runtime.files import write_csv
@@ -40,7 +43,7 @@ def score(args: argparse.Namespace) -> int:
         print(f"nnUNetv2_assft_score: {case}: {finding}", file=sys.stderr)
     if not scores.cases:
         raise AssftError(
-            f"none of {len(scores.findings)} cases could be scored, so nothing was written. The lines above say why."
+            f"none of {len(scores.findings)} cases could be scored; nothing was written. Fix the problems listed above."
         )
     write_csv(args.o, scores.rows())
     n_scored, n_all = len(scores.cases), len(scores.cases) + len(scores.findings)
@@ -48,11 +51,11 @@ def score(args: argparse.Namespace) -> int:
     uncropped = sum(not case.cropped for case in scores.cases)
     if uncropped:
         print(
-            f"{uncropped} not cropped (no CASE.pkl or no plans.json): padding dilutes their entropy, least_confidence, "
-            "margin and asd_mean."
+            f"Not cropped: {uncropped} of {n_scored} cases (no CASE.pkl or no plans.json). Padding dilutes their "
+            "entropy, least_confidence, margin and asd_mean."
         )
     if scores.query is not None:
-        print(f"to annotate first: {', '.join(scores.query.ids[:5])}{', ...' if n_scored > 5 else ''}")
+        print(f"Cases to annotate first: {', '.join(scores.query.ids[:5])}{', ...' if n_scored > 5 else ''}")
     return EXIT_ERROR if scores.findings else 0
 
 

@@ -1,4 +1,4 @@
-"""nnUNetv2_assft_status: what is done, what is missing, and the next command."""
+"""nnUNetv2_assft_status: show the finished rounds, what is missing, and the next command."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ if TYPE_CHECKING:
 
 
 def parser() -> argparse.ArgumentParser:
-    p = make_parser("status", "What is done, what is missing, and the next command.", dataset=False)
+    p = make_parser("status", "Show the finished rounds, what is missing, and the next command.", dataset=False)
     p.add_argument("-d", metavar="ID", help="dataset id or name")
-    p.add_argument("-e", default="assft", metavar="NAME", help="experiment")
+    p.add_argument("-e", default="assft", metavar="NAME", help="name of the experiment")
     p.add_argument(
         "--ext_trainer_path",
         action="store_true",
-        help="print the folder for nnUNet_extTrainer, for stock nnU-Net commands",
+        help="print the value of nnUNet_extTrainer that stock nnU-Net commands need, and exit",
     )
     return p
 
 
 def status(args: argparse.Namespace) -> None:
+    """Print the state of an experiment and the next command."""
     if args.ext_trainer_path:
         print(Path(__file__).parents[1] / "trainers" / "ext_trainer")
         return
@@ -68,13 +69,13 @@ def print_rounds(experiment: Experiment, done: Sequence[Round]) -> None:
 
 
 def print_next(experiment: Experiment, r: int) -> None:
-    """Print how far round r is, whose annotation is missing, and the next command."""
+    """Print the finished steps of round r, the cases without a label, and the next command."""
     from nnunet_assft.active.annotation import labels_to_come, open_request
     from nnunet_assft.active.state import STEPS
 
     begun = [name for name in STEPS if experiment.paths.step_file(r, name).is_file()]
     if begun:
-        print(f"round {r} has begun; steps done: {', '.join(begun)}")
+        print(f"round {r} has begun; finished steps: {', '.join(begun)}")
     missing = labels_to_come(experiment, r) if experiment.settings.annotator == "human" else []
     if not missing:
         print(f"Next: {experiment.command('round', '-r', str(r))}")

@@ -1,6 +1,6 @@
 """The network: CT-FM's encoder with a symmetric decoder, its presets, and strict loading of pre-trained encoders.
 
-The tables can be imported without torch. Names that need torch are imported when they are first used.
+Importing the tables does not import torch. Names that need torch are imported on first use.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
-"""The segmentation network: the CT-FM encoder, value for value, and a symmetric decoder. Needs torch alone.
+"""The segmentation network: the CT-FM encoder and a symmetric decoder, in plain torch.
 
 CT-FM is MONAI's `SegResNetDS`: a bare stem convolution, levels of pre-activation residual blocks, a bare strided
-convolution between two levels, and skips by addition. The encoder here has the parameter names of the released files:
+convolution between two levels, and skip connections by addition. The encoder here computes exactly the same function
+and has the parameter names of the released files:
 
     conv_init.weight
     layers.{level}.blocks.{block}.norm{1,2}.{weight,bias,running_mean,running_var,num_batches_tracked}
     layers.{level}.blocks.{block}.conv{1,2}.weight
-    layers.{level}.downsample.weight                    all levels but the last
+    layers.{level}.downsample.weight                    all levels except the last
 """
 
 from __future__ import annotations
@@ -22,16 +23,17 @@ from nnunet_assft.network.presets import BlockOrder, NormName, level_strides
 
 NORMS: dict[str, Callable[[int], nn.Module]] = {
     "batch": nn.BatchNorm3d,  # CT-FM: running statistics, eps 1e-5, momentum 0.1
-    "instance": partial(nn.InstanceNorm3d, affine=True),  # another function: pre-trained weights do not fit
+    "instance": partial(nn.InstanceNorm3d, affine=True),  # another function, for which pre-trained weights do not fit
 }
 
 
 def conv3x3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv3d:
+    """Return a padded 3x3x3 convolution without bias."""
     return nn.Conv3d(in_channels, out_channels, kernel_size=3, stride=stride, padding=1, bias=False)
 
 
 class PreActivationBlock(nn.Module):
-    """CT-FM's residual block: x + conv2(relu(norm2(conv1(relu(norm1(x)))))). (B, C, Z, Y, X) -> same shape."""
+    """CT-FM's residual block, x + conv2(relu(norm2(conv1(relu(norm1(x)))))): (B, C, Z, Y, X) -> same shape."""
 
     def __init__(self, channels: int, norm: NormName) -> None:
         super().__init__()
@@ -48,13 +50,12 @@ class PreActivationBlock(nn.Module):
 
 
 class PostActivationBlock(nn.Module):
-    """The residual block as the ASSFT paper prints it: relu(x + norm2(conv2(relu(norm1(conv1(x)))))).
+    """The ASSFT paper's residual block, relu(x + norm2(conv2(relu(norm1(conv1(x)))))): (B, C, Z, Y, X) -> same shape.
 
-    The paper: "two cascading convolutional layers followed by a batch normalization layers and a ReLU function". This
-    is read as: each convolution is followed by its own batch norm and ReLU, and the input is added before the last
+    The paper describes it as "two cascading convolutional layers followed by a batch normalization layers and a ReLU
+    function". Here, each convolution is followed by its own batch norm and ReLU, and the input is added before the last
     ReLU, as in the first residual networks. (Two convolutions with nothing between them would be one linear 5x5x5
     convolution.)
-    (B, C, Z, Y, X) -> same shape.
     """
 
     def __init__(self, channels: int, norm: NormName) -> None:
@@ -78,11 +79,12 @@ BLOCKS: dict[str, Callable[[int, NormName], nn.Module]] = {
 
 
 def block_sequence(n_blocks: int, channels: int, norm: NormName, block: BlockOrder) -> nn.Sequential:
+    """Return n_blocks residual blocks in sequence."""
     return nn.Sequential(*(BLOCKS[block](channels, norm) for _ in range(n_blocks)))
 
 
 class EncoderLevel(nn.Module):
-    """Residual blocks, then the way down. Returns (output of this level, input of the next level)."""
+    """Residual blocks and a strided convolution. Returns (output of this level, input of the next level)."""
 
     def __init__(
         self, channels: int, next_channels: int | None, n_blocks: int, norm: NormName, block: BlockOrder
@@ -97,12 +99,12 @@ class EncoderLevel(nn.Module):
 
 
 class Encoder(nn.Module):
-    """CT-FM's encoder. Can be called alone, on any image size.
+    """CT-FM's encoder. It can be used alone, on images of any size.
 
     forward: (B, input_channels, Z, Y, X) -> list of the outputs of the levels, finest first. Output i has the shape
-    (B, widths[i], Z / 2^i, Y / 2^i, X / 2^i), rounded up. The last one is the bottleneck; its mean over the three axes
-    is the embedding. With pre-activation blocks an output is the raw residual sum: neither norm nor ReLU follows, so
-    values can be negative.
+    (B, widths[i], Z / 2^i, Y / 2^i, X / 2^i), rounded up. The last one is the bottleneck, whose mean over the three
+    axes is the embedding. With pre-activation blocks, neither a norm nor a ReLU follows the last residual sum of a
+    level, so that outputs can be negative.
     """
 
     def __init__(
@@ -126,7 +128,7 @@ class Encoder(nn.Module):
 
 
 class DecoderLevel(nn.Module):
-    """Transposed convolution (doubles every axis), addition of the skip, residual blocks."""
+    """A transposed convolution that doubles every axis, addition of the skip connection, and residual blocks."""
 
     def __init__(self, in_channels: int, channels: int, n_blocks: int, norm: NormName, block: BlockOrder) -> None:
         super().__init__()
@@ -142,13 +144,14 @@ class DecoderLevel(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The symmetric decoder, with one head per level. Levels and heads are ordered deepest first.
+    """The symmetric decoder, with one segmentation head per level. Levels and heads are ordered deepest first.
 
-    All heads exist whether `deep_supervision` is on or off, so one state dict serves training and inference. nnU-Net
-    may set the attribute at any time. On: list of logits, highest resolution first. Off: the first of them.
+    All heads exist whether or not `deep_supervision` is set, so that the same state dict serves training and inference;
+    nnU-Net may set the attribute at any time. With it, the output is a list of logits, highest resolution first;
+    otherwise it is the logits of highest resolution.
     """
 
-    # the encoder's parameters, and what nnU-Net gives a decoder
+    # six parameters: those of the encoder, and those that nnU-Net expects of a decoder
     def __init__(
         self,
         num_classes: int,
@@ -178,19 +181,19 @@ class Decoder(nn.Module):
 
 
 class CTFMSegmentationNet(nn.Module):
-    """CT-FM's encoder and a symmetric decoder, in the form in which nnU-Net builds and drives a network.
+    """CT-FM's encoder and a symmetric decoder, with the interface that nnU-Net expects of a network.
 
-    nnU-Net calls `cls(input_channels=..., num_classes=..., deep_supervision=..., **arch_kwargs)`, then
-    `network.apply(network.initialize)`; `dict(PRESETS[name])` is what the plans carry.
+    nnU-Net calls `cls(input_channels=..., num_classes=..., deep_supervision=..., **arch_kwargs)`, where `arch_kwargs`
+    is `dict(PRESETS[name])` from the plans, and then `network.apply(network.initialize)`.
 
     widths: feature maps per level, finest first, bottleneck last. n_blocks: residual blocks per level, same order.
-    n_blocks_decoder: residual blocks per decoder level, DEEPEST FIRST (one entry less: the bottleneck has none).
+    n_blocks_decoder: residual blocks per decoder level, DEEPEST FIRST, one entry fewer, as the bottleneck has none.
     norm: "batch" (CT-FM) or "instance". block: "preactivation" (CT-FM) or "postactivation" (see PostActivationBlock).
-    strides: what nnU-Net reads from the plans for deep supervision; only [[1, 1, 1], [2, 2, 2], ...] exists here.
+    strides: read by nnU-Net from the plans for deep supervision; must be [[1, 1, 1], [2, 2, 2], ...].
 
-    forward: (B, input_channels, Z, Y, X), every axis divisible by 2^(levels - 1), which is 16 for five levels.
-    Returns logits (B, num_classes, Z, Y, X); with deep supervision a list of them, one per decoder level, highest
-    resolution first. The form depends on `decoder.deep_supervision` alone, never on train() or eval().
+    forward: (B, input_channels, Z, Y, X), with every axis divisible by 2^(levels - 1), which is 16 for five levels.
+    Returns the logits (B, num_classes, Z, Y, X); with deep supervision a list of logits, one per decoder level, highest
+    resolution first. Which of the two depends on `decoder.deep_supervision` alone, never on train() or eval().
     """
 
     # nnU-Net passes all of them by name, from the plans
@@ -228,27 +231,27 @@ class CTFMSegmentationNet(nn.Module):
         if x.ndim != 5 or x.shape[1] != self.input_channels:
             raise ValueError(
                 f"input has shape {tuple(x.shape)}; expected (B, {self.input_channels}, Z, Y, X). "
-                "Give a 3D batch with the channels the network was built for."
+                "Pass a 3D batch with the number of channels the network was built for."
             )
         if any(size % factor for size in x.shape[2:]):
             padded = tuple(math.ceil(size / factor) * factor for size in x.shape[2:])
             raise ValueError(
                 f"input has size {tuple(x.shape[2:])}; expected every axis to be divisible by {factor}. "
-                f"Pad it, or set the patch size of the plans, to {padded}."
+                f"Pad the input, or set the patch size in the plans, to {padded}."
             )
 
     @staticmethod
     def initialize(module: nn.Module) -> None:
-        """Kaiming initialisation (He et al., 2015) of a convolution; anything else is left alone. For `net.apply`."""
+        """Initialise a convolution (He et al., 2015) and leave other modules unchanged. For `network.apply`."""
         if isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
 
     def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
-        """Number of values in the outputs of all convolutions for one sample of `input_size` (Z, Y, X).
+        """Return the number of values in the outputs of all convolutions for one sample of `input_size` (Z, Y, X).
 
-        nnU-Net estimates the memory with it.
+        nnU-Net uses it to estimate the memory of the network.
         """
         voxels = [math.prod(size // 2**level for size in input_size) for level in range(len(self.widths))]
         maps = [width * n for width, n in zip(self.widths, voxels, strict=True)]
@@ -258,7 +261,7 @@ class CTFMSegmentationNet(nn.Module):
         return encoder + decoder + heads
 
 
-# the parameters of the network, as they are
+# six parameters: those of the network
 def _check_architecture(
     widths: Sequence[int],
     n_blocks: Sequence[int],
@@ -278,7 +281,7 @@ def _check_architecture(
         if len(values) != expected or any(value < 1 for value in values):
             raise ValueError(
                 f"{name} is {list(values)}; expected {expected} positive numbers for {n_levels} levels. "
-                "The decoder has one level less than the encoder: the bottleneck has no counterpart."
+                "The decoder has one level fewer than the encoder, because the bottleneck has no counterpart."
             )
     for name, value, table in (("norm", norm, NORMS), ("block", block, BLOCKS)):
         if value not in table:
@@ -286,5 +289,5 @@ def _check_architecture(
     if strides is not None and [list(stride) for stride in strides] != level_strides(n_levels):
         raise ValueError(
             f"strides is {strides}; expected {level_strides(n_levels)}: every level halves every axis. "
-            "Plan with nnUNetv2_assft_plan, or correct arch_kwargs in the plans."
+            "Run nnUNetv2_assft_plan, or fix arch_kwargs in the plans."
         )

@@ -1,4 +1,4 @@
-"""The tables of network presets and of known pre-trained encoders. Importable without torch."""
+"""The tables of network presets and of known pre-trained encoders. This module does not import torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NormName = Literal["batch", "instance"]
 
 
 def level_strides(n_levels: int) -> list[list[int]]:
-    """The strides of all levels in the plans' form: 1 at the finest level, then 2 on every axis."""
+    """Return the strides of all levels, as nnU-Net's plans have them: 1 at the finest level, then 2 on every axis."""
     return [[1, 1, 1], *([2, 2, 2] for _ in range(n_levels - 1))]
 
 
@@ -21,7 +21,7 @@ def level_strides(n_levels: int) -> list[list[int]]:
 class Preset(Mapping[str, Any]):
     """A named architecture.
 
-    As a mapping it is the keyword arguments of CTFMSegmentationNet in JSON's types, as nnU-Net's plans carry them:
+    As a mapping, it holds the keyword arguments of CTFMSegmentationNet in JSON types, as nnU-Net's plans store them:
     `CTFMSegmentationNet(1, 3, **PRESETS["tiny"])`.
     """
 
@@ -53,7 +53,7 @@ class Preset(Mapping[str, Any]):
 
     @property
     def accepts_pretrained_encoder(self) -> bool:
-        """Whether the encoder computes CT-FM's function, so that an encoder file of the same widths can be loaded."""
+        """Whether the encoder computes the function of CT-FM, so that encoder files of equal widths can be loaded."""
         return self.norm == "batch" and self.block == "preactivation"
 
 
@@ -62,28 +62,28 @@ PRESETS: Table[Preset] = Table(
     Preset,
     {
         "ctfm": Preset(
-            "CT-FM's encoder with one residual block per decoder level; takes the CT-FM weights (default)",
+            "CT-FM's encoder with one residual block per decoder level; accepts the CT-FM weights (default)",
             widths=(32, 64, 128, 256, 512),
             n_blocks=(1, 2, 2, 4, 4),
             n_blocks_decoder=(1, 1, 1, 1),
         ),
         "ctfm_dec1224": Preset(
-            "CT-FM's encoder with a mirrored decoder of 4, 2, 2, 1 blocks from deepest to finest; takes the CT-FM "
+            "CT-FM's encoder with a mirrored decoder of 4, 2, 2, 1 blocks from deepest to finest; accepts the CT-FM "
             "weights",
             widths=(32, 64, 128, 256, 512),
             n_blocks=(1, 2, 2, 4, 4),
             n_blocks_decoder=(4, 2, 2, 1),
         ),
         "assft_paper": Preset(
-            "the ASSFT paper's printed widths 32..1024 and block order, read literally; random start: CT-FM's weights "
-            "have widths 32..512 and pre-activation blocks, and do not fit",
+            "widths 32..1024 and block order exactly as printed in the ASSFT paper; starts at random, because CT-FM's "
+            "weights have widths 32..512 and pre-activation blocks and do not fit",
             widths=(32, 64, 256, 512, 1024),
             n_blocks=(1, 2, 2, 4, 4),
             n_blocks_decoder=(4, 2, 2, 1),
             block="postactivation",
         ),
         "tiny": Preset(
-            "the same code, small enough for a CPU: demo and tests; takes only an encoder file of its own widths",
+            "a small network for a CPU, used by the demo and the tests; accepts only encoder files of its own widths",
             widths=(4, 16, 32, 64, 64),
             n_blocks=(1, 1, 2, 2, 2),
             n_blocks_decoder=(1, 1, 1, 1),
@@ -94,15 +94,15 @@ PRESETS: Table[Preset] = Table(
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """A pre-trained encoder: what its files look like, and what input it expects."""
+    """A pre-trained encoder: the layout of its files, and the input that it expects."""
 
     source: str
     licence: str
-    prefixes: tuple[str, ...]  # of the encoder's own key names, one per file layout
+    prefixes: tuple[str, ...]  # before the key names of the encoder, one per file layout
     ignored: tuple[str, ...]  # prefixes of keys in those files that are not part of the encoder
-    widths: tuple[int, ...]  # of the released weights
-    orientation: str  # of the axes (Z, Y, X)
-    hu_window: tuple[float, float]  # clipped to, then mapped linearly to intensity_range
+    widths: tuple[int, ...]  # feature maps per level of the released weights
+    orientation: str  # direction of the axes (Z, Y, X)
+    hu_window: tuple[float, float]  # intensities are clipped to it, then mapped linearly to intensity_range
     intensity_range: tuple[float, float]
 
 
@@ -113,7 +113,7 @@ ENCODERS: Table[EncoderSpec] = Table(
         "ct_fm": EncoderSpec(
             source="CT-FM (Pai et al., 2025): project-lighter/ct_fm_feature_extractor on the Hugging Face hub",
             licence="weights Apache-2.0, code MIT",
-            # of the feature extractor, the segmentation network and the Lightning checkpoint
+            # in the files of the feature extractor, the segmentation network and the Lightning checkpoint
             prefixes=("", "encoder.", "model.backbone."),
             ignored=("up_layers.", "decoder.", "model.projection_head."),
             widths=(32, 64, 128, 256, 512),

@@ -1,7 +1,7 @@
-"""A loader of pre-trained encoders that takes a whole encoder or nothing.
+"""Strict loading of pre-trained encoders: the whole encoder is loaded, or nothing.
 
-A file differs from the network's encoder by a key prefix only, so the loader removes the prefix and compares every key,
-shape and value before it changes the network. It never downloads, and never runs code that a file carries.
+The keys of a file differ from those of the network's encoder only by a prefix. The loader removes the prefix and checks
+every key, shape and value before it changes the network. It downloads nothing and never runs code from a file.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from nnunet_assft.runtime.text import some
 
 
 class PretrainedEncoderError(ValueError):
-    """An encoder file that cannot be loaded as a whole. The network was not changed."""
+    """An encoder file cannot be loaded completely. The network was not changed."""
 
 
 @dataclass(frozen=True)
 class EncoderReport:
-    """What was loaded, for the record of an experiment."""
+    """What was loaded from an encoder file, as recorded with the experiment."""
 
     path: str
     sha256: str
     encoder: str  # row of ENCODERS
     layout: str  # such as "safetensors, prefix 'encoder.'"
     n_keys: int
-    adapted: str | None  # how conv_init was made to fit several input channels
-    ignored: tuple[str, ...]  # what else the file holds: the known beginnings of keys, or a key in full
+    adapted: str | None  # how conv_init was adapted to several input channels, None if it was not
+    ignored: tuple[str, ...]  # other content of the file: known prefixes of keys, or whole keys
 
 
 def load_pretrained_encoder(net: CTFMSegmentationNet, path: str | Path, encoder: str = "ct_fm") -> EncoderReport:
-    """Load every parameter and every statistic of `net.encoder` from a local file; the decoder is left alone.
+    """Load all parameters and statistics of `net.encoder` from a local file. The decoder is not changed.
 
     path: a .safetensors file; any other name is read as a torch file (a state dict, or a dict that holds one under
     `state_dict`). If the network has several input channels and the file has one, conv_init is repeated and divided by
@@ -70,7 +70,7 @@ def load_pretrained_encoder(net: CTFMSegmentationNet, path: str | Path, encoder:
 
 
 def _check_function(net: CTFMSegmentationNet, encoder: str, spec: EncoderSpec) -> None:
-    """Equal names and shapes are not enough: the same weights in another block order are another function."""
+    """Check norm and block order: with others, weights of equal names and shapes would compute another function."""
     if net.block != "preactivation" or net.norm != "batch":
         raise PretrainedEncoderError(
             f"the network has widths {_listed(net.widths)}, {net.block} blocks and {net.norm} norm; {encoder} weights "
@@ -80,10 +80,10 @@ def _check_function(net: CTFMSegmentationNet, encoder: str, spec: EncoderSpec) -
 
 
 def _read_file(path: Path) -> tuple[dict[str, Any], str]:
-    """Returns (the file's state dict on the CPU, a description of the container)."""
+    """Return the state dict of the file, on the CPU, and a description of its format."""
     if not path.is_file():
         raise PretrainedEncoderError(
-            f"{path} is not a file; expected an encoder file. Nothing is downloaded automatically: download it first."
+            f"{path} is not a file; expected an encoder file. Download it first; nothing is downloaded automatically."
         )
     if path.stat().st_size == 0:
         raise PretrainedEncoderError(f"{path} is empty; expected an encoder file. Download it again.")
@@ -95,7 +95,7 @@ def _read_file(path: Path) -> tuple[dict[str, Any], str]:
     if isinstance(content, Mapping):
         return dict(content), "torch"
     raise PretrainedEncoderError(
-        f"{path} holds a {type(content).__name__}; expected a state dict of names and tensors."
+        f"{path} holds a {type(content).__name__}; expected a state dict, which maps names to tensors."
     )
 
 
@@ -105,7 +105,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise PretrainedEncoderError(
             f"{path} cannot be read as a safetensors file ({_first_line(error)}). "
-            "It is damaged or incomplete: download it again."
+            "It is damaged or incomplete. Download it again."
         ) from error
 
 
@@ -114,10 +114,10 @@ def _read_torch(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if not any(text in str(error).lower() for text in ("unsupported global", "unsupported class")):
-            # torch's own text advises to unpickle anyway
+            # torch's own message would suggest unpickling the file anyway
             raise _unreadable_torch(path, "no tensors saved by torch") from error
         raise PretrainedEncoderError(
-            f"{path} holds objects beside tensors, which could run code when loaded; expected tensors only. "
+            f"{path} holds objects other than tensors, which could run code when loaded; expected tensors only. "
             "Only if you trust the file, save its weights alone: "
             "torch.save({'state_dict': torch.load(FILE, map_location='cpu', weights_only=False)['state_dict']}, "
             "NEW_FILE)."
@@ -129,15 +129,15 @@ def _read_torch(path: Path) -> Any:
 def _unreadable_torch(path: Path, reason: str) -> PretrainedEncoderError:
     return PretrainedEncoderError(
         f"{path} cannot be read as a torch file ({reason}). "
-        "It is damaged, incomplete, or of another kind (a safetensors file must be named .safetensors): "
-        "download it again."
+        "It is damaged, incomplete or of another kind (a safetensors file must be named .safetensors). "
+        "Download it again."
     )
 
 
 def _find_encoder(
     content: Mapping[Any, Any], expected: Collection[str], spec: EncoderSpec, path: Path
 ) -> tuple[str, dict[str, Any], tuple[str, ...]]:
-    """Returns (the prefix of the encoder's keys, the encoder by its own key names, what else the file holds)."""
+    """Return the prefix of the encoder's keys, the encoder under its own key names, and other content of the file."""
     keys = sorted(str(key) for key in content)
     hits = {prefix: sum(prefix + name in content for name in expected) for prefix in spec.prefixes}
     found = [prefix for prefix, n in hits.items() if n]
@@ -164,7 +164,7 @@ def _adapt_input_channels(weights: dict[str, Any], input_channels: int) -> tuple
 
 
 def _check_weights(weights: dict[str, Any], expected: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Returns the weights in the network's own types, or raises with everything that is wrong with them."""
+    """Return the weights in the dtypes of the network. Raises an error that lists everything that does not fit."""
     found = {key: value for key, value in weights.items() if isinstance(value, Tensor)}
     common = [key for key in expected if key in found]
     fits = [key for key in common if found[key].is_floating_point() == expected[key].is_floating_point()]
@@ -185,16 +185,16 @@ def _check_weights(weights: dict[str, Any], expected: Mapping[str, Tensor], path
     }
     if any(problems.values()):
         text = "; ".join(f"{len(keys)} {problem}: {some(keys, 3)}" for problem, keys in problems.items() if keys)
-        advice = "Use a preset with the file's widths." if misshapen else "Use a complete, unchanged encoder file."
+        advice = "Use a preset with the widths of the file." if misshapen else "Use a complete, unchanged encoder file."
         raise PretrainedEncoderError(
-            f"{path} does not fit the encoder (widths {_listed(_widths(expected))}; the file's "
+            f"{path} does not fit the encoder (widths {_listed(_widths(expected))}; the file has "
             f"{_listed(_widths(found))}): {text}. Nothing was loaded. {advice}"
         )
     return cast
 
 
 def _widths(weights: Mapping[str, Tensor]) -> list[int]:
-    """The feature maps of each level, from the first norm of each."""
+    """Return the number of feature maps of each level, read from its first norm."""
     norms = (weights.get(f"layers.{level}.blocks.0.norm1.weight") for level in range(len(weights)))
     return [norm.numel() for norm in norms if norm is not None]
 

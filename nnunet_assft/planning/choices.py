@@ -1,10 +1,10 @@
-"""Names that an experiment is planned with. Importable without numpy, torch and nnU-Net."""
+"""Choices of command-line options. This module imports neither numpy nor torch nor nnU-Net."""
 
 from __future__ import annotations
 
 ANNOTATORS = ("oracle", "human")
 
-NORMALIZATIONS = {  # name -> class in `planning.normalization`, under whose name the plans carry it
+NORMALIZATIONS = {  # name -> class in `planning.normalization`, which the plans refer to by name
     "percentile": "PercentileZScoreNormalization",
     "ctfm": "CTFMNormalization",
 }

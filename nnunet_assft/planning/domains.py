@@ -1,4 +1,4 @@
-"""The five domains of the paper (its sections 4.1-4.3) as a table. Any other dataset is planned from its images."""
+"""The table of the five domains of the paper (sections 4.1-4.3), and a generic one for any other dataset."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from nnunet_assft.runtime.tables import Table
 
 @dataclass(frozen=True)
 class Domain:
-    """What the paper fixes per target domain.
+    """The values that the paper sets for a target domain.
 
-    dataset: nnU-Net folder name by which `--domain auto` recognises it; patch_size: voxels (z, y, x), None = nnU-Net's
-    own patch logic; rounds: R; budget: N_B as share of the pool or as a count; epochs: per stage of rounds r >= 1.
+    dataset: folder name by which `--domain auto` recognises the dataset. patch_size: voxels (z, y, x), None for
+    nnU-Net's own choice. rounds: R. budget: N_B, as a share of the pool or a number of cases. epochs: per stage of the
+    rounds r >= 1.
     """
 
     dataset: str | None
@@ -40,13 +41,13 @@ DOMAINS: Table[Domain] = Table(
         "abdominal_mri": Domain(
             "Dataset805_MRAnnotatorAbdomen", (64, 192, 192), 3, "2", 400, "Abdominal MRI, 8 structures"
         ),
-        "generic": Domain(None, None, 5, "5%", 400, "any other dataset; patch size by nnU-Net's own logic"),
+        "generic": Domain(None, None, 5, "5%", 400, "any other dataset, with the patch size that nnU-Net chooses"),
     },
 )
 
 
 def resolve_domain(name: str, dataset_name: str) -> str:
-    """The row of DOMAINS for `name`; `auto` looks the dataset's folder name up and falls back to `generic`."""
+    """Return the name of a row of DOMAINS; `auto` is resolved by the folder name of the dataset, or to `generic`."""
     if name != "auto":
         return name
     return next((key for key, domain in DOMAINS.items() if domain.dataset == dataset_name), "generic")

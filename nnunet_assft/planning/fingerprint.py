@@ -1,4 +1,4 @@
-"""The dataset fingerprint, from images alone. nnU-Net's own reads every label; here no label may be seen."""
+"""The dataset fingerprint, computed from images alone. nnU-Net's own reads every label, which is not allowed here."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nnunet_assft.runtime.files import read_json, signature
 from nnunet_assft.runtime.text import some
 from nnunet_assft.volumes.nifti import refuse_damaged_nifti
 
-SAMPLES_PER_CASE = 1_000  # for the record only: our normalisations do not read them
+SAMPLES_PER_CASE = 1_000  # intensities, for the record only, as our normalisations do not use them
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ def check_images(
 ) -> None:
     """Read every image once and cache its part of the fingerprint in `folder`, one small file per case.
 
-    Cases with such a file whose image has not changed are not read again. Raises an `AssftError` that lists the images
-    which are unreadable, not finite, empty or not 3D.
+    A case with such a file is read again only if its image has changed. Raises an `AssftError` that lists the images
+    that cannot be read, are not 3D, contain NaN or inf, or are 0 everywhere.
     """
     problems: dict[str, AssftError] = {}
     for_each_case(
@@ -54,7 +54,7 @@ def check_images(
 
 
 def combine_fingerprint(cases: Iterable[str], folder: Path) -> dict[str, Any]:
-    """nnU-Net's fingerprint of these cases, with the intensities of nonzero voxels in place of foreground voxels."""
+    """Return nnU-Net's fingerprint of these cases, with nonzero voxels in place of the foreground for intensities."""
     parts = [read_json(folder / f"{case}.json")["result"] for case in cases]
     n_channels = len(parts[0]["intensities"])
     pooled = [np.concatenate([part["intensities"][c] for part in parts]) for c in range(n_channels)]
@@ -73,12 +73,12 @@ def _analyse_once(job: _Job) -> dict[str, Any]:
 
 
 def _analyse(job: _Job) -> dict[str, Any]:
-    """The case's part of the fingerprint. Raises `AssftError` if the image cannot be used."""
+    """Return the contribution of a case to the fingerprint. Raises `AssftError` if its image cannot be used."""
     try:
         for file in job.images:
             refuse_damaged_nifti(file)
         image, properties = job.reader.read_images([str(file) for file in job.images])
-    except Exception as error:  # readers may raise anything; the reason is reported with the case
+    except Exception as error:  # readers may raise any exception; it is reported with the case
         raise AssftError(f"cannot be read ({' '.join(str(error).split())[-120:]})") from error
     if image.ndim != 4 or min(image.shape[1:]) < 2:
         raise AssftError(f"shape {image.shape[1:]}, expected a 3D volume")

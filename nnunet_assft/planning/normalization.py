@@ -1,11 +1,11 @@
-"""Intensity normalisation: the paper's (per volume and channel) and that of CT-FM's pretraining.
+"""Intensity normalisation of the paper, per volume and channel, and of CT-FM's pre-training.
 
-nnU-Net calls `run` once per channel after cropping to the nonzero region and before resampling, so percentiles, mean
-and SD are those of the cropped volume.
+nnU-Net calls `run` once per channel after cropping to the nonzero region and before resampling, so that
+percentiles, mean and SD are those of the cropped volume.
 
-nnU-Net preprocesses in spawned workers, which import nothing of ours. What they are always sent is a
-`ConfigurationManager`; declaring with `copyreg` how to rebuild it makes the worker import this module, and with it our
-schemes.
+nnU-Net preprocesses in spawned workers, which do not import this package. They always receive a pickled
+`ConfigurationManager`. Registering with `copyreg` how it is rebuilt makes each worker import this module, and with it
+our schemes.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ CTFM_WINDOW_HU = (-1024.0, 2048.0)
 class PercentileZScoreNormalization(ImageNormalization):
     """Clip at the 5th and 95th percentile of the volume, then z-score (paper, section 4.1).
 
-    Reads nothing of other cases and nothing of labels. A constant volume becomes zeros.
+    It uses neither other cases nor labels. A constant volume becomes zeros.
     """
 
     leaves_pixels_outside_mask_at_zero_if_use_mask_for_norm_is_true = False
 
     def run(self, image: np.ndarray, seg: np.ndarray | None = None) -> np.ndarray:
+        """Return one channel of a cropped volume, (z, y, x), normalised. seg is not used."""
         image = image.astype(self.target_dtype, copy=False)
         low, high = np.percentile(image, (5.0, 95.0))
         np.clip(image, low, high, out=image)
@@ -44,11 +45,12 @@ class PercentileZScoreNormalization(ImageNormalization):
 
 @known_to(default_normalization_schemes)
 class CTFMNormalization(ImageNormalization):
-    """(clip(HU, -1024, 2048) + 1024) / 3072: the input of CT-FM's pretraining. For CT in Hounsfield units only."""
+    """Scale CT as in CT-FM's pre-training: (clip(HU, -1024, 2048) + 1024) / 3072. Only for CT in Hounsfield units."""
 
     leaves_pixels_outside_mask_at_zero_if_use_mask_for_norm_is_true = False
 
     def run(self, image: np.ndarray, seg: np.ndarray | None = None) -> np.ndarray:
+        """Return one channel of a cropped volume, (z, y, x), scaled to [0, 1]. seg is not used."""
         low, high = CTFM_WINDOW_HU
         image = image.astype(self.target_dtype, copy=False)
         np.clip(image, low, high, out=image)
@@ -58,7 +60,7 @@ class CTFMNormalization(ImageNormalization):
 
 
 def configuration_manager(configuration: dict) -> ConfigurationManager:
-    """What a pickled `ConfigurationManager` is rebuilt with: as it was, in a process that has imported this module."""
+    """Rebuild a pickled `ConfigurationManager`. Unpickling imports this module first."""
     return ConfigurationManager(configuration)
 
 

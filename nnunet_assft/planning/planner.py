@@ -1,4 +1,4 @@
-"""ASSFTPlanner: nnU-Net's planner with the CT-FM network, the paper's patch sizes and its normalisation."""
+"""nnU-Net's planner with the CT-FM network, and the patch sizes and the normalisation of the paper."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ from nnunet_assft.planning.choices import NORMALIZATIONS
 from nnunet_assft.runtime.files import read_json, sha256_of, write_json
 
 CONFIGURATION = "3d_fullres"
-DIVISOR = 16  # five levels, four of them halve the patch
+DIVISOR = 16  # the network halves the patch four times
 BATCH_SIZE = 2
 
 
 @known_to(default_experiment_planner)
 class ASSFTPlanner(ExperimentPlanner):
-    """Plans `3d_fullres` only. Patch: `domain_patch_size`, else nnU-Net's own logic rounded to multiples of 16.
+    """Planner of the configuration `3d_fullres` alone.
 
-    The attributes below are set by `plan_from_images`; with their defaults the class also works as any nnU-Net planner.
+    The patch size is `domain_patch_size`, or nnU-Net's own choice rounded to multiples of 16. `plan_from_images` sets
+    the attributes below; with their defaults, the class can be used like any nnU-Net planner.
     """
 
     domain_patch_size: tuple[int, int, int] | None = None
@@ -55,6 +56,7 @@ class ASSFTPlanner(ExperimentPlanner):
         )
 
     def get_plans_for_configuration(self, spacing: Any, median_shape: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return nnU-Net's plan of a configuration; a 3D one gets our network, patch, batch and normalisation."""
         plan = super().get_plans_for_configuration(spacing, median_shape, *args, **kwargs)
         if len(spacing) == 3:
             n_channels = len(plan["normalization_schemes"])
@@ -69,18 +71,19 @@ class ASSFTPlanner(ExperimentPlanner):
         return plan
 
     def plan_experiment(self) -> dict[str, Any]:
+        """Return the plans. Raises `AssftError` for a dataset of 2D images."""
         plans = super().plan_experiment()
         if CONFIGURATION not in plans["configurations"]:
-            raise AssftError(f"{self.dataset_name} holds 2D images; ASSFT needs 3D volumes.")
+            raise AssftError(f"{self.dataset_name} holds 2D images; expected 3D volumes. Use a dataset of volumes.")
         fullres = plans["configurations"][CONFIGURATION]
-        fullres["batch_dice"] = False  # the stock planner sets it by whether a low resolution stage exists
-        # everything that preprocessing depends on, so that experiments which agree on it share one folder of images
+        fullres["batch_dice"] = False  # the stock planner sets it if there is a low-resolution configuration
+        # everything that preprocessing depends on: experiments that agree on it share one folder of images
         recipe = {
             key: value
             for key, value in fullres.items()
             if key.startswith(("spacing", "normal", "use_mask", "resampling"))
         }
-        recipe["patch_size"] = fullres["patch_size"]  # decides the chunks of the compressed files
+        recipe["patch_size"] = fullres["patch_size"]  # determines the chunks of the compressed files
         recipe["reader"], recipe["transpose"] = plans["image_reader_writer"], plans["transpose_forward"]
         fullres["data_identifier"] = f"assft_pool_{sha256_of(recipe)[:8]}"
         plans["configurations"] = {CONFIGURATION: fullres}
@@ -89,7 +92,7 @@ class ASSFTPlanner(ExperimentPlanner):
 
 
 def network_plan(preset: str) -> dict[str, Any]:
-    """The `architecture` entry of the plans for a preset of `nnunet_assft.network`."""
+    """Return the `architecture` entry of the plans for a preset of `nnunet_assft.network`."""
     return {
         "network_class_name": "nnunet_assft.network.CTFMSegmentationNet",
         "arch_kwargs": dict(PRESETS[preset]),
@@ -97,7 +100,7 @@ def network_plan(preset: str) -> dict[str, Any]:
     }
 
 
-# everything that the plans depend on
+# six parameters: everything that the plans depend on
 def plan_from_images(
     dataset_name: str,
     fingerprint: dict[str, Any],
@@ -107,28 +110,30 @@ def plan_from_images(
     preset: str,
     normalization: str,
 ) -> dict[str, Any]:
-    """The plans for a fingerprint of images alone. Nothing in nnUNet_preprocessed is read or written.
+    """Return the plans for a fingerprint that was computed from images alone.
 
-    nnU-Net's planner needs its fingerprint file and writes beside it. It is given a scratch folder in place of
-    nnUNet_preprocessed, so a stock fingerprint, which has seen every label, is neither used nor overwritten.
+    nnU-Net's planner reads a fingerprint file and writes files beside it. It is given a temporary folder in place of
+    nnUNet_preprocessed, so that a stock fingerprint, for which every label was read, is neither used nor overwritten.
+    domain_patch_size: voxels (z, y, x), None for nnU-Net's own choice. preset, normalization: names in PRESETS and
+    NORMALIZATIONS.
     """
     with scratch_preprocessed_folder() as scratch, redirect_stdout(StringIO()):
         write_json(scratch / dataset_name / "dataset_fingerprint.json", fingerprint)
         planner = ASSFTPlanner(dataset_name, plans_name=plans_name)
         planner.domain_patch_size, planner.preset, planner.normalization = domain_patch_size, preset, normalization
         planner.plan_experiment()
-        planner.save_plans(planner.plans)  # turns every number into one that JSON can hold
+        planner.save_plans(planner.plans)  # converts all numbers to JSON types
         plans: dict[str, Any] = read_json(scratch / dataset_name / f"{plans_name}.json")
     return {**plans, "configurations": {CONFIGURATION: plans["configurations"][CONFIGURATION]}}
 
 
 @contextmanager
 def scratch_preprocessed_folder() -> Iterator[Path]:
-    """Let nnU-Net's preprocessed folder be an empty one, so that a planner neither reads nor writes the real one."""
+    """Set nnUNet_preprocessed to an empty folder, so that a planner neither reads nor writes the real one."""
     before = {key: os.environ.get(key) for key in ("nnUNet_preprocessed", "nnUNet_n_proc_DA")}
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["nnUNet_preprocessed"] = scratch
-        if before["nnUNet_n_proc_DA"] == "0":  # no workers for training; the planner takes it for a number of threads
+        if before["nnUNet_n_proc_DA"] == "0":  # means no workers in training, but the planner needs a number of threads
             os.environ["nnUNet_n_proc_DA"] = "1"
         try:
             yield Path(scratch)

@@ -1,4 +1,4 @@
-"""Preprocessing of images, once and without labels, and of a label when its case may be trained on, not before."""
+"""Preprocessing of images once and without labels, and of a label only when its case may be used for training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_assft.planning import normalization  # noqa: F401 - plans name these schemes, also in spawned workers
+from nnunet_assft.planning import normalization  # noqa: F401 - registers its schemes, also in spawned workers
 from nnunet_assft.planning.planner import CONFIGURATION
 from nnunet_assft.runtime.cached import cached, cached_or_none
 from nnunet_assft.runtime.cases import for_each_case, in_processes
@@ -41,9 +41,10 @@ def preprocess_images(
     *,
     num_processes: int = 1,
 ) -> None:
-    """nnU-Net's preprocessing of images without a label: CASE.b2nd, CASE_seg.b2nd (0, -1 outside), CASE.pkl.
+    """Run nnU-Net's preprocessing on images without labels.
 
-    Cases that were preprocessed from the same images are kept, so an interrupted call can be resumed.
+    Writes CASE.b2nd, CASE_seg.b2nd (0, and -1 outside the nonzero region) and CASE.pkl to `folder`. Cases that were
+    preprocessed from the same images are kept, so that an interrupted call can be repeated.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for_each_case(
@@ -57,8 +58,7 @@ def preprocess_images(
 
 
 def _made(folder: Path, case: str, images: tuple[Path, ...]) -> list[str] | None:
-    """The names of the case's files, if they were made from these images."""
-
+    """Return the names of the preprocessed files of a case, or None if they are missing or the images have changed."""
     return cached_or_none(folder / f"{case}.json", signature(images), outputs=partial(_files, folder))
 
 
@@ -81,7 +81,7 @@ def _preprocess(job: _Job) -> list[str]:
     preprocessor = configuration.preprocessor_class(verbose=False)
     scratch = _scratch(job.folder)
     scratch.mkdir(exist_ok=True)
-    for ending in ENDINGS:  # blosc2 refuses to overwrite what a killed process left
+    for ending in ENDINGS:  # blosc2 refuses to overwrite a file that a killed process left
         (scratch / f"{job.case}{ending}").unlink(missing_ok=True)
     files = [str(file) for file in job.images]
     preprocessor.run_case_save(str(scratch / job.case), files, None, plans_manager, configuration, job.dataset_json)
@@ -91,18 +91,18 @@ def _preprocess(job: _Job) -> list[str]:
 
 
 def load_image(folder: Path, case: str) -> np.ndarray:
-    """The preprocessed image, (channels, z, y, x) float32."""
+    """Return the preprocessed image, (channels, z, y, x) float32."""
     return np.asarray(blosc2.open(urlpath=str(folder / f"{case}.b2nd"), mode="r", mmap_mode="r")[:])
 
 
 def load_properties(folder: Path, case: str) -> dict[str, Any]:
-    """What is needed to bring a prediction back to the original grid. Written by `preprocess_images`."""
+    """Return the properties needed to resample a prediction to the original grid, as `preprocess_images` wrote them."""
     with open(folder / f"{case}.pkl", "rb") as file:
         properties: dict[str, Any] = pickle.load(file)
     return properties
 
 
-# six parameters: the label, where it comes from and goes, and what nnU-Net's preprocessing asks for
+# six parameters: the label, its folders, and what nnU-Net's preprocessing needs
 def write_training_label(
     label: np.ndarray,
     case: str,
@@ -111,10 +111,10 @@ def write_training_label(
     plans: dict[str, Any],
     dataset_json: dict[str, Any],
 ) -> None:
-    """CASE_seg.b2nd and CASE.pkl as nnU-Net's preprocessing of image and label together would have made them.
+    """Write CASE_seg.b2nd and CASE.pkl as if nnU-Net had preprocessed image and label together.
 
-    label: (1, z, y, x) in the geometry of the raw image. The image's -1 outside the nonzero mask is kept; the result is
-    exact to the voxel where nothing is resampled.
+    label: (1, z, y, x) on the grid of the raw image. The value -1 outside the nonzero region of the image is kept. If
+    no resampling is needed, the result equals that of nnU-Net in every voxel.
     """
     plans_manager = PlansManager(plans)
     configuration = plans_manager.get_configuration(CONFIGURATION)

@@ -1,4 +1,4 @@
-"""Which cases are the pool and which are the held-out test cases. No label file is opened."""
+"""The split of a dataset into the pool and the held-out test cases. No label file is opened."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ DEFAULT_TEST_FRACTION = "0.2"
 
 
 def split(dataset: RawDataset, annotator: str, test_split: str | None) -> tuple[tuple[str, ...], tuple[str, ...], str]:
-    """(pool, test, where the test cases come from). Checks which label files exist and never opens one."""
+    """Return the pool, the test cases, and a text that says where the test cases come from.
+
+    The function checks which label files exist, but opens none. test_split: a fraction of imagesTr, a file of case ids,
+    or None for the labelled cases of imagesTs if there are any; otherwise the default fraction, or no test cases for a
+    human annotator. Raises `AssftError` if labels are missing or the pool has fewer than two cases.
+    """
     labelled_test = tuple(case for case in dataset.test_images if dataset.label_file(case).is_file())
     if test_split is None and labelled_test:
         pool, test, source = tuple(dataset.images), labelled_test, "imagesTs"
@@ -27,7 +32,7 @@ def split(dataset: RawDataset, annotator: str, test_split: str | None) -> tuple[
     if missing and annotator == "oracle":
         raise AssftError(
             f"{len(missing)} cases of {dataset.name} have no label file ({', '.join(missing[:5])}). The oracle needs "
-            "them all; add them, or plan with --annotator human."
+            "all of them. Add them, or plan with --annotator human."
         )
     if unlabelled := [case for case in test if case in missing]:
         raise AssftError(
@@ -35,7 +40,9 @@ def split(dataset: RawDataset, annotator: str, test_split: str | None) -> tuple[
             "to label them. Add these labels, or leave out --test_split to run without test cases."
         )
     if len(pool) < 2:
-        raise AssftError(f"The pool of {dataset.name} has {len(pool)} case; a query needs at least 2.")
+        raise AssftError(
+            f"The pool of {dataset.name} has {len(pool)} case; expected at least 2. Add images or hold out fewer cases."
+        )
     return pool, test, source
 
 
@@ -57,10 +64,10 @@ def _held_out(dataset: RawDataset, spec: str) -> tuple[tuple[str, ...], tuple[st
 
 
 def _cases_in_file(file: Path, cases: list[str]) -> set[str]:
-    """A JSON list, a JSON object with the key `test`, or one case id per line."""
+    """Return the case ids in a file: a JSON list, a JSON object with the key `test`, or one id per line."""
     if not file.is_file():
         raise AssftError(
-            f"--test_split {file}: no such file, and not a fraction. Give a fraction (0.2) or a file of case ids."
+            f"--test_split {file}: neither a file nor a fraction. Give a fraction (0.2) or a file of case ids."
         )
     text = file.read_text(encoding="utf-8")
     try:
@@ -68,7 +75,7 @@ def _cases_in_file(file: Path, cases: list[str]) -> set[str]:
         listed = content["test"] if isinstance(content, dict) else content
     except (ValueError, KeyError):
         listed = None
-    if not isinstance(listed, list):  # lines; a single numeric id is valid JSON, too
+    if not isinstance(listed, list):  # one id per line; a single numeric id is also valid JSON
         listed = text.split()
     if not listed:
         raise AssftError(f"--test_split {file} names no case; expected ids such as {cases[0]}, one per line.")

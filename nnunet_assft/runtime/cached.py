@@ -1,7 +1,7 @@
-"""Done if made from the same: what was made from the same inputs, and is still there, is not made again.
+"""Caching by inputs: a result that was computed from the same inputs, and still exists, is not computed again.
 
-This is how a command that was interrupted goes on: every step that had finished finds its file. `cached` keeps the
-result of one step in one file; `claim` marks a folder that many outputs go into one by one.
+An interrupted command can therefore be run again: every step that had finished is loaded from its file. `cached`
+stores the result of one step in one file; `claim` marks a folder to which many outputs are written one by one.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ Result = TypeVar("Result")
 
 
 class Store(Protocol[Result]):
-    """How a result is kept in a file, together with the checksum of the inputs that it was made from."""
+    """Stores a result in a file, together with the checksum of the inputs from which it was computed."""
 
     def read(self, file: Path) -> tuple[str, Result]:
-        """The checksum and the result. Raises ValueError, KeyError, TypeError or OSError if the file is not whole."""
+        """Return the checksum and the result. Raises ValueError, KeyError, TypeError or OSError for a damaged file."""
 
     def write(self, file: Path, inputs_sha256: str, result: Result, seconds: float) -> None:
-        """Write the file in one step. seconds: how long the result took to compute."""
+        """Write the file atomically. seconds: how long the result took to compute."""
 
 
 class JsonStore:
-    """A result that JSON can hold, such as a dictionary."""
+    """Stores a result that JSON can represent, such as a dictionary."""
 
     def read(self, file: Path) -> tuple[str, Any]:
         content = read_json(file)
@@ -44,7 +44,7 @@ JSON = JsonStore()
 
 
 def no_outputs(result: Any) -> Iterable[Path]:
-    """The outputs of a step whose only output is its result."""
+    """Return no files, for a step that writes none."""
     return ()
 
 
@@ -58,7 +58,8 @@ def cached(
 ) -> Result:
     """Return the cached result if its inputs are unchanged and its outputs exist; otherwise compute and cache it.
 
-    inputs: everything that decides the result, as far as JSON can hold it. outputs: the files that `compute` wrote.
+    inputs: everything that determines the result, in a form that JSON can represent. outputs: returns the files that
+    `compute` wrote.
     """
     kept = cached_or_none(file, inputs, outputs=outputs, store=store)
     if kept is not None:
@@ -76,7 +77,7 @@ def cached_or_none(
     outputs: Callable[[Result], Iterable[Path]] = no_outputs,
     store: Store[Result] = JSON,
 ) -> Result | None:
-    """The cached result, or None if it must be computed. A damaged file counts as missing."""
+    """Return the cached result, or None if it has to be computed. A damaged file counts as missing."""
     try:
         inputs_sha256, result = store.read(file)
     except (OSError, ValueError, KeyError, TypeError):
@@ -89,10 +90,11 @@ def cached_or_none(
 
 
 def claim(stamp: Path, inputs: Any, displace: Callable[[Path], object]) -> None:
-    """Make the folder of `stamp` the folder of these inputs. What was made from the same inputs stays in it.
+    """Reserve the folder of `stamp` for outputs that are computed from these inputs.
 
-    stamp: a JSON file in the folder that says what the folder was made from. displace: what to do with a folder that
-    was made from something else: `remove`, `set_aside`, or a function that raises.
+    Files that were computed from the same inputs stay in the folder. stamp: a JSON file in the folder that records its
+    inputs. displace: called with a folder that is not empty and has other inputs, or none on record; `remove`,
+    `set_aside`, or a function that raises.
     """
     inputs = json.loads(json.dumps(inputs))
     if is_claimed(stamp, inputs):
@@ -103,7 +105,7 @@ def claim(stamp: Path, inputs: Any, displace: Callable[[Path], object]) -> None:
 
 
 def is_claimed(stamp: Path, inputs: Any) -> bool:
-    """Whether the folder of `stamp` was made from these inputs."""
+    """Return whether the folder of `stamp` is reserved for outputs of these inputs."""
     try:
         return bool(read_json(stamp) == json.loads(json.dumps(inputs)))
     except (OSError, ValueError):
@@ -111,9 +113,10 @@ def is_claimed(stamp: Path, inputs: Any) -> bool:
 
 
 def remove(folder: Path) -> None:
+    """Delete a folder with everything in it."""
     shutil.rmtree(folder)
 
 
 def set_aside(folder: Path) -> None:
-    """Rename `fold_3` to `outdated_fold_3_1`: nothing that took hours is deleted."""
+    """Rename a folder, such as `fold_3` to `outdated_fold_3_1`, so that no training that took hours is deleted."""
     os.replace(folder, free_name(folder.with_name(f"outdated_{folder.name}")))

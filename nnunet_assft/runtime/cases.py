@@ -1,4 +1,4 @@
-"""The one loop over cases. Where the cases are worked on is the business of the executor."""
+"""The loop over cases that all steps share. Its executor decides in which processes the cases are computed."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ Result = TypeVar("Result")
 
 
 class Executor(Protocol):
-    """Applies a function to every item and yields (index of the item, result) as the results come in."""
+    """Applies a function to every item and yields (index of the item, result) in the order of completion."""
 
     def __call__(self, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[tuple[int, Any]]: ...
 
 
 def here(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-    """In this process, one item after the other."""
+    """Apply the function in this process, to one item after the other."""
     for i, item in enumerate(items):
         yield i, function(item)
 
 
 def in_processes(n: int) -> Executor:
-    """In n processes of this machine. Function, items and results are pickled.
+    """Return an executor with n processes on this machine. The function, items and results are pickled.
 
     A process needs some seconds for its imports before its first case, so with n = 1, or a single item, the loop runs
-    here. Workers are spawned, because forking after torch was loaded can hang.
+    in this process. Workers are spawned, because forking after torch was loaded can hang.
     """
 
     def execute(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[tuple[int, Any]]:
@@ -47,19 +47,19 @@ def in_processes(n: int) -> Executor:
             except BrokenProcessPool as error:
                 raise AssftError(
                     f"One of {n} worker processes was killed, most likely because the memory was exhausted. Run the "
-                    "same command again with a smaller -np; finished cases are kept."
+                    "same command again with a smaller -np. Finished cases are kept."
                 ) from error
             finally:
-                pool.shutdown(cancel_futures=True)  # after an error, nothing that has not begun is begun
+                pool.shutdown(cancel_futures=True)  # after an error, no further item is started
 
     return execute
 
 
 def nothing_done(case: str) -> None:
-    """No case is done yet."""
+    """Return None, so that every case is computed."""
 
 
-def for_each_case(  # the two callbacks and the executor are what the callers' hand-written loops differed in
+def for_each_case(  # seven parameters: everything in which the loops over cases differ
     function: Callable[[Any], Result],
     cases: Mapping[str, Any] | Sequence[str],
     *,
@@ -69,12 +69,13 @@ def for_each_case(  # the two callbacks and the executor are what the callers' h
     failures: dict[str, AssftError] | None = None,
     executor: Executor = here,
 ) -> dict[str, Result]:
-    """The result of every case, in the order of `cases`, with a progress bar over those that are not done yet.
+    """Apply `function` to every case, and return case -> result in the order of `cases`.
 
-    cases: case id -> what `function` is called with; a sequence of ids stands for itself. desc: text of the progress
-    bar. done: the result of a case that was finished by an earlier call, or None; usually read from the file that makes
-    the case done. finished: called here with each new result as it comes in. failures: if given, an `AssftError` of one
-    case is put in here and the other cases go on; otherwise the first error ends the loop.
+    A progress bar counts the cases that are not done yet. cases: case id -> argument of `function`, or a sequence of
+    ids that are the arguments themselves. desc: text of the progress bar. done: returns the result of a case that an
+    earlier call has finished, usually from its file, or None. finished: called in this process with the id and the
+    result of each case as it completes. failures: if given, an `AssftError` of a case is stored here and the other
+    cases continue; otherwise the first error ends the loop.
     """
     items = cases if isinstance(cases, Mapping) else {case: case for case in cases}
     results = {case: result for case in items if (result := done(case)) is not None}
@@ -94,7 +95,7 @@ def for_each_case(  # the two callbacks and the executor are what the callers' h
 
 @dataclass(frozen=True)
 class _Attempt(Generic[Result]):
-    """Returns the error of a case in place of its result. A class, so that it can be pickled."""
+    """Calls a function, and returns an `AssftError` instead of raising it. It is a class so that it can be pickled."""
 
     function: Callable[[Any], Result]
 

@@ -1,4 +1,4 @@
-"""How many processes this job may use, and processes that end with the one that started them."""
+"""The number of processes that a command may use, and child processes that end with their parent."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import sys
 from functools import cache
 from pathlib import Path
 
-BYTES_WORTH_A_PROCESS = 200_000_000  # of files: a process needs seconds for its imports before its first case
-PROCESS_BYTES = 300_000_000  # memory of a process apart from its case
-SHARE_OF_MEMORY = 0.8  # of the free memory may be used
+BYTES_WORTH_A_PROCESS = 200_000_000  # of files; below that, starting a process takes longer than it saves
+PROCESS_BYTES = 300_000_000  # memory of a process in addition to its case
+SHARE_OF_MEMORY = 0.8  # fraction of the free memory that may be used
 
 
 def number_of_processes(requested: int | None, *, total_bytes: int, bytes_per_process: int = 0) -> int:
-    """At least 1: as many as were requested, otherwise one per core as far as the files are worth it; no more than fit.
+    """Return the number of processes, at least 1 and no more than fit into the free memory.
 
-    total_bytes: of the files to be read. bytes_per_process: what a process holds of its largest case in memory.
+    requested: the wanted number; None for one per core, but fewer if the files are small. total_bytes: size of all
+    files to be read. bytes_per_process: memory that a process needs for its largest case.
     """
     wanted = requested or max(1, min(available_cores(), total_bytes // BYTES_WORTH_A_PROCESS))
     free = free_memory()
@@ -27,14 +28,14 @@ def number_of_processes(requested: int | None, *, total_bytes: int, bytes_per_pr
 
 
 def available_cores() -> int:
-    """The cores that this process may run on, which on a cluster are fewer than the machine has."""
+    """Return the number of cores this process may run on, which on a cluster may be fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def free_memory() -> int | None:
-    """Bytes that processes may still take, by the system and by the container's limit; None where neither says."""
+    """Return the free memory in bytes, by the system and the limit of the container, or None if neither is known."""
     free = []
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
@@ -48,14 +49,16 @@ def free_memory() -> int | None:
 
 @cache
 def let_workers_die_with_us() -> None:
-    """Processes that are forked from now on end with this one: after a SIGKILL, nnU-Net's augmentation workers would
-    otherwise wait for ever for a process that is gone."""
-    _libc()  # loaded before the fork: in the child, a lock copied from another thread could block it for ever
+    """Make processes that are forked from now on end together with this one.
+
+    Otherwise, after a SIGKILL of this process, nnU-Net's augmentation workers would wait for it forever.
+    """
+    _libc()  # loaded before the fork: in the child, a lock held by another thread could block it forever
     os.register_at_fork(after_in_child=die_with_parent)
 
 
 def die_with_parent() -> None:
-    """On Linux, this process ends when the one that started it is gone, however that one ended."""
+    """Make this process end with its parent, however the parent ends. Has an effect on Linux only."""
     if sys.platform == "linux":
         set_parent_death_signal = 1  # PR_SET_PDEATHSIG
         _libc().prctl(set_parent_death_signal, signal.SIGKILL)

@@ -1,6 +1,6 @@
-"""Tables that installed packages can add rows to: strategies, selections, presets, encoders, datasets, domains.
+"""Tables to which installed packages can add rows: strategies, selections, presets, encoders, datasets and domains.
 
-A package adds a row with an entry point, in its pyproject.toml:
+A package adds a row by an entry point in its pyproject.toml:
 
     [project.entry-points."nnunet_assft.strategies"]
     my_strategy = "my_package.queries:MY_STRATEGY"      # an instance of Strategy
@@ -19,12 +19,14 @@ Row = TypeVar("Row")
 
 
 class Table(Mapping[str, Row]):
-    """name -> row: the rows of this package in their order, then those of installed packages, sorted by name.
+    """A mapping of name -> row: the rows of this package in their order, then those of installed packages by name.
 
-    Names are known without importing the other packages. A row of theirs is imported when it is looked up, so its
-    module can import the module of the table, and a broken package disturbs only users of its rows. Looking up a row
-    raises `AssftError` if it cannot be imported or is of another type; any use of the table does so if two rows have
-    the same name.
+    The names are known without importing the other packages. One of their rows is imported only when it is looked up,
+    so that its module can import the module of the table, and a broken package affects only users of its rows. Looking
+    up a row raises `AssftError` if it cannot be imported or has another type. Any use of the table raises `AssftError`
+    if two rows have the same name.
+
+    group: group of the entry points. row_type: class of the rows. rows: the rows of this package.
     """
 
     def __init__(self, group: str, row_type: type[Row], rows: Mapping[str, Row]) -> None:
@@ -55,7 +57,7 @@ class Table(Mapping[str, Row]):
         for point in sorted(entry_points(group=self.group), key=lambda point: point.name):
             if point.name in self._own or point.name in points:
                 raise AssftError(
-                    f"{_described(point)} has the name of a row that exists already. "
+                    f"{_described(point)} has the same name as an existing row. "
                     "Rename it, or uninstall one of the two packages."
                 )
             points[point.name] = point

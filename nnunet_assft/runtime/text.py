@@ -1,4 +1,4 @@
-"""Small pieces of the sentences that commands print."""
+"""Phrases for the messages of commands."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Iterable
 
 
 def some(items: Iterable[object], n: int = 5) -> str:
-    """The first n items by name, and how many more there are: "a, b, c, d, e and 2 more"."""
+    """Return the first n items and the number of the others, such as "a, b, c, d, e and 2 more"."""
     names = [str(item) for item in items]
     return ", ".join(names[:n]) + (f" and {len(names) - n} more" if len(names) > n else "")
 
 
 def named(kind: str, items: Iterable[object], n: int = 5) -> str:
-    """What the items are, then `some` of them: "seed 1", "cases a, b". Empty if there is none."""
+    """Return the kind of the items, then `some` of them: "seed 1", "cases a, b". Empty if there are no items."""
     items = list(items)
     return f"{kind}{'' if len(items) == 1 else 's'} {some(items, n)}" if items else ""
 
 
 def count(n: int, kind: str) -> str:
-    """ "1 seed", "3 seeds"."""
+    """Return a number with its noun, such as "1 seed" or "3 seeds"."""
     return f"{n} {kind}{'' if n == 1 else 's'}"

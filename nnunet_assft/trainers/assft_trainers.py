@@ -1,8 +1,9 @@
-"""The trainers of a round. nnU-Net plans, loads, augments, optimises and saves; only its hooks are overridden here.
+"""The nnU-Net trainers of a round. Everything but a few hooks is nnU-Net's own training.
 
-A trainer takes everything it needs from two places: `plans["assft"]` (the settings of the experiment) and the stage
-file beside its training set (`round_03_semi.json`: the cases, the weights to start from, the number of epochs). So
-stock `nnUNetv2_train` runs a stage just as our own commands do. The fold is the round, see `folds`.
+A trainer reads everything it needs from two places: `plans["assft"]`, the settings of the experiment, and the stage
+file beside its training set (such as `round_03_semi.json`), with the cases, the weights to start from and the number of
+epochs. Stock `nnUNetv2_train` can therefore run a stage just as our own commands do. The fold is the round, see
+`folds`.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from nnunet_assft.planning import normalization  # noqa: F401 - the plans of the
 from nnunet_assft.runtime.files import atomic_path, read_json
 from nnunet_assft.trainers.folds import training_set_of_fold
 
-STAGES = ("supervised", "semi", "member")  # the position is part of the seed
+STAGES = ("supervised", "semi", "member")  # the index of a stage is part of its seed
 MAX_ROTATION = math.radians(30)
 MAX_NOISE_VARIANCE = 0.1
 CHECKPOINTS_PER_TRAINING = 20
@@ -48,19 +49,19 @@ SECONDS_BETWEEN_PLOTS = 60
 
 
 def draw_noise_sd(*_: Any) -> float:
-    """Standard deviation of Gaussian noise whose VARIANCE is U(0, 0.1) (paper, section 4.2).
+    """Draw the standard deviation of Gaussian noise whose variance is uniform in [0, 0.1] (paper, section 4.2).
 
-    batchgeneratorsv2 uses its `noise_variance` as a standard deviation, so the root is taken here.
+    batchgeneratorsv2 uses its `noise_variance` as a standard deviation, so this returns the square root.
     """
     return math.sqrt(np.random.uniform(0, MAX_NOISE_VARIANCE))  # noqa: NPY002 - seeded per epoch
 
 
 @known_to(nnunet_trainer_module)
 class nnUNetTrainerASSFT(nnUNetTrainer):
-    """The semi-supervised stage: trains on the labelled and the pseudo-labelled cases of round `fold`.
+    """Trainer of the semi-supervised stage, on the labelled and the pseudo-labelled cases of round `fold`.
 
-    Overridden hooks: build_network_architecture, initialize, configure_optimizers, the two of augmentation, do_split,
-    on_train_epoch_start, on_epoch_end, save_checkpoint.
+    It overrides build_network_architecture, initialize, configure_optimizers, the two augmentation hooks, do_split,
+    on_train_epoch_start, on_epoch_end and save_checkpoint.
     """
 
     stage = "semi"
@@ -74,17 +75,18 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008
     ) -> None:
-        plans.setdefault("continue_training", False)  # nnUNetv2_train adds it, other callers need not
+        plans.setdefault("continue_training", False)  # nnUNetv2_train adds this key, other callers may not
         super().__init__(plans, configuration, fold, dataset_json, device)
         settings = self.plans_manager.plans.get("assft")
         if settings is None:
             raise AssftError(
-                f"The plans {self.plans_manager.plans_name} are not those of an experiment. Use -p nnUNetASSFTPlans, "
-                "or nnUNetASSFTPlans_NAME for the experiment NAME."
+                f"The plans {self.plans_manager.plans_name} do not belong to an experiment. Use -p nnUNetASSFTPlans, "
+                "or -p nnUNetASSFTPlans_NAME for the experiment NAME."
             )
         if not isinstance(fold, int):
             raise AssftError(
-                f"Fold {fold!r} does not exist: the fold of {type(self).__name__} is the number of the round."
+                f"Fold {fold!r} does not exist: the fold of {type(self).__name__} is the number of the round. Give a "
+                "number."
             )
         base = Path(str(nnUNet_preprocessed), self.plans_manager.dataset_name, "assft", settings["experiment"])
         self.preprocessed_dataset_folder_base = str(base)
@@ -93,7 +95,7 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
         self.stage_file = training_set.with_suffix(".json")
         if not self.stage_file.is_file():
             raise AssftError(
-                f"{self.stage_file} is not there: fold {fold} has no training set yet. "
+                f"{self.stage_file} does not exist: fold {fold} has no training set yet. "
                 "Run nnUNetv2_assft_status to see the next command."
             )
         self.stage_plan: dict[str, Any] = read_json(self.stage_file)
@@ -101,9 +103,9 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
         self.weight_decay = settings["weight_decay"]
         self.enable_deep_supervision = settings["deep_supervision"]
         self.num_iterations_per_epoch = settings["iterations_per_epoch"]
-        self.num_val_iterations_per_epoch = max(1, settings["iterations_per_epoch"] // 5)  # nnU-Net's ratio, 250 : 50
+        self.num_val_iterations_per_epoch = max(1, settings["iterations_per_epoch"] // 5)  # nnU-Net's ratio of 250 : 50
         self.num_epochs = self.stage_plan["epochs"]
-        self.save_every = max(1, min(50, self.num_epochs // CHECKPOINTS_PER_TRAINING))  # 50 is nnU-Net's
+        self.save_every = max(1, min(50, self.num_epochs // CHECKPOINTS_PER_TRAINING))  # 50 is nnU-Net's value
         self.after_epoch: Callable[[nnUNetTrainerASSFT], None] | None = None  # for a caller that shows progress
         self.logger.plot_progress_png = self._plot_seldom(self.logger.plot_progress_png)
 
@@ -117,7 +119,10 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
         num_output_channels: int,
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
-        """nnU-Net's network. Without deep supervision the lower heads get no gradient, which DDP has to know."""
+        """Build the network, and freeze the heads of lower resolution if there is no deep supervision.
+
+        These heads get no gradient then, which DDP has to know.
+        """
         network = nnUNetTrainer.build_network_architecture(
             plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
         )
@@ -126,7 +131,7 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
         return network
 
     def initialize(self) -> None:
-        """Start from the weights that the stage file names, with a fresh optimiser."""
+        """Initialise as nnU-Net does, with a new optimiser, then load the weights that the stage file names."""
         super().initialize()
         start = Path(str(nnUNet_results), self.plans_manager.dataset_name, self.stage_plan["start_from"])
         weights = torch.load(start, map_location="cpu", weights_only=False)["network_weights"]
@@ -137,10 +142,10 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
 
     def _bare_network(self) -> nn.Module:
         network = self.network.module if self.is_ddp else self.network
-        return getattr(network, "_orig_mod", network)  # torch.compile wraps
+        return getattr(network, "_orig_mod", network)  # torch.compile wraps the network
 
     def save_checkpoint(self, filename: str) -> None:
-        """Write a checkpoint whole or not at all, even when killed. There is no `checkpoint_best`, see `do_split`."""
+        """Write a checkpoint atomically. No `checkpoint_best` is written, for the reason given in `do_split`."""
         if os.path.basename(filename) == "checkpoint_best.pth":
             return
         if self.local_rank == 0 and not self.disable_checkpointing:
@@ -150,14 +155,15 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
     # data
 
     def do_split(self) -> tuple[list[str], list[str]]:
-        """Train on all cases of the stage; nnU-Net's online validation sees the human-labelled ones of them.
+        """Return the training cases, which are all cases of the stage, and the validation cases.
 
-        Every labelled case is needed for training, and test cases must not be seen. So the "pseudo Dice" in the log is
-        on training cases, and the final checkpoint is the model. A case that is listed twice is drawn twice as often.
+        Every labelled case is needed for training, and test cases must not be seen, so nnU-Net's online validation runs
+        on the training cases with human labels. The "pseudo Dice" in the log is therefore that of training cases, and
+        the final checkpoint is the model. A case that is listed twice is drawn twice as often.
         """
         cases = self.stage_plan["cases"]
         self.print_to_log_file(
-            f"Training on {len(cases)} cases; the validation loss and pseudo Dice are on training cases."
+            f"Training on {len(cases)} cases; the validation loss and the pseudo Dice are those of training cases."
         )
         drawn_from = sorted(case for case, entry in cases.items() for _ in range(entry.get("copies", 1)))
         return drawn_from, sorted(case for case, entry in cases.items() if entry["kind"] == "human")
@@ -165,9 +171,9 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(  # noqa: N802
         self,
     ) -> tuple[tuple[float, float], bool, np.ndarray, tuple[int, int, int]]:
-        """Rotation about all three axes whatever the anisotropy, mirroring of all axes (also at test time)."""
+        """Rotate about all three axes regardless of anisotropy, and mirror all axes, also at test time."""
         rotation = (-MAX_ROTATION, MAX_ROTATION)
-        # nnU-Net uses this range of scales as well; a patch that is scaled further is padded
+        # nnU-Net uses the same range of scales; a patch that is scaled further is padded
         initial_patch_size = get_patch_size(
             self.configuration_manager.patch_size, rotation, rotation, rotation, (0.85, 1.25)
         )
@@ -175,7 +181,7 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
         self.inference_allowed_mirroring_axes = mirror_axes
         return rotation, False, initial_patch_size, mirror_axes
 
-    # nnU-Net calls it with all of these
+    # nnU-Net passes all of these parameters
     @staticmethod
     def get_training_transforms(
         patch_size: np.ndarray | tuple[int, ...],
@@ -189,7 +195,7 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
         regions: list | None = None,
         ignore_label: int | None = None,
     ) -> BasicTransform:
-        """The paper's augmentation (its section 4.2), its order and its probabilities, and nothing else."""
+        """Return the augmentation of the paper (section 4.2), with its order and its probabilities."""
         transforms: list[BasicTransform] = [
             SpatialTransform(
                 patch_size,
@@ -203,7 +209,7 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
                 border_mode_seg="constant",
                 padding_value_seg=-1,
             ),
-            MirrorTransform(allowed_axes=mirror_axes),  # 0.5 per axis
+            MirrorTransform(allowed_axes=mirror_axes),  # with probability 0.5 per axis
             RandomTransform(
                 GaussianNoiseTransform(noise_variance=draw_noise_sd, p_per_channel=1, synchronize_channels=True),
                 apply_probability=0.15,
@@ -223,11 +229,12 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
     # optimisation
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
+        """Return AdamW and nnU-Net's polynomial learning rate schedule over the epochs of the stage."""
         optimizer = torch.optim.AdamW(self.network.parameters(), lr=self.initial_lr, weight_decay=self.weight_decay)
         return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
 
     def on_train_epoch_start(self) -> None:
-        """Seed by (seed, fold, stage, epoch): a training that was interrupted draws the same numbers after resuming."""
+        """Seed the generators by (seed, fold, stage, epoch), so that a resumed training draws the same numbers."""
         seed = self.plans_manager.plans["assft"]["seed"]
         key = [seed, self.fold, STAGES.index(self.stage), self.current_epoch, self.local_rank]
         words = np.random.SeedSequence(key).generate_state(3)
@@ -237,12 +244,13 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
         super().on_train_epoch_start()
 
     def on_epoch_end(self) -> None:
+        """Call `after_epoch` at the end of every epoch."""
         super().on_epoch_end()
         if self.after_epoch is not None:
             self.after_epoch(self)
 
     def _plot_seldom(self, plot: Callable[[str], None]) -> Callable[[str], None]:
-        """Draw progress.png at most once a minute, and after the last epoch, because drawing takes a second."""
+        """Return a function that plots at most once a minute and after the last epoch, as a plot takes a second."""
         drawn = time.monotonic()
 
         def plot_if_due(folder: str) -> None:
@@ -256,13 +264,13 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
 
 @known_to(nnunet_trainer_module)
 class nnUNetTrainerASSFTSupervised(nnUNetTrainerASSFT):
-    """The supervised stage: trains on the labelled cases of round `fold`. Round 0 is the one-shot stage."""
+    """Trainer of the supervised stage, on the labelled cases of round `fold`. Round 0 is the one-shot stage."""
 
     stage = "supervised"
 
 
 @known_to(nnunet_trainer_module)
 class nnUNetTrainerASSFTCommittee(nnUNetTrainerASSFT):
-    """A member of a committee: the supervised stage of round `fold // 10` on a bootstrap sample with its own seed."""
+    """Trainer of a committee member: the supervised stage of round `fold // 10` with its own sample and seed."""
 
     stage = "member"

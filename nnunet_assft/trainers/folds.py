@@ -1,8 +1,8 @@
-"""Which trainer, which fold and which training set belong to a stage of a round. Importable without torch.
+"""The trainer, the fold and the training set of each stage of a round. This module does not import torch.
 
-nnU-Net knows a training by its trainer and its fold, this package by its round and its stage. The fold is the round;
-only the committee, whose members are trained for the query of a strategy, has ten folds per round: member 2 of the
-committee of round 3 is fold 32.
+nnU-Net identifies a training by its trainer and its fold, and this package by its round and its stage. The fold is the
+number of the round. Only the committee, whose members are trained for the query of a strategy, has ten folds per round:
+member 2 of the committee of round 3 is fold 32.
 """
 
 from __future__ import annotations
@@ -16,17 +16,20 @@ TRAINERS = {
 
 
 def fold_of(r: int, stage: str) -> int:
-    """The fold in which nnU-Net trains this stage of round r."""
+    """Return the fold in which nnU-Net trains this stage of round r."""
     return 10 * r + COMMITTEE.index(stage) + 1 if stage in COMMITTEE else r
 
 
 def training_set_of(r: int, stage: str) -> str:
-    """Name of the folder of the training set, and of the stage file beside it."""
+    """Return the name of the folder of the training set, which is also that of the stage file beside it."""
     return f"round_{r:02d}_{stage}"
 
 
 def training_set_of_fold(trainer_stage: str, fold: int) -> str:
-    """`training_set_of`, for a trainer. trainer_stage: `supervised`, `semi` or, in the committee, `member`."""
+    """Return the same name for the stage and fold of a trainer.
+
+    trainer_stage: `supervised`, `semi`, or `member` for the committee.
+    """
     if trainer_stage == "member":
         return training_set_of(fold // 10, f"member_{fold % 10}")
     return training_set_of(fold, trainer_stage)

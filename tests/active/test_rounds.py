@@ -261,7 +261,7 @@ def test_options_reach_the_round(blobs: Path) -> None:
 
 def test_an_ignore_margin_without_ignore_label_is_refused(blobs: Path) -> None:
     with pytest.raises(
-        AssftError, match=r'option ignore_margin needs an ignore label.*Add "ignore": 3 to them in dataset.json'
+        AssftError, match=r'option ignore_margin needs an ignore label.*Add "ignore": 3 to the labels in dataset.json'
     ):
         plan_experiment(901, options=Options(ignore_margin=0.1), **TINY)
 

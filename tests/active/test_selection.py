@@ -118,7 +118,7 @@ def test_embeddings_that_are_not_finite_and_no_anchor_are_refused(strategy: Sele
         ({"embeddings": broken}, "contains NaN or inf"),
         ({"anchors": broken}, "contains NaN or inf"),
         ({"anchors": np.empty((0, 6))}, "at least one case"),
-        ({"anchors": np.ones((2, 5))}, "expected the same encoder"),
+        ({"anchors": np.ones((2, 5))}, "expected the same d"),
     ):
         with pytest.raises(ValueError, match=message):
             strategy.function(replace(pool, **changes), 2)

@@ -198,7 +198,7 @@ def test_encoder_and_options_of_schema_version_2_are_kept(planned: Experiment) -
 @pytest.mark.parametrize("name", sorted(REMOVED_OPTIONS))
 def test_a_changed_option_that_is_gone_is_refused_and_the_version_is_named(planned: Experiment, name: str) -> None:
     as_version_2(planned, options=read_json(VERSION_2)["options"] | {name: "another"})
-    with pytest.raises(AssftError, match=rf"--option {name}.*gone.*nnunet_assft 0\.1\.0") as error:
+    with pytest.raises(AssftError, match=rf"--option {name}.*removed.*nnunet_assft 0\.1\.0") as error:
         Experiment.load(planned.paths)
     assert "\n" not in str(error.value)
 

@@ -27,7 +27,7 @@ def test_a_gain_within_noise_worked_by_hand():
     assert found.within_noise is True
     assert found.sentence == (
         "From round 0 to 1 the mean Dice of 3 test cases changed by +0.2000 (95 % interval -0.0484 to +0.4484): "
-        "within noise; no gain from the last annotations can be told."
+        "within noise; the last annotations have brought no measurable gain."
     )
     assert found.caveat == CAVEAT
 
@@ -39,7 +39,7 @@ def test_a_gain_beyond_noise_worked_by_hand():
     (gain,) = found.gains
     assert (gain.mean, gain.low, gain.high) == pytest.approx((0.2, 0.0700770, 0.3299230), abs=1e-6)
     assert found.within_noise is False
-    assert found.sentence.endswith("(95 % interval +0.0701 to +0.3299): beyond noise; Dice still rises.")
+    assert found.sentence.endswith("(95 % interval +0.0701 to +0.3299): beyond noise; the Dice is still rising.")
 
 
 def test_two_small_steps_can_be_a_gain_that_one_is_not():
@@ -79,8 +79,8 @@ def test_a_case_without_dice_is_left_out_and_means_are_over_structures():
     [
         ([[], []], "no test case has a label"),
         ([[None, None], [None, None]], "no test case has a label"),
-        ([[0.5], [0.6]], "it takes two test cases with a Dice in every round"),
-        ([[None, 0.5], [0.4, 0.6], [0.5, 0.7]], "it takes two test cases with a Dice in every round"),
+        ([[0.5], [0.6]], "it needs two test cases with a Dice in every round"),
+        ([[None, 0.5], [0.4, 0.6], [0.5, 0.7]], "it needs two test cases with a Dice in every round"),
     ],
 )
 def test_where_nothing_can_be_said(dice, why):
@@ -90,7 +90,7 @@ def test_where_nothing_can_be_said(dice, why):
 
 
 def test_what_has_no_gain_is_refused():
-    with pytest.raises(ValueError, match="1 finished rounds; a gain needs at least 2"):
+    with pytest.raises(ValueError, match="1 finished rounds; expected at least 2"):
         advice(rounds_with([0.5, 0.6]))
     one, two = rounds_with([0.5, 0.6]), rounds_with([0.5, 0.6], [0.5, 0.6], test=("x", "y"))
     with pytest.raises(ValueError, match="the test cases differ"):

@@ -188,9 +188,9 @@ def test_options_that_deviate_are_recorded_and_shown(blobs, call):
     line = "plan -d 901 --preset tiny --option pd_weights=reversed --option tau_c=1.5 --option first_case=medoid"
     code, out, _ = call(line)
     assert code == 0
-    changed = "not the method's defaults: first_case=medoid, pd_weights=reversed, tau_c=1.5"
+    changed = "deviations from the method: first_case=medoid, pd_weights=reversed, tau_c=1.5"
     assert changed in out
-    assert "first case the medoid, found in round 0" in out
+    assert "first case the medoid, computed in round 0" in out
     assert Experiment.load(ExperimentPaths(blobs.name, "assft")).options == Options(
         pd_weights="reversed", tau_c=1.5, first_case="medoid"
     )
@@ -251,7 +251,7 @@ def test_a_dataset_name_that_is_not_there(blobs, call):
 def test_an_unknown_experiment_says_how_to_make_it(blobs, call, line):
     error = the_error(call(f"{line} -e pilot"), line.split()[0])
     assert "has no experiment 'pilot'" in error
-    assert error.endswith("nnUNetv2_assft_plan -d 901 -e pilot")
+    assert error.endswith("Run nnUNetv2_assft_plan -d 901 -e pilot to create it.")
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_an_unknown_experiment_says_how_to_make_it(blobs, call, line):
     [
         ("--strategy best", f"--strategy 'best' does not exist; the choices are {', '.join(STRATEGIES)}."),
         ("--preset huge", f"--preset 'huge' does not exist; the choices are {', '.join(PRESETS)}."),
-        ("--budget 0", "expected cases per round"),
+        ("--budget 0", "expected a number of cases"),
         ("--test_split 1.5", "--test_split 1.5: expected a fraction between 0 and 1"),
     ],
 )
@@ -286,10 +286,10 @@ def test_status_needs_a_dataset(nnunet_folders, call):
         (
             "1",
             "Round 1 starts from round 0, which is not finished; 0 of 3 rounds are. "
-            "Run: nnUNetv2_assft_round -d 901 -r 0",
+            "Run nnUNetv2_assft_round -d 901 -r 0",
         ),
-        ("3", "Round 3 does not exist: experiment 'assft' has rounds 0 to 2."),
-        ("-1", "Round -1 does not exist: experiment 'assft' has rounds 0 to 2."),
+        ("3", "Round 3 does not exist: experiment 'assft' has rounds 0 to 2. Choose one of them with -r."),
+        ("-1", "Round -1 does not exist: experiment 'assft' has rounds 0 to 2. Choose one of them with -r."),
     ],
 )
 def test_a_round_that_cannot_run(planned, call, r, expected):
@@ -304,7 +304,7 @@ def test_a_round_that_is_not_finished_predicts_nothing(planned, call):
 def test_a_gpu_that_is_not_there(planned, call, monkeypatch, line):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     error = the_error(call(f"{line} -device cuda"), line.split()[0])
-    assert "-device cuda, but torch finds no CUDA device here" in error
+    assert "-device cuda, but torch finds no CUDA device" in error
 
 
 def test_verbose_shows_the_traceback(blobs, call):
@@ -330,7 +330,7 @@ def test_ctrl_c_is_130(blobs, call, monkeypatch):
 
     monkeypatch.setattr("nnunet_assft.active.experiment.create_experiment", interrupted)
     code, _, lines = call("plan -d 901")
-    assert (code, lines) == (130, ["nnUNetv2_assft_plan: interrupted; run the same command again to finish"])
+    assert (code, lines) == (130, ["nnUNetv2_assft_plan: interrupted; run the same command again to continue"])
 
 
 # A full disk ---------------------------------------------------------------------------------------------------------
@@ -376,7 +376,7 @@ def test_a_missing_annotation_is_waited_for(blobs, call, tmp_path):
     assert code == 3
     assert len(lines) == 1
     assert lines[0].startswith(f"nnUNetv2_assft_round: waiting for the annotation of 1 of 1 cases: {first}. ")
-    assert "nnUNetv2_assft_annotate export -d 901 -o WORK writes a work folder" in lines[0]
+    assert "Run nnUNetv2_assft_annotate export -d 901 -o WORK to write a work folder" in lines[0]
     assert "nnUNetv2_assft_round -d 901 -r 0" in lines[0]
     _, out, _ = call("status -d 901")
     assert out.endswith(
@@ -394,8 +394,8 @@ def test_plan_says_what_it_decided_and_what_comes_next(blobs, call):
     code, out, lines = call("plan -d 901 -e pilot --budget 2 --rounds 4 --strategy random", *SMALL)
     assert (code, lines) == (0, [])
     assert "Dataset901_Blobs, experiment 'pilot': random, domain generic, preset tiny" in out
-    assert "pretrained encoder: none" in out
-    assert "pool 8 cases, test 3 (imagesTs)" in out
+    assert "pre-trained encoder: none" in out
+    assert "8 cases in the pool, 3 test cases (imagesTs)" in out
     assert "rounds 1 to 4 query 2 cases each; first case case_0" in out
     assert "The budget of all rounds exceeds the pool" in out  # 1 + 4 * 2 > 8
     assert out.endswith("Next: nnUNetv2_assft_round -d 901 -e pilot -r 0\n")

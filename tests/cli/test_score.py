@@ -55,7 +55,7 @@ def test_a_folder_is_scored(folder, capsys):
     assert call(folder) == 0
     out, err = capsys.readouterr()
     assert "3 of 3 cases scored for round 3 of 5 (tau 1.97609)" in out
-    assert "not cropped" not in out
+    assert "Not cropped" not in out
     assert not errors(err)
     rows = read(folder.parent / "scores.csv")
     assert [row["case"] for row in rows] == ["a", "b", "c"]
@@ -77,7 +77,7 @@ def test_a_case_that_is_saved_twice_is_left_out(folder, capsys):
     (folder / "b.b2nd").write_bytes(b"")
     assert call(folder) == 1
     assert errors(capsys.readouterr().err) == [
-        "nnUNetv2_assft_score: b: saved twice, as b.npz and b.b2nd; expected one of them. Remove the outdated one."
+        "nnUNetv2_assft_score: b: saved twice, as b.npz and b.b2nd; expected only one. Remove the outdated file."
     ]
     assert [row["case"] for row in read(folder.parent / "scores.csv")] == ["a", "c"]
 
@@ -85,7 +85,7 @@ def test_a_case_that_is_saved_twice_is_left_out(folder, capsys):
 def test_padding_that_stays_is_said(folder, capsys):
     (folder / "b.pkl").unlink()
     assert call(folder) == 0
-    assert "1 not cropped (no CASE.pkl or no plans.json)" in capsys.readouterr().out
+    assert "Not cropped: 1 of 3 cases (no CASE.pkl or no plans.json)" in capsys.readouterr().out
     assert [(row["voxels"], row["cropped"]) for row in read(folder.parent / "scores.csv")] == [
         ("60", "yes"),
         ("80", "no"),
@@ -101,7 +101,7 @@ def test_a_broken_case_is_one_line_and_exit_code_1(folder, capsys):
     out, err = capsys.readouterr()
     assert "2 of 4 cases scored" in out
     first, second = errors(err)
-    assert first.startswith("nnUNetv2_assft_score: b: not a whole npz file")
+    assert first.startswith("nnUNetv2_assft_score: b: not a complete npz file")
     assert second.startswith("nnUNetv2_assft_score: d: ")
     assert "region-based" in second
     assert [row["case"] for row in read(folder.parent / "scores.csv")] == ["a", "c"]
@@ -126,7 +126,7 @@ def test_embeddings_give_the_whole_order_even_from_the_same_folder(folder, capsy
     assert call(folder, "--embeddings", str(folder / "embeddings.npz")) == 0
     rows = read(folder.parent / "scores.csv")
     order = [row["case"] for row in sorted(rows, key=lambda row: int(row["query_rank"]))]
-    assert f"to annotate first: {', '.join(order)}\n" in capsys.readouterr().out
+    assert f"Cases to annotate first: {', '.join(order)}\n" in capsys.readouterr().out
     assert sorted(float(row["q"]) for row in rows) == [
         float(row["q"]) for row in sorted(rows, key=lambda r: -int(r["query_rank"]))
     ]

@@ -92,7 +92,7 @@ def test_a_comparison_of_the_previous_version_is_understood(tmp_path: Path, sett
 def test_a_comparison_that_cannot_be_read_says_who_wrote_it(tmp_path: Path) -> None:
     file = tmp_path / "comparison.json"
     write_json(file, {**version_1(), "options": {**asdict(Options()), "tau": "one"}})
-    with pytest.raises(AssftError, match=r"--option tau, which is gone\. It was written by nnunet_assft 0\.1\.0"):
+    with pytest.raises(AssftError, match=r"--option tau, which was removed\. It was written by nnunet_assft 0\.1\.0"):
         read_comparison(file)
     write_json(file, {"schema_version": 99, "versions": {"nnunet_assft": "9.0"}})
     with pytest.raises(AssftError, match=r"has schema version 99; expected 2\. It was written by nnunet_assft 9\.0"):

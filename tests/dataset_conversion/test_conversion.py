@@ -82,7 +82,7 @@ def test_an_experiment_can_be_planned_on_a_converted_dataset(
             ]
         )
     assert not exit_.value.code
-    assert "pool 6 cases, test 2 (" in capsys.readouterr().out
+    assert "6 cases in the pool, 2 test cases (" in capsys.readouterr().out
     assert len(list((nnunet_folders / "nnUNet_preprocessed").rglob("amos_*.pkl"))) == 8
 
 

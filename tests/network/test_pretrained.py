@@ -224,7 +224,7 @@ def test_damaged_files(content: Callable[[bytes], bytes], suffix: str, tmp_path:
 
 
 def test_missing_and_empty_files(tmp_path: Path):
-    with pytest.raises(PretrainedEncoderError, match=r"is not a file.*Nothing is downloaded"):
+    with pytest.raises(PretrainedEncoderError, match=r"is not a file.*nothing is downloaded"):
         load_pretrained_encoder(make_net(), tmp_path / "model.safetensors")
     with pytest.raises(PretrainedEncoderError, match="is not a file"):
         load_pretrained_encoder(make_net(), tmp_path)
@@ -302,8 +302,8 @@ def test_the_papers_printed_network_is_refused_with_the_reason(tmp_path: Path):
 
 def test_other_widths_are_refused_with_both_widths(tmp_path: Path):
     path = save(make_net(widths=(8, 16, 32, 64, 128)).encoder.state_dict(), tmp_path / "model.safetensors")
-    widths = r"encoder \(widths 4, 16, 32, 64, 64; the file's 8, 16, 32, 64, 128\)"
-    message = rf"{widths}.*conv_init.*Use a preset with the file's widths"
+    widths = r"encoder \(widths 4, 16, 32, 64, 64; the file has 8, 16, 32, 64, 128\)"
+    message = rf"{widths}.*conv_init.*Use a preset with the widths of the file"
     with pytest.raises(PretrainedEncoderError, match=message):
         load_pretrained_encoder(make_net(), path)
 

@@ -168,7 +168,7 @@ def test_one_normalisation_per_channel(raw: Path):
 
 
 def test_images_of_one_slice_are_refused(raw: Path):
-    with pytest.raises(AssftError, match=f"^{NAME} holds 2D images; ASSFT needs 3D volumes"):
+    with pytest.raises(AssftError, match=f"^{NAME} holds 2D images; expected 3D volumes"):
         plan(fingerprint_of((1, 60, 60), spacing=(999.0, 1.0, 1.0)))
 
 

@@ -98,7 +98,7 @@ def test_two_rows_of_one_name_are_an_error_wherever_the_table_is_used(
 ) -> None:
     table = build(*points)
     for use in (list, len, dict, lambda table: table["one"], lambda table: "one" in table):
-        with pytest.raises(AssftError, match="has the name of a row that exists already"):
+        with pytest.raises(AssftError, match="has the same name as an existing row"):
             use(table)
 
 

@@ -114,7 +114,7 @@ def test_a_case_with_copies_is_drawn_as_often(build: Builder, monkeypatch: pytes
 def test_a_fold_of_the_committee_is_its_round_and_member(build: Builder):
     trainer = build(1, "member_2")
     assert trainer.stage_file.name == "round_01_member_2.json"
-    with pytest.raises(AssftError, match=r"round_01_member_1.json is not there"):
+    with pytest.raises(AssftError, match=r"round_01_member_1.json does not exist"):
         build(1, "member_1")
 
 
@@ -130,8 +130,8 @@ def test_the_folder_holds_nothing_but_the_cases_of_the_stage(build: Builder):
 @pytest.mark.parametrize(
     ("fold", "words"),
     [
-        (7, "round_07_semi.json is not there: fold 7 has no training set yet"),
-        (0, "round_00_semi.json is not there"),
+        (7, "round_07_semi.json does not exist: fold 7 has no training set yet"),
+        (0, "round_00_semi.json does not exist"),
         ("all", "Fold 'all' does not exist: the fold of nnUNetTrainerASSFT is the number of the round"),
     ],
 )
@@ -143,7 +143,7 @@ def test_a_fold_that_is_no_round_is_refused(build: Builder, fold: Any, words: st
 
 def test_plans_of_another_kind_are_refused(context: Context):
     plans = {key: value for key, value in copy.deepcopy(context.plans).items() if key != "assft"}
-    with pytest.raises(AssftError, match="are not those of an experiment"):
+    with pytest.raises(AssftError, match="do not belong to an experiment"):
         nnUNetTrainerASSFT({**plans, "plans_name": "nnUNetPlans"}, "3d_fullres", 1, context.dataset.dataset_json, CPU)
 
 

@@ -1,4 +1,4 @@
-"""How many cases a round queries, and which cases it may choose from."""
+"""The number of cases that a round queries, and the cases that it may query."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from nnunet_assft.active.arrays import check_count
 def query_budget(spec: int | float | str, n_pool: int) -> int:
     """Return N_B, the number of cases to query per round.
 
-    spec: a number of cases (5 or "5"), or a fraction f of the initial pool (0.05, "0.05" or "5%"), which gives max(1,
-    floor(f n_pool + 1/2)) in decimal arithmetic. Raises ValueError unless the number is at least 1 or 0 < f <= 1.
+    spec: a number of cases (5 or "5"), or a fraction f of the initial pool (0.05, "0.05" or "5%"), which stands for
+    max(1, floor(f n_pool + 1/2)) in decimal arithmetic. Raises ValueError unless the number is at least 1 or
+    0 < f <= 1.
     """
     n_pool = check_count(n_pool, "n_pool")
     text = str(spec).strip()
@@ -31,7 +32,7 @@ def query_budget(spec: int | float | str, n_pool: int) -> int:
     written_as_fraction = is_number and not re.fullmatch(r"[+-]?[0-9]+", text)
     if not (written_as_fraction and fraction.is_finite() and 0 < fraction <= 1):
         raise ValueError(
-            f"budget {spec!r}; expected cases per round (2) or a fraction of the pool (0.05 or 5%), at most 100%."
+            f"budget {spec!r}; expected a number of cases (2) or a fraction of the pool (0.05 or 5%), at most 100%."
         )
     return max(1, math.floor(fraction * n_pool + Decimal("0.5")))
 
@@ -44,14 +45,14 @@ def query_candidates(
 ) -> list[str]:
     """Return the sorted ids of Q_r (section 3.4): the unlabelled cases that were not pseudo-labelled in the last round.
 
-    If fewer than n_query remain, excluded cases are given back, the least reliable first; a tie goes to the smaller id.
-    reliability: R of the excluded cases, which is needed only then. Raises ValueError for ids or values that are
-    missing.
+    If fewer than n_query remain, excluded cases return to Q_r, the least reliable first; a tie goes to the smaller id.
+    reliability: R of the excluded cases, needed only if some return. Raises ValueError for an excluded case that is not
+    unlabelled, or whose reliability is needed but missing.
     """
     n_query = check_count(n_query, "n_query")
     pool, excluded = set(unlabelled), set(pseudo_labelled_last_round)
     if not excluded <= pool:
-        raise ValueError(f"pseudo-labelled but not unlabelled: {sorted(excluded - pool)}; expected cases of T_u only.")
+        raise ValueError(f"pseudo-labelled but not in T_u: {sorted(excluded - pool)}; expected unlabelled cases only.")
     shortage = max(0, n_query - len(pool - excluded))
     given_back: list[str] = []
     if shortage:

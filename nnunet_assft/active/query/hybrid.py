@@ -1,4 +1,4 @@
-"""Queries in two steps: the most uncertain cases are candidates, and of these a set that covers the pool is chosen."""
+"""Queries in two steps: the most uncertain cases are candidates, and a representative set of them is queried."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from nnunet_assft.active.query.shared import (
 
 
 def query_ugtst(pool: QueryPool, n_query: int, *, candidates_per_case: int) -> Query:
-    """Query the case nearest to the centre of each of n_query clusters of the candidates, the most uncertain cases.
+    """Query the case nearest to the centre of each of n_query clusters of the most uncertain cases.
 
-    The uncertainty is the mean entropy above the first peak of its histogram. If there are fewer clusters than picks,
-    for which embeddings have to be equal, the next most uncertain cases follow.
+    The candidates are the candidates_per_case * n_query cases with the largest uncertainty, which is the mean entropy
+    above the first peak of its histogram. If there are fewer clusters than picks, which happens only if embeddings are
+    equal, the next most uncertain cases follow.
     """
     assert pool.peak_entropy is not None
     assert pool.embeddings is not None
@@ -40,10 +41,10 @@ def query_ugtst(pool: QueryPool, n_query: int, *, candidates_per_case: int) -> Q
 
 
 def query_sann(pool: QueryPool, n_query: int, *, candidates_per_case: int) -> Query:
-    """Query, among the cases on which a committee disagrees most, greedily those that together resemble all cases most.
+    """Query greedily the set of cases most similar to the pool, among the cases on which a committee disagrees most.
 
-    The similarity of a set S to the pool is F(S), the sum over all cases of the largest cosine to a case of S; for the
-    empty set each term is -1.
+    The similarity of a set S to the pool is F(S), the sum over all cases of the largest cosine to a case of S; each
+    term is -1 for the empty set. The candidates are the candidates_per_case * n_query cases with the largest spread.
     """
     assert pool.embeddings is not None
     uncertainty = np.asarray(pool.committee_spread, dtype=np.float64)
@@ -61,13 +62,13 @@ def query_sann(pool: QueryPool, n_query: int, *, candidates_per_case: int) -> Qu
 
 
 def greedy_cover(similarity: np.ndarray, n_picks: int) -> tuple[list[int], list[float]]:
-    """Pick rows one by one, each time the one that raises F most, the first one of equals.
+    """Pick rows one by one, each time the row that increases F most; a tie goes to the first row.
 
     similarity: (K, N), of each candidate to each case, K >= n_picks. F is the sum over the cases of the largest
     similarity to a picked candidate, -1 before any pick. Returns the picked rows and F after each pick.
 
-    A gain can only fall while rows are picked. So the largest gain that is up to date is the largest of all, and few
-    gains have to be computed again after a pick (lazy greedy).
+    A gain can only fall as rows are picked. A gain that is up to date and still the largest is therefore the maximum,
+    and few gains have to be recomputed after a pick (lazy greedy).
     """
     covered = np.full(similarity.shape[1], -1.0)
     gain, is_current = np.full(len(similarity), np.inf), np.zeros(len(similarity), dtype=bool)

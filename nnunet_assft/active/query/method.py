@@ -1,4 +1,4 @@
-"""The query of the paper, DKD and ASD together (Eqs. 1-16), and its ablations, one of the two alone (Tables 6-7)."""
+"""The query of the paper, which combines DKD and ASD (Eqs. 1-16), and its ablations with one of them (Tables 6-7)."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def query_dkd(pool: QueryPool, n_query: int, *, largest: bool) -> Query:
 def query_asd(pool: QueryPool, n_query: int, *, largest: bool, tau1: bool = False) -> Query:
     """Query the cases with the largest or the smallest ASD (Eqs. 6-11).
 
-    tau1: take the mask at temperature 1 instead of that of the round.
+    tau1: use the mask at temperature 1 instead of that of the round.
     """
     asd = _asd(pool, tau1=tau1)
     zeros = int((asd == 0).sum())
     if zeros > 1 and not largest:
-        message = f"ASD is 0 for {zeros} of {len(asd)} cases, as it is without foreground; their ids decide among them."
+        message = f"ASD is 0 for {zeros} of {len(asd)} cases, as it is without foreground; case ids break the tie."
         warnings.warn(message, stacklevel=2)
     return make_query(pool, best_first(asd, largest=largest)[:n_query], {"asd": asd})
 

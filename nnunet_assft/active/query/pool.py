@@ -1,4 +1,4 @@
-"""What a query strategy may look at, `QueryPool`, and what it returns, `Query`."""
+"""The input of a query strategy, `QueryPool`, and its result, `Query`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from nnunet_assft.active.metrics import VoxelSums
 from nnunet_assft.active.options import Options
 
-# arrays of QueryPool with one row per case, and their number of axes
+# array of QueryPool with one row per case -> its number of axes
 PER_CASE = {
     "embeddings": 2,
     "pretrained_embeddings": 2,
@@ -24,22 +24,23 @@ PER_CASE = {
 
 @dataclass(frozen=True)
 class QueryPool:
-    """What a query strategy may look at. The ids ascend and the arrays are in their order; `create` sorts both.
+    """The cases that a query strategy may choose from, with everything that it may know about them.
 
-    A field that the strategy does not need may be None (see `strategies.Strategy.needs`). `create` and the constructor
-    raise ValueError for arrays that do not fit the ids, and for NaN and inf, which names the case.
+    The ids are ascending and the arrays are in the order of the ids; `create` sorts both. A field that the strategy
+    does not need may be None (see `strategies.Strategy.needs`). `create` and the constructor raise ValueError for an
+    array that does not have one row per id, and for NaN and inf; the message names the case.
     """
 
     ids: tuple[str, ...]
     sums: tuple[VoxelSums, ...] | None = None  # latest network, at the temperature of this round
     embeddings: np.ndarray | None = None  # (N, d) latest encoder
     pretrained_embeddings: np.ndarray | None = None  # (N, d) pre-trained encoder
-    gradients: np.ndarray | None = None  # (N, C, F) loss gradient at the last layer, argmax as label
+    gradients: np.ndarray | None = None  # (N, C, F) loss gradient at the last layer with the argmax as label
     class_entropies: np.ndarray | None = None  # (N, C) mean over voxels of H_v p_cv
     committee_spread: np.ndarray | None = None  # (N,) mean over voxels and classes of the SD over a committee
     peak_entropy: np.ndarray | None = None  # (N,) mean entropy above the first peak of its histogram, in bits
     labelled_embeddings: np.ndarray | None = None  # (L, d) latest encoder, labelled cases
-    permutation: tuple[str, ...] | None = None  # stored random order of the whole pool of the experiment
+    permutation: tuple[str, ...] | None = None  # random order of the whole pool, stored with the experiment
     round: int = 1
     n_rounds: int = 1
     seed: int = 0
@@ -52,7 +53,7 @@ class QueryPool:
             )
         if any(first >= second for first, second in zip(self.ids, self.ids[1:], strict=False)):
             raise ValueError(
-                "the ids of the query pool are not ascending and distinct; make the pool with QueryPool.create."
+                "the ids of the query pool are not ascending and distinct; create the pool with QueryPool.create."
             )
         if not 1 <= self.round <= self.n_rounds:
             raise ValueError(f"round {self.round} of {self.n_rounds}; expected a round from 1 to the number of rounds.")
@@ -71,7 +72,9 @@ class QueryPool:
                 )
         if self.permutation is not None and not set(self.ids) <= set(self.permutation):
             missing = sorted(set(self.ids) - set(self.permutation))
-            raise ValueError(f"cases {missing[:5]} are not in the random permutation; expected one of the whole pool.")
+            raise ValueError(
+                f"cases {missing[:5]} are not in the random permutation; expected a permutation of the whole pool."
+            )
 
     def _check_finite(self, name: str, rows: Any, n_axes: int) -> None:
         rows = np.asarray(rows)
@@ -83,7 +86,7 @@ class QueryPool:
 
     @classmethod
     def create(cls, ids: Sequence[str], *, sums: Sequence[VoxelSums] | None = None, **other: Any) -> QueryPool:
-        """Return a pool of cases in any order. sums and the fields of PER_CASE are in the order of ids.
+        """Return a pool of cases given in any order. sums and the fields of PER_CASE are in the order of ids.
 
         All other fields are passed on to the constructor.
         """
@@ -101,7 +104,10 @@ class QueryPool:
 
 @dataclass(frozen=True)
 class Query:
-    """The cases to annotate, best first, and the columns of the score table, in the order of `QueryPool.ids`."""
+    """The result of a query.
+
+    ids: the cases to annotate, best first. scores: columns of the score table, one value per case of `QueryPool.ids`.
+    """
 
     ids: tuple[str, ...]
     scores: Mapping[str, tuple[float, ...]]

@@ -1,4 +1,4 @@
-"""Queries at random: plain, and among the cases that show each structure."""
+"""Random queries: uniform, and stratified by predicted structure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nnunet_assft.active.query.shared import make_query, seed_sequence
 
 
 def random_permutation(ids: Sequence[str], seed: int) -> tuple[str, ...]:
-    """Return the sorted ids in random order. Draw it once per experiment and store it: numpy may change its stream."""
+    """Return the sorted ids in random order. Store the result, because another numpy version may draw another order."""
     ordered = sorted(ids)
     return tuple(ordered[i] for i in np.random.default_rng(seed).permutation(len(ordered)))
 
@@ -27,16 +27,16 @@ def query_random(pool: QueryPool, n_query: int) -> Query:
 
 
 def query_random_foreground(pool: QueryPool, n_query: int) -> Query:
-    """For each pick, draw a predicted structure, then a case in proportion to its predicted voxels of that structure.
+    """Query cases by drawing a predicted structure, then a case in proportion to its voxels of that structure.
 
-    All structures are equally likely. A structure can be drawn while a case that is not picked yet has voxels of it;
-    once there is no such structure, all cases that are left are equally likely.
+    All structures that are predicted in a remaining case are equally likely. Once there is none, all remaining cases
+    are equally likely.
     """
     assert pool.sums is not None
     voxels = np.array([sums.class_voxels[1:] for sums in pool.sums], dtype=np.int64)  # (N, structures)
     left = voxels.copy()
     unpicked = np.ones(len(voxels), dtype=np.int64)
-    drawn_class = np.zeros(len(voxels), dtype=np.int64)  # 0: not drawn for its voxels
+    drawn_class = np.zeros(len(voxels), dtype=np.int64)  # 0: not drawn for a structure
     rng = np.random.default_rng(seed_sequence(pool))
     chosen: list[int] = []
     for _ in range(n_query):

@@ -1,4 +1,4 @@
-"""Queries of the cases that the network is least certain of."""
+"""Uncertainty queries: the cases about which the network is least certain."""
 
 from __future__ import annotations
 
@@ -35,9 +35,10 @@ def query_margin(pool: QueryPool, n_query: int) -> Query:
 
 
 def query_cup(pool: QueryPool, n_query: int, *, candidates_per_case: int) -> Query:
-    """Query the cases with the most predicted foreground among the candidates, those with the largest mean entropy.
+    """Query the cases with the most predicted foreground among those with the largest mean entropy.
 
-    Candidates of equal foreground stay in the order of their entropy, then of their ids.
+    There are candidates_per_case * n_query candidates. Candidates with equal foreground are ordered by their entropy,
+    then by their ids.
     """
     entropy = mean_entropy(pool)
     foreground = score_per_case(pool, lambda sums: sums.foreground_voxels)
@@ -54,8 +55,8 @@ def query_cup(pool: QueryPool, n_query: int, *, candidates_per_case: int) -> Que
 def query_clasp_pe(pool: QueryPool, n_query: int) -> Query:
     """Query 66 % of the cases by the entropy of one structure each and the rest by the entropy of all classes.
 
-    Cases are ordered by log(score) + Gumbel(0, 1 / beta). beta grows from 1 in round 1 to 100 in round R, so the noise
-    fades. The structures come in random order and have equal shares; those that come first take the remainder. A case
+    Cases are ordered by log(score) + Gumbel(0, 1 / beta). beta grows from 1 in round 1 to 100 in round R, so that the
+    noise fades. The structures take turns in random order with equal shares; the first ones take the remainder. A case
     that was picked for one structure is not available to the others.
     """
     assert pool.class_entropies is not None

@@ -1,4 +1,4 @@
-"""What is computed of one case under one model, and what is kept of it: a few kB, never a softmax."""
+"""Case records: what is computed for a case with one model and stored, a few kB per case and never a softmax."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from nnunet_assft.runtime.files import atomic_path
 
 @dataclass(frozen=True)
 class ScoringRequest:
-    """What is computed of each case. It is part of what a record is made from."""
+    """What to compute for each case. It is part of the inputs by which a cached record is recognised."""
 
     tau: float  # temperature of the round (Eq. 7)
     statistics: tuple[str, ...] = ()  # names of `case_statistics.STATISTICS`, ascending
-    seed: tuple[int, ...] = (0,)  # of random views of the image
+    seed: tuple[int, ...] = (0,)  # for the random views of the image
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,15 @@ class CaseRecord:
 
     case: str
     embedding: np.ndarray  # (d,) float64, mean over the sliding windows of the global average of the bottleneck
-    sums: VoxelSums | None  # None where only the encoder ran
-    statistics: Mapping[str, np.ndarray] = field(default_factory=dict)  # by name; numbers and small arrays
+    sums: VoxelSums | None  # None if only the encoder was run
+    statistics: Mapping[str, np.ndarray] = field(default_factory=dict)  # name -> number or small array
 
 
 class RecordStore:
-    """Keep a CaseRecord as an npz file, as a store of `runtime.cached`."""
+    """Stores a CaseRecord as an npz file, for `runtime.cached`."""
 
     def read(self, file: Path) -> tuple[str, CaseRecord]:
-        """Return the checksum of the inputs and the record; a damaged file raises ValueError, KeyError or TypeError."""
+        """Return the checksum of the inputs and the record. A damaged file raises ValueError, KeyError or TypeError."""
         try:
             with np.load(file) as content:
                 meta = json.loads(str(content["meta"]))
@@ -50,7 +50,7 @@ class RecordStore:
         return meta["inputs_sha256"], CaseRecord(meta["case"], embedding, sums, arrays)
 
     def write(self, file: Path, inputs_sha256: str, result: CaseRecord, seconds: float) -> None:
-        """Write the record. The seconds are not kept, so that equal records have equal bytes."""
+        """Write the record. The seconds are not stored, so that equal records have equal bytes."""
         sums = asdict(result.sums) if result.sums else None
         meta = {"case": result.case, "inputs_sha256": inputs_sha256, "sums": sums}
         buffer = io.BytesIO()

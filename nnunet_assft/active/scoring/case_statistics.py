@@ -1,7 +1,7 @@
-"""One forward pass per case: voxel sums, embedding and what else a strategy asks for, together.
+"""The case record, computed in one forward pass: voxel sums, embedding and the statistics that a strategy needs.
 
-The softmax is taken from the blended logits block by block and reduced to sums at once; nothing of its size is stored
-or resampled. Only a strategy that needs statistics of several predictions (STATISTICS) pays for more passes.
+The softmax of the blended logits is computed block by block and reduced to sums immediately; nothing of its size is
+stored or resampled. Only statistics that compare several predictions (see STATISTICS) need further passes.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def compute_record(
 
 @dataclass(frozen=True)
 class _Pass:
-    """One case after its forward pass: what a statistic may use."""
+    """A case after its forward pass, with everything that a statistic may use."""
 
     scorer: Scorer
     image: np.ndarray
@@ -68,7 +68,7 @@ def _committee_spread(done: _Pass) -> float:
 def _peak_entropy(done: _Pass) -> float:
     """Return the uncertainty of UGTST, in bits: the mean voxel entropy above the first peak of the histogram.
 
-    The entropies are those of the mean prediction over views of the image with other intensities.
+    The entropies are those of the mean prediction over views of the image with altered intensities.
     """
     moments = SoftmaxMoments(spread=False)
     for view in intensity_views(done.image, done.request.seed):
@@ -76,7 +76,7 @@ def _peak_entropy(done: _Pass) -> float:
     return moments.entropies().mean_above_first_peak()
 
 
-# name, as in QueryPool -> what it is of one case
+# name, as in QueryPool -> function that computes it for one case
 STATISTICS: dict[str, Callable[[_Pass], Any]] = {
     "class_entropies": lambda done: class_entropies(done.logits, device=done.device),
     "committee_spread": _committee_spread,

@@ -1,4 +1,4 @@
-"""The network of a trained stage, opened for inference, and its segmentations of the test cases."""
+"""Inference with the network of a trained stage, and its segmentations of the test cases."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nnunet_assft.volumes.segmentations import write_segmentation
 
 
 def open_scorer(context: Context, model: Model) -> Scorer:
-    """Return the network of a trained stage, ready for inference."""
+    """Load the network of a trained stage for inference."""
     weights = load_weights(context.paths.results_of_dataset / model.checkpoint)
     return Scorer(context.plans, context.dataset.dataset_json, weights, context.device)
 
@@ -24,11 +24,10 @@ def open_scorer(context: Context, model: Model) -> Scorer:
 def predict_test_cases(context: Context, model: Model, folder: Path, desc: str) -> dict[str, Path]:
     """Write the segmentations of the test cases to `folder`, as `nnUNetv2_predict` makes them, with mirroring.
 
-    Segmentations that the same model made before are kept. desc: text of the progress bar. Returns the file of each
-    case.
+    Segmentations that the same model wrote before are kept. desc: text of the progress bar. Returns case -> file.
     """
     claim(folder / "model.json", asdict(model), displace=remove)
-    scorer = cache(lambda: open_scorer(context, model))  # opened only if a case is left
+    scorer = cache(lambda: open_scorer(context, model))  # loaded only if a case is left to predict
     files = {case: folder / f"{case}{context.dataset.file_ending}" for case in context.experiment.test}
 
     def predict(case: str) -> Path:

@@ -1,4 +1,4 @@
-"""The case records of an experiment, computed once per case and model, and the pools that are made from them."""
+"""The case records of an experiment, computed once per case and model, and the pools that are built from them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from nnunet_assft.runtime.cases import for_each_case
 
 
 def build_query_pool(context: Context, r: int, before: Round, cases: Sequence[str]) -> QueryPool:
-    """Return what the strategy of the experiment needs of these cases in round r. before: the round before."""
+    """Return the query pool of round r with the fields that the strategy needs. before: the previous round."""
     experiment = context.experiment
     needs = STRATEGIES[experiment.settings.strategy].needs_with(experiment.options)
     statistics = tuple(sorted(needs & set(STATISTICS)))
@@ -56,9 +56,9 @@ def build_query_pool(context: Context, r: int, before: Round, cases: Sequence[st
 def build_selection_pool(
     context: Context, r: int, model: Model, labelled: Sequence[str], unlabelled: Sequence[str]
 ) -> SelectionPool:
-    """Return what a selection of round r may look at.
+    """Return the pool from which round r selects the cases to pseudo-label.
 
-    model: of the supervised stage of the round. labelled, unlabelled: T_l and T_u after the query of the round.
+    model: that of the supervised stage of the round. labelled, unlabelled: T_l and T_u after the query of the round.
     """
     options = context.experiment.options
     records = score(context, model, [*unlabelled, *labelled], request_of(context, r), f"round_{r:02d}_select")
@@ -76,7 +76,7 @@ def build_selection_pool(
 
 
 def request_of(context: Context, r: int, statistics: tuple[str, ...] = ()) -> ScoringRequest:
-    """Return what is to be computed of a case in round r."""
+    """Return what to compute for a case in round r."""
     experiment = context.experiment
     tau = metrics.temperature(r, experiment.n_rounds)
     return ScoringRequest(tau=tau, statistics=statistics, seed=(experiment.settings.seed, r))
@@ -85,7 +85,7 @@ def request_of(context: Context, r: int, statistics: tuple[str, ...] = ()) -> Sc
 def pretrained_records(context: Context) -> dict[str, CaseRecord]:
     """Return the embeddings of the whole pool by the pre-trained encoder E^(p), computed once per experiment."""
     model = context.experiment.initial_model
-    scorer = cache(lambda: open_scorer(context, model))  # opened only if a case is left
+    scorer = cache(lambda: open_scorer(context, model))  # loaded only if a case is left to score
 
     def compute(case: str) -> CaseRecord:
         return scorer().embed(case, context.image(case))
@@ -94,7 +94,7 @@ def pretrained_records(context: Context) -> dict[str, CaseRecord]:
     return _records(context.experiment.pool, context.paths.records("pretrained"), inputs, compute)
 
 
-def score(  # six parameters: which model scores which cases, and where the records are kept
+def score(  # six parameters: which model scores which cases, and where the records are stored
     context: Context,
     model: Model,
     cases: Sequence[str],
@@ -102,14 +102,14 @@ def score(  # six parameters: which model scores which cases, and where the reco
     name: str,
     committee: Mapping[str, Model] | None = None,
 ) -> dict[str, CaseRecord]:
-    """Return the records of these cases under a model; records that exist are not computed again.
+    """Return the records of these cases under a model. Records that exist are not computed again.
 
-    name: folder of the records. committee: name and model of its members, for the statistic that compares them.
+    name: folder of the records. committee: member -> model, for the statistic that compares their predictions.
     """
     inputs = {"model": model.weights_sha256, **asdict(request)}
     if committee:
         inputs["committee"] = [member.weights_sha256 for member in committee.values()]
-    scorer = cache(lambda: open_scorer(context, model))  # opened only if a case is left
+    scorer = cache(lambda: open_scorer(context, model))  # loaded only if a case is left to score
     members = cache(lambda: [open_scorer(context, member) for member in (committee or {}).values()])
 
     def compute(case: str) -> CaseRecord:

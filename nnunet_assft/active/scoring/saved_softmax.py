@@ -1,12 +1,11 @@
-"""Scores of saved nnU-Net softmax outputs, without an experiment: a folder of CASE.npz or CASE.b2nd in, a table out.
+"""Scoring of a folder of saved nnU-Net softmax outputs (CASE.npz or CASE.b2nd) into a table, without an experiment.
 
-`nnUNetv2_predict --save_probabilities` writes (C, Z, Y, X) on the original grid of each image and fills what it had
-cropped away with background = 1. This padding halves, or worse, every mean over all voxels. CASE.pkl and plans.json,
-which the same command writes, say where the crop was; where both exist, the probabilities are cut back to it before
-anything is summed. Means over foreground and sums do not change with the padding.
+`nnUNetv2_predict --save_probabilities` writes (C, Z, Y, X) on the original grid of each image and fills the voxels
+outside its crop with background = 1. This padding can halve, or worse, every mean over all voxels. CASE.pkl and
+plans.json, which the same command writes, tell where the crop was; if both exist, only the voxels inside the crop are
+summed. The padding changes neither means over foreground nor sums.
 
-Sums count voxels of the original grid here, whereas an experiment counts voxels of the network grid. Do not mix the
-two.
+Sums count voxels of the original grid here, but voxels of the network grid in an experiment. Do not compare the two.
 """
 
 from __future__ import annotations
@@ -43,14 +42,14 @@ QUERY_COLUMNS = ("pakd", "pd", "dkd", "q")
 
 @dataclass(frozen=True)
 class SavedCase:
-    """The sums of one case over the voxels inside of the crop, or over all voxels if the crop is not known."""
+    """The sums of one case over the voxels inside the crop, or over all voxels if the crop is not known."""
 
     case: str
     cropped: bool
     sums: VoxelSums
 
     def row(self) -> dict[str, str | int | float]:
-        """Return the columns of this case: entropies in nats, foreground and sums in voxels of the original grid."""
+        """Return the row of this case: entropies in nats, foreground and sums in voxels of the original grid."""
         sums = self.sums
         return {
             "case": self.case,
@@ -70,12 +69,12 @@ class SavedCase:
 
 @dataclass(frozen=True)
 class FolderScores:
-    """The scores of a folder."""
+    """The scores of all cases of a folder, and the problems of those that cannot be scored."""
 
     tau: float
     cases: tuple[SavedCase, ...]  # ids ascending
-    findings: dict[str, str]  # case that was left out -> what is wrong with it
-    query: Query | None = None  # all cases, best first, if embeddings were given
+    findings: dict[str, str]  # case that could not be scored -> what is wrong with it
+    query: Query | None = None  # all cases ranked, best first, if embeddings were given
 
     def rows(self) -> list[dict[str, str | int | float]]:
         """Return one row per case, with the columns of the query if there is one."""
@@ -96,17 +95,17 @@ def score_folder(
     embeddings_file: Path | None = None,
     num_processes: int | None = None,
 ) -> FolderScores:
-    """Score every CASE.npz and CASE.b2nd of a folder for round r of R and, with embeddings, order them for a query.
+    """Score every CASE.npz and CASE.b2nd of a folder for round r of R and, with embeddings, rank them for annotation.
 
-    A case that cannot be scored becomes a finding and does not stop the others. Raises `AssftError` if there is no
-    case, for a round outside 1..R, and for embeddings that do not fit the cases.
+    A case that cannot be scored is reported as a finding, and the other cases are still scored. Raises `AssftError` if
+    there is no case, for a round outside 1..R, and for embeddings that do not match the cases.
     """
     try:
         tau = temperature(r, R)
     except ValueError as error:
         raise AssftError(str(error)) from error
     files = saved_files(folder, ignore=embeddings_file)
-    transpose_forward(folder)  # wrong plans raise here, once, rather than for every case
+    transpose_forward(folder)  # wrong plans raise here once instead of in every case
     embeddings = None if embeddings_file is None else read_embeddings(embeddings_file, [file.stem for file in files])
     cases, findings = _score_files(files, tau, num_processes)
     query = None
@@ -152,7 +151,7 @@ def _score_files(
 
 
 def _usual_classes(cases: Sequence[SavedCase]) -> int:
-    """Return the number of channels that most cases have; of two equally common numbers, that of the first case."""
+    """Return the most common number of channels; a tie goes to the number that occurs first."""
     counts = Counter(len(case.sums.class_voxels) for case in cases)
     return counts.most_common(1)[0][0] if counts else 0
 
@@ -169,26 +168,26 @@ def score_file(file: Path, tau: float) -> SavedCase:
     box = crop_box(file, probs.shape[1:])
     sums, outside = _sums_inside(probs, box or tuple(slice(0, size) for size in probs.shape[1:]), tau)
     n_outside = probs.size // probs.shape[0] - sums.voxels
-    if not abs(outside - n_outside) <= 1e-3 + 1e-6 * n_outside:  # rounding, also where nothing lies outside
+    if not abs(outside - n_outside) <= 1e-3 + 1e-6 * n_outside:  # the tolerance covers rounding
         raise ValueError(
-            f"outside of the crop in {file.stem}.pkl the background is not 1; expected files of one prediction. "
+            f"the background is not 1 outside the crop in {file.stem}.pkl; expected files of one prediction. "
             "Predict the case again."
         )
     return SavedCase(file.stem, box is not None, sums)
 
 
 def _score_or_say_why(tau: float, file: Path) -> SavedCase:
-    """Call `score_file`; whatever is wrong with the case becomes an `AssftError` of one line."""
+    """Call `score_file`, and raise its errors as an `AssftError` with a message of one line."""
     try:
         return score_file(file, tau)
     except MemoryError as error:
-        raise AssftError("does not fit into memory; fewer processes need less: try -np 1.") from error
+        raise AssftError("does not fit into memory. Run the same command again with -np 1.") from error
     except (OSError, ValueError) as error:
         raise AssftError(" ".join(str(error).split())) from error
 
 
 def _sums_inside(probs: np.ndarray | blosc2.NDArray, box: tuple[slice, ...], tau: float) -> tuple[VoxelSums, float]:
-    """Return the sums over the voxels inside of the box, and the sum of the background probability outside of it."""
+    """Return the sums over the voxels inside the box, and the sum of the background probability outside it."""
     z, y, x = box
     sums, outside, start = VoxelSums.zero(probs.shape[0]), 0.0, 0
     for slab in slabs(probs):
@@ -201,7 +200,7 @@ def _sums_inside(probs: np.ndarray | blosc2.NDArray, box: tuple[slice, ...], tau
 
 
 def _sums_of_softmax(probs: np.ndarray, tau: float) -> VoxelSums:
-    """Call `voxel_sums`; its errors get a message that suits a saved file."""
+    """Call `voxel_sums`, and raise its errors with a message that suits a saved file."""
     try:
         return voxel_sums(probs, tau)
     except ValueError as error:
@@ -213,7 +212,7 @@ def _sums_of_softmax(probs: np.ndarray, tau: float) -> VoxelSums:
                 f"{KEY} of {len(probs)} channels do not sum to 1 in every voxel; expected softmax with background. "
                 "A region-based (sigmoid) prediction cannot be scored."
             )
-        raise ValueError(f"{problem} If it was a softmax, the file is damaged: make it again.") from error
+        raise ValueError(f"{problem} If it was a softmax, the file is damaged: predict the case again.") from error
 
 
 # Embeddings --------------------------------------------------------------------------------------------------------
@@ -221,7 +220,7 @@ def _sums_of_softmax(probs: np.ndarray, tau: float) -> VoxelSums:
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Embeddings of cases under the pre-trained and under the latest encoder, (N, d) each."""
+    """Embeddings of cases by the pre-trained and by the latest encoder, (N, d) each."""
 
     index: dict[str, int]  # case id -> row
     pretrained: np.ndarray
@@ -229,10 +228,10 @@ class Embeddings:
 
 
 def read_embeddings(file: Path, cases: Collection[str]) -> Embeddings:
-    """Return `ids` (N,), `pretrained` (N, d) and `latest` (N, d) of an npz file, checked for these cases.
+    """Read the arrays `ids` (N,), `pretrained` (N, d) and `latest` (N, d) of an npz file, and check them.
 
-    Other ids are ignored. Raises `AssftError` for keys, shapes or types that do not fit, for ids that are missing or
-    occur twice, and for NaN and inf.
+    Ids that are not among `cases` are ignored. Raises `AssftError` for missing arrays, wrong shapes or types, ids that
+    are missing or occur twice, and NaN or inf in the row of a case.
     """
     try:
         arrays = read_npz(file, ("ids", "pretrained", "latest"))
@@ -247,16 +246,16 @@ def read_embeddings(file: Path, cases: Collection[str]) -> Embeddings:
         if rows.ndim != 2 or len(rows) != len(ids) or rows.shape != latest.shape or rows.dtype.kind != "f":
             raise AssftError(
                 f"embeddings {file}: {name} is {rows.dtype} of shape {rows.shape}, latest of shape {latest.shape}; "
-                f"expected floats (N, d) in both, with N = {len(ids)} as ids."
+                f"expected floats (N, d) in both, with N = {len(ids)}, the number of ids."
             )
     index = {str(case): row for row, case in enumerate(ids)}
     if len(index) != len(ids):
         double = [case for case, count in Counter(ids.tolist()).items() if count > 1]
-        raise AssftError(f"embeddings {file}: {some(double)} more than once; expected one row per case.")
+        raise AssftError(f"embeddings {file}: {some(double)} occurs more than once; expected one row per case.")
     missing = [case for case in cases if case not in index]
     if missing:
-        raise AssftError(f"embeddings {file}: no row for {some(missing)}; expected every case of the folder.")
+        raise AssftError(f"embeddings {file}: no row for {some(missing)}; expected a row for every case of the folder.")
     unusable = [case for case in cases if not np.isfinite([pretrained[index[case]], latest[index[case]]]).all()]
     if unusable:
-        raise AssftError(f"embeddings {file}: NaN or inf in the row of {some(unusable)}; embed again.")
+        raise AssftError(f"embeddings {file}: NaN or inf in the row of {some(unusable)}; embed these cases again.")
     return Embeddings(index, pretrained, latest)

@@ -1,7 +1,7 @@
-"""A network with nnU-Net's sliding window around it, on preprocessed images, in network space.
+"""Sliding-window inference with nnU-Net's predictor on preprocessed images, with results on the network grid.
 
-nnU-Net's sliding window blends the logits; `voxel_statistics` takes their softmax block by block. Mirroring is off
-unless it is asked for, so that a case is passed through the network once.
+nnU-Net's sliding window blends the logits; `voxel_statistics` computes their softmax block by block. Mirroring is off
+by default, so that each case passes through the network once.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from nnunet_assft.planning.planner import CONFIGURATION
 
 
 class Scorer:
-    """A network with nnU-Net's sliding window around it.
+    """A segmentation network in nnU-Net's sliding-window predictor.
 
-    plans, dataset_json: of the experiment. weights: state dict of the segmentation network. device: where the forward
-    pass runs.
+    plans, dataset_json: those of the experiment. weights: state dict of the segmentation network. device: device of the
+    forward passes.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Scorer:
         self.plans_manager = PlansManager(plans)
         self.configuration = self.plans_manager.get_configuration(CONFIGURATION)
         self.label_manager = self.plans_manager.get_label_manager(dataset_json)
-        with redirect_stdout(io.StringIO()):  # it prints a line about the CPU each time
+        with redirect_stdout(io.StringIO()):  # nnU-Net prints a line about the CPU each time
             self.predictor = _Predictor(use_mirroring=False, device=device, allow_tqdm=False)
         self.network = get_network_from_plans(
             self.configuration.network_arch_class_name,
@@ -67,7 +67,7 @@ class Scorer:
 
     @torch.inference_mode()
     def embed(self, case: str, image: np.ndarray) -> CaseRecord:
-        """Return a record with the embedding alone, for which only the encoder runs, on the same windows."""
+        """Return a record with the embedding alone. Only the encoder is run, on the windows that `logits` uses."""
         patch_size = self.configuration.patch_size
         padded, _ = pad_nd_image(torch.from_numpy(image), patch_size, "constant", {"value": 0}, True, None)
         device = self.predictor.device
@@ -102,7 +102,7 @@ class Scorer:
     def to_original_grid(self, volume: torch.Tensor, properties: dict[str, Any], *, outside: float) -> np.ndarray:
         """Resample a volume of the network grid, (z, y, x), to the original grid, as logits are.
 
-        outside: the value of the voxels outside of nnU-Net's crop to the nonzero region.
+        outside: the value of the voxels outside nnU-Net's crop to the nonzero region.
         """
         spacing = [properties["spacing"][axis] for axis in self.plans_manager.transpose_forward]
         shape = properties["shape_after_cropping_and_before_resampling"]
@@ -149,9 +149,9 @@ class Scorer:
 class _Predictor(nnUNetPredictor):
     """nnU-Net's predictor with two changes.
 
-    It calls `before_windows` before each pass over the windows, because nnU-Net starts a second pass if the memory of
-    the device did not suffice, and values collected in the first one must be dropped. And it duplicates a window where
-    a batch of two is faster.
+    It calls `before_windows` before each pass over the windows: nnU-Net starts a second pass if the device runs out of
+    memory, and values collected in the first pass must be dropped. It also duplicates a window where a batch of two is
+    faster.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -165,13 +165,13 @@ class _Predictor(nnUNetPredictor):
 
     @torch.inference_mode()
     def _internal_maybe_mirror_and_predict(self, x: torch.Tensor) -> torch.Tensor:
-        """Return what nnU-Net's method returns; all mirror images of the window go through the network at once."""
+        """Return the logits of a window, as nnU-Net does, but with all its mirror images in one forward pass."""
         if not self.in_batches:
             logits: torch.Tensor = super()._internal_maybe_mirror_and_predict(x)
             return logits
         if not self.use_mirroring:
             return torch.as_tensor(self.network(self.batch_of(x))[:1])
-        axes_of: list[list[int]] = [[], *([axis + 1 for axis in axes] for axes in MIRRORINGS)]  # behind the batch axis
+        axes_of: list[list[int]] = [[], *([axis + 1 for axis in axes] for axes in MIRRORINGS)]  # axis 0: batch
         views = self.network(torch.cat([x.flip(axes) for axes in axes_of]))
         return torch.stack([view[None].flip(axes) for view, axes in zip(views, axes_of, strict=True)]).mean(dim=0)
 
@@ -185,14 +185,14 @@ class _Predictor(nnUNetPredictor):
 def _is_slow_alone(network: Any, patch_size: Sequence[int]) -> bool:
     """Return whether torch would take its slow loop for the first convolutions of a single window on a CPU.
 
-    torch takes that loop for images of at most 20480 elements, not counting the last axis, unless they come as a batch;
-    a batch of two takes a third of the time of one. This concerns only narrow networks such as the preset `tiny`.
+    torch uses that loop for a single image of at most 20480 elements, not counting the last axis. A batch of two takes
+    a third of the time. This concerns only narrow networks such as the preset `tiny`.
     """
     return int(network.encoder.conv_init.out_channels) * math.prod(patch_size[:2]) <= 20480
 
 
 class WindowMean:
-    """Collects one small tensor per window. They stay on their device until their mean is asked for."""
+    """Collects one small tensor per window. The tensors stay on their device until `mean` is called."""
 
     def __init__(self) -> None:
         self.values: list[torch.Tensor] = []
@@ -208,5 +208,5 @@ def check_finite(case: str, *values: np.ndarray) -> None:
     if not all(np.isfinite(v).all() for v in values):
         raise AssftError(
             f"The network output for case {case} is not finite. If the training has diverged (see progress.png), "
-            "plan a new experiment with a lower --initial_lr. If it is the pretrained encoder, check its file."
+            "plan a new experiment with a lower --initial_lr. If the pre-trained encoder causes it, check its file."
         )

@@ -1,9 +1,9 @@
-"""Saved softmax outputs as files: the cases of a folder, their probabilities part by part, and where the crop lies.
+"""Files of saved softmax outputs: the cases of a folder, their probabilities in parts, and the position of the crop.
 
-CASE.b2nd (blosc2, float16 or float32, any chunks) is read slab by slab and never held as a whole. CASE.npz cannot be
-read in part: numpy unpacks the array `probabilities` at once, in the type it was saved in.
+CASE.b2nd (blosc2, float16 or float32, any chunks) is read slab by slab and never held in memory as a whole. CASE.npz
+cannot be read in parts: numpy loads the whole array `probabilities` in the type it was saved in.
 
-Damaged files raise ValueError, which says what is wrong with the file.
+Damaged files raise ValueError; the message says what is wrong with the file.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from nnunet_assft.runtime.files import read_json
 
 KEY = "probabilities"
 NPZ, B2ND = ".npz", ".b2nd"
-SLAB_BYTES = 2**25  # of a b2nd, read at a time; at least one slice of the first axis
+SLAB_BYTES = 2**25  # read at a time from a b2nd, but at least one slice of the first axis
 
 
 def saved_files(folder: Path, *, ignore: Path | None = None) -> list[Path]:
-    """Return one CASE.npz or CASE.b2nd for each case of a folder, ids ascending, without hidden files and `ignore`.
+    """Return one CASE.npz or CASE.b2nd for each case of a folder, ids ascending.
 
-    Raises `AssftError` if there is none.
+    Hidden files and the file `ignore` are left out. Raises `AssftError` if there is no case.
     """
     if not folder.is_dir():
         raise AssftError(
-            f"{folder} is not a folder. Expected the output folder of nnUNetv2_predict --save_probabilities."
+            f"{folder} is not a folder; expected the output folder of nnUNetv2_predict --save_probabilities."
         )
     skip = None if ignore is None else ignore.resolve()
     files = {
@@ -42,25 +42,25 @@ def saved_files(folder: Path, *, ignore: Path | None = None) -> list[Path]:
     }
     if not files:
         raise AssftError(
-            f"{folder} holds no CASE.npz or CASE.b2nd. Run nnUNetv2_predict with --save_probabilities to get them."
+            f"{folder} holds no CASE.npz or CASE.b2nd. Run nnUNetv2_predict with --save_probabilities to create them."
         )
     return sorted(files.values(), key=lambda file: file.stem)
 
 
 def open_softmax(file: Path) -> np.ndarray | blosc2.NDArray:
-    """Return the probabilities of a case, (C, Z, Y, X); of a b2nd nothing is read yet. Raises ValueError or OSError."""
+    """Open the probabilities of a case, (C, Z, Y, X). A b2nd is not read yet. Raises ValueError or OSError."""
     if file.with_suffix(NPZ).is_file() and file.with_suffix(B2ND).is_file():
         raise ValueError(
-            f"saved twice, as {file.stem}{NPZ} and {file.stem}{B2ND}; expected one of them. Remove the outdated one."
+            f"saved twice, as {file.stem}{NPZ} and {file.stem}{B2ND}; expected only one. Remove the outdated file."
         )
     probs = _open_b2nd(file) if file.suffix == B2ND else read_npz(file, (KEY,))[KEY]
     if probs.ndim != 4 or 0 in probs.shape:
-        raise ValueError(f"{KEY} has shape {probs.shape}; expected (C, Z, Y, X) of nnUNetv2_predict.")
+        raise ValueError(f"{KEY} has shape {probs.shape}; expected (C, Z, Y, X), as nnUNetv2_predict writes it.")
     return probs
 
 
 def slabs(probs: np.ndarray | blosc2.NDArray) -> Iterator[np.ndarray]:
-    """Yield successive parts (C, z, Y, X): the whole array if it is in memory, else about SLAB_BYTES of its file."""
+    """Yield successive parts (C, z, Y, X): the whole array if it is in memory, otherwise about SLAB_BYTES."""
     if isinstance(probs, np.ndarray):
         yield probs
         return
@@ -72,13 +72,13 @@ def slabs(probs: np.ndarray | blosc2.NDArray) -> Iterator[np.ndarray]:
 
 
 def bytes_held(file: Path) -> int:
-    """Return how much of a case is in memory at once: two slabs of a b2nd, all of an npz."""
+    """Return how many bytes of a case are in memory at once: two slabs of a b2nd, or a whole npz."""
     if file.suffix == B2ND:
         return 2 * SLAB_BYTES  # one is summed while the next is read
     try:
         with zipfile.ZipFile(file) as archive:
             return sum(member.file_size for member in archive.infolist())
-    except Exception:  # the file is damaged; scoring it will say what is wrong
+    except Exception:  # the file is damaged; scoring it will report the problem
         return file.stat().st_size
 
 
@@ -87,38 +87,38 @@ def read_npz(file: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
     if not file.exists():
         raise ValueError("the file does not exist.")
     if not zipfile.is_zipfile(file):
-        raise ValueError("not a whole npz file, perhaps cut off while it was written; make it again.")
+        raise ValueError("not a complete npz file, perhaps truncated while it was written; write it again.")
     with _damage_is_a_value_error(NPZ), np.load(file) as archive:
         names = archive.files
         arrays = {key: np.asarray(archive[key]) for key in keys if key in names}
     missing = [key for key in keys if key not in arrays]
     if missing:
         raise ValueError(
-            f"no array named {', '.join(missing)}; found {', '.join(names) or 'nothing'}, expected {', '.join(keys)}."
+            f"no array named {', '.join(missing)}; found {', '.join(names) or 'nothing'}; expected {', '.join(keys)}."
         )
     return arrays
 
 
 def _open_b2nd(file: Path) -> blosc2.NDArray:
     with _damage_is_a_value_error(B2ND):
-        array = blosc2.open(str(file), mode="r", dparams={"nthreads": 1})  # the processes share the cores already
+        array = blosc2.open(str(file), mode="r", dparams={"nthreads": 1})  # the worker processes already use all cores
     if not isinstance(array, blosc2.NDArray):
         raise ValueError(
-            f"a blosc2 {type(array).__name__}; expected an array (C, Z, Y, X), as blosc2.asarray writes it."
+            f"holds a blosc2 {type(array).__name__}; expected an array (C, Z, Y, X), as blosc2.asarray writes it."
         )
     return array
 
 
 @contextmanager
 def _damage_is_a_value_error(ending: str) -> Iterator[None]:
-    """Raise ValueError for a damaged file, for which numpy and blosc2 raise anything, even SyntaxError."""
+    """Raise ValueError for a damaged file, for which numpy and blosc2 may raise any exception, even SyntaxError."""
     try:
         yield
     except MemoryError:
         raise
     except Exception as error:
         raise ValueError(
-            f"cannot be read as {ending}, perhaps damaged or cut off ({type(error).__name__}: {error}); make it again."
+            f"cannot be read as {ending}, damaged or truncated ({type(error).__name__}: {error}); write it again."
         ) from error
 
 
@@ -143,7 +143,7 @@ def crop_box(file: Path, shape: tuple[int, ...]) -> tuple[slice, ...] | None:
         )
     if not all(0 <= start < stop <= size for (start, stop), size in zip(bounds, transposed, strict=True)):
         raise ValueError(
-            f"{properties_file.name} has crop {bounds}, not inside of shape {transposed}; predict the case again."
+            f"{properties_file.name} has crop {bounds}, which is not inside shape {transposed}. Predict the case again."
         )
     slices = dict(zip(forward, bounds, strict=True))
     return tuple(slice(*slices[axis]) for axis in range(len(forward)))
@@ -159,13 +159,13 @@ def _read_properties(file: Path) -> tuple[list[tuple[int, int]], tuple[int, ...]
     except Exception as error:  # unpickling may raise anything
         problem = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(
-            f"{file.name} is not a file of nnU-Net ({problem}); predict the case again, or remove that file to "
+            f"{file.name} was not written by nnU-Net ({problem}). Predict the case again, or remove the file to "
             "score all voxels."
         ) from error
 
 
 def transpose_forward(folder: Path) -> tuple[int, ...] | None:
-    """Return transpose_forward of plans.json, None without that file. Raises `AssftError` if it is not nnU-Net's."""
+    """Return transpose_forward of plans.json, or None without that file. Raises `AssftError` for an invalid file."""
     file = folder / "plans.json"
     if not file.is_file():
         return None
@@ -176,5 +176,5 @@ def transpose_forward(folder: Path) -> tuple[int, ...] | None:
             f"{file} has no transpose_forward; expected the plans that nnUNetv2_predict wrote there."
         ) from error
     if sorted(forward) != [0, 1, 2]:
-        raise AssftError(f"{file} has transpose_forward {forward}; expected an order of the axes 0, 1, 2.")
+        raise AssftError(f"{file} has transpose_forward {forward}; expected a permutation of the axes 0, 1, 2.")
     return forward

@@ -1,4 +1,4 @@
-"""Other views of one preprocessed image, (channels, z, y, x): mirrored, or with other intensities."""
+"""Views of a preprocessed image, (channels, z, y, x): mirror images, and copies with altered intensities."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ MIRRORINGS = [
     axes for n in (1, 2, 3) for axes in itertools.combinations((1, 2, 3), n)
 ]  # with the image itself: 8 views
 INTENSITY_VIEWS = 8
-SHORTEST_AXIS = 4  # voxels; shorter axes are padded, because the blur reflects up to three
+SHORTEST_AXIS = 4  # voxels; shorter axes are padded, because the blur reflects up to three voxels
 
 
 def _noise_sd(image: torch.Tensor, *_: Any, **__: Any) -> float:
     return 0.05 * float(image.max() - image.min())
 
 
-# The transforms of UGTST's release that batchgeneratorsv2 has, with its ranges; each is applied to half of the views.
+# Transforms of UGTST's release that batchgeneratorsv2 offers, with the same ranges; each has a probability of 0.5.
 _INTENSITIES = ComposeTransforms(
     [
         RandomTransform(transform, apply_probability=0.5)
@@ -44,7 +44,7 @@ _INTENSITIES = ComposeTransforms(
 
 
 def intensity_views(image: np.ndarray, seed: Sequence[int]) -> Iterator[np.ndarray]:
-    """Yield INTENSITY_VIEWS copies of the image with other contrast, gamma, blur and noise, drawn by the seed."""
+    """Yield INTENSITY_VIEWS copies of the image with random contrast, gamma, blur and noise, fixed by the seed."""
     for words in np.random.SeedSequence(seed).generate_state(2 * INTENSITY_VIEWS).reshape(-1, 2):
         copy = np.pad(image, [(0, 0), *((0, max(0, SHORTEST_AXIS - n)) for n in image.shape[1:])], mode="edge")
         with _global_generators(int(words[0]), int(words[1])):
@@ -54,7 +54,7 @@ def intensity_views(image: np.ndarray, seed: Sequence[int]) -> Iterator[np.ndarr
 
 @contextmanager
 def _global_generators(numpy_seed: int, torch_seed: int) -> Iterator[None]:
-    """Seed the global generators, from which batchgeneratorsv2 draws, and afterwards put them back as they were."""
+    """Seed the global generators, from which batchgeneratorsv2 draws, and restore their state afterwards."""
     state = np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng(devices=[]):
         np.random.seed(numpy_seed)  # noqa: NPY002

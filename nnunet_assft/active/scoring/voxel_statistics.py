@@ -1,6 +1,6 @@
-"""Statistics of a case from its logits, block by block in torch; the softmax of a whole case is never held.
+"""Statistics of a case from its logits, computed block by block in torch, so that a whole softmax is never in memory.
 
-Logits are (C, z, y, x) in any float precision, on any device. Blocks are reduced in float32 and added up in float64.
+Logits are (C, z, y, x) in any float precision, on any device. Blocks are reduced in float32 and summed in float64.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from scipy.signal import find_peaks
 
 from nnunet_assft.active.metrics import VoxelSums
 
-VOXELS_PER_BLOCK = 2**16  # a block of C x 2^16 float32 stays near the processor's caches
+VOXELS_PER_BLOCK = 2**16  # a block of C x 2^16 float32 about fits into the caches of the processor
 ENTROPY_BINS = 2**16  # of EntropyHistogram: 6e-5 bits wide with 16 classes
 
 
 def _blocks(logits: torch.Tensor, device: torch.device | None) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Yield successive voxels and their logits, (C, n) in float32, on the device that computes."""
+    """Yield slices of successive voxels and their logits, (C, n) in float32. device: by default that of the logits."""
     flat = logits.reshape(logits.shape[0], -1)
     device = device or logits.device
     step = VOXELS_PER_BLOCK if device.type == "cpu" else 16 * VOXELS_PER_BLOCK  # fewer and larger kernels
@@ -30,7 +30,7 @@ def _blocks(logits: torch.Tensor, device: torch.device | None) -> Iterator[tuple
 def _exponentials(z: torch.Tensor, top1: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return e = exp(z - top1), its sum over the classes, and the entropy in nats. The softmax is e / sum.
 
-    The entropy follows from the same exponentials, so there is one per value.
+    The entropy is computed from the same exponentials, so that there is only one per value.
     """
     difference = z - top1
     e = difference.exp()
@@ -41,13 +41,13 @@ def _exponentials(z: torch.Tensor, top1: torch.Tensor) -> tuple[torch.Tensor, to
 
 @torch.inference_mode()
 def voxel_sums_of_logits(logits: torch.Tensor, tau: float, *, device: torch.device | None = None) -> VoxelSums:
-    """Return `metrics.voxel_sums` of the softmax of these logits, without ever holding that softmax.
+    """Return `metrics.voxel_sums` of the softmax of these logits, without storing the softmax.
 
-    tau: temperature of the round (Eq. 7). device: where to compute, by default where the logits are. A tie between
-    background and a structure is background.
+    tau: temperature of the round (Eq. 7). device: where to compute, by default the device of the logits. A tie between
+    background and a structure counts as background.
     """
     n_classes = logits.shape[0]
-    rows: list[torch.Tensor] = []  # one per block, on the device: a single transfer at the end
+    rows: list[torch.Tensor] = []  # one row per block, kept on the device for a single transfer at the end
     counts: list[torch.Tensor] = []
     for _, z in _blocks(logits, device):
         top1, top2, label = z[0], torch.full_like(z[0], -torch.inf), torch.zeros_like(z[0], dtype=torch.int64)
@@ -129,16 +129,16 @@ def head_gradient(features: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         p = torch.softmax(block, dim=0)
         y = torch.nn.functional.one_hot(label[voxels], n_classes).T
         slope = (p - y) / n_voxels
-        # nnU-Net's windows run in float16 on a GPU, in which the slopes would vanish
+        # on a GPU, nnU-Net runs the windows in float16, in which the slopes would underflow
         with torch.autocast(z.device.type, enabled=False):
             total += (slope @ h[:, voxels].float().T).double()
     return total
 
 
 class SoftmaxMoments:
-    """Mean and spread over several predictions of one case, added one at a time (Welford), in float32 on the CPU.
+    """Mean and spread of several predictions of one case, updated one by one (Welford) in float32 on the CPU.
 
-    It holds C x V values, or twice as many with the spread, so one case must fit into memory.
+    It holds C x V values, or twice as many with the spread, so that one case has to fit into memory.
     """
 
     def __init__(self, *, spread: bool) -> None:
@@ -164,7 +164,7 @@ class SoftmaxMoments:
                 self.squares[:, voxels] += difference * (p - mean)
 
     def mean_spread(self) -> float:
-        """Return the mean over voxels and classes of the population SD over the predictions."""
+        """Return the population SD over the predictions, averaged over voxels and classes."""
         assert self.squares is not None
         total = sum(
             float((block / self.n).sqrt().sum(dtype=torch.float64))
@@ -182,16 +182,16 @@ class SoftmaxMoments:
 
 
 class EntropyHistogram:
-    """Counts and sums of voxel entropies, in bits, in ENTROPY_BINS bins of equal width on [0, log2 C]."""
+    """A histogram of voxel entropies in bits: counts and sums in ENTROPY_BINS bins of equal width on [0, log2 C]."""
 
     def __init__(self, n_classes: int) -> None:
         self.highest_possible = float(np.log2(n_classes))
         self.counts = np.zeros(ENTROPY_BINS, dtype=np.int64)
         self.sums = np.zeros(ENTROPY_BINS)
-        self.lowest, self.highest, self.n_lowest = np.inf, -np.inf, 0  # exact; n_lowest: how many are the lowest
+        self.lowest, self.highest, self.n_lowest = np.inf, -np.inf, 0  # exact; n_lowest: voxels at the minimum
 
     def add(self, nats: torch.Tensor) -> None:
-        """Add the entropies of some voxels, given in nats."""
+        """Add the entropies of voxels, given in nats."""
         bits = np.clip(nats.double().cpu().numpy() / np.log(2), 0.0, self.highest_possible)
         index = np.minimum((bits * (ENTROPY_BINS / self.highest_possible)).astype(np.int64), ENTROPY_BINS - 1)
         self.counts += np.bincount(index, minlength=ENTROPY_BINS)
@@ -212,7 +212,7 @@ class EntropyHistogram:
         if not self.lowest < self.highest:
             return 0.0
         counts, sums = self.counts[self.counts > 0], self.sums[self.counts > 0]
-        entropies = np.clip(sums / counts, self.lowest, self.highest)  # of each fine bin
+        entropies = np.clip(sums / counts, self.lowest, self.highest)  # mean of each fine bin
         histogram, edges = np.histogram(entropies, bins, range=(self.lowest, self.highest), weights=counts)
         peaks, _ = find_peaks(histogram)
         if not len(peaks):

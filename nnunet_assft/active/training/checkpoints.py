@@ -1,4 +1,4 @@
-"""Networks on disk: the one that round 0 starts from, and the weights of a checkpoint."""
+"""Network files: the initial network of round 0, and the weights and the log in checkpoints of nnU-Net."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ from nnunet_assft.runtime.files import atomic_path
 def write_initial_network(
     file: Path, plans: dict[str, Any], dataset_json: dict[str, Any], settings: Settings
 ) -> dict[str, Any] | None:
-    """Write [E^(p); D^(0)]: Kaiming initialisation under the seed, then the pre-trained encoder, strictly.
+    """Write [E^(p); D^(0)]: a network with seeded Kaiming initialisation, into which the pre-trained encoder is loaded.
 
-    Returns the report on the encoder, None without one. Raises `AssftError` for a file that cannot be loaded whole.
+    Returns the report on the encoder, or None without one. Raises `AssftError` if the encoder file does not fit the
+    network in every parameter.
     """
     plans_manager = PlansManager(plans)
     configuration = plans_manager.get_configuration(CONFIGURATION)
@@ -52,13 +53,13 @@ def write_initial_network(
 
 
 def load_weights(file: Path) -> dict[str, torch.Tensor]:
-    """The network's weights in a checkpoint of nnU-Net, on the CPU. Raises `AssftError` if the file is damaged."""
+    """Load the network weights of an nnU-Net checkpoint onto the CPU. Raises `AssftError` if the file is damaged."""
     weights: dict[str, torch.Tensor] = _read_entry(file, "network_weights")
     return weights
 
 
 def training_log(file: Path) -> dict[str, list[Any]]:
-    """What nnU-Net logged of the training that a checkpoint ended: name, such as `train_losses` -> one value per epoch.
+    """Load the training log of an nnU-Net checkpoint: name, such as `train_losses` -> one value per epoch.
 
     The weights are not read. Raises `AssftError` if the file is damaged.
     """
@@ -67,18 +68,18 @@ def training_log(file: Path) -> dict[str, list[Any]]:
 
 
 def _read_entry(file: Path, entry: str, *, mmap: bool = False) -> Any:
-    """One entry of a checkpoint. mmap: leave the tensors on disk until they are looked at."""
+    """Load one entry of a checkpoint. mmap: leave the tensors on disk until they are used."""
     try:
         return torch.load(file, map_location="cpu", weights_only=False, mmap=mmap)[entry]
     except (RuntimeError, OSError, EOFError, KeyError, pickle.UnpicklingError) as error:
         raise AssftError(
-            f"The checkpoint {file} cannot be read ({' '.join(str(error).split())[:120]}). Restore it, or "
-            "move it away to train this stage again."
+            f"The checkpoint {file} cannot be read ({' '.join(str(error).split())[:120]}). Restore it, "
+            "or move it away to train this stage again."
         ) from error
 
 
 def weights_sha256(weights: Mapping[str, torch.Tensor]) -> str:
-    """Checksum of the weights alone: equal trainings have equal sums, whatever else their checkpoints hold."""
+    """Return a checksum of the weights alone, so that equal weights have equal checksums in any checkpoint."""
     digest = hashlib.sha256()
     for name in sorted(weights):
         digest.update(name.encode())

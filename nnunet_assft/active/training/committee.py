@@ -1,4 +1,4 @@
-"""The committee of SANN: four networks fine-tuned on bootstrap samples of the labelled cases, as extra folds."""
+"""The committee of SANN: four networks, trained as additional folds on bootstrap samples of the labelled cases."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from nnunet_assft.trainers.folds import COMMITTEE
 
 
 def train_committee(context: Context, r: int) -> dict[str, Model]:
-    """Member -> model. Each repeats the supervised stage of round r: same start, same epochs, its own sample and seed.
+    """Train the committee of round r, and return member -> model.
 
-    With one labelled case all samples are that case, and the members differ by their seed alone.
+    Each member repeats the supervised stage of round r from the same weights and for the same epochs, with its own
+    bootstrap sample and seed. With a single labelled case, the members differ by their seed alone.
     """
     supervised = read_json(context.paths.stage_file(r, "supervised"))
     start = Model("start", supervised["start_from"], supervised["start_sha256"])
@@ -31,7 +32,7 @@ def train_committee(context: Context, r: int) -> dict[str, Model]:
 
 
 def bootstrap_sample(cases: Mapping[str, object], seed: list[int]) -> dict[str, int]:
-    """As many cases as there are, drawn with replacement: case -> how often it was drawn."""
+    """Draw len(cases) cases with replacement, and return case -> how often it was drawn."""
     ordered = sorted(cases)
     drawn = np.random.default_rng(np.random.SeedSequence(seed)).integers(len(ordered), size=len(ordered))
     return dict(sorted(Counter(ordered[i] for i in drawn).items()))

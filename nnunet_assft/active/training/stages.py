@@ -1,4 +1,4 @@
-"""One stage of a round: its training set, then nnU-Net's training on it."""
+"""One training stage of a round: its training set, and nnU-Net's training on it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ from nnunet_assft.trainers.folds import TRAINERS, fold_of
 
 
 def fine_tune(context: Context, stage: Stage) -> Model:
-    """The stage's training set, then its training, done once. Warm start, fresh optimiser and schedule."""
+    """Write the training set of a stage, train on it unless that was done before, and return the model.
+
+    Training starts from the weights of `stage.start` with a new optimiser and learning rate schedule.
+    """
     content = write_training_set(context, stage)
     result = cached(
         context.paths.step_file(stage.round, stage.name),
@@ -34,10 +37,10 @@ def fine_tune(context: Context, stage: Stage) -> Model:
 
 
 def train_stage(context: Context, stage: Stage, content: dict[str, Any]) -> Model:
-    """Train one stage, or go on with it from nnU-Net's latest checkpoint, or find it done.
+    """Train one stage, resume it from nnU-Net's latest checkpoint, or use its final checkpoint if there is one.
 
-    content: of the stage file. A training on another set (a label was replaced, the round was planned anew) is set
-    aside and never resumed.
+    content: the content of the stage file. An earlier training with another content, for example because a label was
+    replaced, is set aside and never resumed.
     """
     paths = context.paths
     checkpoint = paths.checkpoint(stage.round, stage.name)
@@ -46,7 +49,7 @@ def train_stage(context: Context, stage: Stage, content: dict[str, Any]) -> Mode
     if any(fold.glob("checkpoint_*.pth")) and not is_claimed(stamp, content):
         set_aside(fold)
     if not checkpoint.is_file():
-        claim(stamp, content, displace=lambda folder: None)  # without a checkpoint, what is left in it does no harm
+        claim(stamp, content, displace=lambda folder: None)  # files without a checkpoint do no harm
         with open(paths.log_file, "a") as log, redirect_stdout(log):
             _run_training(context, stage, fold)
     return Model(stage.name, paths.relative(checkpoint), weights_sha256(load_weights(checkpoint)))
@@ -62,7 +65,7 @@ def _run_training(context: Context, stage: Stage, fold: Path) -> None:
     if context.device.type == "cuda":
         torch.backends.cudnn.benchmark = True
     if latest.is_file():
-        load_weights(latest)  # a damaged file is an error that names it; nnU-Net would start anew
+        load_weights(latest)  # a damaged file raises an error here; nnU-Net would start from scratch
         trainer.load_checkpoint(str(latest))
     desc = f"round {stage.round}: {stage.name.replace('_', ' ')} training"
     with tqdm(total=trainer.num_epochs, initial=trainer.current_epoch, desc=desc, unit="epoch", leave=False) as bar:

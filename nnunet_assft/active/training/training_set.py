@@ -1,4 +1,4 @@
-"""The training set of a stage: a folder that holds exactly the cases that the stage may see."""
+"""The training set of a stage: a folder with exactly the cases that the stage may see."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from nnunet_assft.runtime.files import PARTIAL, link_or_copy, read_json, sha256_
 
 @dataclass(frozen=True)
 class Stage:
-    """A training of a round, before it is done.
+    """The description of one training stage of a round.
 
-    name: `supervised`, `semi` or a member of a committee. human_labels, pseudo_labels: case -> label file. start: the
-    model that the training starts from. copies: how often a case counts when cases are drawn, 1 where it is not named.
+    name: `supervised`, `semi` or a member of the committee. human_labels, pseudo_labels: case -> label file. start: the
+    model whose weights the training starts from. copies: case -> how often it is listed for sampling, by default 1.
     """
 
     round: int
@@ -38,7 +38,7 @@ class Stage:
         return {**self.human_labels, **self.pseudo_labels}
 
     def content(self) -> dict[str, Any]:
-        """What the stage file says, which the trainer reads, and which decides whether a training is this one."""
+        """Return the content of the stage file, which the trainer reads and which identifies the training."""
         cases: dict[str, dict[str, Any]] = {}
         for case, file in sorted(self.labels.items()):
             kind = "pseudo" if case in self.pseudo_labels else "human"
@@ -56,10 +56,10 @@ class Stage:
 
 
 def write_training_set(context: Context, stage: Stage) -> dict[str, Any]:
-    """Write the folder of the training set and its stage file. Returns the content of that file.
+    """Write the folder of the training set and its stage file, and return the content of that file.
 
     Images are hard links to the preprocessed pool. A label that an earlier stage has preprocessed is linked as well.
-    The folder appears in one step, when it is complete.
+    The folder gets its final name in one step, once it is complete.
     """
     content = stage.content()
     paths = context.paths
@@ -83,7 +83,7 @@ def write_training_set(context: Context, stage: Stage) -> dict[str, Any]:
         add,
         list(content["cases"]),
         desc=f"round {stage.round}: {stage.name} training set",
-        done=lambda case: (partial / f"{case}.pkl").is_file() or None,  # which is written last
+        done=lambda case: (partial / f"{case}.pkl").is_file() or None,  # the last file of a case
     )
     os.replace(partial, folder)
     write_json(file, content)
@@ -93,10 +93,10 @@ def write_training_set(context: Context, stage: Stage) -> dict[str, Any]:
 
 
 def _add_case(context: Context, stage: Stage, case: str, folder: Path, earlier: Path | None) -> None:
-    """earlier: a training set that has the same label preprocessed."""
+    """Add a case to the folder. earlier: a training set that holds the same label, already preprocessed."""
     label_file = stage.labels[case]
     link_or_copy(context.image_folder / f"{case}.b2nd", folder / f"{case}.b2nd")
-    if case in stage.human_labels:  # where stock nnU-Net looks for the reference of its validation
+    if case in stage.human_labels:  # stock nnU-Net looks there for the reference labels of its validation
         ending = context.dataset.file_ending
         link_or_copy(label_file, context.paths.stages / "gt_segmentations" / f"{case}{ending}")
     if earlier is None:
@@ -108,7 +108,7 @@ def _add_case(context: Context, stage: Stage, case: str, folder: Path, earlier: 
 
 
 def _preprocessed_labels(paths: ExperimentPaths) -> dict[tuple[str, str], Path]:
-    """(case, checksum of the raw label) -> training set of an earlier stage that has it preprocessed."""
+    """Return (case, checksum of the raw label) -> training set of an earlier stage that holds it preprocessed."""
     found = {}
     for file in sorted(paths.stages.glob("round_*.json")):
         folder = file.with_suffix("")

@@ -1,4 +1,4 @@
-"""For stock nnU-Net commands: set `nnUNet_extTrainer` to the folder of this file and nothing else."""
+"""The trainers for stock nnU-Net commands, which find them if `nnUNet_extTrainer` is the folder of this file."""
 
 from nnunet_assft.trainers.assft_trainers import (
     nnUNetTrainerASSFT,

@@ -60,7 +60,7 @@ def test_query_budget(spec: int | float | str, n_pool: int, expected: int):
     ],
 )
 def test_query_budget_refuses_nonsense(spec: object):
-    with pytest.raises(ValueError, match="expected cases per round"):
+    with pytest.raises(ValueError, match="expected a number of cases"):
         query_budget(spec, 30)  # type: ignore[arg-type]
 
 
@@ -73,7 +73,7 @@ def test_query_candidates_give_back_the_least_reliable():
     assert query_candidates("abcde", "cde", reliability, 99) == ["a", "b", "c", "d", "e"]
     with pytest.raises(ValueError, match="no finite reliability for"):
         query_candidates("abcde", "cde", {"c": 1.0}, 3)
-    with pytest.raises(ValueError, match="not unlabelled"):
+    with pytest.raises(ValueError, match="not in T_u"):
         query_candidates("abc", "z", {}, 1)
 
 

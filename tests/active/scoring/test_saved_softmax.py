@@ -264,11 +264,11 @@ def test_the_sums_of_nnunets_own_export_are_those_of_the_cropped_logits(tmp_path
 @pytest.mark.parametrize(
     ("forward", "box", "expected"),
     [
-        ([0, 1, 2], [[0, 2], [0, 2], [0, 9]], "not inside of shape"),
-        ([0, 1, 2], [[1, 1], [0, 2], [0, 2]], "not inside of shape"),
+        ([0, 1, 2], [[0, 2], [0, 2], [0, 9]], "not inside shape"),
+        ([0, 1, 2], [[1, 1], [0, 2], [0, 2]], "not inside shape"),
         ([0, 1, 2], [[0, 2], [0, 2]], "expected files of one prediction"),
         ([0, 1, 2], [[0, 1], [0, 2], [0, 2]], "background is not 1"),
-        ([0, 1, 2], "nonsense", "is not a file of nnU-Net"),
+        ([0, 1, 2], "nonsense", "was not written by nnU-Net"),
     ],
 )
 def test_a_crop_that_does_not_fit_is_refused(tmp_path, ending, forward, box, expected):
@@ -287,7 +287,7 @@ def test_a_pkl_of_another_image_or_another_program_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"a.pkl has shape \(3, 4, 5\)"):
         score_file(file, 2.0)
     (tmp_path / "a.pkl").write_bytes(b"\x80\x05 cut off")
-    with pytest.raises(ValueError, match="not a file of nnU-Net"):
+    with pytest.raises(ValueError, match="was not written by nnU-Net"):
         score_file(file, 2.0)
 
 
@@ -343,18 +343,18 @@ def break_file(folder: Path, kind: str, ending: str = NPZ) -> None:
 
 
 BROKEN = [
-    ("truncated", NPZ, "not a whole npz file"),
-    ("truncated", B2ND, r"cannot be read as .b2nd, perhaps damaged or cut off \(RuntimeError"),
-    ("damaged", NPZ, r"cannot be read as .npz, perhaps damaged or cut off \(BadZipFile"),
+    ("truncated", NPZ, "not a complete npz file"),
+    ("truncated", B2ND, r"cannot be read as .b2nd, damaged or truncated \(RuntimeError"),
+    ("damaged", NPZ, r"cannot be read as .npz, damaged or truncated \(BadZipFile"),
     ("damaged", B2ND, "sums to 1 .* only within .* the file is damaged"),
-    ("empty", NPZ, "not a whole npz file"),
+    ("empty", NPZ, "not a complete npz file"),
     ("empty", B2ND, "cannot be read as .b2nd"),
-    ("key", NPZ, "found softmax, expected probabilities"),
+    ("key", NPZ, "found softmax; expected probabilities"),
     ("objects", NPZ, "Object arrays"),
     ("no voxel", NPZ, r"expected \(C, Z, Y, X\)"),
     ("header", NPZ, "cannot be read as .npz"),
     ("list of chunks", B2ND, "a blosc2 SChunk; expected an array"),
-    ("saved twice", B2ND, "as bad.npz and bad.b2nd; expected one of them"),
+    ("saved twice", B2ND, "as bad.npz and bad.b2nd; expected only one"),
     *(
         (kind, ending, expected)
         for ending in (NPZ, B2ND)
@@ -387,7 +387,7 @@ def test_a_file_cut_off_anywhere_is_a_finding(tmp_path, ending):
     content = save(tmp_path, "a", softmax(0, shape=(8, 16, 16)), ending).read_bytes()
     for length in range(0, len(content), 97):
         (tmp_path / f"a{ending}").write_bytes(content[:length])
-        with pytest.raises(ValueError, match="cut off"):
+        with pytest.raises(ValueError, match="truncated"):
             score_file(tmp_path / f"a{ending}", 2.0)
 
 
@@ -480,7 +480,7 @@ def test_a_case_that_cannot_be_used_takes_no_part_in_the_query(tmp_path):
     ("ids", "other", "expected"),
     [
         (["a"], {}, "no row for b, c;"),
-        (["a", "b", "c", "a"], {}, "a more than once"),
+        (["a", "b", "c", "a"], {}, "a occurs more than once"),
         (["a", "b", "c"], {"latest": np.ones((3, 5))}, "expected floats"),
         (["a", "b", "c"], {"pretrained": np.ones((2, 4)), "latest": np.ones((2, 4))}, "expected floats"),
         (["a", "b", "c"], {"latest": np.array([[1.0] * 4, [np.nan] * 4, [1.0] * 4])}, "NaN or inf in the row of b"),

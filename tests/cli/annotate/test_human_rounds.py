@@ -42,7 +42,7 @@ def test_two_readers_agree_by_dice_and_the_first_one_counts(root: Path, call: Ca
     work = root / "work"
     code, out, _ = call("export", "-o", work, "--annotators", "anna", "bert", "--double_read", "0.3", "-device", "cpu")
     assert code == 0
-    assert "the label is that of the annotator named first" in out
+    assert "the label of the one named first" in out
     assert open_request(the_experiment()).annotators == {
         "case_03": ("anna",),
         "case_01": ("anna", "bert"),
@@ -54,7 +54,7 @@ def test_two_readers_agree_by_dice_and_the_first_one_counts(root: Path, call: Ca
     code, out, _ = call("import", work)
     assert code == 0
     assert "second reading by bert imported" in out
-    assert "missing: case_03, case_01, case_06" in out  # bert's reading is not the label
+    assert "Missing labels: case_03, case_01, case_06" in out  # bert's reading is not the label
     save_itksnap(work / "annotations/anna/case_01.nii.gz", first, image_of(root, "case_01"))
     code, out, _ = call("import", work)
     assert code == 0
@@ -113,7 +113,7 @@ def test_a_partial_round_counts_the_labelled_cases_and_gives_the_others_back(
     (folder / "labelsTr").mkdir()
     shutil.copy(truth_folder / f"{first}.nii.gz", folder / "labelsTr")
     run_round(experiment, 0, CPU)
-    with pytest.raises(WaitingForAnnotation, match="A round cannot go on without any label"):
+    with pytest.raises(WaitingForAnnotation, match="A round cannot proceed without any label"):
         run_round(experiment, 1, CPU, proceed_with_partial=True)
     taken, left = open_request(experiment).cases
     shutil.copy(truth_folder / f"{taken}.nii.gz", folder / "labelsTr")
@@ -155,7 +155,9 @@ def test_a_decision_holds_for_its_query_only(root: Path) -> None:
 def test_nothing_is_asked_for_before_the_query(root: Path) -> None:
     experiment = the_experiment()
     experiment.paths.step_file(1, "query").unlink()
-    with pytest.raises(AssftError, match=r"Round 1 has not chosen its cases yet. Run nnUNetv2_assft_round -d 901 -r 1"):
+    with pytest.raises(
+        AssftError, match=r"Round 1 has not queried its cases yet. Run nnUNetv2_assft_round -d 901 -r 1"
+    ):
         open_request(experiment)
 
 
@@ -196,7 +198,7 @@ def test_the_round_trip_on_real_images(nnunet_folders: Path, call: Call) -> None
         work = nnunet_folders / f"work_{r}"
         code, out, _ = call("export", "-o", work, "-device", "cpu")
         assert code == 0
-        assert ("No model is trained yet" in out) == (r == 0)
+        assert ("No model has been trained yet" in out) == (r == 0)
         asked = open_request(experiment).cases
         assert all(case in str(waiting.value) for case in asked)
         if r == 2:

@@ -54,7 +54,7 @@ def test_every_bad_return_is_refused_with_its_own_message_and_the_good_one_besid
         assert lines[0].startswith("nnUNetv2_assft_annotate: error: case_03"), kind
         assert re.search(expected, lines[0]), (kind, lines[0])
         assert "case_01: the label" in out
-        assert "missing: case_03, case_06" in out
+        assert "Missing labels: case_03, case_06" in out
         assert not label_file(root, "case_03").exists()
         messages.add(lines[0].split("): ", 1)[1])
     assert len(messages) == len(REFUSED)
@@ -283,4 +283,4 @@ def test_nothing_is_asked_of_a_human_by_an_oracle(root: Path, call: Call) -> Non
     plan_experiment(901, name="bench", **SETTINGS)
     code, _, lines = call("export", "-e", "bench", "-o", root / "work")
     assert code == 1
-    assert "Experiment 'bench' has annotator 'oracle'" in lines[0]
+    assert "Experiment 'bench' was planned with --annotator oracle" in lines[0]
