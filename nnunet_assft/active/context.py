@@ -15,6 +15,7 @@ from nnunet_assft.errors import AssftError
 from nnunet_assft.planning.planner import CONFIGURATION
 from nnunet_assft.planning.preprocessing import load_image, load_properties
 from nnunet_assft.runtime.files import read_json
+from nnunet_assft.runtime.text import some
 from nnunet_assft.volumes.accepted_geometry import is_accepted
 from nnunet_assft.volumes.labels import find_misfit, misplaced, read_label
 from nnunet_assft.volumes.raw_dataset import RawDataset, find_dataset
@@ -72,14 +73,14 @@ def open_context(experiment: Experiment, device: torch.device) -> Context:
     if missing:
         raise AssftError(
             f"{dataset.folder / 'imagesTr'} lacks {len(missing)} cases that the experiment was planned with: "
-            f"{', '.join(missing[:5])}. Put them back and run the same command again."
+            f"{some(missing)}. Put them back and run the same command again."
         )
     context = Context(experiment, dataset, read_json(experiment.paths.plans), device)
     cases = (*experiment.pool, *experiment.test)
     missing = [case for case in cases if not (context.image_folder / f"{case}.pkl").is_file()]
     if missing:
         raise AssftError(
-            f"{context.image_folder} lacks {len(missing)} preprocessed cases: {', '.join(missing[:5])}. "
+            f"{context.image_folder} lacks {len(missing)} preprocessed cases: {some(missing)}. "
             f"Run {experiment.command('plan')} with the options of the experiment to preprocess them again."
         )
     return context

@@ -23,6 +23,7 @@ from nnunet_assft.planning.preprocessing import preprocess_images
 from nnunet_assft.planning.test_split import split
 from nnunet_assft.runtime.files import link_or_copy, read_json, write_json
 from nnunet_assft.runtime.processes import number_of_processes
+from nnunet_assft.runtime.text import some
 from nnunet_assft.volumes.raw_dataset import RawDataset, find_dataset
 
 
@@ -128,9 +129,7 @@ def _refuse_other_settings(existing: Experiment, wanted: Experiment) -> None:
         if getattr(existing, key) != getattr(wanted, key):
             changed[key] = (getattr(existing, key), getattr(wanted, key))
     if changed:
-        shown = ", ".join(
-            f"{name} was {_short(had)}, now {_short(want)}" for name, (had, want) in list(changed.items())[:3]
-        )
+        shown = some((f"{name} was {_short(had)}, now {_short(want)}" for name, (had, want) in changed.items()), 3)
         raise AssftError(
             f"Experiment {existing.name!r} of {existing.dataset} exists with other settings ({shown}). "
             "Use the options it was planned with, or choose a new name with -e."

@@ -10,6 +10,7 @@ from nnunet_assft.active.options import Options
 from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.errors import AssftError
 from nnunet_assft.network.presets import PRESETS
+from nnunet_assft.planning.choices import ANNOTATORS, NORMALIZATIONS
 from nnunet_assft.planning.domains import DOMAINS, ONE_SHOT_EPOCHS, resolve_domain
 
 WEIGHT_DECAY = 3e-5
@@ -48,10 +49,13 @@ class Settings:
     def resolved(self, dataset: str) -> Settings:
         """Return the settings with the values of the domain in place of None and `auto`.
 
-        Raises `AssftError` for an unknown strategy or preset, and for an encoder that the preset cannot load.
+        Raises `AssftError` for a name that is in no table, and for an encoder that the preset cannot load.
         """
         _check_name("--strategy", self.strategy, STRATEGIES)
         _check_name("--preset", self.preset, PRESETS)
+        _check_name("--domain", self.domain, ("auto", *DOMAINS))
+        _check_name("--normalization", self.normalization, NORMALIZATIONS)
+        _check_name("--annotator", self.annotator, ANNOTATORS)
         domain = resolve_domain(self.domain, dataset)
         row = DOMAINS[domain]
         if self.encoder is not None and not PRESETS[self.preset].accepts_pretrained_encoder:

@@ -48,14 +48,12 @@ class Advice:
 
     gains: the gain of the last round and, from the third round on, that of the last two together. within_noise: None
     if no advice is possible. sentence: the advice in words. caveat: its limits, empty if no advice is possible.
-    source: reference for the rule.
     """
 
     gains: tuple[Gain, ...]
     within_noise: bool | None
     sentence: str
     caveat: str
-    source: str = SOURCE
 
 
 def advice(rounds: Sequence[Round]) -> Advice:

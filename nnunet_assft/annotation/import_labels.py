@@ -20,6 +20,7 @@ from nnunet_assft.annotation.returned import Returned, find_returned
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.cases import for_each_case
 from nnunet_assft.runtime.files import read_json, sha256_file
+from nnunet_assft.runtime.text import some
 from nnunet_assft.volumes.accepted_geometry import ALL, check_accepted
 from nnunet_assft.volumes.segmentations import InFileAxes, write_segmentation
 
@@ -87,8 +88,7 @@ def _check_names(context: Context, consent: Consent, times: Times) -> None:
         unknown = sorted(set(named) - set(pool))
         if unknown:
             raise AssftError(
-                f"{option} names {', '.join(unknown[:5])}; the dataset has no such case. Expected case ids such as "
-                f"{pool[0]}."
+                f"{option} names {some(unknown)}; the dataset has no such case. Expected case ids such as {pool[0]}."
             )
     check_accepted(consent.geometry, pool)
 

@@ -82,8 +82,8 @@ def make_comparison(args: argparse.Namespace):  # type: ignore[no-untyped-def]
 
     If it exists already, options that are not given on the command line keep their stored values.
     """
-    from nnunet_assft.comparison.arms import parse_arms
-    from nnunet_assft.comparison.spec import Comparison, read_comparison
+    from nnunet_assft.comparison.arms import Comparison, parse_arms
+    from nnunet_assft.comparison.spec import read_comparison
     from nnunet_assft.volumes.raw_dataset import find_dataset
 
     dataset, strategies, references, seeds = find_dataset(args.d).name, args.strategies, args.references, args.seeds

@@ -80,7 +80,8 @@ def print_table(rounds: Sequence[Round]) -> None:
     print(f"\n{'round':>5} {'annotated':>9} {'pseudo':>6} {'Dice':>6}  {names}")
     for done in rounds:
         dice = done.dice
-        cells = " ".join(f"{dice['per_structure'][name] or 0:12.3f}" for name in structures)
+        of_structures = [dice["per_structure"][name] for name in structures]
+        cells = " ".join(f"{'-':>12}" if value is None else f"{value:12.3f}" for value in of_structures)
         print(f"{done.round:5d} {len(done.labelled):9d} {len(done.pseudo_labelled):6d} {dice['mean']:6.3f}  {cells}")
 
 

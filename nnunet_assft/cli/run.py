@@ -27,8 +27,11 @@ def run_all(args: argparse.Namespace) -> None:
     planned = ExperimentPaths(find_dataset(args.d).name, args.e).experiment_file.is_file()
     # if options are given, planning checks that the experiment was planned with them
     given = args.typed - {"d", "e", "device", "verbose", "np", "accept_geometry"}
-    experiment = load_experiment(args) if planned and not given else make_experiment(args)
-    accept_geometry(args, experiment)
+    if planned and not given:
+        experiment = load_experiment(args)
+        accept_geometry(args, experiment)
+    else:
+        experiment = make_experiment(args)
     device = choose_device(args.device)
     for r in range(experiment.n_rounds + 1):
         done = run_round(experiment, r, device)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pandas as pd
 
+from nnunet_assft.comparison.arms import Comparison
 from nnunet_assft.comparison.arms.base import METRIC_COLUMNS
 from nnunet_assft.comparison.conclusions import Findings, draw_conclusions
 from nnunet_assft.comparison.pseudo_label_quality import read_pseudo_label_quality
-from nnunet_assft.comparison.spec import Comparison, Shared, read_comparison
+from nnunet_assft.comparison.spec import Shared, read_comparison
 from nnunet_assft.comparison.tables import markdown, write_table
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.files import write_text

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import torch
 
-from nnunet_assft.comparison.spec import Comparison
+from nnunet_assft.comparison.arms import Comparison
 from nnunet_assft.errors import AssftError
 
 

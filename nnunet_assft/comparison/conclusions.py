@@ -8,10 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from nnunet_assft.comparison.arms import Arm, StrategyArm, competing, name_of
+from nnunet_assft.comparison.arms import Arm, Comparison, StrategyArm, competing, name_of
 from nnunet_assft.comparison.arms.experiments import steps_of_second_stages
 from nnunet_assft.comparison.paper_results import paper_results
-from nnunet_assft.comparison.spec import Comparison, Shared
+from nnunet_assft.comparison.spec import Shared
 from nnunet_assft.comparison.statistics import ALPHA, compare_arms, p_text
 from nnunet_assft.comparison.tables import Rows, Table, comparison_tables
 from nnunet_assft.runtime.text import count, named

@@ -15,7 +15,7 @@ import torch
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
-from nnunet_assft.comparison.spec import Comparison
+from nnunet_assft.comparison.arms import Comparison
 from nnunet_assft.planning.planner import CONFIGURATION, scratch_preprocessed_folder
 from nnunet_assft.runtime.files import read_json, write_json
 

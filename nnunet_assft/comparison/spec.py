@@ -9,56 +9,13 @@ from typing import Any
 
 import torch
 
-from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.settings import Settings
 from nnunet_assft.active.state import options_of_version_2, written_by
-from nnunet_assft.comparison.arms import Arm, StrategyArm, arm_of
+from nnunet_assft.comparison.arms import Comparison, arm_of
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.files import read_json, write_json
 
 SCHEMA_VERSION = 2
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What is compared.
-
-    arms: in the order in which they run. settings: those of all runs, with defaults filled in; every run replaces the
-    strategy and the seed.
-    """
-
-    dataset: str
-    name: str
-    arms: tuple[Arm, ...]
-    seeds: tuple[int, ...]
-    settings: Settings
-
-    @property
-    def folder(self) -> Path:
-        return ExperimentPaths(self.dataset, self.name).results_of_dataset / "assft_compare" / self.name
-
-    @property
-    def file(self) -> Path:
-        return self.folder / "comparison.json"
-
-    @property
-    def strategies(self) -> tuple[StrategyArm, ...]:
-        return tuple(arm for arm in self.arms if isinstance(arm, StrategyArm))
-
-    @property
-    def first_strategy(self) -> StrategyArm:
-        """The arm whose experiment plans the dataset, and with whose network the bounds are measured."""
-        return self.strategies[0]
-
-    @property
-    def n_rounds(self) -> int:
-        """The number R of query rounds."""
-        assert self.settings.rounds is not None
-        return self.settings.rounds
-
-    def paths(self, arm: Arm, seed: int) -> ExperimentPaths:
-        """The paths of the experiment of an arm, if the arm has its own experiment."""
-        return ExperimentPaths(self.dataset, f"{self.name}_{arm.id}_s{seed}")
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ def check_images(
         executor=in_processes(num_processes),
     )
     if problems:
-        listed = some(f"{case}: {problem}" for case, problem in sorted(problems.items()))
+        listed = some((f"{case}: {problem}" for case, problem in sorted(problems.items())), separator="; ")
         raise AssftError(
             f"{len(problems)} of {len(images)} images cannot be used ({listed}). "
             "Replace or remove them and run the same command again."

@@ -9,6 +9,7 @@ import numpy as np
 
 from nnunet_assft.errors import AssftError
 from nnunet_assft.nnunet_names import SPLIT_SEED
+from nnunet_assft.runtime.text import some
 from nnunet_assft.volumes.raw_dataset import RawDataset
 
 DEFAULT_TEST_FRACTION = "0.2"
@@ -31,12 +32,12 @@ def split(dataset: RawDataset, annotator: str, test_split: str | None) -> tuple[
     missing = [case for case in (*pool, *test) if not dataset.label_file(case).is_file()]
     if missing and annotator == "oracle":
         raise AssftError(
-            f"{len(missing)} cases of {dataset.name} have no label file ({', '.join(missing[:5])}). The oracle needs "
+            f"{len(missing)} cases of {dataset.name} have no label file ({some(missing)}). The oracle needs "
             "all of them. Add them, or plan with --annotator human."
         )
     if unlabelled := [case for case in test if case in missing]:
         raise AssftError(
-            f"{len(unlabelled)} test cases have no label ({', '.join(unlabelled[:5])}), and annotators are not asked "
+            f"{len(unlabelled)} test cases have no label ({some(unlabelled)}), and annotators are not asked "
             "to label them. Add these labels, or leave out --test_split to run without test cases."
         )
     if len(pool) < 2:
@@ -82,7 +83,7 @@ def _cases_in_file(file: Path, cases: list[str]) -> set[str]:
     unknown = sorted({str(case) for case in listed} - set(cases))
     if unknown:
         raise AssftError(
-            f"--test_split {file} names {len(unknown)} cases that are not in imagesTr ({', '.join(unknown[:5])}); "
+            f"--test_split {file} names {len(unknown)} cases that are not in imagesTr ({some(unknown)}); "
             f"expected ids such as {cases[0]}."
         )
     return {str(case) for case in listed}

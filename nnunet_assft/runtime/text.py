@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 
-def some(items: Iterable[object], n: int = 5) -> str:
+def some(items: Iterable[object], n: int = 5, separator: str = ", ") -> str:
     """Return the first n items and the number of the others, such as "a, b, c, d, e and 2 more"."""
     names = [str(item) for item in items]
-    return ", ".join(names[:n]) + (f" and {len(names) - n} more" if len(names) > n else "")
+    return separator.join(names[:n]) + (f" and {len(names) - n} more" if len(names) > n else "")
 
 
 def named(kind: str, items: Iterable[object], n: int = 5) -> str:

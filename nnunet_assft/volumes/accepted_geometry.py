@@ -12,6 +12,7 @@ from pathlib import Path
 
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.files import read_json, write_json
+from nnunet_assft.runtime.text import some
 
 ALL = "all"
 
@@ -62,7 +63,7 @@ def check_accepted(cases: Collection[str], known: Collection[str]) -> None:
     unknown = sorted(set(cases) - set(known) - {ALL})
     if unknown:
         raise AssftError(
-            f"--accept_geometry names {', '.join(unknown[:5])}; the experiment has no such case. Expected case ids "
+            f"--accept_geometry names {some(unknown)}; the experiment has no such case. Expected case ids "
             f"such as {next(iter(known))}, or {ALL}."
         )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_assft.errors import AssftError
+from nnunet_assft.runtime.text import some
 from nnunet_assft.volumes.grid import read_grid, turns_to_ras
 from nnunet_assft.volumes.nifti import forms_disagree, refuse_damaged_nifti
 from nnunet_assft.volumes.placement import DoesNotFitError, require_same_voxels
@@ -74,7 +75,7 @@ def read_label(dataset: RawDataset, case: str, label_file: Path) -> np.ndarray:
     ]  # NaN counts as unknown, because it does not equal any value
     if unknown:
         raise AssftError(
-            f"The label of case {case} has values that dataset.json does not define: {', '.join(unknown[:5])}; "
+            f"The label of case {case} has values that dataset.json does not define: {some(unknown)}; "
             f"expected {known}. Fix {label_file} and run the same command again."
         )
     return np.asarray(label).astype(np.int16)

@@ -11,8 +11,7 @@ import pytest
 
 from nnunet_assft.active.settings import Settings
 from nnunet_assft.cli.compare import main as compare_main
-from nnunet_assft.comparison.arms import arm_of, competing
-from nnunet_assft.comparison.spec import Comparison
+from nnunet_assft.comparison.arms import Comparison, arm_of, competing
 from nnunet_assft.comparison.statistics import compare_arms
 from tests.conftest import set_folders, write_dataset
 

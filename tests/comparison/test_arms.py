@@ -10,10 +10,18 @@ import torch
 from nnunet_assft.active.rounds import run_round
 from nnunet_assft.active.settings import Settings
 from nnunet_assft.cli.compare import parser
-from nnunet_assft.comparison.arms import BOUNDS, REFERENCES, StrategyArm, arm_of, name_of, ordered, parse_arms
+from nnunet_assft.comparison.arms import (
+    BOUNDS,
+    REFERENCES,
+    Comparison,
+    StrategyArm,
+    arm_of,
+    name_of,
+    ordered,
+    parse_arms,
+)
 from nnunet_assft.comparison.arms.experiments import reuse_round_0
 from nnunet_assft.comparison.paper_results import paper_strategies
-from nnunet_assft.comparison.spec import Comparison
 from nnunet_assft.errors import AssftError
 from tests.comparison.conftest import DATASET, SETTINGS
 from tests.conftest import plan_experiment

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from nnunet_assft.active.state import finished_rounds
-from nnunet_assft.comparison.arms import StrategyArm, arm_of
+from nnunet_assft.comparison.arms import Comparison, StrategyArm, arm_of
 from nnunet_assft.comparison.collection import collect, write_tables
-from nnunet_assft.comparison.spec import Comparison, read_comparison
+from nnunet_assft.comparison.spec import read_comparison
 from nnunet_assft.errors import AssftError
 from tests.comparison.conftest import compare
 

@@ -22,9 +22,8 @@ from nnunet_assft.active.scoring.scorer import Scorer
 from nnunet_assft.active.selection import SELECTIONS
 from nnunet_assft.active.state import Experiment, Model, Round
 from nnunet_assft.comparison import pseudo_label_quality as module
-from nnunet_assft.comparison.arms import StrategyArm
+from nnunet_assft.comparison.arms import Comparison, StrategyArm
 from nnunet_assft.comparison.pseudo_label_quality import pseudo_label_quality, read_pseudo_label_quality
-from nnunet_assft.comparison.spec import Comparison
 from nnunet_assft.errors import AssftError
 from nnunet_assft.evaluation.dice import case_dice, mean_of
 from nnunet_assft.runtime.files import read_json, write_csv, write_json

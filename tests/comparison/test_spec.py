@@ -12,7 +12,8 @@ from nnunet_assft.active.options import Options
 from nnunet_assft.cli.common import parse
 from nnunet_assft.cli.compare import make_comparison
 from nnunet_assft.cli.compare import parser as compare_parser
-from nnunet_assft.comparison.spec import Comparison, Shared, plan_shared, read_comparison, write_comparison
+from nnunet_assft.comparison.arms import Comparison
+from nnunet_assft.comparison.spec import Shared, plan_shared, read_comparison, write_comparison
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.files import read_json, write_json
 from tests.comparison.conftest import ARMS, OPTIONS, comparison_of

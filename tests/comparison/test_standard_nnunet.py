@@ -18,8 +18,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunet_assft.active.state import Round
 from nnunet_assft.active.training.checkpoints import load_weights
 from nnunet_assft.comparison import standard_nnunet
-from nnunet_assft.comparison.arms import arm_of
-from nnunet_assft.comparison.spec import Comparison
+from nnunet_assft.comparison.arms import Comparison, arm_of
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.files import read_json
 from tests.comparison.conftest import DATASET

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from nnunet_assft.active.strategies import STRATEGIES
-from nnunet_assft.comparison.arms.base import Arm, Predictions, Work
+from nnunet_assft.comparison.arms.base import Arm, Comparison, Predictions, Work
 from nnunet_assft.comparison.arms.experiments import LowerBound, StrategyArm, UpperBound
 from nnunet_assft.comparison.arms.nnunet import FinetunedNnunet, StandardNnunet
 from nnunet_assft.comparison.paper_results import paper_names, paper_strategies
@@ -20,6 +20,7 @@ __all__ = [
     "BOUNDS",
     "REFERENCES",
     "Arm",
+    "Comparison",
     "LowerBound",
     "Predictions",
     "StandardNnunet",

@@ -1,4 +1,4 @@
-"""The base class of all kinds of arms."""
+"""A comparison, and the base class of all kinds of arms that it has."""
 
 from __future__ import annotations
 
@@ -6,22 +6,62 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import pandas as pd
 import torch
 
 from nnunet_assft.active.experiment import create_experiment
+from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.settings import Settings
 from nnunet_assft.active.state import Experiment
 from nnunet_assft.annotation.minutes import annotation_minutes
 from nnunet_assft.evaluation.case_metrics import DTYPES, cached_metrics
 from nnunet_assft.volumes.raw_dataset import find_dataset
 
-if TYPE_CHECKING:
-    from nnunet_assft.comparison.spec import Comparison
-
 METRIC_COLUMNS = ["round", "n_labelled", *DTYPES]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared.
+
+    arms: in the order in which they run. settings: those of all runs, with defaults filled in; every run replaces the
+    strategy and the seed.
+    """
+
+    dataset: str
+    name: str
+    arms: tuple[Arm, ...]
+    seeds: tuple[int, ...]
+    settings: Settings
+
+    @property
+    def folder(self) -> Path:
+        return ExperimentPaths(self.dataset, self.name).results_of_dataset / "assft_compare" / self.name
+
+    @property
+    def file(self) -> Path:
+        return self.folder / "comparison.json"
+
+    @property
+    def strategies(self) -> tuple[Arm, ...]:
+        return tuple(arm for arm in self.arms if arm.is_strategy)
+
+    @property
+    def first_strategy(self) -> Arm:
+        """The arm whose experiment plans the dataset, and with whose network the bounds are measured."""
+        return self.strategies[0]
+
+    @property
+    def n_rounds(self) -> int:
+        """The number R of query rounds."""
+        assert self.settings.rounds is not None
+        return self.settings.rounds
+
+    def paths(self, arm: Arm, seed: int) -> ExperimentPaths:
+        """The paths of the experiment of an arm, if the arm has its own experiment."""
+        return ExperimentPaths(self.dataset, f"{self.name}_{arm.id}_s{seed}")
 
 
 class Predictions(NamedTuple):
@@ -54,6 +94,7 @@ class Arm(ABC):
     kind: str
     source: str | None = None
 
+    is_strategy: ClassVar[bool] = False
     is_bound: ClassVar[bool] = False  # a bound is shown, but takes part in no test
     is_nnunet: ClassVar[bool] = False  # trains nnU-Net's own network, to which the bounds do not apply
     budget: ClassVar[str] = ""  # for a bound: the share of the pool that is labelled

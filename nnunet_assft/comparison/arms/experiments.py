@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -17,19 +17,18 @@ from nnunet_assft.active.settings import Settings
 from nnunet_assft.active.state import STEPS, Experiment, Round, finished_rounds
 from nnunet_assft.active.strategies import STRATEGIES, Strategy
 from nnunet_assft.active.training.training_set import Stage, write_training_set
-from nnunet_assft.comparison.arms.base import Arm, Predictions, Work, annotation_cost
+from nnunet_assft.comparison.arms.base import Arm, Comparison, Predictions, Work, annotation_cost
 from nnunet_assft.comparison.paper_results import paper_names
 from nnunet_assft.comparison.pseudo_label_quality import pseudo_label_quality
 from nnunet_assft.runtime.files import link_or_copy, read_json, write_json
 from nnunet_assft.volumes.raw_dataset import find_dataset
 
-if TYPE_CHECKING:
-    from nnunet_assft.comparison.spec import Comparison
-
 
 @dataclass(frozen=True)
 class StrategyArm(Arm):
     """A query strategy, in an ordinary experiment named NAME_ARM_sSEED."""
+
+    is_strategy = True
 
     @property
     def title(self) -> str:

@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from nnunet_assft.active.context import open_context
 from nnunet_assft.active.settings import Settings
 from nnunet_assft.active.state import Experiment, Round, finished_rounds
-from nnunet_assft.comparison.arms.base import Arm, Predictions, Work, annotation_cost
+from nnunet_assft.comparison.arms.base import Arm, Comparison, Predictions, Work, annotation_cost
 from nnunet_assft.comparison.arms.experiments import StrategyArm
 from nnunet_assft.comparison.standard_nnunet import Job, finished_job, run_job
-
-if TYPE_CHECKING:
-    from nnunet_assft.comparison.spec import Comparison
 
 DATASET_KEYS = ("channel_names", "labels", "file_ending", "overwrite_image_reader_writer")  # of dataset.json
 DEFAULT_SOURCE = "random"

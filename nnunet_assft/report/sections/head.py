@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from nnunet_assft.active.stopping import advice
+from nnunet_assft.active.stopping import SOURCE, advice
 from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.report.material import Material
 from nnunet_assft.report.sections.base import encoder_name, query_warning
@@ -55,4 +55,4 @@ def _advice(material: Material) -> tuple[str, ...]:
         said = advice(material.rounds)
     except ValueError as error:
         return (f"No advice is possible yet: {error}",)
-    return tuple(text for text in (said.sentence, said.caveat, f"Rule: {said.source}.") if text)
+    return tuple(text for text in (said.sentence, said.caveat, f"Rule: {SOURCE}.") if text)
