@@ -6,6 +6,7 @@ import os
 import re
 import reprlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,9 +41,8 @@ def check(folder: Path, tolerances: Tolerances, num_processes: int | None, *, vo
     channels = tuple(_channel(name) for _, name in sorted(content["channel_names"].items()))
     labelled, unlabelled, findings = _cases(folder, content)
     findings += id_clash(folder.name, folder.parent) if re.match(r"Dataset\d{3}_", folder.name) else []
-    scanning = Scanning(
-        tolerances, channels[0], ending, reorient=content.get("overwrite_image_reader_writer") == READER
-    )
+    reorient = content.get("overwrite_image_reader_writer") == READER
+    scanning = Scanning(replace(tolerances, moves=False), channels[0], ending, reorient=reorient)
     parts = {case.name: case.part for case in labelled}
     planned, scanned = scan_cases(labelled, parts, scanning, num_processes)
     conversion = Conversion(folder, _identity(content["labels"]), (), channels, ending, by_id=False, mode=None)

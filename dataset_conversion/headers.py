@@ -120,8 +120,12 @@ def pair_findings(case: str, image: Header, label: Header, tolerances: Tolerance
     distance, (info, error) = corner_distance(*grids), tolerances.limits(image.grid)
     if not distance <= NOT_WORTH_A_WORD:
         severity = INFO if distance < info else WARNING if distance <= error else ERROR
-        reason = misfit(image, label, reorient=reorient) or "the difference is rounding"
-        text = f"image and label lie {distance:.2f} mm apart: {reason}; tolerated up to {error:.2f} mm"
+        reason = misfit(image, label, reorient=reorient)
+        text = f"image and label lie {distance:.2f} mm apart: {reason or 'the difference is rounding'}"
+        if tolerances.moves:
+            text += f"; tolerated up to {error:.2f} mm"
+        elif reason:
+            severity = ERROR
         findings.append(found("affine_differs", case, text, severity))
     axes = image.grid.axes, label.grid.axes
     if reorient and axes[0] != axes[1]:

@@ -189,9 +189,11 @@ def scan_case(case: SourceCase, scanning: Scanning) -> PlannedCase:
     findings += _image_findings(case, headers, scanning)
     if errors(findings):
         return PlannedCase(case, "", tuple(ordered(findings)))
-    image, *others = (headers[file] for file in case.files)
-    for other in others:
-        findings += pair_findings(case.name, image, other, scanning.tolerances, reorient=scanning.reorient)
+    image, *others = case.files
+    of_channels = replace(scanning.tolerances, moves=True)  # no round refuses a channel for its position
+    for file in others:
+        tolerances = of_channels if file in case.images else scanning.tolerances
+        findings += pair_findings(case.name, headers[image], headers[file], tolerances, reorient=scanning.reorient)
     return PlannedCase(
         case,
         "",

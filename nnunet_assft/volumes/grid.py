@@ -30,11 +30,14 @@ class Tolerances:
     """How far image and label may lie apart when a dataset is converted; the label is then moved onto its image.
 
     A difference below `info` is reported for information, one above `error` is an error, and one between them is a
-    warning; both in mm. error: None stands for one voxel, which is the smallest spacing of the image.
+    warning; both in mm. error: None stands for one voxel, which is the smallest spacing of the image. moves: False if
+    labels stay where they are, as when a dataset is only checked; a label that does not lie on its image is then always
+    an error, because a round would refuse it.
     """
 
     info: float = 0.1
     error: float | None = None
+    moves: bool = True
 
     def limits(self, image: Grid) -> tuple[float, float]:
         """Return (info, error) in mm for this image."""

@@ -76,6 +76,18 @@ def test_what_is_wrong_is_found(convert: Convert, dataset: Path) -> None:
     assert "numTraining is 3, but 2 training cases" in result.message("count_differs", "check_report")
 
 
+def test_a_label_that_a_round_would_refuse_is_an_error_however_close_it_is(convert: Convert, dataset: Path) -> None:
+    for case, shift in (("c1", 0.2), ("c2", 0.01)):  # mm; below half a voxel, and rounding
+        moved = AFFINE + np.array([[0, 0, 0, shift]] + [[0] * 4] * 3)
+        save(dataset / f"labelsTr/{case}.nii.gz", label(1, 2), moved)
+    result = checked(convert, dataset)
+    assert (result.code, result.findings("check_report")) == (
+        1,
+        [("error", "affine_differs", "c1"), ("info", "affine_differs", "c2")],
+    )
+    assert "it is shifted by 0.2 mm" in result.message("affine_differs", "check_report")
+
+
 def test_two_orientations_matter_to_a_reader_that_does_not_reorient(convert: Convert, dataset: Path) -> None:
     save(dataset / "labelsTr/c1.nii.gz", *downloads.reoriented(label(1, 2), "LPS"))
     result = checked(convert, dataset)
