@@ -20,7 +20,7 @@ from nnunet_assft.annotation.returned import Returned, find_returned
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.cases import for_each_case
 from nnunet_assft.runtime.files import read_json, sha256_file
-from nnunet_assft.runtime.text import some
+from nnunet_assft.runtime.text import count, some
 from nnunet_assft.volumes.accepted_geometry import ALL, check_accepted
 from nnunet_assft.volumes.segmentations import InFileAxes, write_segmentation
 
@@ -130,8 +130,8 @@ class _Import:
         differing = _differing_voxels(gated.label, target) if is_there else 0
         if differing and not self.consent.replace:
             raise AssftError(
-                f"there is already a label that differs in {differing} voxels ({target}). Add --replace to use the new "
-                f"one; the old one is then kept in {self.context.paths.annotations / 'replaced'}."
+                f"there is already a label that differs in {count(differing, 'voxel')} ({target}). Add --replace to "
+                f"use the new one; the old one is then kept in {self.context.paths.annotations / 'replaced'}."
             )
         if gated.warnings and not self.consent.covers(case):
             advice = f"Add --accept {case} if this is correct."

@@ -10,6 +10,7 @@ from typing import Any
 
 from nnunet_assft.active.annotation import AnnotationRequest
 from nnunet_assft.active.context import Context
+from nnunet_assft.runtime.text import count
 from nnunet_assft.volumes.structures import colour, structures
 
 
@@ -77,7 +78,7 @@ def readme(context: Context, request: AnnotationRequest, *, has_model: bool, pre
     where = "annotations/YOUR_NAME/" if any(request.annotators.values()) else "annotations/"
     known = ", ".join(f"{value} {name}" for name, value in labels)
     lines = [
-        f"Round {request.round}: {len(request.cases)} cases to annotate, in the order of worklist.csv.",
+        f"Round {request.round}: {count(len(request.cases), 'case')} to annotate, in the order of worklist.csv.",
         "",
         f"images/CASE_0000{ending} is the image. Never overwrite it: it may be the original file.",
         *_what_the_model_says(ending, has_model=has_model, prelabel=prelabel),

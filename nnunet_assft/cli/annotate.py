@@ -17,6 +17,7 @@ from nnunet_assft.cli.common import (
     make_parser,
     run,
 )
+from nnunet_assft.runtime.text import count
 
 
 def parser() -> argparse.ArgumentParser:
@@ -83,7 +84,8 @@ def export_work(args: argparse.Namespace, experiment: Any) -> int:
     with only_process(experiment):
         done = annotation_export.export_work(context, args.o, options)
     request = done.request
-    print(f"round {request.round}: {len(request.cases)} cases to annotate in {args.o}: {', '.join(request.cases)}")
+    asked = count(len(request.cases), "case")
+    print(f"round {request.round}: {asked} to annotate in {args.o}: {', '.join(request.cases)}")
     if not done.has_model:
         print("No model has been trained yet, so there are no pre-segmentations and no uncertainty maps.")
     for case in done.kept:

@@ -7,6 +7,7 @@ import argparse
 from nnunet_assft.cli.common import make_parser, run
 from nnunet_assft.cli.options import add_plan_options, make_experiment
 from nnunet_assft.cli.printing import print_deviations
+from nnunet_assft.runtime.text import count
 
 
 def parser() -> argparse.ArgumentParser:
@@ -29,10 +30,11 @@ def plan(args: argparse.Namespace) -> None:
         f"preset {settings.preset}"
     )
     print(f"pre-trained encoder: {settings.encoder or 'none; the encoder starts at random'}")
-    print(f"{len(experiment.pool)} cases in the pool, {len(experiment.test)} test cases ({experiment.test_source})")
+    pool, test = count(len(experiment.pool), "case"), count(len(experiment.test), "test case")
+    print(f"{pool} in the pool, {test} ({experiment.test_source})")
     random = experiment.options.first_case == "random"
     first_case = experiment.permutation[0] if random else "the medoid, computed in round 0"
-    print(f"rounds 1 to {n_rounds} query {n_query} cases each; first case {first_case}")
+    print(f"rounds 1 to {n_rounds} query {count(n_query, 'case')} each; first case {first_case}")
     print(
         f"epochs: {training['one_shot_epochs']} in round 0, then {training['epochs']} per stage, of "
         f"{training['iterations_per_epoch']} iterations; initial learning rate {training['initial_lr']:g}"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from nnunet_assft.cli.common import load_experiment, make_parser, run
 from nnunet_assft.cli.printing import print_deviations
+from nnunet_assft.runtime.text import count
 
 if TYPE_CHECKING:
     from nnunet_assft.active.state import Experiment, Round
@@ -41,8 +42,9 @@ def status(args: argparse.Namespace) -> None:
     done = finished_rounds(experiment)
     settings = experiment.settings
     print(
-        f"{experiment.dataset}, experiment {experiment.name!r}: {settings.strategy}, {experiment.n_rounds} rounds of "
-        f"{experiment.n_query} cases, pool of {len(experiment.pool)}, seed {settings.seed}"
+        f"{experiment.dataset}, experiment {experiment.name!r}: {settings.strategy}, "
+        f"{count(experiment.n_rounds, 'round')} of {count(experiment.n_query, 'case')}, "
+        f"pool of {len(experiment.pool)}, seed {settings.seed}"
     )
     print_deviations(experiment)
     for line in AcceptedGeometry.load(experiment.paths.accepted_geometry_file).lines():

@@ -72,10 +72,11 @@ def _what_is_compared(comparison: Comparison, shared: Shared) -> list[str]:
     settings = comparison.settings
     training, seeds = settings.training, ", ".join(map(str, comparison.seeds))
     lines = [
-        f"The same for all arms: a pool of {len(shared.pool)} cases, {len(shared.test)} test cases "
-        f"({shared.test_source}), the same first case for each seed, {comparison.n_rounds} rounds of {shared.n_query} "
-        f"queried cases, seeds {seeds}; {training['epochs']} epochs per stage ({training['one_shot_epochs']} in round "
-        f"0) of {training['iterations_per_epoch']} iterations. Preset {settings.preset}, {shared.device}.",
+        f"The same for all arms: a pool of {count(len(shared.pool), 'case')}, {count(len(shared.test), 'test case')} "
+        f"({shared.test_source}), the same first case for each seed, {count(comparison.n_rounds, 'round')} of "
+        f"{count(shared.n_query, 'queried case')}, seeds {seeds}; {count(training['epochs'], 'epoch')} per stage "
+        f"({training['one_shot_epochs']} in round 0) of "
+        f"{count(training['iterations_per_epoch'], 'iteration')}. Preset {settings.preset}, {shared.device}.",
         "Pre-trained encoder: "
         + (settings.encoder or "none. E(0) is a random network, so DKD measures the distance to a random network."),
     ]

@@ -89,7 +89,7 @@ def test_an_experiment_is_planned_with_the_rows(installed: Path, blobs: Path) ->
     line = "plan -d 901 --strategy small_foreground --preset narrow --domain wrist --option selection=typical"
     printed = command(installed, line, root)
     assert "small_foreground, domain wrist, preset narrow" in printed
-    assert "rounds 1 to 4 query 1 cases each" in printed
+    assert "rounds 1 to 4 query 1 case each" in printed
     plans = json.loads((root / "nnUNet_preprocessed" / blobs.name / "nnUNetASSFTPlans.json").read_text())
     configuration = plans["configurations"]["3d_fullres"]
     assert configuration["patch_size"] == [32, 64, 64]
@@ -114,4 +114,4 @@ def test_a_dataset_is_converted_and_an_experiment_run_with_the_rows(installed: P
     few = "--preset narrow --rounds 1 --budget 2 --epochs 1 --iterations_per_epoch 1 -device cpu"
     assert "2 pseudo-labelled" in command(installed, f"run -d 901 -e one --option selection=typical {few}", root)
     assert "0 pseudo-labelled" in command(installed, f"run -d 901 -e two --strategy small_foreground {few}", root)
-    assert "small_foreground, 1 rounds of 2 cases" in command(installed, "status -d 901 -e two", root)
+    assert "small_foreground, 1 round of 2 cases" in command(installed, "status -d 901 -e two", root)
