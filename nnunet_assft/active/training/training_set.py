@@ -13,6 +13,7 @@ from nnunet_assft.active.context import Context
 from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.state import Model
 from nnunet_assft.planning.preprocessing import write_training_label
+from nnunet_assft.runtime.cached import is_claimed
 from nnunet_assft.runtime.cases import for_each_case
 from nnunet_assft.runtime.files import PARTIAL, link_or_copy, read_json, sha256_file, sha256_of, write_json
 
@@ -64,7 +65,7 @@ def write_training_set(context: Context, stage: Stage) -> dict[str, Any]:
     content = stage.content()
     paths = context.paths
     folder, file = paths.training_set(stage.round, stage.name), paths.stage_file(stage.round, stage.name)
-    if folder.is_dir() and file.is_file() and read_json(file) == content:
+    if folder.is_dir() and is_claimed(file, content):
         return content
     file.unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
