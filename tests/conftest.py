@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 os.environ.update(nnUNet_def_n_proc="1", nnUNet_n_proc_DA="0", OMP_NUM_THREADS="1")  # read when nnU-Net is imported
+os.environ["BLOSC_NTHREADS"] = "1"  # a process with threads of blosc2 must not fork, and `tests.kills` forks
 
 import numpy as np
 import pytest

@@ -15,6 +15,7 @@ def is_killed(kill: Callable[[], None], work: Callable[[], object]) -> bool:
     """
     pid = os.fork()
     if pid == 0:
+        signal.alarm(300)  # s; a child that hangs is a failure, not a test run that never ends
         code = 1
         try:
             kill()
@@ -28,7 +29,7 @@ def is_killed(kill: Callable[[], None], work: Callable[[], object]) -> bool:
             os._exit(code)
     status = os.waitpid(pid, 0)[1]
     if os.WIFSIGNALED(status):
-        assert os.WTERMSIG(status) == signal.SIGKILL
+        assert os.WTERMSIG(status) == signal.SIGKILL, signal.strsignal(os.WTERMSIG(status))
         return True
     assert status == 0
     return False
