@@ -17,7 +17,7 @@ def paper_results() -> pd.DataFrame:
     round. In Tables 1-5 the paper marks every mean of ASSFT with p < 0.01.
     """
     with files("nnunet_assft.comparison").joinpath("paper_results.csv").open(encoding="utf-8") as file:
-        return pd.read_csv(file)
+        return pd.read_csv(file, float_precision="round_trip")
 
 
 @cache

@@ -8,6 +8,7 @@ Damaged files raise ValueError; the message says what is wrong with the file.
 
 from __future__ import annotations
 
+import math
 import pickle
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -64,7 +65,8 @@ def slabs(probs: np.ndarray | blosc2.NDArray) -> Iterator[np.ndarray]:
     if isinstance(probs, np.ndarray):
         yield probs
         return
-    depth = max(1, SLAB_BYTES * probs.shape[1] // probs.nbytes)
+    nbytes = math.prod(probs.shape) * probs.dtype.itemsize  # an older blosc2 counts the padding of the chunks too
+    depth = max(1, SLAB_BYTES * probs.shape[1] // nbytes)
     for start in range(0, probs.shape[1], depth):
         with _damage_is_a_value_error(B2ND):
             slab = np.asarray(probs[:, start : start + depth])
