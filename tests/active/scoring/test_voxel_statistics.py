@@ -114,9 +114,8 @@ def test_blocks_and_memory_layout_change_nothing_and_logits_are_left_alone(name,
 def test_the_computation_is_on_the_device_asked_for(compute):
     logits = random_logits(3, torch.float32)
     assert compute(logits, CPU) == compute(logits, None)
-    with pytest.raises(
-        NotImplementedError, match=r"(?i)meta tensor"
-    ):  # a device without values: none come back from it
+    # the device "meta" holds no values: a computation that takes place there cannot return one
+    with pytest.raises(NotImplementedError, match=r"(?i)meta tensor"):
         compute(logits, torch.device("meta"))
 
 
