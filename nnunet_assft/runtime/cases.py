@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -14,6 +15,10 @@ from tqdm import tqdm
 from nnunet_assft.errors import AssftError
 
 Result = TypeVar("Result")
+
+KILLED = (
+    "the process working on it was killed, most likely because the memory was exhausted or because the file is damaged."
+)
 
 
 class Executor(Protocol):
@@ -28,31 +33,49 @@ def here(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[tuple
         yield i, function(item)
 
 
-def in_processes(n: int) -> Executor:
+def in_processes(n: int, *, never_here: bool = False) -> Executor:
     """Return an executor with n processes on this machine. The function, items and results are pickled.
 
     A process needs some seconds for its imports before its first case, so with n = 1, or a single item, the loop runs
-    in this process. Workers are spawned, because forking after torch was loaded can hang.
+    in this process, unless `never_here` is set for a function that may crash its process. When a worker is killed, the
+    items that are left are tried again in a single worker, one after the other. The result of an item that is killed
+    there as well is an `AssftError`. Workers are spawned, because forking after torch was loaded can hang.
     """
 
     def execute(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-        if min(n, len(items)) < 2:
+        workers = min(n, len(items))
+        if workers < 2 and not never_here:
             yield from here(function, items)
             return
-        with ProcessPoolExecutor(n, mp_context=multiprocessing.get_context("spawn")) as pool:
-            try:
-                futures = {pool.submit(function, item): i for i, item in enumerate(items)}
-                for future in as_completed(futures):
-                    yield futures[future], future.result()
-            except BrokenProcessPool as error:
-                raise AssftError(
-                    f"One of {n} worker processes was killed, most likely because the memory was exhausted. Run the "
-                    "same command again with a smaller -np. Finished cases are kept."
-                ) from error
-            finally:
-                pool.shutdown(cancel_futures=True)  # after an error, no further item is started
+        left = dict(enumerate(items))
+        while left:
+            for i, result in _until_a_worker_is_killed(function, left, workers):
+                del left[i]
+                yield i, result
+            if left and workers == 1:
+                killed = next(iter(left))  # a single worker takes the items in their order
+                del left[killed]
+                yield killed, AssftError(KILLED)
+            workers = 1
 
     return execute
+
+
+def _until_a_worker_is_killed(
+    function: Callable[[Any], Any], items: Mapping[int, Any], workers: int
+) -> Iterator[tuple[int, Any]]:
+    """Yield (index, result) of the items that were computed before a worker was killed, or of all items."""
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        futures: dict[Future[Any], int] = {}
+        try:
+            with suppress(BrokenProcessPool):  # killed before all items were handed over
+                for i, item in items.items():
+                    futures[pool.submit(function, item)] = i
+            for future in as_completed(futures):
+                if not isinstance(future.exception(), BrokenProcessPool):
+                    yield futures[future], future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)  # after an error, no further item is started
 
 
 def nothing_done(case: str) -> None:
@@ -83,7 +106,9 @@ def for_each_case(  # seven parameters: everything in which the loops over cases
     attempt = function if failures is None else _Attempt(function)
     with tqdm(total=len(todo), desc=desc, unit="case", leave=False, disable=not todo) as bar:
         for i, result in executor(attempt, [items[case] for case in todo]):
-            if failures is not None and isinstance(result, AssftError):
+            if isinstance(result, AssftError):
+                if failures is None:  # raised by no function, which would end the loop above: it was killed
+                    raise AssftError(f"{todo[i]}: {result} Finished cases are kept.")
                 failures[todo[i]] = result
             else:
                 results[todo[i]] = result

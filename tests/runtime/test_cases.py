@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -127,8 +129,15 @@ def process_of(n: int) -> int:
     return os.getpid()
 
 
-def killed_at_two(n: int) -> int:
-    if n == 2:
+def killed_at_even(n: int) -> int:
+    if n % 2 == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return square(n)
+
+
+def killed_if_first(mark: Path, n: int) -> int:
+    if not mark.exists():
+        mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return square(n)
 
@@ -150,7 +159,33 @@ def test_one_process_or_one_case_runs_here(n: int, cases: dict[str, int]) -> Non
     assert found == dict.fromkeys(cases, os.getpid())
 
 
-def test_a_killed_worker_is_one_line_that_says_what_to_do() -> None:
-    with pytest.raises(AssftError, match=r"One of 2 worker processes was killed.*memory.*smaller -np") as error:
-        for_each_case(killed_at_two, CASES, desc="squares", executor=in_processes(2))
-    assert "\n" not in str(error.value)
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_case_that_kills_its_process_fails_alone(n: int) -> None:
+    failures: dict[str, AssftError] = {}
+    found = for_each_case(
+        killed_at_even, CASES, desc="squares", failures=failures, executor=in_processes(n, never_here=True)
+    )
+    assert list(found.items()) == [("a", 1), ("c", 9)]
+    assert sorted(failures) == ["b", "d"]
+    assert "memory" in str(failures["b"])
+
+
+def test_a_worker_that_was_killed_once_costs_no_case(tmp_path: Path) -> None:
+    """As when the memory was too small for two cases at once, but holds one."""
+    function = partial(killed_if_first, tmp_path / "mark")
+    assert for_each_case(function, CASES, desc="squares", executor=in_processes(2)) == {
+        case: n * n for case, n in CASES.items()
+    }
+
+
+def test_a_killed_case_is_one_line_with_its_name() -> None:
+    reported: list[str] = []
+    with pytest.raises(AssftError, match=r"^b: the process .* was killed.*memory.*Finished cases are kept\.$"):
+        for_each_case(
+            killed_at_even,
+            {"a": 1, "b": 2, "c": 3},
+            desc="squares",
+            finished=lambda case, result: reported.append(case),
+            executor=in_processes(2),
+        )
+    assert "a" in reported

@@ -22,6 +22,7 @@ import numpy as np
 from nnunet_assft.active.metrics import VoxelSums, asd_from_sums, confidence_from_sums, temperature, voxel_sums
 from nnunet_assft.active.query.pool import Query, QueryPool
 from nnunet_assft.active.scoring.softmax_files import (
+    B2ND,
     KEY,
     bytes_held,
     crop_box,
@@ -138,7 +139,8 @@ def _score_files(
         {file.stem: file for file in files},
         desc="scoring",
         failures=unusable,
-        executor=in_processes(n),
+        # a b2nd has no checksums, and some versions of blosc2 crash on one that is damaged
+        executor=in_processes(n, never_here=any(file.suffix == B2ND for file in files)),
     )
     scored = [results[case] for case in sorted(results)]
     findings = {case: str(error) for case, error in unusable.items()}

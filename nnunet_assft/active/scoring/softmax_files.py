@@ -108,6 +108,12 @@ def _open_b2nd(file: Path) -> blosc2.NDArray:
         raise ValueError(
             f"holds a blosc2 {type(array).__name__}; expected an array (C, Z, Y, X), as blosc2.asarray writes it."
         )
+    with _damage_is_a_value_error(B2ND):
+        expected = math.prod(-(-size // chunk) for size, chunk in zip(array.shape, array.chunks, strict=True))
+        if array.schunk.nchunks != expected:  # a damaged header, and its shape may be too large for any memory
+            raise ValueError(
+                f"{array.schunk.nchunks} chunks, but shape {array.shape} in chunks of {array.chunks} needs {expected}"
+            )
     return array
 
 
