@@ -47,6 +47,7 @@ PURE = (
     "active/strategies",
     "active/options",
     "comparison/statistics",
+    "evaluation/intervals",
 )
 LIBRARIES_OF_PURE_MODULES = {"numpy", "scipy", "sklearn", "pandas", "threadpoolctl"}
 # of the house itself, besides other pure modules: errors are raised, and a table is a dictionary

@@ -17,6 +17,9 @@ from nnunet_assft.errors import AssftError
 
 FIRST_CASES = ("random", "medoid")
 SWITCH = (False, True)
+PSEUDO, SUPERVISED, NONE = "pseudo", "supervised", "none"  # kinds of the second stage of a round
+SECOND_STAGES = (PSEUDO, SUPERVISED, NONE)
+OF_STRATEGY = "strategy"  # the kind that the row of the strategy says
 
 
 def _option(
@@ -39,6 +42,11 @@ class Options:
     )
     pd_weights: str = _option("literal", "Eq. 3: the case k ranks before has weight k, or reversed weights", PD_WEIGHTS)
     pd_labelled: bool = _option(False, "PD also compares with labelled cases, ranked before all others", SWITCH)
+    second_stage: str = _option(
+        OF_STRATEGY,
+        "second stage of a round: with pseudo-labels, on the labelled cases alone, or none; or as the strategy has it",
+        (OF_STRATEGY, *SECOND_STAGES),
+    )
     exclude_pseudo: bool = _option(True, "section 3.4: exclude pseudo-labelled cases from the next query", SWITCH)
     selection: str = _option("reliable", "which cases are pseudo-labelled; the selections are listed below", SELECTIONS)
     confidence: str = _option(

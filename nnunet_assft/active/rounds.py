@@ -14,6 +14,7 @@ import torch
 from nnunet_assft.active import metrics
 from nnunet_assft.active.annotation import annotate
 from nnunet_assft.active.context import Context, open_context
+from nnunet_assft.active.options import NONE, PSEUDO
 from nnunet_assft.active.pseudo_labels import write_pseudo_labels
 from nnunet_assft.active.query.budget import query_candidates
 from nnunet_assft.active.scoring.prediction import predict_test_cases
@@ -46,7 +47,7 @@ def run_round(experiment: Experiment, r: int, device: torch.device, *, proceed_w
         return Round.load(experiment.paths, r)
     before = _round_before(experiment, r)
     context = open_context(experiment, device)
-    strategy = STRATEGIES[experiment.settings.strategy]
+    second_stage = experiment.settings.second_stage
     with only_process(experiment):
         queried, excluded = _query(context, r, before)  # lines 6, 10-13
         queried = annotate(context, r, queried, proceed_with_partial=proceed_with_partial)  # lines 6, 13
@@ -55,10 +56,12 @@ def run_round(experiment: Experiment, r: int, device: torch.device, *, proceed_w
         start = before.model if before else experiment.initial_model  # line 2
         model = _train(context, r, "supervised", labelled, start)  # lines 6, 15
         reliability: dict[str, float] = {}
-        if strategy.semi_supervised and r >= 1 and unlabelled:
+        pseudo_labels: dict[str, Path] = {}
+        if second_stage == PSEUDO and r >= 1 and unlabelled:
             selected = _select(context, r, model, labelled, unlabelled)  # line 16
             reliability = {case: entry["reliability"] for case, entry in selected.items()}
             pseudo_labels = _pseudo_label(context, r, model, labelled, selected)  # line 17
+        if second_stage != NONE and r >= 1:
             model = _train(context, r, "semi", labelled, model, pseudo_labels)  # lines 18-19
         done = Round(
             round=r,

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from nnunet_assft.active.options import Options
+from nnunet_assft.active.options import NONE, OF_STRATEGY, PSEUDO, Options
 from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.errors import AssftError
 from nnunet_assft.network.presets import PRESETS
@@ -21,8 +21,8 @@ class Settings:
     """The options of `nnUNetv2_assft_plan`, under the same names.
 
     rounds, budget, epochs: None means the value of the domain. epochs: per stage of a round r >= 1; round 0 has the
-    same share of it as in the paper. encoder: path of the pre-trained weights, None for a random start. test_split:
-    see `planning.test_split`.
+    same share of it as in the paper, unless one_shot_epochs, which has no option, sets its number. encoder: path of the
+    pre-trained weights, None for a random start. test_split: see `planning.test_split`.
     """
 
     strategy: str = "assft"
@@ -35,6 +35,7 @@ class Settings:
     annotator: str = "oracle"
     test_split: str | None = None
     epochs: int | None = None
+    one_shot_epochs: int | None = None
     iterations_per_epoch: int = 250
     initial_lr: float = 1e-4
     deep_supervision: bool = False
@@ -77,7 +78,7 @@ class Settings:
         assert self.epochs is not None
         share = ONE_SHOT_EPOCHS / DOMAINS[self.domain].epochs
         return {
-            "one_shot_epochs": max(1, round(self.epochs * share)),
+            "one_shot_epochs": self.one_shot_epochs or max(1, round(self.epochs * share)),
             "epochs": self.epochs,
             "iterations_per_epoch": self.iterations_per_epoch,
             "initial_lr": self.initial_lr,
@@ -85,12 +86,22 @@ class Settings:
             "deep_supervision": self.deep_supervision,
         }
 
+    @property
+    def second_stage(self) -> str:
+        """The kind of the second stage of a round: `pseudo`, `supervised` or `none`."""
+        if self.options.second_stage != OF_STRATEGY:
+            return self.options.second_stage
+        return PSEUDO if STRATEGIES[self.strategy].semi_supervised else NONE
+
     def differences(self, other: Settings) -> dict[str, tuple[Any, Any]]:
         """Return name -> (value here, value there) of every setting and option that differs.
 
         The test split is left out, because callers compare the resulting test cases rather than the text.
         """
-        mine, theirs = ({**asdict(settings), **asdict(settings.options)} for settings in (self, other))
+        mine, theirs = (
+            {**asdict(settings), **asdict(settings.options), "second_stage": settings.second_stage}
+            for settings in (self, other)
+        )
         ignored = ("options", "test_split")
         return {
             name: (value, theirs[name]) for name, value in mine.items() if name not in ignored and value != theirs[name]

@@ -1,14 +1,16 @@
-"""Stopping advice: did the last rounds improve the Dice by more than noise?
+"""Stopping advice: did the last rounds improve the Dice by more than the variation between test cases?
 
 The rule looks at the mean difference in Dice between two rounds over the test cases, with Student's 95 % interval of
-the paired differences, for the last round and for the last two rounds together. The gain is within noise if no interval
-lies above 0. Stopping where the learning curve is flat is the gradient criterion of Laws and Schütze, "Stopping
-criteria for active learning of named entity recognition", COLING 2008. This package replaces their threshold by the
-interval. Student's interval is used because a bootstrap interval is too narrow with few test cases.
+the paired differences, for the last round and for the last two rounds together. The gain is within the variation
+between test cases if no interval lies above 0. Stopping where the learning curve is flat is the gradient criterion of
+Laws and Schütze, "Stopping criteria for active learning of named entity recognition", COLING 2008. This package
+replaces their threshold by the interval. Student's interval is used because a bootstrap interval is too narrow with few
+test cases.
 
-The interval does not include the variation between trainings: another seed gives another gain. A wide interval means
-that there are too few test cases to tell, not that nothing was gained. The advice changes no round. Stopping because of
-it makes the Dice of the test cases optimistic.
+The interval does not include the luck of a training, which shifts all test cases together. A round that gained nothing
+can therefore look like a gain far more often than once in 20 trainings, and one experiment cannot tell how often. A
+wide interval means that there are too few test cases to tell, not that nothing was gained. The advice changes no round.
+Stopping because of it makes the Dice of the test cases optimistic.
 """
 
 from __future__ import annotations
@@ -44,14 +46,15 @@ class Gain:
 
 @dataclass(frozen=True)
 class Advice:
-    """Whether the gains of the last rounds suggest stopping.
+    """What the gains of the last rounds suggest.
 
-    gains: the gain of the last round and, from the third round on, that of the last two together. within_noise: None
-    if no advice is possible. sentence: the advice in words. caveat: its limits, empty if no advice is possible.
+    gains: the gain of the last round and, from the third round on, that of the last two together. within_variation:
+    whether they are within the variation between test cases; None if no advice is possible. sentence: the advice in
+    words. caveat: its limits, empty if no advice is possible.
     """
 
     gains: tuple[Gain, ...]
-    within_noise: bool | None
+    within_variation: bool | None
     sentence: str
     caveat: str
 
@@ -72,18 +75,18 @@ def advice(rounds: Sequence[Round]) -> Advice:
         some_label = bool(_case_means(rounds[-1]))
         why = "it needs two test cases with a Dice in every round" if some_label else "no test case has a label"
         return Advice((), None, f"No advice is possible: {why}.", "")
-    within_noise = all(gain.low <= 0 for gain in known)
-    return Advice(known, within_noise, _sentence(known, within_noise), CAVEAT)
+    within_variation = all(gain.low <= 0 for gain in known)
+    return Advice(known, within_variation, _sentence(known, within_variation), CAVEAT)
 
 
-def _sentence(gains: Sequence[Gain], within_noise: bool) -> str:
+def _sentence(gains: Sequence[Gain], within_variation: bool) -> str:
     last, *before = gains
     text = f"From round {last.start} to {last.end} the mean Dice of {last.n_cases} test cases changed by {_shown(last)}"
     for gain in before:
         text += f", from round {gain.start} to {gain.end} that of {gain.n_cases} by {_shown(gain)}"
-    if within_noise:
-        return f"{text}: within noise; the last annotations have brought no measurable gain."
-    return f"{text}: beyond noise; the Dice is still rising."
+    if within_variation:
+        return f"{text}: not more than the variation between test cases."
+    return f"{text}: more than the variation between test cases. Another training could have given another change."
 
 
 def _gain(start: Round, end: Round) -> Gain | None:

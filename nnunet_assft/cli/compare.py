@@ -24,7 +24,8 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         metavar="NAME",
         default=["paper"],
-        help="paper: the eleven of the paper; all: those of --list_strategies (default: paper)",
+        help="paper: the eleven of the paper; all: those of --list_strategies; NAME+pseudo, NAME+supervised, "
+        "NAME+none: with this second stage in each round (default: paper)",
     )
     p.add_argument(
         "--references",
@@ -32,8 +33,15 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME",
         default=["nnunet", "lower_bound", "upper_bound"],
         help="nnunet: standard nnU-Net from scratch on the cases of random, nnunet@assft: on those of assft; "
-        "nnunet_finetuned; lower_bound, upper_bound: 0 and 100 %% of the labels; none "
-        "(default: nnunet lower_bound upper_bound)",
+        "nnunet_finetuned; nnunet_full: 1000 epochs; nnunet_resenc: its ResEnc L; lower_bound, upper_bound: 0 and "
+        "100 %% of the labels; none (default: nnunet lower_bound upper_bound)",
+    )
+    p.add_argument(
+        "--match",
+        choices=["steps", "epochs"],
+        default="steps",
+        help="steps: the networks of all arms have had the same number of optimisation steps by every round; epochs: "
+        "every stage has the same epochs, and ASSFT one stage more per round (default: steps)",
     )
     p.add_argument(
         "--seeds",
@@ -82,12 +90,12 @@ def make_comparison(args: argparse.Namespace):  # type: ignore[no-untyped-def]
 
     If it exists already, options that are not given on the command line keep their stored values.
     """
-    from nnunet_assft.comparison.arms import Comparison, parse_arms
+    from nnunet_assft.comparison.arms import Comparison, parse_arms, require_different_arms
     from nnunet_assft.comparison.spec import read_comparison
     from nnunet_assft.volumes.raw_dataset import find_dataset
 
     dataset, strategies, references, seeds = find_dataset(args.d).name, args.strategies, args.references, args.seeds
-    settings = settings_of(args)
+    settings, match = settings_of(args), args.match
     file = Comparison(dataset, args.e, (), (), settings).file
     if file.is_file():
         known, _ = read_comparison(file)
@@ -96,9 +104,13 @@ def make_comparison(args: argparse.Namespace):  # type: ignore[no-untyped-def]
         if "references" not in args.typed:
             references = [arm.id for arm in known.arms if arm not in known.strategies]
         seeds = seeds if "seeds" in args.typed else known.seeds
+        match = match if "match" in args.typed else known.match
         typed = args.typed & set(vars(settings))
         settings = replace(known.settings, **{name: getattr(settings, name) for name in typed})
-    return Comparison(dataset, args.e, parse_arms(strategies, references), tuple(seeds), settings.resolved(dataset))
+    arms = parse_arms(strategies, references)
+    comparison = Comparison(dataset, args.e, arms, tuple(seeds), settings.resolved(dataset), match)
+    require_different_arms(comparison)
+    return comparison
 
 
 def main(argv: list[str] | None = None) -> None:

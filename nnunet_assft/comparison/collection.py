@@ -20,6 +20,8 @@ RUN_COLUMNS = [
     "round",
     "n_labelled",
     "n_pseudo",
+    "steps",
+    "from_scratch",
     "annotated_cases",
     "annotation_minutes",
     "training_minutes",

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from nnunet_assft.comparison.arms import Arm, Comparison, StrategyArm, competing, name_of
-from nnunet_assft.comparison.arms.experiments import steps_of_second_stages
+from nnunet_assft.comparison.arms import EPOCHS, MATCHES, Arm, Comparison, StrategyArm, competing, name_of
 from nnunet_assft.comparison.paper_results import paper_results
 from nnunet_assft.comparison.spec import Shared
-from nnunet_assft.comparison.statistics import ALPHA, compare_arms, p_text
+from nnunet_assft.comparison.statistics import (
+    ALPHA,
+    AUBC,
+    BETTER,
+    NOT_SHOWN,
+    POWER,
+    RELEVANT,
+    WORSE,
+    compare_arms,
+    p_text,
+)
 from nnunet_assft.comparison.tables import Rows, Table, comparison_tables
 from nnunet_assft.runtime.text import count, named
 
 ENOUGH_SEEDS = 5
+UNKNOWN_ERROR = (
+    "One seed or one test case does not tell how much of it is the luck of the training or of the case, so there is no "
+    "verdict."
+)
 METHOD = "assft"  # the arm that the others are compared with if it is one of the arms; otherwise the first arm
 
 
@@ -54,6 +68,7 @@ def draw_conclusions(
         pool_size=len(shared.pool),
         quality=quality,
         paper=of_domain if len(of_domain) else None,
+        matched=MATCHES[comparison.match],
     )
     return Findings(
         tables=tuple(comparison_tables(rows)),
@@ -72,6 +87,7 @@ def _what_is_compared(comparison: Comparison, shared: Shared) -> list[str]:
     settings = comparison.settings
     training, seeds = settings.training, ", ".join(map(str, comparison.seeds))
     lines = [
+        f"Matched (--match {comparison.match}): {MATCHES[comparison.match]}.",
         f"The same for all arms: a pool of {count(len(shared.pool), 'case')}, {count(len(shared.test), 'test case')} "
         f"({shared.test_source}), the same first case for each seed, {count(comparison.n_rounds, 'round')} of "
         f"{count(shared.n_query, 'queried case')}, seeds {seeds}; {count(training['epochs'], 'epoch')} per stage "
@@ -80,7 +96,7 @@ def _what_is_compared(comparison: Comparison, shared: Shared) -> list[str]:
         "Pre-trained encoder: "
         + (settings.encoder or "none. E(0) is a random network, so DKD measures the distance to a random network."),
     ]
-    differences = [difference for arm in comparison.arms if (difference := arm.difference(settings))]
+    differences = [difference for arm in comparison.arms if (difference := arm.difference(comparison))]
     lines.append(f"What differs: {'; '.join([*dict.fromkeys(differences), 'the query'])}.")
     changed = [f"{name}={value}" for name, value in settings.options.changed().items()]
     return [*lines, *([f"Options that differ from the method: {', '.join(changed)}."] if changed else [])]
@@ -88,11 +104,14 @@ def _what_is_compared(comparison: Comparison, shared: Shared) -> list[str]:
 
 def _longer_training(reference: Arm, comparison: Comparison) -> str:
     """A caveat about a gain of the reference if its second stages train it for longer than the other strategies."""
-    alone = len(comparison.strategies) < 2
-    if alone or not isinstance(reference, StrategyArm) or not reference.is_semi_supervised:
+    last = comparison.n_rounds
+    if comparison.match != EPOCHS or not isinstance(reference, StrategyArm) or len(comparison.strategies) < 2:
+        return ""
+    more = reference.epochs_by(comparison, last) - comparison.epochs_by(last)
+    if not more:
         return ""
     return (
-        f" The network of {reference.title} was trained for {steps_of_second_stages(comparison.settings)} more "
+        f" The network of {reference.title} was trained for {more * comparison.settings.iterations_per_epoch} more "
         "optimisation steps than those of the other strategies, so a gain may come from its choice of cases and "
         "pseudo-labels or from longer training."
     )
@@ -123,67 +142,76 @@ def missing_runs(results: pd.DataFrame, comparison: Comparison, cases: Sequence[
 
 
 def conclusion(row: Mapping[str, Any]) -> str:
-    """Put one row of `compare_arms`, computed on Dice, into a sentence."""
+    """Put one row of `compare_arms`, computed on Dice, into a sentence. Only the AUBC has a verdict."""
     a, b = name_of(row["reference"]), name_of(row["arm"])
-    where = "over all budgets (AUBC)" if row["round"] == "AUBC" else f"in round {row['round']}"
+    primary = row["round"] == AUBC
+    where = "over all budgets (AUBC)" if primary else f"in round {row['round']}"
     if not row["n_cases"]:
         why = row["left_out"] or "no results"
         return f"{a} and {b} cannot be compared {where}: they share no seed and case ({why})."
     sample = f"With {count(row['n_seeds'], 'seed')} and {count(row['n_cases'], 'test case')}"
-    p = f"p = {p_text(row['p_holm'])} (Wilcoxon, Holm)"
-    difference, low, high = (100 * row[name] for name in ("difference", "ci_low", "ci_high"))
-    interval = f"difference {difference:+.2f} points of Dice, 95 % interval {low:+.2f} to {high:+.2f}"
     lost = f" Left out: {row['left_out']}." if row["left_out"] else ""
-    if row["p_holm"] < ALPHA:
-        word = "better" if row["difference"] > 0 else "worse"
-        doubt = ""
-        if row["n_seeds"] == 1:
-            doubt = " With a single seed, the difference may be due to chance in training."
-        elif row["ci_low"] <= 0 <= row["ci_high"]:
-            doubt = " The interval over seeds and cases includes 0, so the result may differ with other seeds."
-        return f"{sample}, {a} is {word} than {b} {where}, {p}; {interval}.{doubt}{lost}"
-    if row["smallest_p"] >= ALPHA:
+    if math.isnan(row["p"]):
         return (
-            f"{sample}, no difference between {a} and {b} {where} can be shown: the smallest possible p is "
-            f"{p_text(row['smallest_p'])}; here {p}; {interval}.{lost}"
+            f"{sample}, the difference between {a} and {b} {where} is {_points(row['difference'])}. {UNKNOWN_ERROR}"
+            f"{lost}"
         )
-    return (
-        f"{sample}, {a} and {b} do not differ significantly {where}, {p}; {interval}. This does not show that they are "
-        f"equal.{lost}"
-    )
+    interval = f"95 % interval {_points(row['ci_low'])} to {_points(row['ci_high'])}"
+    found = f"{_points(row['difference'])}, {interval}"
+    if not primary:
+        return f"{sample}, the difference between {a} and {b} {where} is {found} (secondary, without a verdict).{lost}"
+    p = f"p = {p_text(row['p'])}, {p_text(row['p_holm'])} after Holm's correction"
+    if row["verdict"] == NOT_SHOWN:
+        return f"{sample}, no difference between {a} and {b} is shown {where}: {found}, {p}. {_power(row)}{lost}"
+    return f"{sample}, {a} is {row['verdict']} than {b} {where}: {found}, {p}.{lost}"
 
 
 def overall_conclusion(statistics: pd.DataFrame) -> str:
     """Summarize what `compare_arms` finds for the whole budget curves, in a few sentences."""
-    curves = statistics[statistics["round"] == "AUBC"]
+    curves = statistics[statistics["round"] == AUBC]
     if curves.empty:
         return "Nothing can be concluded: there is no other arm, or no finished round after round 0."
-    groups: dict[str, list[str]] = {
-        "better than": [],
-        "worse than": [],
-        "not significantly different from": [],
-        "not comparable with": [],
-    }
+    groups: dict[str, list[str]] = {f"is {BETTER} than": [], f"is {WORSE} than": []}
+    groups |= {"shows no difference from": [], "cannot be compared with": []}
+    of_verdict = dict(zip((BETTER, WORSE, NOT_SHOWN), groups, strict=False))
     for row in curves.to_dict("records"):
-        groups[_verdict(row)].append(name_of(row["arm"]))
+        groups[of_verdict[row["verdict"]] if row["n_cases"] else "cannot be compared with"].append(name_of(row["arm"]))
     reference = name_of(curves["reference"].iloc[0])
     verdicts = "; ".join(f"{verdict} {', '.join(names)}" for verdict, names in groups.items() if names)
-    text = f"Over all budgets (AUBC, paired Wilcoxon on cases, Holm, p < {ALPHA}), {reference} is {verdicts}."
-    n_seeds, n_cases, smallest = curves["n_seeds"].max(), curves["n_cases"].max(), curves["smallest_p"].min()
+    text = f"Over all budgets (AUBC), {reference} {verdicts}."
+    n_seeds, n_cases = curves["n_seeds"].max(), curves["n_cases"].max()
     text += f" This is based on {count(n_seeds, 'seed')} and {count(n_cases, 'test case')}"
     if curves["left_out"].any() or curves["n_cases"].nunique() > 1:
         text += " at most (the sentences below name what each comparison leaves out)"
-    text += "."
-    if smallest >= ALPHA:
-        text += f" With so few cases, p cannot fall below {p_text(smallest)}, so no difference could have been shown."
+    text += (
+        f", with seeds and cases as crossed random effects and Holm's correction over {count(len(curves), 'arm')} at "
+        f"p < {ALPHA}."
+    )
+    shown = curves.dropna(subset=["smallest"])
+    if shown.empty:
+        return f"{text} {UNKNOWN_ERROR}" if n_cases else text
+    low, high = shown["smallest"].min(), shown["smallest"].max()
+    size = _size(low) if _size(low) == _size(high) else f"{100 * low:.1f} to {_size(high)}"
+    chance = " to ".join(dict.fromkeys(f"{power:.0%}" for power in (shown["power"].min(), shown["power"].max())))
+    text += (
+        f" Such a comparison shows a true difference of {_size(RELEVANT)} with a probability of {chance}, and one of "
+        f"{size} with a probability of {POWER:.0%}. What is not shown may still be there."
+    )
     if n_seeds < ENOUGH_SEEDS:
-        text += " The tests generalise to other cases of this kind, not to other seeds, of which these are too few."
+        text += f" At least {ENOUGH_SEEDS} seeds are recommended."
     return text
 
 
-def _verdict(row: Mapping[str, Any]) -> str:
-    if not row["n_cases"]:
-        return "not comparable with"
-    if row["p_holm"] >= ALPHA:
-        return "not significantly different from"
-    return "better than" if row["difference"] > 0 else "worse than"
+def _power(row: Mapping[str, Any]) -> str:
+    return (
+        f"A true difference of {_size(row['smallest'])} would have been shown with a probability of {POWER:.0%}, and "
+        f"one of {_size(RELEVANT)} with {row['power']:.0%}."
+    )
+
+
+def _points(difference: float) -> str:
+    return f"{100 * difference:+.2f} points of Dice"
+
+
+def _size(difference: float) -> str:
+    return f"{100 * difference:.1f} points"

@@ -45,16 +45,16 @@ def estimate(comparison: Comparison, device: torch.device) -> str:
     stock = None
     if any(arm.is_nnunet for arm in comparison.arms):
         stock = _times(_stock_plan(experiment.dataset, fingerprint), shape, device)
-    training, pool, test = experiment.settings.training, len(experiment.pool), len(experiment.test)
-    steps = training["epochs"] * training["iterations_per_epoch"] * ONLINE_VALIDATION
+    pool, test = len(experiment.pool), len(experiment.test)
     seconds, left = 0.0, 0
     for arm in comparison.arms:
         times = stock if arm.is_nnunet and stock else ours
         for seed in comparison.seeds:
             work = arm.work(comparison, seed)
             left += work.rounds > 0
-            cases = work.passes * pool + MIRRORINGS * test
-            seconds += work.rounds * (work.trainings * steps * times.step + cases * times.case)
+            cases = work.passes * pool + work.rounds * MIRRORINGS * test
+            steps = work.epochs * arm.iterations_per_epoch(comparison) * ONLINE_VALIDATION
+            seconds += steps * times.step + cases * times.case
     runs = len(comparison.seeds) * len(comparison.arms)
     told = f"a training step takes {ours.step:.2g} s, a window {ours.window:.2g} s"
     told += f"; of standard nnU-Net {stock.step:.2g} s" if stock else ""

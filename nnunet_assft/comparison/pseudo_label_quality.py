@@ -15,11 +15,11 @@ import pandas as pd
 import torch
 
 from nnunet_assft.active.context import Context, open_context
+from nnunet_assft.active.options import PSEUDO
 from nnunet_assft.active.scoring.prediction import open_scorer
 from nnunet_assft.active.scoring.records import build_selection_pool
 from nnunet_assft.active.selection import SELECTIONS
 from nnunet_assft.active.state import Experiment, Model, Round, finished_rounds, only_process
-from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.errors import AssftError
 from nnunet_assft.evaluation.case_metrics import read_table
 from nnunet_assft.evaluation.dice import case_dice, mean_of
@@ -88,11 +88,10 @@ def _closed_round(experiment: Experiment, r: int) -> Round:
             f"Experiment {name!r} has a human annotator, so the labels of its unlabelled cases are not known. Measure "
             "the quality of pseudo-labels in an experiment with --annotator oracle."
         )
-    if not STRATEGIES[settings.strategy].semi_supervised:
-        with_pseudo_labels = ", ".join(name for name, row in STRATEGIES.items() if row.semi_supervised)
+    if settings.second_stage != PSEUDO:
         raise AssftError(
-            f"The strategy {settings.strategy!r} of experiment {name!r} makes no pseudo-labels; expected: "
-            f"{with_pseudo_labels}."
+            f"Experiment {name!r} makes no pseudo-labels: with strategy {settings.strategy!r}, the second stage of its "
+            f"rounds is {settings.second_stage!r}."
         )
     if r < 1:
         raise AssftError(f"Round {r} has no pseudo-labels; the first round that makes them is 1.")

@@ -11,11 +11,11 @@ import torch
 
 from nnunet_assft.active.settings import Settings
 from nnunet_assft.active.state import options_of_version_2, written_by
-from nnunet_assft.comparison.arms import Comparison, arm_of
+from nnunet_assft.comparison.arms import EPOCHS, Comparison, arm_of
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.files import read_json, write_json
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ def write_comparison(comparison: Comparison, shared: Shared) -> None:
             "dataset": comparison.dataset,
             "name": comparison.name,
             "arms": [arm.id for arm in comparison.arms],
+            "match": comparison.match,
             "seeds": comparison.seeds,
             "settings": asdict(comparison.settings),
             **asdict(shared),
@@ -66,11 +67,15 @@ def read_comparison(file: Path) -> tuple[Comparison, Shared]:
     version = content.get("schema_version", 1)
     if version == 1:
         content = _from_version_1(content)
+    elif version == 2:
+        content = {**content, "match": EPOCHS}
     elif version != SCHEMA_VERSION:
         raise AssftError(f"{file} has schema version {version}; expected {SCHEMA_VERSION}. {written_by(content)}")
     arms = tuple(arm_of(arm_id) for arm_id in content["arms"])
     settings = Settings.from_json(content["settings"])
-    comparison = Comparison(content["dataset"], content["name"], arms, tuple(content["seeds"]), settings)
+    comparison = Comparison(
+        content["dataset"], content["name"], arms, tuple(content["seeds"]), settings, content["match"]
+    )
     shared = {row.name: content[row.name] for row in fields(Shared)}
     return comparison, Shared(**{**shared, "pool": tuple(content["pool"]), "test": tuple(content["test"])})
 
@@ -86,4 +91,4 @@ def _from_version_1(content: Mapping[str, Any]) -> dict[str, Any]:
         "epochs": content["training"]["epochs"],
         "options": options_of_version_2(content),
     }
-    return {**content, "settings": settings}
+    return {**content, "settings": settings, "match": EPOCHS}

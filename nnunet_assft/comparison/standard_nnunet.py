@@ -24,6 +24,7 @@ import torch
 from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments, preprocess
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
+from torch import nn
 from tqdm import tqdm
 
 from nnunet_assft.active.training.checkpoints import load_weights
@@ -34,7 +35,8 @@ from nnunet_assft.runtime.files import read_json, sha256_file, write_json
 from nnunet_assft.runtime.processes import die_with_parent
 from nnunet_assft.runtime.text import some
 
-PLANS, CONFIGURATION, TRAINER = "nnUNetPlans", "3d_fullres", "nnUNetTrainer"
+CONFIGURATION, TRAINER = "3d_fullres", "nnUNetTrainer"
+PLANNER, PLANS = "ExperimentPlanner", "nnUNetPlans"  # nnU-Net's defaults
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,9 @@ class Job:
 
     folder: contains its three nnU-Net folders. images, labels: files of the only cases that it may see. epochs,
     iterations_per_epoch: for nnU-Net's trainer, whose defaults are 1000 and 250. start: the checkpoint of the same arm
-    to fine-tune from, or None to train from scratch.
+    to fine-tune from for `start_epochs`, or None to train from scratch. If it is of another network, because the plans
+    of these cases differ, the training is one from scratch. planner, plans: class of the planner, and the name that it
+    gives to its plans.
     """
 
     folder: str
@@ -57,6 +61,9 @@ class Job:
     seed: int
     device: str
     start: str | None = None
+    start_epochs: int = 0
+    planner: str = PLANNER
+    plans: str = PLANS
 
     @property
     def preprocessed(self) -> Path:
@@ -65,7 +72,8 @@ class Job:
     @property
     def fold(self) -> Path:
         """Fold `all`: every labelled case is a training case, as for the other arms."""
-        return Path(self.folder, "nnUNet_results", self.dataset, f"{TRAINER}__{PLANS}__{CONFIGURATION}", "fold_all")
+        name = f"{TRAINER}__{self.plans}__{CONFIGURATION}"
+        return Path(self.folder, "nnUNet_results", self.dataset, name, "fold_all")
 
     @property
     def checkpoint(self) -> Path:
@@ -89,10 +97,15 @@ class Job:
 
 
 class FinishedJob(NamedTuple):
-    """A job that is done. sha256: checksum of its identity. seconds: duration of the call that finished it."""
+    """A job that is done.
+
+    sha256: checksum of its identity. seconds: duration of the call that finished it. from_scratch: whether the network
+    was trained from scratch.
+    """
 
     sha256: str
     seconds: float
+    from_scratch: bool
 
 
 def run_job(job: Job) -> dict[str, Path]:
@@ -103,11 +116,11 @@ def run_job(job: Job) -> dict[str, Path]:
     """
     folder, identity = Path(job.folder), job.identity()
 
-    def compute() -> float:
+    def compute() -> tuple[float, bool]:
         start = time.monotonic()
         claim(folder / "job.json", identity, displace=set_aside)
         _run_process(job)
-        return time.monotonic() - start
+        return time.monotonic() - start, read_json(folder / "trained.json")["result"]["from_scratch"]
 
     cached(folder / "done.json", identity, compute, outputs=lambda _: job.predictions.values(), store=_DoneFile())
     return job.predictions
@@ -116,18 +129,23 @@ def run_job(job: Job) -> dict[str, Path]:
 def finished_job(folder: Path) -> FinishedJob | None:
     """Return the finished job of this folder, or None if it is not finished."""
     done = folder / "done.json"
-    return FinishedJob(*_DoneFile().read(done)) if done.is_file() else None
+    if not done.is_file():
+        return None
+    sha256, (seconds, from_scratch) = _DoneFile().read(done)
+    return FinishedJob(sha256, seconds, from_scratch)
 
 
 class _DoneFile:
-    """Store for `runtime.cached`: done.json, which holds the seconds that a job took."""
+    """Store for `runtime.cached`: done.json, which holds the seconds that a job took, and whether it was trained from
+    scratch (version 0.1.0 did not write that)."""
 
-    def read(self, file: Path) -> tuple[str, float]:
+    def read(self, file: Path) -> tuple[str, tuple[float, bool]]:
         content = read_json(file)
-        return content["job_sha256"], float(content["seconds"])
+        return content["job_sha256"], (float(content["seconds"]), content.get("from_scratch", True))
 
-    def write(self, file: Path, inputs_sha256: str, result: float, seconds: float) -> None:
-        write_json(file, {"job_sha256": inputs_sha256, "seconds": round(result, 3)})
+    def write(self, file: Path, inputs_sha256: str, result: tuple[float, bool], seconds: float) -> None:
+        seconds, from_scratch = result
+        write_json(file, {"job_sha256": inputs_sha256, "seconds": round(seconds, 3), "from_scratch": from_scratch})
 
 
 def _run_process(job: Job) -> None:
@@ -169,8 +187,8 @@ def plan_and_preprocess(job: Job) -> None:
         write_json(Path(job.folder, "nnUNet_raw", job.dataset, "dataset.json"), raw)
         extract_fingerprints([dataset_id], num_processes=1)
         with _a_thread_to_plan():
-            plan_experiments([dataset_id])
-        preprocess([dataset_id], configurations=[CONFIGURATION], num_processes=[1])
+            plan_experiments([dataset_id], job.planner)
+        preprocess([dataset_id], job.plans, configurations=[CONFIGURATION], num_processes=[1])
         return sorted(cases)
 
     cached(job.preprocessed / "preprocessed.json", sorted(cases), compute)
@@ -190,23 +208,45 @@ def _a_thread_to_plan() -> Iterator[None]:
             os.environ["nnUNet_n_proc_DA"] = before
 
 
-def make_trainer(job: Job) -> Any:
-    """Make nnU-Net's trainer as `nnUNetv2_train ID 3d_fullres all` does, but with the training length of the job."""
+def make_trainer(job: Job) -> tuple[Any, bool]:
+    """Make nnU-Net's trainer as `nnUNetv2_train ID 3d_fullres all` does, but with the training length of the job.
+
+    Returns the trainer, and whether its network is trained from scratch.
+    """
     resumes = (job.fold / "checkpoint_latest.pth").is_file()
+    trainer, from_scratch = None, True
+    if job.start:
+        trainer = _trainer_for(job, job.start_epochs, resumes)
+        trainer.initialize()
+        from_scratch = not _load_all_weights(trainer.network, Path(job.start))
+    if trainer is None or from_scratch:
+        trainer = _trainer_for(job, job.epochs, resumes)
+    maybe_load_checkpoint(trainer, resumes, False)
+    return trainer, from_scratch
+
+
+def _trainer_for(job: Job, epochs: int, resumes: bool) -> Any:
     trainer = get_trainer_from_args(
-        job.dataset, CONFIGURATION, "all", TRAINER, PLANS, resumes, torch.device(job.device)
+        job.dataset, CONFIGURATION, "all", TRAINER, job.plans, resumes, torch.device(job.device)
     )
-    trainer.num_epochs = job.epochs
+    trainer.num_epochs = epochs
     trainer.num_iterations_per_epoch = job.iterations_per_epoch
     trainer.num_val_iterations_per_epoch = max(1, job.iterations_per_epoch // 5)  # nnU-Net's ratio, 250 : 50
-    try:
-        maybe_load_checkpoint(trainer, resumes, False, None if resumes else job.start)
-    except AssertionError as error:
-        print(
-            "Training from scratch, because the plans of these cases give a different network from that of "
-            f"{job.start} ({str(error)[:200]})"
-        )
     return trainer
+
+
+def _load_all_weights(network: nn.Module, checkpoint: Path) -> bool:
+    """Load the weights of a checkpoint, if they are those of the same network, and return whether they are.
+
+    nnU-Net's own `load_pretrained_weights` leaves out the segmentation layers, because it expects other structures.
+    """
+    module = getattr(network, "_orig_mod", network)  # of a network that torch has compiled
+    weights, own = load_weights(checkpoint), module.state_dict()
+    if {name: value.shape for name, value in weights.items()} != {name: value.shape for name, value in own.items()}:
+        print(f"Training from scratch, because the plans of these cases give a different network from {checkpoint}.")
+        return False
+    module.load_state_dict(weights)
+    return True
 
 
 def train(job: Job) -> None:
@@ -216,7 +256,7 @@ def train(job: Job) -> None:
     does not write its checkpoints atomically.
     """
 
-    def compute() -> int:
+    def compute() -> dict[str, Any]:
         job.checkpoint.unlink(missing_ok=True)
         _remove_if_cut_short(job.fold / "checkpoint_latest.pth")
         random.seed(job.seed)
@@ -224,7 +264,7 @@ def train(job: Job) -> None:
         torch.manual_seed(job.seed)
         if job.device == "cuda":
             torch.backends.cudnn.benchmark = True
-        trainer = make_trainer(job)
+        trainer, from_scratch = make_trainer(job)
         end_of_epoch, first = trainer.on_epoch_end, trainer.current_epoch
         desc = "standard nnU-Net: training"
         with tqdm(total=trainer.num_epochs, initial=first, desc=desc, unit="epoch", leave=False) as bar:
@@ -235,9 +275,10 @@ def train(job: Job) -> None:
 
             trainer.on_epoch_end = show
             trainer.run_training()
-        return job.epochs
+        return {"epochs": trainer.num_epochs, "from_scratch": from_scratch}
 
-    cached(Path(job.folder, "trained.json"), {"epochs": job.epochs}, compute, outputs=lambda _: [job.checkpoint])
+    inputs = {"epochs": job.epochs, "start_epochs": job.start_epochs}
+    cached(Path(job.folder, "trained.json"), inputs, compute, outputs=lambda _: [job.checkpoint])
 
 
 def _remove_if_cut_short(checkpoint: Path) -> None:

@@ -1,26 +1,32 @@
 """The statistics of a comparison: pure functions on the rows of results.csv and pseudo_label_quality.csv.
 
-The unit of every test is a test case: its score is the mean over the structures that nnU-Net's evaluator counts. Two
-arms are compared on the seeds and cases that both have. The primary test is paired: Wilcoxon's signed-rank test on the
-differences per case, averaged over seeds, Holm-corrected over the arms compared in one round. The paper's Mann-Whitney
-U test is reported as well. It treats the scores of all cases and seeds as independent, which they are not (with three
-seeds, every case counts three times), and it ignores the pairing of the cases. Neither test generalises to other seeds.
+The score of a test case is the mean over the structures that nnU-Net's evaluator counts. Two arms are compared on the
+seeds and cases that both have, by `paired_difference`: one model for the interval, the p-value and the verdict, with
+seeds and cases crossed, because the luck of a training shifts all cases of a run together. The area under the budget
+curve (AUBC) is the one primary outcome; its p-values are Holm-corrected over all arms, and it alone gets a verdict. The
+differences of single rounds are secondary: they have intervals, but no verdict. The paper's Mann-Whitney U test is
+reported as what the paper does. It treats the scores of all cases and seeds as independent, which they are not.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import integrate, stats
 
+from nnunet_assft.evaluation.intervals import crossed_mean
 from nnunet_assft.runtime.text import named
 
 ALPHA = 0.05
-N_BOOTSTRAP = 2000
+POWER = 0.8  # with which `smallest` is shown
+RELEVANT = 0.02  # a difference in Dice that would matter, for which the power is stated
+AUBC = "AUBC"  # in the column `round`
+BETTER, WORSE, NOT_SHOWN = "better", "worse", "no difference shown"
 SELECTION_KEYS = ("arm", "seed", "round", "selection")  # there is one test per combination of those that are columns
 COMPARISON_COLUMNS = [
     "reference",
@@ -32,11 +38,12 @@ COMPARISON_COLUMNS = [
     "difference",
     "ci_low",
     "ci_high",
-    "p_wilcoxon",
+    "p",
     "p_holm",
+    "verdict",
+    "power",
+    "smallest",
     "p_mann_whitney",
-    "p_mann_whitney_holm",
-    "smallest_p",
     "wins",
     "ties",
     "losses",
@@ -59,24 +66,57 @@ def case_scores(results: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:
 # Tests ----------------------------------------------------------------------------------------------------------------
 
 
-def paired_wilcoxon(differences: Sequence[float] | np.ndarray) -> float:
-    """Return the two-sided p of Wilcoxon's signed-rank test of the hypothesis that the differences are symmetric about
-    0.
+@dataclass(frozen=True)
+class PairedDifference:
+    """The mean difference of two arms on the same seeds and cases.
 
-    Zeros are dropped (Wilcoxon's own rule), and equal sizes get their mean rank. p is exact for up to 50 differences
-    without ties and for up to 13 with ties; otherwise it is the normal approximation with tie correction. It is 1 if
-    every difference is zero, and NaN if there are no differences.
+    low, high: its 95 % interval. p: two-sided, of the hypothesis that there is no difference. power: the probability
+    that such a comparison shows a true difference of the size in question. smallest: the smallest true difference that
+    it shows with a probability of 80 %. verdict: `better`, `worse` or `no difference shown`. With a single seed, or a
+    single case, the numbers but the mean are NaN, and no difference is shown.
     """
-    d = np.round(np.asarray(differences, float), DIGITS)
-    if d.size == 0:
-        return math.nan
-    nonzero = d[d != 0]
-    return float(stats.wilcoxon(nonzero).pvalue) if nonzero.size else 1.0
+
+    mean: float
+    low: float
+    high: float
+    p: float
+    power: float
+    smallest: float
+    verdict: str
 
 
-def smallest_wilcoxon_p(n: int) -> float:
-    """Return the smallest possible two-sided p of n paired cases, 2 / 2^n: all differences have the same sign."""
-    return min(1.0, 2.0 ** (1 - n)) if n else math.nan
+def paired_difference(
+    differences: np.ndarray,
+    folds: Sequence[int] | np.ndarray | None = None,
+    *,
+    relevant: float | None = None,
+    n_comparisons: int = 1,
+) -> PairedDifference:
+    """Return the mean of `differences`, (seeds, cases) without NaN, with seeds and cases as crossed random effects.
+
+    The model is that of `crossed_mean`. The interval excludes 0 exactly if p < 0.05 and the verdict is not `no
+    difference shown`; none of them is corrected. folds: fold of each case. relevant: the true difference that `power`
+    refers to, by default the observed mean; that power says no more than p. n_comparisons: power and `smallest` are
+    those after a Bonferroni correction for so many comparisons, which Holm's correction never falls below.
+    """
+    found = crossed_mean(np.round(np.asarray(differences, float), DIGITS), folds)
+    confidence = 1 - ALPHA / n_comparisons
+    true_difference = found.mean if relevant is None else relevant
+    return PairedDifference(
+        found.mean,
+        *found.interval(1 - ALPHA),
+        found.p,
+        found.power(true_difference, confidence),
+        found.smallest_shown(POWER, confidence),
+        verdict_of(found.mean, found.p),
+    )
+
+
+def verdict_of(difference: float, p: float) -> str:
+    """Return the verdict on a difference with this p, which is NaN if the error of the difference is not known."""
+    if p < ALPHA:
+        return BETTER if difference > 0 else WORSE
+    return NOT_SHOWN
 
 
 def mann_whitney(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> tuple[float, float]:
@@ -104,24 +144,6 @@ def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
         steps = np.arange(len(order), 0, -1) * p[order]
         adjusted[order] = np.minimum(1.0, np.maximum.accumulate(steps))
     return adjusted
-
-
-def bootstrap_interval(scores: np.ndarray) -> tuple[float, float]:
-    """Return the 95 % interval of the mean of `scores`, (seeds, cases) without NaN, by bootstrap over seeds and cases.
-
-    Cases are crossed with seeds (every seed is tested on the same cases), so a draw takes the same cases for all of its
-    seeds. The limits are the percentiles 2.5 and 97.5 of 2000 draws from a fixed random state. The interval is too
-    narrow with few seeds, and does not include the variation between seeds if there is only one. (NaN, NaN) if there
-    are no scores.
-    """
-    if scores.size == 0:
-        return math.nan, math.nan
-    rng = np.random.default_rng(0)
-    n_seeds, n_cases = scores.shape
-    seeds = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), N_BOOTSTRAP) / n_seeds
-    cases = rng.multinomial(n_cases, np.full(n_cases, 1 / n_cases), N_BOOTSTRAP) / n_cases
-    low, high = np.percentile(((seeds @ scores) * cases).sum(axis=1), [2.5, 97.5])
-    return float(low), float(high)
 
 
 # Area under the budget curve ------------------------------------------------------------------------------------------
@@ -159,21 +181,23 @@ def aubc_scores(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def aubc_intervals(results: pd.DataFrame, arms: Sequence[str], metric: str = "dice") -> pd.DataFrame:
-    """Return the mean AUBC of these arms with its bootstrap interval.
+    """Return the mean AUBC of these arms with its 95 % interval over seeds and cases, see `crossed_mean`.
 
     The columns are arm, aubc, ci_low, ci_high, n_seeds, n_cases and left_out (seeds and cases without an AUBC, in
     words).
     """
     scores = aubc_scores(case_scores(results[results["arm"].isin(arms)], metric))
+    folds = folds_of(results)
     seeds, cases = sorted(scores["seed"].unique()), sorted(scores["case"].unique())
     rows = []
     for arm in arms:
         matrix, left_out = _complete(_matrix(scores, arm).reindex(index=seeds, columns=cases))
-        low, high = bootstrap_interval(matrix.to_numpy())
+        found = crossed_mean(matrix.to_numpy(), folds[matrix.columns])
+        low, high = found.interval()
         rows.append(
             {
                 "arm": arm,
-                "aubc": float(matrix.to_numpy().mean()) if matrix.size else math.nan,
+                "aubc": found.mean,
                 "ci_low": low,
                 "ci_high": high,
                 "n_seeds": len(matrix.index),
@@ -182,6 +206,12 @@ def aubc_intervals(results: pd.DataFrame, arms: Sequence[str], metric: str = "di
             }
         )
     return pd.DataFrame(rows)
+
+
+def folds_of(results: pd.DataFrame) -> pd.Series:
+    """Return the test fold of each case: all 0 unless the results have a column `fold`."""
+    folds = results["fold"] if "fold" in results else pd.Series(0, results.index)
+    return folds.groupby(results["case"]).first()
 
 
 # Selection ------------------------------------------------------------------------------------------------------------
@@ -218,50 +248,58 @@ def selection_test(quality: pd.DataFrame) -> pd.DataFrame:
 def compare_arms(
     results: pd.DataFrame, arms: Sequence[str], reference: str = "assft", metric: str = "dice"
 ) -> pd.DataFrame:
-    """Compare the reference with these arms in every round from 1 on, and over the whole curve (round "AUBC").
+    """Compare the reference with these arms over the whole curve (round "AUBC"), and in every round from 1 on.
 
     arms: in the order of the rows, without the bounds; the reference may be among them. Returns COMPARISON_COLUMNS with
-    one row per arm and round. left_out: seeds and cases that are not compared, in words. difference: mean of reference
-    minus arm. ci_low, ci_high: its `bootstrap_interval`. smallest_p: the smallest p_holm that is possible with so few
-    cases. wins, ties, losses: number of cases in which the reference, averaged over seeds, is better, equal or worse.
-    Holm's correction is over the arms of one round.
+    one row per arm and round. left_out: seeds and cases that are not compared, in words. difference, ci_low, ci_high,
+    p: `paired_difference` of the reference minus the arm. p_holm, verdict, power (for a true difference of RELEVANT)
+    and smallest are those of the AUBC alone, with Holm's correction over its arms. wins, ties, losses: number of cases
+    in which the reference, averaged over seeds, is better, equal or worse.
     """
-    scores = case_scores(results[results["arm"].isin([*arms, reference])], metric)
+    compared = results[results["arm"].isin([*arms, reference])]
+    scores, folds = case_scores(compared, metric), folds_of(compared)
     arms = [arm for arm in arms if arm != reference]
     in_rounds: dict[Any, pd.DataFrame] = {
         int(r): scores[scores["round"] == r] for r in sorted(scores["round"].unique()) if r > 0
     }
     if in_rounds:
-        in_rounds["AUBC"] = aubc_scores(scores)
-    rows = []
-    for r, of_round in in_rounds.items():
-        family = pd.DataFrame(
-            [{"reference": reference, "arm": arm, "round": r} | _compare(of_round, reference, arm) for arm in arms]
-        )
-        if arms:
-            family["p_holm"], family["p_mann_whitney_holm"] = holm(family["p_wilcoxon"]), holm(family["p_mann_whitney"])
-            m = int(family["p_wilcoxon"].notna().sum())
-            family["smallest_p"] = [min(1.0, m * smallest_wilcoxon_p(n)) for n in family["n_cases"]]
-        rows.append(family)
-    table = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
-    return table.reindex(columns=COMPARISON_COLUMNS)
+        in_rounds[AUBC] = aubc_scores(scores)
+    rows = [
+        {"reference": reference, "arm": arm, "round": r} | _compare(of_round, folds, (reference, arm), len(arms))
+        for r, of_round in in_rounds.items()
+        for arm in arms
+    ]
+    table = pd.DataFrame(rows, columns=COMPARISON_COLUMNS)
+    primary = table["round"] == AUBC
+    table.loc[primary, "p_holm"] = holm(table.loc[primary, "p"])
+    table["p_holm"] = table["p_holm"].astype(float)
+    table["verdict"] = [
+        verdict_of(row.difference, row.p_holm) if row.round == AUBC else "" for row in table.itertuples()
+    ]
+    table.loc[~primary, ["power", "smallest"]] = math.nan
+    return table
 
 
-def _compare(scores: pd.DataFrame, reference: str, arm: str) -> dict[str, Any]:
-    a, b = _matrix(scores, reference), _matrix(scores, arm)
+def _compare(scores: pd.DataFrame, folds: pd.Series, pair: tuple[str, str], n_comparisons: int) -> dict[str, Any]:
+    """Return the columns of one row of `compare_arms` that do not depend on other rows. pair: reference and arm."""
+    a, b = (_matrix(scores, arm) for arm in pair)
     a, b = a.align(b)  # union of seeds and cases; NaN where one of the two has none
     differences, left_out = _complete(a - b)
+    found = paired_difference(
+        differences.to_numpy(), folds[differences.columns], relevant=RELEVANT, n_comparisons=n_comparisons
+    )
     per_case = np.round(differences.mean(axis=0).to_numpy(), DIGITS)
-    low, high = bootstrap_interval(differences.to_numpy())
     pooled = [m.loc[differences.index, differences.columns].to_numpy().ravel() for m in (a, b)]
     return {
         "n_seeds": len(differences.index),
         "n_cases": len(differences.columns),
         "left_out": left_out,
-        "difference": float(per_case.mean()) if per_case.size else math.nan,
-        "ci_low": low,
-        "ci_high": high,
-        "p_wilcoxon": paired_wilcoxon(per_case),
+        "difference": found.mean,
+        "ci_low": found.low,
+        "ci_high": found.high,
+        "p": found.p,
+        "power": found.power,
+        "smallest": found.smallest,
         "p_mann_whitney": mann_whitney(*pooled)[1],
         "wins": int((per_case > 0).sum()),
         "ties": int((per_case == 0).sum()),

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,8 @@ import pandas as pd
 from nnunet_assft.comparison.arms import BOUNDS, arm_of, competing, name_of, ordered
 from nnunet_assft.comparison.statistics import (
     ALPHA,
-    N_BOOTSTRAP,
+    AUBC,
+    NOT_SHOWN,
     aubc_intervals,
     case_scores,
     p_text,
@@ -48,7 +49,8 @@ class Rows:
     """The data that the tables are made from.
 
     results, runs, quality: rows of results.csv, runs.csv and pseudo_label_quality.csv. tests: `compare_arms` of the
-    results. paper: rows of `paper_results` of the comparison's domain, if it is one of the paper's.
+    results. paper: rows of `paper_results` of the comparison's domain, if it is one of the paper's. matched: what is
+    the same for all arms, in words; every caption says it.
     """
 
     results: pd.DataFrame
@@ -57,6 +59,7 @@ class Rows:
     pool_size: int
     quality: pd.DataFrame | None = None
     paper: pd.DataFrame | None = None
+    matched: str = ""
 
     @property
     def arms(self) -> list[str]:
@@ -104,10 +107,21 @@ def comparison_tables(rows: Rows) -> list[Table]:
         if set(present) - {"random", "entropy"}:
             table = budget_table(without_bounds, DICE, present, paper=rows.printed(number))
             tables.append(replace(table, name=f"{name.lower()}_ablation", title=f"Ablation of {name}: {table.title}"))
-    tables.append(aubc_table(rows.results))
+    tables.append(aubc_table(rows))
     if rows.quality is not None and len(rows.quality):
         tables.append(selection_table(rows.quality, paper=rows.printed(8)))
-    return [*tables, cost_table(rows.runs)]
+    tables.append(cost_table(rows.runs))
+    return [replace(table, caption=_with_matched(table.caption, rows)) for table in tables]
+
+
+def _with_matched(caption: str, rows: Rows) -> str:
+    """Add to the caption what was matched, and where fine-tuning had to start from scratch."""
+    text = f"{caption} Matched: {rows.matched}." if rows.matched else caption
+    scratch = rows.runs[(rows.runs["from_scratch"] == 1) & rows.runs["arm"].map(lambda arm: arm_of(arm).goes_on)]
+    for arm, of_arm in scratch[scratch["round"] > 1].groupby("arm"):
+        where = ", ".join(f"seed {row.seed} round {row.round}" for row in of_arm.itertuples())
+        text += f" {name_of(str(arm))} started from scratch in {where}, where the plans gave another network."
+    return text
 
 
 # Tables 1-7 -----------------------------------------------------------------------------------------------------------
@@ -184,8 +198,8 @@ def _mean_sd(group: pd.DataFrame | None, metric: Metric, expected: int, mark: st
     return numbers + (f" ({', '.join(notes)})" if notes else "")
 
 
-def _mark(row: dict[str, float]) -> str:
-    return ("*" if row["p_mann_whitney"] < ALPHA_OF_PAPER else "") + ("†" if row["p_holm"] < ALPHA else "")
+def _mark(row: Mapping[str, Any]) -> str:
+    return "*" if row["p_mann_whitney"] < ALPHA_OF_PAPER else ""
 
 
 def _ranked(cells: Sequence[Cell], means: Sequence[float], metric: Metric = DICE) -> list[Cell]:
@@ -222,9 +236,9 @@ def _budget_caption(metric: Metric, sample: str, tests: pd.DataFrame, *, with_pa
     if len(tests):
         reference = name_of(tests["reference"].iloc[0])
         text += (
-            f" *: p < {ALPHA_OF_PAPER} against {reference}, Mann-Whitney U test without correction, with the cases of "
-            f"all seeds treated as independent (the paper's test). †: p < {ALPHA} against {reference}, Wilcoxon's test "
-            "on cases averaged over seeds, Holm-corrected over the arms of the round."
+            f" *: p < {ALPHA_OF_PAPER} against {reference} in the paper's test, the Mann-Whitney U test without "
+            "correction, with the cases of all seeds treated as independent. They are not, so this p is too small. "
+            "Verdicts are given on the area under the budget curve only."
         )
     if with_paper:
         text += (
@@ -269,29 +283,48 @@ def structure_table(rows: Rows) -> Table:
 # Other tables ---------------------------------------------------------------------------------------------------------
 
 
-def aubc_table(results: pd.DataFrame) -> Table:
-    """Make a table of the area under the budget curve of Dice, with its bootstrap interval and numbers of seeds and
-    cases."""
-    intervals = aubc_intervals(results, competing(results["arm"]))
+def aubc_table(rows: Rows) -> Table:
+    """Make a table of the area under the budget curve of Dice with its interval, and of the difference of each arm from
+    the reference."""
+    intervals = aubc_intervals(rows.results, rows.arms)
     points = 100 * intervals[["aubc", "ci_low", "ci_high"]]
-    shown = [f"{mean:.2f} ({low:.2f} to {high:.2f})" for mean, low, high in points.itertuples(index=False)]
-    cells = [Cell(text if n else "missing") for text, n in zip(shown, intervals["n_cases"], strict=True)]
+    cells = [Cell(_interval(*numbers, signed=False)) for numbers in points.itertuples(index=False)]
+    tests = {row["arm"]: row for row in rows.tests[rows.tests["round"] == AUBC].to_dict("records")}
+    reference = name_of(rows.tests["reference"].iloc[0]) if len(rows.tests) else ""
     frame = pd.DataFrame(
-        {
-            "Method": intervals["arm"].map(name_of),
-            "AUBC (95 % interval)": _ranked(cells, list(points["aubc"])),
-            "Seeds": intervals["n_seeds"].astype(str),
-            "Test cases": intervals["n_cases"].astype(str),
-            "Left out": intervals["left_out"].replace("", "-"),
-        },
+        {"Method": intervals["arm"].map(name_of), "AUBC (95 % interval)": _ranked(cells, list(points["aubc"]))},
         dtype=object,
     )
+    if tests:
+        of_arms = [tests.get(arm) for arm in intervals["arm"]]
+        frame[f"{reference} minus it (95 % interval)"] = [_difference(row) for row in of_arms]
+        frame["p"] = [p_text(row["p"]) if row else "-" for row in of_arms]
+        frame["p (Holm)"] = [p_text(row["p_holm"]) if row else "-" for row in of_arms]
+    frame["Seeds"] = intervals["n_seeds"].astype(str)
+    frame["Test cases"] = intervals["n_cases"].astype(str)
+    frame["Left out"] = intervals["left_out"].replace("", "-")
     caption = (
         "Area under the curve of Dice (in points) over the number of labelled cases from round 1 on, divided by the "
-        f"range of budgets; 95 % interval by bootstrap over seeds and test cases ({N_BOOTSTRAP} draws), which is too "
-        "narrow with few seeds. Bold: best, underlined: second best."
+        "range of budgets. Intervals and p: seeds and test cases as crossed random effects; they are not known with a "
+        f"single seed. p (Holm): corrected over the arms. †: a difference is shown, p (Holm) < {ALPHA}. Bold: best, "
+        "underlined: second best."
     )
     return Table("aubc", "Area under the budget curve", caption, frame)
+
+
+def _difference(row: Mapping[str, Any] | None) -> str:
+    if row is None or not row["n_cases"]:
+        return "-"
+    mark = "" if row["verdict"] == NOT_SHOWN else "†"
+    return _interval(*(100 * row[name] for name in ("difference", "ci_low", "ci_high")), signed=True) + mark
+
+
+def _interval(mean: float, low: float, high: float, *, signed: bool) -> str:
+    """Return a mean with its interval, without one if it is not known, or `missing`."""
+    if math.isnan(mean):
+        return "missing"
+    sign = "+" if signed else ""
+    return f"{mean:{sign}.2f}" + ("" if math.isnan(low) else f" ({low:{sign}.2f} to {high:{sign}.2f})")
 
 
 def selection_table(quality: pd.DataFrame, *, paper: pd.DataFrame | None = None) -> Table:

@@ -17,6 +17,7 @@ METHOD = {
     "asd_reduction": "foreground_mean",
     "pd_weights": "literal",
     "pd_labelled": False,
+    "second_stage": "strategy",
     "exclude_pseudo": True,
     "selection": "reliable",
     "confidence": "sum",
@@ -26,6 +27,7 @@ METHOD = {
     "pseudo_weight": 1.0,
 }
 CHOICES = {
+    "second_stage": ("strategy", "pseudo", "supervised", "none"),
     "first_case": ("random", "medoid"),
     "asd_reduction": ("foreground_mean", "mean", "sum"),
     "pd_weights": ("literal", "reversed"),

@@ -81,6 +81,29 @@ def test_counts_of_every_round(trained: Trained) -> None:
     assert [done.model.stage for done in rounds] == ["supervised", "semi", "semi"]
 
 
+@pytest.mark.parametrize(
+    ("strategy", "second_stage", "stages"),
+    [
+        ("random", "strategy", ("supervised",)),
+        ("random", "supervised", ("supervised", "semi")),
+        ("random", "pseudo", ("supervised", "semi")),
+        ("assft", "none", ("supervised",)),
+    ],
+)
+def test_a_second_stage_of_choice(blobs: Path, strategy: str, second_stage: str, stages: tuple[str, ...]) -> None:
+    options = Options(second_stage=second_stage)
+    experiment = plan_experiment(BLOBS, **{**TINY, "rounds": 1, "epochs": 1}, strategy=strategy, options=options)
+    start, done = run_all(experiment)
+    files = {file.stem for file in experiment.paths.stages.glob("round_*.json")}
+    assert files == {"round_00_supervised", *(f"round_01_{stage}" for stage in stages)}
+    assert (start.model.stage, done.model.stage) == ("supervised", stages[-1])
+    assert len(done.pseudo_labelled) == (2 if second_stage == "pseudo" else 0)
+    if len(stages) == 2:
+        second = read_json(experiment.paths.stage_file(1, "semi"))
+        assert set(second["cases"]) == {*done.labelled, *done.pseudo_labelled}
+        assert second["epochs"] == read_json(experiment.paths.stage_file(1, "supervised"))["epochs"]
+
+
 def test_training_sets_hold_exactly_the_cases_of_their_stage(trained: Trained) -> None:
     root, _, rounds = trained
     stages = root / "nnUNet_preprocessed/Dataset901_Blobs/assft/assft"

@@ -18,16 +18,16 @@ def rounds_with(*dice: list[float | None], test: tuple[str, ...] = ()) -> list[R
     return rounds
 
 
-def test_a_gain_within_noise_worked_by_hand():
+def test_a_gain_within_variation_worked_by_hand():
     found = advice(rounds_with([0.5, 0.5, 0.5], [0.6, 0.7, 0.8]))
     # differences 0.1, 0.2, 0.3: mean 0.2, SD 0.1, SE 0.1 / sqrt(3) = 0.0577350; t(0.975, 2) = 4.302653: 0.2484138
     (gain,) = found.gains
     assert (gain.start, gain.end, gain.n_cases) == (0, 1, 3)
     assert (gain.mean, gain.low, gain.high) == pytest.approx((0.2, -0.0484138, 0.4484138), abs=1e-6)
-    assert found.within_noise is True
+    assert found.within_variation is True
     assert found.sentence == (
         "From round 0 to 1 the mean Dice of 3 test cases changed by +0.2000 (95 % interval -0.0484 to +0.4484): "
-        "within noise; the last annotations have brought no measurable gain."
+        "not more than the variation between test cases."
     )
     assert found.caveat == CAVEAT
 
@@ -38,8 +38,11 @@ def test_a_gain_beyond_noise_worked_by_hand():
     # t(0.975, 3) = 3.182446: 0.1299230
     (gain,) = found.gains
     assert (gain.mean, gain.low, gain.high) == pytest.approx((0.2, 0.0700770, 0.3299230), abs=1e-6)
-    assert found.within_noise is False
-    assert found.sentence.endswith("(95 % interval +0.0701 to +0.3299): beyond noise; the Dice is still rising.")
+    assert found.within_variation is False
+    assert found.sentence.endswith(
+        "(95 % interval +0.0701 to +0.3299): more than the variation between test cases. "
+        "Another training could have given another change."
+    )
 
 
 def test_two_small_steps_can_be_a_gain_that_one_is_not():
@@ -49,20 +52,20 @@ def test_two_small_steps_can_be_a_gain_that_one_is_not():
     assert (last.start, last.end, two.start, two.end) == (1, 2, 0, 2)
     assert last.low < 0 < last.mean
     assert (two.mean, two.low, two.high) == pytest.approx((0.1, 0.1 - 0.0049683, 0.1 + 0.0049683), abs=1e-6)  # SD 0.002
-    assert found.within_noise is False
-    assert ", from round 0 to 2 that of 3 by +0.1000 (95 % interval +0.0950 to +0.1050): beyond noise" in found.sentence
+    assert found.within_variation is False
+    assert ", from round 0 to 2 that of 3 by +0.1000 (95 % interval +0.0950 to +0.1050): more than" in found.sentence
 
 
 def test_only_the_last_two_rounds_count():
     found = advice(rounds_with([0.1, 0.2, 0.3], [0.8, 0.9, 0.7], [0.8, 0.9, 0.7], [0.8, 0.9, 0.7]))
     assert found.gains == (Gain(2, 3, 3, 0.0, 0.0, 0.0), Gain(1, 3, 3, 0.0, 0.0, 0.0))
-    assert found.within_noise is True
+    assert found.within_variation is True
 
 
 def test_a_certain_loss_is_no_gain():
     found = advice(rounds_with([0.8, 0.9, 0.7], [0.6, 0.69, 0.51]))
     assert found.gains[0].high < 0
-    assert found.within_noise is True
+    assert found.within_variation is True
     assert "changed by -0.2000" in found.sentence
 
 
@@ -85,7 +88,7 @@ def test_a_case_without_dice_is_left_out_and_means_are_over_structures():
 )
 def test_where_nothing_can_be_said(dice, why):
     found = advice(rounds_with(*dice))
-    assert (found.gains, found.within_noise, found.caveat) == ((), None, "")
+    assert (found.gains, found.within_variation, found.caveat) == ((), None, "")
     assert found.sentence == f"No advice is possible: {why}."
 
 

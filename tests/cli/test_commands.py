@@ -421,7 +421,7 @@ def test_status_advises_on_stopping_from_the_second_round_on(planned, call):
     line = call("status -d 901")[1].splitlines()[-2]
     same = "+0.0000 (95 % interval +0.0000 to +0.0000)"
     assert line.startswith(
-        f"Stopping advice: From round 0 to 1 the mean Dice of 3 test cases changed by {same}: within noise;"
+        f"Stopping advice: From round 0 to 1 the mean Dice of 3 test cases changed by {same}: not more than"
     )
     assert line.endswith("keep other cases for the final evidence.")
     for r in (0, 1):

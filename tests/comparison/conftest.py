@@ -30,10 +30,10 @@ OPTIONS += [word for name, value in SETTINGS.items() for word in (f"--{name}", s
 COLUMNS = ["arm", "seed", "round", "n_labelled", "case", "structure", "dice", "nsd", "hd95_mm"]
 
 
-def comparison_of(*arms: str, seeds: tuple[int, ...] = (0,), **settings: object) -> Comparison:
+def comparison_of(*arms: str, seeds: tuple[int, ...] = (0,), match: str = "steps", **settings: object) -> Comparison:
     """The comparison of these arms, as the command makes it."""
     resolved = Settings(**{**SETTINGS, **settings}).resolved(DATASET)
-    return Comparison(DATASET, "compare", tuple(map(arm_of, arms)), seeds, resolved)
+    return Comparison(DATASET, "compare", tuple(map(arm_of, arms)), seeds, resolved, match)
 
 
 def compare_all(results: pd.DataFrame, reference: str = "assft") -> pd.DataFrame:

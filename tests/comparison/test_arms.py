@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from nnunet_assft.active.options import Options
 from nnunet_assft.active.rounds import run_round
-from nnunet_assft.active.settings import Settings
 from nnunet_assft.cli.compare import parser
 from nnunet_assft.comparison.arms import (
     BOUNDS,
@@ -19,11 +19,12 @@ from nnunet_assft.comparison.arms import (
     name_of,
     ordered,
     parse_arms,
+    require_different_arms,
 )
-from nnunet_assft.comparison.arms.experiments import reuse_round_0
+from nnunet_assft.comparison.arms.experiments import reuse_round_0, strategy_arm
 from nnunet_assft.comparison.paper_results import paper_strategies
 from nnunet_assft.errors import AssftError
-from tests.comparison.conftest import DATASET, SETTINGS
+from tests.comparison.conftest import DATASET, SETTINGS, comparison_of
 from tests.conftest import plan_experiment
 
 CPU = torch.device("cpu")
@@ -65,6 +66,8 @@ def test_standard_nnunet_has_the_cases_of_a_strategy_that_is_there() -> None:
         (["random"], ["nnunet@assft"], "trains on the labelled cases of assft, which is not among the strategies"),
         (["random"], ["nnunet@nobody"], "labelled cases of nobody, which is not among the strategies"),
         ([], ["lower_bound"], "--strategies names no strategy"),
+        (["random+semi"], [], r"'random\+semi': expected random\+pseudo, random\+supervised, random\+none, or random"),
+        (["nobody+pseudo"], [], r"'nobody\+pseudo' does not exist"),
     ],
 )
 def test_arms_that_cannot_be_run(strategies: list[str], references: list[str], message: str) -> None:
@@ -72,7 +75,18 @@ def test_arms_that_cannot_be_run(strategies: list[str], references: list[str], m
         parse_arms(strategies, references)
 
 
-@pytest.mark.parametrize("arm_id", [*REFERENCES, "nnunet@assft", "nnunet_finetuned@random", "random", "my_strategy"])
+@pytest.mark.parametrize(
+    "arm_id",
+    [
+        *REFERENCES,
+        "nnunet@assft",
+        "random+pseudo",
+        "nnunet@random+none",
+        "nnunet_finetuned@random",
+        "random",
+        "my_strategy",
+    ],
+)
 def test_an_id_is_that_of_its_arm(arm_id: str) -> None:
     assert arm_of(arm_id).id == arm_id
 
@@ -85,6 +99,8 @@ def test_names() -> None:
     assert name_of("nnunet@assft") == "nnU-Net (cases of ASSFT)"
     assert name_of("nnunet_finetuned") == "nnU-Net, fine-tuned"
     assert name_of("upper_bound") == "Upper bound"
+    assert name_of("random+pseudo") == "RAND, second stage with pseudo-labels"
+    assert name_of("nnunet@random+none") == "nnU-Net (cases of RAND, no second stage)"
     assert name_of("my_strategy") == "my_strategy"
 
 
@@ -106,18 +122,65 @@ def test_rounds_and_cases_of_each_kind() -> None:
         assert (list(arm.rounds(3)), arm.cases_of, arm.is_bound) == (rounds, cases_of, arm_id in BOUNDS)
 
 
+def test_steps_are_matched_or_epochs() -> None:
+    """Epochs by round 3, with 10 in round 0 and 40 per stage."""
+    by_round_3 = {
+        "assft": (250, 250),
+        "random": (250, 130),
+        "random+pseudo": (250, 250),
+        "random+none": (130, 130),
+        "nnunet": (250, 40),  # from scratch in each round
+        "nnunet_resenc@assft": (250, 40),
+        "nnunet_finetuned": (250, 120),
+        "nnunet_full": (1000, 1000),
+        "upper_bound": (250, 130),
+        "lower_bound": (0, 0),
+    }
+    for match, i in (("steps", 0), ("epochs", 1)):
+        comparison = comparison_of(*by_round_3, rounds=3, epochs=40, match=match)
+        assert comparison.settings.training["one_shot_epochs"] == 10
+        for arm in comparison.arms:
+            assert arm.epochs_by(comparison, 3) == by_round_3[arm.id][i], (match, arm.id)
+
+
 def test_what_each_kind_does_not_share() -> None:
-    settings = replace(Settings(**SETTINGS).resolved(DATASET), rounds=3, epochs=40)
-    training = settings.training
-    assert training["one_shot_epochs"] == 10
-    assert arm_of("assft").difference(settings) == (
-        "ASSFT trains a second stage in each round: 240 more optimisation steps than the 260 of the other strategies "
-        "by the last round"  # 3 rounds of 40 epochs of 2 iterations; 10 epochs in round 0
+    steps = comparison_of(rounds=3, epochs=40)
+    epochs = replace(steps, match="epochs")
+    assert arm_of("assft").difference(epochs) == (
+        "ASSFT is trained for 240 more optimisation steps than the 260 of the others by the last round"
+    )  # 3 rounds of 40 epochs of 2 iterations; 10 epochs in round 0
+    assert arm_of("random+none").difference(steps) == (
+        "RAND, no second stage, is trained for 240 fewer optimisation steps than the 500 of the others by the last "
+        "round"
     )
-    assert arm_of("sann").difference(settings) == "SANN trains 4 more networks per round for its query"
-    assert "from scratch in each round and trains for 80 steps" in arm_of("nnunet@assft").difference(settings)
-    assert "trains for 3 times the epochs" in arm_of("upper_bound").difference(settings)
-    assert not any(arm_of(arm).difference(settings) for arm in ("random", "lower_bound", "gone", "nnunet_finetuned"))
+    assert arm_of("sann").difference(steps) == "SANN trains 4 more networks per round for its query"
+    assert "from scratch in each round" in arm_of("nnunet@assft").difference(steps)
+    assert "1000 epochs of 250 iterations" in arm_of("nnunet_full").difference(steps)
+    others = ("assft", "random", "random+supervised", "lower_bound", "upper_bound", "gone", "nnunet_finetuned")
+    assert not any(arm_of(arm).difference(steps) for arm in others)
+
+
+def test_the_second_stage_of_a_strategy_follows_from_what_is_matched() -> None:
+    steps = comparison_of()
+    epochs = replace(steps, match="epochs")
+    for arm_id, expected in {
+        "assft": ("pseudo", "pseudo"),
+        "random": ("supervised", "none"),
+        "random+pseudo": ("pseudo", "pseudo"),
+        "assft+none": ("none", "none"),
+    }.items():
+        arm = strategy_arm(arm_id)
+        assert (arm.second_stage(steps), arm.second_stage(epochs)) == expected
+        settings = arm.settings(steps, 7)
+        assert (settings.strategy, settings.seed, settings.second_stage) == (arm.kind, 7, expected[0])
+
+
+def test_an_arm_is_named_once() -> None:
+    require_different_arms(comparison_of("random", "random+none", "random+pseudo", "nnunet@random+none"))
+    with pytest.raises(AssftError, match=r"random and random\+supervised are the same arm with --match steps"):
+        require_different_arms(comparison_of("random", "random+supervised"))
+    with pytest.raises(AssftError, match=r"such as random\+none"):
+        require_different_arms(comparison_of("random", options=Options(second_stage="none")))
 
 
 # Round 0 is shared ----------------------------------------------------------------------------------------------------
@@ -135,7 +198,7 @@ def test_nothing_of_round_0_is_computed_twice(finished: Comparison) -> None:
 @pytest.mark.slow
 def test_the_round_0_that_is_reused_is_what_the_experiment_would_have_made_itself(copied: Comparison) -> None:
     target = StrategyArm("random").experiment(copied, 0)
-    alone = plan_experiment(DATASET, "alone", strategy="random", **SETTINGS)
+    alone = plan_experiment(DATASET, "alone", strategy="random", **SETTINGS, options=target.options)
     for r in (0, 1):
         own, reused = run_round(alone, r, CPU), run_round(target, r, CPU)
         assert replace(reused, model=own.model) == own

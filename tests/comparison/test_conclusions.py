@@ -3,8 +3,6 @@
 from dataclasses import replace
 
 import numpy as np
-import pytest
-from scipy import stats
 
 from nnunet_assft.active.options import Options
 from nnunet_assft.comparison import conclusions as c
@@ -39,62 +37,49 @@ def test_missing_runs_are_named(results):
 # Plain words ----------------------------------------------------------------------------------------------------------
 
 
-def compared(results_of, gains: list[float], seeds=(0, 1, 2)) -> dict:
-    """The row of ASSFT against random in round 1: ASSFT gains this much per case."""
+def compared(results_of, gains: np.ndarray) -> dict:
+    """The row of ASSFT against random over all budgets: ASSFT gains this much, (seeds, cases)."""
     runs = {}
-    for seed in seeds:
-        runs["random", seed, 1] = {f"case_{i:02d}": 0.5 + i / 100 for i in range(len(gains))}
-        runs["assft", seed, 1] = {f"case_{i:02d}": 0.5 + i / 100 + gain for i, gain in enumerate(gains)}
-    return row_of(compare_all(results_of(runs)), "random", 1)
+    for seed, of_seed in enumerate(gains):
+        runs["random", seed, 1] = {f"case_{i:02d}": 0.5 + i / 100 for i in range(len(of_seed))}
+        runs["assft", seed, 1] = {f"case_{i:02d}": 0.5 + i / 100 + gain for i, gain in enumerate(of_seed)}
+    return row_of(compare_all(results_of(runs)), "random", "AUBC")
+
+
+GAIN = np.array([[0.03, 0.05, 0.04, 0.06], [0.04, 0.05, 0.05, 0.05], [0.04, 0.06, 0.05, 0.06]])
 
 
 def test_a_difference_that_was_not_shown(results_of):
-    gains = [0.04, -0.03, 0.02, -0.05, 0.01, 0.06, -0.025, 0.015]
-    row = compared(results_of, gains)
-    p = stats.wilcoxon(gains).pvalue
-    assert row["p_holm"] == pytest.approx(p)
+    row = compared(results_of, GAIN - 0.05)
+    low, high, smallest = (100 * row[name] for name in ("ci_low", "ci_high", "smallest"))
     assert c.conclusion(row) == (
-        f"With 3 seeds and 8 test cases, ASSFT and RAND do not differ significantly in round 1, p = {p:.2g} "
-        "(Wilcoxon, Holm); "
-        f"difference +0.50 points of Dice, 95 % interval {100 * row['ci_low']:+.2f} to {100 * row['ci_high']:+.2f}. "
-        "This does not show that they are equal."
+        "With 3 seeds and 4 test cases, no difference between ASSFT and RAND is shown over all budgets (AUBC): -0.17 "
+        f"points of Dice, 95 % interval {low:+.2f} points of Dice to {high:+.2f} points of Dice, p = {row['p']:.2g}, "
+        f"{row['p']:.2g} after Holm's correction. A true difference of {smallest:.1f} points would have been shown "
+        f"with a probability of 80%, and one of 2.0 points with {row['power']:.0%}."
     )
 
 
 def test_a_difference_that_was_shown(results_of):
-    gains = [0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08]
-    better, worse = compared(results_of, gains), compared(results_of, [-gain for gain in gains])
+    better, worse = compared(results_of, GAIN), compared(results_of, -GAIN)
     assert c.conclusion(better).startswith(
-        "With 3 seeds and 8 test cases, ASSFT is better than RAND in round 1, p = 0.0078 (Wilcoxon, Holm); difference "
-        "+4.50 points"
+        "With 3 seeds and 4 test cases, ASSFT is better than RAND over all budgets (AUBC): +4.83 points of Dice, 95 %"
     )
-    assert "ASSFT is worse than RAND in round 1, p = 0.0078" in c.conclusion(worse)
-    assert "difference -4.50 points" in c.conclusion(worse)
-    assert "seed" not in c.conclusion(better).removeprefix("With 3 seeds")
-    assert "With a single seed, the difference may be due to chance in training." in c.conclusion(
-        compared(results_of, gains, seeds=(4,))
+    assert "ASSFT is worse than RAND over all budgets (AUBC): -4.83 points" in c.conclusion(worse)
+
+
+def test_one_seed_has_no_verdict(results_of):
+    assert c.conclusion(compared(results_of, GAIN[:1])) == (
+        "With 1 seed and 4 test cases, the difference between ASSFT and RAND over all budgets (AUBC) is +4.50 points "
+        "of Dice. One seed or one test case does not tell how much of it is the luck of the training or of the case, "
+        "so there is no verdict."
     )
 
 
-def test_an_interval_over_seeds_that_holds_0_is_said(results_of):
-    """All cases gain a little on average, but one of three seeds is far below."""
-    runs = {}
-    for seed, gain in ((0, 0.09), (1, 0.08), (2, -0.14)):
-        runs["random", seed, 1] = {f"{i}": 0.5 for i in range(8)}
-        runs["assft", seed, 1] = {f"{i}": 0.5 + gain + i / 1000 for i in range(8)}
-    row = row_of(compare_all(results_of(runs)), "random", 1)
-    assert row["p_holm"] < 0.05
-    assert row["ci_low"] < 0 < row["ci_high"]
-    assert "ASSFT is better than RAND" in c.conclusion(row)
-    assert "includes 0, so the result may differ with other seeds" in c.conclusion(row)
-
-
-def test_too_few_cases_to_show_anything(results_of):
-    row = compared(results_of, [0.1, 0.2, 0.3])
-    assert (
-        "no difference between ASSFT and RAND in round 1 can be shown: the smallest possible p is 0.25;"
-        in c.conclusion(row)
-    )
+def test_a_single_round_has_no_verdict(results):
+    sentence = c.conclusion(row_of(compare_all(results), "nnunet", 1))
+    assert "the difference between ASSFT and nnU-Net in round 1 is +18.00 points" in sentence
+    assert sentence.endswith("(secondary, without a verdict).")
 
 
 def test_what_was_left_out_is_in_the_sentence(results):
@@ -111,32 +96,34 @@ def test_what_cannot_be_compared_is_said(results):
     )
     assert "cannot be compared in round 1" in c.conclusion(row_of(compare_all(results[~gone]), "random", 1))
     without_reference = compare_all(results[results["arm"] != "assft"])
-    assert "ASSFT is not comparable with RAND, nnU-Net" in c.overall_conclusion(without_reference)
+    assert "ASSFT cannot be compared with RAND, nnU-Net" in c.overall_conclusion(without_reference)
     only_round_0 = compare_all(results[results["round"] == 0])
     assert c.overall_conclusion(only_round_0).startswith("Nothing can be concluded")
 
 
 def test_overall_conclusion(results_of):
-    gains = {"random": 0.05, "entropy": -0.05, "cup": 0.0}  # of ASSFT over each
+    gains = {"random": GAIN, "entropy": -GAIN, "cup": GAIN - 0.05}  # of ASSFT over each
     runs = {}
     for seed in (0, 1, 2):
-        cases = {f"{i:02d}": 0.5 + i / 100 for i in range(10)}
+        cases = {f"{i}": 0.5 + i / 100 for i in range(4)}
         runs["assft", seed, 1] = cases
         for arm, gain in gains.items():
-            runs[arm, seed, 1] = {
-                case: dice - gain - i / 1000 * (arm != "cup") * np.sign(gain)
-                for i, (case, dice) in enumerate(cases.items())
-            }
+            runs[arm, seed, 1] = {case: dice - gain[seed, int(case)] for case, dice in cases.items()}
     runs["nnunet", 7, 1] = cases
-    found = c.overall_conclusion(compare_all(results_of(runs)))
-    assert (
-        "ASSFT is better than RAND; worse than ENPY; not significantly different from CUP; not comparable with nnU-Net."
-        in found
+    statistics = compare_all(results_of(runs))
+    smallest = 100 * statistics["smallest"].max()
+    found = c.overall_conclusion(statistics)
+    assert found.startswith(
+        "Over all budgets (AUBC), ASSFT is better than RAND; is worse than ENPY; shows no difference from CUP; cannot "
+        "be compared with nnU-Net."
     )
-    assert "3 seeds and 10 test cases at most" in found
-    assert "not to other seeds" in found
-    few = c.overall_conclusion(compare_all(results_of({key: dict(list(c.items())[:3]) for key, c in runs.items()})))
-    assert "p cannot fall below 0.75" in few  # 3 arms times 2 / 2^3
+    assert "3 seeds and 4 test cases at most" in found
+    assert "Holm's correction over 4 arms" in found
+    assert f"one of {smallest:.1f} points with a probability of 80%. What is not shown may still be there." in found
+    assert found.endswith("At least 5 seeds are recommended.")
+    one = c.overall_conclusion(compare_all(results_of({key: v for key, v in runs.items() if key[1] in (0, 7)})))
+    assert one.startswith("Over all budgets (AUBC), ASSFT shows no difference from RAND, ENPY, CUP; cannot")
+    assert one.endswith("so there is no verdict.")
 
 
 # The whole ------------------------------------------------------------------------------------------------------------
@@ -153,22 +140,28 @@ def test_findings_of_a_comparison(results):
         rounds=2,
         domain="amos_ct",
         options=Options(tau_c=1.0),
+        match="epochs",
     )
     shared = Shared(2, tuple(f"case_{i}" for i in range(40)), ("a", "b", "c"), "imagesTs", {}, "cpu")
     runs = results[["arm", "seed", "round"]].drop_duplicates().assign(status="done", device="cpu")
     costs = ("annotated_cases", "annotation_minutes", "training_minutes", "query_minutes", "total_minutes")
-    runs = runs.assign(**dict.fromkeys(costs, 1.0))
+    runs = runs.assign(**dict.fromkeys(costs, 1.0), from_scratch=None)
     found = c.draw_conclusions(comparison, shared, results, runs, None)
     assert [table.name for table in found.tables][-2:] == ["aubc", "cost"]
     assert "ASSFT, paper" in set(found.tables[0].frame["Method"])  # of the domain
     assert found.missing == ()
     assert len(found.one_by_one) == len(found.statistics) == 2 * 3
-    same, encoder, differs, changed = found.compared
+    matched, same, encoder, differs, changed = found.compared
+    assert matched == (
+        "Matched (--match epochs): every stage of training has the same number of epochs, and ASSFT has two stages per "
+        "round."
+    )
+    assert all(table.caption.endswith(matched.removeprefix("Matched (--match epochs): ")) for table in found.tables)
     assert (
         "a pool of 40 cases, 3 test cases (imagesTs), the same first case for each seed, 2 rounds of 2 queried" in same
     )
     assert "none. E(0) is a random network" in encoder
-    assert differs.startswith("What differs: ASSFT trains a second stage")
+    assert differs.startswith("What differs: ASSFT is trained for 8 more optimisation steps")
     assert differs.endswith("; the query.")
     assert changed == "Options that differ from the method: tau_c=1.0."
     # 2 rounds, 2 epochs of 2 iterations
@@ -177,4 +170,5 @@ def test_findings_of_a_comparison(results):
         in found.conclusion
     )
     alone = replace(comparison, arms=(arm_of("assft"), arm_of("nnunet")))
-    assert "ASSFT's network" not in c.draw_conclusions(alone, shared, results, runs, None).conclusion
+    for without in (alone, replace(comparison, match="steps")):
+        assert "may come from" not in c.draw_conclusions(without, shared, results, runs, None).conclusion

@@ -33,6 +33,7 @@ def test_options_that_are_not_typed_are_those_the_comparison_was_made_with(blobs
     assert read_comparison(made.file) == (made, shared)
     assert asked(*OPTIONS) == asked() == made
     assert (shared.n_query, len(shared.pool), len(shared.test), shared.device) == (2, 8, 3, "cpu")
+    assert asked("--match", "epochs") == replace(made, match="epochs")
     assert asked("--seeds", "0", "1", "2") == replace(made, seeds=(0, 1, 2))  # typed, though it is the default
     assert [arm.id for arm in asked("--references", "none").arms] == ["assft", "random"]
     assert asked("--preset", "ctfm").settings == replace(made.settings, preset="ctfm")
@@ -84,7 +85,7 @@ def test_a_comparison_of_the_previous_version_is_understood(tmp_path: Path, sett
     write_json(tmp_path / "comparison.json", version_1(**settings))
     comparison, shared = read_comparison(tmp_path / "comparison.json")
     assert [arm.id for arm in comparison.arms] == ["random", "nnunet"]
-    assert comparison.seeds == (0, 1)
+    assert (comparison.seeds, comparison.match) == ((0, 1), "epochs")
     expected = comparison_of(rounds=5, budget="5%", domain="generic", epochs=40, options=Options(tau_c=1.0))
     assert comparison.settings == expected.settings
     assert (shared.pool, shared.test, shared.n_query) == (("a", "b"), ("c",), 2)
@@ -96,7 +97,7 @@ def test_a_comparison_that_cannot_be_read_says_who_wrote_it(tmp_path: Path) -> N
     with pytest.raises(AssftError, match=r"--option tau, which was removed\. It was written by nnunet_assft 0\.1\.0"):
         read_comparison(file)
     write_json(file, {"schema_version": 99, "versions": {"nnunet_assft": "9.0"}})
-    with pytest.raises(AssftError, match=r"has schema version 99; expected 2\. It was written by nnunet_assft 9\.0"):
+    with pytest.raises(AssftError, match=r"has schema version 99; expected 3\. It was written by nnunet_assft 9\.0"):
         read_comparison(file)
 
 

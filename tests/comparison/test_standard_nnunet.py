@@ -20,7 +20,7 @@ from nnunet_assft.active.training.checkpoints import load_weights
 from nnunet_assft.comparison import standard_nnunet
 from nnunet_assft.comparison.arms import Comparison, arm_of
 from nnunet_assft.errors import AssftError
-from nnunet_assft.runtime.files import read_json
+from nnunet_assft.runtime.files import read_json, write_json
 from tests.comparison.conftest import DATASET
 
 CPU = torch.device("cpu")
@@ -67,7 +67,8 @@ def test_standard_nnunet_is_stock(
 
     assert torch.load(job.checkpoint, map_location="cpu", weights_only=False)["trainer_name"] == "nnUNetTrainer"
     set_folders_of(job, monkeypatch)
-    ours = standard_nnunet.make_trainer(job)
+    ours, from_scratch = standard_nnunet.make_trainer(job)
+    assert from_scratch
     plans, dataset_json = (read_json(job.preprocessed / f"{name}.json") for name in ("nnUNetPlans", "dataset"))
     stock = nnUNetTrainer({**plans, "continue_training": False}, "3d_fullres", "all", dataset_json, CPU)
     assert type(ours) is nnUNetTrainer
@@ -77,7 +78,7 @@ def test_standard_nnunet_is_stock(
         if isinstance(value, int | float | str | bool | tuple | list | None) and getattr(ours, name) != value
     }
     assert different <= {"num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch", "log_file"}
-    assert (ours.num_epochs, ours.num_iterations_per_epoch) == (2, 2)
+    assert (ours.num_epochs, ours.num_iterations_per_epoch) == (1 + 2 * 2, 2)
 
 
 @pytest.mark.slow
@@ -88,13 +89,17 @@ def test_fine_tuned_nnunet_starts_from_the_round_before(
     assert job_of(finished, "nnunet_finetuned").start is None
     set_folders_of(job, monkeypatch)
     before = load_weights(job.checkpoint)
-    tuned = standard_nnunet.make_trainer(replace(job, start=str(job.checkpoint)))
+    tuned, from_scratch = standard_nnunet.make_trainer(replace(job, start=str(job.checkpoint), start_epochs=7))
     weights = tuned.network.state_dict()
-    carried = {name for name in before if torch.equal(before[name], weights[name])}
-    assert {name for name in before if "seg_layers" not in name} <= carried
+    assert before.keys() == weights.keys()
+    assert all(torch.equal(before[name], weights[name]) for name in before)  # the segmentation layers too
+    assert any("seg_layers" in name for name in before)
+    assert (from_scratch, tuned.num_epochs) == (False, 7)
     other = {name: torch.zeros(3) if name.endswith("bias") else value for name, value in before.items()}
     torch.save({"network_weights": other}, tmp_path / "other.pth")
-    standard_nnunet.make_trainer(replace(job, start=str(tmp_path / "other.pth")))  # from scratch, as the log says
+    start = {"start": str(tmp_path / "other.pth"), "start_epochs": 7}
+    stock, from_scratch = standard_nnunet.make_trainer(replace(job, **start))
+    assert (from_scratch, stock.num_epochs) == (True, job.epochs)  # as many steps as all rounds together
 
 
 @pytest.mark.slow
@@ -157,6 +162,7 @@ def test_a_finished_job_is_kept_and_another_one_is_set_aside(tmp_path: Path, mon
 
     def process(job: standard_nnunet.Job) -> None:
         runs.append(job)
+        write_json(Path(job.folder) / "trained.json", {"result": {"from_scratch": False}})
         for file in job.predictions.values():
             file.parent.mkdir(exist_ok=True)
             file.write_text(f"{job.seed}")
@@ -168,7 +174,7 @@ def test_a_finished_job_is_kept_and_another_one_is_set_aside(tmp_path: Path, mon
     standard_nnunet.run_job(job)
     assert len(runs) == 1
     done = read_json(tmp_path / "job" / "done.json")
-    assert standard_nnunet.finished_job(tmp_path / "job") == (done["job_sha256"], done["seconds"])
+    assert standard_nnunet.finished_job(tmp_path / "job") == (done["job_sha256"], done["seconds"], False)
     file.unlink()
     standard_nnunet.run_job(job)
     assert len(runs) == 2

@@ -9,37 +9,65 @@ from scipy import stats
 
 from nnunet_assft.comparison import statistics as s
 from nnunet_assft.comparison.arms import competing
+from nnunet_assft.evaluation.intervals import crossed_mean, student_interval
 from tests.comparison.conftest import compare_all
 
 # Tests ----------------------------------------------------------------------------------------------------------------
 
 
-def test_wilcoxon_worked_by_hand():
-    assert s.paired_wilcoxon([1, 2, 3, 4, 5]) == pytest.approx(2 / 2**5)  # all of one sign: 1 of 32 either way
-    assert s.paired_wilcoxon([-1, 2, 3, 4, 5]) == pytest.approx(2 * 2 / 2**5)  # rank sums 0 and 1
-    assert s.paired_wilcoxon([0, 1, 2, 3, 4, 5]) == pytest.approx(2 / 2**5)  # a zero is dropped
-    assert s.paired_wilcoxon([0.1 + 0.2 - 0.3, 1, 2, 3, 4, 5]) == pytest.approx(2 / 2**5)  # so is one by rounding
-    assert s.paired_wilcoxon([2, 2, 2, 2, 2]) == pytest.approx(2 / 2**5)  # equal sizes, still exact
-    assert s.paired_wilcoxon([0, 0, 0]) == 1.0
-    assert math.isnan(s.paired_wilcoxon([]))
+# gains of a reference: 3 seeds (rows) and 4 cases
+GAINS = np.array([[2.0, 4.0, 3.0, 3.0], [4.0, 5.0, 4.0, 3.0], [3.0, 6.0, 2.0, 3.0]])
 
 
-def test_wilcoxon_is_scipys():
-    d = np.random.default_rng(0).normal(0.3, 1, 26)
-    assert s.paired_wilcoxon(d) == stats.wilcoxon(d).pvalue == stats.wilcoxon(d, method="exact").pvalue
-    many = np.random.default_rng(1).normal(0.1, 1, 80)
-    assert s.paired_wilcoxon(many) == stats.wilcoxon(many, method="approx").pvalue
+def test_a_paired_difference_is_that_of_the_crossed_model():
+    model, found = crossed_mean(GAINS), s.paired_difference(GAINS)
+    assert (found.mean, found.low, found.high, found.p) == (model.mean, *model.interval(), model.p)
+    assert (found.power, found.smallest) == (model.power(3.5), model.smallest_shown(0.8))
+    assert found.verdict == "better"
+    assert s.paired_difference(GAINS, relevant=1).power == model.power(1)
+    corrected = s.paired_difference(GAINS, relevant=1, n_comparisons=10)
+    assert corrected.power == model.power(1, 1 - 0.05 / 10)
+    assert (corrected.low, corrected.p, corrected.verdict) == (found.low, found.p, "better")
 
 
-@pytest.mark.parametrize("n", range(1, 14))
-def test_the_smallest_p_is_reached_and_not_undercut(n):
-    differences = np.arange(1, n + 1) / 10
-    assert s.paired_wilcoxon(differences) == pytest.approx(s.smallest_wilcoxon_p(n))
-    assert s.smallest_wilcoxon_p(n) == pytest.approx(2 / 2**n)
+def test_the_sign_of_a_paired_difference_turns():
+    there, back = s.paired_difference(GAINS), s.paired_difference(-GAINS)
+    assert (back.mean, back.low, back.high) == (-there.mean, -there.high, -there.low)
+    assert (back.p, back.power, back.verdict) == (there.p, there.power, "worse")
 
 
-def test_no_case_has_no_smallest_p():
-    assert math.isnan(s.smallest_wilcoxon_p(0))
+def test_one_seed_never_has_a_verdict():
+    found = s.paired_difference(np.full((1, 50), 30.0) + np.arange(50))
+    assert found.verdict == "no difference shown"
+    assert math.isnan(found.p)
+
+
+@pytest.mark.parametrize("n_seeds", [3, 5, 10])
+@pytest.mark.parametrize("luck", [0, 1, 2])
+def test_under_the_null_a_verdict_is_rare(n_seeds, luck):
+    """In points: luck of a run 0, 1 or 2 (SD), 12 cases of SD 8, and a rest of SD 4; one rival, and eleven."""
+    rng = np.random.default_rng([n_seeds, luck])
+    verdicts = np.zeros((300, 11), bool)
+    first = np.zeros(300, bool)
+    for i in range(300):
+        cases = rng.normal(0, 8, 12)
+        arms = cases + rng.normal(0, luck, (12, n_seeds, 1)) + rng.normal(0, 4, (12, n_seeds, 12))
+        p = [crossed_mean(arms[0] - rival).p for rival in arms[1:]]
+        verdicts[i] = s.holm(p) < 0.05
+        first[i] = p[0] < 0.05
+    assert first.mean() <= 0.07
+    assert verdicts.any(axis=1).mean() <= 0.07
+
+
+@pytest.mark.parametrize(("n_seeds", "power"), [(3, 0.32), (5, 0.77), (10, 0.99)])
+def test_a_true_difference_is_shown(n_seeds, power):
+    """4 points, in differences with a luck of SD 2 and a rest of SD 4 in each of the two arms."""
+    rng = np.random.default_rng(n_seeds)
+    found = [
+        s.paired_difference(4 + rng.normal(0, 2, (n_seeds, 1)) + rng.normal(0, 4 * math.sqrt(2), (n_seeds, 12)))
+        for _ in range(300)
+    ]
+    assert np.mean([difference.verdict == "better" for difference in found]) == pytest.approx(power, abs=0.06)
 
 
 def test_mann_whitney_worked_by_hand():
@@ -116,42 +144,12 @@ def test_aubc_intervals(results):
     per_case = np.array([0.55, 0.60, 0.65])  # of both seeds
     assert nnunet["aubc"] == pytest.approx(0.60)
     assert (nnunet["n_seeds"], nnunet["n_cases"], nnunet["left_out"]) == (2, 3, "")
-    assert per_case.min() <= nnunet["ci_low"] < 0.60 < nnunet["ci_high"] <= per_case.max()
+    of_cases = student_interval(per_case)[1:]  # the seeds are equal
+    assert (nnunet["ci_low"], nnunet["ci_high"]) == pytest.approx(of_cases)
     gap = results[~((results["arm"] == "random") & (results["seed"] == 1) & (results["round"] == 2))]
     random = s.aubc_intervals(gap, competing(gap["arm"])).set_index("arm").loc["random"]
     assert (random["n_seeds"], random["n_cases"], random["left_out"]) == (1, 3, "seed 1")
-
-
-# Bootstrap ------------------------------------------------------------------------------------------------------------
-
-
-def test_the_interval_of_one_seed_is_scipys():
-    cases = np.random.default_rng(3).normal(0.7, 0.1, 40)
-    low, high = s.bootstrap_interval(cases[None])
-    scipys = stats.bootstrap((cases,), np.mean, method="percentile", n_resamples=4000, rng=0).confidence_interval
-    assert (low, high) == pytest.approx((scipys.low, scipys.high), abs=0.004)  # the width is about 0.06
-
-
-def test_seeds_are_drawn_too_and_cases_are_the_same_for_all_seeds():
-    rng = np.random.default_rng(4)
-    cases, seeds = rng.normal(0, 0.1, 30), rng.normal(0, 0.1, 10)
-
-    def width(scores):
-        low, high = s.bootstrap_interval(scores)
-        return high - low
-
-    of_cases = width(cases[None])
-    assert width(np.tile(cases, (10, 1))) == pytest.approx(of_cases, rel=0.15)  # ten equal seeds add nothing
-    of_seeds = width(np.tile(seeds[:, None], (1, 30)))  # thirty equal cases do not narrow it
-    assert of_seeds == pytest.approx(width(np.tile(seeds[:, None], (1, 2))), rel=0.15)
-    assert width(cases[None] + seeds[:, None]) > max(of_cases, of_seeds)
-
-
-def test_the_interval_repeats_and_knows_its_limits():
-    scores = np.random.default_rng(5).normal(size=(3, 8))
-    assert s.bootstrap_interval(scores) == s.bootstrap_interval(scores)
-    assert s.bootstrap_interval(np.array([[0.4]])) == (0.4, 0.4)
-    assert all(math.isnan(bound) for bound in s.bootstrap_interval(np.empty((0, 0))))
+    assert math.isnan(random["ci_low"])
 
 
 # Selected against unselected ------------------------------------------------------------------------------------------
@@ -235,14 +233,20 @@ def test_comparison_worked_by_hand(results):
     assert row["difference"] == pytest.approx((0.03 + 0.05 + 0.0) / 3)
     assert (row["wins"], row["ties"], row["losses"]) == (2, 1, 0)
     assert (row["n_seeds"], row["n_cases"], row["left_out"]) == (2, 3, "")
-    assert row["p_wilcoxon"] == pytest.approx(0.5)  # two differences that are not zero
-    assert row_of(found, "nnunet", 1)["p_wilcoxon"] == pytest.approx(0.25)
-    assert row["p_holm"] == pytest.approx(0.5)  # 0.25 * 2, then 0.5
-    assert row["smallest_p"] == pytest.approx(2 * 0.25)
+    differences = np.array([[0.02, 0.04, 0.0], [0.04, 0.06, 0.0]])
+    model = crossed_mean(differences)
+    assert row["p"] == pytest.approx(model.p)
+    assert (row["ci_low"], row["ci_high"]) == pytest.approx(model.interval())
     pooled = [0.62, 0.74, 0.80, 0.64, 0.76, 0.82], [0.60, 0.70, 0.80, 0.60, 0.70, 0.82]
     assert row["p_mann_whitney"] == pytest.approx(stats.mannwhitneyu(*pooled).pvalue)
-    assert 0 <= row["ci_low"] <= row["difference"] <= row["ci_high"] <= 0.06
-    curve = row_of(found, "random", "AUBC")
+    assert math.isnan(row["p_holm"])  # a single round is secondary
+    assert (row["verdict"], row_of(found, "nnunet", 2)["verdict"]) == ("", "")
+    curve, nnunet = row_of(found, "random", "AUBC"), row_of(found, "nnunet", "AUBC")
+    assert [nnunet["p_holm"], curve["p_holm"]] == pytest.approx(s.holm([nnunet["p"], curve["p"]]))
+    assert (curve["verdict"], nnunet["verdict"]) == ("no difference shown", "better")
+    of_curve = crossed_mean((differences + [[0.02, 0.04, 0.0]] * 2) / 2)
+    assert curve["power"] == pytest.approx(of_curve.power(0.02, 1 - 0.05 / 2))
+    assert curve["smallest"] == pytest.approx(of_curve.smallest_shown(0.8, 1 - 0.05 / 2))
     assert curve["difference"] == pytest.approx(((0.03 + 0.02) / 2 + (0.05 + 0.04) / 2 + 0) / 3)
 
 
@@ -251,7 +255,14 @@ def test_the_reference_can_be_any_arm_and_the_sign_turns(results):
     a, b = row_of(there, "random", 2), row_of(back, "assft", 2)
     assert a["difference"] == pytest.approx(-b["difference"])
     assert (a["wins"], a["losses"]) == (b["losses"], b["wins"])
-    assert a["p_wilcoxon"] == pytest.approx(b["p_wilcoxon"])
+    assert a["p"] == pytest.approx(b["p"])
+
+
+def test_folds_are_taken_into_account(results):
+    """Case a belongs to a fold of its own, and one case of a fold does not tell how much is luck."""
+    of_folds = results.assign(fold=(results["case"] == "a").astype(int))
+    assert math.isnan(row_of(compare_all(of_folds), "random", "AUBC")["p"])
+    assert compare_all(results.assign(fold=3)).equals(compare_all(results))
 
 
 def test_rows_may_come_in_any_order(results):
@@ -274,10 +285,10 @@ def test_arms_without_anything_in_common_have_no_p(results):
         (results["arm"] == "assft") & (results["seed"] == 1)
     )
     found = compare_all(results[~gone])
-    row = row_of(found, "random", 1)
+    row = row_of(found, "random", "AUBC")
     assert (row["n_seeds"], row["n_cases"], row["left_out"]) == (0, 0, "seeds 0, 1")
     assert math.isnan(row["p_holm"])
-    assert row_of(found, "nnunet", 1)["p_holm"] == pytest.approx(0.25)  # a family of one
+    assert math.isnan(row_of(found, "nnunet", "AUBC")["p"])  # a single seed is left
 
 
 def test_a_case_without_any_structure_is_left_out_by_name(results):

@@ -3,6 +3,7 @@
 import csv
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -33,7 +34,7 @@ def runs_of(rows) -> pd.DataFrame:
         "total_minutes",
         "status",
     ]
-    return pd.DataFrame(rows, columns=names).assign(device="cpu")
+    return pd.DataFrame(rows, columns=names).assign(device="cpu", from_scratch=None)
 
 
 RUNS = runs_of([("assft", seed, r, 2, 10.0 + seed, 3.0, 0.5, 4.0, "done") for seed in (0, 1) for r in (0, 1, 2)])
@@ -69,19 +70,16 @@ def test_budget_table_worked_by_hand(results):
     assert "*" not in table.caption
 
 
-def test_marks_are_the_tests(results):
+def test_marks_are_the_tests_of_the_paper(results):
     comparison = compare_all(results)
-    comparison.loc[comparison["arm"] == "random", ["p_mann_whitney", "p_holm"]] = [0.009, 0.06]
-    comparison.loc[comparison["arm"] == "nnunet", ["p_mann_whitney", "p_holm"]] = [0.011, 0.04]
-    comparison.loc[(comparison["arm"] == "nnunet") & (comparison["round"] == 2), "p_mann_whitney"] = 0.001
+    comparison.loc[comparison["arm"] == "random", "p_mann_whitney"] = 0.009
+    comparison.loc[comparison["arm"] == "nnunet", "p_mann_whitney"] = 0.011
     table = t.budget_table(rows_of(results, comparison), t.DICE, ARMS, marked=True)
-    found, (r1, r2) = cells(table), table.frame.columns[2:4]
+    found, r2 = cells(table), table.frame.columns[3]
     assert str(found["RAND"][r2]).startswith("80.00* ± ")
-    assert str(found["nnU-Net"][r1]).startswith("55.00† ± ")
-    assert str(found["nnU-Net"][r2]).startswith("65.00*† ± ")
+    assert str(found["nnU-Net"][r2]).startswith("65.00 ± ")
     assert re.fullmatch(r"[\d.]+ ± [\d.]+", str(found["ASSFT"][r2]))  # the reference is not tested against itself
-    assert "p < 0.01 against ASSFT, Mann-Whitney U test without correction" in table.caption
-    assert "p < 0.05 against ASSFT, Wilcoxon" in table.caption
+    assert "p < 0.01 against ASSFT in the paper's test" in table.caption
 
 
 def test_a_mean_over_less_says_so(results):
@@ -229,14 +227,36 @@ def test_structures_of_an_arm_without_its_last_round(results):
 
 
 def test_aubc_table(results):
-    gone = (results["arm"] == "random") & (results["seed"] == 1) & (results["round"] == 2)
-    found = cells(t.aubc_table(results[~gone]))
+    found = cells(t.aubc_table(rows_of(results, compare_all(results))))
     assert list(found) == ["RAND", "ASSFT", "nnU-Net"]
-    column = "AUBC (95 % interval)"
-    assert str(found["nnU-Net"][column]).startswith("60.00 (5")
+    column, difference = "AUBC (95 % interval)", "ASSFT minus it (95 % interval)"
+    assert str(found["nnU-Net"][column]).startswith("60.00 (47.58 to 72.42)")  # 5 / sqrt(3) times 4.30
     assert found["ASSFT"][column].rank == 1
+    assert re.fullmatch(r"\+17\.50 \(.* to .*\)†", found["nnU-Net"][difference])
+    assert re.fullmatch(r"\+2\.33 \(-.* to .*\)", found["RAND"][difference])
+    assert (found["ASSFT"][difference], found["ASSFT"]["p"], found["ASSFT"]["p (Holm)"]) == ("-", "-", "-")
+
+
+def test_aubc_of_a_single_seed_has_no_interval(results):
+    gone = (results["arm"] == "random") & (results["seed"] == 1) & (results["round"] == 2)
+    found = cells(t.aubc_table(rows_of(results[~gone], compare_all(results[~gone]))))
     assert (found["RAND"]["Seeds"], found["RAND"]["Test cases"], found["RAND"]["Left out"]) == ("1", "3", "seed 1")
+    assert found["RAND"]["AUBC (95 % interval)"].text == "75.00"
+    assert (found["RAND"]["ASSFT minus it (95 % interval)"], found["RAND"]["p"]) == ("+2.00", "-")
     assert found["ASSFT"]["Left out"] == "-"
+
+
+def test_every_caption_says_what_was_matched_and_what_started_from_scratch(results):
+    runs = runs_of([("nnunet_finetuned", 3, r, 2, 1.0, 1.0, 0.0, 1.0, "done") for r in (1, 2)])
+    tables = t.comparison_tables(replace(rows_of(results), matched="this", runs=runs.assign(from_scratch=[1, 1])))
+    assert len(tables) > 4
+    for table in tables:
+        assert table.caption.endswith(
+            " Matched: this. nnU-Net, fine-tuned started from scratch in seed 3 round 2, where the plans gave another "
+            "network."  # in round 1, every one of them does
+        )
+    (cost,) = t.comparison_tables(replace(rows_of(results), matched="this", runs=runs.assign(from_scratch=[1, 0])))[-1:]
+    assert cost.caption.endswith(" Matched: this.")
 
 
 def test_selection_table_worked_by_hand():

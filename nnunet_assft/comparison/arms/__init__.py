@@ -2,23 +2,27 @@
 
 An arm is a query strategy, or a reference for strategies: standard nnU-Net on the cases of a strategy, or a bound. Each
 kind of arm is one class, and each reference is one row of REFERENCES. In files an arm is named by its id, such as
-`nnunet@assft`; `arm_of` is the only place that parses an id.
+`random+pseudo` or `nnunet@assft`; `arm_of` parses it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from nnunet_assft.active.options import OF_STRATEGY, SECOND_STAGES
 from nnunet_assft.active.strategies import STRATEGIES
-from nnunet_assft.comparison.arms.base import Arm, Comparison, Predictions, Work
-from nnunet_assft.comparison.arms.experiments import LowerBound, StrategyArm, UpperBound
-from nnunet_assft.comparison.arms.nnunet import FinetunedNnunet, StandardNnunet
+from nnunet_assft.comparison.arms.base import EPOCHS, MATCHES, STEPS, Arm, Comparison, Predictions, Work
+from nnunet_assft.comparison.arms.experiments import LowerBound, StrategyArm, UpperBound, strategy_arm
+from nnunet_assft.comparison.arms.nnunet import FinetunedNnunet, FullNnunet, ResencNnunet, StandardNnunet
 from nnunet_assft.comparison.paper_results import paper_names, paper_strategies
 from nnunet_assft.errors import AssftError
 
 __all__ = [
     "BOUNDS",
+    "EPOCHS",
+    "MATCHES",
     "REFERENCES",
+    "STEPS",
     "Arm",
     "Comparison",
     "LowerBound",
@@ -32,11 +36,14 @@ __all__ = [
     "name_of",
     "ordered",
     "parse_arms",
+    "require_different_arms",
 ]
 
 REFERENCES: dict[str, type[Arm]] = {
     "nnunet": StandardNnunet,
     "nnunet_finetuned": FinetunedNnunet,
+    "nnunet_full": FullNnunet,
+    "nnunet_resenc": ResencNnunet,
     "lower_bound": LowerBound,
     "upper_bound": UpperBound,
 }
@@ -46,7 +53,7 @@ BOUNDS = tuple(name for name, kind in REFERENCES.items() if kind.is_bound)  # th
 def arm_of(arm_id: str) -> Arm:
     """Return the arm with this id. An id that is not that of a reference is a strategy, which need not be installed."""
     kind, _, source = arm_id.partition("@")
-    return REFERENCES[kind](kind, source or None) if kind in REFERENCES else StrategyArm(arm_id)
+    return REFERENCES[kind](kind, source or None) if kind in REFERENCES else strategy_arm(arm_id)
 
 
 def name_of(arm_id: str) -> str:
@@ -70,30 +77,54 @@ def competing(arm_ids: Iterable[str]) -> list[str]:
 def parse_arms(strategies: Sequence[str], references: Sequence[str] = ()) -> tuple[Arm, ...]:
     """Return the arms in the order in which they run: strategies first, because references use their cases.
 
-    strategies: names of strategies, `paper` for the eleven strategies of the paper, `all` for every strategy.
-    references: `nnunet`, which trains standard nnU-Net from scratch in each round on the labelled cases of `random` (or
-    of the first strategy if `random` is not among them); `nnunet@assft`, which uses the cases of assft instead;
-    `nnunet_finetuned`, which trains in each round from the weights of the round before; `lower_bound`; `upper_bound`;
-    `none`. Raises `AssftError` for an unknown name, and for a reference that uses the cases of a strategy that is not
-    among the arms.
+    strategies: names of strategies, `paper` for the eleven strategies of the paper, `all` for every strategy; with
+    `+pseudo`, `+supervised` or `+none`, the second stage of their rounds is of this kind. references: `nnunet`, which
+    trains standard nnU-Net from scratch in each round on the labelled cases of `random` (or of the first strategy if
+    `random` is not among them); `nnunet@assft`, which uses the cases of assft instead; `nnunet_finetuned`, which trains
+    in each round from the weights of the round before; `nnunet_full`, for as long as its authors do; `nnunet_resenc`,
+    with the network that they recommend today; `lower_bound`; `upper_bound`; `none`. Raises `AssftError` for an unknown
+    name, and for a reference that uses the cases of a strategy that is not among the arms.
     """
     groups = {"paper": paper_strategies(), "all": tuple(STRATEGIES)}
     names = list(dict.fromkeys(name for given in strategies for name in groups.get(given, (given,))))
     for name in names:
-        if name not in STRATEGIES:
+        arm = strategy_arm(name)
+        if arm.kind not in STRATEGIES:
             is_reference = arm_of(name).kind in REFERENCES
             instead = f" It is one of --references: {', '.join(REFERENCES)}." if is_reference else ""
             raise AssftError(
                 f"--strategies {name!r} does not exist; the choices are {', '.join((*groups, *STRATEGIES))}.{instead}"
             )
+        if "+" in name and arm.stage not in SECOND_STAGES:
+            raise AssftError(
+                f"--strategies {name!r}: expected {arm.kind}+{f', {arm.kind}+'.join(SECOND_STAGES)}, or {arm.kind}."
+            )
     if not names:
         raise AssftError(
             "--strategies names no strategy, but the bounds and nnU-Net need the cases of a strategy. Add random."
         )
-    arms: list[Arm] = [StrategyArm(name) for name in names]
+    arms: list[Arm] = [strategy_arm(name) for name in names]
     if list(references) != ["none"]:
         arms += [_reference(reference, names) for reference in references]
     return tuple(dict.fromkeys(arms))
+
+
+def require_different_arms(comparison: Comparison) -> None:
+    """Raise `AssftError` if two arms of the comparison are the same, or if an option sets the second stage of all."""
+    if comparison.settings.options.second_stage != OF_STRATEGY:
+        raise AssftError(
+            "--option second_stage is set by --match in a comparison. Choose it for a single arm by its name, such as "
+            f"random+{comparison.settings.options.second_stage}."
+        )
+    known: dict[tuple[str, str], Arm] = {}
+    for arm in comparison.arms:
+        if isinstance(arm, StrategyArm):
+            other = known.setdefault((arm.kind, arm.second_stage(comparison)), arm)
+            if other != arm:
+                raise AssftError(
+                    f"--strategies {other.id} and {arm.id} are the same arm with --match {comparison.match}. Name one "
+                    "of them."
+                )
 
 
 def _reference(arm_id: str, strategies: Sequence[str]) -> Arm:

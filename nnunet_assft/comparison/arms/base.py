@@ -20,6 +20,11 @@ from nnunet_assft.evaluation.case_metrics import DTYPES, cached_metrics
 from nnunet_assft.volumes.raw_dataset import find_dataset
 
 METRIC_COLUMNS = ["round", "n_labelled", *DTYPES]
+STEPS, EPOCHS = "steps", "epochs"
+MATCHES = {
+    STEPS: "by every round, all networks have had the same number of optimisation steps",
+    EPOCHS: "every stage of training has the same number of epochs, and ASSFT has two stages per round",
+}
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,7 @@ class Comparison:
     """What is compared.
 
     arms: in the order in which they run. settings: those of all runs, with defaults filled in; every run replaces the
-    strategy and the seed.
+    strategy, the seed and the second stage. match: what is the same for all arms, `steps` or `epochs`; see MATCHES.
     """
 
     dataset: str
@@ -35,6 +40,18 @@ class Comparison:
     arms: tuple[Arm, ...]
     seeds: tuple[int, ...]
     settings: Settings
+    match: str = STEPS
+
+    @property
+    def stages(self) -> int:
+        """The number of training stages that a round of a strategy without pseudo-labels has."""
+        return 2 if self.match == STEPS else 1
+
+    def epochs_by(self, r: int, stages: int | None = None) -> int:
+        """Return for how many epochs a network was trained by the end of round r, if each round from 1 on has so many
+        stages, by default `self.stages`."""
+        training = self.settings.training
+        return int(training["one_shot_epochs"] + r * (stages or self.stages) * training["epochs"])
 
     @property
     def folder(self) -> Path:
@@ -61,7 +78,7 @@ class Comparison:
 
     def paths(self, arm: Arm, seed: int) -> ExperimentPaths:
         """The paths of the experiment of an arm, if the arm has its own experiment."""
-        return ExperimentPaths(self.dataset, f"{self.name}_{arm.id}_s{seed}")
+        return ExperimentPaths(self.dataset, f"{self.name}_{arm.id.replace('+', '-')}_s{seed}")
 
 
 class Predictions(NamedTuple):
@@ -77,10 +94,13 @@ class Predictions(NamedTuple):
 
 
 class Work(NamedTuple):
-    """The remaining work of a run: rounds, and in each round the stages to train and the passes over the pool."""
+    """The remaining work of a run.
+
+    rounds: whose test cases are predicted. epochs: of all trainings together. passes: over the whole pool.
+    """
 
     rounds: int
-    trainings: int
+    epochs: int
     passes: int
 
 
@@ -97,6 +117,7 @@ class Arm(ABC):
     is_strategy: ClassVar[bool] = False
     is_bound: ClassVar[bool] = False  # a bound is shown, but takes part in no test
     is_nnunet: ClassVar[bool] = False  # trains nnU-Net's own network, to which the bounds do not apply
+    goes_on: ClassVar[bool] = False  # trains nnU-Net from the weights of the round before, if the network is the same
     budget: ClassVar[str] = ""  # for a bound: the share of the pool that is labelled
 
     @property
@@ -117,9 +138,18 @@ class Arm(ABC):
     def rounds(self, n_rounds: int) -> Sequence[int]:
         """Return the rounds for which the arm has results once all R = n_rounds rounds are finished."""
 
-    def difference(self, settings: Settings) -> str:
+    def difference(self, comparison: Comparison) -> str:
         """Return how the arm differs from the other arms, as a part of a sentence; empty if it does not."""
         return ""
+
+    @abstractmethod
+    def epochs_by(self, comparison: Comparison, r: int) -> int:
+        """Return for how many epochs the network of the arm was trained by the end of round r, which is one of its
+        rounds."""
+
+    def iterations_per_epoch(self, comparison: Comparison) -> int:
+        """Return the number of optimisation steps of an epoch."""
+        return comparison.settings.iterations_per_epoch
 
     # The experiment whose cases it uses -------------------------------------------------------------------------------
 
@@ -187,6 +217,7 @@ class Arm(ABC):
             row: dict[str, Any] = {"arm": self.id, "seed": seed, "round": r, "status": "missing"}
             if experiment and r in n_labelled:
                 row |= {"status": "done", "n_labelled": n_labelled[r], "device": device}
+                row["steps"] = self.epochs_by(comparison, r) * self.iterations_per_epoch(comparison)
                 row |= self.cost(comparison, experiment, seed, r)
                 row["total_minutes"] = row.get("training_minutes", 0) + row.get("query_minutes", 0)
             rows.append(row)

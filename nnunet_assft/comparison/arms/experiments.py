@@ -11,72 +11,103 @@ from typing import Any
 import torch
 
 from nnunet_assft.active.context import open_context
+from nnunet_assft.active.options import NONE, PSEUDO, SUPERVISED
 from nnunet_assft.active.rounds import run_round
 from nnunet_assft.active.scoring.prediction import predict_test_cases
 from nnunet_assft.active.settings import Settings
-from nnunet_assft.active.state import STEPS, Experiment, Round, finished_rounds
+from nnunet_assft.active.state import STEPS as STEPS_OF_A_ROUND
+from nnunet_assft.active.state import Experiment, Round, finished_rounds
 from nnunet_assft.active.strategies import STRATEGIES, Strategy
 from nnunet_assft.active.training.training_set import Stage, write_training_set
-from nnunet_assft.comparison.arms.base import Arm, Comparison, Predictions, Work, annotation_cost
+from nnunet_assft.comparison.arms.base import STEPS, Arm, Comparison, Predictions, Work, annotation_cost
 from nnunet_assft.comparison.paper_results import paper_names
 from nnunet_assft.comparison.pseudo_label_quality import pseudo_label_quality
 from nnunet_assft.runtime.files import link_or_copy, read_json, write_json
 from nnunet_assft.volumes.raw_dataset import find_dataset
 
+SECOND_STAGE_TITLES = {
+    PSEUDO: "second stage with pseudo-labels",
+    SUPERVISED: "supervised second stage",
+    NONE: "no second stage",
+}
+
 
 @dataclass(frozen=True)
 class StrategyArm(Arm):
-    """A query strategy, in an ordinary experiment named NAME_ARM_sSEED."""
+    """A query strategy, in an ordinary experiment named NAME_ARM_sSEED.
+
+    stage: the second stage of its rounds, which its id names after a +, such as `random+pseudo`. None means the one of
+    the strategy if that has pseudo-labels, and otherwise the one that the comparison needs to match the steps.
+    """
+
+    stage: str | None = None
 
     is_strategy = True
 
     @property
+    def id(self) -> str:
+        return f"{self.kind}+{self.stage}" if self.stage else self.kind
+
+    @property
     def title(self) -> str:
         """The paper's name of the strategy if it has one, otherwise its own name."""
-        return paper_names().get(self.kind, self.kind)
+        name = paper_names().get(self.kind, self.kind)
+        return f"{name}, {SECOND_STAGE_TITLES[self.stage]}" if self.stage else name
 
     @property
     def cases_of(self) -> str:
-        return self.kind
+        return self.id
 
     @property
     def row(self) -> Strategy | None:
         """The row of the strategy; None if it is not installed here."""
         return STRATEGIES.get(self.kind)
 
-    @property
-    def is_semi_supervised(self) -> bool:
-        """Whether each of its rounds has a second stage, on pseudo-labels."""
-        return self.row is not None and self.row.semi_supervised
+    def second_stage(self, comparison: Comparison) -> str:
+        """Return the kind of the second stage of its rounds."""
+        if self.stage:
+            return self.stage
+        if self.row is not None and self.row.semi_supervised:
+            return PSEUDO
+        return SUPERVISED if comparison.match == STEPS else NONE
+
+    def stages(self, comparison: Comparison) -> int:
+        """Return the number of training stages of a round."""
+        return 1 if self.second_stage(comparison) == NONE else 2
 
     def rounds(self, n_rounds: int) -> Sequence[int]:
         return range(n_rounds + 1)
 
-    def difference(self, settings: Settings) -> str:
-        if self.is_semi_supervised:
-            training = settings.training
-            supervised = training["one_shot_epochs"] + (settings.rounds or 0) * training["epochs"]
+    def difference(self, comparison: Comparison) -> str:
+        last = comparison.n_rounds
+        more = self.epochs_by(comparison, last) - comparison.epochs_by(last)
+        if more:
+            iterations = comparison.settings.iterations_per_epoch
             return (
-                f"{self.title} trains a second stage in each round: {steps_of_second_stages(settings)} more "
-                f"optimisation steps than the {supervised * training['iterations_per_epoch']} of the other strategies "
-                "by the last round"
+                f"{self.title}{',' if self.stage else ''} is trained for {abs(more) * iterations} "
+                f"{'more' if more > 0 else 'fewer'} optimisation steps than the "
+                f"{comparison.epochs_by(last) * iterations} of the others by the last round"
             )
         if self.row is not None and self.row.extra_trainings:
             return f"{self.title} trains {self.row.extra_trainings} more networks per round for its query"
         return ""
 
+    def epochs_by(self, comparison: Comparison, r: int) -> int:
+        return comparison.epochs_by(r, self.stages(comparison))
+
     def experiment_arm(self, comparison: Comparison) -> Arm:
         return self
 
     def settings(self, comparison: Comparison, seed: int) -> Settings:
-        return replace(comparison.settings, strategy=self.kind, seed=seed)
+        options = replace(comparison.settings.options, second_stage=self.second_stage(comparison))
+        return replace(comparison.settings, strategy=self.kind, seed=seed, options=options)
 
     def run(self, comparison: Comparison, seed: int, device: torch.device) -> list[float]:
         experiment = self.experiment(comparison, seed)
         if self != comparison.first_strategy:
             reuse_round_0(comparison.first_strategy.experiment(comparison, seed), experiment, device)
         dice = [run_round(experiment, r, device).dice["mean"] for r in self.rounds(experiment.n_rounds)]
-        if self.is_semi_supervised:
+        if self.second_stage(comparison) == PSEUDO:
             for r in range(1, experiment.n_rounds + 1):
                 pseudo_label_quality(experiment, r, device)
         return dice
@@ -92,18 +123,22 @@ class StrategyArm(Arm):
         return {**annotation_cost(experiment, done.queried), **_cost_of_steps(experiment, done)}
 
     def work(self, comparison: Comparison, seed: int) -> Work:
-        row = STRATEGIES[self.kind]
-        return Work(
-            rounds=self.rounds_left(comparison, seed),
-            trainings=1 + row.extra_trainings + row.semi_supervised,
-            passes=row.passes + row.semi_supervised,
-        )
+        row, left = STRATEGIES[self.kind], self.rounds_left(comparison, seed)
+        trainings = self.stages(comparison) + row.extra_trainings
+        passes = row.passes + (self.second_stage(comparison) == PSEUDO)
+        return Work(left, left * trainings * int(comparison.settings.training["epochs"]), left * passes)
+
+
+def strategy_arm(arm_id: str) -> StrategyArm:
+    """Return the arm with this id, such as `random` or `random+pseudo`."""
+    name, _, stage = arm_id.partition("+")
+    return StrategyArm(name, stage=stage or None)
 
 
 @dataclass(frozen=True)
 class UpperBound(Arm):
-    """Training with 100 % of the labels: one query of the whole pool, trained for as many epochs as the strategies
-    train until their last round."""
+    """Training with 100 % of the labels: after round 0, one query of the whole pool, trained until its network has had
+    as many steps as that of a strategy by the last round."""
 
     is_bound = True
     budget = "100 %"
@@ -120,25 +155,28 @@ class UpperBound(Arm):
     def rounds(self, n_rounds: int) -> Sequence[int]:
         return [n_rounds]
 
-    def difference(self, settings: Settings) -> str:
-        return f"the upper bound trains for {settings.rounds} times the epochs of a stage on the whole pool"
+    def epochs_by(self, comparison: Comparison, r: int) -> int:
+        return comparison.epochs_by(comparison.n_rounds)
 
     def experiment_arm(self, comparison: Comparison) -> Arm:
         return self
 
     def settings(self, comparison: Comparison, seed: int) -> Settings:
         first = comparison.first_strategy.experiment(comparison, seed)
+        one_shot_epochs = comparison.epochs_by(0)
         return replace(
             comparison.settings,
             strategy="random",
             seed=seed,
             rounds=self.ROUND,
             budget=str(len(first.pool) - 1),
-            epochs=first.n_rounds * int(first.settings.training["epochs"]),
+            epochs=comparison.epochs_by(comparison.n_rounds) - one_shot_epochs,
+            one_shot_epochs=one_shot_epochs,
         )
 
     def run(self, comparison: Comparison, seed: int, device: torch.device) -> list[float]:
         experiment = self.experiment(comparison, seed)
+        reuse_round_0(comparison.first_strategy.experiment(comparison, seed), experiment, device)
         return [run_round(experiment, r, device).dice["mean"] for r in (0, self.ROUND)][1:]
 
     def predictions(self, comparison: Comparison, experiment: Experiment, seed: int) -> Iterator[Predictions]:
@@ -150,7 +188,8 @@ class UpperBound(Arm):
         return {**annotation_cost(experiment, done.labelled), **_cost_of_steps(experiment, done)}
 
     def work(self, comparison: Comparison, seed: int) -> Work:
-        return Work(self.rounds_left(comparison, seed), trainings=comparison.n_rounds, passes=0)
+        left = self.rounds_left(comparison, seed)
+        return Work(left, left * self.epochs_by(comparison, comparison.n_rounds), passes=0)
 
 
 @dataclass(frozen=True)
@@ -171,6 +210,9 @@ class LowerBound(Arm):
     def rounds(self, n_rounds: int) -> Sequence[int]:
         return [0]
 
+    def epochs_by(self, comparison: Comparison, r: int) -> int:
+        return 0
+
     def experiment_arm(self, comparison: Comparison) -> Arm:
         return comparison.first_strategy
 
@@ -189,13 +231,7 @@ class LowerBound(Arm):
         return {"annotated_cases": 0, "annotation_minutes": 0}
 
     def work(self, comparison: Comparison, seed: int) -> Work:
-        return Work(self.rounds_left(comparison, seed), trainings=0, passes=0)
-
-
-def steps_of_second_stages(settings: Settings) -> int:
-    """Return the total number of optimisation steps of all second stages."""
-    training = settings.training
-    return int((settings.rounds or 0) * training["epochs"] * training["iterations_per_epoch"])
+        return Work(self.rounds_left(comparison, seed), epochs=0, passes=0)
 
 
 def _predictions_of(experiment: Experiment, done: Round) -> Predictions:
@@ -208,7 +244,7 @@ def _before_round_0(experiment: Experiment) -> Path:
 
 
 def _cost_of_steps(experiment: Experiment, done: Round) -> dict[str, Any]:
-    minutes = {name: _minutes(experiment.paths.step_file(done.round, name)) for name in STEPS}
+    minutes = {name: _minutes(experiment.paths.step_file(done.round, name)) for name in STEPS_OF_A_ROUND}
     return {
         "n_pseudo": len(done.pseudo_labelled),
         "training_minutes": minutes["supervised"] + minutes["semi"],
@@ -233,7 +269,9 @@ def reuse_round_0(source: Experiment, target: Experiment, device: torch.device) 
     if target.paths.round_file(0).is_file() or not source.paths.round_file(0).is_file():
         return
     same = ("dataset", "pool", "test", "permutation", "initial_network_sha256")
-    differing = source.settings.differences(target.settings).keys() - {"strategy", "rounds", "budget"}
+    same_training = source.settings.training["one_shot_epochs"] == target.settings.training["one_shot_epochs"]
+    later = {"strategy", "rounds", "budget", "second_stage", *(("epochs", "one_shot_epochs") if same_training else ())}
+    differing = source.settings.differences(target.settings).keys() - later
     if differing or any(getattr(source, key) != getattr(target, key) for key in same):
         return
     done, context = Round.load(source.paths, 0), open_context(target, device)

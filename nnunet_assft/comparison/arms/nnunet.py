@@ -10,10 +10,9 @@ from typing import Any
 import torch
 
 from nnunet_assft.active.context import open_context
-from nnunet_assft.active.settings import Settings
 from nnunet_assft.active.state import Experiment, Round, finished_rounds
-from nnunet_assft.comparison.arms.base import Arm, Comparison, Predictions, Work, annotation_cost
-from nnunet_assft.comparison.arms.experiments import StrategyArm
+from nnunet_assft.comparison.arms.base import EPOCHS, Arm, Comparison, Predictions, Work, annotation_cost
+from nnunet_assft.comparison.arms.experiments import strategy_arm
 from nnunet_assft.comparison.standard_nnunet import Job, finished_job, run_job
 
 DATASET_KEYS = ("channel_names", "labels", "file_ending", "overwrite_image_reader_writer")  # of dataset.json
@@ -31,7 +30,7 @@ class StandardNnunet(Arm):
         return self._title("nnU-Net")
 
     def _title(self, name: str) -> str:
-        return f"{name} (cases of {StrategyArm(self.source).title})" if self.source else name
+        return f"{name} (cases of {strategy_arm(self.source).title})" if self.source else name
 
     @property
     def cases_of(self) -> str:
@@ -40,15 +39,20 @@ class StandardNnunet(Arm):
     def rounds(self, n_rounds: int) -> Sequence[int]:
         return range(1, n_rounds + 1)
 
-    def difference(self, settings: Settings) -> str:
-        steps = settings.training["epochs"] * settings.training["iterations_per_epoch"]
+    def difference(self, comparison: Comparison) -> str:
         return (
-            f"standard nnU-Net starts from scratch in each round and trains for {steps} steps; its patch size, batch "
-            "size, network, optimiser and augmentation are its own; it is planned from its labelled cases only"
+            "standard nnU-Net starts from scratch in each round; its patch size, batch size, network, optimiser and "
+            "augmentation are its own; it is planned from its labelled cases only"
         )
 
+    def epochs_by(self, comparison: Comparison, r: int) -> int:
+        """Return the epochs of round r, which starts from scratch."""
+        if comparison.match == EPOCHS:
+            return int(comparison.settings.training["epochs"])
+        return comparison.epochs_by(r)
+
     def experiment_arm(self, comparison: Comparison) -> Arm:
-        return StrategyArm(self.cases_of)
+        return strategy_arm(self.cases_of)
 
     def run(self, comparison: Comparison, seed: int, device: torch.device) -> list[float]:
         experiment = self.experiment(comparison, seed)
@@ -66,10 +70,17 @@ class StandardNnunet(Arm):
         done, job = Round.load(experiment.paths, r), finished_job(self.folder(comparison, seed, r))
         assert job is not None
         new = done.labelled if r == 1 else done.queried
-        return {**annotation_cost(experiment, new), "training_minutes": job.seconds / 60}
+        minutes = {"training_minutes": job.seconds / 60}
+        return {**annotation_cost(experiment, new), **minutes, "from_scratch": int(job.from_scratch)}
 
     def work(self, comparison: Comparison, seed: int) -> Work:
-        return Work(self.rounds_left(comparison, seed), trainings=1, passes=0)
+        left = self.rounds_left(comparison, seed)
+        rounds = self.rounds(comparison.n_rounds)[-left:] if left else ()
+        return Work(left, sum(self.epochs_of(comparison, r) for r in rounds), passes=0)
+
+    def epochs_of(self, comparison: Comparison, r: int) -> int:
+        """Return the epochs of the training of round r."""
+        return self.epochs_by(comparison, r)
 
     def folder(self, comparison: Comparison, seed: int, r: int) -> Path:
         return comparison.folder / self.id / f"seed_{seed}" / f"round_{r:02d}"
@@ -86,8 +97,8 @@ class StandardNnunet(Arm):
             images={case: [str(file) for file in dataset.images[case]] for case in labelled},
             labels={case: str(dataset.label_file(case)) for case in labelled},
             test_images={case: [str(file) for file in files] for case, files in test_images.items()},
-            epochs=settings.training["epochs"],
-            iterations_per_epoch=settings.training["iterations_per_epoch"],
+            epochs=self.epochs_by(comparison, r),
+            iterations_per_epoch=self.iterations_per_epoch(comparison),
             seed=settings.seed,
             device=device.type,
         )
@@ -95,17 +106,68 @@ class StandardNnunet(Arm):
 
 @dataclass(frozen=True)
 class FinetunedNnunet(StandardNnunet):
-    """Standard nnU-Net, trained in each round from the weights of the round before."""
+    """Standard nnU-Net, trained in each round from all weights of the round before."""
+
+    goes_on = True
 
     @property
     def title(self) -> str:
         return self._title("nnU-Net, fine-tuned")
 
-    def difference(self, settings: Settings) -> str:
+    def difference(self, comparison: Comparison) -> str:
         return ""
+
+    def epochs_by(self, comparison: Comparison, r: int) -> int:
+        if comparison.match == EPOCHS:
+            return r * int(comparison.settings.training["epochs"])
+        return comparison.epochs_by(r)
+
+    def epochs_of(self, comparison: Comparison, r: int) -> int:
+        before = self.epochs_by(comparison, r - 1) if r > 1 else 0
+        return self.epochs_by(comparison, r) - before
 
     def job(self, comparison: Comparison, experiment: Experiment, r: int, device: torch.device) -> Job:
         job = super().job(comparison, experiment, r, device)
         if r == 1:
             return job
-        return replace(job, start=str(self.job(comparison, experiment, r - 1, device).checkpoint))
+        before = self.job(comparison, experiment, r - 1, device).checkpoint
+        return replace(job, start=str(before), start_epochs=self.epochs_of(comparison, r))
+
+
+@dataclass(frozen=True)
+class FullNnunet(StandardNnunet):
+    """Standard nnU-Net for as long as its authors train it, without their ensemble of five folds."""
+
+    EPOCHS, ITERATIONS = 1000, 250
+
+    @property
+    def title(self) -> str:
+        return self._title(f"nnU-Net, {self.EPOCHS} epochs")
+
+    def difference(self, comparison: Comparison) -> str:
+        return (
+            f"{self.title}, is trained for {self.EPOCHS} epochs of {self.ITERATIONS} iterations in each round, on all "
+            "labelled cases once instead of five times on four fifths of them"
+        )
+
+    def epochs_by(self, comparison: Comparison, r: int) -> int:
+        return self.EPOCHS
+
+    def iterations_per_epoch(self, comparison: Comparison) -> int:
+        return self.ITERATIONS
+
+
+@dataclass(frozen=True)
+class ResencNnunet(StandardNnunet):
+    """nnU-Net with the residual encoder that it recommends today (ResEnc L), from scratch in each round."""
+
+    @property
+    def title(self) -> str:
+        return self._title("nnU-Net ResEnc L")
+
+    def difference(self, comparison: Comparison) -> str:
+        return ""
+
+    def job(self, comparison: Comparison, experiment: Experiment, r: int, device: torch.device) -> Job:
+        job = super().job(comparison, experiment, r, device)
+        return replace(job, planner="nnUNetPlannerResEncL", plans="nnUNetResEncUNetLPlans")

@@ -8,7 +8,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from nnunet_assft.comparison.arms import BOUNDS, arm_of, name_of, ordered
-from nnunet_assft.comparison.statistics import bootstrap_interval, case_scores
+from nnunet_assft.comparison.statistics import case_scores, folds_of
+from nnunet_assft.evaluation.intervals import crossed_mean
 from nnunet_assft.report.material import FinishedComparison, Material
 from nnunet_assft.report.plot import (
     DASHES,
@@ -43,8 +44,8 @@ def section(material: Material) -> Section | None:
     panels = arm_panels(curves, dict.fromkeys(with_dkd, BESIDE))
     findings = compared.findings
     text = (
-        f"Comparison {compared.folder.name!r}. Bands: 95 % bootstrap interval of the mean, which draws test cases and "
-        "seeds with replacement and is too narrow with few seeds.",
+        f"Comparison {compared.folder.name!r}. Bands: 95 % interval of the mean over other seeds and other test cases. "
+        "It is not known with a single seed, and then there is no band.",
         *findings.compared,
         findings.conclusion,
     )
@@ -79,16 +80,15 @@ def arm_curves(results: pd.DataFrame) -> pd.DataFrame:
     seeds have.
 
     results: rows of results.csv. The columns are arm, round, n_labelled, n_seeds, n_cases, mean, low and high; the last
-    two are the `bootstrap_interval`. Arms are in the order of the paper's tables.
+    two are its interval, see `crossed_mean`. Arms are in the order of the paper's tables.
     """
     rows = []
-    scores = case_scores(results).dropna(subset=["score"])
+    scores, folds = case_scores(results).dropna(subset=["score"]), folds_of(results)
     for arm in ordered(scores["arm"]):
         for r, group in scores[scores["arm"] == arm].groupby("round"):
             table = group.pivot_table(index="seed", columns="case", values="score").dropna(axis="columns")
-            matrix = table.to_numpy()  # (seeds, cases)
-            low, high = bootstrap_interval(matrix)
-            rows.append((arm, int(r), group["n_labelled"].max(), *matrix.shape, float(matrix.mean()), low, high))
+            found = crossed_mean(table.to_numpy(), folds[table.columns])
+            rows.append((arm, int(r), group["n_labelled"].max(), *table.shape, found.mean, *found.interval()))
     return pd.DataFrame(rows, columns=["arm", "round", "n_labelled", "n_seeds", "n_cases", "mean", "low", "high"])
 
 

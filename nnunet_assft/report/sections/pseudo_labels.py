@@ -6,7 +6,7 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.axes import Axes
 
-from nnunet_assft.active.strategies import STRATEGIES
+from nnunet_assft.active.options import PSEUDO
 from nnunet_assft.comparison.statistics import p_text, selection_test
 from nnunet_assft.report.material import Material
 from nnunet_assft.report.plot import MUTED, NARROW, SERIES, WIDE, BoxLook, Plot, draw_box, draw_on_axes, legend_below
@@ -18,13 +18,11 @@ SELECTED, UNSELECTED = BoxLook(SERIES[2], width=0.3), BoxLook(MUTED, filled=Fals
 def section(material: Material) -> Section:
     title, experiment = "Selected and unselected pseudo-labels", material.experiment
     if material.quality is None:
-        strategy = experiment.settings.strategy
-        semi_supervised = STRATEGIES[strategy].semi_supervised
         why = "The quality of the pseudo-labels has not been computed (pseudo_label_quality_round_RR.csv is missing)."
         return Section(
             "pseudo_labels",
             title,
-            missing=(why if semi_supervised else f"Strategy {strategy} makes no pseudo-labels.",),
+            missing=(why if experiment.settings.second_stage == PSEUDO else "The experiment makes no pseudo-labels.",),
         )
     own = experiment.options.selection
     known = material.quality.dropna(subset=["dice"])
