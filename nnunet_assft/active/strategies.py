@@ -132,7 +132,7 @@ STRATEGIES: Table[Strategy] = Table(
         "badge": Strategy(
             function=query_badge,
             needs=frozenset({"gradients"}),
-            source="ASSFT paper, baseline BADGE; Ash et al. 2020, gradient summed over voxels",
+            source="ASSFT paper, baseline BADGE; Ash et al. 2020, release JordanAsh/badge; mean over voxels",
             description="k-means++ sampling of the loss gradient at the last layer",
         ),
         "sann": Strategy(
@@ -146,7 +146,8 @@ STRATEGIES: Table[Strategy] = Table(
         "ugtst": Strategy(
             function=partial(query_ugtst, candidates_per_case=2),
             needs=frozenset({"embeddings", "peak_entropy"}),
-            source="ASSFT paper, baseline UGTST; Luo et al. 2024, release HiLab-git/UGTST",
+            # the views are of the first release; 2b candidates and the entropy of the mean prediction of the second one
+            source="ASSFT paper; Luo et al. 2024, HiLab-git/UGTST; 2b, entropy: HiLab-git/UMDM-SFADA",
             description="2b cases with the largest entropy above its first peak; of these, the centres of b clusters",
             extra_passes=8,
         ),

@@ -85,7 +85,7 @@ def _add_training_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--iterations_per_epoch", type=positive_int, default=250, metavar="N", help="batches per epoch")
     p.add_argument("--initial_lr", type=float, default=1e-4, metavar="LR", help="AdamW, polynomial decay in each stage")
     p.add_argument(
-        "--deep_supervision", action="store_true", help="compute losses at four resolutions (the paper has one output)"
+        "--deep_supervision", action="store_true", help="compute losses at three resolutions (the paper has one output)"
     )
 
 

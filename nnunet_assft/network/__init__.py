@@ -1,4 +1,4 @@
-"""The network: CT-FM's encoder with a symmetric decoder, its presets, and strict loading of pre-trained encoders.
+"""The network: CT-FM's encoder with a decoder, its presets, and strict loading of pre-trained encoders.
 
 Importing the tables does not import torch. Names that need torch are imported on first use.
 """

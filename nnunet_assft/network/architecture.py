@@ -1,4 +1,4 @@
-"""The segmentation network: the CT-FM encoder and a symmetric decoder, in plain torch.
+"""The segmentation network: the CT-FM encoder and a decoder of mirrored levels, in plain torch.
 
 CT-FM is MONAI's `SegResNetDS`: a bare stem convolution, levels of pre-activation residual blocks, a bare strided
 convolution between two levels, and skip connections by addition. The encoder here computes exactly the same function
@@ -144,7 +144,9 @@ class DecoderLevel(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The symmetric decoder, with one segmentation head per level. Levels and heads are ordered deepest first.
+    """A decoder with one level and one segmentation head per encoder level above the bottleneck, deepest first.
+
+    Its levels mirror those of the encoder in width and resolution; their numbers of blocks are free.
 
     All heads exist whether or not `deep_supervision` is set, so that the same state dict serves training and inference;
     nnU-Net may set the attribute at any time. With it, the output is a list of logits, highest resolution first;
@@ -181,7 +183,7 @@ class Decoder(nn.Module):
 
 
 class CTFMSegmentationNet(nn.Module):
-    """CT-FM's encoder and a symmetric decoder, with the interface that nnU-Net expects of a network.
+    """CT-FM's encoder and a `Decoder`, with the interface that nnU-Net expects of a network.
 
     nnU-Net calls `cls(input_channels=..., num_classes=..., deep_supervision=..., **arch_kwargs)`, where `arch_kwargs`
     is `dict(PRESETS[name])` from the plans, and then `network.apply(network.initialize)`.

@@ -62,14 +62,14 @@ PRESETS: Table[Preset] = Table(
     Preset,
     {
         "ctfm": Preset(
-            "CT-FM's encoder with one residual block per decoder level; accepts the CT-FM weights (default)",
+            "CT-FM's own network, with one residual block per decoder level; accepts the CT-FM weights (default)",
             widths=(32, 64, 128, 256, 512),
             n_blocks=(1, 2, 2, 4, 4),
             n_blocks_decoder=(1, 1, 1, 1),
         ),
         "ctfm_dec1224": Preset(
-            "CT-FM's encoder with a mirrored decoder of 4, 2, 2, 1 blocks from deepest to finest; accepts the CT-FM "
-            "weights",
+            "CT-FM's encoder with the decoder printed in the ASSFT paper, of 4, 2, 2, 1 blocks from deepest to finest; "
+            "accepts the CT-FM weights",
             widths=(32, 64, 128, 256, 512),
             n_blocks=(1, 2, 2, 4, 4),
             n_blocks_decoder=(4, 2, 2, 1),

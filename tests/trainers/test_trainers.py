@@ -166,7 +166,45 @@ def test_the_loss_is_dice_plus_cross_entropy_with_equal_weights(build: Builder):
     trainer = build()
     trainer.initialize()
     assert (trainer.loss.weight_dice, trainer.loss.weight_ce) == (1, 1)
-    assert trainer.loss.dc.batch_dice is False
+    assert trainer.loss.ce.weight is None
+    assert (trainer.loss.dc.batch_dice, trainer.loss.dc.do_bg, trainer.loss.dc.smooth) == (False, False, 1e-5)
+
+
+def test_an_absent_structure_has_a_dice_near_0_and_almost_no_gradient(build: Builder):
+    """Of 512 voxels, each with a probability of 1/3 for background and two structures, half are structure 1."""
+    trainer = build()
+    trainer.initialize()
+    gradient = {}
+    for name, value in (("structure 2 is absent", 0), ("structure 2 is present", 2)):
+        logits = torch.zeros(1, 3, 8, 8, 8, requires_grad=True)
+        label = torch.full((1, 1, 8, 8, 8), value)
+        label[..., :4] = 1
+        probabilities = torch.softmax(logits, dim=1)
+        probabilities.retain_grad()
+        trainer.loss.dc.apply_nonlin = lambda _, p=probabilities: p
+        loss = trainer.loss.dc(logits, label)
+        loss.backward()
+        gradient[name] = float(probabilities.grad[0, 2].abs().max())
+        if value == 0:
+            assert loss.item() == pytest.approx(-0.4 / 2, rel=1e-3)  # structure 1: 2 * 256/3 / (256 + 512/3)
+    assert gradient["structure 2 is absent"] < 1e-6 < 1e-4 < gradient["structure 2 is present"]
+
+
+def test_the_gradient_is_clipped_at_norm_12(build: Builder, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    trainer, norms = build(), []
+    monkeypatch.setattr(nn.utils, "clip_grad_norm_", lambda parameters, norm: norms.append(norm))
+    trainer.train_step(first_batch(trainer))
+    assert norms == [12]
+
+
+def test_the_second_patch_of_every_batch_lies_on_a_structure(build: Builder, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    trainer = build()
+    trainer.initialize()
+    for loader in trainer.get_dataloaders():
+        assert loader.data_loader.batch_size == 2
+        assert [loader.data_loader.get_do_oversample(i) for i in range(2)] == [False, True]
 
 
 @pytest.mark.parametrize("stage", ["supervised", "semi"])
@@ -205,7 +243,7 @@ def test_without_deep_supervision_there_is_one_output_and_only_its_head_learns(b
     assert {name for name, parameter in trainer.network.named_parameters() if parameter.requires_grad} <= changed
 
 
-def test_with_deep_supervision_all_four_outputs_learn(build: Builder):
+def test_with_deep_supervision_all_outputs_but_the_coarsest_learn(build: Builder):
     trainer = build(deep_supervision=True, initial_lr=1e-2)
     batch = first_batch(trainer)
     sizes = [tuple(edge // 2**level for edge in trainer.configuration_manager.patch_size) for level in range(4)]
@@ -216,6 +254,7 @@ def test_with_deep_supervision_all_four_outputs_learn(build: Builder):
     assert np.isfinite(trainer.train_step(batch)["loss"])
     unchanged = {name for name, value in trainer.network.named_parameters() if torch.equal(value, before[name])}
     # nnU-Net gives the lowest resolution the weight 0
+    assert trainer.loss.weight_factors == pytest.approx((4 / 7, 2 / 7, 1 / 7, 0))
     assert {name.rsplit(".", 1)[0] for name in unchanged} <= {"decoder.heads.0"}
 
 

@@ -38,10 +38,10 @@ def query_coreset(pool: QueryPool, n_query: int) -> Query:
 
 
 def query_badge(pool: QueryPool, n_query: int) -> Query:
-    """Query by k-means++ sampling of the loss gradients.
+    """Query by k-means++ sampling of the loss gradients, which are means over voxels.
 
     The case with the largest gradient is picked first. Each further case is drawn with probability proportional to the
-    squared distance of its gradient to the nearest picked one.
+    squared distance of its gradient to the nearest picked one. A factor that all gradients share changes no pick.
     """
     assert pool.gradients is not None
     gradients = np.asarray(pool.gradients, dtype=np.float64).reshape(len(pool.ids), -1)

@@ -22,6 +22,9 @@ def query_ugtst(pool: QueryPool, n_query: int, *, candidates_per_case: int) -> Q
     The candidates are the candidates_per_case * n_query cases with the largest uncertainty, which is the mean entropy
     above the first peak of its histogram. If there are fewer clusters than picks, which happens only if embeddings are
     equal, the next most uncertain cases follow.
+
+    This is the query of UGTST as in the release HiLab-git/UGTST, which takes four candidates per pick. The two of our
+    table, and the entropy of the mean prediction, are those of HiLab-git/UMDM-SFADA (3D_selection.py).
     """
     assert pool.peak_entropy is not None
     assert pool.embeddings is not None

@@ -35,7 +35,7 @@ class QueryPool:
     sums: tuple[VoxelSums, ...] | None = None  # latest network, at the temperature of this round
     embeddings: np.ndarray | None = None  # (N, d) latest encoder
     pretrained_embeddings: np.ndarray | None = None  # (N, d) pre-trained encoder
-    gradients: np.ndarray | None = None  # (N, C, F) loss gradient at the last layer with the argmax as label
+    gradients: np.ndarray | None = None  # (N, C, F) mean loss gradient at the last layer, label: argmax
     class_entropies: np.ndarray | None = None  # (N, C) mean over voxels of H_v p_cv
     committee_spread: np.ndarray | None = None  # (N,) mean over voxels and classes of the SD over a committee
     peak_entropy: np.ndarray | None = None  # (N,) mean entropy above the first peak of its histogram, in bits

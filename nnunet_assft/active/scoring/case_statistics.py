@@ -68,7 +68,8 @@ def _committee_spread(done: _Pass) -> float:
 def _peak_entropy(done: _Pass) -> float:
     """Return the uncertainty of UGTST, in bits: the mean voxel entropy above the first peak of the histogram.
 
-    The entropies are those of the mean prediction over views of the image with altered intensities.
+    The entropies are those of the mean prediction over views of the image with altered intensities, as in the release
+    HiLab-git/UMDM-SFADA. In HiLab-git/UGTST, they are those of the unaltered image.
     """
     moments = SoftmaxMoments(spread=False)
     for view in intensity_views(done.image, done.request.seed):

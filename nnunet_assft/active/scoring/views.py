@@ -27,7 +27,9 @@ def _noise_sd(image: torch.Tensor, *_: Any, **__: Any) -> float:
     return 0.05 * float(image.max() - image.min())
 
 
-# Transforms of UGTST's release that batchgeneratorsv2 offers, with the same ranges; each has a probability of 0.5.
+# The changes of HiLab-git/UGTST (code_oa/tools.py: intensity_augmentor) that batchgeneratorsv2 offers, each with its
+# probability of 0.5. The ranges are the same, except that the SD of the blur starts at 0.1 instead of 0. An inverted
+# image is inverted back after the gamma transform; the release leaves it inverted.
 _INTENSITIES = ComposeTransforms(
     [
         RandomTransform(transform, apply_probability=0.5)
