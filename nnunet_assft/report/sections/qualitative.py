@@ -96,8 +96,8 @@ def _text(shown: Shown, window: tuple[float, float] | None) -> str:
     )
 
 
-def _names(shown: Shown) -> str:
-    return " and ".join(map(name_of, shown.pair))
+def _names(shown: Shown, between: str = " and ") -> str:
+    return between.join(map(name_of, shown.pair))
 
 
 # What is shown ------------------------------------------------------------------------------------------------------
@@ -190,7 +190,7 @@ def case_plot(choice: Choice, shown: Shown, dataset: RawDataset, window: tuple[f
     return Plot(
         name=f"qualitative_{choice.rule}",
         title=f"{case}, the {choice.rule} case",
-        caption=f"The {choice.rule} difference in Dice between {_names(shown)}, mean over structures and seeds: "
+        caption=f"The {choice.rule} difference in Dice, {_names(shown, ' minus ')}, mean over structures and seeds: "
         f"{choice.difference:+.3f}. Round {shown.round}, seed {shown.seed}. {_boxed(both, region, volume)}",
         alt=f"{case}: axial, coronal and sagittal slice with the segmentations {told}.",
         data=drawn.pixels(),
@@ -205,4 +205,5 @@ def _boxed(both: Sequence[np.ndarray], region: np.ndarray, volume: Volume) -> st
         return "There is no box, because a segmentation is missing."
     if not region.any():
         return "There is no box, because both segmentations are the same."
-    return f"Largest region in which they differ: {region.sum() * np.prod(volume.spacing) / 1000:.2f} ml."
+    ml = float(region.sum() * np.prod(volume.spacing)) / 1000
+    return f"Largest region in which they differ: {ml:.{0 if ml >= 10 else 2}f} ml."

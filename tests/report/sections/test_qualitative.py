@@ -169,8 +169,8 @@ def test_three_cases_of_the_comparison(report: Report, found: Section) -> None:
     for plot in found.plots:
         assert plot.caption in text
         assert plot.caption.startswith(
-            "The " + plot.title.split()[-2] + " difference in Dice between ASSFT and RAND, mean over structures and "
-            "seeds: +0.100. Round 1, seed 0. "
+            f"The {plot.title.split()[-2]} difference in Dice, ASSFT minus RAND, mean over structures and seeds: "
+            "+0.100. Round 1, seed 0. "
         )
     assert found.plots[0].caption.endswith("in which they differ: 0.06 ml.")  # 60 voxels of 1 mm3
     assert titles(found.plots[0]) == ["Reference", "ASSFT\nDice 0.600", "RAND\nDice 0.500"]
