@@ -57,7 +57,7 @@ def draw_conclusions(
 
     results, runs, quality: rows of results.csv, which must not be empty, of runs.csv and of pseudo_label_quality.csv.
     """
-    reference = next((arm for arm in comparison.arms if arm.id == METHOD), comparison.arms[0])
+    reference = reference_arm(comparison)
     statistics = compare_arms(results, competing(results["arm"]), reference.id)
     paper = paper_results()
     of_domain = paper[paper["domain"] == comparison.settings.domain]
@@ -78,6 +78,11 @@ def draw_conclusions(
         conclusion=overall_conclusion(statistics) + _longer_training(reference, comparison),
         one_by_one=tuple(conclusion(row) for row in statistics.to_dict("records")),
     )
+
+
+def reference_arm(comparison: Comparison) -> Arm:
+    """Return the arm that the others are compared with."""
+    return next((arm for arm in comparison.arms if arm.id == METHOD), comparison.arms[0])
 
 
 # What is compared -----------------------------------------------------------------------------------------------------

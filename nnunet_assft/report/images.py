@@ -1,5 +1,5 @@
-"""Volumes of queried cases for the report: image, pre-segmentation and label on one coarse grid, and as NIfTI for the
-viewer."""
+"""Volumes for the report: an image and its segmentations on one coarse grid, and as NIfTI for the viewer; and which
+queried cases are shown."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ class ViewerCase:
 
 @dataclass(frozen=True)
 class Volume:
-    """A queried case on one grid: arrays (z, y, x) that run from feet to head, front to back, right to left.
+    """An image and its segmentations on one grid: arrays (z, y, x) that run from feet to head, front to back, right to
+    left.
 
     image: uint8 grey values. spacing, origin: (x, y, z) in mm, LPS.
     """
@@ -83,19 +84,22 @@ def why_no_images(dataset: RawDataset) -> str | None:
     return f"There are no pictures, because the images are read with nnU-Net's {name}; expected {readers}."
 
 
-def load_volume(queried: QueriedCase, max_voxels: int, window: tuple[float, float] | None) -> Volume:
-    """Load a queried case on the grid of its image, or on a coarser one if this has more than max_voxels.
+def load_volume(
+    image_file: Path, segmentation_files: Mapping[str, Path], max_voxels: int, window: tuple[float, float] | None
+) -> Volume:
+    """Load an image and its segmentations on the grid of the image, or on a coarser one if this has more than
+    max_voxels.
 
-    window: see `volumes.display`. Raises RuntimeError or ValueError for files that are not 3D images or differ in
-    shape.
+    segmentation_files: name -> file. window: see `volumes.display`. Raises RuntimeError or ValueError for files that
+    are not 3D images or differ in shape.
     """
-    image = sitk.ReadImage(str(queried.image), sitk.sitkFloat32)
+    image = sitk.ReadImage(str(image_file), sitk.sitkFloat32)
     if image.GetDimension() != 3:
-        raise ValueError(f"{queried.image.name} has {image.GetDimension()} dimensions; expected 3")
+        raise ValueError(f"{image_file.name} has {image.GetDimension()} dimensions; expected 3")
     image = sitk.DICOMOrient(image, "LPS")
     grid = _coarser(image, max_voxels)
     segmentations = {}
-    for name, file in queried.segmentations.items():
+    for name, file in segmentation_files.items():
         segmentation = sitk.DICOMOrient(sitk.ReadImage(str(file), sitk.sitkUInt8), "LPS")
         if segmentation.GetSize() != image.GetSize():
             raise ValueError(f"{file.name} has {segmentation.GetSize()} voxels; its image has {image.GetSize()}")

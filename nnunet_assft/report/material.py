@@ -15,6 +15,8 @@ from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.state import Experiment, Round, finished_rounds
 from nnunet_assft.active.training.checkpoints import training_log
 from nnunet_assft.annotation.minutes import annotation_minutes
+from nnunet_assft.comparison.arms import Comparison
+from nnunet_assft.comparison.collection import RUN_COLUMNS
 from nnunet_assft.comparison.conclusions import Findings, draw_conclusions
 from nnunet_assft.comparison.pseudo_label_quality import read_pseudo_label_quality
 from nnunet_assft.comparison.spec import read_comparison
@@ -52,12 +54,13 @@ class TrainingCurves:
 class FinishedComparison:
     """The finished part of a comparison, and its findings.
 
-    encoder: the pre-trained encoder of its runs; None if E^(0) is random. experiment: name of the run that the rest of
-    the report shows, which is the first seed of ASSFT if it is an arm. results: one row per arm, seed, round, case and
-    structure.
+    spec: what is compared. encoder: the pre-trained encoder of its runs; None if E^(0) is random. experiment: name of
+    the run that the rest of the report shows, which is the first seed of ASSFT if it is an arm. results: one row per
+    arm, seed, round, case and structure.
     """
 
     folder: Path
+    spec: Comparison
     encoder: str | None
     experiment: str
     results: pd.DataFrame
@@ -225,9 +228,9 @@ def read_finished_comparison(folder: Path) -> FinishedComparison:
             f"The comparison in {folder} has no finished round. Run nnUNetv2_assft_compare first, or leave out "
             "--compare."
         )
-    runs = pd.read_csv(folder / "runs.csv", dtype={"arm": str})
+    runs = pd.read_csv(folder / "runs.csv", dtype={"arm": str}).reindex(columns=RUN_COLUMNS)
     of_pseudo_labels = read_pseudo_label_quality(quality) if quality.is_file() else None
     findings = draw_conclusions(spec, shared, results, runs, of_pseudo_labels)
     first = next((arm for arm in spec.strategies if arm.id == "assft"), spec.first_strategy)
     name = spec.paths(first, spec.seeds[0]).experiment
-    return FinishedComparison(folder, spec.settings.encoder, name, results, findings)
+    return FinishedComparison(folder, spec, spec.settings.encoder, name, results, findings)

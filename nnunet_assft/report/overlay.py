@@ -56,7 +56,7 @@ class _Overlay:
     def slices(self) -> dict[str, int]:
         """plane -> index of the slice that is shown."""
         segmentations, shape = list(self.volume.segmentations.values()), self.volume.image.shape
-        return {plane: _fullest(segmentations, axis, shape[axis]) for plane, axis in PLANES.items()}
+        return {plane: fullest_slice(segmentations, axis, shape[axis]) for plane, axis in PLANES.items()}
 
     @property
     def is_numbered(self) -> bool:
@@ -128,7 +128,7 @@ class _Overlay:
             axes.legend(loc="center left", fontsize=7 if len(self.present) < 12 else 5.5, borderaxespad=0)
 
 
-def _fullest(segmentations: Sequence[np.ndarray], axis: int, n: int) -> int:
+def fullest_slice(segmentations: Sequence[np.ndarray], axis: int, n: int) -> int:
     """Return the slice with the most segmented voxels, or the middle one if there are none."""
     others = tuple(i for i in (0, 1, 2) if i != axis)
     counts = sum(((s > 0).sum(axis=others) for s in segmentations), np.zeros(n, int))

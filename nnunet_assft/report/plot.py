@@ -59,6 +59,8 @@ STYLE = {
     "figure.facecolor": "white",
 }
 WIDE, NARROW = (4.6, 3.1), (3.1, 2.3)  # inches; two or three figures in a row on a monitor, one on a phone
+FULL = 9.6  # inches; the whole width of the page
+REM_PER_INCH = 7.25  # of a figure of size WIDE on a monitor
 MANY = 2000  # with more points than this, an SVG contains them as an image
 
 
@@ -67,7 +69,8 @@ class Plot:
     """A figure of the report with the numbers that it shows.
 
     name: stem of its files. alt: description of the figure for screen readers. data: exactly what is drawn. warning:
-    shown below the caption. narrow: whether it is small, so that three fit in a row.
+    shown below the caption. narrow: whether it is small, so that three fit in a row. full: whether it has a row of the
+    page to itself, in which it is scrolled sideways if the screen is narrow.
     """
 
     name: str
@@ -78,6 +81,12 @@ class Plot:
     figure: Figure
     warning: str = ""
     narrow: bool = False
+    full: bool = False
+
+    @property
+    def width(self) -> float:
+        """The width of a `full` figure on the page in rem, at which its text is as large as that of the others."""
+        return round(REM_PER_INCH * self.figure.get_figwidth(), 2)
 
     def png(self) -> bytes:
         buffer = BytesIO()

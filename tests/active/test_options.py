@@ -56,7 +56,7 @@ def test_every_choice_is_read_and_any_other_text_is_refused_with_all_choices(nam
         assert options == replace(Options(), **{name: value})
         assert type(getattr(options, name)) is type(METHOD[name])
         assert options.changed() == ({} if value == METHOD[name] else {name: value})
-    for text in ("", "none", "0", "True", " true", "mean ", "random=", "mean,sum"):
+    for text in ("", "nothing", "0", "True", " true", "mean ", "random=", "mean,sum"):
         with pytest.raises(AssftError) as error:
             Options.parse([f"{name}={text}"])
         message, _, listed = str(error.value).partition(": expected one of ")

@@ -30,6 +30,7 @@ NASTY = "<img src=x onerror=alert(1)>&\"'$x$"  # a file name that Linux allows
 STRUCTURES = {"ball</script><b>": 1, "box": 2}
 POOL = sorted([*(f"case_{i}" for i in range(7)), NASTY])
 TEST = ("test_0", "test_1", "test_2")
+CUBE = np.s_[10:13, 15:20, 14:18]  # z, y, x; inside the box of every case
 DICE = {  # round -> case -> ball, box
     0: {"test_0": (0.20, 0.40), "test_1": (0.30, None), "test_2": (0.10, 0.20)},
     1: {"test_0": (0.60, 0.80), "test_1": (0.50, None), "test_2": (0.50, 0.70)},
@@ -171,6 +172,21 @@ def write_comparison(experiment: Experiment) -> Path:
     return folder
 
 
+def write_test_segmentations(experiment: Experiment) -> None:
+    """Those of the first seed of `write_comparison`: assft has the references, and random a cube of background in them,
+    except that it has none of the last case. The upper bound has none."""
+    for arm in ("assft", "random"):
+        paths = replace(experiment, name=f"compare_{arm}_s0").paths
+        replace(experiment, name=paths.experiment).save()
+        for r in (0, 1):
+            finished_round(r, ("case_0",)).save(paths)
+        for case in TEST if arm == "assft" else TEST[:-1]:
+            label = blob_case(len(POOL) + TEST.index(case))[1]
+            if arm == "random":
+                label[CUBE] = 0
+            write_volume(paths.test_predictions(1) / f"{case}.nii.gz", label)
+
+
 class Page(HTMLParser):
     """Tags and attributes of a page, and the text of each section."""
 
@@ -214,7 +230,9 @@ def written_report(tmp_path_factory: pytest.TempPathFactory) -> Report:
     with pytest.MonkeyPatch.context() as monkeypatch:
         set_folders(root, monkeypatch)
         write_raw_dataset(root / "nnUNet_raw" / DATASET)
-        write_comparison(write_experiment())
+        experiment = write_experiment()
+        write_comparison(experiment)
+        write_test_segmentations(experiment)
         with pytest.raises(SystemExit) as exit_:
             main(["-d", "905", "-e", "assft", "--compare", "-o", str(root / "r.html"), "--verbose"])
         material = gather(DATASET, "assft", "compare")

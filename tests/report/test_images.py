@@ -44,7 +44,7 @@ def test_pictures_are_oriented_as_radiologists_look_at_them(tmp_path: Path) -> N
     label.CopyInformation(volume)
     sitk.WriteImage(label, str(tmp_path / "label.nii.gz"))
     queried = QueriedCase("a", 1, 1, tmp_path / "image.nii.gz", {"label": tmp_path / "label.nii.gz"})
-    seen = load_volume(queried, 1000, (0.0, 101.0))
+    seen = load_volume(queried.image, queried.segmentations, 1000, (0.0, 101.0))
     assert np.argwhere(seen.image).tolist() == [[3, 4, 5]]  # x and y are turned: LPS
     assert np.argwhere(seen.segmentations["label"]).tolist() == [[3, 4, 5]]
     assert seen.spacing == pytest.approx((2.0, 1.0, 3.0))
@@ -58,7 +58,7 @@ def test_pictures_are_oriented_as_radiologists_look_at_them(tmp_path: Path) -> N
 def test_volumes_are_made_small(tmp_path: Path) -> None:
     array = np.tile(np.arange(40, dtype=np.float32)[:, None, None], (1, 60, 50))
     write_volume(tmp_path / "image.nii.gz", array, (1.0, 1.0, 4.0))
-    seen = load_volume(QueriedCase("a", 0, 1, tmp_path / "image.nii.gz", {}), 20_000, None)
+    seen = load_volume(tmp_path / "image.nii.gz", {}, 20_000, None)
     assert 0.8 * 20_000 < seen.image.size <= 20_000
     assert seen.image.shape[0] == 40  # the thick slices stay
     np.testing.assert_allclose(np.array(seen.image.shape) * seen.spacing[::-1], [160, 60, 50])
@@ -70,7 +70,7 @@ def test_a_segmentation_of_another_size_is_refused(tmp_path: Path) -> None:
     write_volume(tmp_path / "label.nii.gz", np.zeros((4, 5, 5), np.uint8))
     queried = QueriedCase("a", 1, 1, tmp_path / "image.nii.gz", {"label": tmp_path / "label.nii.gz"})
     with pytest.raises(ValueError, match=r"label.nii.gz has \(5, 5, 4\) voxels; its image has \(6, 5, 4\)"):
-        load_volume(queried, 1000, None)
+        load_volume(queried.image, queried.segmentations, 1000, None)
 
 
 # Grey values --------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from tests.report.conftest import NASTY, STRUCTURES, Report, with_settings
 
 def test_all_sections_of_a_whole_experiment(report: Report) -> None:
     order = ["learning", "structures", "query", "cases", "viewer", "embeddings", "pseudo_labels", "training"]
-    order += ["comparison", "provenance"]
+    order += ["comparison", "qualitative", "provenance"]
     assert [attributes["id"] for tag, attributes in report.page.tags if tag == "section"] == order
     assert report.html.count('class="missing"') == 1  # the run that the comparison lacks
     assert "nnU-Net" in report.page.texts["training"]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
 from nnunet_assft.active.strategies import STRATEGIES
+from nnunet_assft.comparison.arms import arm_of, name_of
 from nnunet_assft.report.images import ViewerCase
-from nnunet_assft.report.material import Material
+from nnunet_assft.report.material import FinishedComparison, Material
 from nnunet_assft.report.plot import Plot
 
 BESIDE = "E⁽⁰⁾ is a random encoder here, and DKD is measured against it."  # shown with every figure and table of DKD
@@ -62,6 +63,35 @@ def query_warning(material: Material) -> str:
     if not dkd_warning(material) or not uses_dkd(material.experiment.settings.strategy):
         return ""
     return f"The cases were queried by DKD. {BESIDE}"
+
+
+def arm_uses_dkd(arm: str) -> bool:
+    """Whether an arm, or the strategy whose cases it is trained on (`nnunet@assft`), depends on E^(0)."""
+    return uses_dkd(arm_of(arm).cases_of or "")
+
+
+def arms_with_dkd(compared: FinishedComparison, arms: Iterable[str]) -> list[str]:
+    """Return those of these arms that depend on a random E^(0). With a pre-trained encoder, there are none."""
+    return [] if compared.encoder else [arm for arm in arms if arm_uses_dkd(arm)]
+
+
+def arms_warning(with_dkd: Sequence[str]) -> str:
+    """Return the warning for everything that shows these `arms_with_dkd`; empty if there are none."""
+    return f"Arms with DKD: {', '.join(map(name_of, with_dkd))}. {BESIDE}" if with_dkd else ""
+
+
+def grey_values(window: tuple[float, float] | None) -> str:
+    """Return the sentence on how pictures show grey values. window: see `volumes.display`."""
+    grey = "percentiles 1 to 99 of the scan"
+    if window:
+        low, high = window
+        grey = f"the soft-tissue window, {low:g} to {high:g} HU, if it suits the segmented region, otherwise {grey}"
+    return f"Grey values: {grey}."
+
+
+def no_picture(case: str, error: Exception) -> str:
+    """Return the sentence on a case whose files cannot be read."""
+    return f"{case}: no picture could be made ({' '.join(str(error).split())[:160]})."
 
 
 def encoder_name(material: Material) -> str:

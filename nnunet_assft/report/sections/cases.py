@@ -13,7 +13,7 @@ from nnunet_assft.report.images import (
 )
 from nnunet_assft.report.material import Material
 from nnunet_assft.report.overlay import overlay_plot
-from nnunet_assft.report.sections.base import Section, query_warning
+from nnunet_assft.report.sections.base import Section, grey_values, no_picture, query_warning
 from nnunet_assft.volumes.display import window_of
 
 
@@ -25,9 +25,9 @@ def section(material: Material) -> Section:
     plots, missing = [], []
     for i, queried in enumerate(tqdm(chosen, desc="overlays", unit="case", leave=False)):
         try:
-            volume = load_volume(queried, MAX_VOXELS, window)
+            volume = load_volume(queried.image, queried.segmentations, MAX_VOXELS, window)
         except (RuntimeError, ValueError) as error:
-            missing.append(f"{queried.case}: no picture could be made ({' '.join(str(error).split())[:160]}).")
+            missing.append(no_picture(queried.case, error))
             continue
         shown = " and ".join(queried.segmentations) or "there is no segmentation"
         caption = f"Round {queried.round}, rank {queried.rank}; {shown}."
@@ -41,12 +41,9 @@ def section(material: Material) -> Section:
 
 
 def _text(n_shown: int, n_queried: int, window: tuple[float, float] | None) -> str:
-    grey = "percentiles 1 to 99 of the scan"
-    if window:
-        low, high = window
-        grey = f"the soft-tissue window, {low:g} to {high:g} HU, if it suits the segmented region, otherwise {grey}"
     return (
         f"{n_shown} of {n_queried} queried cases: those of the last rounds, by rank, at most {MAX_CASES}. The slices "
-        f"are those with the largest segmented area, in radiological orientation. Grey values: {grey}. Solid contours: "
-        "the label. Dashed contours: the pre-segmentation, which is the segmentation by the model of the round before."
+        f"are those with the largest segmented area, in radiological orientation. {grey_values(window)} Solid "
+        "contours: the label. Dashed contours: the pre-segmentation, which is the segmentation by the model of the "
+        "round before."
     )

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
-from nnunet_assft.comparison.arms import BOUNDS, arm_of, name_of, ordered
+from nnunet_assft.comparison.arms import BOUNDS, name_of, ordered
 from nnunet_assft.comparison.statistics import case_scores, folds_of
 from nnunet_assft.evaluation.intervals import crossed_mean
 from nnunet_assft.report.material import FinishedComparison, Material
@@ -29,7 +29,7 @@ from nnunet_assft.report.plot import (
     note,
     span,
 )
-from nnunet_assft.report.sections.base import BESIDE, Section, SectionTable, uses_dkd
+from nnunet_assft.report.sections.base import BESIDE, Section, SectionTable, arms_warning, arms_with_dkd
 
 UPPER, BASELINE = "upper_bound", "random"
 
@@ -39,8 +39,8 @@ def section(material: Material) -> Section | None:
     if compared is None:
         return None
     curves = arm_curves(compared.results)
-    with_dkd = [] if compared.encoder else [arm for arm in curves["arm"].unique() if arm_uses_dkd(arm)]
-    warning = f"Arms with DKD: {', '.join(map(name_of, with_dkd))}. {BESIDE}" if with_dkd else ""
+    with_dkd = arms_with_dkd(compared, curves["arm"].unique())
+    warning = arms_warning(with_dkd)
     panels = arm_panels(curves, dict.fromkeys(with_dkd, BESIDE))
     findings = compared.findings
     text = (
@@ -68,11 +68,6 @@ def _tables(compared: FinishedComparison, warning: str) -> tuple[SectionTable, .
         SectionTable("comparison_conclusions", title, sentences, "", warning, folded=True),
         SectionTable("comparison_statistics", "All tests", findings.statistics, "", warning, folded=True),
     )
-
-
-def arm_uses_dkd(arm: str) -> bool:
-    """Whether an arm, or the strategy whose cases it is trained on (`nnunet@assft`), depends on E^(0)."""
-    return uses_dkd(arm_of(arm).cases_of or "")
 
 
 def arm_curves(results: pd.DataFrame) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from nnunet_assft.report.sections import (
     learning_curve,
     provenance,
     pseudo_labels,
+    qualitative,
     query_scores,
     structures,
     training,
@@ -32,6 +33,7 @@ SECTIONS: tuple[Callable[[Material], Section | None], ...] = (
     pseudo_labels.section,
     training.section,
     comparison.section,
+    qualitative.section,
     provenance.section,
 )
 

@@ -52,7 +52,7 @@ def viewer_cases(
     total = 0
     for queried in tqdm(cases, desc="viewer", unit="case", leave=False):
         try:
-            volume = load_volume(queried, MAX_VIEWER_VOXELS, window)
+            volume = load_volume(queried.image, queried.segmentations, MAX_VIEWER_VOXELS, window)
         except (RuntimeError, ValueError):
             continue
         image = nifti_base64(volume.image, volume)

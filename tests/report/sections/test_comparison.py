@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from nnunet_assft.report.material import Material
-from nnunet_assft.report.sections.base import BESIDE
-from nnunet_assft.report.sections.comparison import arm_curves, arm_uses_dkd, arms_plot, section
+from nnunet_assft.report.sections.base import BESIDE, arm_uses_dkd
+from nnunet_assft.report.sections.comparison import arm_curves, arms_plot, section
 from tests.report.conftest import Report
 
 
