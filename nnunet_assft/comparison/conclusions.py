@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from nnunet_assft.comparison.arms import EPOCHS, MATCHES, Arm, Comparison, StrategyArm, competing, name_of
+from nnunet_assft.comparison.attribution import STEPS, WHOLE, attribution
 from nnunet_assft.comparison.paper_results import paper_results
 from nnunet_assft.comparison.spec import Shared
 from nnunet_assft.comparison.statistics import (
@@ -40,6 +41,7 @@ class Findings:
 
     compared: sentences on what is the same for all arms and what differs. missing: sentences on missing results.
     conclusion: the summary. one_by_one: one sentence per other arm and round, and one per other arm over all budgets.
+    attribution: rows of `attribution`.
     """
 
     tables: tuple[Table, ...]
@@ -48,6 +50,7 @@ class Findings:
     missing: tuple[str, ...]
     conclusion: str
     one_by_one: tuple[str, ...]
+    attribution: pd.DataFrame
 
 
 def draw_conclusions(
@@ -61,6 +64,7 @@ def draw_conclusions(
     statistics = compare_arms(results, competing(results["arm"]), reference.id)
     paper = paper_results()
     of_domain = paper[paper["domain"] == comparison.settings.domain]
+    parts = attribution(comparison, results)
     rows = Rows(
         results=results,
         tests=statistics,
@@ -69,14 +73,16 @@ def draw_conclusions(
         quality=quality,
         paper=of_domain if len(of_domain) else None,
         matched=MATCHES[comparison.match],
+        attribution=parts,
     )
     return Findings(
         tables=tuple(comparison_tables(rows)),
         statistics=statistics,
         compared=tuple(_what_is_compared(comparison, shared)),
         missing=tuple(missing_runs(results, comparison, shared.test)),
-        conclusion=overall_conclusion(statistics) + _longer_training(reference, comparison),
+        conclusion=overall_conclusion(statistics) + _longer_training(reference, comparison) + gain_in_parts(parts),
         one_by_one=tuple(conclusion(row) for row in statistics.to_dict("records")),
+        attribution=parts,
     )
 
 
@@ -205,6 +211,20 @@ def overall_conclusion(statistics: pd.DataFrame) -> str:
     if n_seeds < ENOUGH_SEEDS:
         text += f" At least {ENOUGH_SEEDS} seeds are recommended."
     return text
+
+
+def gain_in_parts(parts: pd.DataFrame) -> str:
+    """Say what the gain of ASSFT over random sampling consists of. parts: see `attribution`; empty if it is."""
+    if parts.empty or not parts["n_cases"].iloc[-1]:
+        return ""
+    shown = [
+        f"{part} {100 * gain:+.1f}" + ("" if math.isnan(low) else f" ({100 * low:+.1f} to {100 * high:+.1f})")
+        for part, gain, low, high in parts[["part", "gain", "ci_low", "ci_high"]].itertuples(index=False)
+    ]
+    start = "random sampling" if STEPS in set(parts["part"]) else "random sampling with as many steps"
+    return f" Of the {shown[-1].removeprefix(f'{WHOLE} ')} points of AUBC by which ASSFT differs from {start}: " + (
+        f"{', '.join(shown[:-1])}."
+    )
 
 
 def _power(row: Mapping[str, Any]) -> str:

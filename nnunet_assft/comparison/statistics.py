@@ -191,7 +191,7 @@ def aubc_intervals(results: pd.DataFrame, arms: Sequence[str], metric: str = "di
     seeds, cases = sorted(scores["seed"].unique()), sorted(scores["case"].unique())
     rows = []
     for arm in arms:
-        matrix, left_out = _complete(_matrix(scores, arm).reindex(index=seeds, columns=cases))
+        matrix, left_out = complete(arm_matrix(scores, arm).reindex(index=seeds, columns=cases))
         found = crossed_mean(matrix.to_numpy(), folds[matrix.columns])
         low, high = found.interval()
         rows.append(
@@ -212,6 +212,23 @@ def folds_of(results: pd.DataFrame) -> pd.Series:
     """Return the test fold of each case: all 0 unless the results have a column `fold`."""
     folds = results["fold"] if "fold" in results else pd.Series(0, results.index)
     return folds.groupby(results["case"]).first()
+
+
+def arm_matrix(scores: pd.DataFrame, arm: str) -> pd.DataFrame:
+    """Return the scores of an arm with a row per seed and a column per case."""
+    return scores[scores["arm"] == arm].pivot(index="seed", columns="case", values="score")
+
+
+def complete(matrix: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """Leave out seeds without any score, and then cases that lack a score. Returns the rest and, in words, what was
+    left out."""
+    seeds = matrix.dropna(axis=0, how="all")
+    both = seeds.dropna(axis=1, how="any")
+    lost_cases = matrix.columns.difference(both.columns) if len(seeds.index) else []
+    lost = [
+        names for names in (named("seed", matrix.index.difference(seeds.index)), named("case", lost_cases)) if names
+    ]
+    return both if both.size else matrix.iloc[:0, :0], "; ".join(lost)
 
 
 # Selection ------------------------------------------------------------------------------------------------------------
@@ -282,9 +299,9 @@ def compare_arms(
 
 def _compare(scores: pd.DataFrame, folds: pd.Series, pair: tuple[str, str], n_comparisons: int) -> dict[str, Any]:
     """Return the columns of one row of `compare_arms` that do not depend on other rows. pair: reference and arm."""
-    a, b = (_matrix(scores, arm) for arm in pair)
+    a, b = (arm_matrix(scores, arm) for arm in pair)
     a, b = a.align(b)  # union of seeds and cases; NaN where one of the two has none
-    differences, left_out = _complete(a - b)
+    differences, left_out = complete(a - b)
     found = paired_difference(
         differences.to_numpy(), folds[differences.columns], relevant=RELEVANT, n_comparisons=n_comparisons
     )
@@ -305,23 +322,6 @@ def _compare(scores: pd.DataFrame, folds: pd.Series, pair: tuple[str, str], n_co
         "ties": int((per_case == 0).sum()),
         "losses": int((per_case < 0).sum()),
     }
-
-
-def _matrix(scores: pd.DataFrame, arm: str) -> pd.DataFrame:
-    """Return the scores of an arm with a row per seed and a column per case."""
-    return scores[scores["arm"] == arm].pivot(index="seed", columns="case", values="score")
-
-
-def _complete(matrix: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """Leave out seeds without any score, and then cases that lack a score. Returns the rest and, in words, what was
-    left out."""
-    seeds = matrix.dropna(axis=0, how="all")
-    both = seeds.dropna(axis=1, how="any")
-    lost_cases = matrix.columns.difference(both.columns) if len(seeds.index) else []
-    lost = [
-        names for names in (named("seed", matrix.index.difference(seeds.index)), named("case", lost_cases)) if names
-    ]
-    return both if both.size else matrix.iloc[:0, :0], "; ".join(lost)
 
 
 def p_text(p: float) -> str:

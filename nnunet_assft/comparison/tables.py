@@ -50,7 +50,7 @@ class Rows:
 
     results, runs, quality: rows of results.csv, runs.csv and pseudo_label_quality.csv. tests: `compare_arms` of the
     results. paper: rows of `paper_results` of the comparison's domain, if it is one of the paper's. matched: what is
-    the same for all arms, in words; every caption says it.
+    the same for all arms, in words; every caption says it. attribution: see `attribution.attribution`.
     """
 
     results: pd.DataFrame
@@ -60,6 +60,7 @@ class Rows:
     quality: pd.DataFrame | None = None
     paper: pd.DataFrame | None = None
     matched: str = ""
+    attribution: pd.DataFrame | None = None
 
     @property
     def arms(self) -> list[str]:
@@ -110,6 +111,8 @@ def comparison_tables(rows: Rows) -> list[Table]:
     tables.append(aubc_table(rows))
     if rows.quality is not None and len(rows.quality):
         tables.append(selection_table(rows.quality, paper=rows.printed(8)))
+    if rows.attribution is not None and len(rows.attribution):
+        tables.append(attribution_table(rows.attribution))
     tables.append(cost_table(rows.runs))
     return [replace(table, caption=_with_matched(table.caption, rows)) for table in tables]
 
@@ -310,6 +313,29 @@ def aubc_table(rows: Rows) -> Table:
         "underlined: second best."
     )
     return Table("aubc", "Area under the budget curve", caption, frame)
+
+
+def attribution_table(parts: pd.DataFrame) -> Table:
+    """Make a table of the parts of the gain of ASSFT over random sampling. parts: see `attribution`."""
+    frame = pd.DataFrame(
+        {
+            "Part": parts["part"],
+            "Gain (95 % interval)": [
+                _interval(*(100 * np.array(numbers)), signed=True)
+                for numbers in parts[["gain", "ci_low", "ci_high"]].itertuples(index=False)
+            ],
+            "Seeds": parts["n_seeds"].astype(str),
+            "Test cases": parts["n_cases"].astype(str),
+            "Left out": parts["left_out"].replace("", "-"),
+        },
+        dtype=object,
+    )
+    caption = (
+        "What the gain of ASSFT over random sampling in AUBC (in points) consists of. A part counts with what it adds, "
+        f"on average over {count(int(parts['n_orders'].iloc[0]), 'order')} of adding the parts; pseudo-labels need a "
+        "second stage. Intervals: seeds and test cases as crossed random effects, not known with a single seed."
+    )
+    return Table("attribution", "Parts of the gain", caption, frame)
 
 
 def _difference(row: Mapping[str, Any] | None) -> str:

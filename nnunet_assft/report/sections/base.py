@@ -67,7 +67,8 @@ def query_warning(material: Material) -> str:
 
 def arm_uses_dkd(arm: str) -> bool:
     """Whether an arm, or the strategy whose cases it is trained on (`nnunet@assft`), depends on E^(0)."""
-    return uses_dkd(arm_of(arm).cases_of or "")
+    cases = arm_of(arm).cases_of
+    return cases is not None and uses_dkd(arm_of(cases).kind)
 
 
 def arms_with_dkd(compared: FinishedComparison, arms: Iterable[str]) -> list[str]:

@@ -32,4 +32,4 @@ def test_cases_without_dice_are_left_out(material: Material) -> None:
 def test_why_there_are_none(material: Material) -> None:
     without = replace(material, quality=None)
     assert "has not been computed" in section(without).missing[0]
-    assert section(with_settings(without, strategy="random")).missing == ("Strategy random makes no pseudo-labels.",)
+    assert section(with_settings(without, strategy="random")).missing == ("The experiment makes no pseudo-labels.",)
