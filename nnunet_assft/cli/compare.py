@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 
-from nnunet_assft.cli.common import EXIT_ERROR, add_device, choose_device, make_parser, run
+from nnunet_assft.cli.common import EXIT_ERROR, add_device, choose_device, make_parser, positive_int, run
 from nnunet_assft.cli.options import add_shared_options, settings_of
 from nnunet_assft.errors import AssftError
 
@@ -19,6 +19,32 @@ def parser() -> argparse.ArgumentParser:
     p.usage = "%(prog)s -d ID [options]"
     p.add_argument("-d", required=True, metavar="ID", help="dataset id or name; all its cases must have labels")
     p.add_argument("-e", default="compare", metavar="NAME", help="comparison; its experiments are NAME_ARM_sSEED")
+    _add_arms(p)
+    p.add_argument(
+        "--seeds",
+        nargs="+",
+        type=int,
+        metavar="N",
+        default=[0, 1, 2],
+        help="each seed determines a first case and all training (default: 0 1 2)",
+    )
+    p.add_argument(
+        "--test_folds",
+        type=positive_int,
+        default=1,
+        metavar="K",
+        help="run all arms on K disjoint test sets of the size of --test_split, with the rest as the pool (default: 1)",
+    )
+    p.add_argument(
+        "--estimate", action="store_true", help="plan, measure the speed, print the expected time of all runs, and stop"
+    )
+    p.add_argument("--collect", action="store_true", help="only write the tables and statistics of finished runs")
+    add_shared_options(p)
+    add_device(p)
+    return p
+
+
+def _add_arms(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--strategies",
         nargs="+",
@@ -43,21 +69,6 @@ def parser() -> argparse.ArgumentParser:
         help="steps: the networks of all arms have had the same number of optimisation steps by every round; epochs: "
         "every stage has the same epochs, and ASSFT one stage more per round (default: steps)",
     )
-    p.add_argument(
-        "--seeds",
-        nargs="+",
-        type=int,
-        metavar="N",
-        default=[0, 1, 2],
-        help="each seed determines a first case and all training (default: 0 1 2)",
-    )
-    p.add_argument(
-        "--estimate", action="store_true", help="plan, measure the speed, print the expected time of all runs, and stop"
-    )
-    p.add_argument("--collect", action="store_true", help="only write the tables and statistics of finished runs")
-    add_shared_options(p)
-    add_device(p)
-    return p
 
 
 def compare(args: argparse.Namespace) -> int:
@@ -90,12 +101,12 @@ def make_comparison(args: argparse.Namespace):  # type: ignore[no-untyped-def]
 
     If it exists already, options that are not given on the command line keep their stored values.
     """
-    from nnunet_assft.comparison.arms import Comparison, parse_arms, require_different_arms
+    from nnunet_assft.comparison.arms import Comparison, parse_arms, require_valid
     from nnunet_assft.comparison.spec import read_comparison
     from nnunet_assft.volumes.raw_dataset import find_dataset
 
     dataset, strategies, references, seeds = find_dataset(args.d).name, args.strategies, args.references, args.seeds
-    settings, match = settings_of(args), args.match
+    settings, match, test_folds = settings_of(args), args.match, args.test_folds
     file = Comparison(dataset, args.e, (), (), settings).file
     if file.is_file():
         known, _ = read_comparison(file)
@@ -105,11 +116,12 @@ def make_comparison(args: argparse.Namespace):  # type: ignore[no-untyped-def]
             references = [arm.id for arm in known.arms if arm not in known.strategies]
         seeds = seeds if "seeds" in args.typed else known.seeds
         match = match if "match" in args.typed else known.match
+        test_folds = test_folds if "test_folds" in args.typed else known.test_folds
         typed = args.typed & set(vars(settings))
         settings = replace(known.settings, **{name: getattr(settings, name) for name in typed})
     arms = parse_arms(strategies, references)
-    comparison = Comparison(dataset, args.e, arms, tuple(seeds), settings.resolved(dataset), match)
-    require_different_arms(comparison)
+    comparison = Comparison(dataset, args.e, arms, tuple(seeds), settings.resolved(dataset), match, test_folds)
+    require_valid(comparison)
     return comparison
 
 

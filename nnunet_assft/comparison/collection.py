@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pandas as pd
 
-from nnunet_assft.comparison.arms import Comparison
+from nnunet_assft.comparison.arms import Arm, Comparison
 from nnunet_assft.comparison.arms.base import METRIC_COLUMNS
 from nnunet_assft.comparison.conclusions import Findings, draw_conclusions
 from nnunet_assft.comparison.pseudo_label_quality import read_pseudo_label_quality
@@ -13,10 +15,11 @@ from nnunet_assft.comparison.tables import markdown, write_table
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.files import write_text
 
-RESULT_COLUMNS = ["arm", "seed", *METRIC_COLUMNS]
+RESULT_COLUMNS = ["arm", "seed", "fold", *METRIC_COLUMNS]
 RUN_COLUMNS = [
     "arm",
     "seed",
+    "fold",
     "round",
     "n_labelled",
     "n_pseudo",
@@ -74,11 +77,10 @@ def collect(comparison: Comparison, shared: Shared) -> tuple[pd.DataFrame, pd.Da
     RUN_COLUMNS and one row per arm, seed and expected round; rounds that are not finished have the status `missing`.
     """
     results, runs = [], []
-    for seed in comparison.seeds:
-        for arm in comparison.arms:
-            metrics = arm.metrics(comparison, seed)
-            results.append(metrics.assign(arm=arm.id, seed=seed))
-            runs += arm.costs(comparison, seed, metrics, shared.device)
+    for part, seed, arm in _runs(comparison):
+        metrics = arm.metrics(part, seed)
+        results.append(metrics.assign(arm=arm.id, seed=seed, fold=part.fold))
+        runs += [{**row, "fold": part.fold} for row in arm.costs(part, seed, metrics, shared.device)]
     numbers = {"round": int, "n_labelled": int, "dice": float, "nsd": float, "hd95_mm": float}
     table = pd.concat(results, ignore_index=True)[RESULT_COLUMNS].astype(numbers)  # empty tables have no number types
     costs = pd.DataFrame(runs, columns=RUN_COLUMNS)
@@ -90,16 +92,26 @@ def collect(comparison: Comparison, shared: Shared) -> tuple[pd.DataFrame, pd.Da
 def collect_quality(comparison: Comparison) -> pd.DataFrame | None:
     """Write pseudo_label_quality.csv from the files of all rounds, and return the table; None if there is no file."""
     frames = []
-    for arm in comparison.strategies:
-        for seed in comparison.seeds:
-            paths = comparison.paths(arm, seed)
-            files = [paths.pseudo_label_quality(r) for r in range(1, comparison.n_rounds + 1)]
-            frames += [
-                read_pseudo_label_quality(file).assign(arm=arm.id, seed=seed) for file in files if file.is_file()
-            ]
+    for part, seed, arm in _runs(comparison):
+        paths = part.paths(arm, seed)
+        files = [paths.pseudo_label_quality(r) for r in range(1, comparison.n_rounds + 1)] if arm.is_strategy else []
+        frames += [
+            read_pseudo_label_quality(file).assign(arm=arm.id, seed=seed, fold=part.fold)
+            for file in files
+            if file.is_file()
+        ]
     if not frames:
         return None
     table = pd.concat(frames, ignore_index=True)
-    table = table[["arm", "seed", *table.columns.drop(["arm", "seed"])]]
+    keys = ["arm", "seed", "fold"]
+    table = table[[*keys, *table.columns.drop(keys)]]
     write_text(comparison.folder / "pseudo_label_quality.csv", table.astype({"selected": int}).to_csv(index=False))
     return table
+
+
+def _runs(comparison: Comparison) -> Iterator[tuple[Comparison, int, Arm]]:
+    """Yield (comparison of the fold, seed, arm) of every run."""
+    for part in comparison.folds:
+        for seed in comparison.seeds:
+            for arm in comparison.arms:
+                yield part, seed, arm

@@ -22,11 +22,12 @@ def run_comparison(comparison: Comparison, device: torch.device, say: Callable[[
     `spec.write_comparison`.
     """
     failed = []
-    runs = [(arm, seed) for seed in comparison.seeds for arm in comparison.arms]
-    for i, (arm, seed) in enumerate(runs, 1):
-        start, name = time.monotonic(), f"{arm.id}, seed {seed}"
+    runs = [(part, arm, seed) for part in comparison.folds for seed in comparison.seeds for arm in comparison.arms]
+    for i, (part, arm, seed) in enumerate(runs, 1):
+        start = time.monotonic()
+        name = f"{arm.id}, seed {seed}" + (f", fold {part.fold}" if comparison.test_folds > 1 else "")
         try:
-            dice = arm.run(comparison, seed, device)
+            dice = arm.run(part, seed, device)
         except AssftError as error:
             failed.append(f"{name}: {error}")
             say(f"[{i:3d}/{len(runs)}] {name}: failed: {error}")

@@ -47,18 +47,16 @@ def estimate(comparison: Comparison, device: torch.device) -> str:
         stock = _times(_stock_plan(experiment.dataset, fingerprint), shape, device)
     pool, test = len(experiment.pool), len(experiment.test)
     seconds, left = 0.0, 0
-    for arm in comparison.arms:
-        times = stock if arm.is_nnunet and stock else ours
-        for seed in comparison.seeds:
-            work = arm.work(comparison, seed)
-            left += work.rounds > 0
-            cases = work.passes * pool + work.rounds * MIRRORINGS * test
-            steps = work.epochs * arm.iterations_per_epoch(comparison) * ONLINE_VALIDATION
-            seconds += steps * times.step + cases * times.case
-    runs = len(comparison.seeds) * len(comparison.arms)
+    runs = [(part, arm, seed) for part in comparison.folds for arm in comparison.arms for seed in comparison.seeds]
+    for part, arm, seed in runs:
+        times, work = stock if arm.is_nnunet and stock else ours, arm.work(part, seed)
+        left += work.rounds > 0
+        cases = work.passes * pool + work.rounds * MIRRORINGS * test
+        steps = work.epochs * arm.iterations_per_epoch(comparison) * ONLINE_VALIDATION
+        seconds += steps * times.step + cases * times.case
     told = f"a training step takes {ours.step:.2g} s, a window {ours.window:.2g} s"
     told += f"; of standard nnU-Net {stock.step:.2g} s" if stock else ""
-    return f"{left} of {runs} runs are left, about {_duration(seconds)} on this {device.type} ({told})."
+    return f"{left} of {len(runs)} runs are left, about {_duration(seconds)} on this {device.type} ({told})."
 
 
 def _times(plan: dict[str, Any], shape: np.ndarray, device: torch.device) -> Times:

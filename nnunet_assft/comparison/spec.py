@@ -31,9 +31,12 @@ class Shared:
 
 
 def plan_shared(comparison: Comparison, device: torch.device) -> Shared:
-    """Plan the first experiment, unless it is planned already, and return what all runs have in common."""
-    first = comparison.first_strategy.experiment(comparison, comparison.seeds[0])
-    return Shared(first.n_query, first.pool, first.test, first.test_source, first.versions, str(device))
+    """Plan the first experiment of each fold, unless it is planned already, and return what all runs have in common:
+    the pool of fold 0, and the test cases of all folds."""
+    planned = [part.first_strategy.experiment(part, part.seeds[0]) for part in comparison.folds]
+    first, test = planned[0], tuple(sorted(case for experiment in planned for case in experiment.test))
+    source = first.test_source + (f", {comparison.test_folds} disjoint folds" if comparison.test_folds > 1 else "")
+    return Shared(first.n_query, first.pool, test, source, first.versions, str(device))
 
 
 def write_comparison(comparison: Comparison, shared: Shared) -> None:
@@ -46,11 +49,16 @@ def write_comparison(comparison: Comparison, shared: Shared) -> None:
             "name": comparison.name,
             "arms": [arm.id for arm in comparison.arms],
             "match": comparison.match,
+            "test_folds": comparison.test_folds,
             "seeds": comparison.seeds,
             "settings": asdict(comparison.settings),
             **asdict(shared),
             "experiments": {
-                arm.id: {str(seed): comparison.paths(arm, seed).experiment for seed in comparison.seeds}
+                arm.id: {
+                    f"{seed}{part.of_fold}": part.paths(arm, seed).experiment
+                    for part in comparison.folds
+                    for seed in comparison.seeds
+                }
                 for arm in comparison.arms
                 if arm.experiment_arm(comparison) == arm
             },
@@ -74,7 +82,13 @@ def read_comparison(file: Path) -> tuple[Comparison, Shared]:
     arms = tuple(arm_of(arm_id) for arm_id in content["arms"])
     settings = Settings.from_json(content["settings"])
     comparison = Comparison(
-        content["dataset"], content["name"], arms, tuple(content["seeds"]), settings, content["match"]
+        content["dataset"],
+        content["name"],
+        arms,
+        tuple(content["seeds"]),
+        settings,
+        content["match"],
+        content.get("test_folds", 1),
     )
     shared = {row.name: content[row.name] for row in fields(Shared)}
     return comparison, Shared(**{**shared, "pool": tuple(content["pool"]), "test": tuple(content["test"])})

@@ -27,7 +27,13 @@ POWER = 0.8  # with which `smallest` is shown
 RELEVANT = 0.02  # a difference in Dice that would matter, for which the power is stated
 AUBC = "AUBC"  # in the column `round`
 BETTER, WORSE, NOT_SHOWN = "better", "worse", "no difference shown"
-SELECTION_KEYS = ("arm", "seed", "round", "selection")  # there is one test per combination of those that are columns
+SELECTION_KEYS = (
+    "arm",
+    "seed",
+    "fold",
+    "round",
+    "selection",
+)  # there is one test per combination of those that are columns
 COMPARISON_COLUMNS = [
     "reference",
     "arm",

@@ -356,14 +356,15 @@ def _interval(mean: float, low: float, high: float, *, signed: bool) -> str:
 def selection_table(quality: pd.DataFrame, *, paper: pd.DataFrame | None = None) -> Table:
     """Make a table like Table 8: the Mann-Whitney U test of selected against unselected cases.
 
-    quality: rows of pseudo_label_quality.csv (arm, seed, round, case, selection, selected, dice). There is a row per
-    arm, selection and seed. A cell has p, and then the mean Dice and the number of the selected and the unselected
-    cases.
+    quality: rows of pseudo_label_quality.csv (arm, seed, fold, round, case, selection, selected, dice). There is a row
+    per arm, selection, seed and fold. A cell has p, and then the mean Dice and the number of the selected and the
+    unselected cases.
     """
     rounds = {int(r): f"r = {r}" for r in sorted(quality["round"].unique())}
     rows: list[dict[str, str]] = []
-    for (arm, selection, seed), tests in selection_test(quality).groupby(["arm", "selection", "seed"], sort=False):
-        title = f"{name_of(str(arm))}, {selection}, seed {seed}"
+    tests_of = selection_test(_with_fold(quality)).groupby(["arm", "selection", "seed", "fold"], sort=False)
+    for (arm, selection, seed, fold), tests in tests_of:
+        title = f"{name_of(str(arm))}, {selection}, seed {_run(seed, fold)}"
         row = {"Selection": title, **dict.fromkeys(rounds.values(), "missing")}
         for test in tests.to_dict("records"):
             sizes = [_mean_n(test[f"mean_{which}"], test[f"n_{which}"]) for which in ("selected", "unselected")]
@@ -385,9 +386,19 @@ def _mean_n(mean: float, n: int) -> str:
     return f"{100 * mean:.1f}, n = {n}" if n else "n = 0"
 
 
+def _with_fold(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return rows of a file with the column `fold`, which files of version 0.1.0 do not have."""
+    return rows.assign(fold=rows["fold"].fillna(0).astype(int) if "fold" in rows else 0)
+
+
+def _run(seed: int, fold: int) -> str:
+    """Return the name of a run of an arm: its seed, and its fold unless that is the first."""
+    return f"{seed} (fold {fold})" if fold else f"{seed}"
+
+
 def cost_table(runs: pd.DataFrame) -> Table:
-    """Make a table of the annotated cases and minutes of a run, with a row per arm; means over the seeds whose rounds
-    are all done."""
+    """Make a table of the annotated cases and minutes of a run, with a row per arm; means over the seeds, of all folds,
+    whose rounds are all done."""
     columns = {
         "annotated_cases": "Annotated cases",
         "annotation_minutes": "Annotation, min",
@@ -395,14 +406,15 @@ def cost_table(runs: pd.DataFrame) -> Table:
         "query_minutes": "Query, min",
         "total_minutes": "Total, min",
     }
-    rows = []
+    rows, runs = [], _with_fold(runs)
+    runs = runs.assign(run=[_run(*key) for key in runs[["seed", "fold"]].itertuples(index=False)])
     for arm in ordered(runs["arm"]):
         of_arm = runs[runs["arm"] == arm]
-        n_rounds = of_arm["seed"].value_counts()
-        not_done = of_arm.loc[of_arm["status"] != "done", "seed"]
+        n_rounds = of_arm["run"].value_counts()
+        not_done = of_arm.loc[of_arm["status"] != "done", "run"]
         unfinished = sorted({*not_done, *n_rounds[n_rounds < n_rounds.max()].index})
-        done = of_arm[~of_arm["seed"].isin(unfinished)]
-        per_seed = done.groupby("seed")[list(columns)].sum(min_count=1)
+        done = of_arm[~of_arm["run"].isin(unfinished)]
+        per_seed = done.groupby("run")[list(columns)].sum(min_count=1)
         means = per_seed.astype(float).mean()
         rows.append(
             {"Method": name_of(arm), "Seeds": str(len(per_seed))}
@@ -411,8 +423,8 @@ def cost_table(runs: pd.DataFrame) -> Table:
             | {"Left out": named("seed", unfinished) or "-"}
         )
     caption = (
-        "Cost of one run (all rounds of one seed), mean over the complete seeds. Annotation: minutes that annotators "
-        "recorded; - if the labels come from the oracle. Left out: seeds with a missing or failed round."
+        "Cost of one run (all rounds of one seed and fold), mean over the complete seeds. Annotation: minutes that "
+        "annotators recorded; - if the labels come from the oracle. Left out: seeds with a missing or failed round."
     )
     return Table("cost", "Cost", caption, pd.DataFrame(rows, dtype=object))
 

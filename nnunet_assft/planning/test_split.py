@@ -9,7 +9,7 @@ import numpy as np
 
 from nnunet_assft.errors import AssftError
 from nnunet_assft.nnunet_names import SPLIT_SEED
-from nnunet_assft.runtime.text import some
+from nnunet_assft.runtime.text import count, some
 from nnunet_assft.volumes.raw_dataset import RawDataset
 
 DEFAULT_TEST_FRACTION = "0.2"
@@ -18,9 +18,10 @@ DEFAULT_TEST_FRACTION = "0.2"
 def split(dataset: RawDataset, annotator: str, test_split: str | None) -> tuple[tuple[str, ...], tuple[str, ...], str]:
     """Return the pool, the test cases, and a text that says where the test cases come from.
 
-    The function checks which label files exist, but opens none. test_split: a fraction of imagesTr, a file of case ids,
-    or None for the labelled cases of imagesTs if there are any; otherwise the default fraction, or no test cases for a
-    human annotator. Raises `AssftError` if labels are missing or the pool has fewer than two cases.
+    The function checks which label files exist, but opens none. test_split: a fraction of imagesTr; a fraction with a
+    fold, such as `0.2@1` (folds are disjoint, and fold 0 is that of the fraction alone); a file of case ids; or None
+    for the labelled cases of imagesTs if there are any, otherwise the default fraction, or no test cases for a human
+    annotator. Raises `AssftError` if labels are missing or the pool has fewer than two cases.
     """
     labelled_test = tuple(case for case in dataset.test_images if dataset.label_file(case).is_file())
     if test_split is None and labelled_test:
@@ -49,19 +50,37 @@ def split(dataset: RawDataset, annotator: str, test_split: str | None) -> tuple[
 
 def _held_out(dataset: RawDataset, spec: str) -> tuple[tuple[str, ...], tuple[str, ...], str]:
     cases = list(dataset.images)
-    try:
-        fraction = float(spec.removesuffix("%")) / (100 if spec.endswith("%") else 1)
-    except ValueError:
+    if not is_fraction(spec):
         test = _cases_in_file(Path(spec), cases)
         source = f"file {Path(spec).resolve()}"
     else:
+        fraction, fold = _fraction_and_fold(spec)
         if not 0 < fraction < 1:
             raise AssftError(f"--test_split {spec}: expected a fraction between 0 and 1, or a file of case ids.")
         n_test = max(1, int(fraction * len(cases) + 0.5))
-        chosen = np.random.default_rng(SPLIT_SEED).permutation(len(cases))[:n_test]
+        if not 0 <= fold < len(cases) // n_test:
+            raise AssftError(
+                f"--test_split {spec}: {count(len(cases), 'case')} have {count(len(cases) // n_test, 'fold')} of "
+                f"{count(n_test, 'test case')}; expected a fold from 0 to {len(cases) // n_test - 1}."
+            )
+        chosen = np.random.default_rng(SPLIT_SEED).permutation(len(cases))[fold * n_test : (fold + 1) * n_test]
         test = {cases[i] for i in chosen}
-        source = f"{fraction:g} of imagesTr, seed {SPLIT_SEED}"
+        source = f"{fraction:g} of imagesTr, seed {SPLIT_SEED}" + (f", fold {fold}" if fold else "")
     return tuple(c for c in cases if c not in test), tuple(c for c in cases if c in test), source
+
+
+def is_fraction(spec: str) -> bool:
+    """Return whether --test_split is a fraction, with or without a fold, and not the name of a file."""
+    try:
+        _fraction_and_fold(spec)
+    except ValueError:
+        return False
+    return True
+
+
+def _fraction_and_fold(spec: str) -> tuple[float, int]:
+    share, _, fold = spec.partition("@")
+    return float(share.removesuffix("%")) / (100 if share.endswith("%") else 1), int(fold or 0)
 
 
 def _cases_in_file(file: Path, cases: list[str]) -> set[str]:

@@ -70,6 +70,18 @@ def test_a_fraction_may_be_asked_for(blobs, spec, n_test):
     assert set(experiment.test) < set(POOL)
 
 
+def test_folds_of_a_fraction_are_disjoint(blobs):
+    alone, *folds = (plan(f"fold_{i}", test_split=spec) for i, spec in enumerate(("25%", "25%@0", "25%@1", "25%@3")))
+    assert folds[0].test == alone.test
+    tests = [case for experiment in folds for case in experiment.test]
+    assert len(tests) == len(set(tests)) == 6
+    assert all(sorted((*fold.pool, *fold.test)) == list(POOL) for fold in folds)
+    assert folds[1].test_source == "0.25 of imagesTr, seed 12345, fold 1"
+    for spec in ("25%@4", "0.25@-1"):
+        with pytest.raises(AssftError, match="8 cases have 4 folds of 2 test cases; expected a fold from 0 to 3"):
+            plan("none", test_split=spec)
+
+
 @pytest.mark.parametrize(
     "content",
     ['["case_06", "case_01"]', '{"train": ["case_00"], "test": ["case_01", "case_06"]}', "case_06\ncase_01\n"],

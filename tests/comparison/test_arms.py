@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,12 +15,13 @@ from nnunet_assft.comparison.arms import (
     BOUNDS,
     REFERENCES,
     Comparison,
+    StandardNnunet,
     StrategyArm,
     arm_of,
     name_of,
     ordered,
     parse_arms,
-    require_different_arms,
+    require_valid,
 )
 from nnunet_assft.comparison.arms.experiments import reuse_round_0, strategy_arm
 from nnunet_assft.comparison.paper_results import paper_strategies
@@ -176,11 +178,27 @@ def test_the_second_stage_of_a_strategy_follows_from_what_is_matched() -> None:
 
 
 def test_an_arm_is_named_once() -> None:
-    require_different_arms(comparison_of("random", "random+none", "random+pseudo", "nnunet@random+none"))
+    require_valid(comparison_of("random", "random+none", "random+pseudo", "nnunet@random+none"))
     with pytest.raises(AssftError, match=r"random and random\+supervised are the same arm with --match steps"):
-        require_different_arms(comparison_of("random", "random+supervised"))
+        require_valid(comparison_of("random", "random+supervised"))
     with pytest.raises(AssftError, match=r"such as random\+none"):
-        require_different_arms(comparison_of("random", options=Options(second_stage="none")))
+        require_valid(comparison_of("random", options=Options(second_stage="none")))
+
+
+def test_folds_have_the_names_and_the_split_of_their_own(nnunet_folders: Path) -> None:
+    comparison = replace(comparison_of("random", "nnunet", test_split="25%"), test_folds=3)
+    require_valid(comparison)
+    first, second, third = comparison.folds
+    assert first == comparison
+    assert [part.settings.test_split for part in (first, second, third)] == ["25%", "25%@1", "25%@2"]
+    random, nnunet = comparison.arms
+    names = [part.paths(random, 4).experiment for part in comparison.folds]
+    assert names == ["compare_random_s4", "compare_random_s4_f1", "compare_random_s4_f2"]
+    assert isinstance(nnunet, StandardNnunet)
+    assert [nnunet.folder(part, 4, 1).parent.name for part in (first, third)] == ["seed_4", "seed_4_f2"]
+    for split in (None, "0.2@1", "cases.txt"):
+        with pytest.raises(AssftError, match=r"--test_folds 3 needs the size of a fold.*--test_split 0\.33"):
+            require_valid(replace(comparison_of("random", test_split=split), test_folds=3))
 
 
 # Round 0 is shared ----------------------------------------------------------------------------------------------------

@@ -92,6 +92,26 @@ def test_tables_and_what_is_missing(copied: Comparison) -> None:
 
 
 @pytest.mark.slow
+def test_folds_are_disjoint_and_extend_a_comparison(blobs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--test_split", "25%", "--references", "nnunet", "lower_bound", "upper_bound"]
+    assert compare(*options) == 0
+    assert compare("--test_folds", "2", *options) == 0
+    printed = capsys.readouterr().out
+    assert "5 of 10 runs are left" in printed
+    assert "[  6/10] assft, seed 0, fold 1: Dice" in printed
+    assert "4 test cases (0.25 of imagesTr, seed 12345, 2 disjoint folds)" in printed
+    comparison, shared = read_comparison(next(blobs.parents[1].rglob("comparison.json")))
+    results, runs = collect(comparison, shared)
+    folds = results.groupby("fold")["case"].unique()
+    assert [len(cases) for cases in folds] == [2, 2]
+    assert set(folds[0]) | set(folds[1]) == set(shared.test)
+    assert len(shared.test) == 4
+    assert set(runs["status"]) == {"done"}
+    assert len(runs) == 2 * (2 + 2 + 1 + 1 + 1)
+    assert "missing" not in write_tables(comparison).lower()
+
+
+@pytest.mark.slow
 def test_a_run_that_fails_does_not_stop_the_others(
     finished: Comparison, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,6 +16,7 @@ from nnunet_assft.comparison.arms.experiments import LowerBound, StrategyArm, Up
 from nnunet_assft.comparison.arms.nnunet import FinetunedNnunet, FullNnunet, ResencNnunet, StandardNnunet
 from nnunet_assft.comparison.paper_results import paper_names, paper_strategies
 from nnunet_assft.errors import AssftError
+from nnunet_assft.planning.test_split import is_fraction
 
 __all__ = [
     "BOUNDS",
@@ -36,7 +37,7 @@ __all__ = [
     "name_of",
     "ordered",
     "parse_arms",
-    "require_different_arms",
+    "require_valid",
 ]
 
 REFERENCES: dict[str, type[Arm]] = {
@@ -109,12 +110,19 @@ def parse_arms(strategies: Sequence[str], references: Sequence[str] = ()) -> tup
     return tuple(dict.fromkeys(arms))
 
 
-def require_different_arms(comparison: Comparison) -> None:
-    """Raise `AssftError` if two arms of the comparison are the same, or if an option sets the second stage of all."""
+def require_valid(comparison: Comparison) -> None:
+    """Raise `AssftError` if two arms of the comparison are the same, if an option sets the second stage of all of them,
+    or if there is no fraction of test cases to divide into folds."""
     if comparison.settings.options.second_stage != OF_STRATEGY:
         raise AssftError(
             "--option second_stage is set by --match in a comparison. Choose it for a single arm by its name, such as "
             f"random+{comparison.settings.options.second_stage}."
+        )
+    split = comparison.settings.test_split
+    if comparison.test_folds > 1 and (split is None or "@" in split or not is_fraction(split)):
+        raise AssftError(
+            f"--test_folds {comparison.test_folds} needs the size of a fold. Give it as a fraction of imagesTr, for "
+            f"example --test_split {1 / comparison.test_folds:.2g}."
         )
     known: dict[tuple[str, str], Arm] = {}
     for arm in comparison.arms:

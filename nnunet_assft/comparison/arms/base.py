@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -17,6 +17,7 @@ from nnunet_assft.active.settings import Settings
 from nnunet_assft.active.state import Experiment
 from nnunet_assft.annotation.minutes import annotation_minutes
 from nnunet_assft.evaluation.case_metrics import DTYPES, cached_metrics
+from nnunet_assft.planning.test_split import DEFAULT_TEST_FRACTION
 from nnunet_assft.volumes.raw_dataset import find_dataset
 
 METRIC_COLUMNS = ["round", "n_labelled", *DTYPES]
@@ -33,6 +34,7 @@ class Comparison:
 
     arms: in the order in which they run. settings: those of all runs, with defaults filled in; every run replaces the
     strategy, the seed and the second stage. match: what is the same for all arms, `steps` or `epochs`; see MATCHES.
+    test_folds: number of disjoint test sets on which all arms are run. fold: the one whose runs are meant.
     """
 
     dataset: str
@@ -41,6 +43,16 @@ class Comparison:
     seeds: tuple[int, ...]
     settings: Settings
     match: str = STEPS
+    test_folds: int = 1
+    fold: int = 0
+
+    @property
+    def folds(self) -> Iterator[Comparison]:
+        """The comparison of each fold. Fold 0 has the test cases, and the files, of a comparison without folds."""
+        for fold in range(self.test_folds):
+            split = self.settings.test_split
+            settings = replace(self.settings, test_split=f"{split or DEFAULT_TEST_FRACTION}@{fold}") if fold else None
+            yield replace(self, fold=fold, settings=settings or self.settings)
 
     @property
     def stages(self) -> int:
@@ -78,7 +90,12 @@ class Comparison:
 
     def paths(self, arm: Arm, seed: int) -> ExperimentPaths:
         """The paths of the experiment of an arm, if the arm has its own experiment."""
-        return ExperimentPaths(self.dataset, f"{self.name}_{arm.id.replace('+', '-')}_s{seed}")
+        return ExperimentPaths(self.dataset, f"{self.name}_{arm.id.replace('+', '-')}_s{seed}{self.of_fold}")
+
+    @property
+    def of_fold(self) -> str:
+        """What the names of the files of a fold end with; nothing for fold 0."""
+        return f"_f{self.fold}" if self.fold else ""
 
 
 class Predictions(NamedTuple):

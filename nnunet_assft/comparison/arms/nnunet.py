@@ -83,7 +83,7 @@ class StandardNnunet(Arm):
         return self.epochs_by(comparison, r)
 
     def folder(self, comparison: Comparison, seed: int, r: int) -> Path:
-        return comparison.folder / self.id / f"seed_{seed}" / f"round_{r:02d}"
+        return comparison.folder / self.id / f"seed_{seed}{comparison.of_fold}" / f"round_{r:02d}"
 
     def job(self, comparison: Comparison, experiment: Experiment, r: int, device: torch.device) -> Job:
         """Return the job that trains on the labelled cases of round r of the experiment."""

@@ -67,7 +67,7 @@ def section(material: Material) -> Section | None:
     if why := why_no_images(dataset):
         return Section(id_, title, missing=(why,))
     shown = what_is_shown(compared)
-    choices = choose_cases(compared.results, shown.pair, shown.round) if shown else []
+    choices = choose_cases(_of_first_fold(compared.results), shown.pair, shown.round) if shown else []
     if shown is None or not choices:
         why = "There are no two arms with the Dice of a case after the same round and with the first seed."
         return Section(id_, title, missing=(why,))
@@ -104,10 +104,11 @@ def _names(shown: Shown, between: str = " and ") -> str:
 
 
 def what_is_shown(compared: FinishedComparison) -> Shown | None:
-    """Return what is shown of a comparison: the first seed, after the last round that both arms compared have finished
-    with it. None if there is no such round after round 0, which is the same for all strategies."""
+    """Return what is shown of a comparison: the first fold and seed, after the last round that both arms compared have
+    finished with them. None if there is no such round after round 0, which is the same for all strategies."""
     spec, seed = compared.spec, compared.spec.seeds[0]
-    pair, of_seed = arms_compared(spec), compared.results[compared.results["seed"] == seed]
+    pair, results = arms_compared(spec), _of_first_fold(compared.results)
+    of_seed = results[results["seed"] == seed]
     rounds = [set(of_seed.loc[(of_seed["arm"] == arm) & (of_seed["round"] > 0), "round"]) for arm in pair]
     if not rounds or not set.intersection(*rounds):
         return None
@@ -121,6 +122,11 @@ def what_is_shown(compared: FinishedComparison) -> Shown | None:
     scores = scores[(scores["round"] == r) | (scores["arm"] == UPPER)]  # the upper bound has one round
     dice = dict(zip(zip(scores["arm"], scores["case"], strict=True), scores["score"], strict=True))
     return Shown((first, second), seed, r, folders, dice)
+
+
+def _of_first_fold(results: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the first test fold, whose segmentations are shown."""
+    return results[results["fold"] == 0] if "fold" in results else results
 
 
 def arms_compared(spec: Comparison) -> tuple[str, ...]:
