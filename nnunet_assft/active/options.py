@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from nnunet_assft.active.metrics import ASD_REDUCTIONS, CONFIDENCE_REDUCTIONS, PD_WEIGHTS
@@ -53,6 +53,7 @@ class Options:
         "sum", "Eq. 22: sum or mean of the margin over predicted foreground", CONFIDENCE_REDUCTIONS
     )
     tau_c: float = _option(2.0, "Eq. 24: a larger value gives more candidates", at_least=1e-6)
+    pseudo_mirroring: bool = _option(False, "predict pseudo-labels with mirroring, as test cases are", SWITCH)
     largest_component: bool = _option(False, "keep the largest component of each structure of a pseudo-label", SWITCH)
     ignore_margin: float = _option(
         0.0, "pseudo-label voxels with a smaller margin get the ignore label", at_least=0.0, at_most=1.0
@@ -90,6 +91,11 @@ class Options:
                 raise AssftError(f"--option {name} is given twice; give it once.")
             values[name] = _value(text, rows[name].default, rows[name].metadata["choices"])
         return cls(**values)
+
+    def with_setting(self, setting: str) -> Options:
+        """Return these options with one that is given as `NAME=VALUE` text. Raises `AssftError` like `parse`."""
+        name = setting.partition("=")[0]
+        return replace(self, **{name: getattr(self.parse([setting]), name)})
 
     def changed(self) -> dict[str, Any]:
         """Return the options that differ from their defaults: name -> value."""

@@ -45,6 +45,7 @@ def write_pseudo_labels(
         "experiment": experiment.name,
         "round": r,
         "model": asdict(model),
+        "mirroring": experiment.options.pseudo_mirroring,
         "largest_component": experiment.options.largest_component,
         "ignore_margin": experiment.options.ignore_margin,
         "cases": {case: {**selected[case], **entry} for case, entry in entries.items()},
@@ -64,7 +65,7 @@ def _write_pseudo_label(context: Context, r: int, scorer: Scorer, case: str) -> 
 def _pseudo_label(context: Context, scorer: Scorer, image: np.ndarray, properties: dict[str, Any]) -> np.ndarray:
     """Return the argmax prediction on the original grid, (z, y, x), with the refinements that the options ask for."""
     options = context.experiment.options
-    logits = scorer.logits(image)
+    logits = scorer.logits(image, mirroring=options.pseudo_mirroring)
     segmentation = scorer.segmentation(logits, properties)
     if options.largest_component:  # smaller components of each structure become background
         for value in context.dataset.foreground_labels:

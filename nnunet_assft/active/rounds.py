@@ -242,7 +242,11 @@ def _pseudo_label(
         "model": model.weights_sha256,
         "selected": dict(selected),
         "labelled": list(labelled),
-        "refine": {"largest_component": options.largest_component, "ignore_margin": options.ignore_margin},
+        "refine": {
+            "mirroring": options.pseudo_mirroring,
+            "largest_component": options.largest_component,
+            "ignore_margin": options.ignore_margin,
+        },
     }
     cached(context.paths.step_file(r, "pseudo_labels"), inputs, compute, outputs=lambda _: files.values())
     return files

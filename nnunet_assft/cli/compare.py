@@ -51,7 +51,7 @@ def _add_arms(p: argparse.ArgumentParser) -> None:
         metavar="NAME",
         default=["paper"],
         help="paper: the eleven of the paper; all: those of --list_strategies; NAME+pseudo, NAME+supervised, "
-        "NAME+none: with this second stage in each round (default: paper)",
+        "NAME+none: with this second stage in each round; NAME+OPTION=VALUE: with this option (default: paper)",
     )
     p.add_argument(
         "--references",

@@ -14,7 +14,7 @@ from itertools import permutations
 
 import pandas as pd
 
-from nnunet_assft.active.options import NONE, PSEUDO, SUPERVISED
+from nnunet_assft.active.options import NONE, PSEUDO, SECOND_STAGES, SUPERVISED
 from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.comparison.arms import Comparison, StrategyArm
 from nnunet_assft.comparison.statistics import arm_matrix, aubc_scores, case_scores, complete, folds_of
@@ -62,7 +62,9 @@ def _cells(comparison: Comparison, there: set[str]) -> dict[Cell, str]:
     function = STRATEGIES[METHOD].function
     cells: dict[Cell, str] = {}
     for arm in sorted(comparison.arms, key=lambda arm: arm.id != METHOD):
-        if isinstance(arm, StrategyArm) and arm.row is not None and arm.id in there:
+        if not isinstance(arm, StrategyArm) or arm.row is None or arm.id not in there:
+            continue
+        if arm.variant in (None, *SECOND_STAGES):
             query = METHOD if arm.row.function is function else arm.kind
             cells.setdefault((query, arm.second_stage(comparison)), arm.id)
     return cells

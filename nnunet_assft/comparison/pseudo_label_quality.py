@@ -113,12 +113,14 @@ def _dice(context: Context, r: int, model: Model, references: dict[str, str]) ->
 
     def dice_of(case: str) -> dict[str, float | None]:
         reference = context.checked_label(case, dataset.label_file(case))[0]
-        logits = scorer.logits(context.image(case))
+        logits = scorer.logits(context.image(case), mirroring=context.experiment.options.pseudo_mirroring)
         segmentation = scorer.segmentation(logits, context.properties(case))
         return case_dice(segmentation, reference, dataset.structures, ignore_label=dataset.labels.get("ignore"))
 
     def cached_dice_of(case: str) -> dict[str, float | None]:
-        inputs = {"model": model.weights_sha256, "reference": references[case], "labels": dataset.labels}
+        mirroring = context.experiment.options.pseudo_mirroring
+        inputs: dict[str, Any] = {"model": model.weights_sha256, "reference": references[case]}
+        inputs |= {"labels": dataset.labels, **({"mirroring": True} if mirroring else {})}
         return cached(folder / f"{case}.json", inputs, partial(dice_of, case))
 
     of_cases = for_each_case(cached_dice_of, list(references), desc=f"round {r}: quality of pseudo-labels")

@@ -22,11 +22,13 @@ METHOD = {
     "selection": "reliable",
     "confidence": "sum",
     "tau_c": 2.0,
+    "pseudo_mirroring": False,
     "largest_component": False,
     "ignore_margin": 0.0,
     "pseudo_weight": 1.0,
 }
 CHOICES = {
+    "pseudo_mirroring": ("false", "true"),
     "second_stage": ("strategy", "pseudo", "supervised", "none"),
     "first_case": ("random", "medoid"),
     "asd_reduction": ("foreground_mean", "mean", "sum"),
@@ -38,6 +40,14 @@ CHOICES = {
     "largest_component": ("false", "true"),
 }
 LIMITS = {"tau_c": (1e-6, math.inf), "ignore_margin": (0.0, 1.0), "pseudo_weight": (0.05, 20.0)}
+
+
+def test_one_setting_is_added_to_others():
+    options = Options(tau_c=1.0)
+    assert options.with_setting("confidence=foreground_mean") == Options(tau_c=1.0, confidence="foreground_mean")
+    assert options.with_setting("tau_c=3") == Options(tau_c=3.0)
+    with pytest.raises(AssftError, match="expected NAME=VALUE"):
+        options.with_setting("tau=3")
 
 
 def test_every_default_is_the_method():

@@ -68,7 +68,11 @@ def test_standard_nnunet_has_the_cases_of_a_strategy_that_is_there() -> None:
         (["random"], ["nnunet@assft"], "trains on the labelled cases of assft, which is not among the strategies"),
         (["random"], ["nnunet@nobody"], "labelled cases of nobody, which is not among the strategies"),
         ([], ["lower_bound"], "--strategies names no strategy"),
-        (["random+semi"], [], r"'random\+semi': expected random\+pseudo, random\+supervised, random\+none, or random"),
+        (
+            ["random+semi"],
+            [],
+            r"'random\+semi': expected random\+pseudo, random\+supervised, random\+none, random\+OPTION",
+        ),
         (["nobody+pseudo"], [], r"'nobody\+pseudo' does not exist"),
     ],
 )
@@ -175,6 +179,22 @@ def test_the_second_stage_of_a_strategy_follows_from_what_is_matched() -> None:
         assert (arm.second_stage(steps), arm.second_stage(epochs)) == expected
         settings = arm.settings(steps, 7)
         assert (settings.strategy, settings.seed, settings.second_stage) == (arm.kind, 7, expected[0])
+
+
+def test_an_option_makes_an_arm_of_its_own() -> None:
+    comparison = comparison_of("assft", "assft+confidence=foreground_mean", options=Options(tau_c=1.0))
+    require_valid(comparison)
+    arm = comparison.arms[1]
+    assert isinstance(arm, StrategyArm)
+    assert arm.settings(comparison, 0).options == Options(
+        tau_c=1.0, confidence="foreground_mean", second_stage="pseudo"
+    )
+    assert comparison.paths(arm, 0).experiment == "compare_assft-confidence-foreground_mean_s0"
+    assert arm.title == "ASSFT, confidence=foreground_mean"
+    with pytest.raises(AssftError, match=r"--option 'confident=sum': expected NAME=VALUE"):
+        require_valid(comparison_of("assft+confident=sum"))
+    with pytest.raises(AssftError, match=r"assft and assft\+confidence=sum are the same arm"):
+        require_valid(comparison_of("assft", "assft+confidence=sum"))
 
 
 def test_an_arm_is_named_once() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -109,6 +110,28 @@ def test_folds_are_disjoint_and_extend_a_comparison(blobs: Path, capsys: pytest.
     assert set(runs["status"]) == {"done"}
     assert len(runs) == 2 * (2 + 2 + 1 + 1 + 1)
     assert "missing" not in write_tables(comparison).lower()
+
+
+@pytest.mark.slow
+def test_a_run_that_is_no_longer_on_the_disk_keeps_its_rows(copied: Comparison) -> None:
+    _, shared = read_comparison(copied.file)
+
+    def rows() -> dict[str, pd.DataFrame]:
+        write_tables(copied)
+        files = ("results", "runs", "pseudo_label_quality")
+        keys = ["arm", "seed", "fold", "round"]
+        tables = {name: pd.read_csv(copied.folder / f"{name}.csv") for name in files}
+        return {name: table.sort_values(keys, kind="stable", ignore_index=True) for name, table in tables.items()}
+
+    before = rows()
+    paths = StrategyArm("assft").experiment(copied, 0).paths
+    shutil.rmtree(paths.results)  # the bounds and nnU-Net have experiments of their own, or that of random
+    after = rows()
+    for name, table in before.items():
+        pd.testing.assert_frame_equal(table, after[name], check_dtype=False)  # whole numbers beside NaN
+    others = replace(copied, settings=replace(copied.settings, initial_lr=1e-4))
+    runs = collect(others, shared)[1]
+    assert set(runs.loc[runs["arm"] == "assft", "status"]) == {"missing"}  # other settings, other results
 
 
 @pytest.mark.slow

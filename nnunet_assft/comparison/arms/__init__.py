@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from nnunet_assft.active.options import OF_STRATEGY, SECOND_STAGES
+from nnunet_assft.active.options import OF_STRATEGY, SECOND_STAGES, Options
 from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.comparison.arms.base import EPOCHS, MATCHES, STEPS, Arm, Comparison, Predictions, Work
 from nnunet_assft.comparison.arms.experiments import LowerBound, StrategyArm, UpperBound, strategy_arm
@@ -79,7 +79,8 @@ def parse_arms(strategies: Sequence[str], references: Sequence[str] = ()) -> tup
     """Return the arms in the order in which they run: strategies first, because references use their cases.
 
     strategies: names of strategies, `paper` for the eleven strategies of the paper, `all` for every strategy; with
-    `+pseudo`, `+supervised` or `+none`, the second stage of their rounds is of this kind. references: `nnunet`, which
+    `+pseudo`, `+supervised` or `+none`, the second stage of their rounds is of this kind, and with `+OPTION=VALUE` one
+    option differs. references: `nnunet`, which
     trains standard nnU-Net from scratch in each round on the labelled cases of `random` (or of the first strategy if
     `random` is not among them); `nnunet@assft`, which uses the cases of assft instead; `nnunet_finetuned`, which trains
     in each round from the weights of the round before; `nnunet_full`, for as long as its authors do; `nnunet_resenc`,
@@ -96,9 +97,10 @@ def parse_arms(strategies: Sequence[str], references: Sequence[str] = ()) -> tup
             raise AssftError(
                 f"--strategies {name!r} does not exist; the choices are {', '.join((*groups, *STRATEGIES))}.{instead}"
             )
-        if "+" in name and arm.stage not in SECOND_STAGES:
+        if "+" in name and "=" not in name and arm.variant not in SECOND_STAGES:
             raise AssftError(
-                f"--strategies {name!r}: expected {arm.kind}+{f', {arm.kind}+'.join(SECOND_STAGES)}, or {arm.kind}."
+                f"--strategies {name!r}: expected {arm.kind}+{f', {arm.kind}+'.join(SECOND_STAGES)}, "
+                f"{arm.kind}+OPTION=VALUE, or {arm.kind}."
             )
     if not names:
         raise AssftError(
@@ -124,10 +126,10 @@ def require_valid(comparison: Comparison) -> None:
             f"--test_folds {comparison.test_folds} needs the size of a fold. Give it as a fraction of imagesTr, for "
             f"example --test_split {1 / comparison.test_folds:.2g}."
         )
-    known: dict[tuple[str, str], Arm] = {}
+    known: dict[tuple[str, Options], Arm] = {}
     for arm in comparison.arms:
         if isinstance(arm, StrategyArm):
-            other = known.setdefault((arm.kind, arm.second_stage(comparison)), arm)
+            other = known.setdefault((arm.kind, arm.options(comparison)), arm)
             if other != arm:
                 raise AssftError(
                     f"--strategies {other.id} and {arm.id} are the same arm with --match {comparison.match}. Name one "

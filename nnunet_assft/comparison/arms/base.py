@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -90,7 +91,9 @@ class Comparison:
 
     def paths(self, arm: Arm, seed: int) -> ExperimentPaths:
         """The paths of the experiment of an arm, if the arm has its own experiment."""
-        return ExperimentPaths(self.dataset, f"{self.name}_{arm.id.replace('+', '-')}_s{seed}{self.of_fold}")
+        return ExperimentPaths(
+            self.dataset, f"{self.name}_{re.sub('[^A-Za-z0-9_]', '-', arm.id)}_s{seed}{self.of_fold}"
+        )
 
     @property
     def of_fold(self) -> str:

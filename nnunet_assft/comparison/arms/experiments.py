@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from nnunet_assft.active.context import open_context
-from nnunet_assft.active.options import NONE, PSEUDO, SUPERVISED
+from nnunet_assft.active.options import NONE, PSEUDO, SECOND_STAGES, SUPERVISED, Options
 from nnunet_assft.active.rounds import run_round
 from nnunet_assft.active.scoring.prediction import predict_test_cases
 from nnunet_assft.active.settings import Settings
@@ -36,23 +36,23 @@ SECOND_STAGE_TITLES = {
 class StrategyArm(Arm):
     """A query strategy, in an ordinary experiment named NAME_ARM_sSEED.
 
-    stage: the second stage of its rounds, which its id names after a +, such as `random+pseudo`. None means the one of
-    the strategy if that has pseudo-labels, and otherwise the one that the comparison needs to match the steps.
+    variant: what differs from the options of the comparison, which the id names after a +: the second stage of its
+    rounds, such as `random+pseudo`, or an option, such as `assft+confidence=foreground_mean`.
     """
 
-    stage: str | None = None
+    variant: str | None = None
 
     is_strategy = True
 
     @property
     def id(self) -> str:
-        return f"{self.kind}+{self.stage}" if self.stage else self.kind
+        return f"{self.kind}+{self.variant}" if self.variant else self.kind
 
     @property
     def title(self) -> str:
-        """The paper's name of the strategy if it has one, otherwise its own name."""
+        """The paper's name of the strategy if it has one, otherwise its own name; and the variant."""
         name = paper_names().get(self.kind, self.kind)
-        return f"{name}, {SECOND_STAGE_TITLES[self.stage]}" if self.stage else name
+        return f"{name}, {SECOND_STAGE_TITLES.get(self.variant, self.variant)}" if self.variant else name
 
     @property
     def cases_of(self) -> str:
@@ -63,13 +63,22 @@ class StrategyArm(Arm):
         """The row of the strategy; None if it is not installed here."""
         return STRATEGIES.get(self.kind)
 
+    def options(self, comparison: Comparison) -> Options:
+        """Return the options of its experiments, with the kind of the second stage.
+
+        Unless the variant is a second stage, that is the one of the strategy if that has pseudo-labels, and otherwise
+        the one that matches the steps. Raises `AssftError` if the variant is no option.
+        """
+        semi_supervised = self.row is not None and self.row.semi_supervised
+        second_stage = PSEUDO if semi_supervised else SUPERVISED if comparison.match == STEPS else NONE
+        options = replace(comparison.settings.options, second_stage=second_stage)
+        if not self.variant:
+            return options
+        return options.with_setting(f"second_stage={self.variant}" if self.variant in SECOND_STAGES else self.variant)
+
     def second_stage(self, comparison: Comparison) -> str:
         """Return the kind of the second stage of its rounds."""
-        if self.stage:
-            return self.stage
-        if self.row is not None and self.row.semi_supervised:
-            return PSEUDO
-        return SUPERVISED if comparison.match == STEPS else NONE
+        return self.options(comparison).second_stage
 
     def stages(self, comparison: Comparison) -> int:
         """Return the number of training stages of a round."""
@@ -84,7 +93,7 @@ class StrategyArm(Arm):
         if more:
             iterations = comparison.settings.iterations_per_epoch
             return (
-                f"{self.title}{',' if self.stage else ''} is trained for {abs(more) * iterations} "
+                f"{self.title}{',' if self.variant else ''} is trained for {abs(more) * iterations} "
                 f"{'more' if more > 0 else 'fewer'} optimisation steps than the "
                 f"{comparison.epochs_by(last) * iterations} of the others by the last round"
             )
@@ -99,8 +108,7 @@ class StrategyArm(Arm):
         return self
 
     def settings(self, comparison: Comparison, seed: int) -> Settings:
-        options = replace(comparison.settings.options, second_stage=self.second_stage(comparison))
-        return replace(comparison.settings, strategy=self.kind, seed=seed, options=options)
+        return replace(comparison.settings, strategy=self.kind, seed=seed, options=self.options(comparison))
 
     def run(self, comparison: Comparison, seed: int, device: torch.device) -> list[float]:
         experiment = self.experiment(comparison, seed)
@@ -131,8 +139,8 @@ class StrategyArm(Arm):
 
 def strategy_arm(arm_id: str) -> StrategyArm:
     """Return the arm with this id, such as `random` or `random+pseudo`."""
-    name, _, stage = arm_id.partition("+")
-    return StrategyArm(name, stage=stage or None)
+    name, _, variant = arm_id.partition("+")
+    return StrategyArm(name, variant=variant or None)
 
 
 @dataclass(frozen=True)
@@ -270,7 +278,8 @@ def reuse_round_0(source: Experiment, target: Experiment, device: torch.device) 
         return
     same = ("dataset", "pool", "test", "permutation", "initial_network_sha256")
     same_training = source.settings.training["one_shot_epochs"] == target.settings.training["one_shot_epochs"]
-    later = {"strategy", "rounds", "budget", "second_stage", *(("epochs", "one_shot_epochs") if same_training else ())}
+    later = {"strategy", "rounds", "budget", *(row.name for row in fields(Options) if row.name != "first_case")}
+    later |= {"epochs", "one_shot_epochs"} if same_training else set()
     differing = source.settings.differences(target.settings).keys() - later
     if differing or any(getattr(source, key) != getattr(target, key) for key in same):
         return
