@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -10,6 +11,7 @@ from matplotlib.axes import Axes
 from nnunet_assft.comparison.arms import BOUNDS, name_of, ordered
 from nnunet_assft.comparison.statistics import case_scores, folds_of
 from nnunet_assft.evaluation.intervals import crossed_mean
+from nnunet_assft.report.forest import attribution_forest, aubc_forest
 from nnunet_assft.report.material import FinishedComparison, Material
 from nnunet_assft.report.plot import (
     DASHES,
@@ -43,6 +45,8 @@ def section(material: Material) -> Section | None:
     warning = arms_warning(with_dkd)
     panels = arm_panels(curves, dict.fromkeys(with_dkd, BESIDE))
     findings = compared.findings
+    drawn = (aubc_forest(findings.statistics), attribution_forest(findings.attribution))
+    forests = [replace(plot, warning=warning) for plot in drawn if plot]
     text = (
         f"Comparison {compared.folder.name!r}. Bands: 95 % interval of the mean over other seeds and other test cases. "
         "It is not known with a single seed, and then there is no band.",
@@ -54,7 +58,7 @@ def section(material: Material) -> Section | None:
         "Comparison",
         text,
         missing=findings.missing,
-        plots=(arms_plot(curves, warning), *panels),
+        plots=(arms_plot(curves, warning), *forests, *panels),
         tables=_tables(compared, warning),
     )
 
