@@ -12,6 +12,7 @@ import pandas as pd
 from nnunet_assft.comparison.arms import EPOCHS, MATCHES, Arm, Comparison, StrategyArm, competing, name_of
 from nnunet_assft.comparison.attribution import STEPS, WHOLE, attribution
 from nnunet_assft.comparison.paper_results import paper_results
+from nnunet_assft.comparison.pseudo_label_effect import pseudo_label_effect
 from nnunet_assft.comparison.spec import Shared
 from nnunet_assft.comparison.statistics import (
     ALPHA,
@@ -74,6 +75,7 @@ def draw_conclusions(
         paper=of_domain if len(of_domain) else None,
         matched=MATCHES[comparison.match],
         attribution=parts,
+        effect=None if quality is None else pseudo_label_effect(comparison, results, quality),
     )
     return Findings(
         tables=tuple(comparison_tables(rows)),

@@ -6,6 +6,7 @@ rounds.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -22,21 +23,22 @@ from nnunet_assft.active.selection import SELECTIONS
 from nnunet_assft.active.state import Experiment, Model, Round, finished_rounds, only_process
 from nnunet_assft.errors import AssftError
 from nnunet_assft.evaluation.case_metrics import read_table
-from nnunet_assft.evaluation.dice import case_dice, mean_of
+from nnunet_assft.evaluation.dice import case_dice, mean_of, wrong_share
 from nnunet_assft.runtime.cached import cached
 from nnunet_assft.runtime.cases import for_each_case
 from nnunet_assft.runtime.files import read_json, sha256_file, write_text
 
-COLUMNS = ["round", "case", "selection", "selected", "dice"]
+COLUMNS = ["round", "case", "selection", "selected", "dice", "wrong"]
 
 
 def pseudo_label_quality(experiment: Experiment, r: int, device: torch.device) -> pd.DataFrame:
     """Compute the Dice of the pseudo-label of every unlabelled case in round r, and which selections choose the case.
 
     Returns one row per case of T_u after the query and per row of SELECTIONS: `round`, `case`, `selection`, `selected`
-    (bool) and `dice` (in [0, 1], mean over structures, NaN if there is none). The segmentation is made by the model of
-    the supervised stage, as for pseudo-labels, but without their refinement, and is not kept. All selections choose
-    from the same pool; the choice of the experiment's own selection is read from the round.
+    (bool), `dice` (in [0, 1], mean over structures, NaN if there is none) and `wrong` (see `wrong_share`). The
+    segmentation is made by the model of the supervised stage, as for pseudo-labels, but without their refinement, and
+    is not kept. All selections choose from the same pool; the choice of the experiment's own selection is read from the
+    round.
 
     An interrupted call can be continued. The result is kept at `paths.pseudo_label_quality(r)` until the model, a label
     or the table of selections changes. Raises `AssftError` if the annotator is human, if the strategy makes no
@@ -52,9 +54,9 @@ def pseudo_label_quality(experiment: Experiment, r: int, device: torch.device) -
 
     def compute() -> dict[str, Any]:
         with only_process(experiment):
-            dice, selected = _dice(context, r, model, references), _selected(context, done, model)
+            quality, selected = _quality(context, r, model, references), _selected(context, done, model)
         rows = [
-            (r, case, name, int(case in cases), dice[case])
+            (r, case, name, int(case in cases), *quality[case])
             for name, cases in selected.items()
             for case in done.unlabelled
         ]
@@ -68,6 +70,7 @@ def pseudo_label_quality(experiment: Experiment, r: int, device: torch.device) -
         "labelled": list(done.labelled),
         "pseudo_labelled": list(done.pseudo_labelled),
         "selections": list(SELECTIONS),
+        "columns": COLUMNS,
         "options": asdict(experiment.options),
     }
     cached(experiment.paths.step_file(r, "pseudo_label_quality"), inputs, compute, outputs=lambda _: [file])
@@ -75,9 +78,10 @@ def pseudo_label_quality(experiment: Experiment, r: int, device: torch.device) -
 
 
 def read_pseudo_label_quality(file: Path) -> pd.DataFrame:
-    """Read a table as `pseudo_label_quality` returns it. Additional columns (`arm`, `seed`) are kept."""
+    """Read a table as `pseudo_label_quality` returns it. Additional columns (`arm`, `seed`) are kept; `wrong` is NaN in
+    files of version 0.1.0."""
     frame = read_table(file, {"arm": str, "case": str, "selection": str, "dice": float})
-    return frame.astype({"selected": bool})
+    return frame.assign(wrong=frame.get("wrong", math.nan)).astype({"selected": bool})
 
 
 def _closed_round(experiment: Experiment, r: int) -> Round:
@@ -104,27 +108,37 @@ def _closed_round(experiment: Experiment, r: int) -> Round:
     return rounds[r]
 
 
-def _dice(context: Context, r: int, model: Model, references: dict[str, str]) -> dict[str, float | None]:
-    """Return case -> mean Dice over structures. The result of each case is cached, so that no case is predicted
-    twice."""
-    dataset = context.dataset
+def _quality(
+    context: Context, r: int, model: Model, references: dict[str, str]
+) -> dict[str, tuple[float | None, float | None]]:
+    """Return case -> mean Dice over structures, and share of wrong voxels. The result of each case is cached, so that
+    no case is predicted twice."""
+    dataset, mirroring = context.dataset, context.experiment.options.pseudo_mirroring
     scorer = open_scorer(context, model)
     folder = context.paths.records(f"round_{r:02d}_pseudo_label_quality")
+    ignore_label = dataset.labels.get("ignore")
 
-    def dice_of(case: str) -> dict[str, float | None]:
+    def quality_of(case: str) -> dict[str, Any]:
         reference = context.checked_label(case, dataset.label_file(case))[0]
-        logits = scorer.logits(context.image(case), mirroring=context.experiment.options.pseudo_mirroring)
+        logits = scorer.logits(context.image(case), mirroring=mirroring)
         segmentation = scorer.segmentation(logits, context.properties(case))
-        return case_dice(segmentation, reference, dataset.structures, ignore_label=dataset.labels.get("ignore"))
+        return {
+            "dice": case_dice(segmentation, reference, dataset.structures, ignore_label=ignore_label),
+            "wrong": wrong_share(segmentation, reference, ignore_label=ignore_label),
+        }
 
-    def cached_dice_of(case: str) -> dict[str, float | None]:
-        mirroring = context.experiment.options.pseudo_mirroring
-        inputs: dict[str, Any] = {"model": model.weights_sha256, "reference": references[case]}
-        inputs |= {"labels": dataset.labels, **({"mirroring": True} if mirroring else {})}
-        return cached(folder / f"{case}.json", inputs, partial(dice_of, case))
+    def cached_quality_of(case: str) -> dict[str, Any]:
+        inputs = {
+            "model": model.weights_sha256,
+            "reference": references[case],
+            "labels": dataset.labels,
+            "mirroring": mirroring,
+            "columns": COLUMNS,
+        }
+        return cached(folder / f"{case}.json", inputs, partial(quality_of, case))
 
-    of_cases = for_each_case(cached_dice_of, list(references), desc=f"round {r}: quality of pseudo-labels")
-    return {case: mean_of(dice.values()) for case, dice in of_cases.items()}
+    of_cases = for_each_case(cached_quality_of, list(references), desc=f"round {r}: quality of pseudo-labels")
+    return {case: (mean_of(found["dice"].values()), found["wrong"]) for case, found in of_cases.items()}
 
 
 def _selected(context: Context, done: Round, model: Model) -> dict[str, set[str]]:

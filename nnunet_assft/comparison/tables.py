@@ -50,7 +50,8 @@ class Rows:
 
     results, runs, quality: rows of results.csv, runs.csv and pseudo_label_quality.csv. tests: `compare_arms` of the
     results. paper: rows of `paper_results` of the comparison's domain, if it is one of the paper's. matched: what is
-    the same for all arms, in words; every caption says it. attribution: see `attribution.attribution`.
+    the same for all arms, in words; every caption says it. attribution, effect: see
+    `attribution` and `pseudo_label_effect`.
     """
 
     results: pd.DataFrame
@@ -61,6 +62,7 @@ class Rows:
     paper: pd.DataFrame | None = None
     matched: str = ""
     attribution: pd.DataFrame | None = None
+    effect: pd.DataFrame | None = None
 
     @property
     def arms(self) -> list[str]:
@@ -111,6 +113,8 @@ def comparison_tables(rows: Rows) -> list[Table]:
     tables.append(aubc_table(rows))
     if rows.quality is not None and len(rows.quality):
         tables.append(selection_table(rows.quality, paper=rows.printed(8)))
+    if rows.effect is not None and len(rows.effect):
+        tables.append(effect_table(rows.effect))
     if rows.attribution is not None and len(rows.attribution):
         tables.append(attribution_table(rows.attribution))
     tables.append(cost_table(rows.runs))
@@ -384,6 +388,41 @@ def selection_table(quality: pd.DataFrame, *, paper: pd.DataFrame | None = None)
 
 def _mean_n(mean: float, n: int) -> str:
     return f"{100 * mean:.1f}, n = {n}" if n else "n = 0"
+
+
+def effect_table(effect: pd.DataFrame) -> Table:
+    """Make a table of the pseudo-labels that were trained on and of what they gained. effect: see
+    `pseudo_label_effect`."""
+    rows = [
+        {
+            "Arm": name_of(row["arm"]),
+            "Round": str(row["round"]),
+            "Pseudo-labels": str(row["n"]),
+            "Dice": _number(100 * row["dice"], 1),
+            "Wrong voxels": "-" if math.isnan(row["wrong"]) else f"{100 * row['wrong']:.1f} %",
+            "Counterpart": name_of(row["counterpart"]) if row["counterpart"] else "-",
+            "Gain over it (95 % interval)": "-"
+            if math.isnan(row["gain"])
+            else _interval(*(100 * row[name] for name in ("gain", "ci_low", "ci_high")), signed=True),
+            "Wrong voxels and gain": "-"
+            if math.isnan(row["rho"])
+            else f"rho = {row['rho']:+.2f}, n = {row['n_rho']:.0f}",
+        }
+        for row in effect.to_dict("records")
+    ]
+    caption = (
+        "The pseudo-labels that the second stages were trained on, all seeds together: their mean Dice in points, and "
+        "the mean share of wrong voxels, of those with a structure in the pseudo-label or in the hidden label. Gain: "
+        "mean Dice on the test cases in points, minus that of the arm with the same query and a second stage without "
+        "pseudo-labels; intervals over seeds and test cases. rho: Spearman's rank correlation between the share of "
+        "wrong voxels and the gain of a run in a round, both relative to the mean of the round; below 0 if worse "
+        "pseudo-labels went with smaller gains. It describes n rounds of these runs and tests nothing."
+    )
+    return Table("pseudo_labels", "Pseudo-labels and what they gained", caption, pd.DataFrame(rows, dtype=object))
+
+
+def _number(value: float, digits: int) -> str:
+    return "-" if math.isnan(value) else f"{value:.{digits}f}"
 
 
 def _with_fold(rows: pd.DataFrame) -> pd.DataFrame:

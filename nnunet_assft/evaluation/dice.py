@@ -61,6 +61,17 @@ def case_dice(
     return dice
 
 
+def wrong_share(segmentation: np.ndarray, reference: np.ndarray, *, ignore_label: int | None = None) -> float | None:
+    """Return the share of the voxels with a structure in the segmentation or the reference in which the two differ.
+
+    Voxels that the reference ignores do not count. None if no voxel has a structure.
+    """
+    counted = (segmentation > 0) | (reference > 0)
+    if ignore_label is not None:
+        counted &= reference != ignore_label
+    return float((segmentation != reference)[counted].mean()) if counted.any() else None
+
+
 def mean_of(values: Iterable[float | None]) -> float | None:
     """Return the mean of the values that are not None, or None if there are none."""
     known = [value for value in values if value is not None]

@@ -44,6 +44,7 @@ def test_a_file_keeps_case_names_and_numbers_as_they_are(tmp_path):
     assert list(found["selected"]) == [True, False]
     assert found["dice"][0] == 0.1 + 0.2
     assert math.isnan(found["dice"][1])
+    assert found["wrong"].isna().all()  # version 0.1.0 did not write it
 
 
 # On an experiment -----------------------------------------------------------------------------------------------------
@@ -59,7 +60,7 @@ def trained(copied: Comparison) -> Experiment:
 def test_dice_is_nnunets_on_the_written_pseudo_labels(trained):
     paths, done = trained.paths, run_round(trained, 1, CPU)
     quality = pseudo_label_quality(trained, 1, CPU)
-    assert list(quality.columns) == ["round", "case", "selection", "selected", "dice"]
+    assert list(quality.columns) == ["round", "case", "selection", "selected", "dice", "wrong"]
     assert set(quality["round"]) == {1}
     assert len(quality) == len(SELECTIONS) * len(done.unlabelled) == 25
     one_dice = quality.groupby("case")["dice"].agg(["min", "max"])
@@ -74,6 +75,10 @@ def test_dice_is_nnunets_on_the_written_pseudo_labels(trained):
             "metrics"
         ]
         assert dice[case] == np.mean([metrics[1]["Dice"], metrics[2]["Dice"]])
+        files = (reference, context.pseudo_label(1, case))
+        label, pseudo = (context.dataset.reader.read_seg(str(file))[0] for file in files)
+        either = (label > 0) | (pseudo > 0)
+        assert set(quality.loc[quality["case"] == case, "wrong"]) == {np.mean(label[either] != pseudo[either])}
     assert 0 < dice.max() < 1
 
     selected = quality[quality["selected"]].groupby("selection")["case"].agg(set)
@@ -182,4 +187,4 @@ def test_a_pool_that_is_used_up_has_no_pseudo_labels(blobs: Path):
             experiment.paths
         )
     nothing = pseudo_label_quality(experiment, 1, CPU)
-    assert (len(nothing), list(nothing.columns)) == (0, ["round", "case", "selection", "selected", "dice"])
+    assert (len(nothing), list(nothing.columns)) == (0, ["round", "case", "selection", "selected", "dice", "wrong"])
