@@ -121,7 +121,7 @@ def _from_version_2(content: Mapping[str, Any]) -> dict[str, Any]:
     settings |= {
         name: value for name, value in content["training"].items() if name in {row.name for row in fields(Settings)}
     }
-    settings |= {"rounds": content["n_rounds"], "encoder": encoder and encoder["path"]}
+    settings |= {"rounds": content["n_rounds"], "encoder": encoder and encoder["path"], "one_shot_epochs": None}
     settings["options"] = options_of_version_2(content)
     same = (
         "dataset",

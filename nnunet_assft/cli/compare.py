@@ -25,15 +25,15 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         type=int,
         metavar="N",
-        default=[0, 1, 2],
-        help="each seed determines a first case and all training (default: 0 1 2)",
+        default=[0, 1, 2, 3, 4],
+        help="each seed determines a first case and all training (default: 0 1 2 3 4)",
     )
     p.add_argument(
         "--test_folds",
         type=positive_int,
         default=1,
         metavar="K",
-        help="run all arms on K disjoint test sets of the size of --test_split, with the rest as the pool (default: 1)",
+        help="number of disjoint test sets of the size of --test_split (default: 1)",
     )
     p.add_argument(
         "--estimate", action="store_true", help="plan, measure the speed, print the expected time of all runs, and stop"
@@ -50,24 +50,23 @@ def _add_arms(p: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="NAME",
         default=["paper"],
-        help="paper: the eleven of the paper; all: those of --list_strategies; NAME+pseudo, NAME+supervised, "
-        "NAME+none: with this second stage in each round; NAME+OPTION=VALUE: with this option (default: paper)",
+        help="names, all, or paper: its eleven; NAME+pseudo, NAME+supervised, NAME+none: with this second stage; "
+        "NAME+OPTION=VALUE: with this option (default: paper)",
     )
     p.add_argument(
         "--references",
         nargs="+",
         metavar="NAME",
         default=["nnunet", "lower_bound", "upper_bound"],
-        help="nnunet: standard nnU-Net from scratch on the cases of random, nnunet@assft: on those of assft; "
-        "nnunet_finetuned; nnunet_full: 1000 epochs; nnunet_resenc: its ResEnc L; lower_bound, upper_bound: 0 and "
-        "100 %% of the labels; none (default: nnunet lower_bound upper_bound)",
+        help="nnunet, nnunet_finetuned, nnunet_full, nnunet_resenc, on the cases of random, or as nnunet@assft on "
+        "those of assft; lower_bound; upper_bound; none (default: nnunet lower_bound upper_bound)",
     )
     p.add_argument(
         "--match",
         choices=["steps", "epochs"],
         default="steps",
-        help="steps: the networks of all arms have had the same number of optimisation steps by every round; epochs: "
-        "every stage has the same epochs, and ASSFT one stage more per round (default: steps)",
+        help="what is the same for all arms: the optimisation steps of their networks by every round, or the epochs "
+        "of every stage (default: steps)",
     )
 
 

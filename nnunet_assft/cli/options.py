@@ -39,7 +39,7 @@ def add_shared_options(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument("--rounds", type=positive_int, metavar="R", help="query rounds (default: the domain's)")
     p.add_argument(
-        "--budget", metavar="B", help="cases to query per round: 5%% of the pool, or a number (default: the domain's)"
+        "--budget", metavar="B", help="cases per round: 5%% of the pool, or a number (default: the domain's)"
     )
     p.add_argument(
         "--domain",
@@ -54,12 +54,12 @@ def add_shared_options(p: argparse.ArgumentParser) -> None:
         "--normalization",
         default="percentile",
         choices=list(NORMALIZATIONS),
-        help="normalisation of the intensities; ctfm: HU window, CT only",
+        help="of intensities; ctfm: HU window, CT only",
     )
     p.add_argument(
         "--test_split",
         metavar="S",
-        help="fraction of imagesTr or file of case ids (default: labelled imagesTs, or 0.2)",
+        help="fraction of imagesTr or file of ids (default: labelled imagesTs, or 0.2)",
     )
     _add_training_options(p)
     p.add_argument(

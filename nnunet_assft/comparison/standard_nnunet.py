@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import subprocess
 import sys
 import time
@@ -19,7 +18,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments, preprocess
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
@@ -33,6 +31,7 @@ from nnunet_assft.runtime.cached import cached, claim, set_aside
 from nnunet_assft.runtime.cases import for_each_case
 from nnunet_assft.runtime.files import read_json, sha256_file, write_json
 from nnunet_assft.runtime.processes import die_with_parent
+from nnunet_assft.runtime.seeding import seed_generators
 from nnunet_assft.runtime.text import some
 
 CONFIGURATION, TRAINER = "3d_fullres", "nnUNetTrainer"
@@ -259,21 +258,23 @@ def train(job: Job) -> None:
     def compute() -> dict[str, Any]:
         job.checkpoint.unlink(missing_ok=True)
         _remove_if_cut_short(job.fold / "checkpoint_latest.pth")
-        random.seed(job.seed)
-        np.random.seed(job.seed)  # noqa: NPY002 - nnU-Net and batchgenerators draw from the global generator
-        torch.manual_seed(job.seed)
+        seed_generators([job.seed])
         if job.device == "cuda":
             torch.backends.cudnn.benchmark = True
         trainer, from_scratch = make_trainer(job)
-        end_of_epoch, first = trainer.on_epoch_end, trainer.current_epoch
+        start_of_epoch, end_of_epoch, first = trainer.on_train_epoch_start, trainer.on_epoch_end, trainer.current_epoch
         desc = "standard nnU-Net: training"
         with tqdm(total=trainer.num_epochs, initial=first, desc=desc, unit="epoch", leave=False) as bar:
+
+            def seed() -> None:  # a resumed training draws the same numbers
+                seed_generators([job.seed, trainer.current_epoch])
+                start_of_epoch()
 
             def show() -> None:
                 end_of_epoch()
                 bar.update()
 
-            trainer.on_epoch_end = show
+            trainer.on_train_epoch_start, trainer.on_epoch_end = seed, show
             trainer.run_training()
         return {"epochs": trainer.num_epochs, "from_scratch": from_scratch}
 

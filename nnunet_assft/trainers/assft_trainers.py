@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import os
-import random
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -39,6 +38,7 @@ from nnunet_assft.errors import AssftError
 from nnunet_assft.nnunet_names import known_to
 from nnunet_assft.planning import normalization  # noqa: F401 - the plans of these trainers name its schemes
 from nnunet_assft.runtime.files import atomic_path, read_json
+from nnunet_assft.runtime.seeding import seed_generators
 from nnunet_assft.trainers.folds import training_set_of_fold
 
 STAGES = ("supervised", "semi", "member")  # the index of a stage is part of its seed
@@ -236,11 +236,7 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
     def on_train_epoch_start(self) -> None:
         """Seed the generators by (seed, fold, stage, epoch), so that a resumed training draws the same numbers."""
         seed = self.plans_manager.plans["assft"]["seed"]
-        key = [seed, self.fold, STAGES.index(self.stage), self.current_epoch, self.local_rank]
-        words = np.random.SeedSequence(key).generate_state(3)
-        random.seed(int(words[0]))
-        np.random.seed(int(words[1]))  # noqa: NPY002 - nnU-Net and batchgenerators draw from the global generator
-        torch.manual_seed(int(words[2]))
+        seed_generators([seed, self.fold, STAGES.index(self.stage), self.current_epoch, self.local_rank])
         super().on_train_epoch_start()
 
     def on_epoch_end(self) -> None:

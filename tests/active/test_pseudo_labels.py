@@ -113,6 +113,7 @@ def test_provenance_says_what_made_each_label(written):
         "experiment": "assft",
         "round": 2,
         "model": asdict(context.experiment.initial_model),
+        "mirroring": False,
         "largest_component": False,
         "ignore_margin": 0.0,
     }

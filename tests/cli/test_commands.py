@@ -108,7 +108,10 @@ def test_the_defaults_of_the_options_are_those_of_the_settings():
     assert settings_of(parse(plan.parser(), ["-d", "901"])) == Settings()
 
 
-@pytest.mark.parametrize("name", [row.name for row in dataclasses.fields(Settings)])
+@pytest.mark.parametrize(
+    "name",
+    [row.name for row in dataclasses.fields(Settings) if row.name != "one_shot_epochs"],  # of the upper bound
+)
 def test_every_setting_has_an_option_of_plan(name):
     assert name in vars(parse(plan.parser(), ["-d", "901"]))
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,50 @@ def test_a_job_that_was_cut_off_continues(copied: Comparison, tmp_path: Path, mo
     assert (job.preprocessed / "nnUNetPlans.json").stat().st_mtime_ns == plans
     again = load_weights(job.checkpoint)
     assert all(torch.equal(weights[name], again[name]) for name in weights)
+
+
+@pytest.mark.slow
+def test_a_resumed_training_has_the_same_weights(
+    finished: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut off after the second of three epochs; nnU-Net writes its latest checkpoint after each of them here."""
+    weights = []
+    stops_at = iter((None, 2, None))
+    for folder in ("whole", "resumed", "resumed"):
+        source = job_of(finished)
+        job = replace(source, folder=str(tmp_path / folder), epochs=3)
+        if not Path(job.folder).exists():
+            for name in ("nnUNet_raw", "nnUNet_preprocessed"):
+                shutil.copytree(Path(source.folder) / name, Path(job.folder) / name)
+        run_training(job, next(stops_at), monkeypatch)
+        if job.checkpoint.is_file():
+            weights.append(load_weights(job.checkpoint))
+    first, second = weights
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def run_training(job: standard_nnunet.Job, stop_at: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train in a process of its own, which is killed at the start of an epoch if that is given."""
+    script = (
+        "import json, os, sys, signal\n"
+        "from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer as T\n"
+        "from nnunet_assft.comparison import standard_nnunet as s\n"
+        "make, start, stop = s.make_trainer, T.on_train_epoch_start, json.loads(sys.argv[2])\n"
+        "def every_epoch(job):\n"
+        "    trainer, from_scratch = make(job)\n"
+        "    trainer.save_every = 1\n"
+        "    return trainer, from_scratch\n"
+        "def stops(self):\n"
+        "    if self.current_epoch == stop:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    start(self)\n"
+        "s.make_trainer, T.on_train_epoch_start = every_epoch, stops\n"
+        "s.train(s.Job(**json.loads(sys.argv[1])))\n"
+    )
+    set_folders_of(job, monkeypatch)
+    command = [sys.executable, "-c", script, json.dumps(asdict(job)), json.dumps(stop_at)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == (0 if stop_at is None else -signal.SIGKILL), done.stderr[-2000:]
 
 
 def small_job(folder: Path, **changes: object) -> standard_nnunet.Job:

@@ -33,7 +33,8 @@ def test_all_sections_of_a_whole_experiment(report: Report) -> None:
 def test_a_random_encoder_is_named_beside_every_figure_and_column_of_dkd(report: Report) -> None:
     plots = report.plots
     told = {name for name, plot in plots.items() if BESIDE in plot.warning}
-    assert told == {"learning_curve", "scores_round_01", "embeddings_pretrained", "comparison_curves", "arm_02_assft"}
+    of_comparison = {"comparison_curves", "aubc_forest", "arm_02_assft"}
+    assert told == {"learning_curve", "scores_round_01", "embeddings_pretrained", *of_comparison}
     assert plots["arm_01_random"].warning == ""
     assert "E⁽⁰⁾ random" in plots["scores_round_01"].svg()  # in the file itself, too
     marked = 0
