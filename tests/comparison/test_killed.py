@@ -15,7 +15,7 @@ from tests.conftest import set_folders, write_dataset
 
 SCRIPT = "from nnunet_assft.cli.compare import main; main()"
 COMMAND = [sys.executable, "-c", SCRIPT, "-d", "901", *OPTIONS, "--references", "nnunet_finetuned", "upper_bound"]
-KILLS = 6
+KILLS = 4
 
 
 def tables(root: Path) -> dict[str, str]:

@@ -132,10 +132,9 @@ def test_a_resumed_training_has_the_same_weights(
     finished: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Cut off after the second of three epochs; nnU-Net writes its latest checkpoint after each of them here."""
-    weights = []
+    source, weights = job_of(finished), []
     stops_at = iter((None, 2, None))
     for folder in ("whole", "resumed", "resumed"):
-        source = job_of(finished)
         job = replace(source, folder=str(tmp_path / folder), epochs=3)
         if not Path(job.folder).exists():
             for name in ("nnUNet_raw", "nnUNet_preprocessed"):
