@@ -160,7 +160,8 @@ def test_what_each_kind_does_not_share() -> None:
         "round"
     )
     assert arm_of("sann").difference(steps) == "SANN trains 4 more networks per round for its query"
-    assert "from scratch in each round" in arm_of("nnunet@assft").difference(steps)
+    for arm_id in ("nnunet@assft", "nnunet_resenc"):
+        assert "from scratch in each round" in arm_of(arm_id).difference(steps)
     assert "1000 epochs of 250 iterations" in arm_of("nnunet_full").difference(steps)
     others = ("assft", "random", "random+supervised", "lower_bound", "upper_bound", "gone", "nnunet_finetuned")
     assert not any(arm_of(arm).difference(steps) for arm in others)

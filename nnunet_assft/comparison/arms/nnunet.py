@@ -165,9 +165,6 @@ class ResencNnunet(StandardNnunet):
     def title(self) -> str:
         return self._title("nnU-Net ResEnc L")
 
-    def difference(self, comparison: Comparison) -> str:
-        return ""
-
     def job(self, comparison: Comparison, experiment: Experiment, r: int, device: torch.device) -> Job:
         job = super().job(comparison, experiment, r, device)
         return replace(job, planner="nnUNetPlannerResEncL", plans="nnUNetResEncUNetLPlans")
