@@ -20,7 +20,7 @@ from nnunet_assft.comparison.arms import Comparison, StrategyArm
 from nnunet_assft.comparison.statistics import arm_matrix, aubc_scores, case_scores, complete, folds_of
 from nnunet_assft.evaluation.intervals import crossed_mean
 
-METHOD, BASELINE = "assft", "random"
+METHOD, BASELINE = "assft", "random"  # the conclusions compare all arms with METHOD, if it is one of them
 QUERY, STEPS, PSEUDO_LABELS, WHOLE = "query", "steps of a second stage", "pseudo-labels", "all together"
 COLUMNS = ["part", "gain", "ci_low", "ci_high", "n_seeds", "n_cases", "n_orders", "left_out"]
 STAGES = (NONE, SUPERVISED, PSEUDO)  # each has one part more than the one before

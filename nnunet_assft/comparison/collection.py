@@ -142,7 +142,7 @@ def _kept(comparison: Comparison, specification: str) -> set[tuple[str, int, int
 
 def _write(file: Path, table: pd.DataFrame, kept: set[tuple[str, int, int]]) -> pd.DataFrame:
     """Write a table, with the rows that the file has of the kept runs in place of its own, and return it."""
-    if kept:
+    if kept and file.is_file():
         before = pd.read_csv(file, dtype={"arm": str}).reindex(columns=table.columns)
         parts = [table[[key not in kept for key in _keys(table)]], before[[key in kept for key in _keys(before)]]]
         parts = [part for part in parts if len(part)]

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from nnunet_assft.comparison.arms import EPOCHS, MATCHES, Arm, Comparison, StrategyArm, competing, name_of
-from nnunet_assft.comparison.attribution import STEPS, WHOLE, attribution
+from nnunet_assft.comparison.attribution import METHOD, STEPS, WHOLE, attribution
 from nnunet_assft.comparison.paper_results import paper_results
 from nnunet_assft.comparison.pseudo_label_effect import pseudo_label_effect
 from nnunet_assft.comparison.spec import Shared
@@ -33,7 +33,6 @@ UNKNOWN_ERROR = (
     "One seed or one test case does not tell how much of it is the luck of the training or of the case, so there is no "
     "verdict."
 )
-METHOD = "assft"  # the arm that the others are compared with if it is one of the arms; otherwise the first arm
 
 
 @dataclass(frozen=True)

@@ -80,12 +80,12 @@ def parse_arms(strategies: Sequence[str], references: Sequence[str] = ()) -> tup
 
     strategies: names of strategies, `paper` for the eleven strategies of the paper, `all` for every strategy; with
     `+pseudo`, `+supervised` or `+none`, the second stage of their rounds is of this kind, and with `+OPTION=VALUE` one
-    option differs. references: `nnunet`, which
-    trains standard nnU-Net from scratch in each round on the labelled cases of `random` (or of the first strategy if
-    `random` is not among them); `nnunet@assft`, which uses the cases of assft instead; `nnunet_finetuned`, which trains
-    in each round from the weights of the round before; `nnunet_full`, for as long as its authors do; `nnunet_resenc`,
-    with the network that they recommend today; `lower_bound`; `upper_bound`; `none`. Raises `AssftError` for an unknown
-    name, and for a reference that uses the cases of a strategy that is not among the arms.
+    option differs. references: `nnunet`, which trains standard nnU-Net from scratch in each round on the labelled cases
+    of `random` (or of the first strategy if `random` is not among them); `nnunet@assft`, which uses the cases of assft
+    instead; `nnunet_finetuned`, which trains in each round from the weights of the round before; `nnunet_full`, for as
+    long as its authors do; `nnunet_resenc`, with the network that they recommend today; `lower_bound`; `upper_bound`;
+    `none`. Raises `AssftError` for an unknown name, and for a reference that uses the cases of a strategy that is not
+    among the arms.
     """
     groups = {"paper": paper_strategies(), "all": tuple(STRATEGIES)}
     names = list(dict.fromkeys(name for given in strategies for name in groups.get(given, (given,))))

@@ -138,23 +138,23 @@ class FinetunedNnunet(StandardNnunet):
 class FullNnunet(StandardNnunet):
     """Standard nnU-Net for as long as its authors train it, without their ensemble of five folds."""
 
-    EPOCHS, ITERATIONS = 1000, 250
+    N_EPOCHS, N_ITERATIONS = 1000, 250
 
     @property
     def title(self) -> str:
-        return self._title(f"nnU-Net, {self.EPOCHS} epochs")
+        return self._title(f"nnU-Net, {self.N_EPOCHS} epochs")
 
     def difference(self, comparison: Comparison) -> str:
         return (
-            f"{self.title}, is trained for {self.EPOCHS} epochs of {self.ITERATIONS} iterations in each round, on all "
-            "labelled cases once instead of five times on four fifths of them"
+            f"{self.title}, is trained for {self.N_EPOCHS} epochs of {self.N_ITERATIONS} iterations in each round, on "
+            "all labelled cases once instead of five times on four fifths of them"
         )
 
     def epochs_by(self, comparison: Comparison, r: int) -> int:
-        return self.EPOCHS
+        return self.N_EPOCHS
 
     def iterations_per_epoch(self, comparison: Comparison) -> int:
-        return self.ITERATIONS
+        return self.N_ITERATIONS
 
 
 @dataclass(frozen=True)
