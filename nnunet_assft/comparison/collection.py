@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
 from nnunet_assft.comparison.arms import Arm, Comparison
 from nnunet_assft.comparison.arms.base import METRIC_COLUMNS
 from nnunet_assft.comparison.conclusions import Findings, draw_conclusions
+from nnunet_assft.comparison.printed_table import markdown, write_table
 from nnunet_assft.comparison.pseudo_label_quality import COLUMNS, read_pseudo_label_quality
 from nnunet_assft.comparison.spec import Shared, read_comparison
-from nnunet_assft.comparison.tables import markdown, write_table
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.files import sha256_of, write_text
 
@@ -45,13 +46,12 @@ def write_tables(comparison: Comparison) -> str:
     Raises `AssftError` if no round is finished.
     """
     _, shared = read_comparison(comparison.file)
-    quality = collect_quality(comparison, shared)
-    results, runs = collect(comparison, shared)
-    if results.empty:
+    collected = collect(comparison, shared)
+    if collected.results.empty:
         raise AssftError(
             f"Comparison {comparison.name!r} of {comparison.dataset} has no finished round. Run it without --collect."
         )
-    findings = draw_conclusions(comparison, shared, results, runs, quality)
+    findings = draw_conclusions(comparison, shared, *collected)
     folder = comparison.folder / "tables"
     for table in findings.tables:
         write_table(folder, table)
@@ -75,48 +75,51 @@ def _text(comparison: Comparison, findings: Findings) -> str:
     )
 
 
-def collect(comparison: Comparison, shared: Shared) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Write results.csv and runs.csv from all finished rounds, and return both tables.
+class Collected(NamedTuple):
+    """What the finished rounds have given.
 
-    The first one has RESULT_COLUMNS and one row per arm, seed, fold, round, test case and structure. The second one has
-    RUN_COLUMNS and one row per arm, seed, fold and expected round; rounds that are not finished have the status
-    `missing`. A run whose experiment is not on this disk keeps the rows that the files have of it, see `_kept`.
+    results: RESULT_COLUMNS, a row per arm, seed, fold, round, test case and structure. runs: RUN_COLUMNS, a row per
+    arm, seed, fold and expected round; rounds that are not finished have the status `missing`. quality: a row per
+    pseudo-label, see `pseudo_label_quality`; None if there is none.
     """
-    results, runs, specification = [], [], _specification(comparison, shared)
+
+    results: pd.DataFrame
+    runs: pd.DataFrame
+    quality: pd.DataFrame | None
+
+
+def collect(comparison: Comparison, shared: Shared) -> Collected:
+    """Write results.csv, runs.csv and pseudo_label_quality.csv from all finished rounds, and return the three tables.
+
+    A run whose experiment is not on this disk keeps the rows that the files have of it, see `_kept`.
+    """
+    results, runs, quality, specification = [], [], [], _specification(comparison, shared)
     for part, seed, arm in _runs(comparison):
+        run = {"arm": arm.id, "seed": seed, "fold": part.fold}
         metrics = arm.metrics(part, seed)
-        results.append(metrics.assign(arm=arm.id, seed=seed, fold=part.fold))
+        results.append(metrics.assign(**run))
         costs = arm.costs(part, seed, metrics, shared.device)
         runs += [{**row, "fold": part.fold, "specification": specification} for row in costs]
+        quality += [table.assign(**run) for table in _quality(part, arm, seed)]
     numbers = {"round": int, "n_labelled": int, "dice": float, "nsd": float, "hd95_mm": float}
     of_results = pd.concat(results, ignore_index=True)[RESULT_COLUMNS].astype(numbers)  # empty tables have no types
+    of_quality = pd.concat(quality, ignore_index=True) if quality else pd.DataFrame(columns=COLUMNS)
+    of_quality = of_quality.reindex(columns=[*KEYS, *of_quality.columns.drop(KEYS, errors="ignore")])
     kept = _kept(comparison, specification)
-    return (
+    of_quality = _write(comparison.folder / "pseudo_label_quality.csv", of_quality.astype({"selected": int}), kept)
+    return Collected(
         _write(comparison.folder / "results.csv", of_results, kept),
         _write(comparison.folder / "runs.csv", pd.DataFrame(runs, columns=RUN_COLUMNS), kept),
+        of_quality.astype({"selected": bool}) if len(of_quality) else None,
     )
 
 
-def collect_quality(comparison: Comparison, shared: Shared) -> pd.DataFrame | None:
-    """Write pseudo_label_quality.csv from the files of all rounds, and return the table; None if there is no file.
-
-    To be called before `collect`, which says anew which runs are there.
-    """
-    frames = []
-    for part, seed, arm in _runs(comparison):
-        paths = part.paths(arm, seed)
-        files = [paths.pseudo_label_quality(r) for r in range(1, comparison.n_rounds + 1)] if arm.is_strategy else []
-        frames += [
-            read_pseudo_label_quality(file).assign(arm=arm.id, seed=seed, fold=part.fold)
-            for file in files
-            if file.is_file()
-        ]
-    file, kept = comparison.folder / "pseudo_label_quality.csv", _kept(comparison, _specification(comparison, shared))
-    if not frames and not (kept and file.is_file()):
-        return None
-    table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=[*KEYS, *COLUMNS])
-    table = table[[*KEYS, *table.columns.drop(KEYS)]].astype({"selected": int})
-    return _write(file, table, kept).astype({"selected": bool})
+def _quality(comparison: Comparison, arm: Arm, seed: int) -> list[pd.DataFrame]:
+    """Return the quality of the pseudo-labels of a run, a table per round that has any."""
+    if not arm.is_strategy:
+        return []
+    files = [comparison.paths(arm, seed).pseudo_label_quality(r) for r in range(1, comparison.n_rounds + 1)]
+    return [read_pseudo_label_quality(file) for file in files if file.is_file()]
 
 
 def _specification(comparison: Comparison, shared: Shared) -> str:

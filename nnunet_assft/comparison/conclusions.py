@@ -12,6 +12,7 @@ import pandas as pd
 from nnunet_assft.comparison.arms import EPOCHS, MATCHES, Arm, Comparison, StrategyArm, competing, name_of
 from nnunet_assft.comparison.attribution import METHOD, STEPS, WHOLE, attribution
 from nnunet_assft.comparison.paper_results import paper_results
+from nnunet_assft.comparison.printed_table import Table
 from nnunet_assft.comparison.pseudo_label_effect import pseudo_label_effect
 from nnunet_assft.comparison.spec import Shared
 from nnunet_assft.comparison.statistics import (
@@ -25,7 +26,7 @@ from nnunet_assft.comparison.statistics import (
     compare_arms,
     p_text,
 )
-from nnunet_assft.comparison.tables import Rows, Table, comparison_tables
+from nnunet_assft.comparison.tables import Rows, comparison_tables
 from nnunet_assft.runtime.text import count, named
 
 ENOUGH_SEEDS = 5

@@ -17,7 +17,7 @@ from pandas.api.types import is_bool_dtype, is_numeric_dtype
 from tqdm import tqdm
 
 from nnunet_assft import __version__
-from nnunet_assft.comparison.tables import Cell
+from nnunet_assft.comparison.printed_table import Cell
 from nnunet_assft.report.material import Material
 from nnunet_assft.report.plot import Plot, label_colour
 from nnunet_assft.report.sections.base import MAX_ROWS, Section, SectionTable

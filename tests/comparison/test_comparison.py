@@ -21,7 +21,7 @@ from tests.comparison.conftest import compare
 
 @pytest.mark.slow
 def test_results_of_every_arm(finished: Comparison) -> None:
-    results, runs = collect(finished, read_comparison(finished.file)[1])
+    results, runs, _ = collect(finished, read_comparison(finished.file)[1])
     expected = {
         ("assft", 0, 1),
         ("assft", 1, 3),
@@ -102,7 +102,7 @@ def test_folds_are_disjoint_and_extend_a_comparison(blobs: Path, capsys: pytest.
     assert "[  6/10] assft, seed 0, fold 1: Dice" in printed
     assert "4 test cases (0.25 of imagesTr, seed 12345, 2 disjoint folds)" in printed
     comparison, shared = read_comparison(next(blobs.parents[1].rglob("comparison.json")))
-    results, runs = collect(comparison, shared)
+    results, runs, _ = collect(comparison, shared)
     folds = results.groupby("fold")["case"].unique()
     assert [len(cases) for cases in folds] == [2, 2]
     assert set(folds[0]) | set(folds[1]) == set(shared.test)
@@ -132,7 +132,7 @@ def test_a_run_that_is_no_longer_on_the_disk_keeps_its_rows(copied: Comparison) 
     (copied.folder / "pseudo_label_quality.csv").unlink()
     assert write_tables(copied)  # the rows of runs that are kept may lack a file
     others = replace(copied, settings=replace(copied.settings, initial_lr=1e-4))
-    runs = collect(others, shared)[1]
+    runs = collect(others, shared).runs
     assert set(runs.loc[runs["arm"] == "assft", "status"]) == {"missing"}  # other settings, other results
 
 

@@ -1,23 +1,22 @@
 """Tables of a comparison, read back cell by cell."""
 
-import csv
 import math
 import re
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-import pytest
 
 from nnunet_assft.comparison import tables as t
 from nnunet_assft.comparison.paper_results import paper_results
+from nnunet_assft.comparison.printed_table import Table, latex
 from tests.comparison.conftest import compare_all
 
 POOL_SIZE = 40
 ARMS = ["random", "assft", "nnunet"]
 
 
-def cells(table: t.Table) -> dict[str, dict[str, object]]:
+def cells(table: Table) -> dict[str, dict[str, object]]:
     first = table.frame.columns[0]
     return table.frame.set_index(first).to_dict("index")
 
@@ -294,67 +293,10 @@ def test_cost_table_worked_by_hand():
     assert found["RAND"]["Annotation, min"] == "-"  # nobody recorded it: not 0
 
 
-# Files ----------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def written(tmp_path):
-    frame = pd.DataFrame(
-        {
-            "Method": ["a_b & c", "High ASD (τ = 1)", "x|y"],
-            "5 %": [t.Cell("80.00*† ± 1.00", 1), t.Cell("70.00 ± 1.00 (n = 3)", 2), "-"],
-        }
-    )
-    t.write_table(tmp_path, t.Table("my_table", "Title", "Mean ± SD, 5 % of #1; *: p < 0.01 {x_y}.", frame))
-    return tmp_path
-
-
-def test_csv(written):
-    with open(written / "my_table.csv", encoding="utf-8", newline="") as file:
-        assert list(csv.reader(file)) == [
-            ["Method", "5 %"],
-            ["a_b & c", "80.00*† ± 1.00"],
-            ["High ASD (τ = 1)", "70.00 ± 1.00 (n = 3)"],
-            ["x|y", "-"],
-        ]
-
-
-def test_markdown(written):
-    assert (written / "my_table.md").read_text(encoding="utf-8").splitlines() == [
-        r"Mean ± SD, 5 % of #1; \*: p < 0.01 {x_y}.",
-        "",
-        "| Method | 5 % |",
-        "| --- | --- |",
-        r"| a\_b & c | **80.00\*† ± 1.00** |",
-        "| High ASD (τ = 1) | <u>70.00 ± 1.00 (n = 3)</u> |",
-        r"| x\|y | - |",
-    ]
-
-
-def test_latex(written):
-    lines = (written / "my_table.tex").read_text(encoding="utf-8").splitlines()
-    assert lines == [
-        r"\begin{table}",
-        r"\centering",
-        r"\caption{Mean $\pm$ SD, 5 \% of \#1; *: p $<$ 0.01 \{x\_y\}.}",
-        r"\label{tab:my_table}",
-        r"\begin{tabular}{ll}",
-        r"\hline",
-        r"Method & 5 \% \\",
-        r"\hline",
-        r"a\_b \& c & \textbf{80.00*$^{\dagger}$ $\pm$ 1.00} \\",
-        r"High ASD ($\tau$ = 1) & \underline{70.00 $\pm$ 1.00 (n = 3)} \\",
-        r"x|y & - \\",
-        r"\hline",
-        r"\end{tabular}",
-        r"\end{table}",
-    ]
-
-
 def test_latex_of_every_table_is_ascii_and_balanced(results):
     paper = paper_results()
     for table in t.comparison_tables(rows_of(results, compare_all(results), paper=paper[paper["domain"] == "flare21"])):
-        text = t.latex(table)
+        text = latex(table)
         assert text.isascii()
         bare = re.sub(r"\\.", "", text)  # without commands and escaped characters
         assert bare.count("{") == bare.count("}")

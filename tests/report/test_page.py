@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nnunet_assft.comparison.tables import Cell
+from nnunet_assft.comparison.printed_table import Cell
 from nnunet_assft.report.page import columns_of, niivue
 from nnunet_assft.report.plot import CSS
 from nnunet_assft.report.sections.base import BESIDE, SectionTable, dkd_warning, uses_dkd
