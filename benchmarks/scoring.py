@@ -112,7 +112,7 @@ def set_up(args: argparse.Namespace) -> tuple[Any, Any, Any, list[str]]:
     from nnunet_assft.active.scoring.case_record import ScoringRequest
     from nnunet_assft.active.scoring.scorer import Scorer
     from nnunet_assft.active.settings import Settings
-    from nnunet_assft.active.training.checkpoints import load_weights
+    from nnunet_assft.network.checkpoints import load_weights
     from nnunet_assft.runtime.files import write_json
 
     raw = Path(os.environ["nnUNet_raw"], DATASET)
@@ -213,7 +213,7 @@ def peak_memory(n: int, device: str) -> float:
     from nnunet_assft.active.scoring.case_statistics import compute_record
     from nnunet_assft.active.scoring.scorer import Scorer
     from nnunet_assft.active.state import Experiment
-    from nnunet_assft.active.training.checkpoints import load_weights
+    from nnunet_assft.network.checkpoints import load_weights
 
     experiment = Experiment.load(ExperimentPaths(DATASET, "assft"))
     context = open_context(experiment, torch.device(device))

@@ -7,3 +7,7 @@ class AssftError(RuntimeError):
 
 class WaitingForAnnotation(AssftError):  # noqa: N818 - not an error: the round waits for the annotator. Exit code 3.
     """A round waits until the queried cases are annotated."""
+
+
+class DamagedFileError(AssftError):
+    """A file of this package was truncated, altered or lost after it was written. The message says what to do."""

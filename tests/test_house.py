@@ -24,6 +24,7 @@ LEVELS = {
     "dataset_conversion": 10,
     "report": 9,
     "comparison": 8,
+    "verification": 8,
     "annotation": 7,
     "active": 6,
     "trainers": 5,  # their plans name the normalisations of planning

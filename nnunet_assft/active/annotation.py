@@ -8,10 +8,15 @@ from dataclasses import dataclass
 from nnunet_assft.active.context import Context
 from nnunet_assft.active.state import Experiment, finished_rounds
 from nnunet_assft.errors import AssftError, WaitingForAnnotation
-from nnunet_assft.runtime.cached import cached, cached_or_none
+from nnunet_assft.runtime.cached import cached, cached_or_none, kept_result
 from nnunet_assft.runtime.cases import for_each_case
-from nnunet_assft.runtime.files import read_json
+from nnunet_assft.runtime.sealed import read_sealed
 from nnunet_assft.volumes.raw_dataset import RawDataset, find_dataset
+
+REMEDY = (
+    "Restore it from a backup. If nobody can, move it away; if the round had proceeded without some labels, run it "
+    "again with --proceed_with_partial."
+)
 
 
 def annotate(context: Context, r: int, queried: Sequence[str], *, proceed_with_partial: bool = False) -> list[str]:
@@ -42,8 +47,14 @@ def annotate(context: Context, r: int, queried: Sequence[str], *, proceed_with_p
 
 
 def counted_cases(experiment: Experiment, r: int, queried: Sequence[str]) -> list[str]:
-    """Return all queried cases, or only those that were labelled when the round proceeded without the others."""
-    decided = cached_or_none(experiment.paths.step_file(r, "annotate"), {"queried": list(queried)})
+    """Return all queried cases, or only those that were labelled when the round proceeded without the others.
+
+    Raises `DamagedFileError` if the record of that decision is damaged.
+    """
+    file = experiment.paths.step_file(r, "annotate")
+    if file.is_file():
+        kept_result(file, REMEDY)  # people have decided this, so a damaged file is never replaced
+    decided = cached_or_none(file, {"queried": list(queried)})
     return list(decided["annotated"] if decided else queried)
 
 
@@ -100,16 +111,21 @@ def open_request(experiment: Experiment) -> AnnotationRequest:
         again = experiment.command("round", "-r", str(r))
         raise AssftError(f"Round {r} has not queried its cases yet. Run {again}; it stops when it needs labels.")
     cases = tuple(counted_cases(experiment, r, queried))
-    file = experiment.paths.annotators_file(r)
-    recorded = read_json(file) if file.is_file() else {}
+    recorded = assigned_annotators(experiment, r)
     return AnnotationRequest(r, cases, {case: tuple(recorded.get(case, ())) for case in cases})
+
+
+def assigned_annotators(experiment: Experiment, r: int) -> dict[str, list[str]]:
+    """Return case -> names of its annotators, as assigned in round r; empty if nobody was named."""
+    file = experiment.paths.annotators_file(r)
+    return read_sealed(file, experiment.pool) if file.is_file() else {}
 
 
 def queried_cases(experiment: Experiment, r: int) -> list[str]:
     """Return the cases that round r has queried, best first, or an empty list before its query."""
-    query = experiment.paths.step_file(r, "query")
+    query, again = experiment.paths.step_file(r, "query"), experiment.command("round", "-r", str(r))
     if query.is_file():
-        return list(read_json(query)["result"]["queried"])
+        return list(kept_result(query, f"Run {again} to make it again.")["queried"])
     return [experiment.permutation[0]] if r == 0 and experiment.options.first_case == "random" else []
 
 

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
+from nnunet_assft.active.experiment import image_folder, prepare
 from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.state import Experiment
-from nnunet_assft.errors import AssftError
-from nnunet_assft.planning.planner import CONFIGURATION
-from nnunet_assft.planning.preprocessing import load_image, load_properties
-from nnunet_assft.runtime.files import read_json
-from nnunet_assft.runtime.text import some
+from nnunet_assft.errors import DamagedFileError
+from nnunet_assft.planning.preprocessing import forget, load_image, load_properties, preprocess_images, whole_files
 from nnunet_assft.volumes.accepted_geometry import is_accepted
 from nnunet_assft.volumes.labels import find_misfit, misplaced, read_label
 from nnunet_assft.volumes.raw_dataset import RawDataset, find_dataset
+
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Context:
     experiment: Experiment
     dataset: RawDataset
     plans: dict[str, Any]
+    images_sha256: Mapping[str, str]  # of the image files of every case
     device: torch.device
 
     @property
@@ -37,15 +40,30 @@ class Context:
     @property
     def image_folder(self) -> Path:
         """The folder of the preprocessed images of the pool and the test cases."""
-        return self.paths.preprocessed / str(self.plans["configurations"][CONFIGURATION]["data_identifier"])
+        return image_folder(self.paths, self.plans)
 
     def image(self, case: str) -> np.ndarray:
         """Return the preprocessed image, (channels, z, y, x) float32."""
-        return load_image(self.image_folder, case)
+        return self._sound(load_image, case)
 
     def properties(self, case: str) -> dict[str, Any]:
         """Return the properties with which nnU-Net resamples a prediction of this case to the grid of its image."""
-        return load_properties(self.image_folder, case)
+        return self._sound(load_properties, case)
+
+    def whole_files(self, case: str) -> dict[str, str]:
+        """Return name -> checksum of the preprocessed files of a case, all of which are sound."""
+        return self._sound(whole_files, case)
+
+    def _sound(self, read: Callable[[Path, str], Read], case: str) -> Read:
+        """Read something of a case from the preprocessed images; if it is damaged, preprocess the image again first."""
+        try:
+            return read(self.image_folder, case)
+        except DamagedFileError as error:
+            tqdm.write(str(error))
+        forget(self.image_folder, case)
+        images = {case: self.dataset.images_of(case)}
+        preprocess_images(images, self.images_sha256, self.plans, self.dataset.dataset_json, self.image_folder)
+        return read(self.image_folder, case)
 
     def pseudo_label(self, r: int, case: str) -> Path:
         """Return the file of the pseudo-label that a case gets in round r."""
@@ -64,23 +82,6 @@ class Context:
 
 
 def open_context(experiment: Experiment, device: torch.device) -> Context:
-    """Open the dataset and the plans of an experiment.
-
-    Raises `AssftError` if a raw image of the pool, or a preprocessed image, is missing.
-    """
+    """Open the dataset and the plans of an experiment. See `prepare` for what is checked, and made again if need be."""
     dataset = find_dataset(experiment.dataset)
-    missing = [case for case in experiment.pool if case not in dataset.images]
-    if missing:
-        raise AssftError(
-            f"{dataset.folder / 'imagesTr'} lacks {len(missing)} cases that the experiment was planned with: "
-            f"{some(missing)}. Put them back and run the same command again."
-        )
-    context = Context(experiment, dataset, read_json(experiment.paths.plans), device)
-    cases = (*experiment.pool, *experiment.test)
-    missing = [case for case in cases if not (context.image_folder / f"{case}.pkl").is_file()]
-    if missing:
-        raise AssftError(
-            f"{context.image_folder} lacks {len(missing)} preprocessed cases: {some(missing)}. "
-            f"Run {experiment.command('plan')} with the options of the experiment to preprocess them again."
-        )
-    return context
+    return Context(experiment, dataset, *prepare(experiment, dataset), device)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from nnunet_assft import __version__
 from nnunet_assft.active.paths import ExperimentPaths
@@ -14,16 +16,17 @@ from nnunet_assft.active.query.budget import query_budget
 from nnunet_assft.active.query.random_sampling import random_permutation
 from nnunet_assft.active.settings import Settings
 from nnunet_assft.active.state import Experiment
-from nnunet_assft.active.training.checkpoints import load_weights, weights_sha256, write_initial_network
-from nnunet_assft.errors import AssftError
+from nnunet_assft.active.training.initial_network import write_initial_network
+from nnunet_assft.errors import AssftError, DamagedFileError
+from nnunet_assft.network.checkpoints import load_weights, weights_sha256
 from nnunet_assft.planning.domains import DOMAINS
 from nnunet_assft.planning.fingerprint import check_images, combine_fingerprint
 from nnunet_assft.planning.planner import CONFIGURATION, plan_from_images
-from nnunet_assft.planning.preprocessing import preprocess_images
+from nnunet_assft.planning.preprocessing import made_from_others, preprocess_images
 from nnunet_assft.planning.test_split import split
-from nnunet_assft.runtime.files import link_or_copy, read_json, write_json
+from nnunet_assft.runtime.files import link_or_copy, read_json, sha256_of, write_json
 from nnunet_assft.runtime.processes import number_of_processes
-from nnunet_assft.runtime.text import some
+from nnunet_assft.runtime.text import named, some
 from nnunet_assft.volumes.raw_dataset import RawDataset, find_dataset
 
 
@@ -39,30 +42,31 @@ def create_experiment(
     """
     dataset = find_dataset(dataset_name_or_id)
     wanted = _decide(dataset, name, settings)
-    images = {case: dataset.images[case] for case in wanted.pool}
-    all_images = images | {case: dataset.test_images.get(case) or dataset.images[case] for case in wanted.test}
-    total_bytes = sum(file.stat().st_size for files in all_images.values() for file in files)
-    num_processes = number_of_processes(num_processes, total_bytes=total_bytes)
     paths = wanted.paths
     if paths.experiment_file.is_file():
         existing = Experiment.load(paths)
         _refuse_other_settings(existing, wanted)
-        _preprocess(dataset, paths, read_json(paths.plans), all_images, num_processes)
+        prepare(existing, dataset, num_processes)
         return existing
 
-    check_images(all_images, dataset.reader, paths.fingerprint_cases, num_processes=num_processes)
-    fingerprint = combine_fingerprint(images, paths.fingerprint_cases)  # test images do not influence the plans
+    images = image_files(dataset, wanted)
+    num_processes = _processes(num_processes, images)
+    checksums = check_images(images, dataset.reader, paths.fingerprint_cases, num_processes=num_processes)
+    fingerprint = combine_fingerprint(wanted.pool, paths.fingerprint_cases)  # test images do not influence the plans
     plans = _plan(wanted, fingerprint)
-    write_json(paths.plans, plans)
-    write_json(paths.stages / "dataset_fingerprint.json", fingerprint)
-    if not (paths.preprocessed / "dataset.json").is_file():  # where nnUNetv2_train looks for it
-        link_or_copy(dataset.folder / "dataset.json", paths.preprocessed / "dataset.json")
+    _write_plans(paths, plans, fingerprint)
     report = write_initial_network(paths.initial_network, plans, dataset.dataset_json, wanted.settings)
-    _preprocess(dataset, paths, plans, all_images, num_processes)  # last, as it takes longest
+    _preprocess(dataset, wanted, plans, images, checksums, num_processes)  # last, as it takes longest
     experiment = dataclasses.replace(
         wanted,
         encoder_report=report,
         initial_network_sha256=weights_sha256(load_weights(paths.initial_network)),
+        checksums={
+            "plans": sha256_of(plans),
+            "fingerprint": sha256_of(fingerprint),
+            "images": sha256_of(checksums),
+            "labels": sha256_of(_meaning(dataset)),
+        },
     )
     experiment.save()
     return experiment
@@ -112,15 +116,157 @@ def _plan(experiment: Experiment, fingerprint: dict[str, Any]) -> dict[str, Any]
     return {**plans, "assft": {"experiment": experiment.name, "seed": settings.seed, **settings.training}}
 
 
-def _preprocess(
+def image_files(dataset: RawDataset, experiment: Experiment) -> dict[str, tuple[Path, ...]]:
+    """Return case -> image files of all cases of an experiment: those of the pool first, then the test cases."""
+    return {case: dataset.images[case] for case in experiment.pool} | {
+        case: dataset.test_images.get(case) or dataset.images[case] for case in experiment.test
+    }
+
+
+def image_folder(paths: ExperimentPaths, plans: Mapping[str, Any]) -> Path:
+    """Return the folder of the preprocessed images, which experiments with the same preprocessing share."""
+    return paths.preprocessed / str(plans["configurations"][CONFIGURATION]["data_identifier"])
+
+
+def _processes(requested: int | None, images: Mapping[str, tuple[Path, ...]]) -> int:
+    total_bytes = sum(file.stat().st_size for files in images.values() for file in files)
+    return number_of_processes(requested, total_bytes=total_bytes)
+
+
+def _preprocess(  # six parameters: the experiment with its plans, and the images with their checksums
     dataset: RawDataset,
-    paths: ExperimentPaths,
+    experiment: Experiment,
     plans: dict[str, Any],
-    images: dict[str, tuple[Path, ...]],
+    images: Mapping[str, tuple[Path, ...]],
+    checksums: Mapping[str, str],
     num_processes: int,
 ) -> None:
-    folder = paths.preprocessed / str(plans["configurations"][CONFIGURATION]["data_identifier"])
-    preprocess_images(images, plans, dataset.dataset_json, folder, num_processes=num_processes)
+    folder = image_folder(experiment.paths, plans)
+    preprocess_images(images, checksums, plans, dataset.dataset_json, folder, num_processes=num_processes)
+    if not (experiment.paths.preprocessed / "dataset.json").is_file():  # where nnUNetv2_train looks for it
+        link_or_copy(dataset.folder / "dataset.json", experiment.paths.preprocessed / "dataset.json")
+
+
+# What an existing experiment needs ------------------------------------------------------------------------------------
+
+
+class Prepared(NamedTuple):
+    """What the rounds of an experiment start from. images_sha256: case -> checksum of its image files."""
+
+    plans: dict[str, Any]
+    images_sha256: dict[str, str]
+
+
+def prepare(experiment: Experiment, dataset: RawDataset, num_processes: int | None = None) -> Prepared:
+    """Check everything that planning has left for the rounds, and make again what was damaged or deleted.
+
+    All files in nnUNet_preprocessed can be made again. Raises `AssftError` if images, labels or channels have been
+    changed since the experiment was planned, and for damaged files that cannot be made again.
+    """
+    missing = [case for case in experiment.pool if case not in dataset.images]
+    missing += [case for case in experiment.test if case not in {**dataset.images, **dataset.test_images}]
+    if missing:
+        raise AssftError(
+            f"{dataset.folder} lacks the images of {len(missing)} cases that the experiment was planned with: "
+            f"{some(missing)}. Put them back and run the same command again."
+        )
+    _refuse_other_labels(experiment, dataset)
+    images = image_files(dataset, experiment)
+    num_processes = _processes(num_processes, images)
+    plans = _restored_plans(experiment)
+    folder = experiment.paths.fingerprint_cases
+    checksums = check_images(images, dataset.reader, folder, num_processes=num_processes)
+    _refuse_other_images(experiment, plans, checksums)
+    _preprocess(dataset, experiment, plans, images, checksums, num_processes)
+    _restore_initial_network(experiment, dataset, plans)
+    return Prepared(plans, checksums)
+
+
+def _write_plans(paths: ExperimentPaths, plans: dict[str, Any], fingerprint: dict[str, Any]) -> None:
+    """Write plans and fingerprint where nnU-Net looks for them, and beside the results, which are kept longer."""
+    for files, content in ((paths.plans_files, plans), (paths.fingerprint_files, fingerprint)):
+        for file in files:
+            write_json(file, content)
+
+
+def read_plans(experiment: Experiment) -> dict[str, Any]:
+    """Return the plans, from whichever of their copies is sound. Raises `DamagedFileError` if none is."""
+    if not experiment.checksums:  # of an earlier version, which kept one copy
+        plans: dict[str, Any] = read_json(experiment.paths.plans)
+        return plans
+    return _of_sound_copies(experiment, "plans", experiment.paths.plans_files)
+
+
+def _restored_plans(experiment: Experiment) -> dict[str, Any]:
+    """Return the plans, after replacing damaged or deleted copies of the plans and of the fingerprint by sound ones."""
+    paths, plans = experiment.paths, read_plans(experiment)
+    if experiment.checksums:
+        fingerprint = _of_sound_copies(experiment, "fingerprint", paths.fingerprint_files)
+        for files, content in ((paths.plans_files, plans), (paths.fingerprint_files, fingerprint)):
+            for file in files:
+                if sound_json(file, sha256_of(content)) is None:
+                    write_json(file, content)
+    return plans
+
+
+def _of_sound_copies(experiment: Experiment, kind: str, files: Sequence[Path]) -> dict[str, Any]:
+    for file in files:
+        content = sound_json(file, experiment.checksums[kind])
+        if content is not None:
+            return content
+    raise DamagedFileError(
+        f"The {kind} of experiment {experiment.name!r} are damaged in {' and in '.join(map(str, files))}. Restore "
+        "one of these files from a backup."
+    )
+
+
+def sound_json(file: Path, sha256: str) -> dict[str, Any] | None:
+    """Return the content of a JSON file, or None if it cannot be read or does not have this checksum."""
+    try:
+        content: dict[str, Any] = read_json(file)
+    except (OSError, ValueError):
+        return None
+    return content if sha256_of(content) == sha256 else None
+
+
+def _meaning(dataset: RawDataset) -> dict[str, Any]:
+    """Return what the values in the files of a dataset mean."""
+    return {"labels": dataset.labels, "channel_names": dataset.dataset_json["channel_names"]}
+
+
+def _refuse_other_labels(experiment: Experiment, dataset: RawDataset) -> None:
+    expected = experiment.checksums.get("labels")
+    if expected is not None and expected != sha256_of(_meaning(dataset)):
+        raise AssftError(
+            f"{dataset.folder / 'dataset.json'} has other labels or channels ({_meaning(dataset)}) than when "
+            f"experiment {experiment.name!r} was planned. Restore them, or plan a new experiment with -e."
+        )
+
+
+def _refuse_other_images(experiment: Experiment, plans: dict[str, Any], checksums: Mapping[str, str]) -> None:
+    expected = experiment.checksums.get("images")
+    if expected is None or expected == sha256_of(checksums):
+        return
+    folder = image_folder(experiment.paths, plans)
+    changed = [case for case, sha256 in checksums.items() if made_from_others(folder, case, sha256)]
+    raise AssftError(
+        f"The {named('image', changed) or 'images'} changed after experiment {experiment.name!r} of "
+        f"{experiment.dataset} was planned. Put the old images back, or plan a new experiment with -e."
+    )
+
+
+def _restore_initial_network(experiment: Experiment, dataset: RawDataset, plans: dict[str, Any]) -> None:
+    """Write the initial network again if it was damaged or deleted. It is determined by the seed and the encoder."""
+    file, expected = experiment.paths.initial_network, experiment.initial_network_sha256
+    with suppress(DamagedFileError):
+        load_weights(file, expected or None)
+        return
+    write_initial_network(file, plans, dataset.dataset_json, experiment.settings)
+    if weights_sha256(load_weights(file)) != expected:
+        raise DamagedFileError(
+            f"{file} was damaged, and the network that was made again in its place has other weights, perhaps because "
+            "the encoder file or the version of torch is another one. Restore it from a backup."
+        )
 
 
 def _refuse_other_settings(existing: Experiment, wanted: Experiment) -> None:

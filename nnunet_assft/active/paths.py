@@ -9,6 +9,7 @@ from pathlib import Path
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
 
 from nnunet_assft.planning.planner import CONFIGURATION
+from nnunet_assft.runtime.files import inside
 from nnunet_assft.trainers.folds import TRAINERS, fold_of, training_set_of
 
 
@@ -50,6 +51,16 @@ class ExperimentPaths:
         return self.preprocessed / f"{self.plans_name}.json"
 
     @property
+    def plans_files(self) -> tuple[Path, Path]:
+        """The plans beside the results, and their copy where nnU-Net looks for it."""
+        return self.results / "plans.json", self.plans
+
+    @property
+    def fingerprint_files(self) -> tuple[Path, Path]:
+        """The fingerprint beside the results, and its copy where nnU-Net looks for it."""
+        return self.results / "dataset_fingerprint.json", self.stages / "dataset_fingerprint.json"
+
+    @property
     def fingerprint_cases(self) -> Path:
         return self.preprocessed / "assft_fingerprint"
 
@@ -73,6 +84,10 @@ class ExperimentPaths:
     def relative(self, file: Path) -> str:
         """Return a path relative to the results of the dataset, so that the results can be moved as a whole."""
         return file.relative_to(self.results_of_dataset).as_posix()
+
+    def result(self, relative: str) -> Path:
+        """Return the path that `relative` has made relative. Raises `AssftError` if it leads out of the results."""
+        return inside(self.results_of_dataset, relative)
 
     @property
     def results(self) -> Path:

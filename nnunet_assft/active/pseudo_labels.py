@@ -15,9 +15,10 @@ from nnunet_assft.active.context import Context
 from nnunet_assft.active.scoring.prediction import open_scorer
 from nnunet_assft.active.scoring.scorer import Scorer
 from nnunet_assft.active.scoring.voxel_statistics import margin_of_logits
-from nnunet_assft.active.state import Model
+from nnunet_assft.active.state import PROVENANCE, Model
 from nnunet_assft.runtime.cases import for_each_case
 from nnunet_assft.runtime.files import sha256_file, write_json
+from nnunet_assft.runtime.sealed import write_sealed
 from nnunet_assft.volumes.segmentations import write_segmentation
 
 
@@ -50,7 +51,7 @@ def write_pseudo_labels(
         "ignore_margin": experiment.options.ignore_margin,
         "cases": {case: {**selected[case], **entry} for case, entry in entries.items()},
     }
-    write_json(folder / "provenance.json", provenance)  # last: its existence means that the other files are complete
+    write_sealed(folder / PROVENANCE, provenance)  # last: its existence means that the other files are complete
 
 
 def _write_pseudo_label(context: Context, r: int, scorer: Scorer, case: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
@@ -25,27 +26,37 @@ from nnunet_assft.active.scoring.records import (
     pretrained_records,
 )
 from nnunet_assft.active.selection import SELECTIONS
-from nnunet_assft.active.state import Experiment, Model, Round, finished_rounds, only_process, write_splits
+from nnunet_assft.active.state import (
+    Experiment,
+    Model,
+    Round,
+    finished_round,
+    finished_rounds,
+    only_process,
+    restore_tables,
+    write_splits,
+)
 from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.active.training.stages import fine_tune
 from nnunet_assft.active.training.training_set import Stage
-from nnunet_assft.errors import AssftError
+from nnunet_assft.errors import AssftError, DamagedFileError
 from nnunet_assft.evaluation.dice import evaluate_cases
 from nnunet_assft.runtime.cached import cached
-from nnunet_assft.runtime.files import sha256_file, write_csv
+from nnunet_assft.runtime.files import csv_text, sha256_file
 
 
 def run_round(experiment: Experiment, r: int, device: torch.device, *, proceed_with_partial: bool = False) -> Round:
     """Run round r of Algorithm 1 and return it; round 0 is the one-shot start.
 
     An interrupted call can be repeated and continues after its last finished step. A finished round is loaded from its
-    file. proceed_with_partial: return queried cases that are not labelled yet to T_u and run the round without them.
-    Raises `AssftError` if an earlier round is not finished or an input cannot be used, and `WaitingForAnnotation` if
-    annotators have to label the queried cases first.
+    file, and what is damaged of it is made again. proceed_with_partial: return queried cases that are not labelled yet
+    to T_u and run the round without them. Raises `AssftError` if an earlier round is not finished or an input cannot be
+    used, and `WaitingForAnnotation` if annotators have to label the queried cases first.
     """
-    if experiment.paths.round_file(r).is_file():
-        return Round.load(experiment.paths, r)
-    before = _round_before(experiment, r)
+    finished = finished_round(experiment, r)
+    if finished:
+        return finished
+    before = _round_before(experiment, r, device)
     context = open_context(experiment, device)
     second_stage = experiment.settings.second_stage
     with only_process(experiment):
@@ -75,12 +86,24 @@ def run_round(experiment: Experiment, r: int, device: torch.device, *, proceed_w
             model=model,
             dice=_evaluate(context, r, model),
         )
+        _require_unchanged(experiment, done)
         done.save(experiment.paths)
         write_splits(experiment)
     return done
 
 
-def _round_before(experiment: Experiment, r: int) -> Round | None:
+def _require_unchanged(experiment: Experiment, done: Round) -> None:
+    """Raise `DamagedFileError` if a round that was made again differs from its record."""
+    with suppress(DamagedFileError):
+        if not experiment.paths.round_file(done.round).is_file() or Round.load(experiment.paths, done.round) == done:
+            return
+        raise AssftError(
+            f"Round {done.round} was made again, because its files were damaged, but its result differs from "
+            f"{experiment.paths.round_file(done.round)}, on which later rounds rest. Restore the damaged files."
+        )
+
+
+def _round_before(experiment: Experiment, r: int, device: torch.device) -> Round | None:
     if not 0 <= r <= experiment.n_rounds:
         raise AssftError(
             f"Round {r} does not exist: experiment {experiment.name!r} has rounds 0 to {experiment.n_rounds}. Choose "
@@ -88,6 +111,9 @@ def _round_before(experiment: Experiment, r: int) -> Round | None:
         )
     if r == 0:
         return None
+    for earlier in range(r):
+        if experiment.paths.round_file(earlier).is_file():
+            run_round(experiment, earlier, device)  # makes it again if its files are damaged
     done = finished_rounds(experiment)
     if len(done) < r:
         raise AssftError(
@@ -122,8 +148,8 @@ def _query(context: Context, r: int, before: Round | None) -> tuple[list[str], l
             }
             for i, case in enumerate(candidates)
         ]
-        write_csv(experiment.paths.scores_file(r), rows)
-        return {"queried": list(query.ids), "excluded": sorted(set(before.unlabelled) - set(candidates))}
+        excluded = sorted(set(before.unlabelled) - set(candidates))
+        return {"queried": list(query.ids), "excluded": excluded, "table": csv_text(rows)}
 
     inputs = {
         "model": before.model.weights_sha256,
@@ -133,6 +159,7 @@ def _query(context: Context, r: int, before: Round | None) -> tuple[list[str], l
         "options": asdict(options),
     }
     result = cached(experiment.paths.step_file(r, "query"), inputs, compute)
+    restore_tables(experiment.paths, r)
     return result["queried"], result["excluded"]
 
 
@@ -210,21 +237,24 @@ def _select(
             }
             for i, case in enumerate(unlabelled)
         ]
-        write_csv(experiment.paths.selection_file(r), rows)
         selected = sorted((row for row in rows if row["selection_rank"]), key=lambda row: row["selection_rank"])
         keys = ("confidence", "distance", "reliability")
-        return {
+        of_cases = {
             str(row["case"]): {**{key: row[key] for key in keys}, "rank": row["selection_rank"]} for row in selected
         }
+        return {"selected": of_cases, "table": csv_text(rows)}
 
     inputs = {
+        "form": 2,  # of the result
         "model": model.weights_sha256,
         "labelled": list(labelled),
         "unlabelled": list(unlabelled),
         "n_select": n_select,
         "options": asdict(options),
     }
-    return cached(experiment.paths.step_file(r, "select"), inputs, compute)
+    result = cached(experiment.paths.step_file(r, "select"), inputs, compute)
+    restore_tables(experiment.paths, r)
+    return dict(result["selected"])
 
 
 def _pseudo_label(
@@ -276,4 +306,5 @@ def _evaluate(context: Context, r: int, model: Model) -> dict[str, Any]:
 
     test = {case: sha256_file(file) for case, file in references.items() if file.is_file()}
     inputs = {"model": model.weights_sha256, "test": test}
-    return cached(experiment.paths.step_file(r, "evaluate"), inputs, compute)
+    predictions = [experiment.paths.test_predictions(r) / f"{case}{dataset.file_ending}" for case in references]
+    return cached(experiment.paths.step_file(r, "evaluate"), inputs, compute, outputs=lambda _: predictions)

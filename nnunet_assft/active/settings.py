@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+from nnunet_assft import __version__
 from nnunet_assft.active.options import NONE, OF_STRATEGY, PSEUDO, Options
 from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.errors import AssftError
@@ -44,7 +45,11 @@ class Settings:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Settings:
-        """Return the settings whose `dataclasses.asdict` is `content`."""
+        """Return the settings whose `dataclasses.asdict` is `content`. Raises `AssftError` for an unknown name."""
+        known = {row.name for row in fields(cls)} | {row.name for row in fields(Options)}
+        unknown = [name for name in (*content, *content["options"]) if name not in known]
+        if unknown:
+            raise AssftError(f"The stored setting {unknown[0]!r} does not exist in nnunet_assft {__version__}.")
         return cls(**{**content, "options": Options(**content["options"])})
 
     def resolved(self, dataset: str) -> Settings:

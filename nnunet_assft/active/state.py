@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+from nnunet_assft import __version__
 from nnunet_assft.active.options import Options
 from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.settings import Settings
 from nnunet_assft.active.strategies import STRATEGIES
-from nnunet_assft.errors import AssftError
-from nnunet_assft.runtime.files import read_json, write_json
+from nnunet_assft.errors import AssftError, DamagedFileError
+from nnunet_assft.evaluation.predictions import altered
+from nnunet_assft.runtime.cached import kept_result
+from nnunet_assft.runtime.files import read_json, sha256_file, write_json, write_text
+from nnunet_assft.runtime.sealed import read_sealed, write_sealed
+from nnunet_assft.runtime.text import some
+from nnunet_assft.trainers.stage_file import read_stage_file
+from nnunet_assft.volumes.raw_dataset import RawDataset, find_dataset
 
 SCHEMA_VERSION = 3
 STEPS = ("query", "annotate", "supervised", "select", "pseudo_labels", "semi", "evaluate")  # of a round, in order
@@ -28,6 +36,9 @@ REMOVED_OPTIONS = {
     "ugtst_multiple": 2,
     "badge_loss": "ce",
 }
+PROVENANCE = "provenance.json"  # of the pseudo-labels of a round
+PROVENANCE_KEYS = ("experiment", "round", "model", "mirroring", "largest_component", "ignore_margin", "cases")
+KEYS_OF_VERSION_2 = {"n_rounds", "training", "encoder", "options", *(row.name for row in fields(Settings))}
 
 
 @dataclass(frozen=True)
@@ -56,6 +67,7 @@ class Experiment:
     permutation: tuple[str, ...]  # random order of the pool; the first case is x_1, unless first_case is `medoid`
     encoder_report: dict[str, Any] | None = None  # on the pre-trained weights; None if the encoder starts at random
     initial_network_sha256: str = ""
+    checksums: dict[str, str] = field(default_factory=dict)  # of plans, fingerprint, images, and the labels' meaning
     versions: dict[str, str] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
@@ -83,23 +95,28 @@ class Experiment:
         return self.paths.command(name, *arguments)
 
     def save(self) -> None:
-        write_json(self.paths.experiment_file, asdict(self))
+        write_sealed(self.paths.experiment_file, asdict(self))
 
     @classmethod
     def load(cls, paths: ExperimentPaths) -> Experiment:
-        """Load an experiment. Raises `AssftError` if it does not exist or if this version cannot read its file."""
+        """Load an experiment. Raises `AssftError` if it does not exist, is damaged, or is of another version."""
         file = paths.experiment_file
         if not file.is_file():
             raise AssftError(
                 f"{paths.dataset} has no experiment {paths.experiment!r}: {file} does not exist. "
                 f"Run {paths.command('plan')} to create it."
             )
-        content = read_json(file)
+        remedy = (
+            f"Restore it, or move it away and run {paths.command('plan')} with the options of the experiment; finished "
+            "rounds are kept."
+        )
+        content = read_sealed(file, KEYS, remedy=remedy)
         version = content.get("schema_version")
         if version == 2:
             content = _from_version_2(content)
         elif version != SCHEMA_VERSION:
             raise AssftError(f"{file} has schema version {version}; expected {SCHEMA_VERSION}. {written_by(content)}")
+        require_fields(cls, content, file, remedy)
         for key in ("pool", "test", "permutation"):
             content[key] = tuple(content[key])
         strategy = content["settings"]["strategy"]
@@ -109,6 +126,23 @@ class Experiment:
                 f"{written_by(content)}"
             )
         return cls(**{**content, "settings": Settings.from_json(content["settings"])})
+
+
+KEYS = {row.name for row in fields(Experiment)} | KEYS_OF_VERSION_2
+
+
+def require_fields(kind: type, content: Mapping[str, Any], file: Path, remedy: str) -> None:
+    """Raise `DamagedFileError`, which names the key, unless the content of a file has the fields of a dataclass."""
+    known = fields(kind)
+    unknown = sorted(set(content) - {row.name for row in known})
+    missing = [row.name for row in known if row.name not in content and _is_required(row)]
+    if unknown or missing:
+        found = f"has the unknown key {unknown[0]!r}" if unknown else f"has no {missing[0]!r}"
+        raise DamagedFileError(f"{file} {found}; expected those of nnunet_assft {__version__}. {remedy}")
+
+
+def _is_required(row: Field[Any]) -> bool:
+    return row.default is MISSING and row.default_factory is MISSING
 
 
 def _from_version_2(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -177,12 +211,14 @@ class Round:
     dice: dict[str, Any]  # on the test cases, see evaluation.dice
 
     def save(self, paths: ExperimentPaths) -> None:
-        write_json(paths.round_file(self.round), asdict(self))
+        write_sealed(paths.round_file(self.round), asdict(self))
 
     @classmethod
     def load(cls, paths: ExperimentPaths, r: int) -> Round:
-        """Load finished round r."""
-        content = read_json(paths.round_file(r))
+        """Load finished round r. Raises `DamagedFileError` if its file is damaged."""
+        file, again = paths.round_file(r), f"Run {paths.command('round', '-r', str(r))} to make it again."
+        content = read_sealed(file, {row.name for row in fields(cls)}, remedy=again)
+        require_fields(cls, content, file, again)
         for key in ("labelled", "unlabelled", "queried", "excluded", "pseudo_labelled", "test"):
             content[key] = tuple(content[key])
         return cls(**{**content, "model": Model(**content["model"])})
@@ -199,7 +235,7 @@ def finished_rounds(experiment: Experiment) -> list[Round]:
 
 
 def write_splits(experiment: Experiment) -> None:
-    """Write splits.json, with one entry per finished round.
+    """Write splits.json, with one entry per finished round, unless it has this content already.
 
     It has the form of nnU-Net's splits_final.json, with the round as the fold, and additional keys.
     """
@@ -216,7 +252,123 @@ def write_splits(experiment: Experiment) -> None:
         }
         for done in finished_rounds(experiment)
     ]
-    write_json(experiment.paths.splits_file, entries)
+    try:
+        unchanged = read_json(experiment.paths.splits_file) == entries
+    except (OSError, ValueError):
+        unchanged = False
+    if not unchanged:
+        write_json(experiment.paths.splits_file, entries)
+
+
+# A finished round is not run again, but its files are compared with their records -----------------------------------
+
+
+def finished_round(experiment: Experiment, r: int) -> Round | None:
+    """Return round r if it is finished and its files are sound, or None if it has to be run, or run again.
+
+    A round that is run again loads every sound step, so only what is damaged is made again. Raises `AssftError` if that
+    is impossible, because a label that the round was trained on has changed since.
+    """
+    if not experiment.paths.round_file(r).is_file():
+        return None
+    try:
+        done = Round.load(experiment.paths, r)
+        damaged = damaged_files(experiment, done)
+    except DamagedFileError:
+        damaged = [experiment.paths.round_file(r)]
+    if damaged:
+        _require_the_same_labels(experiment, r, damaged)
+        return None
+    restore_tables(experiment.paths, r)
+    write_splits(experiment)
+    return done
+
+
+def damaged_files(experiment: Experiment, done: Round) -> list[Path]:
+    """Return the files of a finished round that are missing or do not match their records.
+
+    Checkpoints are only looked for: whoever loads their weights compares the checksum. Tables are left out, because
+    `restore_tables` needs no more than the steps. A folder of predictions or pseudo-labels that was deleted as a whole
+    is not missed.
+    """
+    paths, r, dataset = experiment.paths, done.round, find_dataset(experiment.dataset)
+    damaged = [file for step in STEPS if (file := paths.step_file(r, step)).is_file() and not _is_sound(file)]
+    if not paths.result(done.model.checkpoint).is_file():
+        damaged.append(paths.result(done.model.checkpoint))
+    folder, made_from = paths.test_predictions(r), {"model": done.model.weights_sha256}
+    lost = altered(folder, done.test, dataset.file_ending, made_from) if folder.is_dir() else []
+    damaged += [folder / f"{case}{dataset.file_ending}" for case in lost]
+    has_labels = done.pseudo_labelled and paths.pseudo_label_folder(r).is_dir()
+    return damaged + (_damaged_pseudo_labels(paths, done, dataset) if has_labels else [])
+
+
+def _is_sound(step_file: Path) -> bool:
+    try:
+        kept_result(step_file, "")
+    except DamagedFileError:
+        return False
+    return True
+
+
+def read_provenance(folder: Path) -> dict[str, Any]:
+    """Return the provenance of the pseudo-labels in a folder. Raises `DamagedFileError`."""
+    return read_sealed(folder / PROVENANCE, PROVENANCE_KEYS)
+
+
+def _damaged_pseudo_labels(paths: ExperimentPaths, done: Round, dataset: RawDataset) -> list[Path]:
+    folder = paths.pseudo_label_folder(done.round)
+    try:
+        entries = read_provenance(folder)["cases"]
+    except DamagedFileError:
+        return [folder / PROVENANCE]
+    files = {case: folder / "pseudo_labels" / f"{case}{dataset.file_ending}" for case in done.pseudo_labelled}
+    return [file for case, file in files.items() if not file.is_file() or sha256_file(file) != entries[case]["sha256"]]
+
+
+def _require_the_same_labels(experiment: Experiment, r: int, damaged: list[Path]) -> None:
+    """Raise `AssftError` unless round r can be run again with the labels that it was trained on."""
+    dataset, stage_file = find_dataset(experiment.dataset), experiment.paths.stage_file(r, "supervised")
+    for case, entry in read_stage_file(stage_file)["cases"].items():
+        label = dataset.label_file(case)
+        if not label.is_file() or sha256_file(label) != entry["label_sha256"]:
+            raise AssftError(
+                f"Round {r} is finished, but {some(damaged, 3)} does not match its record. It cannot be made again, "
+                f"because the label of case {case} has changed since. Restore the file, or that label: {label}."
+            )
+
+
+# Tables for people ----------------------------------------------------------------------------------------------------
+
+
+def restore_tables(paths: ExperimentPaths, r: int) -> None:
+    """Write the tables of round r again, unless they are as their steps recorded them.
+
+    Raises `DamagedFileError` if a step file is damaged.
+    """
+    for file, text in recorded_tables(paths, r).items():
+        if not is_table(file, text):
+            write_text(file, text)
+
+
+def recorded_tables(paths: ExperimentPaths, r: int) -> dict[Path, str]:
+    """Return file -> content of the tables that the steps of round r recorded; version 0.1.0 recorded none."""
+    again = f"Run {paths.command('round', '-r', str(r))} to make it again."
+    files = {
+        "query": paths.scores_file(r),
+        "select": paths.selection_file(r),
+        "pseudo_label_quality": paths.pseudo_label_quality(r),
+    }
+    steps = {step: paths.step_file(r, step) for step in files if paths.step_file(r, step).is_file()}
+    results = {step: kept_result(file, again) for step, file in steps.items()}
+    return {files[step]: result["table"] for step, result in results.items() if "table" in result}
+
+
+def is_table(file: Path, text: str) -> bool:
+    """Return whether a file holds this text."""
+    try:
+        return file.read_bytes() == text.encode()
+    except OSError:
+        return False
 
 
 @contextmanager

@@ -22,18 +22,17 @@ from nnunet_assft.annotation.label_files import image_grid
 from nnunet_assft.annotation.overlay import Overlay
 from nnunet_assft.annotation.preview import Preview, prelabel_file, preview_or_none, write_preview
 from nnunet_assft.annotation.work_folder import itksnap_labels, readme, slicer_colours, work_list
-from nnunet_assft.errors import AssftError
+from nnunet_assft.errors import AssftError, DamagedFileError
 from nnunet_assft.runtime.cached import claim
 from nnunet_assft.runtime.cases import for_each_case
 from nnunet_assft.runtime.files import (
     atomic_path,
     link_or_copy,
-    read_json,
     sha256_file,
     write_csv,
-    write_json,
     write_text,
 )
+from nnunet_assft.runtime.sealed import read_sealed, write_sealed
 from nnunet_assft.volumes.display import window_of
 from nnunet_assft.volumes.raw_dataset import PLAIN_READERS, RawDataset
 
@@ -125,7 +124,7 @@ def _shared_out(context: Context, request: AnnotationRequest, options: ExportOpt
                 f"The cases of round {request.round} were assigned to other annotators, who have already returned "
                 f"labels. Leave out --annotators and --double_read, or repeat those of the first export (see {file})."
             )
-        write_json(file, annotators)
+        write_sealed(file, annotators)
     return replace(request, annotators=annotators)
 
 
@@ -154,7 +153,10 @@ def _refuse(folder: Path) -> None:
     file = folder / EXPORT_FILE
     if not file.is_file():
         raise AssftError(f"{folder} is not empty and is not a work folder. Give an empty folder with -o.")
-    other = read_json(file)
+    try:
+        other = read_sealed(file)
+    except DamagedFileError as error:
+        raise AssftError(f"{error} Or give an empty folder with -o.") from error
     raise AssftError(
         f"{folder} holds an export of round {other.get('round')} of {other.get('dataset')}, experiment "
         f"{other.get('experiment')!r}, that was made with another model, other cases or another --no_prelabel. Give an "

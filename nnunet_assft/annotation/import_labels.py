@@ -11,15 +11,16 @@ import SimpleITK as sitk
 
 from nnunet_assft.active.annotation import open_request
 from nnunet_assft.active.context import Context
+from nnunet_assft.active.state import Round
 from nnunet_assft.annotation.export import require_plain_volumes
 from nnunet_assft.annotation.gate import Expected, GatedLabel, LabelSummary, gate
 from nnunet_assft.annotation.minutes import Times
-from nnunet_assft.annotation.preview import prelabel_file
+from nnunet_assft.annotation.preview import prelabel_file, preview_or_none
 from nnunet_assft.annotation.records import keep_aside, load_record, reading_of, save_record, summaries_so_far
 from nnunet_assft.annotation.returned import Returned, find_returned
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.cases import for_each_case
-from nnunet_assft.runtime.files import read_json, sha256_file
+from nnunet_assft.runtime.files import sha256_file
 from nnunet_assft.runtime.text import count, some
 from nnunet_assft.volumes.accepted_geometry import ALL, check_accepted
 from nnunet_assft.volumes.segmentations import InFileAxes, write_segmentation
@@ -167,11 +168,11 @@ class _Import:
     def _gated(self, earlier: Sequence[LabelSummary]) -> GatedLabel:
         """Put the label through the gate, which compares it with the pre-segmentation of the case, if there is one."""
         case, r = self.returned.case, self.returned.asked.round
-        prelabel, record = prelabel_file(self.context, r, case), self.context.paths.previews(r) / f"{case}.json"
+        described = preview_or_none(self.context, r, case, Round.load(self.context.paths, r - 1).model) if r else None
         expected = Expected(earlier=earlier)
-        if prelabel.is_file() and record.is_file():
-            stored = InFileAxes(sitk.GetArrayFromImage(sitk.ReadImage(str(prelabel))))
-            expected = Expected(stored, read_json(record)["volumes_ml"], earlier)
+        if described:
+            prelabel = sitk.ReadImage(str(prelabel_file(self.context, r, case)))
+            expected = Expected(InFileAxes(sitk.GetArrayFromImage(prelabel)), described["volumes_ml"], earlier)
         return gate(
             self.returned.file,
             self.context.dataset.images[case][0],

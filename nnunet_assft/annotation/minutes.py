@@ -7,9 +7,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from nnunet_assft.errors import AssftError
-from nnunet_assft.runtime.files import read_json
+from nnunet_assft.runtime.sealed import read_sealed
+
+KEYS = ("schema_version", "case", "round", "readings", "replaced")  # of the record of an imported label
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,11 @@ class Times:
         return cls(annotator, minutes, rows)
 
 
+def read_annotation(file: Path) -> dict[str, Any]:
+    """Return the record of an imported label, see `records.save_record`. Raises `DamagedFileError`."""
+    return read_sealed(file, KEYS, remedy="Restore it, or remove it and import the label of this case again.")
+
+
 def annotation_minutes(annotations: Path) -> dict[str, float]:
     """Return case -> minutes of annotation, summed over its annotators. A case is left out unless all are known.
 
@@ -77,7 +85,7 @@ def annotation_minutes(annotations: Path) -> dict[str, float]:
     """
     minutes: dict[str, float] = {}
     for file in sorted(annotations.glob("*.json")):
-        content = read_json(file)
+        content = read_annotation(file)
         told = [reading["minutes"] for reading in content["readings"]]
         if told and None not in told:
             minutes[str(content["case"])] = float(sum(told))

@@ -20,8 +20,7 @@ from nnunet_assft.active.scoring.scorer import Scorer
 from nnunet_assft.active.scoring.voxel_statistics import entropy_map
 from nnunet_assft.active.state import Model
 from nnunet_assft.annotation.gate import summarize
-from nnunet_assft.runtime.cached import cached_or_none
-from nnunet_assft.runtime.files import read_json, sha256_of, write_json
+from nnunet_assft.runtime.cached import cached_or_none, keep
 from nnunet_assft.volumes.grid import itk_grid
 from nnunet_assft.volumes.segmentations import InFileAxes, write_segmentation
 from nnunet_assft.volumes.structures import structures
@@ -42,46 +41,31 @@ class Preview:
         return np.where(mask, entropy, 0.0) if mask.any() else entropy
 
 
-class PreviewStore:
-    """Store for `runtime.cached`: CASE.json beside the pre-segmentation, which contains what it was made from."""
-
-    def read(self, file: Path) -> tuple[str, dict[str, Any]]:
-        content = read_json(file)
-        return sha256_of(content["made_from"]), content
-
-    def write(self, file: Path, inputs_sha256: str, result: dict[str, Any], seconds: float) -> None:
-        write_json(file, result)
-
-
-PREVIEWS = PreviewStore()
-
-
 def prelabel_file(context: Context, r: int, case: str) -> Path:
     """The experiment's own copy of a pre-segmentation, which annotators do not edit."""
     return context.paths.previews(r) / f"{case}{context.dataset.file_ending}"
 
 
 def preview_or_none(context: Context, r: int, case: str, model: Model) -> dict[str, Any] | None:
-    """Return the content of CASE.json if `write_preview` has written it for this case and model, otherwise None."""
+    """Return the description that `write_preview` has written for this case and model, or None if it is missing."""
     file = prelabel_file(context, r, case)
-    made_from = _made_from(context, r, model)
-    return cached_or_none(_record_file(context, r, case), made_from, outputs=lambda _: [file], store=PREVIEWS)
+    return cached_or_none(_record_file(context, r, case), _made_from(context, r, model), outputs=lambda _: [file])
 
 
 def write_preview(
     context: Context, r: int, case: str, model: Model, scorer: Scorer
 ) -> tuple[Preview, sitk.Image, dict[str, Any]]:
-    """Segment a case that round r has queried, and write the segmentation and CASE.json, which holds its description.
+    """Segment a case that round r has queried, and write the segmentation and its description, CASE.json.
 
-    model: the model of the round before, whose network `scorer` runs. Returns the preview, the image and the content
-    of CASE.json.
+    model: the model of the round before, whose network `scorer` runs. Returns the preview, the image and the
+    description, see `describe`.
     """
     made_from, properties = _made_from(context, r, model), context.properties(case)
     seen = preview(scorer, context.image(case), properties, made_from["tau"])
     image = sitk.ReadImage(str(context.dataset.images[case][0]))
-    described = {"made_from": made_from, **describe(seen, image, context.dataset.labels)}
-    write_segmentation(context.dataset.reader, seen.segmentation, prelabel_file(context, r, case), properties)
-    PREVIEWS.write(_record_file(context, r, case), sha256_of(made_from), described, 0.0)
+    described, file = describe(seen, image, context.dataset.labels), prelabel_file(context, r, case)
+    write_segmentation(context.dataset.reader, seen.segmentation, file, properties)
+    keep(_record_file(context, r, case), made_from, described, [file])
     return seen, image, described
 
 

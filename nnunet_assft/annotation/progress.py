@@ -9,7 +9,7 @@ from typing import Any
 
 from nnunet_assft.active.annotation import AnnotationRequest
 from nnunet_assft.active.state import Experiment
-from nnunet_assft.runtime.files import read_json
+from nnunet_assft.annotation.minutes import read_annotation
 from nnunet_assft.volumes.raw_dataset import find_dataset
 
 
@@ -29,7 +29,9 @@ def progress(experiment: Experiment, request: AnnotationRequest) -> list[Progres
     rows = []
     for case in request.cases:
         file = experiment.paths.annotation_file(case)
-        readings = {entry["annotator"]: entry for entry in (read_json(file)["readings"] if file.is_file() else ())}
+        readings = {
+            entry["annotator"]: entry for entry in (read_annotation(file)["readings"] if file.is_file() else ())
+        }
         first, *others = request.annotators[case] or (next(iter(readings), None),)
         rows.append(_first_reading(case, first, dataset.label_file(case), readings))
         for name in others:

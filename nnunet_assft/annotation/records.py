@@ -13,8 +13,10 @@ import SimpleITK as sitk
 from nnunet_assft.active.context import Context
 from nnunet_assft.active.state import finished_rounds
 from nnunet_assft.annotation.gate import LabelSummary, summarize
+from nnunet_assft.annotation.minutes import read_annotation
 from nnunet_assft.annotation.returned import Returned
-from nnunet_assft.runtime.files import atomic_path, read_json, sha256_file, write_json
+from nnunet_assft.runtime.files import atomic_path, sha256_file
+from nnunet_assft.runtime.sealed import write_sealed
 from nnunet_assft.volumes.grid import itk_grid
 from nnunet_assft.volumes.segmentations import InFileAxes
 
@@ -24,7 +26,7 @@ SCHEMA_VERSION = 1
 def load_record(context: Context, case: str) -> dict[str, Any]:
     """Load the record of an imported case; empty if there is none."""
     file = context.paths.annotation_file(case)
-    return dict(read_json(file)) if file.is_file() else {}
+    return read_annotation(file) if file.is_file() else {}
 
 
 def reading_of(record: Mapping[str, Any], annotator: str | None) -> dict[str, Any]:
@@ -49,7 +51,7 @@ def save_record(context: Context, returned: Returned, entry: Mapping[str, Any]) 
         # listed from the folder, so that the list is complete even if an import was interrupted before this line
         "replaced": sorted(file.name for file in _replaced(context).glob("*") if name.fullmatch(file.name)),
     }
-    write_json(context.paths.annotation_file(returned.case), content)
+    write_sealed(context.paths.annotation_file(returned.case), content)
 
 
 def keep_aside(context: Context, case: str, label: Path) -> str:

@@ -8,14 +8,13 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_assft.active.annotation import AnnotationRequest
+from nnunet_assft.active.annotation import AnnotationRequest, assigned_annotators
 from nnunet_assft.active.context import Context
 from nnunet_assft.active.state import Experiment, finished_rounds
 from nnunet_assft.annotation.export import EXPORT_FILE
 from nnunet_assft.annotation.label_files import ENDINGS
 from nnunet_assft.annotation.minutes import Times
 from nnunet_assft.errors import AssftError
-from nnunet_assft.runtime.files import read_json
 
 
 @dataclass(frozen=True)
@@ -118,8 +117,7 @@ def _labelled_before(experiment: Experiment) -> dict[str, Asked]:
     """Return the requests of finished rounds, whose labels may be replaced, by case."""
     cases: dict[str, Asked] = {}
     for done in finished_rounds(experiment):
-        file = experiment.paths.annotators_file(done.round)
-        annotators = read_json(file) if file.is_file() else {}
+        annotators = assigned_annotators(experiment, done.round)
         cases |= {case: Asked(done.round, tuple(annotators.get(case, ()))) for case in done.queried}
     return cases
 

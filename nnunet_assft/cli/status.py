@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnunet_assft.cli.common import load_experiment, make_parser, run
+from nnunet_assft.cli.common import EXIT_ERROR, load_experiment, make_parser, run
 from nnunet_assft.cli.printing import print_deviations
 from nnunet_assft.runtime.text import count
 
@@ -24,14 +24,19 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="print the value of nnUNet_extTrainer that stock nnU-Net commands need, and exit",
     )
+    p.add_argument(
+        "--verify",
+        action="store_true",
+        help="read every file of the experiment, with its images and labels, and compare it with its checksum",
+    )
     return p
 
 
-def status(args: argparse.Namespace) -> None:
-    """Print the state of an experiment and the next command."""
+def status(args: argparse.Namespace) -> int:
+    """Print the state of an experiment and the next command. Returns 1 if --verify has found something."""
     if args.ext_trainer_path:
         print(Path(__file__).parents[1] / "trainers" / "ext_trainer")
-        return
+        return 0
     if args.d is None:
         parser().error("-d is required (or --ext_trainer_path)")
     from nnunet_assft.active.state import finished_rounds
@@ -39,6 +44,8 @@ def status(args: argparse.Namespace) -> None:
     from nnunet_assft.volumes.accepted_geometry import AcceptedGeometry
 
     experiment = load_experiment(args)
+    if args.verify:
+        return print_verification(experiment)
     done = finished_rounds(experiment)
     settings = experiment.settings
     print(
@@ -57,6 +64,18 @@ def status(args: argparse.Namespace) -> None:
         print("All rounds are done.")
     else:
         print_next(experiment, len(done))
+    return 0
+
+
+def print_verification(experiment: Experiment) -> int:
+    """Print what does not match its checksum, and return 1 if there is anything."""
+    from nnunet_assft.verification import verify
+
+    verified = verify(experiment)
+    for finding in verified.findings:
+        print(finding)
+    print(f"{count(verified.n_checks, 'item')} checked, {count(len(verified.findings), 'finding')}.")
+    return EXIT_ERROR if verified.findings else 0
 
 
 def print_rounds(experiment: Experiment, done: Sequence[Round]) -> None:

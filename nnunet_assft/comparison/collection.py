@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
+from nnunet_assft.active.state import restore_tables
 from nnunet_assft.comparison.arms import Arm, Comparison
 from nnunet_assft.comparison.arms.base import METRIC_COLUMNS
 from nnunet_assft.comparison.conclusions import Findings, draw_conclusions
 from nnunet_assft.comparison.printed_table import markdown, write_table
 from nnunet_assft.comparison.pseudo_label_quality import COLUMNS, read_pseudo_label_quality
 from nnunet_assft.comparison.spec import Shared, read_comparison
-from nnunet_assft.errors import AssftError
-from nnunet_assft.runtime.files import sha256_of, write_text
+from nnunet_assft.errors import AssftError, DamagedFileError
+from nnunet_assft.runtime.files import sha256_file, sha256_of, write_text
+from nnunet_assft.runtime.sealed import read_sealed, write_sealed
 
 RESULT_COLUMNS = ["arm", "seed", "fold", *METRIC_COLUMNS]
 RUN_COLUMNS = [
@@ -38,6 +41,7 @@ RUN_COLUMNS = [
     "specification",
 ]
 KEYS = ["arm", "seed", "fold"]  # of a run
+CHECKSUMS = "collected.json"  # of the tables of all runs
 
 
 def write_tables(comparison: Comparison) -> str:
@@ -105,20 +109,27 @@ def collect(comparison: Comparison, shared: Shared) -> Collected:
     of_results = pd.concat(results, ignore_index=True)[RESULT_COLUMNS].astype(numbers)  # empty tables have no types
     of_quality = pd.concat(quality, ignore_index=True) if quality else pd.DataFrame(columns=COLUMNS)
     of_quality = of_quality.reindex(columns=[*KEYS, *of_quality.columns.drop(KEYS, errors="ignore")])
-    kept = _kept(comparison, specification)
-    of_quality = _write(comparison.folder / "pseudo_label_quality.csv", of_quality.astype({"selected": int}), kept)
-    return Collected(
-        _write(comparison.folder / "results.csv", of_results, kept),
-        _write(comparison.folder / "runs.csv", pd.DataFrame(runs, columns=RUN_COLUMNS), kept),
-        of_quality.astype({"selected": bool}) if len(of_quality) else None,
-    )
+    tables = {
+        "results.csv": of_results,
+        "runs.csv": pd.DataFrame(runs, columns=RUN_COLUMNS),
+        "pseudo_label_quality.csv": of_quality.astype({"selected": int}),
+    }
+    if kept := _kept(comparison, specification):
+        require_whole(comparison.folder)
+        tables = {name: _with_kept(comparison.folder / name, table, kept) for name, table in tables.items()}
+    _write(comparison.folder, {name: table.to_csv(index=False) for name, table in tables.items()})
+    of_results, of_runs, of_quality = tables.values()
+    return Collected(of_results, of_runs, of_quality.astype({"selected": bool}) if len(of_quality) else None)
 
 
 def _quality(comparison: Comparison, arm: Arm, seed: int) -> list[pd.DataFrame]:
     """Return the quality of the pseudo-labels of a run, a table per round that has any."""
     if not arm.is_strategy:
         return []
-    files = [comparison.paths(arm, seed).pseudo_label_quality(r) for r in range(1, comparison.n_rounds + 1)]
+    paths, rounds = comparison.paths(arm, seed), range(1, comparison.n_rounds + 1)
+    for r in rounds:
+        restore_tables(paths, r)
+    files = [paths.pseudo_label_quality(r) for r in rounds]
     return [read_pseudo_label_quality(file) for file in files if file.is_file()]
 
 
@@ -143,15 +154,39 @@ def _kept(comparison: Comparison, specification: str) -> set[tuple[str, int, int
     }
 
 
-def _write(file: Path, table: pd.DataFrame, kept: set[tuple[str, int, int]]) -> pd.DataFrame:
-    """Write a table, with the rows that the file has of the kept runs in place of its own, and return it."""
-    if kept and file.is_file():
-        before = pd.read_csv(file, dtype={"arm": str}).reindex(columns=table.columns)
-        parts = [table[[key not in kept for key in _keys(table)]], before[[key in kept for key in _keys(before)]]]
-        parts = [part for part in parts if len(part)]
-        table = pd.concat(parts, ignore_index=True).sort_values([*KEYS, "round"], kind="stable", ignore_index=True)
-    write_text(file, table.to_csv(index=False))
-    return table
+def _with_kept(file: Path, table: pd.DataFrame, kept: set[tuple[str, int, int]]) -> pd.DataFrame:
+    """Return a table with the rows that the file has of the kept runs in place of its own."""
+    if not file.is_file():
+        return table
+    before = pd.read_csv(file, dtype={"arm": str}).reindex(columns=table.columns)
+    parts = [table[[key not in kept for key in _keys(table)]], before[[key in kept for key in _keys(before)]]]
+    parts = [part for part in parts if len(part)]
+    return pd.concat(parts, ignore_index=True).sort_values([*KEYS, "round"], kind="stable", ignore_index=True)
+
+
+def _write(folder: Path, tables: Mapping[str, str]) -> None:
+    """Write the tables. Their checksums are written first, beside those of the files that they replace, so that neither
+    looks damaged if the process is killed."""
+    checksums = {name: {hashlib.sha256(text.encode()).hexdigest()} for name, text in tables.items()}
+    for name in checksums:
+        if (folder / name).is_file():
+            checksums[name].add(sha256_file(folder / name))
+    write_sealed(folder / CHECKSUMS, {name: sorted(values) for name, values in checksums.items()})
+    for name, text in tables.items():
+        write_text(folder / name, text)
+
+
+def require_whole(folder: Path) -> None:
+    """Raise `DamagedFileError` if results.csv or another table of runs does not match its checksum."""
+    if not (folder / CHECKSUMS).is_file():  # of an earlier version, or put together by hand
+        return
+    remedy = "Remove it, and run nnUNetv2_assft_compare with --collect."
+    for name, checksums in read_sealed(folder / CHECKSUMS, remedy=remedy).items():
+        if (folder / name).is_file() and sha256_file(folder / name) not in checksums:
+            raise DamagedFileError(
+                f"{folder / name} does not match its checksum. Restore it, or remove it and run nnUNetv2_assft_compare "
+                "with --collect, which collects the runs on this disk again."
+            )
 
 
 def _keys(table: pd.DataFrame) -> list[tuple[str, int, int]]:

@@ -20,13 +20,13 @@ from nnunet_assft.active.options import PSEUDO
 from nnunet_assft.active.scoring.prediction import open_scorer
 from nnunet_assft.active.scoring.records import build_selection_pool
 from nnunet_assft.active.selection import SELECTIONS
-from nnunet_assft.active.state import Experiment, Model, Round, finished_rounds, only_process
+from nnunet_assft.active.state import Experiment, Model, Round, finished_rounds, only_process, restore_tables
 from nnunet_assft.errors import AssftError
 from nnunet_assft.evaluation.case_metrics import read_table
 from nnunet_assft.evaluation.dice import case_dice, mean_of, wrong_share
-from nnunet_assft.runtime.cached import cached
+from nnunet_assft.runtime.cached import cached, kept_result
 from nnunet_assft.runtime.cases import for_each_case
-from nnunet_assft.runtime.files import read_json, sha256_file, write_text
+from nnunet_assft.runtime.files import sha256_file
 
 COLUMNS = ["round", "case", "selection", "selected", "dice", "wrong"]
 
@@ -47,10 +47,10 @@ def pseudo_label_quality(experiment: Experiment, r: int, device: torch.device) -
     done = _closed_round(experiment, r)
     if not done.unlabelled:
         return pd.DataFrame(columns=COLUMNS)
-    model = Model(**read_json(experiment.paths.step_file(r, "supervised"))["result"])
+    again = f"Run {experiment.command('round', '-r', str(r))} to make it again."
+    model = Model(**kept_result(experiment.paths.step_file(r, "supervised"), again))
     context = open_context(experiment, device)
     references = {case: sha256_file(context.dataset.label_file(case)) for case in done.unlabelled}
-    file = experiment.paths.pseudo_label_quality(r)
 
     def compute() -> dict[str, Any]:
         with only_process(experiment):
@@ -60,10 +60,10 @@ def pseudo_label_quality(experiment: Experiment, r: int, device: torch.device) -
             for name, cases in selected.items()
             for case in done.unlabelled
         ]
-        write_text(file, pd.DataFrame(rows, columns=COLUMNS).to_csv(index=False))
-        return {"cases": len(references)}
+        return {"table": pd.DataFrame(rows, columns=COLUMNS).to_csv(index=False)}
 
     inputs = {
+        "form": 2,  # of the result
         "model": model.weights_sha256,
         "labels": context.dataset.labels,
         "references": references,
@@ -73,8 +73,9 @@ def pseudo_label_quality(experiment: Experiment, r: int, device: torch.device) -
         "columns": COLUMNS,
         "options": asdict(experiment.options),
     }
-    cached(experiment.paths.step_file(r, "pseudo_label_quality"), inputs, compute, outputs=lambda _: [file])
-    return read_pseudo_label_quality(file)
+    cached(experiment.paths.step_file(r, "pseudo_label_quality"), inputs, compute)
+    restore_tables(experiment.paths, r)
+    return read_pseudo_label_quality(experiment.paths.pseudo_label_quality(r))
 
 
 def read_pseudo_label_quality(file: Path) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from nnunet_assft.active.settings import Settings
 from nnunet_assft.active.state import options_of_version_2, written_by
 from nnunet_assft.comparison.arms import EPOCHS, Comparison, arm_of
 from nnunet_assft.errors import AssftError
-from nnunet_assft.runtime.files import read_json, write_json
+from nnunet_assft.runtime.sealed import read_sealed, write_sealed
 
 SCHEMA_VERSION = 3
 
@@ -30,6 +30,17 @@ class Shared:
     device: str
 
 
+KEYS_OF_VERSION_1 = {"options", "domain", "n_rounds", "budget", "training", "encoder", "estimate"}
+KEYS = {
+    *("schema_version", "dataset", "name", "arms", "match", "test_folds", "seeds", "settings", "experiments"),
+    *(row.name for row in fields(Shared)),
+}
+REMEDY = (
+    "Restore it, or move it away and run nnUNetv2_assft_compare with the options of the comparison; finished runs are "
+    "kept."
+)
+
+
 def plan_shared(comparison: Comparison, device: torch.device) -> Shared:
     """Plan the first experiment of each fold, unless it is planned already, and return what all runs have in common:
     the pool of fold 0, and the test cases of all folds."""
@@ -41,7 +52,7 @@ def plan_shared(comparison: Comparison, device: torch.device) -> Shared:
 
 def write_comparison(comparison: Comparison, shared: Shared) -> None:
     """Write comparison.json."""
-    write_json(
+    write_sealed(
         comparison.file,
         {
             "schema_version": SCHEMA_VERSION,
@@ -69,9 +80,9 @@ def write_comparison(comparison: Comparison, shared: Shared) -> None:
 def read_comparison(file: Path) -> tuple[Comparison, Shared]:
     """Read comparison.json, as written by `write_comparison` of this or an earlier version.
 
-    Raises `AssftError` for an unknown schema version.
+    Raises `AssftError` for an unknown schema version, and `DamagedFileError` for a damaged file.
     """
-    content = read_json(file)
+    content = read_sealed(file, KEYS | KEYS_OF_VERSION_1, remedy=REMEDY)
     version = content.get("schema_version", 1)
     if version == 1:
         content = _from_version_1(content)

@@ -25,12 +25,14 @@ from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoi
 from torch import nn
 from tqdm import tqdm
 
-from nnunet_assft.active.training.checkpoints import load_weights
-from nnunet_assft.errors import AssftError
-from nnunet_assft.runtime.cached import cached, claim, set_aside
+from nnunet_assft.errors import AssftError, DamagedFileError
+from nnunet_assft.evaluation.predictions import altered, is_prediction, keep_prediction
+from nnunet_assft.network.checkpoints import load_weights, remove_if_damaged
+from nnunet_assft.runtime.cached import cached, cached_or_none, claim, keep, kept_result, set_aside
 from nnunet_assft.runtime.cases import for_each_case
-from nnunet_assft.runtime.files import read_json, sha256_file, write_json
+from nnunet_assft.runtime.files import sha256_file, sha256_of, write_json
 from nnunet_assft.runtime.processes import die_with_parent
+from nnunet_assft.runtime.sealed import read_sealed, write_sealed
 from nnunet_assft.runtime.seeding import seed_generators
 from nnunet_assft.runtime.text import some
 
@@ -94,6 +96,10 @@ class Job:
             "start": self.start and sha256_file(Path(self.start)),
         }
 
+    def made_from(self) -> dict[str, str]:
+        """What the predictions were made from, see `keep_prediction`."""
+        return {"job": sha256_of(self.identity())}
+
 
 class FinishedJob(NamedTuple):
     """A job that is done.
@@ -119,18 +125,21 @@ def run_job(job: Job) -> dict[str, Path]:
         start = time.monotonic()
         claim(folder / "job.json", identity, displace=set_aside)
         _run_process(job)
-        return time.monotonic() - start, read_json(folder / "trained.json")["result"]["from_scratch"]
+        trained = kept_result(folder / "trained.json", "Run the same command again.")
+        return time.monotonic() - start, trained["from_scratch"]
 
-    cached(folder / "done.json", identity, compute, outputs=lambda _: job.predictions.values(), store=_DoneFile())
+    done = cached_or_none(folder / "done.json", identity, store=_DoneFile())
+    if done is None or altered(folder / "test", job.test_images, job.dataset_json["file_ending"], job.made_from()):
+        keep(folder / "done.json", identity, compute(), store=_DoneFile())
     return job.predictions
 
 
 def finished_job(folder: Path) -> FinishedJob | None:
-    """Return the finished job of this folder, or None if it is not finished."""
-    done = folder / "done.json"
-    if not done.is_file():
+    """Return the finished job of this folder, or None if it is not finished or the file that says so is damaged."""
+    try:
+        sha256, (seconds, from_scratch) = _DoneFile().read(folder / "done.json")
+    except DamagedFileError:
         return None
-    sha256, (seconds, from_scratch) = _DoneFile().read(done)
     return FinishedJob(sha256, seconds, from_scratch)
 
 
@@ -139,12 +148,12 @@ class _DoneFile:
     scratch (version 0.1.0 did not write that)."""
 
     def read(self, file: Path) -> tuple[str, tuple[float, bool]]:
-        content = read_json(file)
+        content = read_sealed(file, ("job_sha256", "seconds", "from_scratch"))
         return content["job_sha256"], (float(content["seconds"]), content.get("from_scratch", True))
 
     def write(self, file: Path, inputs_sha256: str, result: tuple[float, bool], seconds: float) -> None:
         seconds, from_scratch = result
-        write_json(file, {"job_sha256": inputs_sha256, "seconds": round(seconds, 3), "from_scratch": from_scratch})
+        write_sealed(file, {"job_sha256": inputs_sha256, "seconds": round(seconds, 3), "from_scratch": from_scratch})
 
 
 def _run_process(job: Job) -> None:
@@ -257,7 +266,7 @@ def train(job: Job) -> None:
 
     def compute() -> dict[str, Any]:
         job.checkpoint.unlink(missing_ok=True)
-        _remove_if_cut_short(job.fold / "checkpoint_latest.pth")
+        remove_if_damaged(job.fold / "checkpoint_latest.pth")
         seed_generators([job.seed])
         if job.device == "cuda":
             torch.backends.cudnn.benchmark = True
@@ -282,18 +291,10 @@ def train(job: Job) -> None:
     cached(Path(job.folder, "trained.json"), inputs, compute, outputs=lambda _: [job.checkpoint])
 
 
-def _remove_if_cut_short(checkpoint: Path) -> None:
-    try:
-        if checkpoint.is_file():
-            load_weights(checkpoint)
-    except AssftError as error:
-        print(f"{error} The training starts again from the beginning.")
-        checkpoint.unlink()
-
-
 def predict(job: Job) -> None:
     """Do what `nnUNetv2_predict -f all` does, with mirroring, for every test case that has no segmentation yet."""
-    files = job.predictions
+    files, folder, ending = job.predictions, Path(job.folder, "test"), job.dataset_json["file_ending"]
+    made_from = job.made_from()
     predictor = nnUNetPredictor(
         device=torch.device(job.device), perform_everything_on_device=job.device == "cuda", allow_tqdm=False
     )
@@ -303,15 +304,14 @@ def predict(job: Job) -> None:
         files[case].parent.mkdir(exist_ok=True)
         partial = files[case].with_name(f".partial_{case}")
         predictor.predict_from_files_sequential([job.test_images[case]], [str(partial)])
-        os.replace(f"{partial}{job.dataset_json['file_ending']}", files[case])
+        os.replace(f"{partial}{ending}", files[case])
+        keep_prediction(folder, case, ending, made_from)
         return files[case]
 
-    for_each_case(
-        predict_case,
-        list(files),
-        desc="standard nnU-Net: predicting test cases",
-        done=lambda case: files[case] if files[case].is_file() else None,
-    )
+    def done(case: str) -> Path | None:
+        return files[case] if is_prediction(folder, case, ending, made_from) else None
+
+    for_each_case(predict_case, list(files), desc="standard nnU-Net: predicting test cases", done=done)
 
 
 def main() -> None:

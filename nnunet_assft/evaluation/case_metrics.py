@@ -11,6 +11,7 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 from nnunet_assft.errors import AssftError
 from nnunet_assft.evaluation.dice import case_dice
+from nnunet_assft.evaluation.predictions import altered
 from nnunet_assft.evaluation.surface import (
     DEFAULT_TOLERANCE_MM,
     hausdorff_distance_95,
@@ -19,7 +20,8 @@ from nnunet_assft.evaluation.surface import (
 )
 from nnunet_assft.runtime.cached import cached
 from nnunet_assft.runtime.cases import for_each_case
-from nnunet_assft.runtime.files import read_json, sha256_file, sha256_of, write_json, write_text
+from nnunet_assft.runtime.files import sha256_file, write_text
+from nnunet_assft.runtime.sealed import read_sealed, write_sealed
 from nnunet_assft.runtime.text import some
 from nnunet_assft.volumes.raw_dataset import RawDataset
 
@@ -78,11 +80,12 @@ def cached_metrics(
     """
     predictions = {case: folder / f"{case}{dataset.file_ending}" for case in cases}
     references = {case: dataset.label_file(case) for case in cases}
-    gone = [file for file in [*predictions.values(), *references.values()] if not file.is_file()]
-    if gone:
+    lost = [file for file in references.values() if not file.is_file()]
+    lost += [predictions[case] for case in altered(folder, cases, dataset.file_ending, made_from)]
+    if lost:
         raise AssftError(
-            f"{len(gone)} files that are needed to evaluate {folder} do not exist: {some(gone)}. Put them back and run "
-            "the same command again."
+            f"{len(lost)} files that are needed to evaluate {folder} do not exist, or do not match their checksums: "
+            f"{some(lost)}. Put them back, or run nnUNetv2_assft_compare, which makes predictions again."
         )
     inputs = {
         **made_from,
@@ -98,17 +101,19 @@ def cached_metrics(
 
 
 class _MetricsStore:
-    """The table as a CSV file, and beside it a JSON file with the checksum of its inputs."""
+    """The table as a CSV file, and beside it a JSON file with the checksums of the table and of its inputs."""
 
     def read(self, file: Path) -> tuple[str, pd.DataFrame]:
-        content = read_json(file.with_suffix(".json"))
-        # nnunet_assft 0.1.0 stored the inputs instead of their checksum
-        return content.get("inputs_sha256") or sha256_of(content), read_table(file, DTYPES)
+        content = read_sealed(file.with_suffix(".json"), ("inputs_sha256", "table_sha256", "seconds"))
+        if content["table_sha256"] != sha256_file(file):
+            raise ValueError(f"{file} does not match its checksum")
+        return content["inputs_sha256"], read_table(file, DTYPES)
 
     def write(self, file: Path, inputs_sha256: str, result: pd.DataFrame, seconds: float) -> None:
         file.with_suffix(".json").unlink(missing_ok=True)  # so that an old checksum never stands beside a new table
         write_text(file, result.to_csv(index=False))
-        write_json(file.with_suffix(".json"), {"inputs_sha256": inputs_sha256, "seconds": round(seconds, 3)})
+        content = {"inputs_sha256": inputs_sha256, "table_sha256": sha256_file(file), "seconds": round(seconds, 3)}
+        write_sealed(file.with_suffix(".json"), content)
 
 
 def read_table(file: Path, dtypes: Mapping[str, type]) -> pd.DataFrame:

@@ -12,12 +12,14 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
 
 from nnunet_assft.errors import AssftError
-from nnunet_assft.runtime.cached import cached
+from nnunet_assft.runtime.cached import cached, cached_or_none, kept_result
 from nnunet_assft.runtime.cases import for_each_case, in_processes
-from nnunet_assft.runtime.files import read_json, signature
+from nnunet_assft.runtime.files import sha256_file, sha256_of, signature
 from nnunet_assft.runtime.text import some
 from nnunet_assft.volumes.nifti import refuse_damaged_nifti
 
+VERSION = 2  # of what is cached of a case
+AGAIN = "Run the same command again."
 SAMPLES_PER_CASE = 1_000  # intensities, for the record only, as our normalisations do not use them
 
 
@@ -28,20 +30,27 @@ class _Job:
     reader: BaseReaderWriter
     file: Path
 
+    @property
+    def inputs(self) -> dict[str, Any]:
+        return {"version": VERSION, "files": signature(self.images)}
+
 
 def check_images(
     images: dict[str, tuple[Path, ...]], reader: BaseReaderWriter, folder: Path, *, num_processes: int = 1
-) -> None:
+) -> dict[str, str]:
     """Read every image once and cache its part of the fingerprint in `folder`, one small file per case.
 
-    A case with such a file is read again only if its image has changed. Raises an `AssftError` that lists the images
-    that cannot be read, are not 3D, contain NaN or inf, or are 0 everywhere.
+    A case with such a file is read again only if its image has changed. Returns case -> a checksum of its image files.
+    Raises an `AssftError` that lists the images that cannot be read, are not 3D, contain NaN or inf, or are 0
+    everywhere.
     """
     problems: dict[str, AssftError] = {}
-    for_each_case(
+    jobs = {case: _Job(case, files, reader, folder / f"{case}.json") for case, files in images.items()}
+    parts = for_each_case(
         _analyse_once,
-        {case: _Job(case, files, reader, folder / f"{case}.json") for case, files in images.items()},
+        jobs,
         desc="fingerprint",
+        done=lambda case: cached_or_none(jobs[case].file, jobs[case].inputs),
         failures=problems,
         executor=in_processes(num_processes),
     )
@@ -51,11 +60,12 @@ def check_images(
             f"{len(problems)} of {len(images)} images cannot be used ({listed}). "
             "Replace or remove them and run the same command again."
         )
+    return {case: part["sha256"] for case, part in parts.items()}
 
 
 def combine_fingerprint(cases: Iterable[str], folder: Path) -> dict[str, Any]:
     """Return nnU-Net's fingerprint of these cases, with nonzero voxels in place of the foreground for intensities."""
-    parts = [read_json(folder / f"{case}.json")["result"] for case in cases]
+    parts = [kept_result(folder / f"{case}.json", AGAIN) for case in cases]
     n_channels = len(parts[0]["intensities"])
     pooled = [np.concatenate([part["intensities"][c] for part in parts]) for c in range(n_channels)]
     return {
@@ -69,7 +79,7 @@ def combine_fingerprint(cases: Iterable[str], folder: Path) -> dict[str, Any]:
 
 
 def _analyse_once(job: _Job) -> dict[str, Any]:
-    return cached(job.file, signature(job.images), lambda: _analyse(job))
+    return cached(job.file, job.inputs, lambda: _analyse(job))
 
 
 def _analyse(job: _Job) -> dict[str, Any]:
@@ -94,6 +104,7 @@ def _analyse(job: _Job) -> dict[str, Any]:
         sample = rng.choice(nonzero, min(SAMPLES_PER_CASE, nonzero.size), replace=False) if nonzero.size else [0.0]
         sampled.append([float(v) for v in sample])
     return {
+        "sha256": sha256_of([sha256_file(file) for file in job.images]),
         "spacing": [float(s) for s in properties["spacing"]],
         "shape_after_crop": [int(s) for s in cropped.shape[1:]],
         "relative_size_after_cropping": float(np.prod(cropped.shape[1:]) / np.prod(image.shape[1:])),

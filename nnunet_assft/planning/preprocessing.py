@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ import numpy as np
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunet_assft.errors import DamagedFileError
 from nnunet_assft.planning import normalization  # noqa: F401 - registers its schemes, also in spawned workers
 from nnunet_assft.planning.planner import CONFIGURATION
-from nnunet_assft.runtime.cached import cached, cached_or_none
+from nnunet_assft.runtime.cached import cached_or_none, keep, kept_result
 from nnunet_assft.runtime.cases import for_each_case, in_processes
-from nnunet_assft.runtime.files import PARTIAL, atomic_path, signature
+from nnunet_assft.runtime.files import PARTIAL, atomic_path, sha256_file
+from nnunet_assft.runtime.untrusted import load_pickle
 
 ENDINGS = (".b2nd", "_seg.b2nd", ".pkl")
 
@@ -28,13 +31,16 @@ ENDINGS = (".b2nd", "_seg.b2nd", ".pkl")
 class _Job:
     case: str
     images: tuple[Path, ...]
+    images_sha256: str
     plans: dict[str, Any]
     dataset_json: dict[str, Any]
     folder: Path
 
 
+# six parameters: the images and all that nnU-Net's preprocessing needs
 def preprocess_images(
-    images: dict[str, tuple[Path, ...]],
+    images: Mapping[str, tuple[Path, ...]],
+    images_sha256: Mapping[str, str],
     plans: dict[str, Any],
     dataset_json: dict[str, Any],
     folder: Path,
@@ -43,39 +49,39 @@ def preprocess_images(
 ) -> None:
     """Run nnU-Net's preprocessing on images without labels.
 
-    Writes CASE.b2nd, CASE_seg.b2nd (0, and -1 outside the nonzero region) and CASE.pkl to `folder`. Cases that were
-    preprocessed from the same images are kept, so that an interrupted call can be repeated.
+    Writes CASE.b2nd, CASE_seg.b2nd (0, and -1 outside the nonzero region) and CASE.pkl to `folder`, and their checksums
+    to its subfolder. Cases that were preprocessed from the same images are kept, so that an
+    interrupted call can be repeated. images_sha256: checksums of the images, see `fingerprint.check_images`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for_each_case(
-        _preprocess_once,
-        {case: _Job(case, files, plans, dataset_json, folder) for case, files in images.items()},
+        _preprocess,
+        {case: _Job(case, files, images_sha256[case], plans, dataset_json, folder) for case, files in images.items()},
         desc="preprocessing",
-        done=lambda case: _made(folder, case, images[case]),
+        done=lambda case: _made(folder, case, images_sha256[case]),
         executor=in_processes(num_processes),
     )
     shutil.rmtree(_scratch(folder), ignore_errors=True)
 
 
-def _made(folder: Path, case: str, images: tuple[Path, ...]) -> list[str] | None:
-    """Return the names of the preprocessed files of a case, or None if they are missing or the images have changed."""
-    return cached_or_none(folder / f"{case}.json", signature(images), outputs=partial(_files, folder))
+def _made(folder: Path, case: str, images_sha256: str) -> dict[str, str] | None:
+    """Return the checksums of the preprocessed files of a case, or None if a file is missing or the images have
+    changed. The files are not read: whoever reads them compares the checksums."""
+    checksums: dict[str, str] | None = cached_or_none(checksum_file(folder, case), {"images": images_sha256})
+    return checksums if checksums and all((folder / name).is_file() for name in checksums) else None
 
 
-def _preprocess_once(job: _Job) -> list[str]:
-    file = job.folder / f"{job.case}.json"
-    return cached(file, signature(job.images), lambda: _preprocess(job), outputs=partial(_files, job.folder))
-
-
-def _files(folder: Path, names: list[str]) -> list[Path]:
-    return [folder / name for name in names]
+def made_from_others(folder: Path, case: str, images_sha256: str) -> bool:
+    """Return whether a case was preprocessed from images with another checksum."""
+    file = checksum_file(folder, case)
+    return file.is_file() and cached_or_none(file, {"images": images_sha256}) is None
 
 
 def _scratch(folder: Path) -> Path:
     return folder.with_name(f"{PARTIAL}_{folder.name}")
 
 
-def _preprocess(job: _Job) -> list[str]:
+def _preprocess(job: _Job) -> dict[str, str]:
     plans_manager = PlansManager(job.plans)
     configuration = plans_manager.get_configuration(CONFIGURATION)
     preprocessor = configuration.preprocessor_class(verbose=False)
@@ -85,21 +91,73 @@ def _preprocess(job: _Job) -> list[str]:
         (scratch / f"{job.case}{ending}").unlink(missing_ok=True)
     files = [str(file) for file in job.images]
     preprocessor.run_case_save(str(scratch / job.case), files, None, plans_manager, configuration, job.dataset_json)
+    names = [f"{job.case}{ending}" for ending in ENDINGS]
+    checksums = {name: sha256_file(scratch / name) for name in names}
+    for name in names:
+        os.replace(scratch / name, job.folder / name)
+    keep(checksum_file(job.folder, job.case), {"images": job.images_sha256}, checksums)
+    return checksums
+
+
+def forget(folder: Path, case: str) -> None:
+    """Have `preprocess_images` make the files of a case again."""
+    (checksum_file(folder, case)).unlink(missing_ok=True)
+
+
+def checksum_file(folder: Path, case: str) -> Path:
+    """Return the file with the checksums of the preprocessed files of a case: not among them, because nnU-Net tells the
+    kind of a folder by the endings of all its files."""
+    return folder / "checksums" / f"{case}.json"
+
+
+def whole_files(folder: Path, case: str) -> dict[str, str]:
+    """Return name -> checksum of the preprocessed files of a case.
+
+    folder: that of `preprocess_images` or of `write_training_label`. Raises `DamagedFileError` if one of the files is
+    not what was written.
+    """
     for ending in ENDINGS:
-        os.replace(scratch / f"{job.case}{ending}", job.folder / f"{job.case}{ending}")
-    return [f"{job.case}{ending}" for ending in ENDINGS]
+        _whole_file(folder, case, ending)
+    return _checksums(folder, case)
+
+
+def _checksums(folder: Path, case: str) -> dict[str, str]:
+    checksums: dict[str, str] = kept_result(checksum_file(folder, case), "It is made again.")
+    return checksums
 
 
 def load_image(folder: Path, case: str) -> np.ndarray:
-    """Return the preprocessed image, (channels, z, y, x) float32."""
-    return np.asarray(blosc2.open(urlpath=str(folder / f"{case}.b2nd"), mode="r", mmap_mode="r")[:])
+    """Return the preprocessed image, (channels, z, y, x) float32. Raises `DamagedFileError` if its file was altered."""
+    return _array(_whole_file(folder, case, ".b2nd"))
 
 
 def load_properties(folder: Path, case: str) -> dict[str, Any]:
-    """Return the properties needed to resample a prediction to the original grid, as `preprocess_images` wrote them."""
-    with open(folder / f"{case}.pkl", "rb") as file:
-        properties: dict[str, Any] = pickle.load(file)
+    """Return the properties needed to resample a prediction to the original grid, as `preprocess_images` wrote them.
+
+    Raises `DamagedFileError` if their file was altered.
+    """
+    _whole_file(folder, case, ".pkl")
+    file = folder / f"{case}.pkl"
+    try:
+        properties: dict[str, Any] = load_pickle(file)
+    except ValueError as error:
+        raise DamagedFileError(f"{file} cannot be read ({error}). It is made again.") from error
     return properties
+
+
+def _whole_file(folder: Path, case: str, ending: str) -> bytes:
+    """Return the content of a file of a case. Raises `DamagedFileError` if it is not what was written."""
+    file, expected = folder / f"{case}{ending}", _checksums(folder, case)
+    content = file.read_bytes() if file.is_file() else b""
+    if hashlib.sha256(content).hexdigest() != expected.get(file.name):
+        raise DamagedFileError(f"{file} does not match its checksum. It is made again.")
+    return content
+
+
+def _array(content: bytes) -> np.ndarray:
+    """Return the array in the content of a b2nd file. `blosc2.open` may run code that the file carries; this does
+    not."""
+    return np.asarray(blosc2.ndarray_from_cframe(content)[:])
 
 
 # six parameters: the label, its folders, and what nnU-Net's preprocessing needs
@@ -111,7 +169,7 @@ def write_training_label(
     plans: dict[str, Any],
     dataset_json: dict[str, Any],
 ) -> None:
-    """Write CASE_seg.b2nd and CASE.pkl as if nnU-Net had preprocessed image and label together.
+    """Write CASE_seg.b2nd and CASE.pkl as if nnU-Net had preprocessed image and label together, beside CASE.b2nd.
 
     label: (1, z, y, x) on the grid of the raw image. The value -1 outside the nonzero region of the image is kept. If
     no resampling is needed, the result equals that of nnU-Net in every voxel.
@@ -120,7 +178,7 @@ def write_training_label(
     configuration = plans_manager.get_configuration(CONFIGURATION)
     label_manager = plans_manager.get_label_manager(dataset_json)
     properties = load_properties(image_folder, case)
-    outside = blosc2.open(urlpath=str(image_folder / f"{case}_seg.b2nd"), mode="r")[:] == -1
+    outside = _array(_whole_file(image_folder, case, "_seg.b2nd")) == -1
     seg = label.transpose([0, *(axis + 1 for axis in plans_manager.transpose_forward)])
     z, y, x = (slice(low, high) for low, high in properties["bbox_used_for_cropping"])
     seg = seg[:, z, y, x]

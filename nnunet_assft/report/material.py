@@ -13,15 +13,15 @@ from tqdm import tqdm
 
 from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.state import Experiment, Round, finished_rounds
-from nnunet_assft.active.training.checkpoints import training_log
 from nnunet_assft.annotation.minutes import annotation_minutes
 from nnunet_assft.comparison.arms import Comparison
-from nnunet_assft.comparison.collection import RUN_COLUMNS
+from nnunet_assft.comparison.collection import RUN_COLUMNS, require_whole
 from nnunet_assft.comparison.conclusions import Findings, draw_conclusions
 from nnunet_assft.comparison.pseudo_label_quality import read_pseudo_label_quality
 from nnunet_assft.comparison.spec import read_comparison
 from nnunet_assft.errors import AssftError
 from nnunet_assft.evaluation.case_metrics import DTYPES, read_table
+from nnunet_assft.network.checkpoints import training_log
 from nnunet_assft.volumes.raw_dataset import RawDataset, find_dataset
 
 DICE_COLUMNS = ("round", "n_labelled", "case", "structure", "dice")
@@ -220,6 +220,7 @@ def read_finished_comparison(folder: Path) -> FinishedComparison:
         raise AssftError(
             f"{folder} has no {' and no '.join(lost)}. Run nnUNetv2_assft_compare first, or leave out --compare."
         )
+    require_whole(folder)
     spec, shared = read_comparison(folder / "comparison.json")
     quality = folder / "pseudo_label_quality.csv"
     results = read_table(folder / "results.csv", {"arm": str, **DTYPES})

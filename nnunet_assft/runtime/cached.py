@@ -1,29 +1,35 @@
 """Caching by inputs: a result that was computed from the same inputs, and still exists, is not computed again.
 
 An interrupted command can therefore be run again: every step that had finished is loaded from its file. `cached`
-stores the result of one step in one file; `claim` marks a folder to which many outputs are written one by one.
+stores the result of one step in one file; `claim` marks a folder to which many outputs are written one by one. What is
+damaged counts as missing and is computed again.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from nnunet_assft.runtime.files import free_name, read_json, sha256_of, write_json
+from nnunet_assft.errors import DamagedFileError
+from nnunet_assft.runtime.files import free_name, sha256_file, sha256_of
+from nnunet_assft.runtime.sealed import read_sealed, write_sealed
 
 Result = TypeVar("Result")
+STEP_KEYS = ("inputs_sha256", "result", "seconds")
 
 
 class Store(Protocol[Result]):
-    """Stores a result in a file, together with the checksum of the inputs from which it was computed."""
+    """Stores a result in a file, together with the checksum of what it was computed from."""
 
     def read(self, file: Path) -> tuple[str, Result]:
-        """Return the checksum and the result. Raises ValueError, KeyError, TypeError or OSError for a damaged file."""
+        """Return the checksum and the result. Raises ValueError, KeyError, TypeError, OSError or `DamagedFileError` for
+        a damaged file."""
 
     def write(self, file: Path, inputs_sha256: str, result: Result, seconds: float) -> None:
         """Write the file atomically. seconds: how long the result took to compute."""
@@ -33,11 +39,11 @@ class JsonStore:
     """Stores a result that JSON can represent, such as a dictionary."""
 
     def read(self, file: Path) -> tuple[str, Any]:
-        content = read_json(file)
+        content = read_sealed(file, STEP_KEYS)
         return content["inputs_sha256"], content["result"]
 
     def write(self, file: Path, inputs_sha256: str, result: Any, seconds: float) -> None:
-        write_json(file, {"inputs_sha256": inputs_sha256, "result": result, "seconds": round(seconds, 3)})
+        write_sealed(file, {"inputs_sha256": inputs_sha256, "result": result, "seconds": round(seconds, 3)})
 
 
 JSON = JsonStore()
@@ -56,18 +62,32 @@ def cached(
     outputs: Callable[[Result], Iterable[Path]] = no_outputs,
     store: Store[Result] = JSON,
 ) -> Result:
-    """Return the cached result if its inputs are unchanged and its outputs exist; otherwise compute and cache it.
+    """Return the cached result if its inputs and its outputs are unchanged; otherwise compute and cache it.
 
     inputs: everything that determines the result, in a form that JSON can represent. outputs: returns the files that
-    `compute` wrote.
+    `compute` wrote. Their checksums are part of the stored one, so an output that was edited or damaged is made again.
     """
     kept = cached_or_none(file, inputs, outputs=outputs, store=store)
     if kept is not None:
         return kept
     start = time.monotonic()
     result = compute()
-    store.write(file, sha256_of(inputs), result, time.monotonic() - start)
+    keep(file, inputs, result, outputs(result), seconds=time.monotonic() - start, store=store)
     return result
+
+
+# six parameters: a result, what it belongs to, and how it is stored
+def keep(
+    file: Path,
+    inputs: Any,
+    result: Result,
+    outputs: Iterable[Path] = (),
+    *,
+    seconds: float = 0.0,
+    store: Store[Result] = JSON,
+) -> None:
+    """Store a result for later calls of `cached_or_none` with the same inputs and outputs."""
+    store.write(file, _checksum(inputs, outputs), result, seconds)
 
 
 def cached_or_none(
@@ -79,36 +99,53 @@ def cached_or_none(
 ) -> Result | None:
     """Return the cached result, or None if it has to be computed. A damaged file counts as missing."""
     try:
-        inputs_sha256, result = store.read(file)
-    except (OSError, ValueError, KeyError, TypeError):
+        checksum, result = store.read(file)
+        return result if checksum == _checksum(inputs, outputs(result)) else None
+    except (OSError, ValueError, KeyError, TypeError, DamagedFileError):
         return None
-    is_current = inputs_sha256 == sha256_of(inputs) and all(path.is_file() for path in outputs(result))
-    return result if is_current else None
+
+
+def kept_result(file: Path, remedy: str) -> Any:
+    """Return the result that is stored in a JSON file, whatever its inputs were.
+
+    remedy: a sentence that says how the file is made again. Raises `DamagedFileError` if it cannot be read.
+    """
+    return read_sealed(file, STEP_KEYS, remedy=remedy)["result"]
+
+
+def seconds_of(file: Path) -> float:
+    """Return how long the result in a JSON file took to compute. Raises `DamagedFileError` if it cannot be read."""
+    return float(read_sealed(file, STEP_KEYS, remedy="Run the same command again.").get("seconds", math.nan))
+
+
+def _checksum(inputs: Any, outputs: Iterable[Path]) -> str:
+    """Return the checksum of the inputs and of the output files. Raises OSError if one of these cannot be read."""
+    made = [sha256_file(file) for file in outputs]
+    return sha256_of({"inputs": inputs, "outputs": made}) if made else sha256_of(inputs)
 
 
 # Folders ------------------------------------------------------------------------------------------------------------
 
 
-def claim(stamp: Path, inputs: Any, displace: Callable[[Path], object]) -> None:
+def claim(stamp: Path, inputs: Mapping[str, Any], displace: Callable[[Path], object]) -> None:
     """Reserve the folder of `stamp` for outputs that are computed from these inputs.
 
     Files that were computed from the same inputs stay in the folder. stamp: a JSON file in the folder that records its
     inputs. displace: called with a folder that is not empty and has other inputs, or none on record; `remove`,
     `set_aside`, or a function that raises.
     """
-    inputs = json.loads(json.dumps(inputs))
     if is_claimed(stamp, inputs):
         return
     if stamp.parent.is_dir() and any(not path.name.startswith(".") for path in stamp.parent.iterdir()):
         displace(stamp.parent)
-    write_json(stamp, inputs)
+    write_sealed(stamp, inputs)
 
 
-def is_claimed(stamp: Path, inputs: Any) -> bool:
+def is_claimed(stamp: Path, inputs: Mapping[str, Any]) -> bool:
     """Return whether the folder of `stamp` is reserved for outputs of these inputs."""
     try:
-        return bool(read_json(stamp) == json.loads(json.dumps(inputs)))
-    except (OSError, ValueError):
+        return bool(read_sealed(stamp, inputs) == json.loads(json.dumps(inputs)))
+    except DamagedFileError:
         return False
 
 

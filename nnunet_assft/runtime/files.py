@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from nnunet_assft.errors import AssftError
+
 PARTIAL = ".partial"
 
 
@@ -46,17 +48,32 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows as CSV, with floats in full precision. The header consists of the keys of the first row."""
+    """Write rows as CSV, see `csv_text`."""
+    write_text(path, csv_text(rows))
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows as CSV, with floats in full precision. The header consists of the keys of the first row."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_text(path, text.getvalue())
+    return text.getvalue()
 
 
 def read_json(path: Path) -> Any:
-    """Return the content of a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Return the content of a JSON file. Raises OSError or ValueError if it cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def inside(folder: Path, relative: str) -> Path:
+    """Return the path of a file in a folder. Raises `AssftError` if the relative path leads out of it."""
+    if Path(relative).is_absolute() or ".." in Path(relative).parts:
+        raise AssftError(f"{relative!r} leads out of {folder}; expected a relative path inside it.")
+    return folder / relative
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -35,11 +35,13 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 
 from nnunet_assft.errors import AssftError
+from nnunet_assft.network.checkpoints import load_weights
 from nnunet_assft.nnunet_names import known_to
 from nnunet_assft.planning import normalization  # noqa: F401 - the plans of these trainers name its schemes
-from nnunet_assft.runtime.files import atomic_path, read_json
+from nnunet_assft.runtime.files import atomic_path, inside
 from nnunet_assft.runtime.seeding import seed_generators
 from nnunet_assft.trainers.folds import training_set_of_fold
+from nnunet_assft.trainers.stage_file import read_stage_file
 
 STAGES = ("supervised", "semi", "member")  # the index of a stage is part of its seed
 MAX_ROTATION = math.radians(30)
@@ -61,7 +63,7 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
     """Trainer of the semi-supervised stage, on the labelled and the pseudo-labelled cases of round `fold`.
 
     It overrides build_network_architecture, initialize, configure_optimizers, the two augmentation hooks, do_split,
-    on_train_epoch_start, on_epoch_end and save_checkpoint.
+    on_train_epoch_start, on_epoch_end, save_checkpoint and load_checkpoint.
     """
 
     stage = "semi"
@@ -98,7 +100,7 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
                 f"{self.stage_file} does not exist: fold {fold} has no training set yet. "
                 "Run nnUNetv2_assft_status to see the next command."
             )
-        self.stage_plan: dict[str, Any] = read_json(self.stage_file)
+        self.stage_plan: dict[str, Any] = read_stage_file(self.stage_file)
         self.initial_lr = settings["initial_lr"]
         self.weight_decay = settings["weight_decay"]
         self.enable_deep_supervision = settings["deep_supervision"]
@@ -133,8 +135,8 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
     def initialize(self) -> None:
         """Initialise as nnU-Net does, with a new optimiser, then load the weights that the stage file names."""
         super().initialize()
-        start = Path(str(nnUNet_results), self.plans_manager.dataset_name, self.stage_plan["start_from"])
-        weights = torch.load(start, map_location="cpu", weights_only=False)["network_weights"]
+        start = inside(Path(str(nnUNet_results), self.plans_manager.dataset_name), self.stage_plan["start_from"])
+        weights = load_weights(start, self.stage_plan["start_sha256"])
         self._bare_network().load_state_dict(weights, strict=True)
         if self.device.type == "cpu":
             self.network.to(memory_format=torch.channels_last_3d)  # a third faster on a CPU
@@ -143,6 +145,12 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
     def _bare_network(self) -> nn.Module:
         network = self.network.module if self.is_ddp else self.network
         return getattr(network, "_orig_mod", network)  # torch.compile wraps the network
+
+    def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
+        """Load a checkpoint as nnU-Net does, but only a whole one that holds no more than tensors and numbers."""
+        if isinstance(filename_or_checkpoint, str):
+            load_weights(Path(filename_or_checkpoint))  # nnU-Net itself would run code from the file
+        super().load_checkpoint(filename_or_checkpoint)
 
     def save_checkpoint(self, filename: str) -> None:
         """Write a checkpoint atomically. No `checkpoint_best` is written, for the reason given in `do_split`."""

@@ -11,10 +11,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from nnunet_assft.errors import AssftError
-from nnunet_assft.runtime.files import read_json, write_json
+from nnunet_assft.runtime.sealed import read_sealed, write_sealed
 from nnunet_assft.runtime.text import some
 
 ALL = "all"
+REMEDY = "Restore it, or remove it and give --accept_geometry again for the cases that need it."
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,11 @@ class AcceptedGeometry:
         """Load the consent that is recorded in this file; empty if there is no file."""
         if not file.is_file():
             return cls()
-        content = read_json(file)
+        content = read_sealed(file, ("cases", "found"), remedy=REMEDY)
         return cls(tuple(content["cases"]), dict(content["found"]))
 
     def save(self, file: Path) -> None:
-        write_json(file, asdict(self))
+        write_sealed(file, asdict(self))
 
     def lines(self) -> list[str]:
         """Return lines to print: the accepted cases, and the labels that were used because of it."""

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 
 from nnunet_assft.active.state import Experiment
-from nnunet_assft.active.training.checkpoints import load_weights, weights_sha256
 from nnunet_assft.errors import AssftError
 from nnunet_assft.network.architecture import CTFMSegmentationNet
+from nnunet_assft.network.checkpoints import load_weights, weights_sha256
 from nnunet_assft.network.presets import PRESETS
 from tests.conftest import TINY, plan_experiment, write_dataset
 
@@ -163,7 +163,8 @@ def everything_planned(experiment):
         for file in paths.preprocessed.glob("assft_pool_*/*.b2nd")
     }
     plans = json.loads(paths.plans.read_text())
-    return dataclasses.replace(experiment, dataset=""), {**plans, "dataset_name": ""}, images
+    checksums = {**experiment.checksums, "plans": ""}  # the plans name the dataset
+    return dataclasses.replace(experiment, dataset="", checksums=checksums), {**plans, "dataset_name": ""}, images
 
 
 def test_labels_are_not_opened(blobs, nnunet_folders):

@@ -115,7 +115,8 @@ def test_training_sets_hold_exactly_the_cases_of_their_stage(trained: Trained) -
     ):
         folder = stages / f"round_{r:02d}_{stage}"
         assert {file.name for file in folder.iterdir()} == {
-            f"{c}{e}" for c in cases for e in (".b2nd", "_seg.b2nd", ".pkl")
+            "checksums",
+            *(f"{c}{e}" for c in cases for e in (".b2nd", "_seg.b2nd", ".pkl")),
         }
 
 

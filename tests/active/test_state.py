@@ -10,13 +10,14 @@ import pytest
 
 from nnunet_assft.active.options import Options
 from nnunet_assft.active.settings import Settings
-from nnunet_assft.active.state import REMOVED_OPTIONS, Experiment, Model, Round, finished_rounds, write_splits
+from nnunet_assft.active.state import KEYS, REMOVED_OPTIONS, Experiment, Model, Round, finished_rounds, write_splits
 from nnunet_assft.cli.predict import main as predict_main
 from nnunet_assft.cli.report import main as report_main
 from nnunet_assft.cli.round import main as round_main
 from nnunet_assft.cli.status import main as status_main
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.files import read_json, write_json
+from nnunet_assft.runtime.sealed import read_sealed, write_sealed
 from tests.conftest import CPU, Trained, run_round
 
 POOL = tuple(f"case_{i:02d}" for i in range(8))
@@ -85,12 +86,12 @@ def test_an_experiment_that_is_not_there_says_how_to_make_it(experiment):
 @pytest.mark.parametrize("version", [1, 4, None])
 def test_another_schema_version_is_refused(experiment, version):
     experiment.save()
-    content = json.loads(experiment.paths.experiment_file.read_text())
+    content = read_sealed(experiment.paths.experiment_file, KEYS)
     if version is None:
         del content["schema_version"]
     else:
         content["schema_version"] = version
-    experiment.paths.experiment_file.write_text(json.dumps(content))
+    write_sealed(experiment.paths.experiment_file, content)
     with pytest.raises(AssftError, match=f"schema version {version}; expected 3. It was written by nnunet_assft 0.9"):
         Experiment.load(experiment.paths)
 
@@ -184,7 +185,7 @@ def test_an_experiment_of_schema_version_2_is_the_same_experiment(planned: Exper
     as_version_2(planned)
     found = Experiment.load(planned.paths)
     assert found.versions == {"nnunetv2": "2.8.1", "torch": "2.14.1", "numpy": "2.4.6", "nnunet_assft": "0.1.0"}
-    assert dataclasses.replace(found, versions=planned.versions) == planned
+    assert dataclasses.replace(found, versions=planned.versions, checksums=planned.checksums) == planned
 
 
 def test_encoder_and_options_of_schema_version_2_are_kept(planned: Experiment) -> None:

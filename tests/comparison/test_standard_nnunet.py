@@ -17,10 +17,10 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_assft.active.state import Round
-from nnunet_assft.active.training.checkpoints import load_weights
 from nnunet_assft.comparison import standard_nnunet
 from nnunet_assft.comparison.arms import Comparison, arm_of
 from nnunet_assft.errors import AssftError
+from nnunet_assft.network.checkpoints import load_weights
 from nnunet_assft.runtime.files import read_json, write_json
 from tests.comparison.conftest import DATASET
 

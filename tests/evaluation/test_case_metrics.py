@@ -9,7 +9,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from nnunet_assft.errors import AssftError
 from nnunet_assft.evaluation import case_metrics as m
-from nnunet_assft.runtime.files import sha256_file, write_json
+from nnunet_assft.evaluation.predictions import keep_prediction
 from nnunet_assft.volumes.raw_dataset import find_dataset
 from tests.conftest import write_volume
 
@@ -123,20 +123,28 @@ def test_metrics_are_kept_until_what_they_are_made_from_changes(predicted, monke
         m.cached_metrics(dataset, CASES, folder, {"model": "a"})
 
 
-def test_metrics_of_the_previous_version_are_kept(predicted, monkeypatch):
-    """Beside the table it wrote the inputs themselves, not their checksum."""
+def test_a_table_that_was_altered_is_computed_again(predicted):
     dataset, folder = predicted
     found = m.cached_metrics(dataset, CASES, folder, {"model": "a"})
-    references = {case: sha256_file(dataset.label_file(case)) for case in CASES}
-    write_json(folder / "metrics.json", {"model": "a", "references": references, "tolerance_mm": 1.0})
-    monkeypatch.setattr(m, "case_metrics", lambda *_, **__: pytest.fail("computed again"))
+    (folder / "metrics.csv").write_text((folder / "metrics.csv").read_text().replace("1", "2"))
     pd.testing.assert_frame_equal(m.cached_metrics(dataset, CASES, folder, {"model": "a"}), found)
+
+
+def test_a_prediction_that_was_altered_is_not_evaluated(predicted):
+    dataset, folder = predicted
+    keep_prediction(folder, "case_09", ".nii.gz", {"model": "a"})
+    m.cached_metrics(dataset, CASES, folder, {"model": "a"})
+    content = bytearray((folder / "case_09.nii.gz").read_bytes())
+    content[4] ^= 1  # the time in the header of gzip: the voxels are the same, but who would know
+    (folder / "case_09.nii.gz").write_bytes(bytes(content))
+    with pytest.raises(AssftError, match=r"do not match their checksums: .*case_09\.nii\.gz"):
+        m.cached_metrics(dataset, CASES, folder, {"model": "a"})
 
 
 def test_files_that_are_gone_are_named(predicted):
     dataset, folder = predicted
     (folder / "case_09.nii.gz").unlink()
-    with pytest.raises(AssftError, match=r"1 files .* do not exist: .*case_09\.nii\.gz"):
+    with pytest.raises(AssftError, match=r"1 files .* do not exist, or .*: .*case_09\.nii\.gz"):
         m.cached_metrics(dataset, CASES, folder, {})
 
 

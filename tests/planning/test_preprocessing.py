@@ -14,14 +14,19 @@ import pytest
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from scipy.ndimage import binary_dilation
 
+from nnunet_assft.errors import DamagedFileError
 from nnunet_assft.planning.fingerprint import check_images, combine_fingerprint
 from nnunet_assft.planning.planner import plan_from_images
 from nnunet_assft.planning.preprocessing import (
+    checksum_file,
     load_image,
     load_properties,
     preprocess_images,
+    whole_files,
     write_training_label,
 )
+from nnunet_assft.runtime.cached import keep
+from nnunet_assft.runtime.files import sha256_file
 from nnunet_assft.volumes.labels import read_label
 from nnunet_assft.volumes.raw_dataset import RawDataset, read_dataset
 from tests.conftest import LABELS, blob_case, write_volume
@@ -56,18 +61,24 @@ def make(
     content = {"channel_names": {"0": "MRI"}, "labels": labels, "file_ending": ".nii.gz", "numTraining": len(spacings)}
     (folder / "dataset.json").write_text(json.dumps(content))
     dataset = read_dataset(folder)
-    check_images(dataset.images, dataset.reader, raw.parent / "parts")
+    parts = raw.parent / "parts"
+    check_images(dataset.images, dataset.reader, parts)
     plans = plan_from_images(
         NAME,
-        combine_fingerprint(dataset.images, raw.parent / "parts"),
+        combine_fingerprint(dataset.images, parts),
         plans_name="nnUNetASSFTPlans",
         domain_patch_size=(16, 16, 16),
         preset="tiny",
         normalization="percentile",
     )
     target = raw.parent / "nnUNet_preprocessed" / NAME / "images"
-    preprocess_images(dataset.images, plans, dataset.dataset_json, target)
+    preprocess(dataset, plans, target)
     return dataset, plans, target
+
+
+def preprocess(dataset: RawDataset, plans: dict[str, Any], folder: Path, num_processes: int = 1) -> None:
+    checksums = check_images(dataset.images, dataset.reader, dataset.folder.parents[1] / "parts")
+    preprocess_images(dataset.images, checksums, plans, dataset.dataset_json, folder, num_processes=num_processes)
 
 
 def by_nnunet(dataset: RawDataset, plans: dict[str, Any], case: str, folder: Path) -> None:
@@ -93,6 +104,15 @@ def read_seg(folder: Path, case: str) -> np.ndarray:
     return blosc2.open(str(folder / f"{case}_seg.b2nd"))[:]
 
 
+def stored_image(folder: Path, case: str) -> np.ndarray:
+    return blosc2.open(str(folder / f"{case}.b2nd"))[:]
+
+
+def stored_properties(folder: Path, case: str) -> dict[str, Any]:
+    properties: dict[str, Any] = pickle.loads((folder / f"{case}.pkl").read_bytes())
+    return properties
+
+
 def assert_same_tree(a: Any, b: Any) -> None:
     """Equal values whether they are kept in tuples or lists, numpy or Python numbers."""
     if isinstance(a, dict):
@@ -116,15 +136,15 @@ def test_without_resampling_image_label_and_properties_are_those_of_nnunet(
         by_nnunet(dataset, plans, case, tmp_path / "oracle")
         apart(dataset, plans, images, case, tmp_path)
 
-        np.testing.assert_array_equal(load_image(images, case), load_image(tmp_path / "oracle", case))
+        np.testing.assert_array_equal(load_image(images, case), stored_image(tmp_path / "oracle", case))
         ours, theirs = read_seg(tmp_path, case), read_seg(tmp_path / "oracle", case)
         assert ours.dtype == theirs.dtype == np.int16
         np.testing.assert_array_equal(ours, theirs)
         expected = {-1, 0, 1, 2, 3} if ignore else {-1, 0, 1, 2}
         assert set(np.unique(ours)) == expected, "the case must have a corner outside of the nonzero region"
         assert ours.shape == (1, 15, 18, 20)  # y z x, cropped
-        assert_same_tree(load_properties(tmp_path, case), load_properties(tmp_path / "oracle", case))
-        locations = load_properties(tmp_path, case)["class_locations"]
+        assert_same_tree(stored_properties(tmp_path, case), stored_properties(tmp_path / "oracle", case))
+        locations = stored_properties(tmp_path, case)["class_locations"]
         assert list(locations) == ([1, 2, (-1, 0, 1, 2)] if ignore else [1, 2])
 
 
@@ -144,7 +164,7 @@ def test_with_resampling_only_the_border_of_the_outside_may_differ(nnunet_folder
     by_nnunet(dataset, plans, "case_1", tmp_path / "oracle")
     apart(dataset, plans, images, "case_1", tmp_path)
 
-    np.testing.assert_array_equal(load_image(images, "case_1"), load_image(tmp_path / "oracle", "case_1"))
+    np.testing.assert_array_equal(load_image(images, "case_1"), stored_image(tmp_path / "oracle", "case_1"))
     ours, theirs = read_seg(tmp_path, "case_1"), read_seg(tmp_path / "oracle", "case_1")
     assert ours.shape == theirs.shape != (1, 15, 18, 20)
     near_outside = (
@@ -155,22 +175,22 @@ def test_with_resampling_only_the_border_of_the_outside_may_differ(nnunet_folder
     for label in (1, 2):
         a, b = ours == label, theirs == label
         assert 2 * (a & b).sum() / (a.sum() + b.sum()) > 0.99
-    for label, locations in load_properties(tmp_path, "case_1")["class_locations"].items():
+    for label, locations in stored_properties(tmp_path, "case_1")["class_locations"].items():
         assert len(locations) == (ours == label).sum()
         assert (ours[tuple(locations.T)] == label).all()
 
 
 def test_the_images_hold_nothing_of_a_label(nnunet_folders: Path):
     dataset, plans, images = make(nnunet_folders / "nnUNet_raw")
-    files = {f"{case}{ending}" for case in dataset.images for ending in (*ENDINGS, ".json")}
-    assert set(os.listdir(images)) == files
+    files = {f"{case}{ending}" for case in dataset.images for ending in ENDINGS}
+    assert set(os.listdir(images)) == files | {"checksums"}
     before = {case: (load_image(images, case), load_properties(images, case)) for case in dataset.images}
     for case in dataset.images:
         assert set(np.unique(read_seg(images, case))) == {-1, 0}
         assert "class_locations" not in load_properties(images, case)
         dataset.label_file(case).unlink()
         (images / f"{case}.pkl").unlink()
-    preprocess_images(dataset.images, plans, dataset.dataset_json, images)
+    preprocess(dataset, plans, images)
     for case, (image, properties) in before.items():
         np.testing.assert_array_equal(load_image(images, case), image)
         assert_same_tree(load_properties(images, case), properties)
@@ -178,7 +198,7 @@ def test_the_images_hold_nothing_of_a_label(nnunet_folders: Path):
 
 def test_spawned_processes_find_our_normalisation(nnunet_folders: Path, tmp_path: Path):
     dataset, plans, images = make(nnunet_folders / "nnUNet_raw")
-    preprocess_images(dataset.images, plans, dataset.dataset_json, tmp_path / "two", num_processes=2)
+    preprocess(dataset, plans, tmp_path / "two", 2)
     for case in dataset.images:
         np.testing.assert_array_equal(load_image(images, case), load_image(tmp_path / "two", case))
 
@@ -189,13 +209,14 @@ def test_spawned_processes_find_our_normalisation(nnunet_folders: Path, tmp_path
 def test_a_second_call_does_nothing_and_a_newer_image_is_preprocessed_again(nnunet_folders: Path):
     dataset, plans, images = make(nnunet_folders / "nnUNet_raw")
     before = {name: (images / name).stat().st_mtime_ns for name in os.listdir(images)}
-    preprocess_images(dataset.images, plans, dataset.dataset_json, images)
+    preprocess(dataset, plans, images)
     assert {name: (images / name).stat().st_mtime_ns for name in os.listdir(images)} == before
 
     old = load_image(images, "case_1")
     write_volume(dataset.images["case_1"][0], bordered_case(7)[0], SPACING)
-    preprocess_images(dataset.images, plans, dataset.dataset_json, images)
-    assert {name[:6] for name in os.listdir(images) if (images / name).stat().st_mtime_ns != before[name]} == {"case_1"}
+    preprocess(dataset, plans, images)
+    changed = {name for name in before if (images / name).stat().st_mtime_ns != before[name]}
+    assert {name[:6] for name in changed - {"checksums"}} == {"case_1"}
     assert not np.array_equal(load_image(images, "case_1"), old)
 
 
@@ -208,10 +229,10 @@ def test_what_a_killed_process_left_does_not_disturb(nnunet_folders: Path, left:
     scratch.mkdir()
     for ending in left:
         (scratch / f"case_0{ending}").write_bytes(b"half a file")
-    preprocess_images(dataset.images, plans, dataset.dataset_json, images)
+    preprocess(dataset, plans, images)
     np.testing.assert_array_equal(load_image(images, "case_0"), expected)
     assert not scratch.exists()
-    assert len(os.listdir(images)) == 8  # two cases, and the record of each
+    assert len(os.listdir(images)) == 7  # two cases, and the folder of their checksums
 
 
 def test_a_case_cut_off_while_its_files_were_moved_is_done_again(nnunet_folders: Path, monkeypatch: pytest.MonkeyPatch):
@@ -229,9 +250,46 @@ def test_a_case_cut_off_while_its_files_were_moved_is_done_again(nnunet_folders:
     with monkeypatch.context() as patched:
         patched.setattr(os, "replace", cut_off)
         with pytest.raises(KeyboardInterrupt):
-            preprocess_images(dataset.images, plans, dataset.dataset_json, images)
+            preprocess(dataset, plans, images)
     assert not (images / "case_0.pkl").exists()
-    preprocess_images(dataset.images, plans, dataset.dataset_json, images)
+    preprocess(dataset, plans, images)
     np.testing.assert_array_equal(load_image(images, "case_0"), expected)
     with open(images / "case_0.pkl", "rb") as file:
         assert pickle.load(file)["shape_before_cropping"] == (16, 20, 22)
+
+
+# Damaged --------------------------------------------------------------------------------------------------------------
+
+
+def test_an_altered_file_is_noticed_when_it_is_read(nnunet_folders: Path):
+    _, _, images = make(nnunet_folders / "nnUNet_raw")
+    sound = whole_files(images, "case_0")
+    assert sound.keys() == {f"case_0{ending}" for ending in ENDINGS}
+    for file in (*(images / name for name in sound), checksum_file(images, "case_0")):
+        content = file.read_bytes()
+        middle = len(content) // 2
+        flipped = content[:middle] + bytes([content[middle] ^ 4]) + content[middle + 1 :]
+        for damaged in (flipped, content[:-9], b"", None):
+            file.unlink()
+            if damaged is not None:
+                file.write_bytes(damaged)
+            with pytest.raises(DamagedFileError, match="case_0"):
+                whole_files(images, "case_0")
+            file.write_bytes(content)
+            assert whole_files(images, "case_0") == sound
+
+
+def test_properties_that_carry_code_are_not_run(nnunet_folders: Path, tmp_path: Path):
+    _, _, images = make(nnunet_folders / "nnUNet_raw")
+
+    class Malicious:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.mkdir, (str(tmp_path / "run"),)
+
+    file = images / "case_0.pkl"
+    file.write_bytes(pickle.dumps(Malicious()))
+    checksums = {f"case_0{ending}": sha256_file(images / f"case_0{ending}") for ending in ENDINGS}
+    keep(checksum_file(images, "case_0"), {"images": "of whoever wrote it"}, checksums)  # with a checksum that fits
+    with pytest.raises(DamagedFileError, match="which could run code"):
+        load_properties(images, "case_0")
+    assert not (tmp_path / "run").exists()

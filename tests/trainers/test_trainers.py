@@ -24,9 +24,9 @@ from scipy.stats import kstest
 from torch import nn
 
 from nnunet_assft.active.context import Context, open_context
-from nnunet_assft.active.training.checkpoints import load_weights
 from nnunet_assft.active.training.training_set import Stage, write_training_set
 from nnunet_assft.errors import AssftError
+from nnunet_assft.network.checkpoints import load_weights
 from nnunet_assft.trainers.assft_trainers import draw_noise_sd, nnUNetTrainerASSFT
 from nnunet_assft.trainers.folds import TRAINERS, fold_of
 from tests.conftest import CPU, plan_experiment, set_folders, write_dataset
@@ -123,6 +123,7 @@ def test_the_folder_holds_nothing_but_the_cases_of_the_stage(build: Builder):
     held = {
         file.name.removesuffix("_seg.b2nd").split(".")[0]
         for file in Path(trainer.preprocessed_dataset_folder).iterdir()
+        if file.is_file()
     }
     assert held == {*HUMAN, *PSEUDO}
 

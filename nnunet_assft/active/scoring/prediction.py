@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
 from nnunet_assft.active.context import Context
 from nnunet_assft.active.scoring.scorer import Scorer
 from nnunet_assft.active.state import Model
-from nnunet_assft.active.training.checkpoints import load_weights
-from nnunet_assft.runtime.cached import claim, remove
+from nnunet_assft.evaluation.predictions import is_prediction, keep_prediction
+from nnunet_assft.network.checkpoints import load_weights
 from nnunet_assft.runtime.cases import for_each_case
 from nnunet_assft.volumes.segmentations import write_segmentation
 
 
 def open_scorer(context: Context, model: Model) -> Scorer:
     """Load the network of a trained stage for inference."""
-    weights = load_weights(context.paths.results_of_dataset / model.checkpoint)
+    weights = load_weights(context.paths.result(model.checkpoint), model.weights_sha256)
     return Scorer(context.plans, context.dataset.dataset_json, weights, context.device)
 
 
@@ -26,17 +25,19 @@ def predict_test_cases(context: Context, model: Model, folder: Path, desc: str) 
 
     Segmentations that the same model wrote before are kept. desc: text of the progress bar. Returns case -> file.
     """
-    claim(folder / "model.json", asdict(model), displace=remove)
     scorer = cache(lambda: open_scorer(context, model))  # loaded only if a case is left to predict
-    files = {case: folder / f"{case}{context.dataset.file_ending}" for case in context.experiment.test}
+    ending, made_from = context.dataset.file_ending, {"model": model.weights_sha256}
+    files = {case: folder / f"{case}{ending}" for case in context.experiment.test}
 
     def predict(case: str) -> Path:
         properties = context.properties(case)
         logits = scorer().logits(context.image(case), mirroring=True)
         segmentation = scorer().segmentation(logits, properties)
         write_segmentation(context.dataset.reader, segmentation, files[case], properties)
+        keep_prediction(folder, case, ending, made_from)
         return files[case]
 
-    return for_each_case(
-        predict, list(files), desc=desc, done=lambda case: files[case] if files[case].is_file() else None
-    )
+    def done(case: str) -> Path | None:
+        return files[case] if is_prediction(folder, case, ending, made_from) else None
+
+    return for_each_case(predict, list(files), desc=desc, done=done)

@@ -9,7 +9,6 @@ Damaged files raise ValueError; the message says what is wrong with the file.
 from __future__ import annotations
 
 import math
-import pickle
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ import numpy as np
 
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.files import read_json
+from nnunet_assft.runtime.untrusted import load_pickle
 
 KEY = "probabilities"
 NPZ, B2ND = ".npz", ".b2nd"
@@ -103,10 +103,13 @@ def read_npz(file: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
 
 def _open_b2nd(file: Path) -> blosc2.NDArray:
     with _damage_is_a_value_error(B2ND):
-        array = blosc2.open(str(file), mode="r", dparams={"nthreads": 1})  # the worker processes already use all cores
-    if not isinstance(array, blosc2.NDArray):
+        # unlike blosc2.open, this does not follow what the file may hold instead of numbers: code, or other files
+        array = blosc2.blosc2_ext.open(
+            str(file), "r", 0, dparams=blosc2.DParams(nthreads=1)
+        )  # the workers use all cores
+    if not isinstance(array, blosc2.NDArray) or set(array.schunk.meta) != {"b2nd"}:
         raise ValueError(
-            f"holds a blosc2 {type(array).__name__}; expected an array (C, Z, Y, X), as blosc2.asarray writes it."
+            "holds something else than an array of numbers; expected (C, Z, Y, X), as blosc2.asarray writes it."
         )
     with _damage_is_a_value_error(B2ND):
         expected = math.prod(-(-size // chunk) for size, chunk in zip(array.shape, array.chunks, strict=True))
@@ -160,11 +163,10 @@ def crop_box(file: Path, shape: tuple[int, ...]) -> tuple[slice, ...] | None:
 def _read_properties(file: Path) -> tuple[list[tuple[int, int]], tuple[int, ...]]:
     """Return the bounds of the crop and the shape before cropping, both in the transposed axes, from CASE.pkl."""
     try:
-        with open(file, "rb") as stream:
-            properties = pickle.load(stream)
+        properties = load_pickle(file)
         bounds = [(int(start), int(stop)) for start, stop in properties["bbox_used_for_cropping"]]
         return bounds, tuple(int(size) for size in properties["shape_before_cropping"])
-    except Exception as error:  # unpickling may raise anything
+    except (OSError, ValueError, KeyError, TypeError) as error:
         problem = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(
             f"{file.name} was not written by nnU-Net ({problem}). Predict the case again, or remove the file to "

@@ -11,8 +11,8 @@ from nnunet_assft.active.context import Context
 from nnunet_assft.active.state import Model
 from nnunet_assft.active.training.stages import fine_tune
 from nnunet_assft.active.training.training_set import Stage
-from nnunet_assft.runtime.files import read_json
 from nnunet_assft.trainers.folds import COMMITTEE
+from nnunet_assft.trainers.stage_file import read_stage_file
 
 
 def train_committee(context: Context, r: int) -> dict[str, Model]:
@@ -21,7 +21,7 @@ def train_committee(context: Context, r: int) -> dict[str, Model]:
     Each member repeats the supervised stage of round r from the same weights and for the same epochs, with its own
     bootstrap sample and seed. With a single labelled case, the members differ by their seed alone.
     """
-    supervised = read_json(context.paths.stage_file(r, "supervised"))
+    supervised = read_stage_file(context.paths.stage_file(r, "supervised"))
     start = Model("start", supervised["start_from"], supervised["start_sha256"])
     models = {}
     for k, member in enumerate(COMMITTEE, start=1):

@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from nnunet_assft.active.context import Context
 from nnunet_assft.active.state import Model
-from nnunet_assft.active.training.checkpoints import load_weights, weights_sha256
 from nnunet_assft.active.training.training_set import Stage, write_training_set
+from nnunet_assft.network.checkpoints import load_weights, remove_if_damaged, weights_sha256
 from nnunet_assft.planning.planner import CONFIGURATION
 from nnunet_assft.runtime.cached import cached, claim, is_claimed, set_aside
 from nnunet_assft.runtime.processes import let_workers_die_with_us
@@ -26,28 +26,29 @@ def fine_tune(context: Context, stage: Stage) -> Model:
 
     Training starts from the weights of `stage.start` with a new optimiser and learning rate schedule.
     """
-    content = write_training_set(context, stage)
+    content = stage.content()
     result = cached(
         context.paths.step_file(stage.round, stage.name),
         content,
-        lambda: asdict(train_stage(context, stage, content)),
-        outputs=lambda model: [context.paths.results_of_dataset / model["checkpoint"]],
+        lambda: asdict(train_stage(context, stage)),
+        outputs=lambda model: [context.paths.result(model["checkpoint"])],
     )
     return Model(**result)
 
 
-def train_stage(context: Context, stage: Stage, content: dict[str, Any]) -> Model:
+def train_stage(context: Context, stage: Stage) -> Model:
     """Train one stage, resume it from nnU-Net's latest checkpoint, or use its final checkpoint if there is one.
 
-    content: the content of the stage file. An earlier training with another content, for example because a label was
-    replaced, is set aside and never resumed.
+    An earlier training with another content of the stage file, for example because a label was replaced, is set aside
+    and never resumed. A checkpoint that is damaged is removed, and the training starts again before it.
     """
-    paths = context.paths
+    content, paths = write_training_set(context, stage), context.paths
     checkpoint = paths.checkpoint(stage.round, stage.name)
     fold = checkpoint.parent
     stamp = fold / "stage.json"
     if any(fold.glob("checkpoint_*.pth")) and not is_claimed(stamp, content):
         set_aside(fold)
+    remove_if_damaged(checkpoint)
     if not checkpoint.is_file():
         claim(stamp, content, displace=lambda folder: None)  # files without a checkpoint do no harm
         with open(paths.log_file, "a") as log, redirect_stdout(log):
@@ -59,13 +60,13 @@ def _run_training(context: Context, stage: Stage, fold: Path) -> None:
     let_workers_die_with_us()
     trainer_class = getattr(assft_trainers, TRAINERS[stage.name])
     latest = fold / "checkpoint_latest.pth"
+    remove_if_damaged(latest)  # nnU-Net would start from scratch, too, but in another way
     plans = {**context.plans, "continue_training": latest.is_file()}
     number = fold_of(stage.round, stage.name)
     trainer = trainer_class(plans, CONFIGURATION, number, context.dataset.dataset_json, context.device)
     if context.device.type == "cuda":
         torch.backends.cudnn.benchmark = True
     if latest.is_file():
-        load_weights(latest)  # a damaged file raises an error here; nnU-Net would start from scratch
         trainer.load_checkpoint(str(latest))
     desc = f"round {stage.round}: {stage.name.replace('_', ' ')} training"
     with tqdm(total=trainer.num_epochs, initial=trainer.current_epoch, desc=desc, unit="epoch", leave=False) as bar:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,13 @@ from typing import Any
 from nnunet_assft.active.context import Context
 from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.state import Model
-from nnunet_assft.planning.preprocessing import write_training_label
-from nnunet_assft.runtime.cached import is_claimed
+from nnunet_assft.errors import DamagedFileError
+from nnunet_assft.planning.preprocessing import checksum_file, whole_files, write_training_label
+from nnunet_assft.runtime.cached import is_claimed, keep
 from nnunet_assft.runtime.cases import for_each_case
-from nnunet_assft.runtime.files import PARTIAL, link_or_copy, read_json, sha256_file, sha256_of, write_json
+from nnunet_assft.runtime.files import PARTIAL, link_or_copy, sha256_file, sha256_of
+from nnunet_assft.runtime.sealed import write_sealed
+from nnunet_assft.trainers.stage_file import read_stage_file
 
 
 @dataclass(frozen=True)
@@ -60,12 +64,13 @@ def write_training_set(context: Context, stage: Stage) -> dict[str, Any]:
     """Write the folder of the training set and its stage file, and return the content of that file.
 
     Images are hard links to the preprocessed pool. A label that an earlier stage has preprocessed is linked as well.
-    The folder gets its final name in one step, once it is complete.
+    The folder gets its final name in one step, once it is complete. A set whose files do not match their checksums is
+    written again.
     """
     content = stage.content()
     paths = context.paths
     folder, file = paths.training_set(stage.round, stage.name), paths.stage_file(stage.round, stage.name)
-    if folder.is_dir() and is_claimed(file, content):
+    if is_claimed(file, content) and all(_is_whole(folder, case) for case in content["cases"]):
         return content
     file.unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
@@ -84,10 +89,10 @@ def write_training_set(context: Context, stage: Stage) -> dict[str, Any]:
         add,
         list(content["cases"]),
         desc=f"round {stage.round}: {stage.name} training set",
-        done=lambda case: (partial / f"{case}.pkl").is_file() or None,  # the last file of a case
+        done=lambda case: _is_whole(partial, case) or None,
     )
     os.replace(partial, folder)
-    write_json(file, content)
+    write_sealed(file, content)
     for abandoned in paths.stages.glob(f"{PARTIAL}_{folder.name}_*"):
         shutil.rmtree(abandoned)
     return content
@@ -95,25 +100,33 @@ def write_training_set(context: Context, stage: Stage) -> dict[str, Any]:
 
 def _add_case(context: Context, stage: Stage, case: str, folder: Path, earlier: Path | None) -> None:
     """Add a case to the folder. earlier: a training set that holds the same label, already preprocessed."""
-    label_file = stage.labels[case]
+    label_file, checksums = stage.labels[case], context.whole_files(case)
     link_or_copy(context.image_folder / f"{case}.b2nd", folder / f"{case}.b2nd")
     if case in stage.human_labels:  # stock nnU-Net looks there for the reference labels of its validation
         ending = context.dataset.file_ending
         link_or_copy(label_file, context.paths.stages / "gt_segmentations" / f"{case}{ending}")
-    if earlier is None:
+    if earlier is None or not _is_whole(earlier, case):
         label = context.checked_label(case, label_file)
         write_training_label(label, case, context.image_folder, folder, context.plans, context.dataset.dataset_json)
     else:
         for ending in ("_seg.b2nd", ".pkl"):
             link_or_copy(earlier / f"{case}{ending}", folder / f"{case}{ending}")
+    checksums |= {name: sha256_file(folder / name) for name in checksums if not name.endswith(f"{case}.b2nd")}
+    keep(checksum_file(folder, case), {"label": sha256_file(label_file)}, checksums)  # last: the case is complete
+
+
+def _is_whole(folder: Path, case: str) -> bool:
+    try:
+        return bool(whole_files(folder, case))
+    except DamagedFileError:
+        return False
 
 
 def _preprocessed_labels(paths: ExperimentPaths) -> dict[tuple[str, str], Path]:
     """Return (case, checksum of the raw label) -> training set of an earlier stage that holds it preprocessed."""
     found = {}
     for file in sorted(paths.stages.glob("round_*.json")):
-        folder = file.with_suffix("")
-        if folder.is_dir():
-            for case, entry in read_json(file)["cases"].items():
-                found[case, entry["label_sha256"]] = folder
+        with suppress(DamagedFileError):  # of an earlier stage; its labels are preprocessed again
+            for case, entry in read_stage_file(file)["cases"].items():
+                found[case, entry["label_sha256"]] = file.with_suffix("")
     return found

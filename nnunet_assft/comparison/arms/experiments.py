@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,8 @@ from nnunet_assft.active.training.training_set import Stage, write_training_set
 from nnunet_assft.comparison.arms.base import STEPS, Arm, Comparison, Predictions, Work, annotation_cost
 from nnunet_assft.comparison.paper_results import paper_names
 from nnunet_assft.comparison.pseudo_label_quality import pseudo_label_quality
-from nnunet_assft.runtime.files import link_or_copy, read_json, write_json
+from nnunet_assft.runtime.cached import claim, seconds_of, set_aside
+from nnunet_assft.runtime.files import link_or_copy, write_json
 from nnunet_assft.volumes.raw_dataset import find_dataset
 
 SECOND_STAGE_TITLES = {
@@ -261,7 +261,7 @@ def _cost_of_steps(experiment: Experiment, done: Round) -> dict[str, Any]:
 
 
 def _minutes(step_file: Path) -> float:
-    return float(read_json(step_file).get("seconds", math.nan)) / 60 if step_file.is_file() else 0.0
+    return seconds_of(step_file) / 60 if step_file.is_file() else 0.0
 
 
 # Round 0 is shared ----------------------------------------------------------------------------------------------------
@@ -290,14 +290,13 @@ def reuse_round_0(source: Experiment, target: Experiment, device: torch.device) 
     epochs = target.settings.training["one_shot_epochs"]
     content = write_training_set(context, Stage(0, "supervised", human_labels, {}, target.initial_model, epochs))
     checkpoint, model_folder = target.paths.checkpoint(0, "supervised"), target.paths.model_folder("supervised")
-    write_json(checkpoint.parent / "stage.json", content)
+    claim(checkpoint.parent / "stage.json", content, displace=set_aside)
     for name in ("dataset.json", "dataset_fingerprint.json"):
         link_or_copy(source.paths.model_folder("supervised") / name, model_folder / name)
-    write_json(model_folder / "plans.json", read_json(target.paths.plans))
+    write_json(model_folder / "plans.json", context.plans)
     link_or_copy(source.paths.checkpoint(0, "supervised"), checkpoint)  # last, because it marks the stage as trained
     predictions = target.paths.test_predictions(0)
     for case in target.test:
-        name = f"{case}{context.dataset.file_ending}"
-        link_or_copy(source.paths.test_predictions(0) / name, predictions / name)
-    write_json(predictions / "model.json", {**asdict(done.model), "checkpoint": target.paths.relative(checkpoint)})
+        for name in (f"{case}{context.dataset.file_ending}", f"{case}.json"):
+            link_or_copy(source.paths.test_predictions(0) / name, predictions / name)
     link_or_copy(source.paths.step_file(0, "evaluate"), target.paths.step_file(0, "evaluate"))

@@ -18,8 +18,8 @@ from nnunet_assft.active.scoring.case_statistics import STATISTICS, compute_reco
 from nnunet_assft.active.scoring.scorer import Scorer
 from nnunet_assft.active.scoring.views import intensity_views
 from nnunet_assft.active.state import Model
-from nnunet_assft.active.training.checkpoints import load_weights
 from nnunet_assft.errors import AssftError
+from nnunet_assft.network.checkpoints import load_weights
 from nnunet_assft.planning.preprocessing import load_image, load_properties
 from nnunet_assft.runtime.files import write_json
 from tests.active.scoring.test_voxel_statistics import (

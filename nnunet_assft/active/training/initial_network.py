@@ -1,11 +1,8 @@
-"""Network files: the initial network of round 0, and the weights and the log in checkpoints of nnU-Net."""
+"""The network from which round 0 starts."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import pickle
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,38 +47,3 @@ def write_initial_network(
     with atomic_path(file) as partial:
         torch.save({"network_weights": network.state_dict()}, partial)
     return None if report is None else {**dataclasses.asdict(report), "ignored": list(report.ignored)}
-
-
-def load_weights(file: Path) -> dict[str, torch.Tensor]:
-    """Load the network weights of an nnU-Net checkpoint onto the CPU. Raises `AssftError` if the file is damaged."""
-    weights: dict[str, torch.Tensor] = _read_entry(file, "network_weights")
-    return weights
-
-
-def training_log(file: Path) -> dict[str, list[Any]]:
-    """Load the training log of an nnU-Net checkpoint: name, such as `train_losses` -> one value per epoch.
-
-    The weights are not read. Raises `AssftError` if the file is damaged.
-    """
-    log: dict[str, list[Any]] = _read_entry(file, "logging", mmap=True)
-    return log
-
-
-def _read_entry(file: Path, entry: str, *, mmap: bool = False) -> Any:
-    """Load one entry of a checkpoint. mmap: leave the tensors on disk until they are used."""
-    try:
-        return torch.load(file, map_location="cpu", weights_only=False, mmap=mmap)[entry]
-    except (RuntimeError, OSError, EOFError, KeyError, pickle.UnpicklingError) as error:
-        raise AssftError(
-            f"The checkpoint {file} cannot be read ({' '.join(str(error).split())[:120]}). Restore it, "
-            "or move it away to train this stage again."
-        ) from error
-
-
-def weights_sha256(weights: Mapping[str, torch.Tensor]) -> str:
-    """Return a checksum of the weights alone, so that equal weights have equal checksums in any checkpoint."""
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        digest.update(name.encode())
-        digest.update(weights[name].detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

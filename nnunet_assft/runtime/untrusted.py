@@ -1,0 +1,75 @@
+"""Reading of files that somebody else may have made, without running code that they may carry.
+
+Pickles, and thereby torch files, can name any function to be called when they are read. Here they may only name what
+nnU-Net writes: tensors, and numbers and arrays of numpy.
+"""
+
+from __future__ import annotations
+
+import codecs
+import pickle
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+SCALARS = tuple(type(np.dtype(name)) for name in ("bool", "int32", "int64", "float16", "float32", "float64"))
+RECONSTRUCT = np.array(0).__reduce__()[0]  # how a pickle makes an array, a number, and an array of protocol 5
+SCALAR = np.float64(0).__reduce__()[0]
+FROM_BUFFER = np.arange(1).__reduce_ex__(5)[0]
+
+# numpy 2 has renamed the modules, and reads files that name the old ones
+torch.serialization.add_safe_globals(
+    [np.dtype, *SCALARS, *((SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core"))]
+)
+ALLOWED: dict[tuple[str, str], Any] = {
+    ("numpy", "dtype"): np.dtype,
+    ("numpy", "ndarray"): np.ndarray,
+    ("_codecs", "encode"): codecs.encode,  # this and the next: bytes, in the protocols before 3
+    ("__builtin__", "bytes"): bytes,
+    ("collections", "OrderedDict"): OrderedDict,
+    **{(f"numpy.{core}.multiarray", "_reconstruct"): RECONSTRUCT for core in ("core", "_core")},
+    **{(f"numpy.{core}.multiarray", "scalar"): SCALAR for core in ("core", "_core")},
+    **{(f"numpy.{core}.numeric", "_frombuffer"): FROM_BUFFER for core in ("core", "_core")},
+}
+
+
+def load_torch(file: Path, *, mmap: bool = False) -> Any:
+    """Load a torch file onto the CPU. mmap: leave the tensors on the disk until they are used.
+
+    torch does not compare the checksums in its files; this function does, unless `mmap` is set. Raises ValueError for a
+    file that is damaged or names anything but tensors and numbers, and OSError for one that cannot be opened.
+    """
+    try:
+        if not mmap:
+            with zipfile.ZipFile(file) as archive:
+                damaged = archive.testzip()
+            if damaged:
+                raise ValueError(f"its part {damaged} does not match its checksum")
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
+    except pickle.UnpicklingError as error:
+        raise ValueError("it is damaged, or it holds more than tensors and numbers, which could run code") from error
+    except (RuntimeError, EOFError, KeyError, IndexError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
+
+
+def load_pickle(file: Path) -> Any:
+    """Load a pickle of numbers, texts, containers and numpy arrays, such as the properties that nnU-Net writes.
+
+    Raises ValueError for a file that is damaged or names anything else, and OSError for one that cannot be opened.
+    """
+    with open(file, "rb") as stream:
+        try:
+            return _Unpickler(stream).load()
+        except Exception as error:  # a damaged pickle may raise anything
+            raise ValueError(" ".join(f"{type(error).__name__}: {error}".split())) from error
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in ALLOWED:
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which could run code")
+        return ALLOWED[module, name]

@@ -1,0 +1,137 @@
+"""Read every file of an experiment and compare it with its checksum, as `nnUNetv2_assft_status --verify` does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from nnunet_assft.active.experiment import image_files, image_folder, read_plans, sound_json
+from nnunet_assft.active.paths import ExperimentPaths
+from nnunet_assft.active.scoring.case_record import RECORDS
+from nnunet_assft.active.state import Experiment, Round, damaged_files, is_table, recorded_tables
+from nnunet_assft.annotation.minutes import read_annotation
+from nnunet_assft.errors import AssftError, DamagedFileError
+from nnunet_assft.network.checkpoints import load_weights
+from nnunet_assft.planning.preprocessing import made_from_others, whole_files
+from nnunet_assft.runtime.cached import kept_result
+from nnunet_assft.runtime.files import sha256_file, sha256_of
+from nnunet_assft.trainers.stage_file import read_stage_file
+from nnunet_assft.volumes.accepted_geometry import AcceptedGeometry
+from nnunet_assft.volumes.raw_dataset import RawDataset, find_dataset
+
+MADE_AGAIN = "It is made again when the experiment goes on."
+
+
+class Check(NamedTuple):
+    """One thing to check. of: what it belongs to. check: raises `AssftError` if it is not as it was written."""
+
+    of: str
+    check: Callable[[], object]
+
+
+class Verified(NamedTuple):
+    """The number of things that were checked, and what was found: one line each."""
+
+    n_checks: int
+    findings: list[str]
+
+
+def verify(experiment: Experiment) -> Verified:
+    """Check all files of an experiment, with the raw images and the labels that it has used. Nothing is changed."""
+    findings, checks = [], list(_checks(experiment, find_dataset(experiment.dataset)))
+    for check in tqdm(checks, desc="verifying", unit="item", leave=False):
+        try:
+            check.check()
+        except AssftError as error:  # noqa: PERF203 - every finding is reported
+            findings.append(f"{check.of}: {error}")
+    return Verified(len(checks), findings)
+
+
+def _checks(experiment: Experiment, dataset: RawDataset) -> Iterator[Check]:
+    paths = experiment.paths
+    for kind, files in (("plans", paths.plans_files), ("fingerprint", paths.fingerprint_files)):
+        for file in files if experiment.checksums else ():
+            yield Check(kind, partial(_require_json, file, experiment.checksums[kind]))
+    sha256 = experiment.initial_network_sha256
+    yield Check("initial network", partial(load_weights, paths.initial_network, sha256))
+    yield Check("accepted geometry", partial(AcceptedGeometry.load, paths.accepted_geometry_file))
+    yield from _checks_of_images(experiment, dataset)
+    for stage_file in sorted(paths.stages.glob("round_*.json")):
+        yield from _checks_of_stage(stage_file, paths, dataset)
+    for r in range(experiment.n_rounds + 1):
+        if paths.round_file(r).is_file():
+            yield Check(f"round {r}", partial(_check_round, experiment, r))
+    for step in sorted((paths.results / "steps").glob("*.json")):
+        yield Check(f"step {step.stem}", partial(kept_result, step, MADE_AGAIN))
+    for record in sorted((paths.results / "records").glob("*/*.npz")):
+        yield Check(f"record {record.parent.name}/{record.stem}", partial(_read_record, record))
+    for annotation in sorted(paths.annotations.glob("*.json")):
+        yield Check(f"annotation of {annotation.stem}", partial(read_annotation, annotation))
+
+
+def _checks_of_images(experiment: Experiment, dataset: RawDataset) -> Iterator[Check]:
+    try:
+        folder = image_folder(experiment.paths, read_plans(experiment))
+    except DamagedFileError:  # reported already
+        return
+    for case, files in image_files(dataset, experiment).items():
+        yield Check(f"image of {case}", partial(_require_images, folder, case, files))
+        yield Check(f"preprocessed image of {case}", partial(whole_files, folder, case))
+
+
+def _checks_of_stage(stage_file: Path, paths: ExperimentPaths, dataset: RawDataset) -> Iterator[Check]:
+    try:
+        content = read_stage_file(stage_file)
+    except DamagedFileError as error:
+        yield Check(f"stage {stage_file.stem}", partial(_raise, error))
+        return
+    for case, entry in content["cases"].items():
+        file = dataset.label_file(case)
+        if entry["kind"] == "pseudo":
+            file = paths.pseudo_label_folder(content["round"]) / "pseudo_labels" / f"{case}{dataset.file_ending}"
+        text = f"It was replaced after stage {stage_file.stem} was trained with it, or it is damaged."
+        yield Check(f"label of {case}", partial(_require_same, file, entry["label_sha256"], text))
+        folder = stage_file.with_suffix("")
+        yield Check(f"training set {folder.name}, {case}", partial(whole_files, folder, case))
+
+
+def _check_round(experiment: Experiment, r: int) -> None:
+    done, paths = Round.load(experiment.paths, r), experiment.paths
+    load_weights(paths.result(done.model.checkpoint), done.model.weights_sha256)
+    files = damaged_files(experiment, done)
+    files += [file for file, text in recorded_tables(paths, r).items() if not is_table(file, text)]
+    if files:
+        again = experiment.command("round", "-r", str(r))
+        raise DamagedFileError(f"{', '.join(map(str, files))} is not as it was written. Run {again} to make it again.")
+
+
+def _read_record(file: Path) -> None:
+    try:
+        RECORDS.read(file)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedFileError(f"{file} cannot be read ({error}). {MADE_AGAIN}") from error
+
+
+def _require_images(folder: Path, case: str, files: tuple[Path, ...]) -> None:
+    """Check the raw images of a case. folder: that of the preprocessed images."""
+    lost = [file for file in files if not file.is_file()]
+    if lost or made_from_others(folder, case, sha256_of([sha256_file(file) for file in files])):
+        raise AssftError(f"{files[0]} is not the image that the experiment was planned with. Restore it.")
+
+
+def _require_json(file: Path, sha256: str) -> None:
+    if sound_json(file, sha256) is None:
+        raise DamagedFileError(f"{file} does not match its checksum. {MADE_AGAIN}")
+
+
+def _require_same(file: Path, sha256: str, text: str) -> None:
+    if not file.is_file() or sha256_file(file) != sha256:
+        raise AssftError(f"{file} is missing or differs. {text}")
+
+
+def _raise(error: Exception) -> None:
+    raise error
