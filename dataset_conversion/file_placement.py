@@ -17,7 +17,8 @@ from nibabel.orientations import apply_orientation, io_orientation, ornt_transfo
 from nnunet_assft.dataset_conversion.scan import PlannedCase
 from nnunet_assft.dataset_conversion.voxels import SourceVolume
 from nnunet_assft.errors import AssftError
-from nnunet_assft.runtime.files import PARTIAL, atomic_path
+from nnunet_assft.runtime.files import atomic_path
+from nnunet_assft.runtime.partial import private_name
 from nnunet_assft.runtime.processes import number_of_processes
 
 # mode -> what is tried, in this order
@@ -33,9 +34,7 @@ def place(source: Path, target: Path, mode: str) -> None:
         with atomic_path(target) as partial:
             shutil.copyfile(source, partial)
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{PARTIAL}_{target.name}")
-    partial.unlink(missing_ok=True)
+    partial = private_name(target)
     try:
         if mode == "hardlink":
             os.link(os.path.realpath(source), partial)
@@ -58,7 +57,7 @@ def possible_mode(mode: str, sources: Iterable[Path], folder: Path) -> tuple[str
         try:
             for source in per_device.values():
                 if candidate != "copy":
-                    trial = folder / f"{PARTIAL}_trial"
+                    trial = private_name(folder / "trial")
                     place(source, trial, candidate)
                     trial.unlink()
         except OSError as error:

@@ -13,7 +13,7 @@ from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.query.budget import query_budget
 from nnunet_assft.active.query.random_sampling import random_permutation
 from nnunet_assft.active.settings import Settings
-from nnunet_assft.active.state import Experiment
+from nnunet_assft.active.state import Experiment, only_process
 from nnunet_assft.active.training.checkpoints import load_weights, weights_sha256, write_initial_network
 from nnunet_assft.errors import AssftError
 from nnunet_assft.planning.domains import DOMAINS
@@ -21,9 +21,11 @@ from nnunet_assft.planning.fingerprint import check_images, combine_fingerprint
 from nnunet_assft.planning.planner import CONFIGURATION, plan_from_images
 from nnunet_assft.planning.preprocessing import preprocess_images
 from nnunet_assft.planning.test_split import split
+from nnunet_assft.runtime.environment import require_space
 from nnunet_assft.runtime.files import link_or_copy, read_json, write_json
 from nnunet_assft.runtime.processes import number_of_processes
 from nnunet_assft.runtime.text import some
+from nnunet_assft.runtime.writable import is_writable
 from nnunet_assft.volumes.raw_dataset import RawDataset, find_dataset
 
 
@@ -39,19 +41,35 @@ def create_experiment(
     """
     dataset = find_dataset(dataset_name_or_id)
     wanted = _decide(dataset, name, settings)
-    images = {case: dataset.images[case] for case in wanted.pool}
-    all_images = images | {case: dataset.test_images.get(case) or dataset.images[case] for case in wanted.test}
+    all_images = {case: dataset.images_of(case) for case in (*wanted.pool, *wanted.test)}
     total_bytes = sum(file.stat().st_size for files in all_images.values() for file in files)
     num_processes = number_of_processes(num_processes, total_bytes=total_bytes)
-    paths = wanted.paths
-    if paths.experiment_file.is_file():
-        existing = Experiment.load(paths)
-        _refuse_other_settings(existing, wanted)
-        _preprocess(dataset, paths, read_json(paths.plans), all_images, num_processes)
-        return existing
+    require_space(dataset.name)
+    existing = _existing(wanted)
+    if existing is None:
+        with only_process(wanted):
+            existing = _existing(wanted) or _create(dataset, wanted, all_images, num_processes)
+    plans = read_json(existing.paths.plans)
+    _preprocess(dataset, existing.paths, plans, all_images, num_processes)  # again, if an image has changed
+    return existing
 
+
+def _existing(wanted: Experiment) -> Experiment | None:
+    """Load the experiment if it exists. Raises `AssftError` if it has other settings."""
+    if not wanted.paths.experiment_file.is_file():
+        return None
+    existing = Experiment.load(wanted.paths)
+    _refuse_other_settings(existing, wanted)
+    return existing
+
+
+def _create(
+    dataset: RawDataset, wanted: Experiment, all_images: dict[str, tuple[Path, ...]], num_processes: int
+) -> Experiment:
+    """Read all images, and write the experiment with everything that its rounds need."""
+    paths = wanted.paths
     check_images(all_images, dataset.reader, paths.fingerprint_cases, num_processes=num_processes)
-    fingerprint = combine_fingerprint(images, paths.fingerprint_cases)  # test images do not influence the plans
+    fingerprint = combine_fingerprint(wanted.pool, paths.fingerprint_cases)  # test images do not influence the plans
     plans = _plan(wanted, fingerprint)
     write_json(paths.plans, plans)
     write_json(paths.stages / "dataset_fingerprint.json", fingerprint)
@@ -63,6 +81,7 @@ def create_experiment(
         wanted,
         encoder_report=report,
         initial_network_sha256=weights_sha256(load_weights(paths.initial_network)),
+        pseudo_labels_with_results=not is_writable(dataset.folder),
     )
     experiment.save()
     return experiment
@@ -80,16 +99,12 @@ def _decide(dataset: RawDataset, name: str, settings: Settings) -> Experiment:
         )
     pool, test, test_source = split(dataset, settings.annotator, settings.test_split)
     assert settings.budget is not None
-    try:
-        n_query = query_budget(settings.budget, len(pool))
-    except ValueError as error:
-        raise AssftError(str(error)) from error
     packages = ("nnunetv2", "torch", "numpy")
     return Experiment(
         dataset=dataset.name,
         name=name,
         settings=settings,
-        n_query=n_query,
+        n_query=query_budget(settings.budget, len(pool)),
         pool=pool,
         test=test,
         test_source=test_source,

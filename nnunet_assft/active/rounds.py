@@ -29,10 +29,12 @@ from nnunet_assft.active.state import Experiment, Model, Round, finished_rounds,
 from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.active.training.stages import fine_tune
 from nnunet_assft.active.training.training_set import Stage
-from nnunet_assft.errors import AssftError
+from nnunet_assft.errors import AssftError, doing
 from nnunet_assft.evaluation.dice import evaluate_cases
 from nnunet_assft.runtime.cached import cached
+from nnunet_assft.runtime.environment import require_space
 from nnunet_assft.runtime.files import sha256_file, write_csv
+from nnunet_assft.runtime.writable import require_folder
 
 
 def run_round(experiment: Experiment, r: int, device: torch.device, *, proceed_with_partial: bool = False) -> Round:
@@ -46,9 +48,12 @@ def run_round(experiment: Experiment, r: int, device: torch.device, *, proceed_w
     if experiment.paths.round_file(r).is_file():
         return Round.load(experiment.paths, r)
     before = _round_before(experiment, r)
-    context = open_context(experiment, device)
+    require_space(experiment.dataset)
     second_stage = experiment.settings.second_stage
-    with only_process(experiment):
+    if second_stage == PSEUDO and r >= 1:
+        require_folder(experiment.paths.pseudo_label_folder(r), "The folder of pseudo-labels")
+    context = open_context(experiment, device)
+    with only_process(experiment), doing(f"round {r}"):
         queried, excluded = _query(context, r, before)  # lines 6, 10-13
         queried = annotate(context, r, queried, proceed_with_partial=proceed_with_partial)  # lines 6, 13
         labelled = tuple(sorted({*(before.labelled if before else ()), *queried}))  # lines 7, 14
@@ -102,6 +107,7 @@ def _round_before(experiment: Experiment, r: int) -> Round | None:
 # Query: Eqs. 1-16 ---------------------------------------------------------------------------------------------------
 
 
+@doing("query")
 def _query(context: Context, r: int, before: Round | None) -> tuple[list[str], list[str]]:
     """Return the cases to annotate, best first, and the cases that section 3.4 excludes from this query."""
     if before is None:
@@ -185,6 +191,7 @@ def _copies(labelled: Sequence[str], pseudo_labels: Mapping[str, Path], pseudo_w
 # Selection and pseudo-labels: Eqs. 17-26 ----------------------------------------------------------------------------
 
 
+@doing("selection")
 def _select(
     context: Context, r: int, model: Model, labelled: Sequence[str], unlabelled: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
@@ -227,6 +234,7 @@ def _select(
     return cached(experiment.paths.step_file(r, "select"), inputs, compute)
 
 
+@doing("pseudo-labels")
 def _pseudo_label(
     context: Context, r: int, model: Model, labelled: Sequence[str], selected: Mapping[str, dict[str, Any]]
 ) -> dict[str, Path]:
@@ -255,6 +263,7 @@ def _pseudo_label(
 # Evaluation ---------------------------------------------------------------------------------------------------------
 
 
+@doing("evaluation")
 def _evaluate(context: Context, r: int, model: Model) -> dict[str, Any]:
     """Return the Dice on the test cases, which are predicted with mirroring, as by `nnUNetv2_predict`.
 

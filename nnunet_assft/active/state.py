@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from nnunet_assft.active.options import Options
 from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.settings import Settings
 from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.errors import AssftError
+from nnunet_assft.runtime import locks
 from nnunet_assft.runtime.files import read_json, write_json
 
 SCHEMA_VERSION = 3
@@ -57,6 +56,7 @@ class Experiment:
     encoder_report: dict[str, Any] | None = None  # on the pre-trained weights; None if the encoder starts at random
     initial_network_sha256: str = ""
     versions: dict[str, str] = field(default_factory=dict)
+    pseudo_labels_with_results: bool = False  # because the raw dataset could only be read when this was planned
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -71,7 +71,7 @@ class Experiment:
 
     @property
     def paths(self) -> ExperimentPaths:
-        return ExperimentPaths(self.dataset, self.name)
+        return ExperimentPaths(self.dataset, self.name, self.pseudo_labels_with_results)
 
     @property
     def initial_model(self) -> Model:
@@ -219,21 +219,9 @@ def write_splits(experiment: Experiment) -> None:
     write_json(experiment.paths.splits_file, entries)
 
 
-@contextmanager
-def only_process(experiment: Experiment) -> Iterator[None]:
+def only_process(experiment: Experiment) -> AbstractContextManager[None]:
     """Hold the lock of an experiment, so that two commands do not do the same work twice.
 
     Results are correct without the lock. Raises `AssftError` if another process holds it.
     """
-    lock = FileLock(experiment.paths.lock_file)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise AssftError(
-            f"Another process is working on experiment {experiment.name!r} of {experiment.dataset}. "
-            "Wait for it to finish, or stop it, and run the same command again."
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
+    return locks.only_process(experiment.paths.lock_file, f"experiment {experiment.name!r} of {experiment.dataset}")

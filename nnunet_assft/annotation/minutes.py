@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.files import read_json
+from nnunet_assft.runtime.ranges import RANGES
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,6 @@ def checked_minutes(text: str, where: str) -> float:
     where: the beginning of the error message.
     """
     try:
-        minutes = float(text)
+        return RANGES["minutes"].parse(text)
     except ValueError:
-        minutes = math.nan
-    if not 0 <= minutes < math.inf:
-        raise AssftError(f"{where}: minutes {text!r}; expected a number such as 25 or 12.5.")
-    return minutes
+        raise AssftError(f"{where}: minutes {text!r}; expected a number such as 25 or 12.5.") from None

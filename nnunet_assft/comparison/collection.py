@@ -10,13 +10,14 @@ from typing import NamedTuple
 import pandas as pd
 
 from nnunet_assft.comparison.arms import Arm, Comparison
-from nnunet_assft.comparison.arms.base import METRIC_COLUMNS
+from nnunet_assft.comparison.arms.base import METRIC_COLUMNS, PATIENCE
 from nnunet_assft.comparison.conclusions import Findings, draw_conclusions
 from nnunet_assft.comparison.printed_table import markdown, write_table
 from nnunet_assft.comparison.pseudo_label_quality import COLUMNS, read_pseudo_label_quality
 from nnunet_assft.comparison.spec import Shared, read_comparison
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.files import sha256_of, write_text
+from nnunet_assft.runtime.locks import only_process
 
 RESULT_COLUMNS = ["arm", "seed", "fold", *METRIC_COLUMNS]
 RUN_COLUMNS = [
@@ -105,13 +106,16 @@ def collect(comparison: Comparison, shared: Shared) -> Collected:
     of_results = pd.concat(results, ignore_index=True)[RESULT_COLUMNS].astype(numbers)  # empty tables have no types
     of_quality = pd.concat(quality, ignore_index=True) if quality else pd.DataFrame(columns=COLUMNS)
     of_quality = of_quality.reindex(columns=[*KEYS, *of_quality.columns.drop(KEYS, errors="ignore")])
-    kept = _kept(comparison, specification)
-    of_quality = _write(comparison.folder / "pseudo_label_quality.csv", of_quality.astype({"selected": int}), kept)
-    return Collected(
-        _write(comparison.folder / "results.csv", of_results, kept),
-        _write(comparison.folder / "runs.csv", pd.DataFrame(runs, columns=RUN_COLUMNS), kept),
-        of_quality.astype({"selected": bool}) if len(of_quality) else None,
-    )
+    of_quality = of_quality.astype({"selected": int})
+    of_runs = pd.DataFrame(runs, columns=RUN_COLUMNS)
+    with only_process(comparison.lock_file, f"comparison {comparison.name!r}", patience=PATIENCE):
+        kept = _kept(comparison, specification)
+        files = {"pseudo_label_quality": of_quality, "results": of_results, "runs": of_runs}
+        # runs.csv is last, because it says which rows of the others are kept
+        of_quality, of_results, of_runs = (
+            _write(comparison, comparison.folder / f"{name}.csv", table, kept) for name, table in files.items()
+        )
+    return Collected(of_results, of_runs, of_quality.astype({"selected": bool}) if len(of_quality) else None)
 
 
 def _quality(comparison: Comparison, arm: Arm, seed: int) -> list[pd.DataFrame]:
@@ -128,30 +132,36 @@ def _specification(comparison: Comparison, shared: Shared) -> str:
 
 
 def _kept(comparison: Comparison, specification: str) -> set[tuple[str, int, int]]:
-    """Return (arm, seed, fold) of the runs whose rows are kept: they are in runs.csv, were made with the same settings,
-    and their experiment is not on this disk. It was deleted, or run on another machine that wrote the file."""
+    """Return (arm, seed, fold) of the runs whose rows in the files are kept. They were made with the same settings, and
+    this comparison does not list them, because another command runs them, or their experiment is not on this disk: it
+    was deleted, or run on another machine that wrote the file."""
     file = comparison.folder / "runs.csv"
     if not file.is_file():
         return set()
     known = pd.read_csv(file, dtype={"arm": str}).reindex(columns=RUN_COLUMNS)
-    known = known[(known["specification"] == specification) & (known["status"] == "done")]
-    there = set(_keys(known))
-    return {
-        (arm.id, seed, part.fold)
-        for part, seed, arm in _runs(comparison)
-        if (arm.id, seed, part.fold) in there and arm.load_experiment_or_none(part, seed) is None
+    known = known[known["specification"] == specification]
+    done = set(_keys(known[known["status"] == "done"]))
+    ours = {(arm.id, seed, part.fold): (part, seed, arm) for part, seed, arm in _runs(comparison)}
+    gone = {
+        key
+        for key, (part, seed, arm) in ours.items()
+        if key in done and arm.load_experiment_or_none(part, seed) is None
     }
+    return gone | (set(_keys(known)) - set(ours))
 
 
-def _write(file: Path, table: pd.DataFrame, kept: set[tuple[str, int, int]]) -> pd.DataFrame:
-    """Write a table, with the rows that the file has of the kept runs in place of its own, and return it."""
+def _write(comparison: Comparison, file: Path, table: pd.DataFrame, kept: set[tuple[str, int, int]]) -> pd.DataFrame:
+    """Write a table, with the rows that the file has of the kept runs in place of its own. Returns the rows of the runs
+    of this comparison."""
     if kept and file.is_file():
         before = pd.read_csv(file, dtype={"arm": str}).reindex(columns=table.columns)
         parts = [table[[key not in kept for key in _keys(table)]], before[[key in kept for key in _keys(before)]]]
         parts = [part for part in parts if len(part)]
-        table = pd.concat(parts, ignore_index=True).sort_values([*KEYS, "round"], kind="stable", ignore_index=True)
+        table = pd.concat(parts, ignore_index=True) if parts else table
+        table = table.sort_values([*KEYS, "round"], kind="stable", ignore_index=True)
     write_text(file, table.to_csv(index=False))
-    return table
+    ours = {(arm.id, seed, part.fold) for part, seed, arm in _runs(comparison)}
+    return table[[key in ours for key in _keys(table)]].reset_index(drop=True)
 
 
 def _keys(table: pd.DataFrame) -> list[tuple[str, int, int]]:

@@ -30,6 +30,8 @@ from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.cached import cached, claim, set_aside
 from nnunet_assft.runtime.cases import for_each_case
 from nnunet_assft.runtime.files import read_json, sha256_file, write_json
+from nnunet_assft.runtime.locks import only_process
+from nnunet_assft.runtime.partial import private_name
 from nnunet_assft.runtime.processes import die_with_parent
 from nnunet_assft.runtime.seeding import seed_generators
 from nnunet_assft.runtime.text import some
@@ -121,7 +123,8 @@ def run_job(job: Job) -> dict[str, Path]:
         _run_process(job)
         return time.monotonic() - start, read_json(folder / "trained.json")["result"]["from_scratch"]
 
-    cached(folder / "done.json", identity, compute, outputs=lambda _: job.predictions.values(), store=_DoneFile())
+    with only_process(folder.with_name(f".{folder.name}.lock"), f"standard nnU-Net in {folder}"):
+        cached(folder / "done.json", identity, compute, outputs=lambda _: job.predictions.values(), store=_DoneFile())
     return job.predictions
 
 
@@ -300,10 +303,10 @@ def predict(job: Job) -> None:
     predictor.initialize_from_trained_model_folder(str(job.fold.parent), ("all",), "checkpoint_final.pth")
 
     def predict_case(case: str) -> Path:
-        files[case].parent.mkdir(exist_ok=True)
-        partial = files[case].with_name(f".partial_{case}")
-        predictor.predict_from_files_sequential([job.test_images[case]], [str(partial)])
-        os.replace(f"{partial}{job.dataset_json['file_ending']}", files[case])
+        partial = private_name(files[case])
+        without_ending = str(partial).removesuffix(job.dataset_json["file_ending"])  # nnU-Net adds it
+        predictor.predict_from_files_sequential([job.test_images[case]], [without_ending])
+        os.replace(partial, files[case])
         return files[case]
 
     for_each_case(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import shutil
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,8 @@ from nnunet_assft.planning import normalization  # noqa: F401 - registers its sc
 from nnunet_assft.planning.planner import CONFIGURATION
 from nnunet_assft.runtime.cached import cached, cached_or_none
 from nnunet_assft.runtime.cases import for_each_case, in_processes
-from nnunet_assft.runtime.files import PARTIAL, atomic_path, signature
+from nnunet_assft.runtime.files import atomic_path, signature
+from nnunet_assft.runtime.partial import scratch_folder
 
 ENDINGS = (".b2nd", "_seg.b2nd", ".pkl")
 
@@ -54,7 +54,6 @@ def preprocess_images(
         done=lambda case: _made(folder, case, images[case]),
         executor=in_processes(num_processes),
     )
-    shutil.rmtree(_scratch(folder), ignore_errors=True)
 
 
 def _made(folder: Path, case: str, images: tuple[Path, ...]) -> list[str] | None:
@@ -71,22 +70,15 @@ def _files(folder: Path, names: list[str]) -> list[Path]:
     return [folder / name for name in names]
 
 
-def _scratch(folder: Path) -> Path:
-    return folder.with_name(f"{PARTIAL}_{folder.name}")
-
-
 def _preprocess(job: _Job) -> list[str]:
     plans_manager = PlansManager(job.plans)
     configuration = plans_manager.get_configuration(CONFIGURATION)
     preprocessor = configuration.preprocessor_class(verbose=False)
-    scratch = _scratch(job.folder)
-    scratch.mkdir(exist_ok=True)
-    for ending in ENDINGS:  # blosc2 refuses to overwrite a file that a killed process left
-        (scratch / f"{job.case}{ending}").unlink(missing_ok=True)
     files = [str(file) for file in job.images]
-    preprocessor.run_case_save(str(scratch / job.case), files, None, plans_manager, configuration, job.dataset_json)
-    for ending in ENDINGS:
-        os.replace(scratch / f"{job.case}{ending}", job.folder / f"{job.case}{ending}")
+    with scratch_folder(job.folder) as scratch:
+        preprocessor.run_case_save(str(scratch / job.case), files, None, plans_manager, configuration, job.dataset_json)
+        for ending in ENDINGS:
+            os.replace(scratch / f"{job.case}{ending}", job.folder / f"{job.case}{ending}")
     return [f"{job.case}{ending}" for ending in ENDINGS]
 
 

@@ -13,17 +13,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-PARTIAL = ".partial"
+from nnunet_assft.runtime.partial import private_name
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a path in the same folder to write to. On success it is renamed to `path`, on failure it is removed.
 
-    The temporary name keeps the ending (`x.nii.gz` -> `.partial_x.nii.gz`), because writers choose the format by it.
+    The temporary name keeps the ending (`x.nii.gz` -> `.partial_ID_x.nii.gz`), because writers choose the format by it.
+    Its ID is that of this process, so that two processes may write the same file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{PARTIAL}_{path.name}")
+    partial = private_name(path)
     try:
         yield partial
         with open(partial, "rb") as file:
@@ -62,18 +62,17 @@ def read_json(path: Path) -> Any:
 def link_or_copy(source: Path, target: Path) -> None:
     """Make `target` a hard link to `source`, or a symbolic link or a copy if that is impossible.
 
-    An existing `target` is replaced atomically.
+    An existing `target` is replaced atomically. A symbolic link is relative, so that both can be moved together.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{PARTIAL}_{target.name}")
-    partial.unlink(missing_ok=True)
+    partial = private_name(target)
+    original = source.resolve(strict=True)  # because a relative link would break in another folder
     try:
-        os.link(source.resolve(strict=True), partial)  # resolved, because a relative link would break in another folder
+        os.link(original, partial)
     except OSError:
         try:
-            partial.symlink_to(source.resolve(strict=True))
+            partial.symlink_to(os.path.relpath(original, partial.parent.resolve()))
         except OSError:
-            shutil.copy2(source, partial)
+            shutil.copy2(original, partial)
     os.replace(partial, target)
     partial.unlink(missing_ok=True)  # renaming a hard link to another link of the same file does nothing
 

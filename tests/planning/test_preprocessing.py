@@ -25,6 +25,7 @@ from nnunet_assft.planning.preprocessing import (
 from nnunet_assft.volumes.labels import read_label
 from nnunet_assft.volumes.raw_dataset import RawDataset, read_dataset
 from tests.conftest import LABELS, blob_case, write_volume
+from tests.kills import ended_process, forget_folders, private_name_of
 
 NAME = "Dataset904_Oracle"
 SPACING = (0.8, 3.0, 0.8)  # x, y, z: y is the coarse axis, so nnU-Net puts it first
@@ -199,18 +200,19 @@ def test_a_second_call_does_nothing_and_a_newer_image_is_preprocessed_again(nnun
     assert not np.array_equal(load_image(images, "case_1"), old)
 
 
-@pytest.mark.parametrize("left", [(".b2nd",), (".b2nd", "_seg.b2nd"), ENDINGS], ids=str)
-def test_what_a_killed_process_left_does_not_disturb(nnunet_folders: Path, left: tuple[str, ...]):
+def test_what_a_killed_process_left_is_removed_and_what_a_running_one_writes_is_not(nnunet_folders: Path):
     dataset, plans, images = make(nnunet_folders / "nnUNet_raw")
     expected = load_image(images, "case_0")
+    names = [private_name_of(pid, images) for pid in (ended_process(), os.getppid())]
+    for scratch in names:
+        scratch.mkdir()
+        for ending in ENDINGS:
+            (scratch / f"case_0{ending}").write_bytes(b"half a file")
     (images / "case_0.pkl").unlink()
-    scratch = images.with_name(f".partial_{images.name}")
-    scratch.mkdir()
-    for ending in left:
-        (scratch / f"case_0{ending}").write_bytes(b"half a file")
+    forget_folders()
     preprocess_images(dataset.images, plans, dataset.dataset_json, images)
     np.testing.assert_array_equal(load_image(images, "case_0"), expected)
-    assert not scratch.exists()
+    assert [scratch.exists() for scratch in names] == [False, True]
     assert len(os.listdir(images)) == 8  # two cases, and the record of each
 
 

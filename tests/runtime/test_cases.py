@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -127,6 +128,11 @@ def test_progress_counts_the_cases_that_were_left(capsys: pytest.CaptureFixture[
 
 def process_of(n: int) -> int:
     return os.getpid()
+
+
+def sleep_and_say_who(_: object) -> None:
+    print(os.getpid(), flush=True)
+    time.sleep(60)
 
 
 def killed_at_even(n: int) -> int:

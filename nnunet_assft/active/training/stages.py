@@ -14,6 +14,7 @@ from nnunet_assft.active.context import Context
 from nnunet_assft.active.state import Model
 from nnunet_assft.active.training.checkpoints import load_weights, weights_sha256
 from nnunet_assft.active.training.training_set import Stage, write_training_set
+from nnunet_assft.errors import doing
 from nnunet_assft.planning.planner import CONFIGURATION
 from nnunet_assft.runtime.cached import cached, claim, is_claimed, set_aside
 from nnunet_assft.runtime.processes import let_workers_die_with_us
@@ -26,13 +27,14 @@ def fine_tune(context: Context, stage: Stage) -> Model:
 
     Training starts from the weights of `stage.start` with a new optimiser and learning rate schedule.
     """
-    content = write_training_set(context, stage)
-    result = cached(
-        context.paths.step_file(stage.round, stage.name),
-        content,
-        lambda: asdict(train_stage(context, stage, content)),
-        outputs=lambda model: [context.paths.results_of_dataset / model["checkpoint"]],
-    )
+    with doing(f"round {stage.round}: {stage.name} training"):
+        content = write_training_set(context, stage)
+        result = cached(
+            context.paths.step_file(stage.round, stage.name),
+            content,
+            lambda: asdict(train_stage(context, stage, content)),
+            outputs=lambda model: [context.paths.results_of_dataset / model["checkpoint"]],
+        )
     return Model(**result)
 
 

@@ -12,10 +12,11 @@ from typing import Any
 from nnunet_assft.active.context import Context
 from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.state import Model
-from nnunet_assft.planning.preprocessing import write_training_label
+from nnunet_assft.planning.preprocessing import ENDINGS, write_training_label
 from nnunet_assft.runtime.cached import is_claimed
 from nnunet_assft.runtime.cases import for_each_case
-from nnunet_assft.runtime.files import PARTIAL, link_or_copy, read_json, sha256_file, sha256_of, write_json
+from nnunet_assft.runtime.files import link_or_copy, read_json, sha256_file, sha256_of, write_json
+from nnunet_assft.runtime.partial import PARTIAL
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ def write_training_set(context: Context, stage: Stage) -> dict[str, Any]:
     content = stage.content()
     paths = context.paths
     folder, file = paths.training_set(stage.round, stage.name), paths.stage_file(stage.round, stage.name)
-    if folder.is_dir() and is_claimed(file, content):
+    names = [f"{case}{ending}" for case in content["cases"] for ending in ENDINGS]
+    if is_claimed(file, content) and all((folder / name).is_file() for name in names):  # no link leads nowhere
         return content
     file.unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
@@ -115,5 +117,6 @@ def _preprocessed_labels(paths: ExperimentPaths) -> dict[tuple[str, str], Path]:
         folder = file.with_suffix("")
         if folder.is_dir():
             for case, entry in read_json(file)["cases"].items():
-                found[case, entry["label_sha256"]] = folder
+                if all((folder / f"{case}{ending}").is_file() for ending in ENDINGS):
+                    found[case, entry["label_sha256"]] = folder
     return found
