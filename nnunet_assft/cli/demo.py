@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
 def demo(args: argparse.Namespace) -> None:
     """Write the phantom, run all rounds on it, and print the results."""
     start = time.monotonic()
-    require_folder(args.o.resolve(), "-o")
+    require_folder(args.o, "-o")
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         folder = args.o.resolve() / name
         folder.mkdir(parents=True, exist_ok=True)

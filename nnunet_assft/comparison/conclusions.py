@@ -186,7 +186,11 @@ def overall_conclusion(statistics: pd.DataFrame) -> str:
         return "Nothing can be concluded: there is no other arm, or no finished round after round 0."
     reference = name_of(curves["reference"].iloc[0])
     if not curves["n_cases"].any():
-        return f"Nothing can be concluded: no other arm has a finished seed and test case in common with {reference}."
+        others = ", ".join(map(name_of, curves["arm"]))
+        return (
+            f"Nothing can be concluded: {reference} cannot be compared with {others}, as they share no finished seed and "
+            "test case."
+        )
     groups: dict[str, list[str]] = {f"is {BETTER} than": [], f"is {WORSE} than": []}
     groups |= {"shows no difference from": [], "cannot be compared with": []}
     of_verdict = dict(zip((BETTER, WORSE, NOT_SHOWN), groups, strict=False))
