@@ -188,8 +188,8 @@ def overall_conclusion(statistics: pd.DataFrame) -> str:
     if not curves["n_cases"].any():
         others = ", ".join(map(name_of, curves["arm"]))
         return (
-            f"Nothing can be concluded: {reference} cannot be compared with {others}, as they share no finished seed and "
-            "test case."
+            f"Nothing can be concluded: {reference} cannot be compared with {others}, as they share no finished seed "
+            "and test case."
         )
     groups: dict[str, list[str]] = {f"is {BETTER} than": [], f"is {WORSE} than": []}
     groups |= {"shows no difference from": [], "cannot be compared with": []}

@@ -171,9 +171,9 @@ def test_nnunet_finds_no_fault_with_the_training_set(written):
 def test_beside_raw_data_that_can_only_be_read_they_lie_with_the_results(blobs, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("nnunet_assft.active.experiment.is_writable", lambda folder: folder != blobs)
-        planned = plan_experiment(901, preset="tiny", epochs=1, iterations_per_epoch=1)
-    experiment = Experiment.load(ExperimentPaths(blobs.name, "assft"))
-    assert experiment == planned == plan_experiment(901, preset="tiny", epochs=1, iterations_per_epoch=1)
+        planned = plan_experiment(901, "b", preset="tiny", epochs=1, iterations_per_epoch=1)
+    experiment = Experiment.load(ExperimentPaths(blobs.name, "b"))
+    assert experiment == planned == plan_experiment(901, "b", preset="tiny", epochs=1, iterations_per_epoch=1)
     before = sorted(blobs.rglob("*"))
     context = open_context(experiment, CPU)
     write_pseudo_labels(context, 2, experiment.initial_model, HUMAN, SELECTED)
@@ -184,7 +184,7 @@ def test_beside_raw_data_that_can_only_be_read_they_lie_with_the_results(blobs, 
     assert all(file.is_file() for file in files.values())
     assert sorted(json.loads((folder / "provenance.json").read_text())["cases"]) == sorted(SELECTED)
     listed = json.loads((folder / "dataset.json").read_text())["dataset"]
-    assert listed["case_05"]["label"].startswith("$nnUNet_results/Dataset901_Blobs/assft/assft/pseudo_labels/")
+    assert listed["case_05"]["label"].startswith("$nnUNet_results/Dataset901_Blobs/assft/b/pseudo_labels/")
     pairs = get_filenames_of_train_images_and_targets(str(folder))
     assert {case: pair["label"] for case, pair in pairs.items() if case in SELECTED} == {
         case: str(file) for case, file in files.items()
