@@ -19,7 +19,7 @@ from numpy.random import Generator, SeedSequence, default_rng
 from scipy.ndimage import gaussian_filter
 
 from nnunet_assft.errors import AssftError
-from nnunet_assft.runtime.partial import scratch_folder
+from nnunet_assft.runtime.partial import private_path
 
 Array = npt.NDArray[np.float32]
 Image = npt.NDArray[np.int16]
@@ -348,7 +348,8 @@ def write_phantom_dataset(  # all of these parameters are recorded in dataset.js
 
     folder.mkdir(parents=True, exist_ok=True)
     rows = [("case", "cluster", "duplicate_of")]
-    with scratch_folder(folder) as partial:
+    with private_path(folder) as partial:
+        partial.mkdir()
         for directory in {Path(file).parent for file in files}:
             (partial / directory).mkdir(exist_ok=True)
             (folder / directory).mkdir(exist_ok=True)

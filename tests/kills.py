@@ -66,6 +66,6 @@ def ended_process() -> int:
     return process.pid
 
 
-def private_name_of(pid: int, path: Path) -> Path:
-    """The name under which a process of this machine writes a file or folder."""
-    return path.with_name(f"{partial.PARTIAL}_{pid:x}_{partial._machine()}_{path.name}")
+def private_folder_of(pid: int, folder: Path) -> Path:
+    """The folder in which a process of this machine writes what will be in `folder`."""
+    return folder / f"{partial.PARTIAL}_{pid:x}_{partial._checksum_of_machine()}"

@@ -31,7 +31,7 @@ from nnunet_assft.runtime.cached import cached, claim, set_aside
 from nnunet_assft.runtime.cases import for_each_case
 from nnunet_assft.runtime.files import read_json, sha256_file, write_json
 from nnunet_assft.runtime.locks import only_process
-from nnunet_assft.runtime.partial import private_name
+from nnunet_assft.runtime.partial import private_path
 from nnunet_assft.runtime.processes import die_with_parent
 from nnunet_assft.runtime.seeding import seed_generators
 from nnunet_assft.runtime.text import some
@@ -303,10 +303,10 @@ def predict(job: Job) -> None:
     predictor.initialize_from_trained_model_folder(str(job.fold.parent), ("all",), "checkpoint_final.pth")
 
     def predict_case(case: str) -> Path:
-        partial = private_name(files[case])
-        without_ending = str(partial).removesuffix(job.dataset_json["file_ending"])  # nnU-Net adds it
-        predictor.predict_from_files_sequential([job.test_images[case]], [without_ending])
-        os.replace(partial, files[case])
+        with private_path(files[case]) as partial:
+            without_ending = str(partial).removesuffix(job.dataset_json["file_ending"])  # nnU-Net adds it
+            predictor.predict_from_files_sequential([job.test_images[case]], [without_ending])
+            os.replace(partial, files[case])
         return files[case]
 
     for_each_case(

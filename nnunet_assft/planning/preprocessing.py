@@ -19,7 +19,7 @@ from nnunet_assft.planning.planner import CONFIGURATION
 from nnunet_assft.runtime.cached import cached, cached_or_none
 from nnunet_assft.runtime.cases import for_each_case, in_processes
 from nnunet_assft.runtime.files import atomic_path, signature
-from nnunet_assft.runtime.partial import scratch_folder
+from nnunet_assft.runtime.partial import private_path
 
 ENDINGS = (".b2nd", "_seg.b2nd", ".pkl")
 
@@ -75,11 +75,18 @@ def _preprocess(job: _Job) -> list[str]:
     configuration = plans_manager.get_configuration(CONFIGURATION)
     preprocessor = configuration.preprocessor_class(verbose=False)
     files = [str(file) for file in job.images]
-    with scratch_folder(job.folder) as scratch:
+    with private_path(job.folder) as scratch:
+        scratch.mkdir()
         preprocessor.run_case_save(str(scratch / job.case), files, None, plans_manager, configuration, job.dataset_json)
+        if _made(job.folder, job.case, job.images):  # meanwhile by another process, and somebody may be reading it
+            return _names(job.case)
         for ending in ENDINGS:
             os.replace(scratch / f"{job.case}{ending}", job.folder / f"{job.case}{ending}")
-    return [f"{job.case}{ending}" for ending in ENDINGS]
+    return _names(job.case)
+
+
+def _names(case: str) -> list[str]:
+    return [f"{case}{ending}" for ending in ENDINGS]
 
 
 def load_image(folder: Path, case: str) -> np.ndarray:

@@ -13,24 +13,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nnunet_assft.runtime.partial import private_name
+from nnunet_assft.runtime.partial import private_path
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a path in the same folder to write to. On success it is renamed to `path`, on failure it is removed.
-
-    The temporary name keeps the ending (`x.nii.gz` -> `.partial_ID_x.nii.gz`), because writers choose the format by it.
-    Its ID is that of this process, so that two processes may write the same file.
-    """
-    partial = private_name(path)
-    try:
+    """Yield a path to write to, in a folder of this process beside `path` and with the same name, which some writers
+    choose the format by. On success the file is renamed to `path`, on failure it is removed."""
+    with private_path(path) as partial:
         yield partial
         with open(partial, "rb") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -64,17 +58,16 @@ def link_or_copy(source: Path, target: Path) -> None:
 
     An existing `target` is replaced atomically. A symbolic link is relative, so that both can be moved together.
     """
-    partial = private_name(target)
     original = source.resolve(strict=True)  # because a relative link would break in another folder
-    try:
-        os.link(original, partial)
-    except OSError:
+    with private_path(target) as partial:
         try:
-            partial.symlink_to(os.path.relpath(original, partial.parent.resolve()))
+            os.link(original, partial)
         except OSError:
-            shutil.copy2(original, partial)
-    os.replace(partial, target)
-    partial.unlink(missing_ok=True)  # renaming a hard link to another link of the same file does nothing
+            try:
+                partial.symlink_to(os.path.relpath(original, target.parent.resolve()))  # which holds once it is renamed
+            except OSError:
+                shutil.copy2(original, partial)
+        os.replace(partial, target)  # for a hard link to another link of the same file, this does nothing
 
 
 def free_name(path: Path) -> Path:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_assft.errors import AssftError
-from nnunet_assft.runtime.processes import is_running, start_of
+from nnunet_assft.runtime.processes import is_running, machine, start_of
 
 try:
     import fcntl
@@ -105,7 +105,7 @@ def _create(file: Path) -> Callable[[], None] | None:
 
 def _is_stale(file: Path) -> bool:
     holder = _read(file)
-    if holder.get("host") != socket.gethostname():  # nothing is known about processes of another machine
+    if holder.get("machine") != machine():  # nothing is known about processes of another machine
         return False
     pid = holder.get("pid")
     return isinstance(pid, int) and (not is_running(pid) or start_of(pid) != holder.get("process_start"))
@@ -115,6 +115,7 @@ def _write_holder(file: int) -> None:
     pid = os.getpid()
     holder = {
         "host": socket.gethostname(),
+        "machine": machine(),
         "pid": pid,
         "process_start": start_of(pid),
         "since": datetime.now().isoformat(" ", "seconds"),
@@ -139,7 +140,7 @@ def _holder(lock: Path) -> str:
     if not {"host", "pid", "since", "command"} <= set(holder):
         return "Another process"
     known = f"Process {holder['pid']} on {holder['host']} ({holder['command']}, since {holder['since']})"
-    elsewhere = substitute.exists() and holder["host"] != socket.gethostname()
+    elsewhere = substitute.exists() and holder.get("machine") != machine()
     return known + (f" (delete {substitute} if it no longer runs)" if elsewhere else "")
 
 

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import re
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -86,6 +87,17 @@ def _lines(file: Path) -> list[str]:
 
 
 # Processes ------------------------------------------------------------------------------------------------------------
+
+
+@cache
+def machine() -> str:
+    """Return a name for everything that counts processes together: the host, and the container if it has its own
+    numbers. Two processes with the same machine and the same number are one process."""
+    try:
+        numbers = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        numbers = ""
+    return f"{socket.gethostname()} {numbers}".strip()
 
 
 def is_running(pid: int) -> bool:

@@ -19,7 +19,7 @@ import pytest
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime import locks
 from nnunet_assft.runtime.locks import only_process
-from nnunet_assft.runtime.processes import start_of
+from nnunet_assft.runtime.processes import machine, start_of
 from tests.kills import ended_process
 
 ME = re.escape(socket.gethostname())
@@ -118,10 +118,10 @@ def test_a_disk_without_locks_is_named_once(
 @pytest.mark.parametrize(
     ("holder", "free"),
     [
-        ({"host": socket.gethostname(), "pid": -1}, True),  # an ended process, see below
-        ({"host": socket.gethostname(), "pid": os.getpid(), "process_start": "1"}, True),  # another one had the number
-        ({"host": socket.gethostname(), "pid": os.getpid(), "process_start": start_of(os.getpid())}, False),
-        ({"host": "elsewhere", "pid": 1}, False),
+        ({"machine": machine(), "pid": -1}, True),  # an ended process, see below
+        ({"machine": machine(), "pid": os.getpid(), "process_start": "1"}, True),  # another one had the number
+        ({"machine": machine(), "pid": os.getpid(), "process_start": start_of(os.getpid())}, False),
+        ({"machine": "elsewhere", "pid": 1}, False),
         (None, False),  # just created
         (["nonsense"], False),
     ],
@@ -135,15 +135,14 @@ def test_the_file_that_takes_the_place_of_a_lock(
     monkeypatch.setattr(locks.fcntl, "flock", no_locks)
     if isinstance(holder, dict):
         more = {"pid": ended_process()} if holder["pid"] == -1 else {}
-        holder = {"command": "nnUNetv2_assft_plan -d 1", "since": "2026-01-02 03:04:05", **holder, **more}
+        known = {"host": "node_7", "command": "nnUNetv2_assft_plan -d 1", "since": "2026-01-02 03:04:05"}
+        holder = {**known, **holder, **more}
     file = tmp_path / ".lock_holder"
     file.write_text("" if holder is None else json.dumps(holder))
     assert is_free(tmp_path / ".lock") == free
     assert file.exists() != free
-    if isinstance(holder, dict) and holder["host"] == "elsewhere":
-        expected = (
-            f"Process 1 on elsewhere .* 03:04:05\\) \\(delete {file} if it no longer runs\\) is working on the work"
-        )
+    if isinstance(holder, dict) and holder["machine"] == "elsewhere":
+        expected = f"Process 1 on node_7 .* 03:04:05\\) \\(delete {file} if it no longer runs\\) is working on the work"
         with pytest.raises(AssftError, match=expected), only_process(tmp_path / ".lock", "the work"):
             pass
 
