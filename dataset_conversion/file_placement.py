@@ -17,7 +17,8 @@ from nibabel.orientations import apply_orientation, io_orientation, ornt_transfo
 from nnunet_assft.dataset_conversion.scan import PlannedCase
 from nnunet_assft.dataset_conversion.voxels import SourceVolume
 from nnunet_assft.errors import AssftError
-from nnunet_assft.runtime.files import PARTIAL, atomic_path
+from nnunet_assft.runtime.files import atomic_path
+from nnunet_assft.runtime.partial import PARTIAL, private_path
 from nnunet_assft.runtime.processes import number_of_processes
 
 # mode -> what is tried, in this order
@@ -33,17 +34,12 @@ def place(source: Path, target: Path, mode: str) -> None:
         with atomic_path(target) as partial:
             shutil.copyfile(source, partial)
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{PARTIAL}_{target.name}")
-    partial.unlink(missing_ok=True)
-    try:
+    with private_path(target) as partial:
         if mode == "hardlink":
             os.link(os.path.realpath(source), partial)
         else:
             partial.symlink_to(os.path.abspath(source))
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)  # os.replace does nothing if both names are hard links of the same file
+        os.replace(partial, target)  # does nothing if both names are hard links of the same file
 
 
 def possible_mode(mode: str, sources: Iterable[Path], folder: Path) -> tuple[str, str]:
@@ -58,7 +54,7 @@ def possible_mode(mode: str, sources: Iterable[Path], folder: Path) -> tuple[str
         try:
             for source in per_device.values():
                 if candidate != "copy":
-                    trial = folder / f"{PARTIAL}_trial"
+                    trial = folder / f"{PARTIAL}_trial_{os.getpid()}"
                     place(source, trial, candidate)
                     trial.unlink()
         except OSError as error:

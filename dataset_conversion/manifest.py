@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_assft.errors import AssftError
-from nnunet_assft.runtime.files import PARTIAL, read_json, sha256_file, sha256_of, write_json
+from nnunet_assft.runtime.files import read_json, sha256_file, sha256_of, write_json
+from nnunet_assft.runtime.partial import PARTIAL
 
 NAME = "conversion_manifest.json"
 JOURNAL = f"{PARTIAL}_conversion_manifest.jsonl"

@@ -8,7 +8,6 @@ patient's left, y to the back, z to the head). Arrays are (Z, Y, X).
 
 import json
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,9 @@ import numpy.typing as npt
 import SimpleITK as sitk
 from numpy.random import Generator, SeedSequence, default_rng
 from scipy.ndimage import gaussian_filter
+
+from nnunet_assft.errors import AssftError
+from nnunet_assft.runtime.partial import private_path
 
 Array = npt.NDArray[np.float32]
 Image = npt.NDArray[np.int16]
@@ -323,7 +325,7 @@ def write_phantom_dataset(  # all of these parameters are recorded in dataset.js
 
     A complete dataset with the same parameters is kept. `dataset.json` is written last, so that an interrupted call can
     be repeated. `phantom_clusters.csv` is for evaluation only; a query strategy must not read it. Raises
-    FileExistsError if the folder holds another dataset.
+    AssftError if the folder holds another dataset.
     """
     if n_pool < 1 or n_test < 0:
         raise ValueError(f"n_pool is {n_pool} and n_test is {n_test}; expected at least 1 and at least 0.")
@@ -346,8 +348,8 @@ def write_phantom_dataset(  # all of these parameters are recorded in dataset.js
 
     folder.mkdir(parents=True, exist_ok=True)
     rows = [("case", "cluster", "duplicate_of")]
-    with tempfile.TemporaryDirectory(prefix=".partial_", dir=folder) as temporary:
-        partial = Path(temporary)
+    with private_path(folder) as partial:
+        partial.mkdir()
         for directory in {Path(file).parent for file in files}:
             (partial / directory).mkdir(exist_ok=True)
             (folder / directory).mkdir(exist_ok=True)
@@ -367,16 +369,14 @@ def write_phantom_dataset(  # all of these parameters are recorded in dataset.js
 
 
 def _is_written(folder: Path, parameters: dict[str, Any], files: list[str]) -> bool:
-    """Return whether all files exist. Raises FileExistsError if the folder holds another dataset."""
+    """Return whether all files exist. Raises `AssftError` if the folder holds another dataset."""
     found = {file.relative_to(folder).as_posix() for file in folder.glob("[il]*T[rs]/*")}
     if foreign := sorted(found - set(files)):
-        raise FileExistsError(
-            f"{folder} holds files of another dataset, for example {foreign[0]}. Choose another folder."
-        )
+        raise AssftError(f"{folder} holds files of another dataset, for example {foreign[0]}. Choose another folder.")
     if (folder / "dataset.json").exists():
         written = json.loads((folder / "dataset.json").read_text()).get("phantom")
         if written != parameters:
-            raise FileExistsError(
+            raise AssftError(
                 f"{folder} holds a dataset with parameters {written}; expected {parameters}. Choose another folder."
             )
     return all((folder / file).exists() for file in files)

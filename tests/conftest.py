@@ -28,7 +28,6 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from filelock import FileLock
 from nnunetv2.training.logging.nnunet_logger import LocalLogger
 
 from nnunet_assft.active.experiment import create_experiment
@@ -37,6 +36,7 @@ from nnunet_assft.active.rounds import run_round
 from nnunet_assft.active.settings import Settings
 from nnunet_assft.active.state import Experiment, Round, finished_rounds
 from nnunet_assft.runtime.files import link_or_copy, signature
+from nnunet_assft.runtime.locks import only_process
 
 torch.set_num_threads(1)
 
@@ -148,7 +148,7 @@ def built_once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path
     """
     base = factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
-    with FileLock(folder.with_suffix(".lock")):
+    with only_process(folder.with_suffix(".lock"), name, patience=600):
         if not folder.is_dir():
             partial = folder.with_name(f"partial_{name}")
             shutil.rmtree(partial, ignore_errors=True)  # of a process that failed to build it

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
+
+from nnunet_assft.runtime import partial
 
 
 def is_killed(kill: Callable[[], None], work: Callable[[], object]) -> bool:
@@ -28,6 +32,7 @@ def is_killed(kill: Callable[[], None], work: Callable[[], object]) -> bool:
         finally:
             os._exit(code)
     status = os.waitpid(pid, 0)[1]
+    forget_folders()
     if os.WIFSIGNALED(status):
         assert os.WTERMSIG(status) == signal.SIGKILL, signal.strsignal(os.WTERMSIG(status))
         return True
@@ -47,3 +52,20 @@ def before_replace(n: int) -> None:
         replace(*args, **kwargs)
 
     os.replace = counted
+
+
+def forget_folders() -> None:
+    """Let this process look for the partial files of ended processes again, as the next command would."""
+    partial._remove_leftovers.cache_clear()
+
+
+def ended_process() -> int:
+    """The number of a process that has ended."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    return process.pid
+
+
+def private_folder_of(pid: int, folder: Path) -> Path:
+    """The folder in which a process of this machine writes what will be in `folder`."""
+    return folder / f"{partial.PARTIAL}_{pid:x}_{partial._checksum_of_machine()}"

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from nnunet_assft.errors import AssftError
 from nnunet_assft.phantom import (
     CLUSTERS,
     SIZES,
@@ -197,10 +198,10 @@ def test_a_complete_dataset_is_reused_and_an_incomplete_one_completed(tmp_path):
 
 def test_another_dataset_is_never_overwritten(tmp_path):
     write_phantom_dataset(tmp_path, n_pool=2, n_test=0)
-    with pytest.raises(FileExistsError, match="seed"):
+    with pytest.raises(AssftError, match="seed"):
         write_phantom_dataset(tmp_path, n_pool=2, n_test=0, seed=1)
     (tmp_path / "dataset.json").unlink()
-    with pytest.raises(FileExistsError, match="phantom_001"):
+    with pytest.raises(AssftError, match="phantom_001"):
         write_phantom_dataset(tmp_path, n_pool=1, n_test=0)
 
 

@@ -15,7 +15,7 @@ from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.query.budget import query_budget
 from nnunet_assft.active.query.random_sampling import random_permutation
 from nnunet_assft.active.settings import Settings
-from nnunet_assft.active.state import Experiment
+from nnunet_assft.active.state import Experiment, only_process
 from nnunet_assft.active.training.initial_network import write_initial_network
 from nnunet_assft.errors import AssftError, DamagedFileError
 from nnunet_assft.network.checkpoints import load_weights, weights_sha256
@@ -24,9 +24,11 @@ from nnunet_assft.planning.fingerprint import check_images, combine_fingerprint
 from nnunet_assft.planning.planner import CONFIGURATION, plan_from_images
 from nnunet_assft.planning.preprocessing import made_from_others, preprocess_images
 from nnunet_assft.planning.test_split import split
+from nnunet_assft.runtime.environment import require_space
 from nnunet_assft.runtime.files import link_or_copy, read_json, sha256_of, write_json
 from nnunet_assft.runtime.processes import number_of_processes
 from nnunet_assft.runtime.text import named, some
+from nnunet_assft.runtime.writable import is_writable
 from nnunet_assft.volumes.raw_dataset import RawDataset, find_dataset
 
 
@@ -42,14 +44,29 @@ def create_experiment(
     """
     dataset = find_dataset(dataset_name_or_id)
     wanted = _decide(dataset, name, settings)
-    paths = wanted.paths
-    if paths.experiment_file.is_file():
-        existing = Experiment.load(paths)
-        _refuse_other_settings(existing, wanted)
-        prepare(existing, dataset, num_processes)
-        return existing
+    require_space(dataset.name)
+    existing = _existing(wanted)
+    if existing is None:
+        with only_process(wanted):
+            existing = _existing(wanted)
+            if existing is None:
+                return _create(dataset, wanted, num_processes)
+    prepare(existing, dataset, num_processes)
+    return existing
 
-    images = image_files(dataset, wanted)
+
+def _existing(wanted: Experiment) -> Experiment | None:
+    """Load the experiment if it exists. Raises `AssftError` if it has other settings."""
+    if not wanted.paths.experiment_file.is_file():
+        return None
+    existing = Experiment.load(wanted.paths)
+    _refuse_other_settings(existing, wanted)
+    return existing
+
+
+def _create(dataset: RawDataset, wanted: Experiment, num_processes: int | None) -> Experiment:
+    """Read all images, and write the experiment with everything that its rounds need."""
+    paths, images = wanted.paths, image_files(dataset, wanted)
     num_processes = _processes(num_processes, images)
     checksums = check_images(images, dataset.reader, paths.fingerprint_cases, num_processes=num_processes)
     fingerprint = combine_fingerprint(wanted.pool, paths.fingerprint_cases)  # test images do not influence the plans
@@ -67,6 +84,7 @@ def create_experiment(
             "images": sha256_of(checksums),
             "labels": sha256_of(_meaning(dataset)),
         },
+        pseudo_labels_with_results=not is_writable(dataset.folder),
     )
     experiment.save()
     return experiment
@@ -84,16 +102,12 @@ def _decide(dataset: RawDataset, name: str, settings: Settings) -> Experiment:
         )
     pool, test, test_source = split(dataset, settings.annotator, settings.test_split)
     assert settings.budget is not None
-    try:
-        n_query = query_budget(settings.budget, len(pool))
-    except ValueError as error:
-        raise AssftError(str(error)) from error
     packages = ("nnunetv2", "torch", "numpy")
     return Experiment(
         dataset=dataset.name,
         name=name,
         settings=settings,
-        n_query=n_query,
+        n_query=query_budget(settings.budget, len(pool)),
         pool=pool,
         test=test,
         test_source=test_source,

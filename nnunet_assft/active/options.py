@@ -107,7 +107,7 @@ def _value(text: str, default: Any, choices: Collection[Any]) -> Any:
     if choices:
         return {_text(choice): choice for choice in choices}.get(text, text)
     try:
-        return type(default)(text)
+        return type(default)(text) if text.isascii() and "_" not in text else text
     except ValueError:
         return text
 

@@ -15,10 +15,15 @@ from nnunet_assft.trainers.folds import TRAINERS, fold_of, training_set_of
 
 @dataclass(frozen=True)
 class ExperimentPaths:
-    """The paths of one experiment. dataset: its folder name, such as `Dataset218_NAME`. experiment: its name."""
+    """The paths of one experiment.
+
+    dataset: its folder name, such as `Dataset218_NAME`. experiment: its name. pseudo_labels_with_results: whether
+    pseudo-labels lie with the results, because the raw dataset can only be read; `Experiment.paths` knows it.
+    """
 
     dataset: str
     experiment: str
+    pseudo_labels_with_results: bool = False
 
     def command(self, name: str, *arguments: str) -> str:
         """Return a command line for this experiment, for messages: `nnUNetv2_assft_round -d 218 -r 3`."""
@@ -34,7 +39,8 @@ class ExperimentPaths:
 
     def pseudo_label_folder(self, r: int) -> Path:
         """The folder of pseudo_labels/CASE.nii.gz, provenance.json and dataset.json of round r."""
-        return self.raw / "assft" / self.experiment / f"round_{r:02d}"
+        in_raw, in_results = self.raw / "assft" / self.experiment, self.results / "pseudo_labels"
+        return (in_results if self.pseudo_labels_with_results else in_raw) / f"round_{r:02d}"
 
     # nnUNet_preprocessed --------------------------------------------------------------------------------------------
 

@@ -1,4 +1,5 @@
-"""Writing of pseudo-labels, with provenance, into the raw dataset: on the original grid and never into labelsTr."""
+"""Writing of pseudo-labels with provenance: on the original grid, into the raw dataset unless that can only be read,
+and never into labelsTr."""
 
 from __future__ import annotations
 
@@ -80,12 +81,15 @@ def _pseudo_label(context: Context, scorer: Scorer, image: np.ndarray, propertie
 def _dataset_json(
     context: Context, human_labels: Mapping[str, Path], pseudo_labels: Mapping[str, Path]
 ) -> dict[str, Any]:
-    root = context.paths.raw.parent
+    roots = {"nnUNet_raw": context.paths.raw.parent, "nnUNet_results": context.paths.results_of_dataset.parent}
     keep = {key: value for key, value in context.dataset.dataset_json.items() if key not in ("dataset", "numTraining")}
     labels = {**human_labels, **pseudo_labels}
 
     def portable(file: Path) -> str:  # nnU-Net expands environment variables, so the dataset can be moved
-        return f"$nnUNet_raw/{file.relative_to(root).as_posix()}" if file.is_relative_to(root) else str(file)
+        for name, root in roots.items():
+            if file.is_relative_to(root):
+                return f"${name}/{file.relative_to(root).as_posix()}"
+        return str(file)
 
     return {
         **keep,

@@ -39,10 +39,12 @@ from nnunet_assft.active.state import (
 from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.active.training.stages import fine_tune
 from nnunet_assft.active.training.training_set import Stage
-from nnunet_assft.errors import AssftError, DamagedFileError
+from nnunet_assft.errors import AssftError, DamagedFileError, doing
 from nnunet_assft.evaluation.dice import evaluate_cases
 from nnunet_assft.runtime.cached import cached
+from nnunet_assft.runtime.environment import require_space
 from nnunet_assft.runtime.files import csv_text, sha256_file
+from nnunet_assft.runtime.writable import require_folder
 
 
 def run_round(experiment: Experiment, r: int, device: torch.device, *, proceed_with_partial: bool = False) -> Round:
@@ -57,9 +59,12 @@ def run_round(experiment: Experiment, r: int, device: torch.device, *, proceed_w
     if finished:
         return finished
     before = _round_before(experiment, r, device)
-    context = open_context(experiment, device)
+    require_space(experiment.dataset)
     second_stage = experiment.settings.second_stage
-    with only_process(experiment):
+    if second_stage == PSEUDO and r >= 1:
+        require_folder(experiment.paths.pseudo_label_folder(r), "The folder of pseudo-labels")
+    context = open_context(experiment, device)
+    with only_process(experiment), doing(f"round {r}"):
         queried, excluded = _query(context, r, before)  # lines 6, 10-13
         queried = annotate(context, r, queried, proceed_with_partial=proceed_with_partial)  # lines 6, 13
         labelled = tuple(sorted({*(before.labelled if before else ()), *queried}))  # lines 7, 14
@@ -128,6 +133,7 @@ def _round_before(experiment: Experiment, r: int, device: torch.device) -> Round
 # Query: Eqs. 1-16 ---------------------------------------------------------------------------------------------------
 
 
+@doing("query")
 def _query(context: Context, r: int, before: Round | None) -> tuple[list[str], list[str]]:
     """Return the cases to annotate, best first, and the cases that section 3.4 excludes from this query."""
     if before is None:
@@ -212,6 +218,7 @@ def _copies(labelled: Sequence[str], pseudo_labels: Mapping[str, Path], pseudo_w
 # Selection and pseudo-labels: Eqs. 17-26 ----------------------------------------------------------------------------
 
 
+@doing("selection")
 def _select(
     context: Context, r: int, model: Model, labelled: Sequence[str], unlabelled: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
@@ -257,6 +264,7 @@ def _select(
     return dict(result["selected"])
 
 
+@doing("pseudo-labels")
 def _pseudo_label(
     context: Context, r: int, model: Model, labelled: Sequence[str], selected: Mapping[str, dict[str, Any]]
 ) -> dict[str, Path]:
@@ -285,6 +293,7 @@ def _pseudo_label(
 # Evaluation ---------------------------------------------------------------------------------------------------------
 
 
+@doing("evaluation")
 def _evaluate(context: Context, r: int, model: Model) -> dict[str, Any]:
     """Return the Dice on the test cases, which are predicted with mirroring, as by `nnUNetv2_predict`.
 

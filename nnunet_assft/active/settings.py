@@ -13,6 +13,7 @@ from nnunet_assft.errors import AssftError
 from nnunet_assft.network.presets import PRESETS
 from nnunet_assft.planning.choices import ANNOTATORS, NORMALIZATIONS
 from nnunet_assft.planning.domains import DOMAINS, ONE_SHOT_EPOCHS, resolve_domain
+from nnunet_assft.runtime.ranges import RANGES, check, parse_budget
 
 WEIGHT_DECAY = 3e-5
 
@@ -23,7 +24,7 @@ class Settings:
 
     rounds, budget, epochs: None means the value of the domain. epochs: per stage of a round r >= 1; round 0 has the
     same share of it as in the paper, unless one_shot_epochs, which has no option, sets its number. encoder: path of the
-    pre-trained weights, None for a random start. test_split: see `planning.test_split`.
+    pre-trained weights, None for a random start. test_split: see `planning.test_split`. Numbers: see `runtime.ranges`.
     """
 
     strategy: str = "assft"
@@ -42,6 +43,21 @@ class Settings:
     deep_supervision: bool = False
     normalization: str = "percentile"
     options: Options = field(default_factory=Options)
+
+    def __post_init__(self) -> None:
+        """Raise `AssftError` for a number that is out of the range of its option, whoever chose it."""
+        for row in fields(self):
+            value = getattr(self, row.name)
+            if row.name in RANGES and not (value is None and row.default is None):
+                check(row.name, value)
+        if self.budget is not None:
+            try:
+                parse_budget(self.budget)
+            except ValueError as error:
+                raise AssftError(f"--budget {error}.") from None
+        for name in ("encoder", "test_split"):
+            if getattr(self, name) == "":
+                raise AssftError(f"--{name} is empty; leave it out, or name a file.")
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Settings:
@@ -72,9 +88,9 @@ class Settings:
         return replace(
             self,
             domain=domain,
-            rounds=self.rounds or row.rounds,
-            budget=self.budget or row.budget,
-            epochs=self.epochs or row.epochs,
+            rounds=row.rounds if self.rounds is None else self.rounds,
+            budget=row.budget if self.budget is None else self.budget,
+            epochs=row.epochs if self.epochs is None else self.epochs,
         )
 
     @property

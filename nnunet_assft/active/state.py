@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from nnunet_assft import __version__
 from nnunet_assft.active.options import Options
@@ -17,6 +15,7 @@ from nnunet_assft.active.settings import Settings
 from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.errors import AssftError, DamagedFileError
 from nnunet_assft.evaluation.predictions import altered
+from nnunet_assft.runtime import locks
 from nnunet_assft.runtime.cached import kept_result
 from nnunet_assft.runtime.files import read_json, sha256_file, write_json, write_text
 from nnunet_assft.runtime.sealed import read_sealed, write_sealed
@@ -69,6 +68,7 @@ class Experiment:
     initial_network_sha256: str = ""
     checksums: dict[str, str] = field(default_factory=dict)  # of plans, fingerprint, images, and the labels' meaning
     versions: dict[str, str] = field(default_factory=dict)
+    pseudo_labels_with_results: bool = False  # because the raw dataset could only be read when this was planned
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -83,7 +83,7 @@ class Experiment:
 
     @property
     def paths(self) -> ExperimentPaths:
-        return ExperimentPaths(self.dataset, self.name)
+        return ExperimentPaths(self.dataset, self.name, self.pseudo_labels_with_results)
 
     @property
     def initial_model(self) -> Model:
@@ -371,21 +371,9 @@ def is_table(file: Path, text: str) -> bool:
         return False
 
 
-@contextmanager
-def only_process(experiment: Experiment) -> Iterator[None]:
+def only_process(experiment: Experiment) -> AbstractContextManager[None]:
     """Hold the lock of an experiment, so that two commands do not do the same work twice.
 
     Results are correct without the lock. Raises `AssftError` if another process holds it.
     """
-    lock = FileLock(experiment.paths.lock_file)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise AssftError(
-            f"Another process is working on experiment {experiment.name!r} of {experiment.dataset}. "
-            "Wait for it to finish, or stop it, and run the same command again."
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
+    return locks.only_process(experiment.paths.lock_file, f"experiment {experiment.name!r} of {experiment.dataset}")

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
 from nnunet_assft.errors import AssftError
+from nnunet_assft.runtime.ranges import check
 
 
 def assign(cases: Sequence[str], annotators: Sequence[str], double_read: float = 0.0) -> dict[str, tuple[str, ...]]:
@@ -34,8 +35,7 @@ def assign(cases: Sequence[str], annotators: Sequence[str], double_read: float =
 
 def check_annotators(annotators: Sequence[str], double_read: float) -> None:
     """Raise `AssftError` for names that cannot be folders, and for double reading by a single annotator."""
-    if not 0 <= double_read <= 1:
-        raise AssftError(f"--double_read {double_read:g}: expected a fraction between 0 and 1.")
+    check("double_read", double_read)
     if double_read and len(annotators) < 2:
         raise AssftError("--double_read needs at least two names after --annotators.")
     bad = [name for name in annotators if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name)]

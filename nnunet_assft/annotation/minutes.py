@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nnunet_assft.errors import AssftError
+from nnunet_assft.runtime.ranges import RANGES
 from nnunet_assft.runtime.sealed import read_sealed
 
 KEYS = ("schema_version", "case", "round", "readings", "replaced")  # of the record of an imported label
@@ -98,9 +98,6 @@ def checked_minutes(text: str, where: str) -> float:
     where: the beginning of the error message.
     """
     try:
-        minutes = float(text)
+        return RANGES["minutes"].parse(text)
     except ValueError:
-        minutes = math.nan
-    if not 0 <= minutes < math.inf:
-        raise AssftError(f"{where}: minutes {text!r}; expected a number such as 25 or 12.5.")
-    return minutes
+        raise AssftError(f"{where}: minutes {text!r}; expected a number such as 25 or 12.5.") from None

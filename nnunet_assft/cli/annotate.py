@@ -12,12 +12,16 @@ from nnunet_assft.cli.common import (
     add_accept_geometry,
     add_device,
     choose_device,
+    file_name,
     load_experiment,
     make_command,
     make_parser,
+    number,
     run,
 )
+from nnunet_assft.runtime.environment import require_space
 from nnunet_assft.runtime.text import count
+from nnunet_assft.runtime.writable import require_folder
 
 
 def parser() -> argparse.ArgumentParser:
@@ -30,12 +34,12 @@ def parser() -> argparse.ArgumentParser:
     commands = p.add_subparsers(dest="what", required=True, metavar="{export,import,status}", prog=p.prog)
     export = make_command(commands, "export", "write the work folder of the round in progress")
     export.add_argument(
-        "-o", required=True, type=Path, metavar="FOLDER", help="work folder to write; run again to complete it"
+        "-o", required=True, type=file_name, metavar="FOLDER", help="work folder to write; run again to complete it"
     )
     export.add_argument("--annotators", nargs="+", metavar="NAME", help="distribute the cases among these annotators")
     export.add_argument(
         "--double_read",
-        type=float,
+        type=number("double_read"),
         default=0.0,
         metavar="F",
         help="fraction of the cases that two annotators label; the label of the first is used",
@@ -45,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     add_device(export)
     back = make_command(commands, "import", "check returned labels and copy them to labelsTr")
     back.add_argument(
-        "folder", type=Path, metavar="FOLDER", help="work folder, or a folder of CASE.nii.gz or CASE.seg.nrrd"
+        "folder", type=file_name, metavar="FOLDER", help="work folder, or a folder of CASE.nii.gz or CASE.seg.nrrd"
     )
     back.add_argument(
         "--accept", action="append", metavar="CASE", help="import this case despite its warnings; may be repeated"
@@ -59,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
         "--annotator_name", metavar="NAME", help="annotator of the labels (default: the subfolder's name)"
     )
     back.add_argument("--minutes", metavar="M", help="annotation time per case, in minutes")
-    back.add_argument("--times", type=Path, metavar="CSV", help="table with the columns case, annotator, minutes")
+    back.add_argument("--times", type=file_name, metavar="CSV", help="table with the columns case, annotator, minutes")
     make_command(commands, "status", "show which labels have been imported, who drew them, and which are missing")
     return p
 
@@ -80,6 +84,8 @@ def export_work(args: argparse.Namespace, experiment: Any) -> int:
     options = annotation_export.ExportOptions(
         args.annotators or (), args.double_read, prelabel=not args.no_prelabel, uncertainty=args.uncertainty
     )
+    require_folder(args.o, "-o")
+    require_space(experiment.dataset)
     context = open_context(experiment, choose_device(args.device))
     with only_process(experiment):
         done = annotation_export.export_work(context, args.o, options)
@@ -118,6 +124,8 @@ def import_labels(args: argparse.Namespace, experiment: Any) -> int:
     consent = Consent(args.accept or (), args.accept_warnings, args.replace, args.accept_geometry or ())
     times = Times.read(args.times, args.annotator_name, minutes) if args.times else Times(args.annotator_name, minutes)
     context = open_context(experiment, torch.device("cpu"))
+    require_space(experiment.dataset)
+    require_folder(context.paths.raw / "labelsTr", "The folder of labels")
     with only_process(experiment):
         report = take(context, args.folder, consent, times)
         agreement = write_agreement(context, open_request(experiment))

@@ -13,10 +13,14 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnunet_assft.errors import AssftError, WaitingForAnnotation
+from nnunet_assft.errors import AssftError, WaitingForAnnotation, in_one_line
 from nnunet_assft.nnunet_names import check_nnunet_version
+from nnunet_assft.runtime.environment import require_numbers
+from nnunet_assft.runtime.processes import die_with_parent_if_spawned
+from nnunet_assft.runtime.ranges import RANGES
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +29,8 @@ if TYPE_CHECKING:
 
 EXIT_ERROR, EXIT_WAITING = 1, 3
 ALMOST_FULL = 2**20  # bytes: with less free space, a failed write is blamed on the disk
+
+die_with_parent_if_spawned()  # a worker of nnU-Net's imports the command that started it, and so comes past here
 
 
 def make_parser(name: str, description: str, *, dataset: bool = True) -> argparse.ArgumentParser:
@@ -97,16 +103,27 @@ def accept_geometry(args: argparse.Namespace, experiment: Experiment) -> None:
 
 def add_processes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "-np", type=positive_int, metavar="N", help="number of processes (default: one per core, fewer for small data)"
+        "-np", type=number("np"), metavar="N", help="number of processes (default: one per core, fewer for small data)"
     )
 
 
-def positive_int(text: str) -> int:
-    """Parse a whole number of at least 1, as a type of argparse."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive whole number")
-    return value
+def number(option: str) -> Callable[[str], float]:
+    """Return the type of argparse for an option whose numbers `runtime.ranges` lists."""
+
+    def parse_number(text: str) -> float:
+        try:
+            return RANGES[option].parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return parse_number
+
+
+def file_name(text: str) -> Path:
+    """Parse the name of a file or folder, as a type of argparse: any text that is not empty."""
+    if not text.strip() or "\0" in text:
+        raise argparse.ArgumentTypeError(f"{text!r}; expected the name of a file or folder")
+    return Path(text)
 
 
 def choose_device(name: str | None) -> torch.device:
@@ -137,6 +154,7 @@ def run(
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # nnU-Net would run code that a checkpoint carries
     warnings.filterwarnings("ignore", message=".*GradScaler.*|.*not writable.*|.*lr_scheduler.*")
     try:
+        require_numbers()
         check_nnunet_version()
         sys.exit(command(args) or 0)
     except WaitingForAnnotation as waiting:
@@ -156,9 +174,7 @@ def _one_line(error: Exception) -> str:
     full = _full_disk(error)
     if full:
         return f"the disk that holds {full} is full. Free some space and run the same command again; nothing is lost."
-    if isinstance(error, AssftError):
-        return str(error)
-    return f"{type(error).__name__}: {' '.join(str(error).split())} (--verbose shows where)"
+    return in_one_line(error) + ("" if isinstance(error, AssftError) else " (--verbose shows where)")
 
 
 def _full_disk(error: BaseException) -> str | None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 
-from nnunet_assft.cli.common import EXIT_ERROR, add_device, choose_device, make_parser, positive_int, run
+from nnunet_assft.cli.common import EXIT_ERROR, add_device, choose_device, make_parser, number, run
 from nnunet_assft.cli.options import add_shared_options, settings_of
 from nnunet_assft.errors import AssftError
+from nnunet_assft.runtime.text import named
 
 
 def parser() -> argparse.ArgumentParser:
@@ -23,14 +24,14 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--seeds",
         nargs="+",
-        type=int,
+        type=number("seeds"),
         metavar="N",
         default=[0, 1, 2, 3, 4],
         help="each seed determines a first case and all training (default: 0 1 2 3 4)",
     )
     p.add_argument(
         "--test_folds",
-        type=positive_int,
+        type=number("test_folds"),
         default=1,
         metavar="K",
         help="number of disjoint test sets of the size of --test_split (default: 1)",
@@ -77,6 +78,9 @@ def compare(args: argparse.Namespace) -> int:
     from nnunet_assft.comparison.estimate import estimate
     from nnunet_assft.comparison.spec import plan_shared, write_comparison
 
+    twice = sorted({seed for seed in args.seeds if args.seeds.count(seed) > 1})
+    if twice:
+        parser().error(f"argument --seeds: {named('seed', twice)} given twice; give each seed once")
     comparison = make_comparison(args)
     device = choose_device(args.device)
     failed = []
@@ -90,7 +94,7 @@ def compare(args: argparse.Namespace) -> int:
         print(estimate(comparison, device), flush=True)
         if args.estimate:
             return 0
-        failed = run_comparison(comparison, device, lambda line: print(line, flush=True))
+        failed = run_comparison(comparison, device, lambda line: print(line, flush=True), verbose=args.verbose)
     print(f"\n{write_tables(comparison)}\n\nTables: {comparison.folder / 'tables'}")
     return EXIT_ERROR if failed else 0
 

@@ -9,9 +9,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnunet_assft.cli.common import EXIT_ERROR, add_processes, make_parser, run
+from nnunet_assft.cli.common import EXIT_ERROR, add_processes, file_name, make_parser, run
 from nnunet_assft.dataset_conversion.datasets import DATASETS
 from nnunet_assft.errors import AssftError
+from nnunet_assft.runtime.ranges import RANGES
+from nnunet_assft.runtime.writable import readable_folder, require_folder
 
 if TYPE_CHECKING:
     from nnunet_assft.dataset_conversion.findings import Finding
@@ -30,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     names = (*DATASETS, CHECK)
     p.add_argument("name", choices=names, metavar="NAME", help=f"{', '.join(names)} (any nnU-Net raw dataset)")
     p.add_argument(
-        "-i", nargs="+", type=Path, metavar="SRC", help="folder(s) of the unpacked download; check: the dataset folder"
+        "-i", nargs="+", type=file_name, metavar="SRC", help="folder(s) of the unpacked download; check: the dataset"
     )
     p.add_argument("-d", metavar="ID", help="dataset id or name (default: that of NAME); check: instead of -i")
     p.add_argument(
@@ -48,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
         help="default: the pool and test cases of the dataset; all: every case in the pool",
     )
     p.add_argument(
-        "--split_file", type=Path, metavar="FILE", help='JSON instead of --split: {"pool": [...], "test": [...]}'
+        "--split_file", type=file_name, metavar="FILE", help='JSON instead of --split: {"pool": [...], "test": [...]}'
     )
     p.add_argument(
         "--tolerance_mm",
@@ -99,6 +101,7 @@ def convert(args: argparse.Namespace) -> int:
         print_table(table_of_counts(plan, None))
         print(f"Nothing was written. {NEEDS_VOXELS}.")
         return finish(plan.findings)
+    require_folder(raw, "nnUNet_raw")
     records, findings = conversion.convert(plan, options, print)
     print_table(table_of_counts(plan, records))
     code = finish(findings)
@@ -146,19 +149,24 @@ def _tolerances(args: argparse.Namespace) -> Tolerances:
     from nnunet_assft.dataset_conversion.headers import Tolerances
 
     info, error = args.tolerance_mm
+    mm = RANGES["tolerance_mm"]
     try:
-        return Tolerances(float(info), None if error == "voxel" else float(error))
-    except ValueError:
-        parser().error(f"--tolerance_mm {info} {error}: expected two numbers in mm; the second may be 'voxel'")
+        return Tolerances(mm.parse(info), None if error == "voxel" else mm.parse(error))
+    except (ValueError, AssftError):
+        parser().error(
+            f"argument --tolerance_mm: {info} {error}; expected two numbers in mm, of which the first is not larger; "
+            "the second may be 'voxel'"
+        )
 
 
 def raw_folder() -> Path:
     """Return the folder nnUNet_raw. Raises `AssftError` if it is not set or does not exist."""
     raw = os.environ.get("nnUNet_raw")
-    if not raw or not Path(raw).is_dir():
+    what = readable_folder(Path(raw)) if raw else None
+    if not raw or what:
         raise AssftError(
-            f"nnUNet_raw is {raw or 'not set'}; expected the folder of raw datasets. Create the folder, then run "
-            "export nnUNet_raw=FOLDER."
+            f"nnUNet_raw is {f'{raw}, which {what}' if raw else 'not set'}; expected the folder of raw datasets. "
+            "Create the folder, then run export nnUNet_raw=FOLDER."
         )
     return Path(os.path.abspath(raw))  # absolute, because dataset.json may list files in it
 

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnunet_assft.cli.common import choose_device, make_parser, run
+from nnunet_assft.cli.common import choose_device, file_name, make_parser, number, run
+from nnunet_assft.runtime.writable import require_folder
 
 if TYPE_CHECKING:
     from nnunet_assft.active.state import Round
@@ -26,18 +27,21 @@ def parser() -> argparse.ArgumentParser:
     p = make_parser("demo", description, dataset=False)
     p.add_argument(
         "-o",
-        type=Path,
+        type=file_name,
         default=Path("nnunet_assft_demo"),
         metavar="FOLDER",
         help="folder for all files that are written",
     )
-    p.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the phantom and of the experiment")
+    p.add_argument(
+        "--seed", type=number("seed"), default=0, metavar="N", help="seed of the phantom and of the experiment"
+    )
     return p
 
 
 def demo(args: argparse.Namespace) -> None:
     """Write the phantom, run all rounds on it, and print the results."""
     start = time.monotonic()
+    require_folder(args.o, "-o")
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         folder = args.o.resolve() / name
         folder.mkdir(parents=True, exist_ok=True)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import fields
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnunet_assft.cli.common import accept_geometry, add_accept_geometry, add_processes, positive_int
+from nnunet_assft.cli.common import accept_geometry, add_accept_geometry, add_processes, file_name, number
 from nnunet_assft.network.presets import PRESETS
 from nnunet_assft.planning.choices import ANNOTATORS, NORMALIZATIONS
 from nnunet_assft.planning.domains import DOMAINS
+from nnunet_assft.runtime.ranges import parse_budget
 
 if TYPE_CHECKING:
     from nnunet_assft.active.settings import Settings
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 def add_plan_options(p: argparse.ArgumentParser) -> None:
     """Add all options of an experiment."""
     p.add_argument("--strategy", default="assft", metavar="NAME", help="query strategy; see --list_strategies")
-    p.add_argument("--seed", type=int, default=0, metavar="N", help="determines the first case and all training")
+    p.add_argument(
+        "--seed", type=number("seed"), default=0, metavar="N", help="determines the first case and all training"
+    )
     p.add_argument(
         "--annotator", default="oracle", choices=ANNOTATORS, help="oracle: all labels are in labelsTr already"
     )
@@ -37,9 +39,12 @@ def add_shared_options(p: argparse.ArgumentParser) -> None:
         const=print_strategies,
         help="print the table of query strategies and exit",
     )
-    p.add_argument("--rounds", type=positive_int, metavar="R", help="query rounds (default: the domain's)")
+    p.add_argument("--rounds", type=number("rounds"), metavar="R", help="query rounds (default: the domain's)")
     p.add_argument(
-        "--budget", metavar="B", help="cases per round: 5%% of the pool, or a number (default: the domain's)"
+        "--budget",
+        type=budget,
+        metavar="B",
+        help="cases per round: 5%% of the pool, or a number (default: the domain's)",
     )
     p.add_argument(
         "--domain",
@@ -49,7 +54,9 @@ def add_shared_options(p: argparse.ArgumentParser) -> None:
         help=f"auto: by the name of the dataset; {', '.join(DOMAINS)}",
     )
     p.add_argument("--preset", default="ctfm", metavar="NAME", help=f"network: {', '.join(PRESETS)}")
-    p.add_argument("--encoder", type=Path, metavar="FILE", help="pre-trained CT-FM encoder (default: random start)")
+    p.add_argument(
+        "--encoder", type=file_name, metavar="FILE", help="pre-trained CT-FM encoder (default: random start)"
+    )
     p.add_argument(
         "--normalization",
         default="percentile",
@@ -58,6 +65,7 @@ def add_shared_options(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument(
         "--test_split",
+        type=fraction_or_file,
         metavar="S",
         help="fraction of imagesTr or file of ids (default: labelled imagesTs, or 0.2)",
     )
@@ -78,15 +86,42 @@ def add_shared_options(p: argparse.ArgumentParser) -> None:
 def _add_training_options(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--epochs",
-        type=positive_int,
+        type=number("epochs"),
         metavar="N",
         help="per stage; round 0 has the paper's share of it (default: the domain's)",
     )
-    p.add_argument("--iterations_per_epoch", type=positive_int, default=250, metavar="N", help="batches per epoch")
-    p.add_argument("--initial_lr", type=float, default=1e-4, metavar="LR", help="AdamW, polynomial decay in each stage")
+    p.add_argument(
+        "--iterations_per_epoch",
+        type=number("iterations_per_epoch"),
+        default=250,
+        metavar="N",
+        help="batches per epoch",
+    )
+    p.add_argument(
+        "--initial_lr",
+        type=number("initial_lr"),
+        default=1e-4,
+        metavar="LR",
+        help="AdamW, polynomial decay in each stage",
+    )
     p.add_argument(
         "--deep_supervision", action="store_true", help="compute losses at three resolutions (the paper has one output)"
     )
+
+
+def budget(text: str) -> str:
+    """Parse --budget, as a type of argparse; what it means depends on the size of the pool."""
+    try:
+        parse_budget(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+def fraction_or_file(text: str) -> str:
+    """Parse --test_split, as a type of argparse; whether it is a fraction or a file is decided with the dataset."""
+    file_name(text)
+    return text
 
 
 class _PrintAndExit(argparse.Action):

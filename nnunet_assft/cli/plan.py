@@ -40,6 +40,11 @@ def plan(args: argparse.Namespace) -> None:
         f"{training['iterations_per_epoch']} iterations; initial learning rate {training['initial_lr']:g}"
     )
     print_deviations(experiment)
+    if experiment.pseudo_labels_with_results:
+        folder = experiment.paths.pseudo_label_folder(1).parent
+        print(f"{experiment.paths.raw} can only be read, so pseudo-labels will be written to {folder}.")
+        if settings.annotator == "human":
+            print("nnUNetv2_assft_annotate import needs to write to labelsTr; make that folder writable before.")
     if 1 + n_query * n_rounds > len(experiment.pool):
         print("The budget of all rounds exceeds the pool, so the last rounds will query fewer cases, or none.")
     print(f"Next: {experiment.command('round', '-r', '0')}")

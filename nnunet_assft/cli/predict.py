@@ -5,23 +5,31 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nnunet_assft.cli.common import add_device, choose_device, load_experiment, make_parser, run
+from nnunet_assft.cli.common import add_device, choose_device, file_name, load_experiment, make_parser, number, run
 from nnunet_assft.errors import AssftError
 
 
 def parser() -> argparse.ArgumentParser:
     p = make_parser("predict", "Run nnU-Net's prediction with the model of a finished round.")
-    p.add_argument("-i", required=True, metavar="FOLDER", help="folder of images named CASE_0000.nii.gz")
-    p.add_argument("-o", required=True, metavar="FOLDER", help="folder for the segmentations")
-    p.add_argument("-r", type=int, metavar="R", help="round (default: the last finished round)")
-    p.add_argument("-step_size", type=float, default=0.5, metavar="S", help="sliding-window step, in patches")
+    p.add_argument(
+        "-i", type=file_name, required=True, metavar="FOLDER", help="folder of images named CASE_0000.nii.gz"
+    )
+    p.add_argument("-o", type=file_name, required=True, metavar="FOLDER", help="folder for the segmentations")
+    p.add_argument("-r", type=number("r"), metavar="R", help="round (default: the last finished round)")
+    p.add_argument(
+        "-step_size", type=number("step_size"), default=0.5, metavar="S", help="sliding-window step, in patches"
+    )
     p.add_argument("--disable_tta", action="store_true", help="predict without mirroring")
     p.add_argument("--save_probabilities", action="store_true", help="also write the softmax as .npz")
     p.add_argument("--continue_prediction", action="store_true", help="keep existing segmentations")
-    p.add_argument("-npp", type=int, default=3, metavar="N", help="processes for preprocessing; 0: none")
-    p.add_argument("-nps", type=int, default=3, metavar="N", help="processes for export; 0: none")
-    p.add_argument("-num_parts", type=int, default=1, metavar="N", help="divide the cases among N calls")
-    p.add_argument("-part_id", type=int, default=0, metavar="I", help="the part that this call predicts, from 0")
+    p.add_argument("-npp", type=number("npp"), default=3, metavar="N", help="processes for preprocessing; 0: none")
+    p.add_argument("-nps", type=number("nps"), default=3, metavar="N", help="processes for export; 0: none")
+    p.add_argument(
+        "-num_parts", type=number("num_parts"), default=1, metavar="N", help="divide the cases among N calls"
+    )
+    p.add_argument(
+        "-part_id", type=number("part_id"), default=0, metavar="I", help="the part that this call predicts, from 0"
+    )
     add_device(p)
     return p
 
@@ -31,8 +39,12 @@ def predict(args: argparse.Namespace) -> None:
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
     from nnunet_assft.active.state import finished_rounds
+    from nnunet_assft.runtime.processes import let_workers_die_with_us
+    from nnunet_assft.runtime.writable import require_folder
     from nnunet_assft.trainers import assft_trainers  # noqa: F401 - the checkpoint names one of them
 
+    if args.part_id >= args.num_parts:
+        parser().error(f"argument -part_id: {args.part_id}; expected 0 to {args.num_parts - 1} with this -num_parts")
     experiment = load_experiment(args)
     done = finished_rounds(experiment)
     r = len(done) - 1 if args.r is None else args.r
@@ -41,30 +53,34 @@ def predict(args: argparse.Namespace) -> None:
             f"Round {r} is not finished; {len(done)} of {experiment.n_rounds + 1} rounds are. "
             "Run nnUNetv2_assft_status to see the next command."
         )
-    if not 0 <= args.part_id < args.num_parts:
-        raise AssftError(
-            f"-part_id {args.part_id} with -num_parts {args.num_parts}; expected 0 to {args.num_parts - 1}."
-        )
     predictor = nnUNetPredictor(
         tile_step_size=args.step_size, use_mirroring=not args.disable_tta, device=choose_device(args.device)
     )
     predictor.initialize_from_trained_model_folder(str(experiment.paths.model_folder(done[r].model.stage)), (r,))
     file_ending = predictor.dataset_json["file_ending"]
     # divided here, because nnU-Net's sequential prediction (-npp 0 -nps 0) would take all cases
-    cases = list_cases(args.i, file_ending)[args.part_id :: args.num_parts]
+    cases = list_cases(str(args.i), file_ending)[args.part_id :: args.num_parts]
     if not cases:
         print("This part contains no case.")
         return
-    output = Path(args.o)
-    output.mkdir(parents=True, exist_ok=True)
+    require_folder(args.o, "-o")
     n = len(f"_0000{file_ending}")
-    targets = [str(output / Path(files[0]).name[:-n]) for files in cases]
+    targets = [str(args.o / Path(files[0]).name[:-n]) for files in cases]
     overwrite = not args.continue_prediction
     if args.npp == 0 and args.nps == 0:
         predictor.predict_from_files_sequential(cases, targets, args.save_probabilities, overwrite)
-    else:
-        processes = max(1, args.npp), max(1, args.nps)
+        return
+    let_workers_die_with_us()
+    processes = max(1, args.npp), max(1, args.nps)
+    try:
         predictor.predict_from_files(cases, targets, args.save_probabilities, overwrite, *processes)
+    except RuntimeError as error:
+        if "worker" not in str(error).lower():
+            raise
+        raise AssftError(
+            "a worker process ended, most likely because the memory was exhausted, unless an error is shown above. Use "
+            "smaller -npp and -nps, or -npp 0 -nps 0, which starts no processes, and add --continue_prediction."
+        ) from error
 
 
 def list_cases(folder: str, file_ending: str) -> list[list[str]]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from nnunet_assft.cli.common import add_device, make_parser, run
+from nnunet_assft.cli.common import add_device, file_name, make_parser, run
 
 
 def parser() -> argparse.ArgumentParser:
@@ -21,7 +20,7 @@ def parser() -> argparse.ArgumentParser:
         help="also report the comparison of this name (without NAME: compare)",
     )
     where = "file to write (default: report.html in the folder of the experiment or the comparison)"
-    p.add_argument("-o", type=Path, metavar="FILE", help=where)
+    p.add_argument("-o", type=file_name, metavar="FILE", help=where)
     missing = "first compute the missing pre-segmentations of the queried cases in the report"
     p.add_argument("--prelabel", action="store_true", help=missing)
     add_device(p)
@@ -32,7 +31,10 @@ def report(args: argparse.Namespace) -> None:
     """Write the report of an experiment, of a comparison, or of both."""
     from nnunet_assft.report.material import gather
     from nnunet_assft.report.page import write_report
+    from nnunet_assft.runtime.writable import require_file
 
+    if args.o:
+        require_file(args.o, "-o")
     material = gather(args.d, args.e, args.compare)
     if args.prelabel:
         from nnunet_assft.cli.common import choose_device

@@ -11,6 +11,7 @@ from nnunet_assft.cli.common import (
     choose_device,
     load_experiment,
     make_parser,
+    number,
     run,
 )
 from nnunet_assft.cli.printing import print_round
@@ -18,7 +19,7 @@ from nnunet_assft.cli.printing import print_round
 
 def parser() -> argparse.ArgumentParser:
     p = make_parser("round", "Run or resume one round: query, annotate, train, select, pseudo-label, train, evaluate.")
-    p.add_argument("-r", type=int, required=True, metavar="R", help="round; 0 is the one-shot start")
+    p.add_argument("-r", type=number("r"), required=True, metavar="R", help="round; 0 is the one-shot start")
     p.add_argument(
         "--proceed_with_partial",
         action="store_true",

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
-from nnunet_assft.cli.common import EXIT_ERROR, add_processes, make_parser, run
+from nnunet_assft.cli.common import EXIT_ERROR, add_processes, file_name, make_parser, number, run
 
 FOLDER = (
     "folder of CASE.npz, as nnUNetv2_predict --save_probabilities writes them, or CASE.b2nd (blosc2); CASE.pkl and "
@@ -21,11 +20,11 @@ def parser() -> argparse.ArgumentParser:
         "Score saved nnU-Net softmax outputs and write a CSV with one row per case. No experiment is needed.",
         dataset=False,
     )
-    p.add_argument("-i", type=Path, required=True, metavar="FOLDER", help=FOLDER)
-    p.add_argument("-r", type=int, required=True, metavar="R", help="round of the query, from 1")
-    p.add_argument("-R", type=int, required=True, metavar="N", help="number of query rounds")
-    p.add_argument("-o", type=Path, required=True, metavar="FILE", help="CSV file to write")
-    p.add_argument("--embeddings", type=Path, metavar="FILE", help=EMBEDDINGS)
+    p.add_argument("-i", type=file_name, required=True, metavar="FOLDER", help=FOLDER)
+    p.add_argument("-r", type=number("r"), required=True, metavar="R", help="round of the query, from 1")
+    p.add_argument("-R", type=number("R"), required=True, metavar="N", help="number of query rounds")
+    p.add_argument("-o", type=file_name, required=True, metavar="FILE", help="CSV file to write")
+    p.add_argument("--embeddings", type=file_name, metavar="FILE", help=EMBEDDINGS)
     add_processes(p)
     return p
 
@@ -35,9 +34,11 @@ def score(args: argparse.Namespace) -> int:
     from nnunet_assft.active.scoring.saved_softmax import score_folder
     from nnunet_assft.errors import AssftError
     from nnunet_assft.runtime.files import write_csv
+    from nnunet_assft.runtime.writable import require_file
 
-    if args.o.is_dir():
-        raise AssftError(f"-o {args.o} is a folder; expected the name of a CSV file.")
+    if not 1 <= args.r <= args.R:
+        parser().error(f"argument -r: {args.r}; expected a round from 1 to the {args.R} of -R")
+    require_file(args.o, "-o")
     scores = score_folder(args.i, args.r, args.R, embeddings_file=args.embeddings, num_processes=args.np)
     for case, finding in scores.findings.items():
         print(f"nnUNetv2_assft_score: {case}: {finding}", file=sys.stderr)

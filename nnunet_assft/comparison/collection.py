@@ -12,13 +12,14 @@ import pandas as pd
 
 from nnunet_assft.active.state import restore_tables
 from nnunet_assft.comparison.arms import Arm, Comparison
-from nnunet_assft.comparison.arms.base import METRIC_COLUMNS
+from nnunet_assft.comparison.arms.base import METRIC_COLUMNS, PATIENCE
 from nnunet_assft.comparison.conclusions import Findings, draw_conclusions
 from nnunet_assft.comparison.printed_table import markdown, write_table
 from nnunet_assft.comparison.pseudo_label_quality import COLUMNS, read_pseudo_label_quality
 from nnunet_assft.comparison.spec import Shared, read_comparison
 from nnunet_assft.errors import AssftError, DamagedFileError
 from nnunet_assft.runtime.files import sha256_file, sha256_of, write_text
+from nnunet_assft.runtime.locks import only_process
 from nnunet_assft.runtime.sealed import read_sealed, write_sealed
 
 RESULT_COLUMNS = ["arm", "seed", "fold", *METRIC_COLUMNS]
@@ -109,16 +110,18 @@ def collect(comparison: Comparison, shared: Shared) -> Collected:
     of_results = pd.concat(results, ignore_index=True)[RESULT_COLUMNS].astype(numbers)  # empty tables have no types
     of_quality = pd.concat(quality, ignore_index=True) if quality else pd.DataFrame(columns=COLUMNS)
     of_quality = of_quality.reindex(columns=[*KEYS, *of_quality.columns.drop(KEYS, errors="ignore")])
+    # runs.csv is last, because it says which rows of the others are kept
     tables = {
+        "pseudo_label_quality.csv": of_quality.astype({"selected": int}),
         "results.csv": of_results,
         "runs.csv": pd.DataFrame(runs, columns=RUN_COLUMNS),
-        "pseudo_label_quality.csv": of_quality.astype({"selected": int}),
     }
-    if kept := _kept(comparison, specification):
-        require_whole(comparison.folder)
-        tables = {name: _with_kept(comparison.folder / name, table, kept) for name, table in tables.items()}
-    _write(comparison.folder, {name: table.to_csv(index=False) for name, table in tables.items()})
-    of_results, of_runs, of_quality = tables.values()
+    with only_process(comparison.lock_file, f"comparison {comparison.name!r}", patience=PATIENCE):
+        if kept := _kept(comparison, specification):
+            require_whole(comparison.folder)
+            tables = {name: _with_kept(comparison.folder / name, table, kept) for name, table in tables.items()}
+        _write(comparison.folder, {name: table.to_csv(index=False) for name, table in tables.items()})
+    of_quality, of_results, of_runs = (_of_these_runs(comparison, table) for table in tables.values())
     return Collected(of_results, of_runs, of_quality.astype({"selected": bool}) if len(of_quality) else None)
 
 
@@ -139,19 +142,22 @@ def _specification(comparison: Comparison, shared: Shared) -> str:
 
 
 def _kept(comparison: Comparison, specification: str) -> set[tuple[str, int, int]]:
-    """Return (arm, seed, fold) of the runs whose rows are kept: they are in runs.csv, were made with the same settings,
-    and their experiment is not on this disk. It was deleted, or run on another machine that wrote the file."""
+    """Return (arm, seed, fold) of the runs whose rows in the files are kept. They were made with the same settings, and
+    this comparison does not list them, because another command runs them, or their experiment is not on this disk: it
+    was deleted, or run on another machine that wrote the file."""
     file = comparison.folder / "runs.csv"
     if not file.is_file():
         return set()
     known = pd.read_csv(file, dtype={"arm": str}).reindex(columns=RUN_COLUMNS)
-    known = known[(known["specification"] == specification) & (known["status"] == "done")]
-    there = set(_keys(known))
-    return {
-        (arm.id, seed, part.fold)
-        for part, seed, arm in _runs(comparison)
-        if (arm.id, seed, part.fold) in there and arm.load_experiment_or_none(part, seed) is None
+    known = known[known["specification"] == specification]
+    done = set(_keys(known[known["status"] == "done"]))
+    ours = {(arm.id, seed, part.fold): (part, seed, arm) for part, seed, arm in _runs(comparison)}
+    gone = {
+        key
+        for key, (part, seed, arm) in ours.items()
+        if key in done and arm.load_experiment_or_none(part, seed) is None
     }
+    return gone | (set(_keys(known)) - set(ours))
 
 
 def _with_kept(file: Path, table: pd.DataFrame, kept: set[tuple[str, int, int]]) -> pd.DataFrame:
@@ -161,7 +167,14 @@ def _with_kept(file: Path, table: pd.DataFrame, kept: set[tuple[str, int, int]])
     before = pd.read_csv(file, dtype={"arm": str}).reindex(columns=table.columns)
     parts = [table[[key not in kept for key in _keys(table)]], before[[key in kept for key in _keys(before)]]]
     parts = [part for part in parts if len(part)]
-    return pd.concat(parts, ignore_index=True).sort_values([*KEYS, "round"], kind="stable", ignore_index=True)
+    table = pd.concat(parts, ignore_index=True) if parts else table
+    return table.sort_values([*KEYS, "round"], kind="stable", ignore_index=True)
+
+
+def _of_these_runs(comparison: Comparison, table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the runs of this comparison, without those of runs that another command has added."""
+    ours = {(arm.id, seed, part.fold) for part, seed, arm in _runs(comparison)}
+    return table[[key in ours for key in _keys(table)]].reset_index(drop=True)
 
 
 def _write(folder: Path, tables: Mapping[str, str]) -> None:

@@ -184,12 +184,18 @@ def overall_conclusion(statistics: pd.DataFrame) -> str:
     curves = statistics[statistics["round"] == AUBC]
     if curves.empty:
         return "Nothing can be concluded: there is no other arm, or no finished round after round 0."
+    reference = name_of(curves["reference"].iloc[0])
+    if not curves["n_cases"].any():
+        others = ", ".join(map(name_of, curves["arm"]))
+        return (
+            f"Nothing can be concluded: {reference} cannot be compared with {others}, as they share no finished seed "
+            "and test case."
+        )
     groups: dict[str, list[str]] = {f"is {BETTER} than": [], f"is {WORSE} than": []}
     groups |= {"shows no difference from": [], "cannot be compared with": []}
     of_verdict = dict(zip((BETTER, WORSE, NOT_SHOWN), groups, strict=False))
     for row in curves.to_dict("records"):
         groups[of_verdict[row["verdict"]] if row["n_cases"] else "cannot be compared with"].append(name_of(row["arm"]))
-    reference = name_of(curves["reference"].iloc[0])
     verdicts = "; ".join(f"{verdict} {', '.join(names)}" for verdict, names in groups.items() if names)
     text = f"Over all budgets (AUBC), {reference} {verdicts}."
     n_seeds, n_cases = curves["n_seeds"].max(), curves["n_cases"].max()
@@ -202,7 +208,7 @@ def overall_conclusion(statistics: pd.DataFrame) -> str:
     )
     shown = curves.dropna(subset=["smallest"])
     if shown.empty:
-        return f"{text} {UNKNOWN_ERROR}" if n_cases else text
+        return f"{text} {UNKNOWN_ERROR}"
     low, high = shown["smallest"].min(), shown["smallest"].max()
     size = _size(low) if _size(low) == _size(high) else f"{100 * low:.1f} to {_size(high)}"
     chance = " to ".join(dict.fromkeys(f"{power:.0%}" for power in (shown["power"].min(), shown["power"].max())))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ import torch
 from nnunet_assft.active.settings import Settings
 from nnunet_assft.active.state import options_of_version_2, written_by
 from nnunet_assft.comparison.arms import EPOCHS, Comparison, arm_of
+from nnunet_assft.comparison.arms.base import PATIENCE
 from nnunet_assft.errors import AssftError
+from nnunet_assft.runtime.locks import only_process
 from nnunet_assft.runtime.sealed import read_sealed, write_sealed
 
 SCHEMA_VERSION = 3
@@ -51,7 +53,23 @@ def plan_shared(comparison: Comparison, device: torch.device) -> Shared:
 
 
 def write_comparison(comparison: Comparison, shared: Shared) -> None:
-    """Write comparison.json."""
+    """Write comparison.json. Seeds and arms that it lists already are kept, as another command may be running them."""
+    with only_process(comparison.lock_file, f"comparison {comparison.name!r}", patience=PATIENCE):
+        _write_comparison(_with_known_runs(comparison), shared)
+
+
+def _with_known_runs(comparison: Comparison) -> Comparison:
+    """Add the seeds and arms of comparison.json to a comparison, unless the file has other settings."""
+    if not comparison.file.is_file():
+        return comparison
+    known, _ = read_comparison(comparison.file)
+    if replace(known, seeds=(), arms=()) != replace(comparison, seeds=(), arms=()):
+        return comparison
+    seeds, arms = sorted({*known.seeds, *comparison.seeds}), dict.fromkeys([*known.arms, *comparison.arms])
+    return replace(comparison, seeds=tuple(seeds), arms=tuple(arms))
+
+
+def _write_comparison(comparison: Comparison, shared: Shared) -> None:
     write_sealed(
         comparison.file,
         {

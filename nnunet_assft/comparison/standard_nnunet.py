@@ -31,6 +31,8 @@ from nnunet_assft.network.checkpoints import load_weights, remove_if_damaged
 from nnunet_assft.runtime.cached import cached, cached_or_none, claim, keep, kept_result, set_aside
 from nnunet_assft.runtime.cases import for_each_case
 from nnunet_assft.runtime.files import sha256_file, sha256_of, write_json
+from nnunet_assft.runtime.locks import only_process
+from nnunet_assft.runtime.partial import private_path
 from nnunet_assft.runtime.processes import die_with_parent
 from nnunet_assft.runtime.sealed import read_sealed, write_sealed
 from nnunet_assft.runtime.seeding import seed_generators
@@ -128,9 +130,10 @@ def run_job(job: Job) -> dict[str, Path]:
         trained = kept_result(folder / "trained.json", "Run the same command again.")
         return time.monotonic() - start, trained["from_scratch"]
 
-    done = cached_or_none(folder / "done.json", identity, store=_DoneFile())
-    if done is None or altered(folder / "test", job.test_images, job.dataset_json["file_ending"], job.made_from()):
-        keep(folder / "done.json", identity, compute(), store=_DoneFile())
+    with only_process(folder.with_name(f".{folder.name}.lock"), f"standard nnU-Net in {folder}"):
+        done = cached_or_none(folder / "done.json", identity, store=_DoneFile())
+        if done is None or altered(folder / "test", job.test_images, job.dataset_json["file_ending"], job.made_from()):
+            keep(folder / "done.json", identity, compute(), store=_DoneFile())
     return job.predictions
 
 
@@ -301,10 +304,10 @@ def predict(job: Job) -> None:
     predictor.initialize_from_trained_model_folder(str(job.fold.parent), ("all",), "checkpoint_final.pth")
 
     def predict_case(case: str) -> Path:
-        files[case].parent.mkdir(exist_ok=True)
-        partial = files[case].with_name(f".partial_{case}")
-        predictor.predict_from_files_sequential([job.test_images[case]], [str(partial)])
-        os.replace(f"{partial}{ending}", files[case])
+        with private_path(files[case]) as partial:
+            without_ending = str(partial).removesuffix(ending)  # nnU-Net adds it
+            predictor.predict_from_files_sequential([job.test_images[case]], [without_ending])
+            os.replace(partial, files[case])
         keep_prediction(folder, case, ending, made_from)
         return files[case]
 

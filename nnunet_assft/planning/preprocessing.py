@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,8 @@ from nnunet_assft.planning import normalization  # noqa: F401 - registers its sc
 from nnunet_assft.planning.planner import CONFIGURATION
 from nnunet_assft.runtime.cached import cached_or_none, keep, kept_result
 from nnunet_assft.runtime.cases import for_each_case, in_processes
-from nnunet_assft.runtime.files import PARTIAL, atomic_path, sha256_file
+from nnunet_assft.runtime.files import atomic_path, sha256_file
+from nnunet_assft.runtime.partial import private_path
 from nnunet_assft.runtime.untrusted import load_pickle
 
 ENDINGS = (".b2nd", "_seg.b2nd", ".pkl")
@@ -61,7 +61,6 @@ def preprocess_images(
         done=lambda case: _made(folder, case, images_sha256[case]),
         executor=in_processes(num_processes),
     )
-    shutil.rmtree(_scratch(folder), ignore_errors=True)
 
 
 def _made(folder: Path, case: str, images_sha256: str) -> dict[str, str] | None:
@@ -77,31 +76,28 @@ def made_from_others(folder: Path, case: str, images_sha256: str) -> bool:
     return file.is_file() and cached_or_none(file, {"images": images_sha256}) is None
 
 
-def _scratch(folder: Path) -> Path:
-    return folder.with_name(f"{PARTIAL}_{folder.name}")
-
-
 def _preprocess(job: _Job) -> dict[str, str]:
     plans_manager = PlansManager(job.plans)
     configuration = plans_manager.get_configuration(CONFIGURATION)
     preprocessor = configuration.preprocessor_class(verbose=False)
-    scratch = _scratch(job.folder)
-    scratch.mkdir(exist_ok=True)
-    for ending in ENDINGS:  # blosc2 refuses to overwrite a file that a killed process left
-        (scratch / f"{job.case}{ending}").unlink(missing_ok=True)
     files = [str(file) for file in job.images]
-    preprocessor.run_case_save(str(scratch / job.case), files, None, plans_manager, configuration, job.dataset_json)
-    names = [f"{job.case}{ending}" for ending in ENDINGS]
-    checksums = {name: sha256_file(scratch / name) for name in names}
-    for name in names:
-        os.replace(scratch / name, job.folder / name)
+    with private_path(job.folder) as scratch:
+        scratch.mkdir()
+        preprocessor.run_case_save(str(scratch / job.case), files, None, plans_manager, configuration, job.dataset_json)
+        made = _made(job.folder, job.case, job.images_sha256)
+        if made:  # meanwhile by another process, and somebody may be reading it
+            return made
+        names = [f"{job.case}{ending}" for ending in ENDINGS]
+        checksums = {name: sha256_file(scratch / name) for name in names}
+        for name in names:
+            os.replace(scratch / name, job.folder / name)
     keep(checksum_file(job.folder, job.case), {"images": job.images_sha256}, checksums)
     return checksums
 
 
 def forget(folder: Path, case: str) -> None:
     """Have `preprocess_images` make the files of a case again."""
-    (checksum_file(folder, case)).unlink(missing_ok=True)
+    checksum_file(folder, case).unlink(missing_ok=True)
 
 
 def checksum_file(folder: Path, case: str) -> Path:

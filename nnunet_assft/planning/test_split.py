@@ -80,21 +80,31 @@ def is_fraction(spec: str) -> bool:
 
 def _fraction_and_fold(spec: str) -> tuple[float, int]:
     share, _, fold = spec.partition("@")
+    if not spec.isascii():
+        raise ValueError(f"{spec!r} has other digits than 0 to 9")
     return float(share.removesuffix("%")) / (100 if share.endswith("%") else 1), int(fold or 0)
 
 
 def _cases_in_file(file: Path, cases: list[str]) -> set[str]:
     """Return the case ids in a file: a JSON list, a JSON object with the key `test`, or one id per line."""
-    if not file.is_file():
+    try:
+        is_file = file.is_file()
+        text = file.read_text(encoding="utf-8") if is_file else ""
+    except (OSError, ValueError) as error:
+        raise AssftError(
+            f"--test_split {file} cannot be read as text ({error}). Give a text file of case ids."
+        ) from error
+    if not is_file:
         raise AssftError(
             f"--test_split {file}: neither a file nor a fraction. Give a fraction (0.2) or a file of case ids."
         )
-    text = file.read_text(encoding="utf-8")
     try:
         content = json.loads(text)
         listed = content["test"] if isinstance(content, dict) else content
     except (ValueError, KeyError):
         listed = None
+    except RecursionError:
+        raise AssftError(f"--test_split {file} is nested too deeply. Give a list of case ids.") from None
     if not isinstance(listed, list):  # one id per line; a single numeric id is also valid JSON
         listed = text.split()
     if not listed:

@@ -24,6 +24,7 @@ from nnunet_assft.report.sections.base import MAX_ROWS, Section, SectionTable
 from nnunet_assft.report.sections.head import head
 from nnunet_assft.report.sections.order import build_sections
 from nnunet_assft.runtime.files import atomic_path, write_text
+from nnunet_assft.runtime.writable import require_file, require_folder
 
 ASSETS = Path(__file__).parent / "assets"
 SUPERSCRIPTS = {"⁰": "0", "ⁱ": "i"}
@@ -32,8 +33,10 @@ SUPERSCRIPTS = {"⁰": "0", "ⁱ": "i"}
 def write_report(material: Material, file: Path) -> Path:
     """Write the page `file` and, beside it, the folder STEM_files with every figure as PNG and SVG and all numbers as
     CSV. STEM is the name of the file without its ending. Returns `file`."""
-    sections = build_sections(material)
     folder = file.with_name(f"{file.stem}_files")
+    require_file(file, "The report")
+    require_folder(folder, "The folder of figures")
+    sections = build_sections(material)
     plots = [plot for section in sections for plot in section.plots]
     for plot in tqdm(plots, desc="figures", unit="figure", leave=False):
         _write_plot(plot, folder)

@@ -12,12 +12,14 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from tqdm import tqdm
 
-from nnunet_assft.errors import AssftError
+from nnunet_assft.errors import AssftError, doing
+from nnunet_assft.runtime.processes import die_with_parent_if_spawned
 
 Result = TypeVar("Result")
 
 KILLED = (
-    "the process working on it was killed, most likely because the memory was exhausted or because the file is damaged."
+    "the process working on it was killed, most likely because the memory was exhausted (use a smaller -np, or a "
+    "machine with more memory) or because the file is damaged."
 )
 
 
@@ -65,7 +67,8 @@ def _until_a_worker_is_killed(
     function: Callable[[Any], Any], items: Mapping[int, Any], workers: int
 ) -> Iterator[tuple[int, Any]]:
     """Yield (index, result) of the items that were computed before a worker was killed, or of all items."""
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=die_with_parent_if_spawned) as pool:
         futures: dict[Future[Any], int] = {}
         try:
             with suppress(BrokenProcessPool):  # killed before all items were handed over
@@ -103,9 +106,9 @@ def for_each_case(  # seven parameters: everything in which the loops over cases
     items = cases if isinstance(cases, Mapping) else {case: case for case in cases}
     results = {case: result for case in items if (result := done(case)) is not None}
     todo = [case for case in items if case not in results]
-    attempt = function if failures is None else _Attempt(function)
+    attempt = _Attempt(function, desc, collects=failures is not None)
     with tqdm(total=len(todo), desc=desc, unit="case", leave=False, disable=not todo) as bar:
-        for i, result in executor(attempt, [items[case] for case in todo]):
+        for i, result in executor(attempt, [(case, items[case]) for case in todo]):
             if isinstance(result, AssftError):
                 if failures is None:  # raised by no function, which would end the loop above: it was killed
                     raise AssftError(f"{todo[i]}: {result} Finished cases are kept.")
@@ -120,12 +123,21 @@ def for_each_case(  # seven parameters: everything in which the loops over cases
 
 @dataclass(frozen=True)
 class _Attempt(Generic[Result]):
-    """Calls a function, and returns an `AssftError` instead of raising it. It is a class so that it can be pickled."""
+    """Calls a function, and says in any other error than an `AssftError` on which case it was at work.
+
+    collects: return an `AssftError` instead of raising it. It is a class so that it can be pickled.
+    """
 
     function: Callable[[Any], Result]
+    desc: str
+    collects: bool
 
-    def __call__(self, item: Any) -> Result | AssftError:
+    def __call__(self, case_and_item: tuple[str, Any]) -> Result | AssftError:
+        case, item = case_and_item
         try:
-            return self.function(item)
+            with doing(f"{self.desc} {case}"):
+                return self.function(item)
         except AssftError as error:
-            return error
+            if self.collects:
+                return error
+            raise

@@ -14,25 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_assft.errors import AssftError
-
-PARTIAL = ".partial"
+from nnunet_assft.runtime.partial import private_path
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a path in the same folder to write to. On success it is renamed to `path`, on failure it is removed.
-
-    The temporary name keeps the ending (`x.nii.gz` -> `.partial_x.nii.gz`), because writers choose the format by it.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{PARTIAL}_{path.name}")
-    try:
+    """Yield a path to write to, in a folder of this process beside `path` and with the same name, which some writers
+    choose the format by. On success the file is renamed to `path`, on failure it is removed."""
+    with private_path(path) as partial:
         yield partial
         with open(partial, "rb") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -79,20 +72,18 @@ def inside(folder: Path, relative: str) -> Path:
 def link_or_copy(source: Path, target: Path) -> None:
     """Make `target` a hard link to `source`, or a symbolic link or a copy if that is impossible.
 
-    An existing `target` is replaced atomically.
+    An existing `target` is replaced atomically. A symbolic link is relative, so that both can be moved together.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{PARTIAL}_{target.name}")
-    partial.unlink(missing_ok=True)
-    try:
-        os.link(source.resolve(strict=True), partial)  # resolved, because a relative link would break in another folder
-    except OSError:
+    original = source.resolve(strict=True)  # because a relative link would break in another folder
+    with private_path(target) as partial:
         try:
-            partial.symlink_to(source.resolve(strict=True))
+            os.link(original, partial)
         except OSError:
-            shutil.copy2(source, partial)
-    os.replace(partial, target)
-    partial.unlink(missing_ok=True)  # renaming a hard link to another link of the same file does nothing
+            try:
+                partial.symlink_to(os.path.relpath(original, target.parent.resolve()))  # which holds once it is renamed
+            except OSError:
+                shutil.copy2(original, partial)
+        os.replace(partial, target)  # for a hard link to another link of the same file, this does nothing
 
 
 def free_name(path: Path) -> Path:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
+import re
 import signal
+import socket
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -34,17 +38,84 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-def free_memory() -> int | None:
-    """Return the free memory in bytes, by the system and the limit of the container, or None if neither is known."""
-    free = []
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")]
-        group = Path("/sys/fs/cgroup")
-        free.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
-    except (OSError, ValueError):  # another system, or no limit ("max")
-        pass
+def free_memory(root: Path = Path("/")) -> int | None:
+    """Return the free memory in bytes, or None if it is not known.
+
+    It is the least of what the system has left and what the limits of this job leave. The limits are those of the
+    control groups (version 1 or 2) that the process is in and of the groups around them. root: where /proc and /sys
+    are.
+    """
+    available = re.findall(r"^MemAvailable:\s+(\d+) kB", "\n".join(_lines(root / "proc/meminfo")), re.MULTILINE)
+    free = [int(kilobytes) * 1024 for kilobytes in available]
+    for group, limit, used, unused_cache in _memory_groups(root):
+        if (most := _number(group / limit)) is not None and (now := _number(group / used)) is not None:
+            cache = [line.split()[1] for line in _lines(group / "memory.stat") if line.startswith(f"{unused_cache} ")]
+            free.append(max(0, most - now + sum(map(int, cache))))  # the cache of files is given up when needed
     return min(free, default=None)
+
+
+def _memory_groups(root: Path) -> Iterator[tuple[Path, str, str, str]]:
+    """Yield the folder of every control group that this process is in, with the names of its limit, of its use, and of
+    the part of its use that is cache of files."""
+    for line in _lines(root / "proc/self/cgroup"):  # number:controllers:/path, and 0::/path in version 2
+        _, _, rest = line.partition(":")
+        controllers, _, name = rest.partition(":")
+        version_1 = "memory" in controllers.split(",")
+        if controllers and not version_1:
+            continue
+        mount = root / ("sys/fs/cgroup/memory" if version_1 else "sys/fs/cgroup")
+        # in a container the path may be that of the host, and then only the mount itself exists
+        path = Path(name.strip("/"))
+        for group in [path, *path.parents]:
+            if version_1:
+                yield mount / group, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+            else:
+                yield mount / group, "memory.max", "memory.current", "inactive_file"
+
+
+def _number(file: Path) -> int | None:
+    """Return the number in a file; None for another text ("max": no limit) or if there is no such file."""
+    text = "".join(_lines(file)).strip()
+    return int(text) if re.fullmatch(r"\d+", text) else None
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+
+
+# Processes ------------------------------------------------------------------------------------------------------------
+
+
+@cache
+def machine() -> str:
+    """Return a name for everything that counts processes together: the host, and the container if it has its own
+    numbers. Two processes with the same machine and the same number are one process."""
+    try:
+        numbers = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        numbers = ""
+    return f"{socket.gethostname()} {numbers}".strip()
+
+
+def is_running(pid: int) -> bool:
+    """Return whether a process of this machine exists."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # it belongs to another user
+        return True
+    return True
+
+
+def start_of(pid: int) -> str:
+    """Return when a process started, in ticks since the machine did, which tells it from an earlier one with the same
+    number. Empty where the system does not say."""
+    text = "".join(_lines(Path(f"/proc/{pid}/stat")))
+    return text.rpartition(")")[2].split()[19] if ")" in text else ""
 
 
 @cache
@@ -62,6 +133,15 @@ def die_with_parent() -> None:
     if sys.platform == "linux":
         set_parent_death_signal = 1  # PR_SET_PDEATHSIG
         _libc().prctl(set_parent_death_signal, signal.SIGKILL)
+
+
+def die_with_parent_if_spawned() -> None:
+    """Call `die_with_parent` if this process is a worker that `multiprocessing` has spawned."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        die_with_parent()
+        if not parent.is_alive():  # it ended before it could be asked for its signal
+            os._exit(1)
 
 
 @cache

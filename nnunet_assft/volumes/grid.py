@@ -21,6 +21,9 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, SimpleITKIOWithReorient
 
+from nnunet_assft.errors import AssftError
+from nnunet_assft.runtime.ranges import check
+
 TOLERANCE = 0.05  # voxels; smaller differences are rounding errors of a header, larger ones are real
 RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # LPS -> RAS and back
 
@@ -38,6 +41,14 @@ class Tolerances:
     info: float = 0.1
     error: float | None = None
     moves: bool = True
+
+    def __post_init__(self) -> None:
+        """Raise `AssftError` for a tolerance that is negative, infinite or NaN, and unless info <= error."""
+        for value in (self.info, self.error):
+            if value is not None:
+                check("tolerance_mm", value)
+        if self.error is not None and self.info > self.error:
+            raise AssftError(f"--tolerance_mm {self.info:g} {self.error:g}: expected INFO to be no larger than ERROR.")
 
     def limits(self, image: Grid) -> tuple[float, float]:
         """Return (info, error) in mm for this image."""

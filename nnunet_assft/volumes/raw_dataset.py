@@ -13,10 +13,11 @@ from typing import Any
 
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
-from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
+from nnunetv2.paths import nnUNet_raw
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
 from nnunet_assft.errors import AssftError
+from nnunet_assft.runtime.environment import require_folders
 from nnunet_assft.runtime.files import read_json
 from nnunet_assft.volumes.structures import structures
 
@@ -82,23 +83,9 @@ class RawDataset:
             ) from error
 
 
-def require_nnunet_paths() -> None:
-    """Raise an `AssftError` unless nnU-Net's three environment variables are set and its raw folder exists."""
-    for variable in (nnUNet_raw, nnUNet_preprocessed, nnUNet_results):
-        if not variable.is_set():
-            raise AssftError(
-                f"The environment variable {variable.env_var_name} is not set. Set nnU-Net's three folders: "
-                "export nnUNet_raw=... nnUNet_preprocessed=... nnUNet_results=..."
-            )
-    if not Path(str(nnUNet_raw)).is_dir():
-        raise AssftError(
-            f"nnUNet_raw is {nnUNet_raw}, which is not a folder. Point it to the folder that holds Dataset###_NAME."
-        )
-
-
 def find_dataset(name_or_id: str | int) -> RawDataset:
     """Read the raw dataset with this id or folder name. Raises `AssftError` with the reason if it cannot be used."""
-    require_nnunet_paths()
+    require_folders()
     try:
         name = maybe_convert_to_dataset_name(name_or_id)
     except (RuntimeError, ValueError) as error:

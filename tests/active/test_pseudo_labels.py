@@ -168,6 +168,29 @@ def test_nnunet_finds_no_fault_with_the_training_set(written):
         verify_dataset_integrity(folder, num_processes=1)
 
 
+def test_beside_raw_data_that_can_only_be_read_they_lie_with_the_results(blobs, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("nnunet_assft.active.experiment.is_writable", lambda folder: folder != blobs)
+        planned = plan_experiment(901, "b", preset="tiny", epochs=1, iterations_per_epoch=1)
+    experiment = Experiment.load(ExperimentPaths(blobs.name, "b"))
+    assert experiment == planned == plan_experiment(901, "b", preset="tiny", epochs=1, iterations_per_epoch=1)
+    before = sorted(blobs.rglob("*"))
+    context = open_context(experiment, CPU)
+    write_pseudo_labels(context, 2, experiment.initial_model, HUMAN, SELECTED)
+    assert sorted(blobs.rglob("*")) == before
+    folder = experiment.paths.pseudo_label_folder(2)
+    assert folder == experiment.paths.results / "pseudo_labels" / "round_02"
+    files = {case: folder / "pseudo_labels" / f"{case}.nii.gz" for case in SELECTED}
+    assert all(file.is_file() for file in files.values())
+    assert sorted(json.loads((folder / "provenance.json").read_text())["cases"]) == sorted(SELECTED)
+    listed = json.loads((folder / "dataset.json").read_text())["dataset"]
+    assert listed["case_05"]["label"].startswith("$nnUNet_results/Dataset901_Blobs/assft/b/pseudo_labels/")
+    pairs = get_filenames_of_train_images_and_targets(str(folder))
+    assert {case: pair["label"] for case, pair in pairs.items() if case in SELECTED} == {
+        case: str(file) for case, file in files.items()
+    }
+
+
 @pytest.mark.parametrize("keep", [0.0, 0.5, 0.95])
 def test_a_file_that_a_full_disk_cut_short_is_not_taken_for_whole(written, monkeypatch, keep):
     """ITK returns as if nothing had happened."""

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from filelock import FileLock
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 import nnunet_assft.trainers
@@ -34,6 +33,7 @@ from nnunet_assft.active.training.committee import train_committee
 from nnunet_assft.cli.round import main as round_main
 from nnunet_assft.errors import AssftError, WaitingForAnnotation
 from nnunet_assft.runtime.files import read_json, sha256_file
+from nnunet_assft.runtime.locks import only_process
 from tests.conftest import (
     CPU,
     SHARED_DATA,
@@ -440,8 +440,10 @@ def test_rounds_come_in_order(planned: Experiment) -> None:
 
 def test_two_commands_on_one_experiment_are_not_run_at_once(planned: Experiment) -> None:
     with (
-        FileLock(planned.paths.lock_file),
-        pytest.raises(AssftError, match="Another process is working on experiment 'assft'"),
+        only_process(planned.paths.lock_file, "a test"),
+        pytest.raises(
+            AssftError, match=f"^Process {os.getpid()} on .* is working on experiment 'assft' of Dataset901_"
+        ),
     ):
         run_round(planned, 0, CPU)
 

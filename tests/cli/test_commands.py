@@ -262,7 +262,6 @@ def test_an_unknown_experiment_says_how_to_make_it(blobs, call, line):
     [
         ("--strategy best", f"--strategy 'best' does not exist; the choices are {', '.join(STRATEGIES)}."),
         ("--preset huge", f"--preset 'huge' does not exist; the choices are {', '.join(PRESETS)}."),
-        ("--budget 0", "expected a number of cases"),
         ("--test_split 1.5", "--test_split 1.5: expected a fraction between 0 and 1"),
     ],
 )
@@ -270,7 +269,9 @@ def test_plan_names_the_option_that_is_wrong(blobs, call, options, expected):
     assert expected in the_error(call(f"plan -d 901 {options}"), "plan")
 
 
-@pytest.mark.parametrize("options", ["--domain moon", "--rounds 0", "--annotator ghost", "--epochs x", "--strat assft"])
+@pytest.mark.parametrize(
+    "options", ["--domain moon", "--rounds 0", "--budget 0", "--annotator ghost", "--epochs x", "--strat assft"]
+)
 def test_wrong_usage_is_exit_code_2(blobs, call, options):
     code, _, lines = call(f"plan -d 901 {options}")
     assert code == 2
@@ -292,7 +293,6 @@ def test_status_needs_a_dataset(nnunet_folders, call):
             "Run nnUNetv2_assft_round -d 901 -r 0",
         ),
         ("3", "Round 3 does not exist: experiment 'assft' has rounds 0 to 2. Choose one of them with -r."),
-        ("-1", "Round -1 does not exist: experiment 'assft' has rounds 0 to 2. Choose one of them with -r."),
     ],
 )
 def test_a_round_that_cannot_run(planned, call, r, expected):
@@ -474,7 +474,6 @@ def test_predict_is_the_prediction_of_the_evaluation(trained, call, tmp_path):
 
 
 def test_predict_says_which_images_it_cannot_take(trained, call, tmp_path):
-    assert "expected 0 to 1" in the_error(call("predict -d 901 -i a -o b -num_parts 2 -part_id 2"), "predict")
     folder = tmp_path / "empty"
     folder.mkdir()
     assert "holds no image named CASE_0000.nii.gz" in the_error(call(f"predict -d 901 -i {folder} -o b"), "predict")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +15,11 @@ import torch
 from nnunet_assft.active.state import finished_rounds
 from nnunet_assft.comparison.arms import Comparison, StrategyArm, arm_of
 from nnunet_assft.comparison.collection import collect, write_tables
+from nnunet_assft.comparison.comparison import run_comparison
 from nnunet_assft.comparison.spec import read_comparison
 from nnunet_assft.errors import AssftError
-from tests.comparison.conftest import compare
+from nnunet_assft.runtime.locks import only_process
+from tests.comparison.conftest import compare, comparison_of
 
 
 @pytest.mark.slow
@@ -152,6 +155,56 @@ def test_a_run_that_fails_does_not_stop_the_others(
     printed = capsys.readouterr().out
     assert "[  2/5] random, seed 0: failed: no space" in printed
     assert "[  5/5] upper_bound, seed 0: Dice" in printed
+
+
+def test_any_error_fails_its_run_only(nnunet_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    errors = {"assft": PermissionError(13, "Permission denied", "x"), "random": MemoryError(), "cup": AssftError("No.")}
+
+    def run(arm: StrategyArm, comparison: Comparison, seed: int, device: torch.device) -> list[float]:
+        if arm.id in errors:
+            raise errors[arm.id]
+        return [0.25, 0.5]
+
+    monkeypatch.setattr(StrategyArm, "run", run)
+    said: list[str] = []
+    failed = run_comparison(comparison_of("assft", "random", "cup", "badge"), torch.device("cpu"), said.append)
+    assert failed == [
+        "assft, seed 0: PermissionError: [Errno 13] Permission denied: 'x'",
+        "random, seed 0: MemoryError: ",
+        "cup, seed 0: No.",
+    ]
+    assert said[3].startswith("[  4/4] badge, seed 0: Dice 25.00 50.00 (")
+
+
+def test_a_seed_is_run_by_one_process(nnunet_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(StrategyArm, "run", lambda *_: [0.5])
+    comparison, cpu, said = comparison_of("random", seeds=(1, 2)), torch.device("cpu"), list[str]()
+    with only_process(comparison.folder / ".lock_seed_1", "a test"):
+        with pytest.raises(
+            AssftError, match=f"^Process {os.getpid()} on .* is working on seed 1 of comparison 'compare'"
+        ):
+            run_comparison(comparison, cpu, said.append)
+        assert said == []
+        assert run_comparison(replace(comparison, seeds=(2,)), cpu, said.append) == []
+    assert run_comparison(comparison, cpu, said.append) == []
+
+
+@pytest.mark.slow
+def test_rows_of_seeds_and_arms_that_another_command_runs_are_kept(copied: Comparison) -> None:
+    _, shared = read_comparison(copied.file)
+    collect(copied, shared)
+    files = [copied.folder / f"{name}.csv" for name in ("results", "runs", "pseudo_label_quality")]
+    before = [sorted(file.read_text().splitlines()) for file in files]
+    alone = replace(copied, arms=(arm_of("random"),))
+    assert set(collect(alone, shared).results["arm"]) == {"random"}
+    assert [sorted(file.read_text().splitlines()) for file in files] == before
+    results = collect(replace(alone, seeds=(0, 1)), shared)
+    assert set(results.runs.loc[results.runs["seed"] == 1, "status"]) == {"missing"}
+    assert [len(file.read_text().splitlines()) for file in files] == [
+        len(before[0]),
+        len(before[1]) + 2,
+        len(before[2]),
+    ]
 
 
 def test_nothing_to_collect_is_one_line(blobs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from nnunet_assft.active.options import Options
 from nnunet_assft.cli.common import parse
 from nnunet_assft.cli.compare import make_comparison
 from nnunet_assft.cli.compare import parser as compare_parser
-from nnunet_assft.comparison.arms import Comparison
+from nnunet_assft.comparison.arms import Comparison, arm_of
 from nnunet_assft.comparison.spec import Shared, plan_shared, read_comparison, write_comparison
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.files import read_json, write_json
@@ -39,6 +39,20 @@ def test_options_that_are_not_typed_are_those_the_comparison_was_made_with(blobs
     assert asked("--preset", "ctfm").settings == replace(made.settings, preset="ctfm")
     assert asked("--option", "tau_c=1").settings.options.tau_c == 1
     assert asked("-e", "another").settings.preset == "ctfm"
+
+
+def test_seeds_and_arms_of_other_commands_are_kept(blobs: Path) -> None:
+    """As when the commands with --seeds 0 and --seeds 1 run at the same time."""
+    first = asked(*OPTIONS, "--references", "none")
+    write_comparison(first, shared := plan_shared(first, CPU))
+    write_comparison(replace(first, seeds=(3, 1), arms=(arm_of("cup"), arm_of("random"))), shared)
+    known, _ = read_comparison(first.file)
+    assert known.seeds == (0, 1, 3)
+    assert [arm.id for arm in known.arms] == ["assft", "random", "cup"]
+    assert set(read_json(first.file)["experiments"]["cup"]) == {"0", "1", "3"}
+    others = replace(first, seeds=(7,), match="epochs")  # another comparison: nothing of it can be put together
+    write_comparison(others, shared)
+    assert read_comparison(first.file)[0] == others
 
 
 def version_1(**settings: object) -> dict[str, object]:

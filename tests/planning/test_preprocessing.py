@@ -11,6 +11,7 @@ from typing import Any
 import blosc2
 import numpy as np
 import pytest
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from scipy.ndimage import binary_dilation
 
@@ -30,6 +31,7 @@ from nnunet_assft.runtime.files import sha256_file
 from nnunet_assft.volumes.labels import read_label
 from nnunet_assft.volumes.raw_dataset import RawDataset, read_dataset
 from tests.conftest import LABELS, blob_case, write_volume
+from tests.kills import ended_process, forget_folders, private_folder_of
 
 NAME = "Dataset904_Oracle"
 SPACING = (0.8, 3.0, 0.8)  # x, y, z: y is the coarse axis, so nnU-Net puts it first
@@ -220,19 +222,42 @@ def test_a_second_call_does_nothing_and_a_newer_image_is_preprocessed_again(nnun
     assert not np.array_equal(load_image(images, "case_1"), old)
 
 
-@pytest.mark.parametrize("left", [(".b2nd",), (".b2nd", "_seg.b2nd"), ENDINGS], ids=str)
-def test_what_a_killed_process_left_does_not_disturb(nnunet_folders: Path, left: tuple[str, ...]):
+def test_what_a_killed_process_left_is_removed_and_what_a_running_one_writes_is_not(nnunet_folders: Path):
     dataset, plans, images = make(nnunet_folders / "nnUNet_raw")
     expected = load_image(images, "case_0")
+    scratches = [private_folder_of(pid, images.parent) / images.name for pid in (ended_process(), os.getppid())]
+    for scratch in scratches:
+        scratch.mkdir(parents=True)
+        for ending in ENDINGS:
+            (scratch / f"case_0{ending}").write_bytes(b"half a file")
     (images / "case_0.pkl").unlink()
-    scratch = images.with_name(f".partial_{images.name}")
-    scratch.mkdir()
-    for ending in left:
-        (scratch / f"case_0{ending}").write_bytes(b"half a file")
+    forget_folders()
     preprocess(dataset, plans, images)
     np.testing.assert_array_equal(load_image(images, "case_0"), expected)
-    assert not scratch.exists()
+    assert [scratch.parent.exists() for scratch in scratches] == [False, True]
     assert len(os.listdir(images)) == 7  # two cases, and the folder of their checksums
+
+
+def test_a_case_that_another_process_finished_meanwhile_is_not_replaced(
+    nnunet_folders: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Over NFS, a process on another machine could no longer read it."""
+    dataset, plans, images = make(nnunet_folders / "nnUNet_raw")
+    (images / "case_0.json").unlink()
+    run_case_save = DefaultPreprocessor.run_case_save
+    finished = []
+
+    def slow(self: DefaultPreprocessor, *arguments: Any, **options: Any) -> None:
+        run_case_save(self, *arguments, **options)
+        if not finished:
+            finished.append(0)
+            preprocess_images(dataset.images, plans, dataset.dataset_json, images)
+            finished.append((images / "case_0.b2nd").stat().st_ino)
+
+    monkeypatch.setattr(DefaultPreprocessor, "run_case_save", slow)
+    preprocess_images(dataset.images, plans, dataset.dataset_json, images)
+    assert finished[1:] == [(images / "case_0.b2nd").stat().st_ino]
+    assert not list(images.parent.glob(".partial*"))
 
 
 def test_a_case_cut_off_while_its_files_were_moved_is_done_again(nnunet_folders: Path, monkeypatch: pytest.MonkeyPatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from nnunet_assft.errors import AssftError
+from nnunet_assft.errors import AssftError, doing, in_one_line
 from nnunet_assft.runtime.cases import for_each_case, here, in_processes
 
 CASES = {"b": 2, "a": 1, "d": 4, "c": 3}
@@ -19,6 +20,10 @@ CASES = {"b": 2, "a": 1, "d": 4, "c": 3}
 
 def square(n: int) -> int:
     return n * n
+
+
+def reciprocal(n: int) -> float:
+    return 1 / n
 
 
 def square_of_odd(n: int) -> int:
@@ -114,6 +119,25 @@ def test_an_error_of_another_kind_is_never_collected() -> None:
     assert failures == {}
 
 
+@pytest.mark.parametrize("executor", [here, in_processes(2)], ids=["here", "in two processes"])
+@pytest.mark.parametrize("collects", [False, True])
+def test_an_error_of_another_kind_says_on_which_case(executor: Any, collects: bool) -> None:
+    with pytest.raises(ZeroDivisionError) as raised, doing("round 3"):
+        for_each_case(
+            reciprocal, {"a": 1, "b": 0}, desc="quotients", failures={} if collects else None, executor=executor
+        )
+    assert in_one_line(raised.value) == "round 3: quotients b: ZeroDivisionError: division by zero"
+
+
+def test_what_was_done_is_said_once() -> None:
+    with pytest.raises(OSError, match="x") as raised, doing("round 3"), doing("round 3: training"):
+        raise OSError(2, "x\ny", "file.json")
+    assert in_one_line(raised.value) == "round 3: training: FileNotFoundError: [Errno 2] x y: 'file.json'"
+    with pytest.raises(AssftError) as refused, doing("round 3"):
+        raise AssftError("The message.")
+    assert in_one_line(refused.value) == "The message."
+
+
 def test_progress_counts_the_cases_that_were_left(capsys: pytest.CaptureFixture[str]) -> None:
     for_each_case(square, CASES, desc="squares", done={"a": 1}.get)
     assert "squares" in (shown := capsys.readouterr().err)
@@ -127,6 +151,11 @@ def test_progress_counts_the_cases_that_were_left(capsys: pytest.CaptureFixture[
 
 def process_of(n: int) -> int:
     return os.getpid()
+
+
+def sleep_and_say_who(_: object) -> None:
+    print(os.getpid(), flush=True)
+    time.sleep(60)
 
 
 def killed_at_even(n: int) -> int:

@@ -24,8 +24,8 @@ def names(folder: Path) -> list[str]:
 def test_atomic_path_creates_the_folder_and_keeps_the_ending(tmp_path: Path):
     target = tmp_path / "new" / "x.nii.gz"
     with atomic_path(target) as partial:
-        assert partial.parent == target.parent
-        assert partial.name.endswith("x.nii.gz")
+        assert partial.parent.parent == target.parent
+        assert partial.name == "x.nii.gz"
         partial.write_bytes(b"whole")
         assert not target.exists()
     assert target.read_bytes() == b"whole"
@@ -112,6 +112,18 @@ def test_a_source_that_is_a_relative_symbolic_link_is_followed(
     link_or_copy(tmp_path / "raw/link", tmp_path / "work/images/target")
     assert (tmp_path / "work/images/target").read_text() == "content"
     assert (tmp_path / "work/images/target").is_symlink() != hard_links
+
+
+def test_a_symbolic_link_survives_a_move_of_both_its_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "root/pool").mkdir(parents=True)
+    (tmp_path / "root/pool/image").write_text("content")
+    (tmp_path / "other_name").symlink_to("root")  # of the same folder
+    monkeypatch.setattr(os, "link", refuse)
+    link_or_copy(tmp_path / "root/pool/image", tmp_path / "other_name/assft/round/image")
+    (tmp_path / "root").rename(tmp_path / "moved")
+    link = tmp_path / "moved/assft/round/image"
+    assert os.readlink(link) == "../../pool/image"
+    assert link.read_text() == "content"
 
 
 def test_linking_a_second_time_changes_nothing(tmp_path: Path):

@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from nnunet_assft.runtime import processes
 from nnunet_assft.runtime.processes import BYTES_WORTH_A_PROCESS, PROCESS_BYTES, number_of_processes
+from tests.kills import ended_process
 
 GB = 10**9
 
@@ -68,6 +70,73 @@ def test_free_memory_is_that_of_the_system_or_of_the_container() -> None:
     assert free is None or free > 0
 
 
+# /proc and /sys of several systems: file -> text. MemAvailable is 100 kB
+MEMORY = {"proc/meminfo": "MemTotal: 200 kB\nMemAvailable:     100 kB\nMemFree: 50 kB\n"}
+V2, V1 = "sys/fs/cgroup", "sys/fs/cgroup/memory"
+
+
+def version_2(group: str, limit: str, used: int, cache: int = 0) -> dict[str, str]:
+    """A control group of version 2, in bytes."""
+    stat = f"anon 7\ninactive_file {cache}\nactive_file 9\n"
+    return {f"{group}/memory.max": f"{limit}\n", f"{group}/memory.current": f"{used}\n", f"{group}/memory.stat": stat}
+
+
+def version_1(group: str, limit: int, used: int, cache: int = 0) -> dict[str, str]:
+    """A control group of version 1, in bytes."""
+    stat = f"inactive_file 1\ntotal_inactive_file {cache}\n"
+    limits = {"limit": limit, "usage": used}
+    files = {f"{group}/memory.{name}_in_bytes": f"{value}\n" for name, value in limits.items()}
+    return {**files, f"{group}/memory.stat": stat}
+
+
+IN_V2 = {"proc/self/cgroup": "0::/slurm/job_7/step_0\n"}
+IN_V1 = {"proc/self/cgroup": "9:cpu,cpuacct:/slurm\n4:memory:/slurm/job_7\n1:name=systemd:/x\n0::/ignored\n"}
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, None),  # another system
+        (MEMORY, 102_400),
+        (MEMORY | IN_V2, 102_400),  # no limit anywhere
+        (MEMORY | IN_V2 | version_2(f"{V2}/slurm/job_7/step_0", "max", 5), 102_400),
+        (MEMORY | IN_V2 | version_2(f"{V2}/slurm/job_7/step_0", "9000", 5000), 4000),
+        (MEMORY | IN_V2 | version_2(f"{V2}/slurm/job_7/step_0", "9000", 5000, cache=3000), 7000),
+        (MEMORY | IN_V2 | version_2(f"{V2}/slurm/job_7/step_0", "9000", 9001), 0),
+        (MEMORY | IN_V2 | version_2(f"{V2}/slurm/job_7", "9000", 5000), 4000),  # the limit of a group around it
+        (MEMORY | IN_V2 | version_2(V2, "9000", 1000), 8000),  # in a container the path is that of the host
+        (
+            MEMORY
+            | IN_V2
+            | version_2(f"{V2}/slurm/job_7/step_0", "9000", 1000)
+            | version_2(f"{V2}/slurm/job_7", "9500", 8500),
+            1000,  # another step of the job has used most of its memory
+        ),
+        (MEMORY | IN_V2 | version_2(f"{V2}/slurm/job_8", "10", 9), 102_400),  # another job
+        (MEMORY | IN_V1 | version_1(f"{V1}/slurm/job_7", 9000, 5000, cache=500), 4500),
+        (MEMORY | IN_V1 | version_1(f"{V1}/slurm", 9000, 5000), 4000),
+        (MEMORY | IN_V1 | version_1(f"{V1}/slurm/job_7", 9223372036854771712, 5000), 102_400),  # no limit
+        (IN_V1 | version_1(V1, 9000, 5000), 4000),
+        (MEMORY | {"proc/self/cgroup": "nonsense\n"}, 102_400),
+    ],
+)
+def test_free_memory_of_a_job(tmp_path: Path, files: dict[str, str], expected: int | None) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert processes.free_memory(tmp_path) == expected
+
+
+def test_processes_are_told_apart_by_number_and_start() -> None:
+    assert processes.is_running(os.getpid())
+    assert not processes.is_running(ended_process())
+    if sys.platform == "linux":
+        assert processes.start_of(os.getpid()).isdigit()
+        assert processes.start_of(os.getpid()) == processes.start_of(os.getpid())
+        assert processes.start_of(1) != processes.start_of(os.getpid())
+    assert processes.start_of(ended_process()) == ""
+
+
 PARENT = """
 import os, sys, time
 from nnunet_assft.runtime.processes import let_workers_die_with_us
@@ -78,13 +147,24 @@ time.sleep(60)
 """
 
 
+SPAWNING_PARENT = """
+import multiprocessing, sys
+from nnunet_assft.runtime import cases
+from tests.runtime.test_cases import sleep_and_say_who
+if __name__ == "__main__":
+    list(cases.in_processes(2)(sleep_and_say_who, [None, None]))
+"""
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
-def test_a_forked_worker_ends_with_a_killed_parent() -> None:
-    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True) as parent:
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("parent_script", [PARENT, SPAWNING_PARENT], ids=["forked", "spawned"])
+def test_a_worker_ends_with_its_parent(parent_script: str, how: signal.Signals) -> None:
+    with subprocess.Popen([sys.executable, "-c", parent_script], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         worker = int(parent.stdout.readline())
         assert _is_running(worker)
-        parent.send_signal(signal.SIGKILL)
+        parent.send_signal(how)
         parent.wait()
         for _ in range(100):
             if not _is_running(worker):

@@ -3,38 +3,26 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Collection, Mapping
-from decimal import Decimal, InvalidOperation
-from numbers import Integral, Real
-
-import numpy as np
+from fractions import Fraction
 
 from nnunet_assft.active.arrays import check_count
+from nnunet_assft.runtime.ranges import parse_budget
 
 
 def query_budget(spec: int | float | str, n_pool: int) -> int:
     """Return N_B, the number of cases to query per round.
 
     spec: a number of cases (5 or "5"), or a fraction f of the initial pool (0.05, "0.05" or "5%"), which stands for
-    max(1, floor(f n_pool + 1/2)) in decimal arithmetic. Raises ValueError unless the number is at least 1 or
+    max(1, floor(f n_pool + 1/2)) in exact arithmetic. Raises ValueError unless the number is at least 1 or
     0 < f <= 1.
     """
     n_pool = check_count(n_pool, "n_pool")
-    text = str(spec).strip()
-    is_number = isinstance(spec, str | Integral | Real) and not isinstance(spec, bool | np.bool_)
-    if is_number and re.fullmatch(r"[0-9]+", text) and int(text) >= 1:
-        return int(text)
     try:
-        fraction = Decimal(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except InvalidOperation:
-        fraction = Decimal("NaN")
-    written_as_fraction = is_number and not re.fullmatch(r"[+-]?[0-9]+", text)
-    if not (written_as_fraction and fraction.is_finite() and 0 < fraction <= 1):
-        raise ValueError(
-            f"budget {spec!r}; expected a number of cases (2) or a fraction of the pool (0.05 or 5%), at most 100%."
-        )
-    return max(1, math.floor(fraction * n_pool + Decimal("0.5")))
+        budget = parse_budget(spec)
+    except ValueError as error:
+        raise ValueError(f"budget {error}.") from None
+    return budget if isinstance(budget, int) else max(1, math.floor(budget * n_pool + Fraction(1, 2)))
 
 
 def query_candidates(

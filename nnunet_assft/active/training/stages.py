@@ -13,6 +13,7 @@ from tqdm import tqdm
 from nnunet_assft.active.context import Context
 from nnunet_assft.active.state import Model
 from nnunet_assft.active.training.training_set import Stage, write_training_set
+from nnunet_assft.errors import doing
 from nnunet_assft.network.checkpoints import load_weights, remove_if_damaged, weights_sha256
 from nnunet_assft.planning.planner import CONFIGURATION
 from nnunet_assft.runtime.cached import cached, claim, is_claimed, set_aside
@@ -27,12 +28,13 @@ def fine_tune(context: Context, stage: Stage) -> Model:
     Training starts from the weights of `stage.start` with a new optimiser and learning rate schedule.
     """
     content = stage.content()
-    result = cached(
-        context.paths.step_file(stage.round, stage.name),
-        content,
-        lambda: asdict(train_stage(context, stage)),
-        outputs=lambda model: [context.paths.result(model["checkpoint"])],
-    )
+    with doing(f"round {stage.round}: {stage.name} training"):
+        result = cached(
+            context.paths.step_file(stage.round, stage.name),
+            content,
+            lambda: asdict(train_stage(context, stage)),
+            outputs=lambda model: [context.paths.result(model["checkpoint"])],
+        )
     return Model(**result)
 
 

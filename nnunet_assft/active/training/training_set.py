@@ -17,7 +17,8 @@ from nnunet_assft.errors import DamagedFileError
 from nnunet_assft.planning.preprocessing import checksum_file, whole_files, write_training_label
 from nnunet_assft.runtime.cached import is_claimed, keep
 from nnunet_assft.runtime.cases import for_each_case
-from nnunet_assft.runtime.files import PARTIAL, link_or_copy, sha256_file, sha256_of
+from nnunet_assft.runtime.files import link_or_copy, sha256_file, sha256_of
+from nnunet_assft.runtime.partial import PARTIAL
 from nnunet_assft.runtime.sealed import write_sealed
 from nnunet_assft.trainers.stage_file import read_stage_file
 

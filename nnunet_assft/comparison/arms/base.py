@@ -22,6 +22,7 @@ from nnunet_assft.planning.test_split import DEFAULT_TEST_FRACTION
 from nnunet_assft.volumes.raw_dataset import find_dataset
 
 METRIC_COLUMNS = ["round", "n_labelled", *DTYPES]
+PATIENCE = 60.0  # seconds to wait while another command writes the files of the comparison
 STEPS, EPOCHS = "steps", "epochs"
 MATCHES = {
     STEPS: "by every round, all networks have had the same number of optimisation steps",
@@ -73,6 +74,11 @@ class Comparison:
     @property
     def file(self) -> Path:
         return self.folder / "comparison.json"
+
+    @property
+    def lock_file(self) -> Path:
+        """Held while comparison.json or the three CSV files are read, changed and written."""
+        return self.folder / ".lock"
 
     @property
     def strategies(self) -> tuple[Arm, ...]:
