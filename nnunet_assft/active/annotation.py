@@ -11,7 +11,7 @@ from nnunet_assft.errors import AssftError, WaitingForAnnotation
 from nnunet_assft.runtime.cached import cached, cached_or_none
 from nnunet_assft.runtime.cases import for_each_case
 from nnunet_assft.runtime.files import read_json
-from nnunet_assft.volumes.raw_dataset import RawDataset, find_dataset
+from nnunet_assft.volumes.raw_dataset import RawDataset
 
 
 def annotate(context: Context, r: int, queried: Sequence[str], *, proceed_with_partial: bool = False) -> list[str]:
@@ -115,4 +115,4 @@ def queried_cases(experiment: Experiment, r: int) -> list[str]:
 
 def labels_to_come(experiment: Experiment, r: int) -> list[str]:
     """Return the cases that count as queried in round r and have no label yet."""
-    return missing_labels(find_dataset(experiment.dataset), counted_cases(experiment, r, queried_cases(experiment, r)))
+    return missing_labels(experiment.raw_dataset(), counted_cases(experiment, r, queried_cases(experiment, r)))

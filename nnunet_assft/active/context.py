@@ -18,7 +18,7 @@ from nnunet_assft.runtime.files import read_json
 from nnunet_assft.runtime.text import some
 from nnunet_assft.volumes.accepted_geometry import is_accepted
 from nnunet_assft.volumes.labels import find_misfit, misplaced, read_label
-from nnunet_assft.volumes.raw_dataset import RawDataset, find_dataset
+from nnunet_assft.volumes.raw_dataset import RawDataset
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def open_context(experiment: Experiment, device: torch.device) -> Context:
 
     Raises `AssftError` if a raw image of the pool, or a preprocessed image, is missing.
     """
-    dataset = find_dataset(experiment.dataset)
+    dataset = experiment.raw_dataset()
     missing = [case for case in experiment.pool if case not in dataset.images]
     if missing:
         raise AssftError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -38,12 +37,12 @@ def create_experiment(
     `AssftError` for a dataset that cannot be used, and if the experiment exists with other settings.
     """
     dataset = find_dataset(dataset_name_or_id)
+    paths = ExperimentPaths(dataset.name, name)
     wanted = _decide(dataset, name, settings)
     images = {case: dataset.images[case] for case in wanted.pool}
     all_images = images | {case: dataset.test_images.get(case) or dataset.images[case] for case in wanted.test}
     total_bytes = sum(file.stat().st_size for files in all_images.values() for file in files)
     num_processes = number_of_processes(num_processes, total_bytes=total_bytes)
-    paths = wanted.paths
     if paths.experiment_file.is_file():
         existing = Experiment.load(paths)
         _refuse_other_settings(existing, wanted)
@@ -52,7 +51,7 @@ def create_experiment(
 
     check_images(all_images, dataset.reader, paths.fingerprint_cases, num_processes=num_processes)
     fingerprint = combine_fingerprint(images, paths.fingerprint_cases)  # test images do not influence the plans
-    plans = _plan(wanted, fingerprint)
+    plans = _plan(wanted, dataset, fingerprint)
     write_json(paths.plans, plans)
     write_json(paths.stages / "dataset_fingerprint.json", fingerprint)
     if not (paths.preprocessed / "dataset.json").is_file():  # where nnUNetv2_train looks for it
@@ -70,8 +69,6 @@ def create_experiment(
 
 def _decide(dataset: RawDataset, name: str, settings: Settings) -> Experiment:
     """Return the experiment with everything that follows from the settings and the list of cases alone."""
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-        raise AssftError(f"-e {name!r}: expected an experiment name of letters, digits, _ and - only.")
     settings = settings.resolved(dataset.name)
     if settings.options.ignore_margin > 0 and "ignore" not in dataset.labels:
         raise AssftError(
@@ -98,11 +95,11 @@ def _decide(dataset: RawDataset, name: str, settings: Settings) -> Experiment:
     )
 
 
-def _plan(experiment: Experiment, fingerprint: dict[str, Any]) -> dict[str, Any]:
+def _plan(experiment: Experiment, dataset: RawDataset, fingerprint: dict[str, Any]) -> dict[str, Any]:
     """Return nnU-Net's plans with the additional entry `assft`, which our trainers read."""
     settings = experiment.settings
     plans = plan_from_images(
-        experiment.dataset,
+        dataset,
         fingerprint,
         plans_name=experiment.paths.plans_name,
         domain_patch_size=DOMAINS[settings.domain].patch_size,

@@ -15,6 +15,7 @@ from nnunet_assft.active.settings import Settings
 from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.files import read_json, write_json
+from nnunet_assft.volumes.raw_dataset import RawDataset, find_dataset
 
 SCHEMA_VERSION = 3
 STEPS = ("query", "annotate", "supervised", "select", "pseudo_labels", "semi", "evaluate")  # of a round, in order
@@ -81,6 +82,12 @@ class Experiment:
     def command(self, name: str, *arguments: str) -> str:
         """Return a command line for this experiment, for messages: `nnUNetv2_assft_round -d 218 -r 3`."""
         return self.paths.command(name, *arguments)
+
+    def raw_dataset(self) -> RawDataset:
+        """Find the raw dataset, with the reader that was chosen when the experiment was planned."""
+        dataset = find_dataset(self.dataset)
+        plans = self.paths.plans
+        return dataset.read_with(read_json(plans)["image_reader_writer"]) if plans.is_file() else dataset
 
     def save(self) -> None:
         write_json(self.paths.experiment_file, asdict(self))

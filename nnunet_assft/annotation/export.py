@@ -35,7 +35,8 @@ from nnunet_assft.runtime.files import (
     write_text,
 )
 from nnunet_assft.volumes.display import window_of
-from nnunet_assft.volumes.raw_dataset import PLAIN_READERS, RawDataset
+from nnunet_assft.volumes.raw_dataset import RawDataset
+from nnunet_assft.volumes.readers import PLAIN_READERS
 
 EXPORT_FILE = "export.json"
 

@@ -69,7 +69,8 @@ def combine_fingerprint(cases: Iterable[str], folder: Path) -> dict[str, Any]:
 
 
 def _analyse_once(job: _Job) -> dict[str, Any]:
-    return cached(job.file, signature(job.images), lambda: _analyse(job))
+    inputs = [type(job.reader).__name__, *signature(job.images)]  # readers differ in the order of the axes
+    return cached(job.file, inputs, lambda: _analyse(job))
 
 
 def _analyse(job: _Job) -> dict[str, Any]:

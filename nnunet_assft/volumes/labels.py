@@ -10,6 +10,7 @@ import numpy as np
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.text import some
 from nnunet_assft.volumes.grid import read_grid, turns_to_ras
+from nnunet_assft.volumes.image_files import meant_instead
 from nnunet_assft.volumes.nifti import forms_disagree, refuse_damaged_nifti
 from nnunet_assft.volumes.placement import DoesNotFitError, require_same_voxels
 from nnunet_assft.volumes.raw_dataset import RawDataset
@@ -30,8 +31,9 @@ def find_misfit(dataset: RawDataset, case: str, label_file: Path) -> Misfit | No
     Raises `AssftError` if the label is missing or its header cannot be read.
     """
     if not label_file.is_file():
+        meant = f"{found} " if (found := meant_instead(label_file, dataset.file_ending)) else ""
         raise AssftError(
-            f"The label of case {case} is missing: {label_file}. Put it there and run the same command again."
+            f"The label of case {case} is missing: {label_file}. {meant}Put it there and run the same command again."
         )
     image = read_grid(dataset.images_of(case)[0], dataset.reader)
     try:

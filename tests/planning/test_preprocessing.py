@@ -58,7 +58,7 @@ def make(
     dataset = read_dataset(folder)
     check_images(dataset.images, dataset.reader, raw.parent / "parts")
     plans = plan_from_images(
-        NAME,
+        dataset,
         combine_fingerprint(dataset.images, raw.parent / "parts"),
         plans_name="nnUNetASSFTPlans",
         domain_patch_size=(16, 16, 16),
