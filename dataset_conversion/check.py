@@ -110,13 +110,11 @@ def _complete_images(folder: Path, content: dict[str, Any]) -> tuple[RawDataset,
 
 def _labels_without_image(folder: Path, images: ImageFiles) -> Iterator[Finding]:
     names = sorted(file.name for file in folder.iterdir()) if folder.is_dir() else []
-    known = {*images.cases, *images.incomplete}
+    known = {images.likely_case(name) for name in (*images.cases, *images.incomplete, *images.misnamed)}
     for name in names:
-        if name.endswith(images.file_ending) and not name.startswith("."):
-            case = name.removesuffix(images.file_ending)
-            if case not in known:
-                text = f"there is the label {folder.name}/{shown(name)[1:-1]}, but no image"
-                yield found("missing_image", shown(case)[1:-1], text)
+        if name.endswith(images.file_ending) and not name.startswith(".") and images.likely_case(name) not in known:
+            text = f"there is the label {folder.name}/{shown(name)[1:-1]}, but no image"
+            yield found("missing_image", shown(name.removesuffix(images.file_ending))[1:-1], text)
 
 
 def _cases(dataset: RawDataset) -> tuple[list[SourceCase], list[str], list[Finding]]:

@@ -80,7 +80,7 @@ def list_cases(folder: Path, dataset_json: dict[str, Any]) -> dict[str, tuple[Pa
     if not folder.is_dir():
         found = "is a file" if folder.exists() else "does not exist"
         raise AssftError(f"-i {folder} {found}. Give a folder of images named CASE_0000{dataset_json['file_ending']}.")
-    images = list_images(folder, dataset_json["file_ending"], channels_of(dataset_json))
+    images = list_images(folder, dataset_json["file_ending"], channels_of(dataset_json), any_id=True)
     images.require_sound()
     if not images.cases:
         raise AssftError(

@@ -36,7 +36,7 @@ def read_dataset_json(folder: Path) -> dict[str, Any]:
     try:
         content = read_json(file)
     except (OSError, ValueError) as error:
-        raise AssftError(f"{file} cannot be read: {error}. Expected an object in JSON.") from error
+        raise AssftError(f"{file} cannot be read: {error}. Expected a JSON object.") from error
     check_dataset_json(content, f"{folder.name}/dataset.json")
     return dict(content)
 
@@ -63,7 +63,7 @@ def check_channel_names(channels: Any, where: str) -> None:
     """Raise `AssftError` unless the channels are {"0": name, "1": name, ...}."""
     example = '{"0": "CT"}'
     if not isinstance(channels, dict) or not channels:
-        raise _wrong(where, "channel_names", channels, example)
+        raise _wrong(where, "channel_names", channels, f"for example {example}")
     if not any(map(str.isdigit, channels)) and all(str(value).isdigit() for value in channels.values()):
         raise AssftError(
             f"{where}: names and numbers are exchanged in channel_names, {reprlib.repr(channels)}. "
@@ -82,7 +82,7 @@ def check_labels(labels: Any, where: str) -> None:
     Names that a program of annotators may confuse are refused as well.
     """
     if not isinstance(labels, dict) or not labels:
-        raise _wrong(where, "labels", labels, '{"background": 0, "liver": 1}')
+        raise _wrong(where, "labels", labels, 'for example {"background": 0, "liver": 1}')
     if all(name.isdigit() and isinstance(value, str) for name, value in labels.items()):
         raise AssftError(
             f"{where}: names and numbers are exchanged in labels, {reprlib.repr(labels)}, as in nnU-Net v1. Expected "
@@ -158,17 +158,17 @@ def _check_reader(content: Mapping[str, Any], where: str) -> None:
 def _check_cases(cases: Any, where: str) -> None:
     example = '{"case": {"images": ["a.nii.gz"], "label": "b.nii.gz"}}'
     if not isinstance(cases, dict) or not cases:
-        raise _wrong(where, "dataset", cases, example)
+        raise _wrong(where, "dataset", cases, f"for example {example}")
     for case, entry in cases.items():
         CASE_ID.check(case, where)
         images = entry.get("images") if isinstance(entry, dict) else None
         files = [*images, entry.get("label")] if isinstance(images, list) and images else [None]
         if not all(isinstance(file, str) and file and file.isprintable() for file in files):
-            raise _wrong(where, f"the entry of case {case} in dataset", entry, example)
+            raise _wrong(where, f"the entry of case {case} in dataset", entry, f"for example {example}")
 
 
-def _wrong(where: str, what: str, found: Any, example: str) -> AssftError:
-    return AssftError(f"{where}: {what} is {reprlib.repr(found)}; expected {example}. See nnU-Net's dataset format.")
+def _wrong(where: str, what: str, found: Any, expected: str) -> AssftError:
+    return AssftError(f"{where}: {what} is {reprlib.repr(found)}; expected {expected}. See nnU-Net's dataset format.")
 
 
 def _is_number(value: Any) -> bool:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from nnunet_assft.errors import AssftError
@@ -42,6 +44,13 @@ class ImageFiles:
         else:
             self.cases[case] = files
 
+    def likely_case(self, name: str) -> str:
+        """Return the case that a file probably belongs to, in a form that only serves to compare: without upper case,
+        ending and channel, and composed."""
+        stem = _folded(name).removesuffix(self.file_ending)
+        match = CHANNEL.fullmatch(stem)
+        return match[1] if match else stem
+
     @property
     def is_empty(self) -> bool:
         return not (self.cases or self.incomplete or self.misnamed)
@@ -61,8 +70,9 @@ class ImageFiles:
         return f"{self.folder} holds no image named CASE_0000{self.file_ending}{others}."
 
 
-def list_images(folder: Path, file_ending: str, channels: Sequence[str]) -> ImageFiles:
-    """List the images of a folder. channels: their names, in order.
+def list_images(folder: Path, file_ending: str, channels: Sequence[str], *, any_id: bool = False) -> ImageFiles:
+    """List the images of a folder. channels: their names, in order. any_id: whether case ids are not checked, because
+    they become names of files beside others of the user only.
 
     Hidden files, as macOS adds them, and files that do not end with `file_ending` are passed over. A file that ends
     with it must be named CASE_0000.nii.gz, and a case must have every channel. A folder that does not exist is empty.
@@ -83,7 +93,8 @@ def list_images(folder: Path, file_ending: str, channels: Sequence[str]) -> Imag
             by_channel.get(c, folder / f"{case}_{c:04d}{file_ending}")
             for c in range(max(len(channels), 1 + max(by_channel)))
         )
-        if fault := CASE_ID.fault(case):
+        fault = None if any_id and case else CASE_ID.fault(case)
+        if fault:
             found.misnamed[by_channel[min(by_channel)].name] = f"has a case id that {fault}. {CASE_ID.rule}"
         else:
             found.add(case, files, channels)
@@ -121,8 +132,11 @@ def meant_instead(file: Path, file_ending: str) -> str:
     Found are names in other code points, in other case, with a channel number, or with another ending.
     """
     stem = file.name.removesuffix(file_ending)
-    for name in sorted(os.listdir(file.parent)) if file.parent.is_dir() else []:
-        if _folded(name) == _folded(file.name):
+    names = _names_by_folded(file.parent, file.parent.stat().st_mtime_ns) if file.parent.is_dir() else []
+    for folded, name in names[bisect_left(names, (_folded(stem), "")) :]:
+        if not folded.startswith(_folded(stem)):
+            break
+        if folded == _folded(file.name):
             same = unicodedata.normalize("NFC", name) == unicodedata.normalize("NFC", file.name)
             how = "different code points that look the same" if same else "different case"
             return f"There is {name!a}, which is spelled with {how}. Rename it to {shown(file.name)[1:-1]}."
@@ -133,6 +147,12 @@ def meant_instead(file: Path, file_ending: str) -> str:
         if name.startswith(f"{stem}."):
             return f"There is {name}; expected a label that ends with {file_ending}."
     return ""
+
+
+@lru_cache(maxsize=4)
+def _names_by_folded(folder: Path, _: int) -> list[tuple[str, str]]:
+    """Return (folded name, name) of the files of a folder, sorted, until its time of modification changes."""
+    return sorted((_folded(name), name) for name in os.listdir(folder))
 
 
 def _folded(name: str) -> str:

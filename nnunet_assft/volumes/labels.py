@@ -39,7 +39,9 @@ def find_misfit(dataset: RawDataset, case: str, label_file: Path) -> Misfit | No
     try:
         label = read_grid(label_file, dataset.reader)
     except Exception as error:  # readers raise exceptions of many types
-        raise _unreadable(case, label_file, error) from error
+        in_layers = isinstance(error, ValueError) and label_file.name.endswith(".nrrd")
+        hint = "3D Slicer saves overlapping segments in layers; export a label map instead. " if in_layers else ""
+        raise _unreadable(case, label_file, error, hint) from error
     turned = turns_to_ras(dataset.reader)
     try:
         require_same_voxels(label, image, turned_to_ras=turned)
@@ -83,8 +85,8 @@ def read_label(dataset: RawDataset, case: str, label_file: Path) -> np.ndarray:
     return np.asarray(label).astype(np.int16)
 
 
-def _unreadable(case: str, label_file: Path, error: Exception) -> AssftError:
+def _unreadable(case: str, label_file: Path, error: Exception, hint: str = "") -> AssftError:
     return AssftError(
         f"The label of case {case} cannot be read ({label_file}): {' '.join(str(error).split())[-120:]}. "
-        "Replace it and run the same command again."
+        f"{hint}Replace it and run the same command again."
     )

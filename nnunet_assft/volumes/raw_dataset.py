@@ -106,8 +106,6 @@ def find_dataset(name_or_id: str | int) -> RawDataset:
     require_nnunet_paths()
     wanted = str(name_or_id)
     number = dataset_id(wanted)
-    if number is None and wanted.startswith("Dataset"):
-        DATASET.check(wanted, "-d")
     try:
         name = wanted if number is None else str(convert_id_to_dataset_name(number))
         if not re.match("Dataset[0-9]{3}_", name):
@@ -118,6 +116,7 @@ def find_dataset(name_or_id: str | int) -> RawDataset:
         raise AssftError(
             f"Dataset {shown(wanted)[1:-1]} {wrong} in {nnUNet_raw}; existing datasets: {', '.join(present) or 'none'}."
         ) from error
+    DATASET.check(name)
     return read_dataset(Path(str(nnUNet_raw), name))
 
 
@@ -151,7 +150,9 @@ def pool_images(folder: Path, dataset_json: Mapping[str, Any]) -> ImageFiles:
     if "dataset" not in dataset_json:
         found = list_images(folder / "imagesTr", ending, channels)
         if found.is_empty:
-            raise AssftError(f"{found.describe_emptiness()} The pool is empty; convert the dataset first.")
+            raise AssftError(
+                f"{found.describe_emptiness()} The pool is empty. Add images, or correct file_ending in dataset.json."
+            )
         return found
     found = ImageFiles(folder / "dataset.json", ending)
     for case, entry in sorted(dataset_json["dataset"].items()):

@@ -330,6 +330,11 @@ def test_verbose_shows_the_traceback(blobs, call):
     assert lines[-1].startswith("nnUNetv2_assft_plan: error: --strategy 'best'")
 
 
+def test_an_option_with_a_newline_is_one_line(planned, call):
+    error = the_error(call("round -d 901 -r 0", "--accept_geometry", "case\n\x1b[2Jx"), "round")
+    assert "--accept_geometry names case\\n\\x1b[2Jx; the experiment has no such case" in error
+
+
 def test_an_error_nobody_thought_of_is_one_line_too(blobs, call, monkeypatch):
     def fails(*_, **__):
         raise KeyError("a\nb")

@@ -65,6 +65,14 @@ def test_a_file_that_looks_like_an_image_is_named(tmp_path: Path, name: str, wor
     assert "b" in found.cases
 
 
+def test_any_id_is_an_id_of_an_image_to_predict(tmp_path: Path):
+    (tmp_path / "pat 1 (left)_0000.nii.gz").touch()
+    (tmp_path / "_0000.nii.gz").touch()
+    found = list_images(tmp_path, ".nii.gz", ["T1"], any_id=True)
+    assert list(found.cases) == ["pat 1 (left)"]
+    assert "'_0000.nii.gz' has a case id that is empty" in problem(found)
+
+
 @pytest.mark.parametrize("missing", [0, 1])
 def test_a_missing_channel_is_named(tmp_path: Path, missing: int):
     text = problem(listed(tmp_path, f"b_{1 - missing:04d}.nii.gz", channels=("T1", "T2")))
@@ -109,6 +117,7 @@ def test_a_folder_without_images_says_what_it_holds(tmp_path: Path):
         ("a", "a_0000.nii.gz", "There is a_0000.nii.gz, but labels have no channel number. Rename it to a.nii.gz."),
         ("a", "a.seg.nrrd", "There is a.seg.nrrd, a segmentation of 3D Slicer"),
         ("a", "a.nii", "There is a.nii; expected a label that ends with .nii.gz."),
+        ("a.1", "a.1.seg.nrrd", "There is a.1.seg.nrrd, a segmentation of 3D Slicer"),
         ("a", "b.nii.gz", ""),
         ("a", "ab.nii.gz", ""),
     ],

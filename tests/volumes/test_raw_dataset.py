@@ -223,4 +223,4 @@ def test_a_raw_folder_that_is_not_there(nnunet_folders: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize("name", ["Dataset902_../../etc", "Dataset902_a\nb", "Dataset902_" + "x" * 300])
 def test_a_name_of_a_dataset_that_is_no_name(nnunet_folders: Path, name: str):
-    assert message_of(lambda: find_dataset(name)).startswith("-d: the dataset name ")
+    assert message_of(lambda: find_dataset(name)).startswith("The dataset name ")
