@@ -152,7 +152,7 @@ def run(
 
 
 def _one_line(error: Exception) -> str:
-    """Return the message of an error; what cannot be printed in one line, such as a newline in an option, is escaped."""
+    """Return the message of an error, in which a newline or anything else that cannot be printed is escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in _message(error))
 
 
