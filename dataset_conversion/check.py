@@ -29,7 +29,7 @@ from nnunet_assft.dataset_conversion.source_cases import ENDINGS, POOL, TEST, So
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.cases import for_each_case, in_processes
 from nnunet_assft.volumes.dataset_json import read_dataset_json
-from nnunet_assft.volumes.grid import turns_to_ras
+from nnunet_assft.volumes.grid import read_grid, turns_to_ras
 from nnunet_assft.volumes.image_files import ImageFiles, meant_instead
 from nnunet_assft.volumes.names import shown
 from nnunet_assft.volumes.raw_dataset import RawDataset, channels_of, list_test_images, pool_images
@@ -57,7 +57,7 @@ def check(folder: Path, tolerances: Tolerances, num_processes: int | None, *, vo
     planned, scanned = scan_cases(labelled, parts, scanning, num_processes)
     conversion = Conversion(folder, _identity(dataset.labels), (), channels, ending, by_id=False, mode=None)
     records = _read_all(planned, conversion, num_processes) if voxels else {}
-    findings += [*scanned, *merged_findings(list(records.values())), *duplicates(records)]
+    findings += [*_judged_by_reader(dataset, scanned), *merged_findings(list(records.values())), *duplicates(records)]
     findings += absent_structures(records.values(), dataset.structures)
     n_pool = sum(case.part == POOL for case in labelled)
     counts = [
@@ -136,6 +136,26 @@ def _cases(dataset: RawDataset) -> tuple[list[SourceCase], list[str], list[Findi
                 text = f"there is the image {images[0].name}, but no label. {meant}"
                 findings.append(found("missing_label", name, text.rstrip(". ")))
     return labelled, unlabelled, findings
+
+
+def _judged_by_reader(dataset: RawDataset, findings: list[Finding]) -> list[Finding]:
+    """Make a finding on the axes of a case an error if the reader of the dataset, with which a round would read it,
+    refuses its image or its label."""
+    return [
+        replace(finding, severity="error")
+        if finding.code == "non_orthonormal" and not _opens(dataset, finding.case)
+        else finding
+        for finding in findings
+    ]
+
+
+def _opens(dataset: RawDataset, case: str) -> bool:
+    try:
+        for file in (*dataset.images_of(case), dataset.label_file(case)):
+            read_grid(file, dataset.reader)
+    except Exception:  # readers raise exceptions of many types
+        return False
+    return True
 
 
 def _read_all(cases: list[PlannedCase], conversion: Conversion, num_processes: int | None) -> dict[str, Record]:

@@ -56,7 +56,9 @@ CODES = {
     ),
     # to look at
     "non_orthonormal": Code(
-        WARNING, "the axes are not at right angles", "ITK may refuse the file; NibabelIOWithReorient reads it."
+        WARNING,
+        "the axes are not at right angles",
+        "ITK may refuse the file; NibabelIOWithReorient reads it (overwrite_image_reader_writer in dataset.json).",
     ),
     "absent_structure": Code(
         WARNING, "structures that no label has", "Check that these are the right labels for this dataset."

@@ -101,6 +101,18 @@ def test_two_orientations_matter_to_a_reader_that_does_not_reorient(convert: Con
     assert checked(convert, dataset).findings("check_report") == [("info", "orientation_differs", "c1")]
 
 
+def test_skewed_axes_are_an_error_if_the_reader_of_the_dataset_refuses_them(convert: Convert, dataset: Path) -> None:
+    skewed = AFFINE + np.array([[0, 0.3, 0, 0]] + [[0] * 4] * 3)
+    for case in ("c0", "c1"):  # the first file does not decide about the reader
+        for file in (f"imagesTr/{case}_0000", f"imagesTr/{case}_0001", f"labelsTr/{case}"):
+            save(dataset / f"{file}.nii.gz", {"l": label(1, 2)}.get(file[0], ct(int(case[1]))), skewed)
+    assert {f[:2] for f in checked(convert, dataset).findings("check_report")} >= {("error", "non_orthonormal")}
+    content = json.loads((dataset / "dataset.json").read_text()) | {"overwrite_image_reader_writer": "NibabelIO"}
+    (dataset / "dataset.json").write_text(json.dumps(content))
+    severities = [f[0] for f in checked(convert, dataset).findings("check_report") if f[1] == "non_orthonormal"]
+    assert set(severities) == {"warning"}
+
+
 def test_a_dataset_by_reference(convert: Convert, tmp_path: Path) -> None:
     converted = convert("abdominal_mri", downloads.mr_annotator(tmp_path / "download"), options="--mode reference")
     result = checked(convert, converted.folder)
