@@ -114,7 +114,8 @@ def find_dataset(name_or_id: str | int) -> RawDataset:
         wrong = "belongs to more than one dataset name" if "More than one" in str(error) else "was not found"
         present = sorted(p.name for p in Path(str(nnUNet_raw)).glob("Dataset*") if p.is_dir())
         raise AssftError(
-            f"Dataset {shown(wanted)[1:-1]} {wrong} in {nnUNet_raw}; existing datasets: {', '.join(present) or 'none'}."
+            f"Dataset {wanted or shown(wanted)} {wrong} in {nnUNet_raw}; existing datasets: "
+            f"{', '.join(present) or 'none'}."
         ) from error
     DATASET.check(name)
     return read_dataset(Path(str(nnUNet_raw), name))

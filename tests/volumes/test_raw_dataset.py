@@ -190,7 +190,7 @@ def test_an_unknown_dataset_is_answered_with_those_there_are(nnunet_folders: Pat
     touch_dataset(nnunet_folders / "nnUNet_raw")
     for name_or_id in (903, "903", "Touch", "٩٠٢", "Dataset902", "0902", "-902", ""):
         text = message_of(lambda wanted=name_or_id: find_dataset(wanted))
-        assert f"Dataset {name_or_id} was not found" in text
+        assert f"Dataset {name_or_id or repr(name_or_id)} was not found" in text
         assert "existing datasets: Dataset902_Touch" in text
 
 
