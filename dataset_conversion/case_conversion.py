@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from nnunet_assft.dataset_conversion.voxels import (
     renumbered,
 )
 from nnunet_assft.runtime.files import sha256_file, sha256_of
+from nnunet_assft.runtime.text import count, some
 
 SUFFIX = {POOL: "Tr", TEST: "Ts"}
 
@@ -98,10 +99,10 @@ def convert_case(case: PlannedCase, conversion: Conversion) -> Record:
     findings: list[Finding] = []
     sources: list[dict[str, Any]] = []
     outputs: list[dict[str, Any]] = []
-    content = ""
+    content, structures = "", None
     try:
         image, content = _read_images(case, conversion, findings, sources)
-        label = _read_label(case, conversion, image, findings, sources)
+        label, structures = _read_label(case, conversion, image, findings, sources)
         if conversion.mode is not None and not errors(findings):
             outputs = _write(case, conversion, image, label, sources)
     except _Unreadable as unreadable:
@@ -114,6 +115,7 @@ def convert_case(case: PlannedCase, conversion: Conversion) -> Record:
         "sources": sources,
         "outputs": outputs,
         "content": content,
+        "structures": structures,
         "findings": [asdict(finding) for finding in findings],
     }
 
@@ -158,22 +160,31 @@ def _read_label(
     image: SourceVolume,
     findings: list[Finding],
     sources: list[dict[str, Any]],
-) -> _NewLabel | None:
-    """Return the label to write, or None if its file can be used as it is or has an error."""
+) -> tuple[_NewLabel | None, list[int] | None]:
+    """Return the label to write, or None if its file can be used as it is or has an error, and the ids of the
+    structures in it, or None if it has an error."""
     if case.source.label is None:
         merged = _merge(case, conversion, image, findings, sources)
-        return None if merged is None else _NewLabel(merged, case.rewrite)
+        return (
+            (None, None)
+            if merged is None
+            else (_NewLabel(merged, case.rewrite), np.unique(merged[merged > 0]).tolist())
+        )
     volume = _read(case, case.source.label, sources)
     values = count_values(volume.array)
     is_float = bool(np.issubdtype(volume.array.dtype, np.inexact))
     findings += label_findings(case.name, case.source.label.name, values, is_float, conversion.label_map)
-    if errors(findings) or conversion.mode is None:
-        return None
+    if errors(findings):
+        return None, None
+    structures = sorted({conversion.label_map.ids[value] for value, n in values.voxels.items() if n} - {0})
+    if conversion.mode is None:
+        return None, structures
     renumber = any(conversion.label_map.ids[value] != value for value in values.voxels)
     reason = case.rewrite or ("ids renumbered" if renumber else "")
     if not reason:
-        return None
-    return _NewLabel(in_orientation_of(renumbered(volume.array, conversion.label_map), volume, image), reason)
+        return None, structures
+    array = in_orientation_of(renumbered(volume.array, conversion.label_map), volume, image)
+    return _NewLabel(array, reason), structures
 
 
 def _merge(
@@ -234,6 +245,19 @@ def _put(folder: Path, target: str, source: dict[str, Any], *, mode: str) -> dic
 def _entry(folder: Path, target: str, **what: str) -> dict[str, Any]:
     state = (folder / target).stat()
     return {"path": target, **what, "size": state.st_size, "mtime_ns": state.st_mtime_ns}
+
+
+def absent_structures(records: Iterable[Record], structures: Mapping[str, int]) -> list[Finding]:
+    """Return a finding if there are structures that no label has. structures: name -> id.
+
+    Labels with an error, and those that were converted by an earlier version, are not counted.
+    """
+    found_in = [set(record["structures"]) for record in records if record.get("structures") is not None]
+    absent = [name for name, value in structures.items() if not any(value in present for present in found_in)]
+    if not found_in or not absent:
+        return []
+    text = f"{len(absent)} of {len(structures)} structures occur in none of {count(len(found_in), 'label')}"
+    return [found("absent_structure", "", f"{text}: {some(absent, 20)}")]
 
 
 def merged_findings(records: Sequence[Record]) -> list[Finding]:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import re
-import reprlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from nnunet_assft.dataset_conversion.apply import duplicates
-from nnunet_assft.dataset_conversion.case_conversion import Conversion, convert_case, merged_findings
+from nnunet_assft.dataset_conversion.case_conversion import (
+    Conversion,
+    absent_structures,
+    convert_case,
+    merged_findings,
+)
 from nnunet_assft.dataset_conversion.convert import id_clash
-from nnunet_assft.dataset_conversion.datasets import CT, MRI, READER
+from nnunet_assft.dataset_conversion.datasets import CT, MRI
 from nnunet_assft.dataset_conversion.file_placement import processes_for
 from nnunet_assft.dataset_conversion.findings import Finding, found, ordered
 from nnunet_assft.dataset_conversion.headers import Tolerances
@@ -25,29 +28,37 @@ from nnunet_assft.dataset_conversion.scan import PlannedCase, Scanning, scan_cas
 from nnunet_assft.dataset_conversion.source_cases import ENDINGS, POOL, TEST, SourceCase
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.cases import for_each_case, in_processes
-from nnunet_assft.runtime.files import read_json
+from nnunet_assft.volumes.dataset_json import read_dataset_json
+from nnunet_assft.volumes.grid import read_grid, turns_to_ras
+from nnunet_assft.volumes.image_files import ImageFiles, meant_instead
+from nnunet_assft.volumes.names import shown
+from nnunet_assft.volumes.raw_dataset import RawDataset, channels_of, list_test_images, pool_images
 
 REPORT = "check_report"
-REQUIRED = ("channel_names", "labels", "numTraining", "file_ending")
 
 
 def check(folder: Path, tolerances: Tolerances, num_processes: int | None, *, voxels: bool) -> Report:
     """Check the names and headers of a raw dataset and, with `voxels`, read every file.
 
-    Raises `AssftError` if the dataset has no usable dataset.json.
+    Raises `AssftError`, as planning does, if dataset.json cannot be used or if there is no image.
     """
-    content = _dataset_json(folder)
-    ending = str(content["file_ending"])
-    channels = tuple(_channel(name) for _, name in sorted(content["channel_names"].items()))
-    labelled, unlabelled, findings = _cases(folder, content)
-    findings += id_clash(folder.name, folder.parent) if re.match(r"Dataset\d{3}_", folder.name) else []
-    reorient = content.get("overwrite_image_reader_writer") == READER
+    content = read_dataset_json(folder)
+    ending, channels = str(content["file_ending"]), tuple(map(_channel, channels_of(content)))
+    if ending not in ENDINGS:
+        raise AssftError(
+            f"{folder.name} has files that end with {ending}; only NIfTI files can be checked ({', '.join(ENDINGS)})."
+        )
+    dataset, findings = _complete_images(folder, content)
+    labelled, unlabelled, of_labels = _cases(dataset)
+    findings += [*of_labels, *(id_clash(folder.name, folder.parent) if re.match(r"Dataset\d{3}_", folder.name) else [])]
+    reorient = turns_to_ras(dataset.reader) if dataset.images else False
     scanning = Scanning(replace(tolerances, moves=False), channels[0], ending, reorient=reorient)
     parts = {case.name: case.part for case in labelled}
     planned, scanned = scan_cases(labelled, parts, scanning, num_processes)
-    conversion = Conversion(folder, _identity(content["labels"]), (), channels, ending, by_id=False, mode=None)
+    conversion = Conversion(folder, _identity(dataset.labels), (), channels, ending, by_id=False, mode=None)
     records = _read_all(planned, conversion, num_processes) if voxels else {}
-    findings += [*scanned, *merged_findings(list(records.values())), *duplicates(records)]
+    findings += [*_judged_by_reader(dataset, scanned), *merged_findings(list(records.values())), *duplicates(records)]
+    findings += absent_structures(records.values(), dataset.structures)
     n_pool = sum(case.part == POOL for case in labelled)
     counts = [
         ("training cases", content["numTraining"], n_pool),
@@ -60,69 +71,15 @@ def check(folder: Path, tolerances: Tolerances, num_processes: int | None, *, vo
     return Report(f"Check of {folder.name}", counts, ordered(findings))
 
 
-def _dataset_json(folder: Path) -> dict[str, Any]:
-    """Read dataset.json. Raises `AssftError` unless it has the keys and forms that nnU-Net expects."""
-    try:
-        content = read_json(folder / "dataset.json")
-    except (OSError, ValueError) as error:
-        raise AssftError(
-            f"{folder / 'dataset.json'} cannot be read: {error}. Expected an nnU-Net raw dataset."
-        ) from error
-    missing = [key for key in REQUIRED if not isinstance(content, dict) or key not in content]
-    if missing:
-        raise AssftError(f"{folder / 'dataset.json'} lacks {', '.join(missing)}. See nnU-Net's dataset format.")
-    if content["file_ending"] not in ENDINGS:
-        raise AssftError(
-            f"{folder.name} has files that end with {content['file_ending']}; only NIfTI files can be checked "
-            f"({', '.join(ENDINGS)})."
-        )
-    for key, example, is_right in FORMS:
-        if not is_right(content.get(key)):
-            raise AssftError(
-                f"{folder / 'dataset.json'} has {key} {reprlib.repr(content.get(key))}; expected for example "
-                f"{example}. See nnU-Net's dataset format."
-            )
-    return content
-
-
-def _is_channel_table(value: Any) -> bool:
-    return isinstance(value, dict) and bool(value)
-
-
-def _is_label_table(value: Any) -> bool:
-    """Whether `value` is a table name -> id, or name -> the ids of a region, and not the inverse table."""
-    return isinstance(value, dict) and all(
-        isinstance(i, int) for ids in value.values() for i in (ids if isinstance(ids, list) else [ids])
-    )
-
-
-def _is_case_table(value: Any) -> bool:
-    """Whether `value` lists the files of each case, or is None because the key is absent."""
-    entries = value.values() if isinstance(value, dict) else [None]
-    return value is None or all(
-        isinstance(entry, dict) and isinstance(entry.get("images"), list) and isinstance(entry.get("label"), str)
-        for entry in entries
-    )
-
-
-FORMS: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
-    ("channel_names", '{"0": "CT"}', _is_channel_table),
-    ("labels", '{"background": 0, "liver": 1}', _is_label_table),
-    ("numTraining", "12", lambda value: isinstance(value, int)),
-    ("dataset", '{"case": {"images": ["a.nii.gz"], "label": "b.nii.gz"}}', _is_case_table),
-)
-
-
 def _channel(name: str) -> str:
     """Return CT or MRI, as nnU-Net and the converted datasets spell them, for names that mean them, and other names
     unchanged."""
     return {"ct": CT, "mri": MRI, "mr": MRI}.get(str(name).lower(), str(name))
 
 
-def _identity(labels: dict[str, Any]) -> LabelMap:
+def _identity(labels: Mapping[str, int]) -> LabelMap:
     """Return the map that leaves every id unchanged."""
-    lists = (values if isinstance(values, list) else [values] for values in labels.values())
-    ids = {0, *(int(value) for values in lists for value in values)}
+    ids = sorted(labels.values())
     return LabelMap(
         {value: value for value in ids},
         {value: str(value) for value in ids},
@@ -130,63 +87,75 @@ def _identity(labels: dict[str, Any]) -> LabelMap:
     )
 
 
-def _cases(folder: Path, content: dict[str, Any]) -> tuple[list[SourceCase], list[str], list[Finding]]:
-    """Return the cases with all channels and a label, the names of test images without a label, and findings."""
-    n_channels, ending = len(content["channel_names"]), content["file_ending"]
+def _complete_images(folder: Path, content: dict[str, Any]) -> tuple[RawDataset, list[Finding]]:
+    """Return the dataset of the cases that have all channels, and findings on the other files."""
+    pool, test = pool_images(folder, content), list_test_images(folder, content)
+    findings: list[Finding] = []
+    for images in (pool, test):
+        findings += [found("bad_name", shown(name), f"it {problem}") for name, problem in images.misnamed.items()]
+        findings += [found("missing_image", case, f"it {problem}") for case, problem in images.incomplete.items()]
+        findings += [
+            found("other_file_ending", "", f"{shown(name)} does not end with {images.file_ending}", "warning")
+            for name in images.passed_over
+            if name.lower().endswith(ENDINGS)
+        ]
+    both = sorted(set(pool.cases) & set(test.cases))
+    text = "it is among both the training and the test images; expected one of the two"
+    findings += [found("case_in_two_splits", case, text) for case in both]
+    tested = {case: files for case, files in test.cases.items() if case not in pool.cases}
+    findings += _labels_without_image(folder / "labelsTr", pool) if "dataset" not in content else []
+    findings += _labels_without_image(folder / "labelsTs", test)
+    return RawDataset(folder.name, folder, content, pool.cases, tested), findings
+
+
+def _labels_without_image(folder: Path, images: ImageFiles) -> Iterator[Finding]:
+    names = sorted(file.name for file in folder.iterdir()) if folder.is_dir() else []
+    known = {images.likely_case(name) for name in (*images.cases, *images.incomplete, *images.misnamed)}
+    for name in names:
+        if name.endswith(images.file_ending) and not name.startswith(".") and images.likely_case(name) not in known:
+            text = f"there is the label {folder.name}/{shown(name)[1:-1]}, but no image"
+            yield found("missing_image", shown(name.removesuffix(images.file_ending))[1:-1], text)
+
+
+def _cases(dataset: RawDataset) -> tuple[list[SourceCase], list[str], list[Finding]]:
+    """Return the cases with a label, the names of test images without a label, and findings."""
     labelled: list[SourceCase] = []
     unlabelled: list[str] = []
     findings: list[Finding] = []
-    pool = _listed(folder, content) if content.get("dataset") is not None else _in_folders(folder, "Tr", ending)
-    test = _in_folders(folder, "Ts", ending)
-    for part, cases in ((POOL, pool), (TEST, test)):
-        for name, (images, label) in sorted(cases.items()):
-            if part == TEST and name in pool:
-                findings.append(
-                    found(
-                        "case_in_two_splits",
-                        name,
-                        "it is among both the training and the test images; expected one of the two",
-                    )
-                )
-            elif len(images) != n_channels or not all(image.is_file() for image in images):
-                text = f"{sum(image.is_file() for image in images)} of {n_channels} image channels were found"
-                findings.append(found("missing_image", name, text))
-            elif label is not None and label.is_file():
+    for part, cases in ((POOL, dataset.images), (TEST, dataset.test_images)):
+        for name, images in cases.items():
+            label = dataset.label_file(name)
+            if label.is_file():
                 labelled.append(SourceCase(name, images, label, part=part))
-            elif part == TEST:
+                continue
+            meant = meant_instead(label, dataset.file_ending)
+            if part == TEST and not meant:
                 unlabelled.append(name)
                 findings.append(found("unlabelled_image", name, f"{images[0].name} has no label in labelsTs", "info"))
             else:
-                findings.append(found("missing_label", name, f"there is the image {images[0].name}, but no label"))
+                text = f"there is the image {images[0].name}, but no label. {meant}"
+                findings.append(found("missing_label", name, text.rstrip(". ")))
     return labelled, unlabelled, findings
 
 
-def _listed(folder: Path, content: dict[str, Any]) -> dict[str, tuple[tuple[Path, ...], Path | None]]:
-    return {
-        name: (
-            tuple(folder / os.path.expandvars(file) for file in entry["images"]),
-            folder / os.path.expandvars(entry["label"]),
-        )
-        for name, entry in content["dataset"].items()
-    }
+def _judged_by_reader(dataset: RawDataset, findings: list[Finding]) -> list[Finding]:
+    """Make a finding on the axes of a case an error if the reader of the dataset, with which a round would read it,
+    refuses its image or its label."""
+    return [
+        replace(finding, severity="error")
+        if finding.code == "non_orthonormal" and not _opens(dataset, finding.case)
+        else finding
+        for finding in findings
+    ]
 
 
-def _in_folders(folder: Path, part: str, ending: str) -> dict[str, tuple[tuple[Path, ...], Path | None]]:
-    """Find cases by the names of images and labels. Returns name -> (images, label or None)."""
-    images: dict[str, list[Path]] = {}
-    for file in _files(folder / f"images{part}", ending):
-        match = re.fullmatch(r"(.+)_\d{4}", file.name.removesuffix(ending))
-        if match:
-            images.setdefault(match[1], []).append(file)
-    labels = {file.name.removesuffix(ending): file for file in _files(folder / f"labels{part}", ending)}
-    return {name: (tuple(images.get(name, ())), labels.get(name)) for name in sorted({*images, *labels})}
-
-
-def _files(folder: Path, ending: str) -> Iterator[Path]:
-    if folder.is_dir():
-        yield from sorted(
-            file for file in folder.iterdir() if file.name.endswith(ending) and not file.name.startswith(".")
-        )
+def _opens(dataset: RawDataset, case: str) -> bool:
+    try:
+        for file in (*dataset.images_of(case), dataset.label_file(case)):
+            read_grid(file, dataset.reader)
+    except Exception:  # readers raise exceptions of many types
+        return False
+    return True
 
 
 def _read_all(cases: list[PlannedCase], conversion: Conversion, num_processes: int | None) -> dict[str, Record]:

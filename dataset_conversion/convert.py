@@ -19,7 +19,7 @@ from nnunet_assft.dataset_conversion.apply import (
     require_untouched,
     verify,
 )
-from nnunet_assft.dataset_conversion.case_conversion import Conversion, merged_findings
+from nnunet_assft.dataset_conversion.case_conversion import Conversion, absent_structures, merged_findings
 from nnunet_assft.dataset_conversion.datasets import DATASETS, DatasetRow
 from nnunet_assft.dataset_conversion.file_placement import possible_mode, require_space
 from nnunet_assft.dataset_conversion.findings import Finding, errors, found, ordered
@@ -39,6 +39,9 @@ from nnunet_assft.dataset_conversion.source_cases import Sources, collect
 from nnunet_assft.dataset_conversion.splits import SPLITS, read_split_file
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.files import sha256_of, write_text
+from nnunet_assft.runtime.text import count
+from nnunet_assft.volumes.dataset_json import check_channel_names, check_labels
+from nnunet_assft.volumes.names import DATASET, dataset_id, shown
 
 REPORT = "conversion_report"
 
@@ -52,6 +55,8 @@ def scan(name: str, roots: Sequence[Path], raw: Path, dataset: str | None, optio
     lists = read_split_file(options.split_file) if options.split_file else None
     sources = collect(DATASETS[name], roots)
     row = _renamed(sources.row, dataset)
+    check_channel_names({"0": row.channel}, f"dataset.json of {row.folder}")
+    check_labels(row.target_labels, f"dataset.json of {row.folder}")
     _refuse_own_folder(roots, raw / row.folder)
     split = row.split if options.split == "default" else options.split
     label_map, findings = _label_map(row, sources)
@@ -102,7 +107,15 @@ def convert(
     if mode == "copy" and not manifest.cases:
         require_space(plan.folder, sum(case.image_bytes + case.label_bytes for case in plan.cases))
     records = apply(plan.cases, conversion, manifest, options, say)
-    findings = ordered([*plan.findings, *merged_findings(list(records.values())), *duplicates(records)])
+    structures = {name: value for name, value in plan.row.target_labels.items() if value}
+    findings = ordered(
+        [
+            *plan.findings,
+            *merged_findings(list(records.values())),
+            *duplicates(records),
+            *absent_structures(records.values(), structures),
+        ]
+    )
     _write_results(plan, manifest, findings, mode, message)
     return records, findings
 
@@ -144,9 +157,21 @@ def dataset_folder(name: str, raw: Path, dataset: str | None) -> Path:
             f"{name} stands for many datasets, and the one that is meant is unknown. Give its id or its folder name "
             "with -d."
         )
-    folders = sorted(raw.glob(f"Dataset{int(dataset):03d}_*")) if dataset.isdigit() else [raw / dataset]
-    if len(folders) != 1 or not folders[0].is_dir():
-        raise AssftError(f"Dataset {dataset} was not found in {raw}. Give the id of a converted dataset with -d.")
+    return existing_folder(raw, dataset)
+
+
+def existing_folder(raw: Path, dataset: str) -> Path:
+    """Return the folder of the dataset with this id or name. Raises `AssftError` unless there is exactly one."""
+    number = dataset_id(dataset)
+    if number is None:
+        DATASET.check(dataset, "-d")
+    folders = [raw / dataset] if number is None else sorted(raw.glob(f"Dataset{number:03d}_*"))
+    folders = [folder for folder in folders if folder.is_dir()]
+    if len(folders) != 1:
+        raise AssftError(
+            f"-d {dataset}: {count(len(folders), 'dataset')} of this id or name in {raw}; expected one. Give an id "
+            "from 1 to 999 or the name of a folder."
+        )
     return folders[0]
 
 
@@ -187,10 +212,13 @@ def _renamed(row: DatasetRow, dataset: str | None) -> DatasetRow:
             "The download does not state the id of its dataset, as a folder name such as Task04_Hippocampus would. "
             "Choose an id with -d."
         )
-    match = re.fullmatch(r"(?:Dataset)?(\d{1,3})(?:_(\w+))?", dataset or str(row.id))
+    wanted = str(row.id) if dataset is None else dataset
+    match = re.fullmatch(r"(?:Dataset)?([0-9]{1,3})(?:_(\w+))?", wanted)
     if match is None or int(match[1]) == 0:
-        raise AssftError(f"-d is {dataset}; expected an id from 1 to 999, or a name such as Dataset218_NAME.")
-    return replace(row, id=int(match[1]), name=match[2] or row.name)
+        raise AssftError(f"The dataset is {shown(wanted)}; expected -d with an id from 1 to 999 or Dataset218_NAME.")
+    renamed = replace(row, id=int(match[1]), name=match[2] or row.name)
+    DATASET.check(renamed.folder, "-d")
+    return renamed
 
 
 def _label_map(row: DatasetRow, sources: Sources) -> tuple[LabelMap, list[Finding]]:

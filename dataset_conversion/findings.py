@@ -42,6 +42,7 @@ CODES = {
     "other_file_ending": Code(
         ERROR, "an image ends differently from most", "All images need the same ending; compress or unpack the file."
     ),
+    "bad_name": Code(ERROR, "a file or a case has a name that cannot be used", "Rename the files of the case."),
     # the dataset is not written
     "dataset_id_clash": Code(
         ERROR, "another dataset has this id", "Choose a free id with -d, or remove the other dataset."
@@ -55,7 +56,12 @@ CODES = {
     ),
     # to look at
     "non_orthonormal": Code(
-        WARNING, "the axes are not at right angles", "ITK may refuse the file; NibabelIOWithReorient reads it."
+        WARNING,
+        "the axes are not at right angles",
+        "ITK may refuse the file; NibabelIOWithReorient reads it (overwrite_image_reader_writer in dataset.json).",
+    ),
+    "absent_structure": Code(
+        WARNING, "structures that no label has", "Check that these are the right labels for this dataset."
     ),
     "empty_label": Code(WARNING, "a label is all background", "Check whether the case was ever annotated."),
     "ct_range": Code(WARNING, "the intensities are not those of a CT in HU", "Look at the image."),

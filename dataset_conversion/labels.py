@@ -6,6 +6,7 @@ All spellings of a structure become one name, and ids of two datasets are relate
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,9 +41,15 @@ def read_label_table(labels: Any) -> dict[str, int]:
     try:
         if all(str(key).isdigit() for key in labels):
             return {str(name): int(key) for key, name in labels.items()}
-        return {str(name): int(value) for name, value in labels.items()}
+        return {str(name): _whole_number(value) for name, value in labels.items()}
     except (TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"labels are {labels!r}; expected names and integers") from error
+        raise ValueError(f"labels are {reprlib.repr(labels)}; expected names and integers") from error
+
+
+def _whole_number(value: Any) -> int:
+    if isinstance(value, float) and not value.is_integer():
+        raise ValueError(f"{value} is not a whole number")
+    return int(value)
 
 
 @dataclass(frozen=True)

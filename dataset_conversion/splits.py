@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from nnunet_assft.dataset_conversion.source_cases import POOL, TEST, SourceCase
 from nnunet_assft.errors import AssftError
 from nnunet_assft.nnunet_names import SPLIT_SEED
 from nnunet_assft.runtime.files import read_json
+from nnunet_assft.volumes.names import CASE_ID
 
 LARGEST_TEST_SHARE = 3  # at most a third of a small copy becomes the test set
 
@@ -58,7 +58,7 @@ def read_split_file(file: Path) -> tuple[set[str], set[str]]:
     """Read pool and test of a JSON file `{"pool": [...], "test": [...]}`. Raises `AssftError` for any other content."""
     try:
         content = read_json(file)
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise AssftError(
             f"--split_file {file} cannot be read: {error}. Expected JSON with the lists 'pool' and 'test'."
         ) from error
@@ -68,4 +68,6 @@ def read_split_file(file: Path) -> tuple[set[str], set[str]]:
             f"--split_file {file} does not hold the two lists of case ids 'pool' and 'test'. Write it as "
             '{"pool": ["case_a", ...], "test": ["case_b", ...]}.'
         )
+    for case in (*content[POOL], *content[TEST]):
+        CASE_ID.check(case, f"--split_file {file}")
     return set(content[POOL]), set(content[TEST])

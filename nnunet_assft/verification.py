@@ -21,7 +21,7 @@ from nnunet_assft.runtime.cached import kept_result
 from nnunet_assft.runtime.files import sha256_file, sha256_of
 from nnunet_assft.trainers.stage_file import read_stage_file
 from nnunet_assft.volumes.accepted_geometry import AcceptedGeometry
-from nnunet_assft.volumes.raw_dataset import RawDataset, find_dataset
+from nnunet_assft.volumes.raw_dataset import RawDataset
 
 MADE_AGAIN = "It is made again when the experiment goes on."
 
@@ -42,7 +42,7 @@ class Verified(NamedTuple):
 
 def verify(experiment: Experiment) -> Verified:
     """Check all files of an experiment, with the raw images and the labels that it has used. Nothing is changed."""
-    findings, checks = [], list(_checks(experiment, find_dataset(experiment.dataset)))
+    findings, checks = [], list(_checks(experiment, experiment.raw_dataset()))
     for check in tqdm(checks, desc="verifying", unit="item", leave=False):
         try:
             check.check()

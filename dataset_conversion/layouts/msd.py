@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import reprlib
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -36,7 +37,8 @@ def msd(row: DatasetRow, roots: list[Path]) -> Sources:
     for entry in entries if isinstance(entries, list) else [entries]:
         if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("image", "label")):
             raise AssftError(
-                f"{file} lists {entry!r} under 'training'; expected an image and a label. Unpack the task again."
+                f"{file} lists {reprlib.repr(entry)} under 'training'; expected an image and a label. Unpack the task "
+                "again."
             )
         image, label = (Path(os.path.normpath(root / entry[key])) for key in ("image", "label"))
         case = sources.case(stem_of(image) or image.name)
@@ -58,13 +60,17 @@ def _completed(row: DatasetRow, sources: Sources, root: Path) -> DatasetRow:
     """Return the row with the id and name of the task's folder, and with what its dataset.json states."""
     content = sources.dataset_json
     modality = content.get("modality") or content.get("channel_names") or {}
-    channels = list(modality.values() if isinstance(modality, dict) else modality)
+    channels = list(modality.values()) if isinstance(modality, dict) else modality
+    channels = channels if isinstance(channels, list) else [channels]
     if len(channels) != 1:
         raise AssftError(
             f"This task has {len(channels)} channels in 4D images, but images are never rewritten here. "
             "Use nnUNetv2_convert_MSD_dataset, then nnUNetv2_assft_convert check."
         )
     by_id = sorted((value, name) for name, value in (sources.labels or {}).items())
+    n_training = content.get("numTraining")
+    if n_training is not None and not isinstance(n_training, int):
+        raise AssftError(f"numTraining of this task is {reprlib.repr(n_training)}; expected a number. Unpack it again.")
     if [value for value, _ in by_id] != list(range(len(by_id))):
         raise AssftError(f"The labels of this task are {sources.labels}; expected the ids 0, 1, 2, ... without gaps.")
     names = (re.fullmatch(r"Task(\d+)_(\w+)", part) for part in reversed(root.parts))
@@ -79,6 +85,6 @@ def _completed(row: DatasetRow, sources: Sources, root: Path) -> DatasetRow:
         reference=str(content.get("reference", row.reference)),
         release=str(content.get("release", "")),
         licence=str(content.get("licence", row.licence)),
-        expected_labels=content.get("numTraining"),
-        expected_cases=content.get("numTraining"),
+        expected_labels=n_training,
+        expected_cases=n_training,
     )

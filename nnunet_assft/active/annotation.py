@@ -11,7 +11,7 @@ from nnunet_assft.errors import AssftError, WaitingForAnnotation
 from nnunet_assft.runtime.cached import cached, cached_or_none, kept_result
 from nnunet_assft.runtime.cases import for_each_case
 from nnunet_assft.runtime.sealed import read_sealed
-from nnunet_assft.volumes.raw_dataset import RawDataset, find_dataset
+from nnunet_assft.volumes.raw_dataset import RawDataset
 
 REMEDY = (
     "Restore it from a backup. If nobody can, move it away; if the round had proceeded without some labels, run it "
@@ -131,4 +131,4 @@ def queried_cases(experiment: Experiment, r: int) -> list[str]:
 
 def labels_to_come(experiment: Experiment, r: int) -> list[str]:
     """Return the cases that count as queried in round r and have no label yet."""
-    return missing_labels(find_dataset(experiment.dataset), counted_cases(experiment, r, queried_cases(experiment, r)))
+    return missing_labels(experiment.raw_dataset(), counted_cases(experiment, r, queried_cases(experiment, r)))

@@ -18,7 +18,7 @@ from nnunet_assft.errors import DamagedFileError
 from nnunet_assft.planning.preprocessing import forget, load_image, load_properties, preprocess_images, whole_files
 from nnunet_assft.volumes.accepted_geometry import is_accepted
 from nnunet_assft.volumes.labels import find_misfit, misplaced, read_label
-from nnunet_assft.volumes.raw_dataset import RawDataset, find_dataset
+from nnunet_assft.volumes.raw_dataset import RawDataset
 
 Read = TypeVar("Read")
 
@@ -83,5 +83,5 @@ class Context:
 
 def open_context(experiment: Experiment, device: torch.device) -> Context:
     """Open the dataset and the plans of an experiment. See `prepare` for what is checked, and made again if need be."""
-    dataset = find_dataset(experiment.dataset)
+    dataset = experiment.raw_dataset()
     return Context(experiment, dataset, *prepare(experiment, dataset), device)

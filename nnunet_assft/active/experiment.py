@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import version
@@ -51,7 +50,7 @@ def create_experiment(
             existing = _existing(wanted)
             if existing is None:
                 return _create(dataset, wanted, num_processes)
-    prepare(existing, dataset, num_processes)
+    prepare(existing, existing.raw_dataset(), num_processes)
     return existing
 
 
@@ -70,13 +69,14 @@ def _create(dataset: RawDataset, wanted: Experiment, num_processes: int | None) 
     num_processes = _processes(num_processes, images)
     checksums = check_images(images, dataset.reader, paths.fingerprint_cases, num_processes=num_processes)
     fingerprint = combine_fingerprint(wanted.pool, paths.fingerprint_cases)  # test images do not influence the plans
-    plans = _plan(wanted, fingerprint)
+    plans = _plan(wanted, dataset, fingerprint)
     _write_plans(paths, plans, fingerprint)
     report = write_initial_network(paths.initial_network, plans, dataset.dataset_json, wanted.settings)
     _preprocess(dataset, wanted, plans, images, checksums, num_processes)  # last, as it takes longest
     experiment = dataclasses.replace(
         wanted,
         encoder_report=report,
+        reader=plans["image_reader_writer"],
         initial_network_sha256=weights_sha256(load_weights(paths.initial_network)),
         checksums={
             "plans": sha256_of(plans),
@@ -92,8 +92,6 @@ def _create(dataset: RawDataset, wanted: Experiment, num_processes: int | None) 
 
 def _decide(dataset: RawDataset, name: str, settings: Settings) -> Experiment:
     """Return the experiment with everything that follows from the settings and the list of cases alone."""
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-        raise AssftError(f"-e {name!r}: expected an experiment name of letters, digits, _ and - only.")
     settings = settings.resolved(dataset.name)
     if settings.options.ignore_margin > 0 and "ignore" not in dataset.labels:
         raise AssftError(
@@ -116,11 +114,11 @@ def _decide(dataset: RawDataset, name: str, settings: Settings) -> Experiment:
     )
 
 
-def _plan(experiment: Experiment, fingerprint: dict[str, Any]) -> dict[str, Any]:
+def _plan(experiment: Experiment, dataset: RawDataset, fingerprint: dict[str, Any]) -> dict[str, Any]:
     """Return nnU-Net's plans with the additional entry `assft`, which our trainers read."""
     settings = experiment.settings
     plans = plan_from_images(
-        experiment.dataset,
+        dataset,
         fingerprint,
         plans_name=experiment.paths.plans_name,
         domain_patch_size=DOMAINS[settings.domain].patch_size,

@@ -11,6 +11,7 @@ from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
 from nnunet_assft.planning.planner import CONFIGURATION
 from nnunet_assft.runtime.files import inside
 from nnunet_assft.trainers.folds import TRAINERS, fold_of, training_set_of
+from nnunet_assft.volumes.names import EXPERIMENT
 
 
 @dataclass(frozen=True)
@@ -18,12 +19,16 @@ class ExperimentPaths:
     """The paths of one experiment.
 
     dataset: its folder name, such as `Dataset218_NAME`. experiment: its name. pseudo_labels_with_results: whether
-    pseudo-labels lie with the results, because the raw dataset can only be read; `Experiment.paths` knows it.
+    pseudo-labels lie with the results, because the raw dataset can only be read; `Experiment.paths` knows it. Raises
+    `AssftError` for a name that no experiment or comparison can have, because it would become a part of paths.
     """
 
     dataset: str
     experiment: str
     pseudo_labels_with_results: bool = False
+
+    def __post_init__(self) -> None:
+        EXPERIMENT.check(self.experiment)
 
     def command(self, name: str, *arguments: str) -> str:
         """Return a command line for this experiment, for messages: `nnUNetv2_assft_round -d 218 -r 3`."""

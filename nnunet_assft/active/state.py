@@ -66,6 +66,7 @@ class Experiment:
     permutation: tuple[str, ...]  # random order of the pool; the first case is x_1, unless first_case is `medoid`
     encoder_report: dict[str, Any] | None = None  # on the pre-trained weights; None if the encoder starts at random
     initial_network_sha256: str = ""
+    reader: str = ""  # nnU-Net's reader of the images and labels
     checksums: dict[str, str] = field(default_factory=dict)  # of plans, fingerprint, images, and the labels' meaning
     versions: dict[str, str] = field(default_factory=dict)
     pseudo_labels_with_results: bool = False  # because the raw dataset could only be read when this was planned
@@ -93,6 +94,11 @@ class Experiment:
     def command(self, name: str, *arguments: str) -> str:
         """Return a command line for this experiment, for messages: `nnUNetv2_assft_round -d 218 -r 3`."""
         return self.paths.command(name, *arguments)
+
+    def raw_dataset(self) -> RawDataset:
+        """Find the raw dataset, with the reader that was chosen when the experiment was planned."""
+        dataset = find_dataset(self.dataset)
+        return dataset.read_with(self.reader) if self.reader else dataset
 
     def save(self) -> None:
         write_sealed(self.paths.experiment_file, asdict(self))
@@ -291,7 +297,7 @@ def damaged_files(experiment: Experiment, done: Round) -> list[Path]:
     `restore_tables` needs no more than the steps. A folder of predictions or pseudo-labels that was deleted as a whole
     is not missed.
     """
-    paths, r, dataset = experiment.paths, done.round, find_dataset(experiment.dataset)
+    paths, r, dataset = experiment.paths, done.round, experiment.raw_dataset()
     damaged = [file for step in STEPS if (file := paths.step_file(r, step)).is_file() and not _is_sound(file)]
     if not paths.result(done.model.checkpoint).is_file():
         damaged.append(paths.result(done.model.checkpoint))
@@ -327,7 +333,7 @@ def _damaged_pseudo_labels(paths: ExperimentPaths, done: Round, dataset: RawData
 
 def _require_the_same_labels(experiment: Experiment, r: int, damaged: list[Path]) -> None:
     """Raise `AssftError` unless round r can be run again with the labels that it was trained on."""
-    dataset, stage_file = find_dataset(experiment.dataset), experiment.paths.stage_file(r, "supervised")
+    dataset, stage_file = experiment.raw_dataset(), experiment.paths.stage_file(r, "supervised")
     for case, entry in read_stage_file(stage_file)["cases"].items():
         label = dataset.label_file(case)
         if not label.is_file() or sha256_file(label) != entry["label_sha256"]:

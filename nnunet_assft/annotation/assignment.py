@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.ranges import check
+from nnunet_assft.volumes.names import ANNOTATOR
 
 
 def assign(cases: Sequence[str], annotators: Sequence[str], double_read: float = 0.0) -> dict[str, tuple[str, ...]]:
@@ -38,12 +38,8 @@ def check_annotators(annotators: Sequence[str], double_read: float) -> None:
     check("double_read", double_read)
     if double_read and len(annotators) < 2:
         raise AssftError("--double_read needs at least two names after --annotators.")
-    bad = [name for name in annotators if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name)]
-    if bad:
-        raise AssftError(
-            f"--annotators {bad[0]!r} cannot be the name of a folder; expected letters, digits, _ and -, beginning "
-            "with a letter or digit."
-        )
+    for name in annotators:
+        ANNOTATOR.check(name, "--annotators")
     if not annotators or len({name.lower() for name in annotators}) < len(annotators):
         raise AssftError(
             f"--annotators {' '.join(annotators)}: expected names that differ in more than upper and lower case."

@@ -34,7 +34,8 @@ from nnunet_assft.runtime.files import (
 )
 from nnunet_assft.runtime.sealed import read_sealed, write_sealed
 from nnunet_assft.volumes.display import window_of
-from nnunet_assft.volumes.raw_dataset import PLAIN_READERS, RawDataset
+from nnunet_assft.volumes.raw_dataset import RawDataset
+from nnunet_assft.volumes.readers import PLAIN_READERS
 
 EXPORT_FILE = "export.json"
 

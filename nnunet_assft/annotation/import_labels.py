@@ -113,7 +113,7 @@ class _Import:
     def target(self) -> Path:
         case, dataset = self.returned.case, self.context.dataset
         if self.returned.is_first:
-            return dataset.label_file(case)
+            return dataset.label_to_write(case)
         return self.context.paths.second_reading(self.returned.annotator or "", case, dataset.file_ending)
 
     def run(self, earlier: Sequence[LabelSummary]) -> _Outcome:

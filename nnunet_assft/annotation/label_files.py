@@ -14,6 +14,7 @@ import SimpleITK as sitk
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.text import some
 from nnunet_assft.volumes.grid import Grid, itk_grid, read_itk_grid
+from nnunet_assft.volumes.names import simplified
 from nnunet_assft.volumes.nifti import refuse_damaged_nifti
 
 ENDINGS = (".seg.nrrd", ".nrrd", ".nii.gz", ".nii")  # .seg.nrrd before .nrrd
@@ -185,12 +186,10 @@ def _segments(image: sitk.Image, layers: np.ndarray, labels: Mapping[str, int]) 
 
 
 def _structure_named(name: str, labels: Mapping[str, int]) -> str:
-    """Return the structure with the name of a segment, or else the only one whose `_normal` name is the same."""
-    alike = [known for known in labels if _normal(known) == _normal(name)]
-    if name in labels or len(alike) == 1:
-        return name if name in labels else alike[0]
-    if alike:
-        raise AssftError(f"segment {name!r} could be {' or '.join(alike)}. Give it one of these names in Slicer.")
+    """Return the structure whose `simplified` name is that of a segment; no two structures have the same."""
+    known = next((known for known in labels if simplified(known) == simplified(name)), None)
+    if known is not None:
+        return known
     raise AssftError(
         f"segment {name!r} is not a structure of the dataset; expected {', '.join(labels)}. Rename it in Slicer, or "
         "delete it if it was only a drawing aid."
@@ -218,11 +217,6 @@ def _require_within_extent(voxels: np.ndarray, extent: tuple[int, ...] | None, n
             f"segment {name!r} has {outside} voxels outside of the extent that the file gives it ({shown}); Slicer "
             "would not show them. Save it from Slicer again."
         )
-
-
-def _normal(name: str) -> str:
-    """Return a name without upper case and without anything but letters and digits, for comparing names."""
-    return "".join(c for c in name.casefold() if c.isalnum())
 
 
 def _text(image: sitk.Image, key: str) -> str:

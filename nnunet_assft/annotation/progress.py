@@ -10,7 +10,6 @@ from typing import Any
 from nnunet_assft.active.annotation import AnnotationRequest
 from nnunet_assft.active.state import Experiment
 from nnunet_assft.annotation.minutes import read_annotation
-from nnunet_assft.volumes.raw_dataset import find_dataset
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Progress:
 
 def progress(experiment: Experiment, request: AnnotationRequest) -> list[Progress]:
     """Return one row per case and annotator, in the order of the work list."""
-    dataset = find_dataset(experiment.dataset)
+    dataset = experiment.raw_dataset()
     rows = []
     for case in request.cases:
         file = experiment.paths.annotation_file(case)

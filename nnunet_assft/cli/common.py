@@ -171,6 +171,11 @@ def run(
 
 
 def _one_line(error: Exception) -> str:
+    """Return the message of an error, in which a newline or anything else that cannot be printed is escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in _message(error))
+
+
+def _message(error: Exception) -> str:
     full = _full_disk(error)
     if full:
         return f"the disk that holds {full} is full. Free some space and run the same command again; nothing is lost."

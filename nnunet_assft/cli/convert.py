@@ -113,10 +113,11 @@ def check(args: argparse.Namespace, options: ConversionOptions) -> int:
     """Check a raw dataset given by its folder or id, and write a report. Returns 1 if there is an error."""
     from nnunet_assft.dataset_conversion.check import REPORT
     from nnunet_assft.dataset_conversion.check import check as check_dataset
+    from nnunet_assft.dataset_conversion.convert import existing_folder
 
     if (not args.i) == (not args.d) or len(args.i or [0]) > 1:
         parser().error("check takes one dataset: -i FOLDER or -d ID")
-    folder = args.i[0] if args.i else _dataset_by_id(args.d)
+    folder = args.i[0] if args.i else existing_folder(raw_folder(), args.d)
     report = check_dataset(folder, options.tolerances, options.num_processes, voxels=not args.dry_run)
     print_table(report.counts)
     code = finish(report.findings)
@@ -169,17 +170,6 @@ def raw_folder() -> Path:
             "Create the folder, then run export nnUNet_raw=FOLDER."
         )
     return Path(os.path.abspath(raw))  # absolute, because dataset.json may list files in it
-
-
-def _dataset_by_id(dataset: str) -> Path:
-    raw = raw_folder()
-    folders = sorted(raw.glob(f"Dataset{int(dataset):03d}_*")) if dataset.isdigit() else [raw / dataset]
-    if len(folders) != 1:
-        raise AssftError(
-            f"{len(folders)} datasets with the id {dataset} were found in {raw}; expected one. Give the "
-            "name of the dataset with -d, or its folder with -i."
-        )
-    return folders[0]
 
 
 def print_table(rows: Iterable[tuple[str, int | None, int]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from nnunet_assft.cli.common import add_device, choose_device, file_name, load_experiment, make_parser, number, run
 from nnunet_assft.errors import AssftError
@@ -57,15 +58,15 @@ def predict(args: argparse.Namespace) -> None:
         tile_step_size=args.step_size, use_mirroring=not args.disable_tta, device=choose_device(args.device)
     )
     predictor.initialize_from_trained_model_folder(str(experiment.paths.model_folder(done[r].model.stage)), (r,))
-    file_ending = predictor.dataset_json["file_ending"]
+    images = list_cases(args.i, predictor.dataset_json)
     # divided here, because nnU-Net's sequential prediction (-npp 0 -nps 0) would take all cases
-    cases = list_cases(str(args.i), file_ending)[args.part_id :: args.num_parts]
-    if not cases:
+    part = list(images)[args.part_id :: args.num_parts]
+    if not part:
         print("This part contains no case.")
         return
     require_folder(args.o, "-o")
-    n = len(f"_0000{file_ending}")
-    targets = [str(args.o / Path(files[0]).name[:-n]) for files in cases]
+    cases = [[str(file) for file in images[case]] for case in part]
+    targets = [str(args.o / case) for case in part]
     overwrite = not args.continue_prediction
     if args.npp == 0 and args.nps == 0:
         predictor.predict_from_files_sequential(cases, targets, args.save_probabilities, overwrite)
@@ -83,21 +84,26 @@ def predict(args: argparse.Namespace) -> None:
         ) from error
 
 
-def list_cases(folder: str, file_ending: str) -> list[list[str]]:
-    """Return the image files of every case in a folder, one per channel.
+def list_cases(folder: Path, dataset_json: dict[str, Any]) -> dict[str, tuple[Path, ...]]:
+    """Return the image files of every case in a folder, case id -> one file per channel.
 
-    Raises `AssftError` if there is no image or a name has no channel number.
+    dataset_json: that of the model. Raises `AssftError` if there is no image, or one that has another name or lacks a
+    channel.
     """
-    from nnunetv2.utilities.utils import create_lists_from_splitted_dataset_folder
+    from nnunet_assft.volumes.image_files import list_images
+    from nnunet_assft.volumes.raw_dataset import channels_of
 
-    cases: list[list[str]] = create_lists_from_splitted_dataset_folder(folder, file_ending)
-    if not cases or not all(cases):  # nnU-Net lists an image without a channel in its name as a case without files
-        found = "images that are not" if cases else "no image"
+    if not folder.is_dir():
+        found = "is a file" if folder.exists() else "does not exist"
+        raise AssftError(f"-i {folder} {found}. Give a folder of images named CASE_0000{dataset_json['file_ending']}.")
+    images = list_images(folder, dataset_json["file_ending"], channels_of(dataset_json), any_id=True)
+    images.require_sound()
+    if not images.cases:
         raise AssftError(
-            f"{folder} holds {found} named CASE_0000{file_ending}; 0000 is the channel. "
-            "Link or copy the images under such names into a separate folder."
+            f"{images.describe_emptiness()} 0000 is the channel. Link or copy the images under such names into a "
+            "separate folder."
         )
-    return cases
+    return images.cases
 
 
 def main(argv: list[str] | None = None) -> None:

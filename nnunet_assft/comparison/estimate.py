@@ -16,8 +16,9 @@ from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
 from nnunet_assft.comparison.arms import Comparison
-from nnunet_assft.planning.planner import CONFIGURATION, scratch_preprocessed_folder
-from nnunet_assft.runtime.files import read_json, write_json
+from nnunet_assft.planning.planner import CONFIGURATION, scratch_folders
+from nnunet_assft.runtime.files import read_json
+from nnunet_assft.volumes.raw_dataset import RawDataset
 
 MIRRORINGS = 8
 ONLINE_VALIDATION = 1.1  # nnU-Net validates for a fifth as many iterations as it trains, with forward passes only
@@ -44,7 +45,7 @@ def estimate(comparison: Comparison, device: torch.device) -> str:
     ours = _times(read_json(experiment.paths.plans)["configurations"][CONFIGURATION], shape, device)
     stock = None
     if any(arm.is_nnunet for arm in comparison.arms):
-        stock = _times(_stock_plan(experiment.dataset, fingerprint), shape, device)
+        stock = _times(_stock_plan(experiment.raw_dataset(), fingerprint), shape, device)
     pool, test = len(experiment.pool), len(experiment.test)
     seconds, left = 0.0, 0
     runs = [(part, arm, seed) for part in comparison.folds for arm in comparison.arms for seed in comparison.seeds]
@@ -94,11 +95,10 @@ def _windows(shape: np.ndarray, patch_size: Sequence[int]) -> int:
     return math.prod(math.ceil(max(0, s - p) / (p / 2)) + 1 for s, p in zip(shape, patch_size, strict=True))
 
 
-def _stock_plan(dataset: str, fingerprint: dict[str, Any]) -> dict[str, Any]:
+def _stock_plan(dataset: RawDataset, fingerprint: dict[str, Any]) -> dict[str, Any]:
     """Return roughly the plan that nnU-Net will make, from the images of the whole pool and without labels."""
-    with scratch_preprocessed_folder() as scratch, redirect_stdout(StringIO()):
-        write_json(scratch / dataset / "dataset_fingerprint.json", fingerprint)
-        plan = ExperimentPlanner(dataset).plan_experiment()["configurations"][CONFIGURATION]
+    with scratch_folders(dataset, fingerprint), redirect_stdout(StringIO()):
+        plan = ExperimentPlanner(dataset.name).plan_experiment()["configurations"][CONFIGURATION]
     return {**plan, "batch_size": 2}  # nnU-Net plans batches of two for few cases
 
 

@@ -32,7 +32,8 @@ class _Job:
 
     @property
     def inputs(self) -> dict[str, Any]:
-        return {"version": VERSION, "files": signature(self.images)}
+        reader = type(self.reader).__name__  # readers differ in the order of the axes
+        return {"version": VERSION, "reader": reader, "files": signature(self.images)}
 
 
 def check_images(

@@ -12,12 +12,14 @@ from typing import Any
 
 from nnunetv2.experiment_planning.experiment_planners import default_experiment_planner
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 from nnunet_assft.errors import AssftError
 from nnunet_assft.network.presets import PRESETS
 from nnunet_assft.nnunet_names import known_to
 from nnunet_assft.planning.choices import NORMALIZATIONS
 from nnunet_assft.runtime.files import read_json, sha256_of, write_json
+from nnunet_assft.volumes.raw_dataset import RawDataset
 
 CONFIGURATION = "3d_fullres"
 DIVISOR = 16  # the network halves the patch four times
@@ -28,13 +30,15 @@ BATCH_SIZE = 2
 class ASSFTPlanner(ExperimentPlanner):
     """Planner of the configuration `3d_fullres` alone.
 
-    The patch size is `domain_patch_size`, or nnU-Net's own choice rounded to multiples of 16. `plan_from_images` sets
-    the attributes below; with their defaults, the class can be used like any nnU-Net planner.
+    The patch size is `domain_patch_size`, or nnU-Net's own choice rounded to multiples of 16, and the reader of the
+    plans is `reader`, or nnU-Net's own choice. `plan_from_images` sets the attributes below; with their defaults, the
+    class can be used like any nnU-Net planner.
     """
 
     domain_patch_size: tuple[int, int, int] | None = None
     preset: str = "ctfm"
     normalization: str = "percentile"
+    reader: type[BaseReaderWriter] | None = None
 
     # nnU-Net builds planners with these parameters
     def __init__(
@@ -54,6 +58,11 @@ class ASSFTPlanner(ExperimentPlanner):
             overwrite_target_spacing,
             suppress_transpose,
         )
+
+    def determine_reader_writer(self) -> type[BaseReaderWriter]:
+        """Return the reader that the plans record."""
+        reader: type[BaseReaderWriter] = self.reader or super().determine_reader_writer()
+        return reader
 
     def get_plans_for_configuration(self, spacing: Any, median_shape: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Return nnU-Net's plan of a configuration; a 3D one gets our network, patch, batch and normalisation."""
@@ -102,7 +111,7 @@ def network_plan(preset: str) -> dict[str, Any]:
 
 # six parameters: everything that the plans depend on
 def plan_from_images(
-    dataset_name: str,
+    dataset: RawDataset,
     fingerprint: dict[str, Any],
     *,
     plans_name: str,
@@ -112,31 +121,44 @@ def plan_from_images(
 ) -> dict[str, Any]:
     """Return the plans for a fingerprint that was computed from images alone.
 
-    nnU-Net's planner reads a fingerprint file and writes files beside it. It is given a temporary folder in place of
-    nnUNet_preprocessed, so that a stock fingerprint, for which every label was read, is neither used nor overwritten.
-    domain_patch_size: voxels (z, y, x), None for nnU-Net's own choice. preset, normalization: names in PRESETS and
-    NORMALIZATIONS.
+    The plans record the reader of the dataset. domain_patch_size: voxels (z, y, x), None for nnU-Net's own choice.
+    preset, normalization: names in PRESETS and NORMALIZATIONS.
     """
-    with scratch_preprocessed_folder() as scratch, redirect_stdout(StringIO()):
-        write_json(scratch / dataset_name / "dataset_fingerprint.json", fingerprint)
-        planner = ASSFTPlanner(dataset_name, plans_name=plans_name)
+    with scratch_folders(dataset, fingerprint) as preprocessed, redirect_stdout(StringIO()):
+        planner = ASSFTPlanner(dataset.name, plans_name=plans_name)
         planner.domain_patch_size, planner.preset, planner.normalization = domain_patch_size, preset, normalization
+        planner.reader = type(dataset.reader)
         planner.plan_experiment()
         planner.save_plans(planner.plans)  # converts all numbers to JSON types
-        plans: dict[str, Any] = read_json(scratch / dataset_name / f"{plans_name}.json")
+        plans: dict[str, Any] = read_json(preprocessed / f"{plans_name}.json")
     return {**plans, "configurations": {CONFIGURATION: plans["configurations"][CONFIGURATION]}}
 
 
 @contextmanager
-def scratch_preprocessed_folder() -> Iterator[Path]:
-    """Set nnUNet_preprocessed to an empty folder, so that a planner neither reads nor writes the real one."""
-    before = {key: os.environ.get(key) for key in ("nnUNet_preprocessed", "nnUNet_n_proc_DA")}
+def scratch_folders(dataset: RawDataset, fingerprint: dict[str, Any]) -> Iterator[Path]:
+    """Set nnUNet_raw and nnUNet_preprocessed to temporary folders for one of nnU-Net's planners.
+
+    The raw dataset in it names the images, so that nnU-Net does not list imagesTr, which it does in twelve processes
+    and stops at any file that it does not know. The preprocessed one, which is returned, holds the fingerprint, so that
+    a stock fingerprint, for which every label was read, is neither used nor overwritten.
+    """
+    before = {key: os.environ.get(key) for key in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_n_proc_DA")}
+    cases = {
+        case: {"images": [str(file) for file in files], "label": str(dataset.label_file(case))}
+        for case, files in dataset.images.items()
+    }
     with tempfile.TemporaryDirectory() as scratch:
-        os.environ["nnUNet_preprocessed"] = scratch
+        for name in ("nnUNet_raw", "nnUNet_preprocessed"):
+            os.environ[name] = str(Path(scratch, name))
+        write_json(
+            Path(scratch, "nnUNet_raw", dataset.name, "dataset.json"), {**dataset.dataset_json, "dataset": cases}
+        )
+        preprocessed = Path(scratch, "nnUNet_preprocessed", dataset.name)
+        write_json(preprocessed / "dataset_fingerprint.json", fingerprint)
         if before["nnUNet_n_proc_DA"] == "0":  # means no workers in training, but the planner needs a number of threads
             os.environ["nnUNet_n_proc_DA"] = "1"
         try:
-            yield Path(scratch)
+            yield preprocessed
         finally:
             for key, value in before.items():
                 if value is None:

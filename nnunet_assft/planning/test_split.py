@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from nnunet_assft.errors import AssftError
 from nnunet_assft.nnunet_names import SPLIT_SEED
+from nnunet_assft.runtime.files import read_json
 from nnunet_assft.runtime.text import count, some
+from nnunet_assft.volumes.image_files import meant_instead
+from nnunet_assft.volumes.names import CASE_ID
 from nnunet_assft.volumes.raw_dataset import RawDataset
 
 DEFAULT_TEST_FRACTION = "0.2"
@@ -21,7 +24,8 @@ def split(dataset: RawDataset, annotator: str, test_split: str | None) -> tuple[
     The function checks which label files exist, but opens none. test_split: a fraction of imagesTr; a fraction with a
     fold, such as `0.2@1` (folds are disjoint, and fold 0 is that of the fraction alone); a file of case ids; or None
     for the labelled cases of imagesTs if there are any, otherwise the default fraction, or no test cases for a human
-    annotator. Raises `AssftError` if labels are missing or the pool has fewer than two cases.
+    annotator. Raises `AssftError` if labels are missing, if those of a human annotator would be written outside of the
+    dataset, or if the pool has fewer than two cases.
     """
     labelled_test = tuple(case for case in dataset.test_images if dataset.label_file(case).is_file())
     if test_split is None and labelled_test:
@@ -29,18 +33,22 @@ def split(dataset: RawDataset, annotator: str, test_split: str | None) -> tuple[
     elif test_split is None and annotator == "human":
         pool, test, source = tuple(dataset.images), (), "none"
     else:
-        pool, test, source = _held_out(dataset, test_split or DEFAULT_TEST_FRACTION)
+        pool, test, source = _held_out(dataset, DEFAULT_TEST_FRACTION if test_split is None else test_split)
     missing = [case for case in (*pool, *test) if not dataset.label_file(case).is_file()]
     if missing and annotator == "oracle":
         raise AssftError(
             f"{len(missing)} cases of {dataset.name} have no label file ({some(missing)}). The oracle needs "
-            "all of them. Add them, or plan with --annotator human."
+            f"all of them. {_meant(dataset, missing)}Add them, or plan with --annotator human."
         )
     if unlabelled := [case for case in test if case in missing]:
         raise AssftError(
             f"{len(unlabelled)} test cases have no label ({some(unlabelled)}), and annotators are not asked "
-            "to label them. Add these labels, or leave out --test_split to run without test cases."
+            f"to label them. {_meant(dataset, unlabelled)}Add these labels, or leave out --test_split to run without "
+            "test cases."
         )
+    if annotator == "human":
+        for case in pool:
+            dataset.label_to_write(case)
     if len(pool) < 2:
         raise AssftError(
             f"The pool of {dataset.name} has {len(pool)} case; expected at least 2. Add images or hold out fewer cases."
@@ -48,8 +56,16 @@ def split(dataset: RawDataset, annotator: str, test_split: str | None) -> tuple[
     return pool, test, source
 
 
+def _meant(dataset: RawDataset, missing: Sequence[str]) -> str:
+    """Return a sentence about a file that is probably meant as the label of one of the first of these cases."""
+    sentences = (meant_instead(dataset.label_file(case), dataset.file_ending) for case in missing[:5])
+    return next((f"{sentence} " for sentence in sentences if sentence), "")
+
+
 def _held_out(dataset: RawDataset, spec: str) -> tuple[tuple[str, ...], tuple[str, ...], str]:
     cases = list(dataset.images)
+    if not spec.strip():
+        raise AssftError("--test_split is empty. Give a fraction (0.2) or a file of case ids, or leave out the option.")
     if not is_fraction(spec):
         test = _cases_in_file(Path(spec), cases)
         source = f"file {Path(spec).resolve()}"
@@ -99,7 +115,13 @@ def _cases_in_file(file: Path, cases: list[str]) -> set[str]:
             f"--test_split {file}: neither a file nor a fraction. Give a fraction (0.2) or a file of case ids."
         )
     try:
-        content = json.loads(text)
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise AssftError(
+            f"--test_split {file} is not a text in UTF-8. Save it as UTF-8, one case id per line."
+        ) from error
+    try:
+        content = read_json(file)
         listed = content["test"] if isinstance(content, dict) else content
     except (ValueError, KeyError):
         listed = None
@@ -109,6 +131,8 @@ def _cases_in_file(file: Path, cases: list[str]) -> set[str]:
         listed = text.split()
     if not listed:
         raise AssftError(f"--test_split {file} names no case; expected ids such as {cases[0]}, one per line.")
+    for case in listed:
+        CASE_ID.check(str(case) if isinstance(case, int) else case, f"--test_split {file}")
     unknown = sorted({str(case) for case in listed} - set(cases))
     if unknown:
         raise AssftError(

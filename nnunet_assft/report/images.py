@@ -16,7 +16,8 @@ import SimpleITK as sitk
 from nnunet_assft.active.state import Round
 from nnunet_assft.report.material import Material
 from nnunet_assft.volumes.display import grey_range
-from nnunet_assft.volumes.raw_dataset import PLAIN_READERS, RawDataset
+from nnunet_assft.volumes.raw_dataset import RawDataset
+from nnunet_assft.volumes.readers import PLAIN_READERS
 
 MAX_CASES = 8
 MAX_VOXELS = 256**3  # of the pictures

@@ -97,10 +97,11 @@ def gather(dataset: str | int, experiment: str | None, comparison: str | None) -
     """
     raw = find_dataset(dataset)
     compared = None
-    if comparison:
-        folder = ExperimentPaths(raw.name, DEFAULT_EXPERIMENT).results_of_dataset / "assft_compare" / comparison
+    if comparison is not None:
+        folder = ExperimentPaths(raw.name, comparison).results_of_dataset / "assft_compare" / comparison
         compared = read_finished_comparison(folder)
-    planned = Experiment.load(ExperimentPaths(raw.name, experiment or _default_experiment(compared)))
+    name = _default_experiment(compared) if experiment is None else experiment
+    planned = Experiment.load(ExperimentPaths(raw.name, name))
     paths, rounds = planned.paths, tuple(finished_rounds(planned))
     if not rounds:
         raise AssftError(
@@ -118,7 +119,7 @@ def gather(dataset: str | int, experiment: str | None, comparison: str | None) -
             embeddings[r] = found
     return Material(
         experiment=planned,
-        dataset=raw,
+        dataset=planned.raw_dataset(),
         rounds=rounds,
         dice=_dice(rounds),
         scores=scores,

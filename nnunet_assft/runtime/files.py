@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
 import io
@@ -55,11 +56,20 @@ def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """Return the content of a JSON file. Raises OSError or ValueError if it cannot be read."""
+    """Return the content of a JSON file. Raises ValueError, which says what is wrong, unless it is JSON in UTF-8."""
+    data = path.read_bytes()
+    if data.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ValueError("it starts with a byte order mark; save it as UTF-8 without one")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"it is not a text in UTF-8 (byte {error.start}); save it as UTF-8") from error
+    if not text.strip():
+        raise ValueError("it is empty")
+    try:
+        return json.loads(text)
     except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
+        raise ValueError("its brackets are nested too deeply") from error
 
 
 def inside(folder: Path, relative: str) -> Path:

@@ -10,6 +10,7 @@ import numpy as np
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.text import some
 from nnunet_assft.volumes.grid import read_grid, turns_to_ras
+from nnunet_assft.volumes.image_files import meant_instead
 from nnunet_assft.volumes.nifti import forms_disagree, refuse_damaged_nifti
 from nnunet_assft.volumes.placement import DoesNotFitError, require_same_voxels
 from nnunet_assft.volumes.raw_dataset import RawDataset
@@ -30,14 +31,17 @@ def find_misfit(dataset: RawDataset, case: str, label_file: Path) -> Misfit | No
     Raises `AssftError` if the label is missing or its header cannot be read.
     """
     if not label_file.is_file():
+        meant = f"{found} " if (found := meant_instead(label_file, dataset.file_ending)) else ""
         raise AssftError(
-            f"The label of case {case} is missing: {label_file}. Put it there and run the same command again."
+            f"The label of case {case} is missing: {label_file}. {meant}Put it there and run the same command again."
         )
     image = read_grid(dataset.images_of(case)[0], dataset.reader)
     try:
         label = read_grid(label_file, dataset.reader)
     except Exception as error:  # readers raise exceptions of many types
-        raise _unreadable(case, label_file, error) from error
+        in_layers = isinstance(error, ValueError) and label_file.name.endswith(".nrrd")
+        hint = "3D Slicer saves overlapping segments in layers; export a label map instead. " if in_layers else ""
+        raise _unreadable(case, label_file, error, hint) from error
     turned = turns_to_ras(dataset.reader)
     try:
         require_same_voxels(label, image, turned_to_ras=turned)
@@ -81,8 +85,8 @@ def read_label(dataset: RawDataset, case: str, label_file: Path) -> np.ndarray:
     return np.asarray(label).astype(np.int16)
 
 
-def _unreadable(case: str, label_file: Path, error: Exception) -> AssftError:
+def _unreadable(case: str, label_file: Path, error: Exception, hint: str = "") -> AssftError:
     return AssftError(
         f"The label of case {case} cannot be read ({label_file}): {' '.join(str(error).split())[-120:]}. "
-        "Replace it and run the same command again."
+        f"{hint}Replace it and run the same command again."
     )

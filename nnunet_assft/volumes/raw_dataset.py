@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import os
 import re
-from contextlib import redirect_stderr
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
-from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from nnunetv2.paths import nnUNet_raw
-from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from nnunetv2.utilities.dataset_name_id_conversion import convert_id_to_dataset_name
 
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.environment import require_folders
-from nnunet_assft.runtime.files import read_json
+from nnunet_assft.volumes.dataset_json import read_dataset_json
+from nnunet_assft.volumes.image_files import ImageFiles, list_images
+from nnunet_assft.volumes.names import DATASET, dataset_id, shown
+from nnunet_assft.volumes.readers import choose_reader, reader_named
 from nnunet_assft.volumes.structures import structures
-
-# nnU-Net's readers of files with one channel, three dimensions and a position in space
-PLAIN_READERS = ("SimpleITKIO", "NibabelIO", "NibabelIOWithReorient")
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,8 @@ class RawDataset:
     """A raw dataset.
 
     name: such as `Dataset218_NAME`. images, test_images: case id -> one file per channel, with ids in ascending order
-    as strings. No label is opened here; `label_file` only returns where the label of a case is expected.
+    as strings. reader_name: nnU-Net's reader that the plans of an experiment record; None if it is to be chosen. No
+    label is opened here; `label_file` only returns where the label of a case is expected.
     """
 
     name: str
@@ -38,6 +37,7 @@ class RawDataset:
     dataset_json: dict[str, Any]
     images: dict[str, tuple[Path, ...]]
     test_images: dict[str, tuple[Path, ...]]
+    reader_name: str | None = None
 
     @property
     def file_ending(self) -> str:
@@ -66,40 +66,46 @@ class RawDataset:
         listed = self.dataset_json.get("dataset", {}).get(case, {}).get("label")
         return _resolved(self.folder, listed) if listed else self.folder / "labelsTr" / f"{case}{self.file_ending}"
 
+    def label_to_write(self, case: str) -> Path:
+        """Return `label_file` for a case whose label is about to be written. Raises `AssftError` if it is not in the
+        folder of the dataset, where alone labels are written."""
+        file = self.label_file(case)
+        if not Path(os.path.normpath(file)).is_relative_to(os.path.normpath(self.folder)):
+            raise AssftError(
+                f"dataset.json of {self.name} says that the label of case {case} is {file}, which is not in "
+                f"{self.folder}. Labels by annotators are written to that folder only; change the path to "
+                f"labelsTr/{case}{self.file_ending}."
+            )
+        return file
+
     @cached_property
     def reader(self) -> BaseReaderWriter:
-        """nnU-Net's reader for these files, chosen by nnU-Net with the first image that can be read."""
-        for files in list(self.images.values())[:3]:
-            try:
-                with redirect_stderr(StringIO()):  # nnU-Net prints a traceback for each reader that fails
-                    return determine_reader_writer_from_dataset_json(self.dataset_json, str(files[0]), verbose=False)()
-            except RuntimeError:  # noqa: PERF203 - at most three files
-                continue  # the file is damaged, which is reported when all images are checked
-        try:
-            return determine_reader_writer_from_dataset_json(self.dataset_json, verbose=False)()
-        except RuntimeError as error:
-            raise AssftError(
-                f"nnU-Net has no reader for files that end with {self.file_ending}. See its dataset format."
-            ) from error
+        """nnU-Net's reader for these files, see `choose_reader`."""
+        return reader_named(self.reader_name) if self.reader_name else choose_reader(self.dataset_json, self.images)
+
+    def read_with(self, reader_name: str) -> RawDataset:
+        """Return the dataset with the reader that an experiment was planned with."""
+        return replace(self, reader_name=reader_name)
 
 
 def find_dataset(name_or_id: str | int) -> RawDataset:
     """Read the raw dataset with this id or folder name. Raises `AssftError` with the reason if it cannot be used."""
     require_folders()
+    wanted = str(name_or_id)
+    number = dataset_id(wanted)
     try:
-        name = maybe_convert_to_dataset_name(name_or_id)
+        name = wanted if number is None else str(convert_id_to_dataset_name(number))
+        if not re.match("Dataset[0-9]{3}_", name):
+            raise ValueError(f"{name} is not the name of a dataset")
     except (RuntimeError, ValueError) as error:
-        present = sorted(p.name for p in Path(str(nnUNet_raw)).glob("Dataset*") if p.is_dir())
         wrong = "belongs to more than one dataset name" if "More than one" in str(error) else "was not found"
+        present = sorted(p.name for p in Path(str(nnUNet_raw)).glob("Dataset*") if p.is_dir())
         raise AssftError(
-            f"Dataset {name_or_id} {wrong} in {nnUNet_raw}; existing datasets: {', '.join(present) or 'none'}."
+            f"Dataset {wanted or shown(wanted)} {wrong} in {nnUNet_raw}; existing datasets: "
+            f"{', '.join(present) or 'none'}."
         ) from error
-    folder = Path(str(nnUNet_raw)) / name
-    if not (folder / "dataset.json").is_file():
-        raise AssftError(
-            f"{folder} has no dataset.json. Expected an nnU-Net raw dataset (imagesTr, labelsTr, dataset.json)."
-        )
-    return read_dataset(folder)
+    DATASET.check(name)
+    return read_dataset(Path(str(nnUNet_raw), name))
 
 
 def read_dataset(folder: Path) -> RawDataset:
@@ -107,72 +113,44 @@ def read_dataset(folder: Path) -> RawDataset:
 
     Raises `AssftError` if the dataset cannot be used.
     """
-    try:
-        dataset_json = read_json(folder / "dataset.json")
-    except ValueError as error:
-        raise AssftError(f"{folder / 'dataset.json'} is not valid JSON: {error}. Fix or rewrite it.") from error
-    missing = [key for key in ("labels", "channel_names", "file_ending") if key not in dataset_json]
-    if missing:
-        raise AssftError(f"{folder / 'dataset.json'} lacks {', '.join(missing)}. See nnU-Net's dataset format.")
-    _check_labels(folder, dataset_json["labels"])
-    n_channels = len(dataset_json["channel_names"])
-    if "dataset" in dataset_json:
-        images = {
-            case: tuple(_resolved(folder, file) for file in entry["images"])
-            for case, entry in sorted(dataset_json["dataset"].items())
-        }
-    else:
-        images = _images_in(folder / "imagesTr", dataset_json["file_ending"])
-    test_images = _images_in(folder / "imagesTs", dataset_json["file_ending"])
-    for case, files in {**images, **test_images}.items():
-        absent = [file.name for file in files if not file.is_file()]
-        if len(files) != n_channels or absent:
-            raise AssftError(
-                f"{folder.name}: case {case} has {len(files) - len(absent)} of {n_channels} image channels "
-                f"({', '.join(dataset_json['channel_names'].values())}). Add the missing files "
-                f"{case}_0000{dataset_json['file_ending']} ... or remove the case."
-            )
-    if not images:
-        raise AssftError(
-            f"{folder / 'imagesTr'} holds no image named CASE_0000{dataset_json['file_ending']}. "
-            "The pool is empty; convert the dataset first."
-        )
-    both = sorted(set(images) & set(test_images))
+    dataset_json = read_dataset_json(folder)
+    pool, test = pool_images(folder, dataset_json), list_test_images(folder, dataset_json)
+    pool.require_sound()
+    test.require_sound()
+    both = sorted(set(pool.cases) & set(test.cases))
     if both:
         raise AssftError(
             f"{folder.name}: case {both[0]} is in imagesTr and in imagesTs. Pool and test must be disjoint; "
             "remove it from one of them."
         )
-    return RawDataset(folder.name, folder, dataset_json, images, test_images)
+    return RawDataset(folder.name, folder, dataset_json, pool.cases, test.cases)
 
 
-def _check_labels(folder: Path, labels: dict[str, Any]) -> None:
-    regions = [name for name, value in labels.items() if not isinstance(value, int)]
-    if regions:
-        raise AssftError(
-            f"{folder.name} is a region-based dataset (label {regions[0]!r} is {labels[regions[0]]}). ASSFT needs a "
-            "softmax over exclusive labels. Give each label one integer in dataset.json."
-        )
-    values = sorted(labels.values())
-    if labels.get("background") != 0 or values != list(range(len(values))) or len(labels) < 2 + ("ignore" in labels):
-        raise AssftError(f"{folder.name}: the labels are {labels}. Expected background 0, then 1, 2, ... without gaps.")
-    if "ignore" in labels and labels["ignore"] != values[-1]:
-        raise AssftError(
-            f"{folder.name}: the ignore label is {labels['ignore']}; nnU-Net needs it to be the highest, {values[-1]}."
-        )
+def channels_of(dataset_json: Mapping[str, Any]) -> list[str]:
+    """Return the names of the image channels in order."""
+    return [dataset_json["channel_names"][str(channel)] for channel in range(len(dataset_json["channel_names"]))]
 
 
-def _images_in(folder: Path, file_ending: str) -> dict[str, tuple[Path, ...]]:
-    pattern = re.compile(rf"(.+)_(\d{{4}}){re.escape(file_ending)}")
-    channels: dict[str, dict[int, Path]] = {}
-    for file in sorted(folder.glob(f"*{file_ending}")) if folder.is_dir() else []:
-        match = pattern.fullmatch(file.name)
-        if match and not file.name.startswith("."):
-            channels.setdefault(match[1], {})[int(match[2])] = file
-    return {
-        case: tuple(files.get(c, folder / f"{case}_{c:04d}{file_ending}") for c in range(max(files) + 1))
-        for case, files in sorted(channels.items())
-    }
+def pool_images(folder: Path, dataset_json: Mapping[str, Any]) -> ImageFiles:
+    """List the images of the pool: those that the key `dataset` of dataset.json names, which may be anywhere, or those
+    in imagesTr. Raises `AssftError` if there is none."""
+    ending, channels = dataset_json["file_ending"], channels_of(dataset_json)
+    if "dataset" not in dataset_json:
+        found = list_images(folder / "imagesTr", ending, channels)
+        if found.is_empty:
+            raise AssftError(
+                f"{found.describe_emptiness()} The pool is empty. Add images, or correct file_ending in dataset.json."
+            )
+        return found
+    found = ImageFiles(folder / "dataset.json", ending)
+    for case, entry in sorted(dataset_json["dataset"].items()):
+        found.add(case, tuple(_resolved(folder, file) for file in entry["images"]), channels)
+    return found
+
+
+def list_test_images(folder: Path, dataset_json: Mapping[str, Any]) -> ImageFiles:
+    """List the images in imagesTs, which may be empty or missing."""
+    return list_images(folder / "imagesTs", dataset_json["file_ending"], channels_of(dataset_json))
 
 
 def _resolved(folder: Path, file: str) -> Path:

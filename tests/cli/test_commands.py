@@ -239,6 +239,19 @@ def test_an_environment_variable_that_is_not_set(nnunet_folders, monkeypatch, ca
     assert f"The environment variable {variable} is not set" in error
 
 
+@pytest.mark.parametrize(
+    "line", [*NEED_A_DATASET, "compare -d 901", "report -d 901 --compare", "annotate export -d 901 -o w"]
+)
+def test_a_name_of_an_experiment_that_is_no_name(blobs, call, line):
+    option = "--compare" if line.endswith("--compare") else "-e"
+    before = sorted(path for path in blobs.parents[1].rglob("*"))
+    for name in ("", "-x", "../x", "a\nb", "x" * 300):
+        error = the_error(call(line.removesuffix(" --compare"), f"{option}={name}"), line.split()[0])
+        assert "The experiment name " in error
+        assert "consists of letters from a to z or A to Z, digits, _ and -" in error
+    assert sorted(path for path in blobs.parents[1].rglob("*")) == before, "nothing was written"
+
+
 @pytest.mark.parametrize("line", NEED_A_DATASET)
 def test_an_unknown_dataset(blobs, call, line):
     error = the_error(call(line.replace("901", "77")), line.split()[0])
@@ -315,6 +328,11 @@ def test_verbose_shows_the_traceback(blobs, call):
     assert code == 1
     assert lines[0] == "Traceback (most recent call last):"
     assert lines[-1].startswith("nnUNetv2_assft_plan: error: --strategy 'best'")
+
+
+def test_an_option_with_a_newline_is_one_line(planned, call):
+    error = the_error(call("round -d 901 -r 0", "--accept_geometry", "case\n\x1b[2Jx"), "round")
+    assert "--accept_geometry names case\\n\\x1b[2Jx; the experiment has no such case" in error
 
 
 def test_an_error_nobody_thought_of_is_one_line_too(blobs, call, monkeypatch):
@@ -477,6 +495,14 @@ def test_predict_says_which_images_it_cannot_take(trained, call, tmp_path):
     folder = tmp_path / "empty"
     folder.mkdir()
     assert "holds no image named CASE_0000.nii.gz" in the_error(call(f"predict -d 901 -i {folder} -o b"), "predict")
+    (folder / "._scan_7_0000.nii.gz").touch()
     (folder / "scan_7.nii.gz").touch()
+    (folder / "scan_8_0000.nii.gz").touch()
+    (folder / "scan_8_0001.nii.gz").touch()
     error = the_error(call(f"predict -d 901 -i {folder} -o b"), "predict")
-    assert "holds images that are not named CASE_0000.nii.gz" in error
+    assert "'scan_7.nii.gz' has no channel number; expected a name such as CASE_0000.nii.gz" in error
+    assert "case scan_8 has 2 image files; expected 1, one per channel (MRI)" in error
+    error = the_error(call(f"predict -d 901 -i {folder / 'scan_7.nii.gz'} -o b"), "predict")
+    assert error.endswith("scan_7.nii.gz is a file. Give a folder of images named CASE_0000.nii.gz.")
+    error = the_error(call(f"predict -d 901 -i {folder / 'none'} -o b"), "predict")
+    assert error.endswith("none does not exist. Give a folder of images named CASE_0000.nii.gz.")

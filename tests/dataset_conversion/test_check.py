@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nnunet_assft.errors import AssftError
 from tests.dataset_conversion import downloads
 from tests.dataset_conversion.conftest import Convert, Result
 from tests.dataset_conversion.downloads import AFFINE, ct, label, mr, save
@@ -100,32 +101,97 @@ def test_two_orientations_matter_to_a_reader_that_does_not_reorient(convert: Con
     assert checked(convert, dataset).findings("check_report") == [("info", "orientation_differs", "c1")]
 
 
+def test_skewed_axes_are_an_error_if_the_reader_of_the_dataset_refuses_them(convert: Convert, dataset: Path) -> None:
+    skewed = AFFINE + np.array([[0, 0.3, 0, 0]] + [[0] * 4] * 3)
+    for case in ("c0", "c1"):  # the first file does not decide about the reader
+        for file in (f"imagesTr/{case}_0000", f"imagesTr/{case}_0001", f"labelsTr/{case}"):
+            save(dataset / f"{file}.nii.gz", {"l": label(1, 2)}.get(file[0], ct(int(case[1]))), skewed)
+    assert {f[:2] for f in checked(convert, dataset).findings("check_report")} >= {("error", "non_orthonormal")}
+    content = json.loads((dataset / "dataset.json").read_text()) | {"overwrite_image_reader_writer": "NibabelIO"}
+    (dataset / "dataset.json").write_text(json.dumps(content))
+    severities = [f[0] for f in checked(convert, dataset).findings("check_report") if f[1] == "non_orthonormal"]
+    assert set(severities) == {"warning"}
+
+
 def test_a_dataset_by_reference(convert: Convert, tmp_path: Path) -> None:
     converted = convert("abdominal_mri", downloads.mr_annotator(tmp_path / "download"), options="--mode reference")
     result = checked(convert, converted.folder)
     assert (result.code, result.findings("check_report")) == (0, [])
 
 
-def test_regions_and_the_ignore_label_are_expected(convert: Convert, dataset: Path) -> None:
+def test_the_ignore_label_is_expected_and_need_not_occur(convert: Convert, dataset: Path) -> None:
     content = json.loads((dataset / "dataset.json").read_text())
-    content["labels"] = {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}
+    content["labels"] |= {"ignore": 3}
     (dataset / "dataset.json").write_text(json.dumps(content))
+    assert checked(convert, dataset).findings("check_report") == []
     save(dataset / "labelsTr/c1.nii.gz", label(1, 2, 3))
     assert checked(convert, dataset).findings("check_report") == []
 
 
+def test_structures_that_no_label_has_are_named(convert: Convert, dataset: Path) -> None:
+    content = json.loads((dataset / "dataset.json").read_text())
+    content["labels"] |= {"c": 3, "d": 4}
+    (dataset / "dataset.json").write_text(json.dumps(content))
+    result = checked(convert, dataset)
+    assert (result.code, result.findings("check_report")) == (0, [("warning", "absent_structure", "")])
+    text = "2 of 4 structures occur in none of 4 labels: c, d"
+    assert result.message("absent_structure", "check_report") == text
+    save(dataset / "labelsTs/c3.nii.gz", label(1, 2, 4))
+    assert checked(convert, dataset).message("absent_structure", "check_report").startswith("1 of 4 structures")
+
+
+COMPOSED, DECOMPOSED = "M\u00fcller", "Mu\u0308ller"
+
+
 @pytest.mark.parametrize(
-    ("content", "words"),
-    [(None, "cannot be read"), ("{", "cannot be read"), ('{"labels": {}}', "lacks channel_names"), ("[]", "lacks")],
+    ("old", "new", "finding", "words"),
+    [
+        ("imagesTr/c1_0000.nii.gz", "imagesTr/c1.nii.gz", "bad_name", "'c1.nii.gz': it has no channel number"),
+        ("imagesTr/c1_0000.nii.gz", "imagesTr/c1_0000.NII.GZ", "bad_name", "rename it to end with .nii.gz"),
+        ("imagesTr/c1_0000.nii.gz", "imagesTr/c 1_0000.nii.gz", "bad_name", "contains a blank (U+0020)"),
+        ("imagesTr/c1_0000.nii.gz", "imagesTr/c1_0000.nii", "missing_image", "imagesTr/c1_0000.nii.gz is missing"),
+        ("labelsTr/c1.nii.gz", "labelsTr/c1_0000.nii.gz", "missing_label", "labels have no channel number"),
+        ("labelsTr/c1.nii.gz", "labelsTr/c1.NII.GZ", "missing_label", "spelled with different case"),
+        ("labelsTr/c1.nii.gz", "labelsTr/c1.seg.nrrd", "missing_label", "a segmentation of 3D Slicer"),
+        ("labelsTs/c3.nii.gz", "labelsTs/c3_0000.nii.gz", "missing_label", "labels have no channel number"),
+    ],
 )
-def test_no_usable_dataset_json_is_one_line(convert: Convert, dataset: Path, content: str | None, words: str) -> None:
-    (dataset / "dataset.json").unlink()
-    if content is not None:
-        (dataset / "dataset.json").write_text(content)
-    result = convert("check", dataset)
+def test_a_file_under_another_name_is_named(
+    convert: Convert, dataset: Path, old: str, new: str, finding: str, words: str
+) -> None:
+    (dataset / old).rename(dataset / new)
+    result = checked(convert, dataset, "--dry_run")
     assert result.code == 1
-    assert len(result.errors) == 1
-    assert words in result.errors[0]
+    line = next(line for line in result.errors if f"[{finding}]" in line and words in line)
+    assert line.isprintable()
+
+
+def test_names_that_look_the_same_but_differ_in_their_code_points(convert: Convert, dataset: Path) -> None:
+    for folder in ("imagesTr", "labelsTr"):
+        for file in (dataset / folder).glob("c1*"):
+            name = DECOMPOSED if folder == "labelsTr" else COMPOSED
+            file.rename(file.with_name(file.name.replace("c1", name)))
+    errors = checked(convert, dataset, "--dry_run").errors
+    assert any(
+        f"{COMPOSED}: there is the image {COMPOSED}_0000.nii.gz, but no label. There is 'Mu\\u0308ller.nii.gz', which "
+        "is spelled with different code points that look the same." in line
+        for line in errors
+    )
+
+
+def test_files_of_macos_are_passed_over(convert: Convert, dataset: Path) -> None:
+    for folder in ("imagesTr", "labelsTr", "imagesTs"):
+        (dataset / folder / "._c1_0000.nii.gz").write_bytes(b"\0\5\26\7")
+        (dataset / folder / ".DS_Store").write_bytes(b"x")
+    assert checked(convert, dataset).findings("check_report") == []
+
+
+def test_a_pool_without_images_is_an_error(convert: Convert, dataset: Path) -> None:
+    for file in (dataset / "imagesTr").iterdir():
+        file.rename(file.with_suffix(""))
+    result = convert("check", dataset)
+    assert (result.code, len(result.errors)) == (1, 1)
+    assert "it holds 'c0_0000.nii', 'c0_0001.nii', 'c1_0000.nii' and 3 more. The pool is empty" in result.errors[0]
 
 
 def test_a_dataset_that_cannot_be_written_to_is_checked_all_the_same(
@@ -143,29 +209,15 @@ def test_a_dataset_that_cannot_be_written_to_is_checked_all_the_same(
     assert "Read-only file system" in result.out
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("labels", {"0": "background", "1": "a"}),  # the wrong way round
-        ("labels", ["a"]),
-        ("labels", {"background": 0, "whole": [1, "2"]}),
-        ("channel_names", ["MRI"]),
-        ("channel_names", {}),
-        ("numTraining", "3"),
-        ("dataset", []),
-        ("dataset", {"c0": {"images": ["imagesTr/c0_0000.nii.gz"]}}),
-        ("dataset", {"c0": {"images": "imagesTr/c0_0000.nii.gz", "label": "labelsTr/c0.nii.gz"}}),
-    ],
-)
-def test_a_dataset_json_of_another_form_is_one_line(convert: Convert, dataset: Path, key: str, value: object) -> None:
-    (dataset / "dataset.json").write_text(
-        json.dumps({**json.loads((dataset / "dataset.json").read_text()), key: value})
-    )
-    result = convert("check", dataset)
-    assert result.code == 1
-    assert len(result.errors) == 1
-    assert f"dataset.json has {key} {value!r}"[:50] in result.errors[0]
-    assert "expected for example" in result.errors[0]
+@pytest.mark.parametrize("wanted", ["٥٠", "51", "../Dataset050_Other", "Dataset050_Nobody", "", "a\nb"])
+def test_an_id_or_name_of_no_dataset_is_one_line(convert: Convert, dataset: Path, wanted: str) -> None:
+    from nnunet_assft.dataset_conversion.convert import existing_folder
+
+    assert existing_folder(dataset.parent, "50") == existing_folder(dataset.parent, "050") == dataset
+    with pytest.raises(AssftError) as caught:
+        existing_folder(dataset.parent, wanted)
+    assert str(caught.value).startswith("-d")
+    assert str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize(

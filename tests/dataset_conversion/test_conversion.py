@@ -333,14 +333,33 @@ def test_a_split_file_decides_and_its_mistakes_are_findings(convert: Convert, tm
     ]
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"pool": ["a"]}', '{"pool": "a", "test": []}'])
-def test_a_split_file_of_another_form_is_refused(convert: Convert, tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"{",
+        b"[]",
+        b"",
+        b"\xff",
+        b"[" * 100_000,
+        b'{"pool": ["a"]}',
+        b'{"pool": "a", "test": []}',
+        b'{"pool": ["../a"], "test": []}',
+    ],
+)
+def test_a_split_file_of_another_form_is_refused(convert: Convert, tmp_path: Path, text: bytes) -> None:
     split = tmp_path / "split.json"
-    split.write_text(text)
+    split.write_bytes(text)
     result = convert("flare21", tmp_path, options=f"--split_file {split}")
     assert result.code == 1
     assert len(result.errors) == 1
     assert f"--split_file {split}" in result.errors[0]
+
+
+@pytest.mark.parametrize("wanted", ["0", "1000", "٧٧", "Dataset٠٧٧_Mine", "a/b", "Dataset077_a/b", "77_"])
+def test_an_id_that_is_none_is_refused(convert: Convert, tmp_path: Path, wanted: str) -> None:
+    result = convert("flare21", downloads.flare21(tmp_path / "a"), options=f"-d {wanted}")
+    assert (result.code, len(result.errors)) == (1, 1)
+    assert f"The dataset is {wanted!r}; expected -d with an id from 1 to 999" in result.errors[0]
 
 
 def test_another_id_is_taken_as_given(convert: Convert, tmp_path: Path) -> None:

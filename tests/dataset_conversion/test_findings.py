@@ -178,6 +178,8 @@ def verify_dataset_files(folder: Path) -> None:
 
 
 OTHER = {  # codes of other datasets or other commands, and the tests below that produce them
+    "absent_structure",
+    "bad_name",
     "case_in_two_splits",
     "other_file_ending",
     "dataset_id_clash",
@@ -208,6 +210,36 @@ def test_every_code_has_a_test() -> None:
 def test_every_code_is_in_the_documentation() -> None:
     page = (Path(__file__).parents[2] / "docs/conversion.md").read_text()
     assert [code for code in CODES if f"`{code}`" not in page] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("pat 9", "'pat 9': the case id contains a blank (U+0020)"),
+        ("Mu\u0308ller", "'Mu\\u0308ller': the case id is not in composed form (NFC)"),
+        ("case_seg", "'case_seg': the case id ends with _seg"),
+    ],
+)
+def test_a_case_whose_name_cannot_be_used_is_left_out(convert: Convert, tmp_path: Path, name: str, words: str) -> None:
+    root = downloads.mr_annotator(tmp_path / "download")
+    save(root / f"Dataset001_Abdomen/imagesTs/{name}_0000.nii.gz", mr(9))
+    save(root / f"Dataset001_Abdomen/labelsTs/{name}.nii.gz", label(*range(1, 9)))
+    result = convert("abdominal_mri", root)
+    assert (result.code, len(result.errors)) == (1, 1)
+    assert [code for _, code, _ in result.findings()] == ["bad_name"]
+    assert words in result.errors[0]
+    assert len(result.cases("imagesTr") + result.cases("imagesTs")) == 6
+
+
+def test_structures_that_no_label_has_are_a_warning(convert: Convert, tmp_path: Path) -> None:
+    """AbdomenAtlas 1.0 has nine of the structures of 1.1, and the same layout."""
+    case = tmp_path / "BDMAP_00000006"
+    save(case / "ct.nii.gz", ct(6))
+    save(case / "combined_labels.nii.gz", label(*range(1, 10)))
+    result = convert("abdomen_atlas", tmp_path)
+    assert result.code == 0
+    assert [code for _, code, _ in result.findings()] == ["absent_structure"]
+    assert result.message("absent_structure").startswith("16 of 25 structures occur in none of 1 label: ")
 
 
 def test_tolerances_are_options(convert: Convert, tmp_path: Path) -> None:

@@ -178,6 +178,8 @@ def test_without_a_task_number_there_is_a_name_but_no_id(
         ({"labels": {"0": "background", "2": "b"}}, "without gaps"),
         ({"labels": ["a"]}, "expected names and integers"),
         ({"labels": {}}, "it names no labels"),
+        ({"labels": {"background": 0, "a": 1.5}}, "expected names and integers"),
+        ({"numTraining": "4"}, "numTraining of this task is '4'"),
         ({"modality": None}, "0 channels"),
         ({"modality": {"0": "T2", "1": "ADC"}}, "2 channels.*nnUNetv2_convert_MSD_dataset"),
         ({"training": [{"image": "a.nii.gz", "label": "b.nii.gz"}]}, "Expected the files that its dataset.json lists"),

@@ -20,7 +20,7 @@ from nnunet_assft.network import PRESETS, CTFMSegmentationNet
 from nnunet_assft.planning.domains import DOMAINS, ONE_SHOT_EPOCHS, resolve_domain
 from nnunet_assft.planning.fingerprint import check_images, combine_fingerprint
 from nnunet_assft.planning.planner import plan_from_images
-from nnunet_assft.volumes.raw_dataset import read_dataset
+from nnunet_assft.volumes.raw_dataset import find_dataset, read_dataset
 from tests.conftest import write_dataset, write_volume
 
 NAME = "Dataset901_Blobs"
@@ -53,7 +53,7 @@ def plan(fingerprint: dict[str, Any], **changes: Any) -> dict[str, Any]:
         "preset": "tiny",
         "normalization": "percentile",
     }
-    return plan_from_images(NAME, fingerprint, **{**settings, **changes})
+    return plan_from_images(find_dataset(NAME), fingerprint, **{**settings, **changes})
 
 
 def fullres(plans: dict[str, Any]) -> dict[str, Any]:
@@ -162,6 +162,7 @@ def test_what_the_plans_hold(raw: Path):
 def test_one_normalisation_per_channel(raw: Path):
     file = raw / "dataset.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "channel_names": {"0": "CT", "1": "T2"}}))
+    shutil.copy(raw / "imagesTr" / "a_0000.nii.gz", raw / "imagesTr" / "a_0001.nii.gz")
     configuration = fullres(plan(fingerprint_of((30, 40, 36), n_channels=2), normalization="ctfm"))
     assert configuration["normalization_schemes"] == ["CTFMNormalization"] * 2
     assert configuration["use_mask_for_norm"] == [False] * 2

@@ -66,7 +66,7 @@ def make(
     parts = raw.parent / "parts"
     check_images(dataset.images, dataset.reader, parts)
     plans = plan_from_images(
-        NAME,
+        dataset,
         combine_fingerprint(dataset.images, parts),
         plans_name="nnUNetASSFTPlans",
         domain_patch_size=(16, 16, 16),

@@ -26,8 +26,9 @@ from nnunet_assft.runtime.files import write_json
 from tests.conftest import blob_case, set_folders, write_volume
 
 DATASET = "Dataset905_Report"
-NASTY = "<img src=x onerror=alert(1)>&\"'$x$"  # a file name that Linux allows
-STRUCTURES = {"ball</script><b>": 1, "box": 2}
+NASTY = "A-1.2+Ü_x"  # everything that a case id may hold
+BALL = "ball</script><img src=x onerror=alert(1)>&'$x$"  # a label name may hold what means something in a page
+STRUCTURES = {BALL: 1, "box": 2}
 POOL = sorted([*(f"case_{i}" for i in range(7)), NASTY])
 TEST = ("test_0", "test_1", "test_2")
 CUBE = np.s_[10:13, 15:20, 14:18]  # z, y, x; inside the box of every case

@@ -16,7 +16,7 @@ from nnunet_assft.report.plot import CSS
 from nnunet_assft.report.sections.base import BESIDE, SectionTable, dkd_warning, uses_dkd
 from nnunet_assft.report.sections.order import build_sections
 from nnunet_assft.report.sections.query_scores import DKD_COLUMNS
-from tests.report.conftest import NASTY, STRUCTURES, Report, with_settings
+from tests.report.conftest import BALL, NASTY, STRUCTURES, Report, with_settings
 
 
 def test_all_sections_of_a_whole_experiment(report: Report) -> None:
@@ -95,7 +95,7 @@ def test_names_stay_text(report: Report) -> None:
     assert not [tag for tag, _ in page.tags if tag in ("img", "b", "i")]
     assert NASTY in page.texts["query"]
     assert NASTY in page.texts["cases"]
-    assert "ball</script><b>" in page.texts["structures"]
+    assert BALL in page.texts["structures"]
     cases = json.loads(report.html.split('id="viewer_cases">')[1].split("</script>")[0])
     assert cases[0]["case"] == NASTY
     assert list(cases[0]["layers"]) == ["pre-segmentation", "label"]

@@ -23,6 +23,7 @@ def touch_dataset(
     content = {
         "channel_names": {"0": "T1"},
         "labels": {"background": 0, "x": 1, "y": 2},
+        "numTraining": len(pool) or 1,
         "file_ending": ".nii.gz",
         **json_keys,
     }
@@ -78,15 +79,6 @@ def test_the_channels_of_a_case_are_in_order(nnunet_folders: Path):
     ]
 
 
-@pytest.mark.parametrize(
-    "name", ["._a_0000.nii.gz", ".partial_z_0000.nii.gz", "z_0000.nii", "z.nii.gz", "z_000.nii.gz", "notes.txt"]
-)
-def test_other_files_beside_the_images_are_ignored(nnunet_folders: Path, name: str):
-    folder = touch_dataset(nnunet_folders / "nnUNet_raw")
-    (folder / "imagesTr" / name).touch()
-    assert list(read_dataset(folder).images) == ["a", "b"]
-
-
 def with_dataset_key(raw: Path, cases: dict[str, tuple[str, str]]) -> RawDataset:
     listed = {case: {"images": [image], "label": label} for case, (image, label) in cases.items()}
     return read_dataset(touch_dataset(raw, pool=("a", "b", "unlisted"), dataset=listed))
@@ -123,7 +115,9 @@ def test_a_listed_image_that_is_not_there_is_named(nnunet_folders: Path):
     text = message_of(
         lambda: with_dataset_key(nnunet_folders / "nnUNet_raw", {"a": ("imagesTr/gone.nii.gz", "labelsTr/a.nii.gz")})
     )
-    assert "case a has 0 of 1 image channels" in text
+    assert (
+        "dataset.json: case a has 0 image files; expected 1, one per channel (T1): imagesTr/gone.nii.gz is miss" in text
+    )
 
 
 @pytest.mark.parametrize(
@@ -137,51 +131,46 @@ def test_an_ignore_label_is_no_structure(nnunet_folders: Path, labels: dict[str,
 # What is refused ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("part", ["imagesTr", "imagesTs"])
 @pytest.mark.parametrize(
-    ("json_keys", "words"),
+    ("name", "words"),
     [
-        (
-            {"labels": {"background": 0, "whole": [1, 2], "core": 2}},
-            ["region-based", "'whole'", "[1, 2]", "one integer"],
-        ),
-        ({"labels": {"background": 0, "x": 1, "y": 3}}, ["{'background': 0, 'x': 1, 'y': 3}", "without gaps"]),
-        ({"labels": {"background": 0, "x": 1, "y": 1}}, ["without gaps"]),
-        ({"labels": {"x": 1, "y": 2}}, ["Expected background 0"]),
-        ({"labels": {"background": 1, "x": 0}}, ["Expected background 0"]),
-        ({"labels": {"background": 0}}, ["Expected background 0, then 1"]),
-        ({"labels": {"background": 0, "ignore": 1}}, ["Expected background 0, then 1"]),
-        ({"labels": {"background": 0, "ignore": 1, "x": 2}}, ["the ignore label is 1", "the highest, 2"]),
-        ({"labels": None}, ["dataset.json lacks labels"]),
-        ({"file_ending": None, "channel_names": None}, ["lacks channel_names, file_ending"]),
+        ("t_0001.nii.gz", "case t has 2 image files; expected 1, one per channel (T1)"),
+        ("z.nii.gz", "'z.nii.gz' has no channel number"),
+        ("z_0000.NII.GZ", "rename it to end with .nii.gz"),
     ],
 )
-def test_dataset_json_that_cannot_be_used(nnunet_folders: Path, json_keys: dict[str, Any], words: list[str]):
-    folder = touch_dataset(nnunet_folders / "nnUNet_raw")
-    content = {**json.loads((folder / "dataset.json").read_text()), **json_keys}
-    (folder / "dataset.json").write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
+def test_a_file_that_is_no_image_of_a_case(nnunet_folders: Path, part: str, name: str, words: str):
+    folder = touch_dataset(
+        nnunet_folders / "nnUNet_raw", pool=("a", "t") if part == "imagesTr" else ("a",), test=("t",)
+    )
+    (folder / "imagesTs" / "t_0000.nii.gz").unlink(missing_ok=part == "imagesTr")
+    (folder / part / "t_0000.nii.gz").touch()
+    (folder / part / name).touch()
     text = message_of(lambda: read_dataset(folder))
-    assert [word for word in ("Dataset902_Touch", *words) if word not in text] == []
+    assert text.startswith(str(folder / part))
+    assert words in text
 
 
-def test_dataset_json_that_is_no_json(nnunet_folders: Path):
-    folder = touch_dataset(nnunet_folders / "nnUNet_raw")
-    (folder / "dataset.json").write_text('{"labels": ')
-    assert "Dataset902_Touch/dataset.json is not valid JSON" in message_of(lambda: read_dataset(folder))
+def label_to_write(raw: Path, label: str) -> Path:
+    dataset = with_dataset_key(raw, {"a": ("imagesTr/a_0000.nii.gz", label)})
+    return dataset.label_to_write("a")
 
 
-@pytest.mark.parametrize("missing", [0, 1])
-def test_a_missing_channel(nnunet_folders: Path, missing: int):
-    folder = touch_dataset(nnunet_folders / "nnUNet_raw", channel_names={"0": "T1", "1": "T2"})
-    (folder / "imagesTr" / f"b_{missing:04d}.nii.gz").unlink()
-    text = message_of(lambda: read_dataset(folder))
-    assert "case b has 1 of 2 image channels (T1, T2)" in text
-    assert "b_0000.nii.gz" in text
+@pytest.mark.parametrize(
+    "label", ["labelsTr/a.nii.gz", "other/../labelsTr/b.nii.gz", "$nnUNet_raw/Dataset902_Touch/x.nii.gz"]
+)
+def test_a_label_is_written_into_the_folder_of_the_dataset(nnunet_folders: Path, label: str):
+    raw = nnunet_folders / "nnUNet_raw"
+    assert (raw / "Dataset902_Touch").resolve() in label_to_write(raw, label).resolve().parents
 
 
-def test_a_channel_too_many_in_the_test_images(nnunet_folders: Path):
-    folder = touch_dataset(nnunet_folders / "nnUNet_raw")
-    (folder / "imagesTs" / "t_0001.nii.gz").touch()
-    assert "case t has 2 of 1 image channels" in message_of(lambda: read_dataset(folder))
+@pytest.mark.parametrize(
+    "label", ["/data/a.nii.gz", "../a.nii.gz", "labelsTr/../../a.nii.gz", "$nnUNet_raw/other/a.nii.gz"]
+)
+def test_a_label_is_written_nowhere_else(nnunet_folders: Path, label: str):
+    text = message_of(lambda: label_to_write(nnunet_folders / "nnUNet_raw", label))
+    assert "Labels by annotators are written to that folder only; change the path to labelsTr/a.nii.gz." in text
 
 
 def test_an_empty_pool(nnunet_folders: Path):
@@ -199,9 +188,9 @@ def test_a_case_in_pool_and_test(nnunet_folders: Path):
 def test_an_unknown_dataset_is_answered_with_those_there_are(nnunet_folders: Path):
     assert "existing datasets: none" in message_of(lambda: find_dataset(902))
     touch_dataset(nnunet_folders / "nnUNet_raw")
-    for name_or_id in (903, "903", "Touch"):
+    for name_or_id in (903, "903", "Touch", "٩٠٢", "Dataset902", "0902", "-902", ""):
         text = message_of(lambda wanted=name_or_id: find_dataset(wanted))
-        assert f"Dataset {name_or_id} was not found" in text
+        assert f"Dataset {name_or_id or repr(name_or_id)} was not found" in text
         assert "existing datasets: Dataset902_Touch" in text
 
 
@@ -230,3 +219,8 @@ def test_an_environment_variable_that_is_not_set(nnunet_folders: Path, monkeypat
 def test_a_raw_folder_that_is_not_there(nnunet_folders: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("nnUNet_raw", str(nnunet_folders / "typo"))
     assert f"nnUNet_raw is {nnunet_folders / 'typo'}, which is not a folder" in message_of(lambda: find_dataset(902))
+
+
+@pytest.mark.parametrize("name", ["Dataset902_../../etc", "Dataset902_a\nb", "Dataset902_" + "x" * 300])
+def test_a_name_of_a_dataset_that_is_no_name(nnunet_folders: Path, name: str):
+    assert message_of(lambda: find_dataset(name)).startswith("The dataset name ")

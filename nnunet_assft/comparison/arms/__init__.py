@@ -128,6 +128,7 @@ def require_valid(comparison: Comparison) -> None:
         )
     known: dict[tuple[str, Options], Arm] = {}
     for arm in comparison.arms:
+        comparison.paths(arm, max(comparison.seeds, default=0))  # raises for a name that gets too long
         if isinstance(arm, StrategyArm):
             other = known.setdefault((arm.kind, arm.options(comparison)), arm)
             if other != arm:

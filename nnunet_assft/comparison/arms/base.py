@@ -19,7 +19,6 @@ from nnunet_assft.active.state import Experiment
 from nnunet_assft.annotation.minutes import annotation_minutes
 from nnunet_assft.evaluation.case_metrics import DTYPES, cached_metrics
 from nnunet_assft.planning.test_split import DEFAULT_TEST_FRACTION
-from nnunet_assft.volumes.raw_dataset import find_dataset
 
 METRIC_COLUMNS = ["round", "n_labelled", *DTYPES]
 PATIENCE = 60.0  # seconds to wait while another command writes the files of the comparison
@@ -225,7 +224,7 @@ class Arm(ABC):
             return pd.DataFrame(columns=METRIC_COLUMNS)
         frames = []
         for found in self.predictions(comparison, experiment, seed):
-            table = cached_metrics(find_dataset(experiment.dataset), experiment.test, found.folder, found.made_from)
+            table = cached_metrics(experiment.raw_dataset(), experiment.test, found.folder, found.made_from)
             frames.append(table.assign(round=found.round, n_labelled=found.n_labelled))
         return pd.concat(frames) if frames else pd.DataFrame(columns=METRIC_COLUMNS)
 

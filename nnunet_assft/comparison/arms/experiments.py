@@ -23,7 +23,6 @@ from nnunet_assft.comparison.paper_results import paper_names
 from nnunet_assft.comparison.pseudo_label_quality import pseudo_label_quality
 from nnunet_assft.runtime.cached import claim, seconds_of, set_aside
 from nnunet_assft.runtime.files import link_or_copy, write_json
-from nnunet_assft.volumes.raw_dataset import find_dataset
 
 SECOND_STAGE_TITLES = {
     PSEUDO: "second stage with pseudo-labels",
@@ -231,7 +230,7 @@ class LowerBound(Arm):
         return self.mean_dice(comparison, seed)
 
     def predictions(self, comparison: Comparison, experiment: Experiment, seed: int) -> Iterator[Predictions]:
-        folder, ending = _before_round_0(experiment), find_dataset(experiment.dataset).file_ending
+        folder, ending = _before_round_0(experiment), experiment.raw_dataset().file_ending
         if all((folder / f"{case}{ending}").is_file() for case in experiment.test):
             yield Predictions(0, 0, folder, {"model": experiment.initial_network_sha256})
 
