@@ -28,6 +28,7 @@ from nnunet_assft.runtime.cases import for_each_case, in_processes
 from nnunet_assft.runtime.files import read_json
 
 REPORT = "check_report"
+ITK_READER = "SimpleITKIO"  # which nnU-Net uses for .nii.gz, unless dataset.json names another
 REQUIRED = ("channel_names", "labels", "numTraining", "file_ending")
 
 
@@ -42,7 +43,9 @@ def check(folder: Path, tolerances: Tolerances, num_processes: int | None, *, vo
     labelled, unlabelled, findings = _cases(folder, content)
     findings += id_clash(folder.name, folder.parent) if re.match(r"Dataset\d{3}_", folder.name) else []
     reorient = content.get("overwrite_image_reader_writer") == READER
-    scanning = Scanning(replace(tolerances, moves=False), channels[0], ending, reorient=reorient)
+    reader = content.get("overwrite_image_reader_writer", ITK_READER if ending == ".nii.gz" else "NibabelIO")
+    by_itk = str(reader).startswith(ITK_READER)
+    scanning = Scanning(replace(tolerances, moves=False), channels[0], ending, reorient=reorient, by_itk=by_itk)
     parts = {case.name: case.part for case in labelled}
     planned, scanned = scan_cases(labelled, parts, scanning, num_processes)
     conversion = Conversion(folder, _identity(content["labels"]), (), channels, ending, by_id=False, mode=None)

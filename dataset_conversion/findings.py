@@ -26,12 +26,15 @@ CODES = {
     "unreadable": Code(
         ERROR, "a file is truncated, damaged or not a NIfTI file", "Download or unpack that file again."
     ),
+    "other_content": Code(ERROR, "a file is something else than its name says"),
     "not_3d": Code(
         ERROR,
         "an image or label does not have three axes",
-        "Split it into 3D files; images are never rewritten here.",
+        "Images are never rewritten here.",
     ),
-    "invalid_affine": Code(ERROR, "the header gives no invertible affine", "Fix the header."),
+    "not_one_number": Code(ERROR, "an image or label stores colours, vectors or complex numbers"),
+    "implausible_spacing": Code(ERROR, "the spacing in a header is not that of a scan"),
+    "invalid_affine": Code(ERROR, "the header gives no invertible affine"),
     "shape_mismatch": Code(
         ERROR, "image and label have different shapes", "Find the label that belongs to this image."
     ),
@@ -56,6 +59,9 @@ CODES = {
     # to look at
     "non_orthonormal": Code(
         WARNING, "the axes are not at right angles", "ITK may refuse the file; NibabelIOWithReorient reads it."
+    ),
+    "forms_disagree": Code(
+        WARNING, "the sform and the qform of a header disagree", "Readers differ in which they use; check the image."
     ),
     "empty_label": Code(WARNING, "a label is all background", "Check whether the case was ever annotated."),
     "ct_range": Code(WARNING, "the intensities are not those of a CT in HU", "Look at the image."),

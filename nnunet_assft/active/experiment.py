@@ -17,9 +17,9 @@ from nnunet_assft.active.state import Experiment
 from nnunet_assft.active.training.checkpoints import load_weights, weights_sha256, write_initial_network
 from nnunet_assft.errors import AssftError
 from nnunet_assft.planning.domains import DOMAINS
-from nnunet_assft.planning.fingerprint import check_images, combine_fingerprint
+from nnunet_assft.planning.fingerprint import check_images, combine_fingerprint, sizes_of
 from nnunet_assft.planning.planner import CONFIGURATION, plan_from_images
-from nnunet_assft.planning.preprocessing import preprocess_images
+from nnunet_assft.planning.preprocessing import preprocess_images, require_room_for_all
 from nnunet_assft.planning.test_split import split
 from nnunet_assft.runtime.files import link_or_copy, read_json, write_json
 from nnunet_assft.runtime.processes import number_of_processes
@@ -53,6 +53,7 @@ def create_experiment(
     check_images(all_images, dataset.reader, paths.fingerprint_cases, num_processes=num_processes)
     fingerprint = combine_fingerprint(images, paths.fingerprint_cases)  # test images do not influence the plans
     plans = _plan(wanted, fingerprint)
+    require_room_for_all(sizes_of(all_images, paths.fingerprint_cases), plans)
     write_json(paths.plans, plans)
     write_json(paths.stages / "dataset_fingerprint.json", fingerprint)
     if not (paths.preprocessed / "dataset.json").is_file():  # where nnUNetv2_train looks for it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from nnunet_assft.cli.common import add_device, choose_device, load_experiment, make_parser, run
@@ -27,9 +28,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def predict(args: argparse.Namespace) -> None:
-    """Predict all images of a folder, or the part of them that this call is responsible for."""
+    """Predict all images of a folder, or the part of them that this call is responsible for.
+
+    An image that cannot be used is one line on stderr, and the others are predicted. Raises `AssftError` at the end if
+    there was one.
+    """
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
+    from nnunet_assft.active.scoring.new_images import Processes, predict_images
     from nnunet_assft.active.state import finished_rounds
     from nnunet_assft.trainers import assft_trainers  # noqa: F401 - the checkpoint names one of them
 
@@ -50,21 +56,42 @@ def predict(args: argparse.Namespace) -> None:
     )
     predictor.initialize_from_trained_model_folder(str(experiment.paths.model_folder(done[r].model.stage)), (r,))
     file_ending = predictor.dataset_json["file_ending"]
-    # divided here, because nnU-Net's sequential prediction (-npp 0 -nps 0) would take all cases
-    cases = list_cases(args.i, file_ending)[args.part_id :: args.num_parts]
-    if not cases:
-        print("This part contains no case.")
-        return
     output = Path(args.o)
+    if output.exists() and not output.is_dir():
+        raise AssftError(f"-o {output} is a file; expected a folder. Give another one.")
+    cases = cases_of_part(args, output, file_ending)
+    if not cases:
+        print("This part contains no case that is left to predict.")
+        return
     output.mkdir(parents=True, exist_ok=True)
+    refused: list[str] = []
+
+    def refuse(case: str, error: AssftError) -> None:
+        refused.append(case)
+        old = output / f"{case}{file_ending}"
+        earlier = f" {old} is from an earlier call." if old.is_file() else ""
+        print(f"nnUNetv2_assft_predict: {case} is not predicted: {error}.{earlier}", file=sys.stderr)
+
+    processes = Processes(args.npp, args.nps)
+    predict_images(predictor, cases, output, processes, save_probabilities=args.save_probabilities, refused=refuse)
+    if refused:
+        raise AssftError(f"{len(refused)} of {len(cases)} cases could not be predicted. The lines above say why.")
+
+
+def cases_of_part(args: argparse.Namespace, output: Path, file_ending: str) -> dict[str, tuple[Path, ...]]:
+    """Return case -> its image files, for the cases that this call is to predict."""
+    from nnunet_assft.active.scoring.new_images import is_predicted
+
     n = len(f"_0000{file_ending}")
-    targets = [str(output / Path(files[0]).name[:-n]) for files in cases]
-    overwrite = not args.continue_prediction
-    if args.npp == 0 and args.nps == 0:
-        predictor.predict_from_files_sequential(cases, targets, args.save_probabilities, overwrite)
-    else:
-        processes = max(1, args.npp), max(1, args.nps)
-        predictor.predict_from_files(cases, targets, args.save_probabilities, overwrite, *processes)
+    listed = [(Path(files[0]).name[:-n], tuple(map(Path, files))) for files in list_cases(args.i, file_ending)]
+    part = dict(listed[args.part_id :: args.num_parts])
+    if not args.continue_prediction:
+        return part
+    return {
+        case: files
+        for case, files in part.items()
+        if not is_predicted(output, case, file_ending, probabilities=args.save_probabilities)
+    }
 
 
 def list_cases(folder: str, file_ending: str) -> list[list[str]]:
