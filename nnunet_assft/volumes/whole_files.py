@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from nnunet_assft.volumes.contents import OtherContentError, wrong_content
+from nnunet_assft.volumes.contents import GZIP, OtherContentError, wrong_content
 from nnunet_assft.volumes.headers import GZIPPED, PLAIN, ZLIB, Header, has_header, read_header, require_bounded
 from nnunet_assft.volumes.nifti import is_nifti
 
@@ -116,19 +116,17 @@ def _read_through(file: Path, header: Header, copy: _Copy | None, *, finite: boo
 
 
 def _blocks(stream: BinaryIO, packing: str) -> Iterator[bytes]:
+    start = stream.tell()
+    begins = stream.read(len(GZIP)) == GZIP
+    stream.seek(start)
     source: Any = stream if packing == PLAIN else gzip.GzipFile(fileobj=stream)
-    began = False
-    while True:
-        try:
-            block = source.read(BLOCK)
-        except gzip.BadGzipFile as error:
-            if began and "Not a gzipped file" in str(error):
-                raise ValueError("other data follows its compressed data") from error
-            raise
-        if not block:
-            return
-        began = True
-        yield block
+    try:
+        while block := source.read(BLOCK):
+            yield block
+    except gzip.BadGzipFile as error:
+        if begins and "Not a gzipped file" in str(error):
+            raise ValueError("other data follows its compressed data") from error
+        raise
 
 
 def _inflated(stream: BinaryIO) -> Iterator[bytes]:
