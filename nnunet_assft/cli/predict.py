@@ -34,6 +34,7 @@ def predict(args: argparse.Namespace) -> None:
     there was one.
     """
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+    from tqdm import tqdm
 
     from nnunet_assft.active.scoring.new_images import Processes, predict_images
     from nnunet_assft.active.state import finished_rounds
@@ -70,7 +71,7 @@ def predict(args: argparse.Namespace) -> None:
         refused.append(case)
         old = output / f"{case}{file_ending}"
         earlier = f" {old} is from an earlier call." if old.is_file() else ""
-        print(f"nnUNetv2_assft_predict: {case} is not predicted: {error}.{earlier}", file=sys.stderr)
+        tqdm.write(f"nnUNetv2_assft_predict: {case} is not predicted: {error}.{earlier}", file=sys.stderr)
 
     processes = Processes(args.npp, args.nps)
     predict_images(predictor, cases, output, processes, save_probabilities=args.save_probabilities, refused=refuse)

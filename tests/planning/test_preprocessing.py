@@ -268,12 +268,12 @@ def test_an_image_that_would_grow_beyond_the_memory_is_refused_with_numbers(monk
 
 def test_an_image_that_would_vanish_is_refused():
     """8 * 0.06 / 1 = 0.48, which is rounded to 0."""
-    with pytest.raises(AssftError, match="become 8 x 0 x 8 at the spacing of the plans, 0.5 x 1 x 2 mm. Correct"):
+    with pytest.raises(AssftError, match=r"become 8 x 0 x 8 at the spacing of the plans, 0.5 x 1 x 2 mm. Correct"):
         require_room_to_resample((8, 8, 8), (2.0, 0.06, 0.5), PLANS)
 
 
 def test_an_image_that_was_replaced_by_a_bad_one_is_named(nnunet_folders: Path):
     dataset, plans, folder = make(nnunet_folders / "nnUNet_raw")
     write_volume(dataset.images["case_1"][0], np.zeros((4, 5, 6), np.float32))
-    with pytest.raises(AssftError, match="^case_1: all voxels are 0"):
+    with pytest.raises(AssftError, match=r"^case_1: all voxels are 0"):
         preprocess_images(dataset.images, plans, dataset.dataset_json, folder)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from nnunetv2.inference.export_prediction import export_prediction_from_logits
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from tqdm import tqdm
 
 from nnunet_assft.errors import AssftError
 from nnunet_assft.planning.preprocessing import preprocess
@@ -75,7 +76,7 @@ def predict_images(
                 }
 
     if not processes.export:
-        for item in preprocessed():
+        for item in tqdm(preprocessed(), total=len(cases), desc="predicting", unit="case", leave=False):
             _predict_here(predictor, item, save_probabilities=save_probabilities)
         return
     try:
