@@ -57,9 +57,7 @@ CODES = {
         WARNING, "image and label lie apart (largest displacement of a corner)", "Overlay them to see which is right."
     ),
     # to look at
-    "non_orthonormal": Code(
-        WARNING, "the axes are not at right angles", "ITK may refuse the file; NibabelIOWithReorient reads it."
-    ),
+    "non_orthonormal": Code(WARNING, "the axes are not at right angles"),
     "forms_disagree": Code(
         WARNING, "the sform and the qform of a header disagree", "Readers differ in which they use; check the image."
     ),

@@ -58,6 +58,11 @@ class Header:
         return Grid.from_ras(self.shape, self.affine)
 
     @property
+    def is_skewed(self) -> bool:
+        """Whether ITK refuses the header because the axes are not at right angles."""
+        return "orthonormal" in self.refused
+
+    @property
     def stored_bytes(self) -> int:
         """Size of the voxels in the file when they are unpacked."""
         return math.prod(self.shape) * self.values * self.stored.itemsize

@@ -69,7 +69,10 @@ def read_image(files: Sequence[Path], reader: BaseReaderWriter, n_channels: int 
     except Exception as error:  # readers may raise any exception
         raise AssftError(f"cannot be read ({reason(error)})") from error
     _check_array(array, len(files))
-    return CheckedImage(array, properties, tuple(problem.text for problem in problems))
+    spacing = " x ".join(f"{mm:.5g}" for mm in properties["spacing"][::-1])
+    used = f"; nnU-Net's {type(reader).__name__} reads a spacing of {spacing} mm"
+    remarks = (f"{found.text}{used if found.code == 'forms_disagree' else ''}" for found in problems)
+    return CheckedImage(array, properties, tuple(remarks))
 
 
 def check_headers(files: Sequence[Path], reader: BaseReaderWriter) -> list[Problem]:
@@ -111,12 +114,12 @@ def header_problems(header: Header) -> list[Problem]:
     if not np.isfinite(header.affine).all() or abs(np.linalg.det(header.affine[:3, :3])) < 1e-9:
         affine = header.affine[:3].round(3).tolist()
         return [Problem("invalid_affine", f"its affine is {affine}, expected an invertible one. Correct its header")]
-    if header.refused:
+    if header.is_skewed:
         advice = 'Resample it, or plan with "overwrite_image_reader_writer": "NibabelIOWithReorient" in dataset.json'
         return [Problem("non_orthonormal", f"ITK refuses its header ({header.refused.rstrip('.')}). {advice}")]
     problems = []
     if (angle := header.grid.skew) > SKEWED:
-        text = f"two of its axes are {angle:.2f} degrees from a right angle, expected 0"
+        text = f"two of its axes are {angle:.2f} degrees from a right angle, expected 0. Readers that use ITK refuse it"
         problems.append(Problem("non_orthonormal", text, is_error=False))
     if header.forms:
         text = f"its sform and its qform disagree: {header.forms}"

@@ -41,6 +41,9 @@ def require_readable(file: Path, *, by_itk: bool = False) -> Header | None:
         return None
     header = read_header(file, by_itk=by_itk)
     require_bounded(file, header)
+    if header.refused and not header.is_skewed:
+        _read_through(file, header, None, finite=False)  # ITK may have met damage, of which it says little
+        raise ValueError(f"ITK refuses its header: {header.refused}")
     return header
 
 

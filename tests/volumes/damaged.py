@@ -15,6 +15,7 @@ import numpy as np
 SHAPE = (6, 7, 8)  # x, y, z
 AFFINE = np.diag([1.0, 1, 2, 1])
 VOXELS = np.random.default_rng(0).integers(1, 900, SHAPE).astype(np.int16)
+GOOD = nibabel.Nifti1Image(VOXELS, AFFINE).to_bytes()
 Damage = Callable[[Path], object]
 
 
@@ -26,7 +27,7 @@ def patched(*edits: tuple[int, bytes], more: bytes = b"") -> Damage:
     """(offset, bytes) that replace those of a good file. more: bytes at its end."""
 
     def write(file: Path) -> None:
-        content = bytearray(nibabel.Nifti1Image(VOXELS, AFFINE).to_bytes() + more)
+        content = bytearray(GOOD + more)
         for offset, new in edits:
             content[offset : offset + len(new)] = new
         file.write_bytes(gzip.compress(bytes(content)) if file.name.endswith(".gz") else content)
@@ -130,7 +131,7 @@ REFUSED: dict[str, tuple[Damage, str]] = {
     "an NRRD file": (holding(b"NRRD0004\ntype: short\n" + b"\1" * 600), "it is an NRRD file"),
     "noise": (holding(bytes(range(1, 256)) * 3), "it is neither compressed nor a NIfTI file"),
     "not compressed": (
-        holding(nibabel.Nifti1Image(VOXELS, AFFINE).to_bytes()),
+        holding(GOOD),
         "it is not compressed although its name ends with .gz. Compress it, or rename it to a_0000.nii",
     ),
     "half of the gzip": (
@@ -138,8 +139,12 @@ REFUSED: dict[str, tuple[Damage, str]] = {
         "cannot be read (Compressed file ended before the end-of-stream marker was reached)",
     ),
     "no end of the gzip": (cut(0.999), "cannot be read (Compressed file ended before"),
+    "a wrong checksum": (
+        lambda file: file.write_bytes(gzip.compress(GOOD)[:-8] + b"\1" * 4 + gzip.compress(GOOD)[-4:]),
+        "cannot be read (CRC check failed",
+    ),
     "few voxels, well compressed": (
-        lambda file: file.write_bytes(gzip.compress(nibabel.Nifti1Image(VOXELS, AFFINE).to_bytes()[:-100])),
+        lambda file: file.write_bytes(gzip.compress(GOOD[:-100])),
         "its header promises 1,024 bytes, but only 924 come out of the file",
     ),
     "text in the gzip": (holding(gzip.compress(b"x" * 999)), "cannot be read (it is not a NIfTI file)"),

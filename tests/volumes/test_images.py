@@ -77,6 +77,8 @@ def test_two_geometries_are_a_remark_and_the_reader_decides(
     array, properties = reader().read_images([str(tmp_path / "a_0000.nii.gz")])
     np.testing.assert_array_equal(read.array, array)
     assert read.properties["spacing"] == properties["spacing"]
+    z, y, x = properties["spacing"]
+    assert read.remarks[0].endswith(f"; nnU-Net's {reader.__name__} reads a spacing of {x:g} x {y:g} x {z:g} mm")
     assert capfd.readouterr() == ("", "")
 
 
@@ -86,7 +88,7 @@ def test_skewed_axes_are_an_error_for_a_reader_that_refuses_them(tmp_path: Path)
     with pytest.raises(AssftError, match=r"ITK only supports orthonormal .*NibabelIOWithReorient"):
         read_image([tmp_path / "a_0000.nii.gz"], SimpleITKIO(), 1)
     (remark,) = read_image([tmp_path / "a_0000.nii.gz"], NibabelIOWithReorient(), 1).remarks
-    assert remark == "two of its axes are 1.43 degrees from a right angle, expected 0"
+    assert remark == "two of its axes are 1.43 degrees from a right angle, expected 0. Readers that use ITK refuse it"
 
 
 def test_micrometres_are_converted_by_itk_alone(tmp_path: Path) -> None:
