@@ -15,7 +15,7 @@ from nnunet_assft.dataset_conversion.file_placement import in_orientation_of, pl
 from nnunet_assft.dataset_conversion.findings import Finding, errors, found
 from nnunet_assft.dataset_conversion.labels import LabelMap, canonical_name
 from nnunet_assft.dataset_conversion.manifest import Record
-from nnunet_assft.dataset_conversion.scan import PlannedCase, describe_error
+from nnunet_assft.dataset_conversion.scan import PlannedCase
 from nnunet_assft.dataset_conversion.source_cases import POOL, TEST
 from nnunet_assft.dataset_conversion.voxels import (
     SourceVolume,
@@ -26,7 +26,7 @@ from nnunet_assft.dataset_conversion.voxels import (
     renumbered,
 )
 from nnunet_assft.runtime.files import sha256_file, sha256_of
-from nnunet_assft.runtime.text import count, some
+from nnunet_assft.runtime.text import count, reason, some
 
 SUFFIX = {POOL: "Tr", TEST: "Ts"}
 
@@ -133,7 +133,7 @@ def _read(case: PlannedCase, file: Path, sources: list[dict[str, Any]]) -> Sourc
     except MemoryError:
         raise
     except Exception as error:  # a damaged file makes gzip, zlib, nibabel and numpy raise almost anything
-        raise _Unreadable(found("unreadable", case.name, f"{file}: {describe_error(error)}")) from error
+        raise _Unreadable(found("unreadable", case.name, f"{file}: {reason(error)}")) from error
     sources.append(volume.source)
     return volume
 

@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+
 from nnunet_assft.dataset_conversion.apply import duplicates
 from nnunet_assft.dataset_conversion.case_conversion import (
     Conversion,
@@ -52,7 +54,8 @@ def check(folder: Path, tolerances: Tolerances, num_processes: int | None, *, vo
     labelled, unlabelled, of_labels = _cases(dataset)
     findings += [*of_labels, *(id_clash(folder.name, folder.parent) if re.match(r"Dataset\d{3}_", folder.name) else [])]
     reorient = turns_to_ras(dataset.reader) if dataset.images else False
-    scanning = Scanning(replace(tolerances, moves=False), channels[0], ending, reorient=reorient)
+    by_itk = bool(dataset.images) and isinstance(dataset.reader, SimpleITKIO)
+    scanning = Scanning(replace(tolerances, moves=False), channels[0], ending, reorient=reorient, by_itk=by_itk)
     parts = {case.name: case.part for case in labelled}
     planned, scanned = scan_cases(labelled, parts, scanning, num_processes)
     conversion = Conversion(folder, _identity(dataset.labels), (), channels, ending, by_id=False, mode=None)

@@ -26,12 +26,15 @@ CODES = {
     "unreadable": Code(
         ERROR, "a file is truncated, damaged or not a NIfTI file", "Download or unpack that file again."
     ),
+    "other_content": Code(ERROR, "a file is something else than its name says"),
     "not_3d": Code(
         ERROR,
         "an image or label does not have three axes",
-        "Split it into 3D files; images are never rewritten here.",
+        "Images are never rewritten here.",
     ),
-    "invalid_affine": Code(ERROR, "the header gives no invertible affine", "Fix the header."),
+    "not_one_number": Code(ERROR, "an image or label stores colours, vectors or complex numbers"),
+    "implausible_spacing": Code(ERROR, "the spacing in a header is not that of a scan"),
+    "invalid_affine": Code(ERROR, "the header gives no invertible affine"),
     "shape_mismatch": Code(
         ERROR, "image and label have different shapes", "Find the label that belongs to this image."
     ),
@@ -59,6 +62,9 @@ CODES = {
         WARNING,
         "the axes are not at right angles",
         "ITK may refuse the file; NibabelIOWithReorient reads it (overwrite_image_reader_writer in dataset.json).",
+    ),
+    "forms_disagree": Code(
+        WARNING, "the sform and the qform of a header disagree", "Readers differ in which they use; check the image."
     ),
     "absent_structure": Code(
         WARNING, "structures that no label has", "Check that these are the right labels for this dataset."

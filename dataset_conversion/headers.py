@@ -3,96 +3,44 @@ is read."""
 
 from __future__ import annotations
 
-import gzip
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import nibabel
 import numpy as np
-import numpy.typing as npt
 
 from nnunet_assft.dataset_conversion.findings import ERROR, INFO, WARNING, Finding, found
-from nnunet_assft.volumes.grid import Grid, corner_distance
+from nnunet_assft.runtime.text import reason
+from nnunet_assft.volumes.contents import OtherContentError
 from nnunet_assft.volumes.grid import Tolerances as Tolerances
+from nnunet_assft.volumes.grid import corner_distance
+from nnunet_assft.volumes.headers import Header
+from nnunet_assft.volumes.images import header_problems
 from nnunet_assft.volumes.placement import DoesNotFitError, require_same_voxels
-
-Affine = npt.NDArray[np.float64]
+from nnunet_assft.volumes.whole_files import require_readable
 
 NOT_WORTH_A_WORD = 1e-3  # mm; smaller differences are rounding errors of float32 headers
-SKEWED = 0.01  # degrees; larger deviations from a right angle are reported
 
 
-@dataclass(frozen=True)
-class Header:
-    """The content of a NIfTI header.
+def read_finding(case: str, file: Path, *, by_itk: bool) -> tuple[Header | None, list[Finding]]:
+    """Return the header of a file, and what is wrong with it; None for a file that cannot be read.
 
-    shape: number of voxels (x, y, z). affine: 4x4, RAS in mm. stored: type of the voxels in the file. scaled: whether
-    the values are the stored voxels times a slope plus an intercept.
+    by_itk: see `volumes.headers.read_header`. No voxel is read.
     """
-
-    shape: tuple[int, ...]
-    affine: Affine
-    stored: np.dtype[Any]
-    scaled: bool
-
-    @property
-    def grid(self) -> Grid:
-        """Where the voxels lie. Raises ValueError unless there are three axes."""
-        return Grid.from_ras(self.shape, self.affine)
-
-    @property
-    def volume_bytes(self) -> int:
-        """Size of the voxels in memory."""
-        return int(np.prod(self.shape, dtype=np.int64)) * (8 if self.scaled else self.stored.itemsize)
-
-
-def parse_header(block: bytes) -> nibabel.Nifti1Header:
-    """Return the header at the start of an uncompressed NIfTI-1 or NIfTI-2 file. Raises ValueError if there is none."""
-    sizes = {int.from_bytes(block[:4], order) for order in ("little", "big")} if len(block) >= 348 else set()
-    kind = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}.get(next(iter(sizes & {348, 540}), 0))
-    if kind is None:
-        raise ValueError("it is not a NIfTI file" if len(block) >= 348 else f"it ends after {len(block)} bytes")
-    return kind(block[: kind.template_dtype.itemsize], check=False)
-
-
-def read_header(file: Path) -> Header:
-    """Read the header of a NIfTI file.
-
-    Raises OSError, EOFError, ValueError or an error of nibabel if it cannot be read.
-    """
-    opener: Callable[..., Any] = gzip.open if file.name.lower().endswith(".gz") else open
-    with opener(file, "rb") as stream:
-        header = parse_header(stream.read(540))
-    slope, inter = header.get_slope_inter()
-    shape = tuple(int(n) for n in header.get_data_shape())
-    if not shape or min(shape) < 1:
-        raise ValueError(f"its header gives the shape {shape}")
-    affine = np.asarray(header.get_best_affine(), dtype=np.float64)
-    return Header(shape, affine, header.get_data_dtype(), (slope, inter) not in ((None, None), (1.0, 0.0)))
+    try:
+        header = require_readable(file, by_itk=by_itk)
+    except OtherContentError as error:
+        return None, [found("other_content", case, f"{file}: {error}")]
+    except Exception as error:  # a damaged header makes nibabel, gzip and numpy raise almost anything
+        return None, [found("unreadable", case, f"{file}: {reason(error)}")]
+    assert header is not None  # only NIfTI files are converted and checked
+    return header, header_findings(case, file.name, header)
 
 
 def header_findings(case: str, file: str, header: Header) -> list[Finding]:
-    """Return a finding for a header with a wrong type of voxels, without three axes, without an invertible affine, or
-    with axes that are not at right angles."""
-    if header.stored.kind not in "iuf":
-        return [found("unreadable", case, f"{file} stores {header.stored} per voxel; expected one real number")]
-    if len(header.shape) != 3:
-        return [found("not_3d", case, f"{file} has the shape {_shape(header)}; expected three axes")]
-    if not np.isfinite(header.affine).all() or abs(np.linalg.det(header.affine[:3, :3])) < 1e-9:
-        return [
-            found(
-                "invalid_affine",
-                case,
-                f"the affine of {file} is {header.affine[:3].round(3).tolist()}; expected an invertible one",
-            )
-        ]
-    if (angle := header.grid.skew) > SKEWED:
-        return [
-            found("non_orthonormal", case, f"two axes of {file} are {angle:.2f} degrees from a right angle; expected 0")
-        ]
-    return []
+    """Return what `volumes.images` finds in a header."""
+    return [
+        found(problem.code, case, f"{file}: {problem.text}", ERROR if problem.is_error else WARNING)
+        for problem in header_problems(header)
+    ]
 
 
 def misfit(image: Header, label: Header, *, reorient: bool) -> str | None:

@@ -13,18 +13,17 @@ import numpy as np
 from nnunet_assft.dataset_conversion.datasets import MRI, DatasetRow
 from nnunet_assft.dataset_conversion.findings import Finding, errors, found, ordered
 from nnunet_assft.dataset_conversion.headers import (
-    Header,
     Tolerances,
-    header_findings,
     misfit,
     pair_findings,
-    read_header,
+    read_finding,
 )
 from nnunet_assft.dataset_conversion.labels import LabelMap
 from nnunet_assft.dataset_conversion.source_cases import ENDINGS, POOL, TEST, UNLABELLED, SourceCase, Sources, ending_of
 from nnunet_assft.dataset_conversion.splits import SPLITS
 from nnunet_assft.runtime.cases import for_each_case, in_processes
 from nnunet_assft.runtime.processes import number_of_processes
+from nnunet_assft.volumes.headers import Header
 
 COUNTED = ("labelled cases", "labelled cases with image", "labels without image", "images without public label")
 BYTES_PER_HEADER = 400_000  # a header counts like this many bytes: a process is worth starting for 500 headers
@@ -78,7 +77,7 @@ class Scanning:
     """How a case is scanned.
 
     structures: canonical names of the masks that a case must have. reorient: whether grids are compared after
-    reorientation to RAS, as by nnU-Net's reorienting reader.
+    reorientation to RAS, as by nnU-Net's reorienting reader. by_itk: whether the reader of the dataset is one of ITK.
     """
 
     tolerances: Tolerances
@@ -86,6 +85,7 @@ class Scanning:
     file_ending: str
     structures: tuple[str, ...] = ()
     reorient: bool = True
+    by_itk: bool = False
 
 
 def usable_cases(row: DatasetRow, sources: Sources) -> tuple[list[SourceCase], list[Finding], dict[str, int]]:
@@ -173,16 +173,14 @@ def scan_case(case: SourceCase, scanning: Scanning) -> PlannedCase:
     findings: list[Finding] = []
     headers: dict[Path, Header] = {}
     for file in case.files:
-        try:
-            header = read_header(file)
-        except Exception as error:  # a damaged header makes nibabel, gzip and numpy raise almost anything
-            findings.append(found("unreadable", case.name, f"{file}: {describe_error(error)}"))
+        header, problems = read_finding(case.name, file, by_itk=scanning.by_itk)
+        if header is None:
+            findings += problems
             continue
         first = next(iter(headers.values()), None)
         headers[file] = header
-        new = first is None or not np.array_equal(header.affine, first.affine)  # otherwise it is reported already
-        if new or len(header.shape) != 3 or header.stored.kind not in "iuf":
-            findings += header_findings(case.name, file.name, header)
+        same = first is not None and np.array_equal(header.affine, first.affine)
+        findings += [problem for problem in problems if not same or problem in errors([problem])]
     missing = [name for name in scanning.structures if name not in case.masks] if case.masks else []
     if missing:
         findings.append(found("missing_label", case.name, f"{len(missing)} masks are missing: {', '.join(missing)}"))
@@ -190,7 +188,7 @@ def scan_case(case: SourceCase, scanning: Scanning) -> PlannedCase:
     if errors(findings):
         return PlannedCase(case, "", tuple(ordered(findings)))
     image, *others = case.files
-    of_channels = replace(scanning.tolerances, moves=True)  # no round refuses a channel for its position
+    of_channels = replace(scanning.tolerances, moves=False)  # channels stay where they are, and must fit exactly
     for file in others:
         tolerances = of_channels if file in case.images else scanning.tolerances
         findings += pair_findings(case.name, headers[image], headers[file], tolerances, reorient=scanning.reorient)
@@ -233,9 +231,3 @@ def _rewrite(case: SourceCase, headers: Mapping[Path, Header], scanning: Scannin
     if ending_of(case.label) != scanning.file_ending:
         return f"now ends with {scanning.file_ending}"
     return ""
-
-
-def describe_error(error: Exception) -> str:
-    """Return the message of an error of a reader in one line, without the name of the file."""
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split()) or type(error).__name__

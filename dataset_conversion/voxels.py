@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 from collections import Counter
 from collections.abc import Iterator
@@ -16,8 +15,10 @@ import numpy.typing as npt
 
 from nnunet_assft.dataset_conversion.datasets import CT, MRI
 from nnunet_assft.dataset_conversion.findings import Finding, found
-from nnunet_assft.dataset_conversion.headers import Header, parse_header
 from nnunet_assft.dataset_conversion.labels import LabelMap
+from nnunet_assft.runtime.files import sha256_file
+from nnunet_assft.volumes.headers import Header, read_header
+from nnunet_assft.volumes.whole_files import whole_file
 
 Voxels = npt.NDArray[Any]
 
@@ -48,23 +49,11 @@ def read_volume(file: Path) -> SourceVolume:
     Raises errors of many types if the file is damaged.
     """
     state = file.stat()
-    data = file.read_bytes()
-    digest = hashlib.sha256(data).hexdigest()
-    if file.name.lower().endswith(".gz"):
-        data = gzip.decompress(data)
-    nifti = parse_header(data[:540])
-    image = (nibabel.Nifti2Image if isinstance(nifti, nibabel.Nifti2Header) else nibabel.Nifti1Image).from_bytes(data)
-    promised = int(nifti.get_data_dtype().itemsize * np.prod(image.shape, dtype=np.float64))
-    if promised > len(data):  # checked before this much memory is allocated
-        raise ValueError(f"its header promises {promised:,} bytes of voxels, the file holds {len(data):,}")
-    del data
-    array = np.asanyarray(image.dataobj)
-    slope, inter = nifti.get_slope_inter()
-    header = Header(
-        array.shape, np.asarray(image.affine), nifti.get_data_dtype(), (slope, inter) not in ((None, None), (1.0, 0.0))
-    )
-    source = {"path": str(file), "size": state.st_size, "mtime_ns": state.st_mtime_ns, "sha256": digest}
-    return SourceVolume(array, header, image.header, source)
+    source = {"path": str(file), "size": state.st_size, "mtime_ns": state.st_mtime_ns, "sha256": sha256_file(file)}
+    with whole_file(file, finite=False) as whole:
+        image: Any = nibabel.load(whole)
+        array = np.array(image.dataobj, order="F")
+    return SourceVolume(array, read_header(file), image.header, source)
 
 
 def slabs(array: Voxels) -> Iterator[Voxels]:

@@ -19,9 +19,9 @@ from nnunet_assft.active.training.initial_network import write_initial_network
 from nnunet_assft.errors import AssftError, DamagedFileError
 from nnunet_assft.network.checkpoints import load_weights, weights_sha256
 from nnunet_assft.planning.domains import DOMAINS
-from nnunet_assft.planning.fingerprint import check_images, combine_fingerprint
+from nnunet_assft.planning.fingerprint import check_images, combine_fingerprint, sizes_of
 from nnunet_assft.planning.planner import CONFIGURATION, plan_from_images
-from nnunet_assft.planning.preprocessing import made_from_others, preprocess_images
+from nnunet_assft.planning.preprocessing import made_from_others, preprocess_images, require_room_for_all
 from nnunet_assft.planning.test_split import split
 from nnunet_assft.runtime.environment import require_space
 from nnunet_assft.runtime.files import link_or_copy, read_json, sha256_of, write_json
@@ -70,6 +70,7 @@ def _create(dataset: RawDataset, wanted: Experiment, num_processes: int | None) 
     checksums = check_images(images, dataset.reader, paths.fingerprint_cases, num_processes=num_processes)
     fingerprint = combine_fingerprint(wanted.pool, paths.fingerprint_cases)  # test images do not influence the plans
     plans = _plan(wanted, dataset, fingerprint)
+    require_room_for_all(sizes_of(images, paths.fingerprint_cases), plans)
     _write_plans(paths, plans, fingerprint)
     report = write_initial_network(paths.initial_network, plans, dataset.dataset_json, wanted.settings)
     _preprocess(dataset, wanted, plans, images, checksums, num_processes)  # last, as it takes longest

@@ -34,6 +34,7 @@ from nnunet_assft.runtime.files import (
 )
 from nnunet_assft.runtime.sealed import read_sealed, write_sealed
 from nnunet_assft.volumes.display import window_of
+from nnunet_assft.volumes.images import read_image
 from nnunet_assft.volumes.raw_dataset import RawDataset
 from nnunet_assft.volumes.readers import PLAIN_READERS
 
@@ -74,7 +75,7 @@ def export_work(context: Context, folder: Path, options: ExportOptions = ExportO
     request = open_request(experiment)
     require_plain_volumes(dataset)
     for case in request.cases:
-        image_grid(dataset.images[case][0])
+        _require_usable(dataset, case)
     request = _shared_out(context, request, options)
     model = finished_rounds(experiment)[-1].model if request.round else None
     _claim(context, folder, request, model, options)
@@ -94,6 +95,15 @@ def export_work(context: Context, folder: Path, options: ExportOptions = ExportO
     write_text(folder / "labels_itksnap.txt", itksnap_labels(dataset.labels))
     write_text(folder / "README.txt", readme(context, request, has_model=bool(model), prelabel=options.prelabel))
     return Export(request, model is not None, tuple(kept))
+
+
+def _require_usable(dataset: RawDataset, case: str) -> None:
+    """Raise `AssftError` if nnU-Net cannot use the image of a case, or if annotation programs cannot open it."""
+    try:
+        read_image(dataset.images[case], dataset.reader)
+    except AssftError as error:
+        raise AssftError(f"The image of case {case} cannot be used: {error}. Replace it and export again.") from error
+    image_grid(dataset.images[case][0])
 
 
 def require_plain_volumes(dataset: RawDataset) -> None:

@@ -12,10 +12,10 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunet_assft.errors import AssftError
-from nnunet_assft.runtime.text import some
+from nnunet_assft.runtime.text import reason, some
 from nnunet_assft.volumes.grid import Grid, itk_grid, read_itk_grid
 from nnunet_assft.volumes.names import simplified
-from nnunet_assft.volumes.nifti import refuse_damaged_nifti
+from nnunet_assft.volumes.whole_files import whole_file
 
 ENDINGS = (".seg.nrrd", ".nrrd", ".nii.gz", ".nii")  # .seg.nrrd before .nrrd
 MAX_VALUES = 300  # a file with more different values than this is not a label map
@@ -41,10 +41,10 @@ def read_returned_label(file: Path, labels: Mapping[str, int]) -> ReturnedLabel:
     Raises `AssftError`, which says what was found, for a file that is not a label map of this dataset.
     """
     try:
-        refuse_damaged_nifti(file)
-        image = sitk.ReadImage(str(file))
+        with whole_file(file) as whole:
+            image = sitk.ReadImage(str(whole))
     except Exception as error:  # ITK and nibabel raise exceptions of many types
-        raise AssftError(f"the file cannot be read ({' '.join(str(error).split())[-120:]}). Save it again.") from error
+        raise AssftError(f"the file cannot be read ({reason(error)}). Save it again.") from error
     if image.GetDimension() != 3:
         raise AssftError(
             f"it has {image.GetDimension()} dimensions, {' x '.join(map(str, image.GetSize()))} voxels; expected a 3D "
@@ -80,7 +80,7 @@ def image_grid(file: Path) -> Grid:
         return read_itk_grid(file)
     except (RuntimeError, ValueError) as error:
         raise AssftError(
-            f"ITK cannot open the image {file} ({' '.join(str(error).split())[-120:]}), and neither can programs that "
+            f"ITK cannot open the image {file} ({reason(error)}), and neither can programs that "
             "are built on it. Fix its header, or annotate it with another program and save the label in labelsTr."
         ) from error
 

@@ -22,6 +22,8 @@ def parser() -> argparse.ArgumentParser:
 
 def plan(args: argparse.Namespace) -> None:
     """Create the experiment, and print its settings and the next command."""
+    from nnunet_assft.planning.fingerprint import remarks
+
     experiment = make_experiment(args)
     settings, n_rounds, n_query = experiment.settings, experiment.n_rounds, experiment.n_query
     training = settings.training
@@ -47,6 +49,8 @@ def plan(args: argparse.Namespace) -> None:
             print("nnUNetv2_assft_annotate import needs to write to labelsTr; make that folder writable before.")
     if 1 + n_query * n_rounds > len(experiment.pool):
         print("The budget of all rounds exceeds the pool, so the last rounds will query fewer cases, or none.")
+    if to_look_at := remarks(experiment.paths.fingerprint_cases):
+        print(to_look_at)
     print(f"Next: {experiment.command('round', '-r', '0')}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,15 @@ def parser() -> argparse.ArgumentParser:
 
 
 def predict(args: argparse.Namespace) -> None:
-    """Predict all images of a folder, or the part of them that this call is responsible for."""
-    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+    """Predict all images of a folder, or the part of them that this call is responsible for.
 
+    An image that cannot be used is one line on stderr, and the others are predicted. Raises `AssftError` at the end if
+    there was one.
+    """
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+    from tqdm import tqdm
+
+    from nnunet_assft.active.scoring.new_images import Processes, predict_images
     from nnunet_assft.active.state import finished_rounds
     from nnunet_assft.runtime.processes import let_workers_die_with_us
     from nnunet_assft.runtime.writable import require_folder
@@ -58,30 +65,40 @@ def predict(args: argparse.Namespace) -> None:
         tile_step_size=args.step_size, use_mirroring=not args.disable_tta, device=choose_device(args.device)
     )
     predictor.initialize_from_trained_model_folder(str(experiment.paths.model_folder(done[r].model.stage)), (r,))
-    images = list_cases(args.i, predictor.dataset_json)
-    # divided here, because nnU-Net's sequential prediction (-npp 0 -nps 0) would take all cases
-    part = list(images)[args.part_id :: args.num_parts]
-    if not part:
-        print("This part contains no case.")
+    file_ending = str(predictor.dataset_json["file_ending"])
+    cases = cases_of_part(args, predictor.dataset_json)
+    if not cases:
+        print("This part contains no case that is left to predict.")
         return
     require_folder(args.o, "-o")
-    cases = [[str(file) for file in images[case]] for case in part]
-    targets = [str(args.o / case) for case in part]
-    overwrite = not args.continue_prediction
-    if args.npp == 0 and args.nps == 0:
-        predictor.predict_from_files_sequential(cases, targets, args.save_probabilities, overwrite)
-        return
     let_workers_die_with_us()
-    processes = max(1, args.npp), max(1, args.nps)
-    try:
-        predictor.predict_from_files(cases, targets, args.save_probabilities, overwrite, *processes)
-    except RuntimeError as error:
-        if "worker" not in str(error).lower():
-            raise
-        raise AssftError(
-            "a worker process ended, most likely because the memory was exhausted, unless an error is shown above. Use "
-            "smaller -npp and -nps, or -npp 0 -nps 0, which starts no processes, and add --continue_prediction."
-        ) from error
+    refused: list[str] = []
+
+    def refuse(case: str, error: AssftError) -> None:
+        refused.append(case)
+        old = args.o / f"{case}{file_ending}"
+        earlier = f" {old} is from an earlier call." if old.is_file() else ""
+        tqdm.write(f"nnUNetv2_assft_predict: {case} is not predicted: {error}.{earlier}", file=sys.stderr)
+
+    processes = Processes(args.npp, args.nps)
+    predict_images(predictor, cases, args.o, processes, save_probabilities=args.save_probabilities, refused=refuse)
+    if refused:
+        raise AssftError(f"{len(refused)} of {len(cases)} cases could not be predicted. The lines above say why.")
+
+
+def cases_of_part(args: argparse.Namespace, dataset_json: dict[str, Any]) -> dict[str, tuple[Path, ...]]:
+    """Return case -> its image files, for the cases that this call is to predict."""
+    from nnunet_assft.active.scoring.new_images import is_predicted
+
+    images = list_cases(args.i, dataset_json)
+    part = {case: images[case] for case in list(images)[args.part_id :: args.num_parts]}
+    if not args.continue_prediction:
+        return part
+    return {
+        case: files
+        for case, files in part.items()
+        if not is_predicted(args.o, case, str(dataset_json["file_ending"]), probabilities=args.save_probabilities)
+    }
 
 
 def list_cases(folder: Path, dataset_json: dict[str, Any]) -> dict[str, tuple[Path, ...]]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import csv
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
@@ -14,18 +15,27 @@ from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.cached import cached, cached_or_none, kept_result
 from nnunet_assft.runtime.cases import for_each_case, in_processes
-from nnunet_assft.runtime.files import sha256_file, sha256_of, signature
-from nnunet_assft.runtime.text import some
-from nnunet_assft.volumes.nifti import refuse_damaged_nifti
+from nnunet_assft.runtime.files import sha256_file, sha256_of, signature, write_csv
+from nnunet_assft.runtime.text import count, some
+from nnunet_assft.volumes.images import read_image
 
-VERSION = 2  # of what is cached of a case
+FINDINGS = "findings.csv"  # in the folder of the fingerprint
+VERSION = 3  # of the check of images and of what is cached of a case; raised so that they are read again
+ERROR, WARNING = "error", "warning"
 AGAIN = "Run the same command again."
 SAMPLES_PER_CASE = 1_000  # intensities, for the record only, as our normalisations do not use them
 
 
+class _Finding(NamedTuple):
+    """A row of FINDINGS."""
+
+    case: str
+    severity: str
+    finding: str
+
+
 @dataclass(frozen=True)
 class _Job:
-    case: str
     images: tuple[Path, ...]
     reader: BaseReaderWriter
     file: Path
@@ -41,12 +51,12 @@ def check_images(
 ) -> dict[str, str]:
     """Read every image once and cache its part of the fingerprint in `folder`, one small file per case.
 
-    A case with such a file is read again only if its image has changed. Returns case -> a checksum of its image files.
-    Raises an `AssftError` that lists the images that cannot be read, are not 3D, contain NaN or inf, or are 0
-    everywhere.
+    A case with such a file is read again only if its image or its reader has changed. Everything that was found is
+    written to FINDINGS in the folder, see `remarks`. Returns case -> a checksum of its image files. Raises an
+    `AssftError` that names the first of the images that `volumes.images` refuses.
     """
     problems: dict[str, AssftError] = {}
-    jobs = {case: _Job(case, files, reader, folder / f"{case}.json") for case, files in images.items()}
+    jobs = {case: _Job(files, reader, folder / f"{case}.json") for case, files in images.items()}
     parts = for_each_case(
         _analyse_once,
         jobs,
@@ -55,13 +65,34 @@ def check_images(
         failures=problems,
         executor=in_processes(num_processes),
     )
+    file = folder / FINDINGS
+    rows = [_Finding(case, ERROR, str(problem)) for case, problem in sorted(problems.items())]
+    rows += [_Finding(case, WARNING, text) for case, part in sorted(parts.items()) for text in part["remarks"]]
+    if rows:
+        write_csv(file, [row._asdict() for row in rows])
+    else:
+        file.unlink(missing_ok=True)
     if problems:
-        listed = some((f"{case}: {problem}" for case, problem in sorted(problems.items())), separator="; ")
         raise AssftError(
-            f"{len(problems)} of {len(images)} images cannot be used ({listed}). "
-            "Replace or remove them and run the same command again."
+            f"{len(problems)} of {len(images)} images cannot be used ({_listed(rows[: len(problems)])}). {file} lists "
+            "everything that was found. Replace or remove them and run the same command again."
         )
     return {case: part["sha256"] for case, part in parts.items()}
+
+
+def remarks(folder: Path) -> str:
+    """Return a line about the images that can be used, but that a person should look at; "" if there are none."""
+    file = folder / FINDINGS
+    if not file.is_file():
+        return ""
+    with open(file, newline="", encoding="utf-8") as stream:
+        rows = [row for row in (_Finding(**row) for row in csv.DictReader(stream)) if row.severity == WARNING]
+    n = count(len({row.case for row in rows}), "image")
+    return f"Look at {n} ({_listed(rows)}). {file} lists everything that was found." if rows else ""
+
+
+def _listed(findings: Sequence[_Finding]) -> str:
+    return some((f"{row.case}: {row.finding}" for row in findings), 3, separator="; ")
 
 
 def combine_fingerprint(cases: Iterable[str], folder: Path) -> dict[str, Any]:
@@ -79,24 +110,20 @@ def combine_fingerprint(cases: Iterable[str], folder: Path) -> dict[str, Any]:
     }
 
 
+def sizes_of(cases: Iterable[str], folder: Path) -> dict[str, tuple[list[int], list[float]]]:
+    """Return case -> shape after the crop to the nonzero region and spacing, both (z, y, x)."""
+    parts = {case: kept_result(folder / f"{case}.json", AGAIN) for case in cases}
+    return {case: (part["shape_after_crop"], part["spacing"]) for case, part in parts.items()}
+
+
 def _analyse_once(job: _Job) -> dict[str, Any]:
     return cached(job.file, job.inputs, lambda: _analyse(job))
 
 
 def _analyse(job: _Job) -> dict[str, Any]:
     """Return the contribution of a case to the fingerprint. Raises `AssftError` if its image cannot be used."""
-    try:
-        for file in job.images:
-            refuse_damaged_nifti(file)
-        image, properties = job.reader.read_images([str(file) for file in job.images])
-    except Exception as error:  # readers may raise any exception; it is reported with the case
-        raise AssftError(f"cannot be read ({' '.join(str(error).split())[-120:]})") from error
-    if image.ndim != 4 or min(image.shape[1:]) < 2:
-        raise AssftError(f"shape {image.shape[1:]}, expected a 3D volume")
-    if not np.isfinite(image).all():
-        raise AssftError(f"{int((~np.isfinite(image)).sum())} voxels are NaN or infinite")
-    if not image.any():
-        raise AssftError("all voxels are 0")
+    checked = read_image(job.images, job.reader)
+    image = checked.array
     cropped, _, _ = crop_to_nonzero(image)
     rng = np.random.default_rng(1234)
     sampled = []
@@ -106,10 +133,11 @@ def _analyse(job: _Job) -> dict[str, Any]:
         sampled.append([float(v) for v in sample])
     return {
         "sha256": sha256_of([sha256_file(file) for file in job.images]),
-        "spacing": [float(s) for s in properties["spacing"]],
+        "spacing": [float(s) for s in checked.properties["spacing"]],
         "shape_after_crop": [int(s) for s in cropped.shape[1:]],
         "relative_size_after_cropping": float(np.prod(cropped.shape[1:]) / np.prod(image.shape[1:])),
         "intensities": sampled,
+        "remarks": list(checked.remarks),
     }
 
 

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import blosc2
 import numpy as np
+from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_assft.errors import DamagedFileError
+from nnunet_assft.errors import AssftError, DamagedFileError
 from nnunet_assft.planning import normalization  # noqa: F401 - registers its schemes, also in spawned workers
 from nnunet_assft.planning.planner import CONFIGURATION
 from nnunet_assft.runtime.cached import cached_or_none, keep, kept_result
 from nnunet_assft.runtime.cases import for_each_case, in_processes
 from nnunet_assft.runtime.files import atomic_path, sha256_file
 from nnunet_assft.runtime.partial import private_path
+from nnunet_assft.runtime.text import count, some
 from nnunet_assft.runtime.untrusted import load_pickle
+from nnunet_assft.volumes.headers import require_memory
+from nnunet_assft.volumes.images import read_image
 
 ENDINGS = (".b2nd", "_seg.b2nd", ".pkl")
 
@@ -76,14 +81,78 @@ def made_from_others(folder: Path, case: str, images_sha256: str) -> bool:
     return file.is_file() and cached_or_none(file, {"images": images_sha256}) is None
 
 
-def _preprocess(job: _Job) -> dict[str, str]:
-    plans_manager = PlansManager(job.plans)
+def preprocess(
+    images: tuple[Path, ...], plans: dict[str, Any], dataset_json: dict[str, Any]
+) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """Read and check an image, and preprocess it with nnU-Net's preprocessing.
+
+    Returns the image, (channels, z, y, x) float32; the same of nnU-Net's mask, which is -1 outside the nonzero region;
+    and the properties with which a prediction is resampled to the original grid. Raises an `AssftError` for an image
+    that cannot be used.
+    """
+    plans_manager = PlansManager(plans)
     configuration = plans_manager.get_configuration(CONFIGURATION)
+    read = read_image(images, plans_manager.image_reader_writer_class(), len(dataset_json["channel_names"]))
+    require_room_to_resample(read.array.shape[1:], read.properties["spacing"], plans)
     preprocessor = configuration.preprocessor_class(verbose=False)
-    files = [str(file) for file in job.images]
+    data, seg, properties = preprocessor.run_case_npy(
+        read.array, None, read.properties, plans_manager, configuration, dataset_json
+    )
+    return data.astype(np.float32, copy=False), seg.astype(np.int16, copy=False), properties
+
+
+def require_room_to_resample(shape: Sequence[int], spacing: Sequence[float], plans: dict[str, Any]) -> None:
+    """Raise an `AssftError` if an image has no voxels left when it is resampled to the spacing of the plans, or so many
+    that they do not fit into the free memory.
+
+    shape, spacing: of the image, (z, y, x).
+    """
+    configuration = plans["configurations"][CONFIGURATION]
+    target = [configuration["spacing"][axis] for axis in plans["transpose_backward"]]
+    new = [int(n) for n in compute_new_shape(shape, spacing, target)]
+    what = (
+        f"its {_by(shape)} voxels of {_by(spacing)} mm become {_by(new)} at the spacing of the plans, {_by(target)} mm"
+    )
+    if min(new) < 1:
+        raise AssftError(f"{what}. Correct the spacing in its header")
+    n_channels = len(configuration["normalization_schemes"])
+    try:
+        require_memory(math.prod(new) * (n_channels * 4 + 2), f"{what}, which need")  # float32, and an int16 mask
+    except ValueError as error:
+        raise AssftError(f"{error}. Correct the spacing in its header, or use a machine with more memory") from error
+
+
+def require_room_for_all(cases: Mapping[str, tuple[Sequence[int], Sequence[float]]], plans: dict[str, Any]) -> None:
+    """Raise an `AssftError` that names the cases that `require_room_to_resample` refuses. cases: case -> shape and
+    spacing, (z, y, x)."""
+    refused = []
+    for case, (shape, spacing) in cases.items():
+        try:
+            require_room_to_resample(shape, spacing, plans)
+        except AssftError as error:  # noqa: PERF203 - every case is to be named
+            refused.append(f"{case}: {error}")
+    if refused:
+        raise AssftError(f"{count(len(refused), 'image')} cannot be preprocessed ({some(refused, 3, '; ')}).")
+
+
+def _by(numbers: Sequence[float]) -> str:
+    """Return (z, y, x) as "x x y x z"."""
+    return " x ".join(f"{number:.5g}" if isinstance(number, float) else str(number) for number in numbers[::-1])
+
+
+def _preprocess(job: _Job) -> dict[str, str]:
+    try:
+        data, seg, properties = preprocess(job.images, job.plans, job.dataset_json)
+    except AssftError as error:
+        raise AssftError(f"{job.case}: {error}") from error
+    patch_size = tuple(job.plans["configurations"][CONFIGURATION]["patch_size"])
+    blocks, chunks = comp_blosc2_params(data.shape, patch_size, data.itemsize)
+    blocks_seg, chunks_seg = comp_blosc2_params(seg.shape, patch_size, seg.itemsize)
     with private_path(job.folder) as scratch:
         scratch.mkdir()
-        preprocessor.run_case_save(str(scratch / job.case), files, None, plans_manager, configuration, job.dataset_json)
+        nnUNetDatasetBlosc2.save_case(
+            data, seg, properties, str(scratch / job.case), chunks, blocks, chunks_seg=chunks_seg, blocks_seg=blocks_seg
+        )
         made = _made(job.folder, job.case, job.images_sha256)
         if made:  # meanwhile by another process, and somebody may be reading it
             return made

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Generic, Protocol, TypeVar
 
 from tqdm import tqdm
@@ -66,17 +67,25 @@ def in_processes(n: int, *, never_here: bool = False) -> Executor:
 def _until_a_worker_is_killed(
     function: Callable[[Any], Any], items: Mapping[int, Any], workers: int
 ) -> Iterator[tuple[int, Any]]:
-    """Yield (index, result) of the items that were computed before a worker was killed, or of all items."""
+    """Yield (index, result) of the items that were computed before a worker was killed, or of all items.
+
+    A worker gets at most one item ahead, so that results do not pile up in memory while the caller is busy with one.
+    """
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=die_with_parent_if_spawned) as pool:
         futures: dict[Future[Any], int] = {}
+        waiting = iter(list(items.items()))  # the caller removes items that are done
         try:
-            with suppress(BrokenProcessPool):  # killed before all items were handed over
-                for i, item in items.items():
-                    futures[pool.submit(function, item)] = i
-            for future in as_completed(futures):
-                if not isinstance(future.exception(), BrokenProcessPool):
-                    yield futures[future], future.result()
+            while True:
+                with suppress(BrokenProcessPool):  # killed before an item was handed over
+                    for i, item in islice(waiting, 2 * workers - len(futures)):
+                        futures[pool.submit(function, item)] = i
+                if not futures:
+                    return
+                for future in wait(futures, return_when=FIRST_COMPLETED).done:
+                    i = futures.pop(future)
+                    if not isinstance(future.exception(), BrokenProcessPool):
+                        yield i, future.result()
         finally:
             pool.shutdown(cancel_futures=True)  # after an error, no further item is started
 
@@ -104,21 +113,40 @@ def for_each_case(  # seven parameters: everything in which the loops over cases
     cases continue; otherwise the first error ends the loop.
     """
     items = cases if isinstance(cases, Mapping) else {case: case for case in cases}
-    results = {case: result for case in items if (result := done(case)) is not None}
-    todo = [case for case in items if case not in results]
-    attempt = _Attempt(function, desc, collects=failures is not None)
+    results = {case: kept for case in items if (kept := done(case)) is not None}
+    todo = {case: item for case, item in items.items() if case not in results}
     with tqdm(total=len(todo), desc=desc, unit="case", leave=False, disable=not todo) as bar:
-        for i, result in executor(attempt, [(case, items[case]) for case in todo]):
+        for case, result in each_case(function, todo, desc=desc, executor=executor, raises=failures is None):
             if isinstance(result, AssftError):
-                if failures is None:  # raised by no function, which would end the loop above: it was killed
-                    raise AssftError(f"{todo[i]}: {result} Finished cases are kept.")
-                failures[todo[i]] = result
+                assert failures is not None
+                failures[case] = result
             else:
-                results[todo[i]] = result
+                results[case] = result
                 if finished is not None:
-                    finished(todo[i], result)
+                    finished(case, result)
             bar.update()
     return {case: results[case] for case in items if case in results}
+
+
+def each_case(
+    function: Callable[[Any], Result],
+    items: Mapping[str, Any],
+    *,
+    desc: str,
+    executor: Executor = here,
+    raises: bool = False,
+) -> Iterator[tuple[str, Result | AssftError]]:
+    """Apply `function` to every item, and yield (case, result) as they complete, for results that are too large to be
+    kept.
+
+    items: case id -> argument. desc: what is done, for errors. raises: whether the first `AssftError` ends the loop;
+    otherwise it is yielded in place of the result of its case.
+    """
+    cases = list(items)
+    for i, result in executor(_Attempt(function, desc, collects=not raises), list(items.items())):
+        if raises and isinstance(result, AssftError):  # raised by no function, which would end the loop: it was killed
+            raise AssftError(f"{cases[i]}: {result} Finished cases are kept.")
+        yield cases[i], result
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+
+LONGEST_REASON = 240  # characters of the message of a library
+# what ITK, SimpleITK and numpy put in front of their reasons
+_NOISE = re.compile(
+    r"Exception thrown in SimpleITK \w+: |/\S*\.(?:cxx|hxx|h):\d+:\s*|(?:sitk::|itk::)?(?:ITK )?ERROR: |"
+    r"\w+\(0x[0-9a-f]+\): "
+)
 
 
 def some(items: Iterable[object], n: int = 5, separator: str = ", ") -> str:
@@ -20,3 +28,11 @@ def named(kind: str, items: Iterable[object], n: int = 5) -> str:
 def count(n: int, kind: str) -> str:
     """Return a number with its noun, such as "1 seed" or "3 seeds"."""
     return f"{n} {kind}{'' if n == 1 else 's'}"
+
+
+def reason(error: BaseException) -> str:
+    """Return the message of an exception of a library in one line. A long one is cut off at its end, because the cause
+    comes first."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    line = " ".join(_NOISE.sub("", text).split()) or type(error).__name__
+    return line if len(line) <= LONGEST_REASON else f"{line[:LONGEST_REASON]} ..."

@@ -27,6 +27,9 @@ from nnunet_assft.runtime.ranges import check
 TOLERANCE = 0.05  # voxels; smaller differences are rounding errors of a header, larger ones are real
 RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # LPS -> RAS and back
 
+# ITK prints its warnings past Python; what they mean for a volume is checked and reported by this package
+sitk.ProcessObject.SetGlobalWarningDisplay(False)
+
 
 @dataclass(frozen=True)
 class Tolerances:

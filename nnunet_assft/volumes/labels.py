@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_assft.errors import AssftError
-from nnunet_assft.runtime.text import some
+from nnunet_assft.runtime.text import reason, some
 from nnunet_assft.volumes.grid import read_grid, turns_to_ras
 from nnunet_assft.volumes.image_files import meant_instead
-from nnunet_assft.volumes.nifti import forms_disagree, refuse_damaged_nifti
+from nnunet_assft.volumes.images import check_headers
+from nnunet_assft.volumes.nifti import forms_disagree
 from nnunet_assft.volumes.placement import DoesNotFitError, require_same_voxels
 from nnunet_assft.volumes.raw_dataset import RawDataset
+from nnunet_assft.volumes.whole_files import whole_file
 
 
 @dataclass(frozen=True)
@@ -35,13 +37,14 @@ def find_misfit(dataset: RawDataset, case: str, label_file: Path) -> Misfit | No
         raise AssftError(
             f"The label of case {case} is missing: {label_file}. {meant}Put it there and run the same command again."
         )
+    errors = [problem.text for problem in check_headers([label_file], dataset.reader) if problem.is_error]
+    if errors:
+        raise _unusable(case, label_file, errors[0])
     image = read_grid(dataset.images_of(case)[0], dataset.reader)
     try:
         label = read_grid(label_file, dataset.reader)
     except Exception as error:  # readers raise exceptions of many types
-        in_layers = isinstance(error, ValueError) and label_file.name.endswith(".nrrd")
-        hint = "3D Slicer saves overlapping segments in layers; export a label map instead. " if in_layers else ""
-        raise _unreadable(case, label_file, error, hint) from error
+        raise _unusable(case, label_file, f"cannot be read ({reason(error)})") from error
     turned = turns_to_ras(dataset.reader)
     try:
         require_same_voxels(label, image, turned_to_ras=turned)
@@ -68,10 +71,10 @@ def read_label(dataset: RawDataset, case: str, label_file: Path) -> np.ndarray:
     """Read a label as int16, (1, z, y, x) with the axes of the reader. Raises `AssftError` if it is damaged or holds
     values that are not labels of the dataset."""
     try:
-        refuse_damaged_nifti(label_file)
-        label, _ = dataset.reader.read_seg(str(label_file))
+        with whole_file(label_file) as whole:
+            label, _ = dataset.reader.read_seg(str(whole))
     except Exception as error:  # readers raise exceptions of many types
-        raise _unreadable(case, label_file, error) from error
+        raise _unusable(case, label_file, f"cannot be read ({reason(error)})") from error
     values, counts = np.unique(label, return_counts=True)
     known = sorted(dataset.labels.values())
     unknown = [
@@ -85,8 +88,7 @@ def read_label(dataset: RawDataset, case: str, label_file: Path) -> np.ndarray:
     return np.asarray(label).astype(np.int16)
 
 
-def _unreadable(case: str, label_file: Path, error: Exception, hint: str = "") -> AssftError:
+def _unusable(case: str, label_file: Path, problem: str) -> AssftError:
     return AssftError(
-        f"The label of case {case} cannot be read ({label_file}): {' '.join(str(error).split())[-120:]}. "
-        f"{hint}Replace it and run the same command again."
+        f"The label of case {case}, {label_file}, cannot be used: {problem}. Replace it and run the same command again."
     )

@@ -1,52 +1,81 @@
-"""Find what readers do not report about a NIfTI file: damage, and two geometries that disagree."""
+"""The header of a NIfTI file, which can hold two geometries that disagree: the sform and the qform."""
 
 from __future__ import annotations
 
 import gzip
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
 
-from nnunet_assft.volumes.grid import TOLERANCE, Grid, corner_distance
+from nnunet_assft.volumes.grid import RAS, TOLERANCE, Grid, corner_distance
+
+LONGEST_HEADER = 540  # bytes, of NIfTI-2
 
 
-def refuse_damaged_nifti(file: Path) -> None:
-    """Raise ValueError or OSError if a NIfTI file is truncated, fails its checksum, or holds NaN or infinity. Other
-    formats are not checked.
+def is_nifti(file: Path) -> bool:
+    return file.name.lower().endswith((".nii", ".nii.gz"))
 
-    ITK fills a missing end with zeros and turns NaN into 0, both without an error, so that a network would learn
-    background from a truncated label.
-    """
-    if not _is_nifti(file):
-        return
-    compressed = file.name.lower().endswith(".gz")
-    if compressed:
-        with gzip.open(file) as stream:  # read to the end, where gzip checks length and checksum
-            while stream.read(2**20):
-                pass
-    image: Any = nibabel.load(file)
-    stored = image.dataobj
-    if compressed and np.issubdtype(stored.dtype, np.integer):
-        return  # the file is complete, and integers are finite
-    voxels = stored.get_unscaled()
-    if np.issubdtype(voxels.dtype, np.inexact) and (n := int((~np.isfinite(voxels)).sum())):
-        raise ValueError(f"{n} voxels are NaN or infinite")
+
+def is_gzipped(file: Path) -> bool:
+    return file.name.lower().endswith(".gz")
+
+
+def parse_header(block: bytes) -> nibabel.Nifti1Header:
+    """Return the header at the start of an uncompressed NIfTI-1 or NIfTI-2 file. Raises ValueError if there is none."""
+    sizes = {int.from_bytes(block[:4], order) for order in ("little", "big")} if len(block) >= 348 else set()
+    kind = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}.get(next(iter(sizes & {348, 540}), 0))
+    if kind is None:
+        raise ValueError("it is not a NIfTI file" if len(block) >= 348 else f"it ends after {len(block)} bytes")
+    return kind(block[: kind.template_dtype.itemsize], check=False)
+
+
+def read_nifti_header(file: Path) -> nibabel.Nifti1Header:
+    """Read the header of a NIfTI file, and no voxel. Raises OSError, EOFError or ValueError if it cannot be read."""
+    opener: Callable[..., Any] = gzip.open if is_gzipped(file) else open
+    with opener(file, "rb") as stream:
+        return parse_header(stream.read(LONGEST_HEADER))
 
 
 def forms_disagree(file: Path) -> bool:
-    """Whether a NIfTI header gives two different positions in space, sform and qform. Readers differ in which they
-    use."""
-    if not _is_nifti(file):
-        return False
-    image: Any = nibabel.load(file)
-    sform, qform = (image.get_sform(coded=True), image.get_qform(coded=True))
-    if not sform[1] or not qform[1] or len(image.shape) < 3:
-        return False
-    grids = [Grid.from_ras(image.shape[:3], affine) for affine, _ in (sform, qform)]
-    return corner_distance(*grids) > TOLERANCE * float(grids[0].spacing.min())
+    """Whether a NIfTI header gives two geometries. Readers differ in which they use."""
+    return is_nifti(file) and bool(disagreement(read_nifti_header(file)))
 
 
-def _is_nifti(file: Path) -> bool:
-    return file.name.lower().endswith((".nii", ".nii.gz"))
+def disagreement(header: nibabel.Nifti1Header) -> str:
+    """Describe how the geometry of the sform differs from that of the qform and the pixdim; "" if it does not.
+
+    The pixdim holds the spacing of the qform. It counts even if the header has no qform, because ITK and nnU-Net's
+    NibabelIO take the spacing from it.
+    """
+    shape, pixdim = header.get_data_shape(), np.asarray(header["pixdim"][1:4], dtype=np.float64)
+    sform, code = header.get_sform(coded=True)
+    if not code or len(shape) < 3 or not np.isfinite([*pixdim, *np.ravel(sform)]).all():
+        return ""
+    first = Grid.from_ras(shape[:3], sform)
+    steps = np.maximum(np.array(first.size) - 1, 1)
+    if (np.abs(first.spacing - np.abs(pixdim)) * steps > TOLERANCE * first.spacing).any():
+        return f"the sform has a spacing of {_mm(first.spacing)} mm, the qform one of {_mm(np.abs(pixdim))} mm"
+    if not header["qform_code"]:
+        return ""
+    second = Grid.from_ras(shape[:3], header.get_qform(coded=False))
+    distance = corner_distance(first, second)
+    if distance <= TOLERANCE * float(first.spacing.min()):
+        return ""
+    return (
+        f"the corners of the volume lie up to {distance:.4g} mm apart; the sform puts its first voxel at "
+        f"{_position(first)} mm and its last at {_position(first, last=True)} mm, the qform at {_position(second)} mm "
+        f"and {_position(second, last=True)} mm"
+    )
+
+
+def _mm(values: np.ndarray) -> str:
+    return " x ".join(f"{value:.5g}" for value in values)
+
+
+def _position(grid: Grid, *, last: bool = False) -> str:
+    """Return the position of the first or the last voxel in the RAS coordinates of NIfTI."""
+    position = RAS @ grid.affine @ [*(np.array(grid.size) - 1 if last else (0, 0, 0)), 1]
+    return f"({', '.join(f'{value + 0.0:.5g}' for value in np.round(position[:3], 4))})"

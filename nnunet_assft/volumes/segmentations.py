@@ -17,7 +17,7 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 from nnunet_assft.runtime.files import atomic_path
-from nnunet_assft.volumes.nifti import refuse_damaged_nifti
+from nnunet_assft.volumes.whole_files import whole_file
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ def write_segmentation(
     with atomic_path(file) as partial:
         reader.write_seg(array, str(partial), properties)
         try:
-            refuse_damaged_nifti(partial)
-            whole = np.array_equal(reader.read_seg(str(partial))[0][0], array)
+            with whole_file(partial) as whole:
+                is_same = np.array_equal(reader.read_seg(str(whole))[0][0], array)
         except Exception:  # readers raise exceptions of many types
-            whole = False
-        if not whole:
+            is_same = False
+        if not is_same:
             raise OSError(errno.ENOSPC, "the file was truncated while it was written", str(file))
 
 

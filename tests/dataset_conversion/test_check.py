@@ -70,8 +70,8 @@ def test_what_is_wrong_is_found(convert: Convert, dataset: Path) -> None:
     assert result.findings("check_report") == [
         ("error", "missing_image", "c0"),
         ("error", "unexpected_labels", "c1"),
+        ("error", "affine_differs", "c2"),
         ("error", "missing_image", "c9"),
-        ("warning", "affine_differs", "c2"),
     ]
     assert "lie 3.00 mm apart" in result.message("affine_differs", "check_report")
     assert "numTraining is 3, but 2 training cases" in result.message("count_differs", "check_report")

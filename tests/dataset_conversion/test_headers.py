@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from nnunet_assft.dataset_conversion.findings import Finding
-from nnunet_assft.dataset_conversion.headers import Header, Tolerances, pair_findings, read_header
+from nnunet_assft.dataset_conversion.headers import Tolerances, pair_findings
+from nnunet_assft.volumes.headers import Header, read_header
 
 UINT8 = np.dtype(np.uint8)
 

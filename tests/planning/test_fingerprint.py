@@ -10,9 +10,10 @@ from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor impo
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from nnunet_assft.errors import AssftError
-from nnunet_assft.planning.fingerprint import check_images, combine_fingerprint
+from nnunet_assft.planning.fingerprint import check_images, combine_fingerprint, remarks
 from nnunet_assft.volumes.raw_dataset import RawDataset, read_dataset
 from tests.conftest import blob_case, write_volume
+from tests.volumes.damaged import with_forms
 
 
 class CountingReader(SimpleITKIO):
@@ -121,27 +122,31 @@ def test_every_bad_image_is_named_at_once_and_only_the_replaced_ones_are_read_ag
     text = str(caught.value)
     assert "\n" not in text
     assert text.startswith("5 of 8 images cannot be used (")
-    assert "case_01: cannot be read (3 voxels are NaN or infinite)" in text
-    assert "case_02: cannot be read (Compressed file ended before the end" in text
-    assert "case_03: shape (1, 26, 24), expected a 3D volume" in text
-    assert "case_04: all voxels are 0" in text
-    assert "case_06: cannot be read (1 voxels are NaN or infinite)" in text
-    assert sorted(f.name for f in (tmp_path / "parts").iterdir()) == [f"case_0{i}.json" for i in (0, 5, 7)]
+    assert "case_01: cannot be read (3 voxels are NaN or infinite); case_02: cannot be read (Compressed file" in text
+    assert "; case_03: it has 24 x 26 x 1 voxels, expected a 3D volume" in text
+    assert f" and 2 more). {tmp_path / 'parts/findings.csv'} lists everything that was found." in text
+    rows = (tmp_path / "parts/findings.csv").read_text().splitlines()
+    assert rows[0] == "case,severity,finding"
+    assert [row[:14] for row in rows[1:]] == [f"case_0{i},error," for i in (1, 2, 3, 4, 6)]
+    assert rows[4:] == [
+        "case_04,error,all voxels are 0",
+        "case_06,error,cannot be read (1 voxels are NaN or infinite)",
+    ]
+    assert sorted(f.name for f in (tmp_path / "parts").glob("*.json")) == [f"case_0{i}.json" for i in (0, 5, 7)]
 
     for i in (1, 2, 3, 4):
         write_volume(files[i], blob_case(i)[0])
     reader = CountingReader()
     with pytest.raises(AssftError, match=r"^1 of 8 images cannot be used \(case_06"):
         check_images(dataset.images, reader, tmp_path / "parts")
-    assert sorted(reader.read) == [
-        f"case_0{i}_0000.nii.gz" for i in (1, 2, 3, 4)
-    ]  # case_06 is refused before it is read
+    assert sorted(reader.read) == [f"case_0{i}_0000.nii" for i in (1, 2, 3, 4)]  # case_06 is refused before it is read
 
     write_volume(files[6], blob_case(6)[0])
     write_volume(files[0], blob_case(20)[0])  # a good image that is replaced is read again as well
     reader = CountingReader()
     check_images(dataset.images, reader, tmp_path / "parts")
-    assert sorted(reader.read) == ["case_00_0000.nii.gz", "case_06_0000.nii.gz"]
+    assert sorted(reader.read) == ["case_00_0000.nii", "case_06_0000.nii"]  # unpacked copies
+    assert not (tmp_path / "parts/findings.csv").exists()
 
 
 @pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".mha", ".nrrd"])
@@ -159,12 +164,34 @@ def test_no_format_hides_the_damage(nnunet_folders: Path, tmp_path: Path, ending
     found = "3 voxels are NaN or infinite" if damage == "NaN" else r"cannot be read \(.+\)"
     with pytest.raises(AssftError, match=f"^1 of 1 images cannot be used .*case: .*{found}"):
         check_images({"case": (file,)}, SimpleITKIO(), tmp_path / "parts")
-    assert list((tmp_path / "parts").glob("*")) == []
+    assert [file.name for file in (tmp_path / "parts").glob("*")] == ["findings.csv"]
+
+
+def test_images_to_look_at_are_no_error(blobs: Path, tmp_path: Path):
+    dataset, parts = read_dataset(blobs), tmp_path / "parts"
+    check_images(dataset.images, dataset.reader, parts)
+    assert remarks(parts) == ""
+    with_forms(np.eye(4), np.diag([2, 2, 2, 1.0]))(dataset.images["case_03"][0])
+    for _ in range(2):  # the second time from the file of the case
+        check_images(dataset.images, dataset.reader, parts)
+        (line,) = remarks(parts).splitlines()
+        assert line.startswith("Look at 1 image (case_03: its sform and its qform disagree: the sform has a spacing of")
+        assert line.endswith(f"{parts / 'findings.csv'} lists everything that was found.")
+        assert combine_fingerprint(["case_03"], parts)["spacings"] == [[2, 2, 2]]  # as ITK reads it
+
+
+def test_another_reader_reads_the_images_again(blobs: Path, tmp_path: Path):
+    dataset = read_dataset(blobs)
+    check_images(dataset.images, dataset.reader, tmp_path / "parts")
+    with_forms(np.eye(4), np.diag([2, 2, 2, 1.0]))(dataset.images["case_03"][0])
+    reader = CountingReader()
+    check_images(dataset.images, reader, tmp_path / "parts")
+    assert len(reader.read) == 8
 
 
 def test_a_long_list_of_bad_images_is_cut_short(nnunet_folders: Path, tmp_path: Path):
     images = {f"case_{i}": (tmp_path / f"case_{i}.nii.gz",) for i in range(7)}
     for (file,) in images.values():
         write_volume(file, np.zeros((4, 4, 4), np.float32))
-    with pytest.raises(AssftError, match=r"^7 of 7 .*case_4: all voxels are 0 and 2 more\)"):
+    with pytest.raises(AssftError, match=r"^7 of 7 .*case_2: all voxels are 0 and 4 more\)"):
         check_images(images, SimpleITKIO(), tmp_path / "parts")

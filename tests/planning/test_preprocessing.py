@@ -15,7 +15,7 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from scipy.ndimage import binary_dilation
 
-from nnunet_assft.errors import DamagedFileError
+from nnunet_assft.errors import AssftError, DamagedFileError
 from nnunet_assft.planning.fingerprint import check_images, combine_fingerprint
 from nnunet_assft.planning.planner import plan_from_images
 from nnunet_assft.planning.preprocessing import (
@@ -23,6 +23,8 @@ from nnunet_assft.planning.preprocessing import (
     load_image,
     load_properties,
     preprocess_images,
+    require_room_for_all,
+    require_room_to_resample,
     whole_files,
     write_training_label,
 )
@@ -318,3 +320,42 @@ def test_properties_that_carry_code_are_not_run(nnunet_folders: Path, tmp_path: 
     with pytest.raises(DamagedFileError, match="which could run code"):
         load_properties(images, "case_0")
     assert not (tmp_path / "run").exists()
+
+
+# The size after resampling --------------------------------------------------------------------------------------------
+
+# the target spacing is (z, y, x) = (2, 1, 0.5); nnU-Net's arrays have y first
+PLANS = {
+    "configurations": {"3d_fullres": {"spacing": [1.0, 2.0, 0.5], "normalization_schemes": ["a", "b"]}},
+    "transpose_forward": [1, 0, 2],
+    "transpose_backward": [1, 0, 2],
+}
+
+
+def test_an_image_that_would_grow_beyond_the_memory_is_refused_with_numbers(monkeypatch: pytest.MonkeyPatch):
+    """(18, 26, 24) voxels of (5, 50, 50) mm: 18 * 5 / 2 = 45, 26 * 50 / 1 = 1300, 24 * 50 / 0.5 = 2400; two channels
+    of 4 bytes and a mask of 2 make 10 bytes per voxel."""
+    needed = 45 * 1300 * 2400 * 10
+    monkeypatch.setattr("nnunet_assft.volumes.headers.free_memory", lambda: needed)
+    require_room_to_resample((18, 26, 24), (5.0, 50.0, 50.0), PLANS)
+    monkeypatch.setattr("nnunet_assft.volumes.headers.free_memory", lambda: needed - 1)
+    with pytest.raises(AssftError) as caught:
+        require_room_for_all({"good": ((8, 8, 8), (2.0, 1.0, 0.5)), "large": ((18, 26, 24), (5.0, 50.0, 50.0))}, PLANS)
+    assert str(caught.value) == (
+        "1 image cannot be preprocessed (large: its 24 x 26 x 18 voxels of 50 x 50 x 5 mm become 2400 x 1300 x 45 at "
+        "the spacing of the plans, 0.5 x 1 x 2 mm, which need 1.4 GB of memory, 1.4 GB are free. Correct the spacing "
+        "in its header, or use a machine with more memory)."
+    )
+
+
+def test_an_image_that_would_vanish_is_refused():
+    """8 * 0.06 / 1 = 0.48, which is rounded to 0."""
+    with pytest.raises(AssftError, match=r"become 8 x 0 x 8 at the spacing of the plans, 0.5 x 1 x 2 mm. Correct"):
+        require_room_to_resample((8, 8, 8), (2.0, 0.06, 0.5), PLANS)
+
+
+def test_an_image_that_was_replaced_by_a_bad_one_is_named(nnunet_folders: Path):
+    dataset, plans, folder = make(nnunet_folders / "nnUNet_raw")
+    write_volume(dataset.images["case_1"][0], np.zeros((4, 5, 6), np.float32))
+    with pytest.raises(AssftError, match=r"^case_1: all voxels are 0"):
+        preprocess(dataset, plans, folder)

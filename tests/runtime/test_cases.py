@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from nnunet_assft.errors import AssftError, doing, in_one_line
-from nnunet_assft.runtime.cases import for_each_case, here, in_processes
+from nnunet_assft.runtime.cases import each_case, for_each_case, here, in_processes
 
 CASES = {"b": 2, "a": 1, "d": 4, "c": 3}
 
@@ -180,6 +180,20 @@ def test_processes_give_the_same_results_and_collect_the_same_failures() -> None
 
 def test_more_than_one_case_runs_in_other_processes() -> None:
     assert os.getpid() not in for_each_case(process_of, CASES, desc="processes", executor=in_processes(2)).values()
+
+
+def made(file: Path) -> None:
+    file.touch()
+
+
+def test_no_more_than_one_item_per_process_waits(tmp_path: Path) -> None:
+    """While the caller is busy with the first result, the one process may work on one item and has one waiting."""
+    files = {str(i): tmp_path / str(i) for i in range(6)}
+    results = each_case(made, files, executor=in_processes(1, never_here=True))
+    assert next(results) == ("0", None)
+    time.sleep(0.5)
+    assert len(list(tmp_path.iterdir())) <= 3
+    assert len(list(results)) == 5
 
 
 @pytest.mark.parametrize(("n", "cases"), [(1, CASES), (4, {"a": 1}), (4, {})])

@@ -90,12 +90,13 @@ def test_further_axes_may_have_one_voxel_only(last: int, reader: type[BaseReader
 
 
 @pytest.mark.parametrize(
-    ("sform", "qform", "expected"), [((1, 2), (1, 1), False), ((2, 2), (1, 1), True), ((2, 2), (1, 0), False)]
+    ("sform", "qform", "expected"),
+    [((1, 2), (1, 1), False), ((2, 2), (1, 1), True), ((2, 2), (1, 0), True), ((2, 2), (2, 0), False)],
 )
 def test_two_geometries_in_one_header(
     sform: tuple[float, int], qform: tuple[float, int], expected: bool, tmp_path: Path
 ) -> None:
-    """(spacing, code) of each; a form with code 0 says nothing."""
+    """(spacing, code) of each. A qform with code 0 says nothing of the position, but readers take its spacing."""
     image = nibabel.Nifti1Image(np.zeros((4, 5, 6), np.uint8), None)
     image.set_sform(np.diag([sform[0]] * 3 + [1]), sform[1])
     image.set_qform(np.diag([qform[0]] * 3 + [1]), qform[1])

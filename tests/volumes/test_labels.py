@@ -85,16 +85,11 @@ def test_a_label_without_some_structures_passes(make: Callable[..., RawDataset],
         (with_values(np.nan, 5), ".mha", None, "nan (5 voxels)"),
         (with_values(np.nan, 5), ".nii.gz", None, "5 voxels are NaN or infinite"),  # ITK alone would read zeros
         (random_label()[:3], ".nii.gz", None, "it has 6 x 6 x 3 voxels, its image 6 x 6 x 4"),
-        (
-            np.stack([random_label()] * 2, axis=-1),
-            ".nrrd",
-            None,
-            "expected one. 3D Slicer saves overlapping segments in layers",
-        ),
+        (np.stack([random_label()] * 2, axis=-1), ".nrrd", None, "it holds 2 values per voxel, such as"),
         (random_label(), ".nii.gz", 60, "cannot be read ("),
         (random_label(), ".nii.gz", -30, "cannot be read ("),
         (random_label(), ".nii", -30, "cannot be read ("),
-        (random_label(), ".nii.gz", 0, "cannot be read ("),
+        (random_label(), ".nii.gz", 0, "it is empty"),
     ],
 )
 def test_a_label_that_cannot_be_trained_on_is_refused(

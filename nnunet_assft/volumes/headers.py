@@ -1,0 +1,240 @@
+"""What the header of a volume claims, checked against its file and the memory before anything is read.
+
+NIfTI, NRRD and MetaImage files are understood. A header may be damaged or made up, so that nothing here takes more
+memory than a header.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nnunet_assft.runtime.processes import free_memory
+from nnunet_assft.runtime.text import reason
+from nnunet_assft.volumes.grid import RAS, Grid, read_itk_grid
+from nnunet_assft.volumes.nifti import disagreement, is_gzipped, is_nifti, read_nifti_header
+
+PLAIN, GZIPPED, ZLIB, OTHER = "plain", "gzip", "zlib", "other"  # how the voxels are compressed
+MOST_PER_BYTE = 1032  # a byte of a gzip or zlib stream unpacks to at most this many
+LONGEST_TEXT = 2**20  # bytes of an NRRD or MetaImage header
+BYTES_OF_READING = 4  # per voxel: nnU-Net's readers return float32
+_MM_OF_UNIT = {1: 1000.0, 3: 0.001}  # metre and micrometre in a NIfTI header, which ITK converts and nibabel does not
+
+Affine = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Header:
+    """The content of a header.
+
+    shape: number of voxels (x, y, z), with the other axes that the file may have. affine: 4x4, RAS in mm, as the reader
+    in use sees it. stored: type of the voxels in the file. scaled: whether the values are the stored voxels times a
+    slope plus an intercept. pixdim: spacing in the file; if it is 0 or NaN, a reader puts another in its place, and the
+    affine is NaN here. values: numbers per voxel. start: byte at which the voxels begin; for a .nii.gz, in the unpacked
+    file. packing: how the voxels are compressed. forms: how sform and qform disagree, or "". refused: why ITK refuses
+    the header, or "".
+    """
+
+    shape: tuple[int, ...]
+    affine: Affine
+    stored: np.dtype[Any]
+    scaled: bool
+    pixdim: tuple[float, ...] = (1.0, 1.0, 1.0)
+    values: int = 1
+    start: int = 0
+    packing: str = PLAIN
+    forms: str = ""
+    refused: str = ""
+
+    @property
+    def grid(self) -> Grid:
+        """Where the voxels lie. Raises ValueError unless there are three axes."""
+        return Grid.from_ras(self.shape, self.affine)
+
+    @property
+    def is_skewed(self) -> bool:
+        """Whether ITK refuses the header because the axes are not at right angles."""
+        return "orthonormal" in self.refused
+
+    @property
+    def stored_bytes(self) -> int:
+        """Size of the voxels in the file when they are unpacked."""
+        return math.prod(self.shape) * self.values * self.stored.itemsize
+
+    @property
+    def volume_bytes(self) -> int:
+        """Size of the voxels in memory."""
+        return math.prod(self.shape) * (8 if self.scaled else self.stored.itemsize)
+
+
+def has_header(file: Path) -> bool:
+    """Whether `read_header` understands files of this name."""
+    return is_nifti(file) or file.name.lower().endswith((".nrrd", ".mha"))
+
+
+def read_header(file: Path, *, by_itk: bool = False) -> Header:
+    """Read the header of a NIfTI, NRRD or MetaImage file, and no voxel.
+
+    by_itk: take the position of a NIfTI file from ITK, as nnU-Net's SimpleITKIO does, and not from nibabel. Raises
+    OSError, EOFError, ValueError or an error of nibabel if the header cannot be read.
+    """
+    if not is_nifti(file):
+        return _text_header(file)
+    header = read_nifti_header(file)
+    slope, inter = header.get_slope_inter()
+    shape = _require_positive(header.get_data_shape())
+    unit = _MM_OF_UNIT.get(int(header["xyzt_units"]) & 7, 1.0) if by_itk else 1.0
+    pixdim = tuple(float(mm) * unit for mm in header["pixdim"][1:4])
+    is_spacing = all(np.isfinite(mm) and mm > 0 for mm in pixdim)
+    affine = np.asarray(header.get_best_affine() if is_spacing else np.full((4, 4), np.nan), dtype=np.float64)
+    stored = header.get_data_dtype()
+    refused = ""
+    if by_itk and len(shape) == 3 and stored.kind in "iuf" and np.isfinite(affine).all():
+        try:
+            affine = RAS @ read_itk_grid(file).affine
+        except RuntimeError as error:
+            refused = reason(error)
+    return Header(
+        shape,
+        affine,
+        stored,
+        (slope, inter) not in ((None, None), (1.0, 0.0)),
+        pixdim,
+        start=int(header["vox_offset"]) if np.isfinite(header["vox_offset"]) else 0,
+        packing=GZIPPED if is_gzipped(file) else PLAIN,
+        forms=disagreement(header),
+        refused=refused,
+    )
+
+
+def require_bounded(file: Path, header: Header) -> None:
+    """Raise ValueError if a file cannot hold the voxels that its header promises, or if they do not fit into the free
+    memory.
+
+    This is to be called before the voxels are read, unpacked or given to a library.
+    """
+    promised, size = header.stored_bytes, file.stat().st_size
+    most = {PLAIN: size - header.start, OTHER: promised}.get(header.packing, size * MOST_PER_BYTE)
+    shown = " x ".join(map(str, header.shape))
+    if promised > most:
+        packed = "" if header.packing == PLAIN else ", even if they are compressed as far as possible"
+        raise ValueError(
+            f"its header promises {promised:,} bytes of voxels ({shown}), the file holds {max(most, 0):,}{packed}"
+        )
+    require_memory(promised + math.prod(header.shape) * BYTES_OF_READING, f"its {shown} voxels need")
+
+
+def require_memory(needed: int, what: str) -> None:
+    """Raise ValueError if this many bytes are not free. what: the beginning of the sentence, such as "it needs"."""
+    free = free_memory()
+    if free is not None and needed > free:
+        raise ValueError(f"{what} {needed / 1e9:,.1f} GB of memory, {free / 1e9:,.1f} GB are free")
+
+
+def _require_positive(shape: Any) -> tuple[int, ...]:
+    numbers = tuple(int(n) for n in shape)
+    if not numbers or min(numbers) < 1:
+        raise ValueError(f"its header gives the shape {numbers}")
+    return numbers
+
+
+# NRRD and MetaImage ---------------------------------------------------------------------------------------------------
+
+# type of numpy -> its names in NRRD, without "signed", "_t" and the "int" of "short int", and in MetaImage
+_TYPES = {
+    "i1": ("int8", "char", "MET_CHAR"),
+    "u1": ("uint8", "uchar", "unsigned char", "MET_UCHAR"),
+    "i2": ("int16", "short", "MET_SHORT"),
+    "u2": ("uint16", "ushort", "unsigned short", "MET_USHORT"),
+    "i4": ("int32", "int", "MET_INT"),
+    "u4": ("uint32", "uint", "unsigned", "MET_UINT"),
+    "i8": ("int64", "long long", "longlong", "MET_LONG_LONG"),
+    "u8": ("uint64", "unsigned long long", "ulonglong", "MET_ULONG_LONG"),
+    "f4": ("float", "MET_FLOAT"),
+    "f8": ("double", "MET_DOUBLE"),
+}
+_TYPE_NAMED = {name: np.dtype(stored) for stored, names in _TYPES.items() for name in names}
+
+
+def _text_header(file: Path) -> Header:
+    is_nrrd = file.name.lower().endswith(".nrrd")
+    with open(file, "rb") as stream:
+        block = stream.read(LONGEST_TEXT)
+    text, packing = (_nrrd if is_nrrd else _meta_image)(block)
+    fields, start = text
+    shape = _require_positive(fields["sizes"].split())
+    stored, values = _stored_type(fields["type"]), int(fields["values"])
+    affine, refused = np.eye(4), ""
+    if len(shape) == 3 and values == 1:
+        try:
+            affine = RAS @ read_itk_grid(file).affine
+        except (RuntimeError, ValueError) as error:
+            refused = reason(error)
+    spacing = [float(np.linalg.norm(_floats(part))) for part in fields["spacing"].split("|") if part]
+    pixdim = tuple(spacing[:3]) or (1.0, 1.0, 1.0)
+    return Header(shape, affine, stored, False, pixdim, values, start, packing, "", refused)
+
+
+def _nrrd(block: bytes) -> tuple[tuple[dict[str, str], int], str]:
+    """Return (the fields, the byte at which the voxels begin), and how they are compressed."""
+    end = re.search(rb"\r?\n\r?\n", block)
+    if not block.startswith(b"NRRD") or end is None:
+        raise ValueError("it is not an NRRD file, or its header is cut off")
+    lines = block[: end.start()].decode("latin-1").splitlines()
+    fields = dict(line.split(": ", 1) for line in lines if ": " in line and not line.startswith("#"))
+    _require(fields, ("type", "sizes", "encoding"))
+    elsewhere = fields.get("data file", fields.get("datafile"))
+    if elsewhere is not None:
+        raise ValueError(f"it is only a header, whose voxels are in {elsewhere!r}; expected both in one file")
+    vectors = re.findall(r"\(([^)]*)\)", fields.get("space directions", ""))
+    sizes, values = fields["sizes"].split(), "1"
+    if fields.get("space directions", "").startswith("none") and len(sizes) > 1:  # an axis that is not in space
+        fields["sizes"], values = " ".join(sizes[1:]), sizes[0]
+    fields["spacing"] = "|".join(vectors or fields.get("spacings", "").split())
+    packing = {"raw": PLAIN, "gzip": GZIPPED, "gz": GZIPPED}.get(fields["encoding"].strip().lower(), OTHER)
+    return ({**fields, "values": values}, end.end()), packing
+
+
+def _meta_image(block: bytes) -> tuple[tuple[dict[str, str], int], str]:
+    """Return (the fields, the byte at which the voxels begin), and how they are compressed."""
+    end = re.search(rb"ElementDataFile *= *([^\r\n]*)\r?\n", block)
+    if end is None:
+        raise ValueError("it is not a MetaImage file, or its header is cut off")
+    lines = block[: end.start()].decode("latin-1").splitlines()
+    fields = {key.strip(): value.strip() for key, equals, value in (line.partition("=") for line in lines) if equals}
+    _require(fields, ("DimSize", "ElementType"))
+    if end[1].strip().upper() != b"LOCAL":
+        raise ValueError(f"it is only a header, whose voxels are in {end[1].decode('latin-1')!r}; expected one file")
+    packed = fields.get("CompressedData", "False").lower() == "true"
+    is_text = fields.get("BinaryData", "True").lower() != "true"
+    spacing = fields.get("ElementSpacing", fields.get("ElementSize", ""))
+    known = {
+        "sizes": fields["DimSize"],
+        "type": fields["ElementType"],
+        "values": fields.get("ElementNumberOfChannels", "1"),
+        "spacing": "|".join(spacing.split()),
+    }
+    return (known, end.end()), ZLIB if packed else OTHER if is_text else PLAIN
+
+
+def _require(fields: dict[str, str], names: tuple[str, ...]) -> None:
+    missing = [name for name in names if name not in fields]
+    if missing:
+        raise ValueError(f"its header lacks {', '.join(missing)}")
+
+
+def _stored_type(name: str) -> np.dtype[Any]:
+    short = re.sub(r"^signed |_t$|(?<=short|.long) int$|(?<=unsigned) int$", "", name.strip())
+    if short not in _TYPE_NAMED:
+        raise ValueError(f"its voxels are of the type {name!r}; expected an integer or a floating-point number")
+    return _TYPE_NAMED[short]
+
+
+def _floats(text: str) -> list[float]:
+    return [float(number) for number in text.split(",")]

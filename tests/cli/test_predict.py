@@ -1,0 +1,119 @@
+"""Prediction of a folder: every image is checked, and a bad one stops no other."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel
+import pytest
+
+from nnunet_assft.active.scoring import new_images
+from nnunet_assft.cli import predict
+from nnunet_assft.errors import AssftError
+from nnunet_assft.runtime.cases import KILLED
+from tests.conftest import Trained, blob_case, write_volume
+from tests.volumes.damaged import REFUSED
+
+Call = Callable[..., tuple[int, list[str]]]
+# kinds that must never give a segmentation; `tests/volumes/test_images.py` has them all
+NEVER = ("half of the gzip", "NaN", "2D", "text", "time", "a gzip bomb", "a header of 2000^3 voxels", "spacing 500")
+
+
+@pytest.fixture
+def call(trained: Trained, capfd: pytest.CaptureFixture[str]) -> Call:
+    """(exit code, lines of stderr without progress bars) of predict with these arguments, on the CPU."""
+
+    def run(folder: Path, output: Path, *options: str) -> tuple[int, list[str]]:
+        line = ["-d", "901", "-device", "cpu", "--disable_tta", "-i", str(folder), "-o", str(output), *options]
+        with pytest.raises(SystemExit) as exit_:
+            predict.main(line)
+        lines = re.split(r"[\r\n]", capfd.readouterr().err)
+        return int(exit_.value.code or 0), [part.strip() for part in lines if "nnUNetv2" in part or "rror" in part]
+
+    return run
+
+
+HERE = ("-npp", "0", "-nps", "0")
+
+
+def images(folder: Path) -> Path:
+    """A folder with two good images, and bad ones between them."""
+    for case, seed in (("a_good", 20), ("z_good", 21)):
+        write_volume(folder / f"{case}_0000.nii.gz", blob_case(seed)[0])
+    for i, name in enumerate(NEVER):
+        REFUSED[name][0](folder / f"bad_{i}_0000.nii.gz")
+    for channel in ("0000", "0001"):
+        write_volume(folder / f"two_{channel}.nii.gz", blob_case(22)[0])
+    return folder
+
+
+@pytest.mark.parametrize("options", [HERE, pytest.param(("-npp", "2", "-nps", "1"), marks=pytest.mark.slow)])
+def test_bad_images_are_one_line_each_and_the_others_are_predicted(
+    call: Call, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    code, lines = call(images(tmp_path / "in"), tmp_path / "out", *options)
+    assert code == 1
+    written = sorted(file.name for file in (tmp_path / "out").iterdir())
+    assert written == ["a_good.nii.gz", "dataset.json", "plans.json", "z_good.nii.gz"]
+    assert nibabel.load(tmp_path / "out/a_good.nii.gz").shape == (24, 26, 18)
+    assert len(lines) == len(NEVER) + 2
+    for i, name in enumerate(NEVER):
+        (line,) = (line for line in lines if f": bad_{i} is not predicted: " in line)
+        assert REFUSED[name][1] in line
+    (line,) = (line for line in lines if ": two is not predicted: " in line)
+    assert "it has 2 channels (two_0000.nii.gz, two_0001.nii.gz), expected 1" in line
+    assert lines[-1] == "nnUNetv2_assft_predict: error: 9 of 11 cases could not be predicted. The lines above say why."
+
+
+def test_what_an_earlier_call_left(call: Call, tmp_path: Path) -> None:
+    """Finished segmentations are kept if wanted, half ones are predicted again, and an old one is not taken for new."""
+    folder, output = tmp_path / "in", tmp_path / "out"
+    for case, seed in (("kept", 20), ("half", 21)):
+        write_volume(folder / f"{case}_0000.nii.gz", blob_case(seed)[0])
+    assert call(folder, output, *HERE) == (0, [])
+    whole = (output / "half.nii.gz").read_bytes()
+    (output / "half.nii.gz").write_bytes(whole[:-20])
+    shutil.copyfile(output / "half.nii.gz", output / "other.nii.gz")
+    before = (output / "kept.nii.gz").stat().st_mtime_ns
+    assert call(folder, output, "--continue_prediction", *HERE) == (0, [])
+    assert (output / "half.nii.gz").read_bytes() == whole
+    assert (output / "kept.nii.gz").stat().st_mtime_ns == before
+    (folder / "kept_0000.nii.gz").write_bytes(b"")
+    code, lines = call(folder, output, *HERE)
+    assert code == 1
+    assert lines[0].endswith(f"copy it again. {output / 'kept.nii.gz'} is from an earlier call.")
+
+
+def test_the_output_is_a_file(call: Call, tmp_path: Path) -> None:
+    write_volume(tmp_path / "in/a_0000.nii.gz", blob_case(0)[0])
+    (tmp_path / "out").touch()
+    code, lines = call(tmp_path / "in", tmp_path / "out", *HERE)
+    assert (code, len(lines)) == (1, 1)
+    assert f"-o {tmp_path / 'out'} is a file; expected a folder." in lines[0]
+
+
+def test_a_process_that_is_killed_costs_its_case_alone(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object, **__: object) -> object:
+        raise AssftError(KILLED)
+
+    write_volume(tmp_path / "in/a_0000.nii.gz", blob_case(0)[0])
+    monkeypatch.setattr(new_images, "preprocess", killed)
+    code, lines = call(tmp_path / "in", tmp_path / "out", *HERE)
+    assert code == 1
+    assert "a is not predicted: the process working on it was killed" in lines[0]
+
+
+def test_an_exporter_that_is_killed_is_one_line(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: object, **__: object) -> object:
+        raise RuntimeError("Segmentation export worker died. It was likely killed by your OS")
+
+    write_volume(tmp_path / "in/a_0000.nii.gz", blob_case(0)[0])
+    monkeypatch.setattr(new_images.nnUNetPredictor, "predict_from_data_iterator", killed)
+    code, lines = call(tmp_path / "in", tmp_path / "out", "-npp", "0", "-nps", "1")
+    assert (code, len(lines)) == (1, 1)
+    assert "error: A process that writes segmentations was killed, most likely because the memory" in lines[0]
