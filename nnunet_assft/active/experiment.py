@@ -28,6 +28,7 @@ from nnunet_assft.runtime.files import link_or_copy, read_json, sha256_of, write
 from nnunet_assft.runtime.processes import number_of_processes
 from nnunet_assft.runtime.text import named, some
 from nnunet_assft.runtime.writable import is_writable
+from nnunet_assft.volumes.names import EXPERIMENT
 from nnunet_assft.volumes.raw_dataset import RawDataset, find_dataset
 
 
@@ -93,6 +94,7 @@ def _create(dataset: RawDataset, wanted: Experiment, num_processes: int | None) 
 
 def _decide(dataset: RawDataset, name: str, settings: Settings) -> Experiment:
     """Return the experiment with everything that follows from the settings and the list of cases alone."""
+    EXPERIMENT.check(name)
     settings = settings.resolved(dataset.name)
     if settings.options.ignore_margin > 0 and "ignore" not in dataset.labels:
         raise AssftError(

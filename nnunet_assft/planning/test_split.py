@@ -105,11 +105,8 @@ def _cases_in_file(file: Path, cases: list[str]) -> set[str]:
     """Return the case ids in a file: a JSON list, a JSON object with the key `test`, or one id per line."""
     try:
         is_file = file.is_file()
-        text = file.read_text(encoding="utf-8") if is_file else ""
-    except (OSError, ValueError) as error:
-        raise AssftError(
-            f"--test_split {file} cannot be read as text ({error}). Give a text file of case ids."
-        ) from error
+    except (OSError, ValueError) as error:  # a name that is too long, for example
+        raise AssftError(f"--test_split {file} cannot be read ({error}). Give a text file of case ids.") from error
     if not is_file:
         raise AssftError(
             f"--test_split {file}: neither a file nor a fraction. Give a fraction (0.2) or a file of case ids."

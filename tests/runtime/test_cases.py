@@ -189,7 +189,7 @@ def made(file: Path) -> None:
 def test_no_more_than_one_item_per_process_waits(tmp_path: Path) -> None:
     """While the caller is busy with the first result, the one process may work on one item and has one waiting."""
     files = {str(i): tmp_path / str(i) for i in range(6)}
-    results = each_case(made, files, executor=in_processes(1, never_here=True))
+    results = each_case(made, files, desc="making", executor=in_processes(1, never_here=True))
     assert next(results) == ("0", None)
     time.sleep(0.5)
     assert len(list(tmp_path.iterdir())) <= 3

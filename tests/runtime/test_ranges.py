@@ -13,6 +13,7 @@ from nnunet_assft.active.settings import Settings
 from nnunet_assft.active.state import Experiment
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.ranges import RANGES, check, parse_budget
+from nnunet_assft.runtime.sealed import read_sealed, write_sealed
 
 NO_NUMBERS = ["", " ", "x", "nan", "inf", "-inf", "1_0", "٣", "３", "1 2", "0x10", "--1"]
 # option -> the least and the largest value, and one that is just too small and one that is just too large
@@ -79,9 +80,9 @@ def test_settings_are_checked_whoever_makes_them(option: str) -> None:
     ],
 )
 def test_an_experiment_file_that_was_edited(planned: Experiment, setting: str, value: object, expected: str) -> None:
-    content = json.loads(planned.paths.experiment_file.read_text())
+    content = read_sealed(planned.paths.experiment_file)
     content["settings"][setting] = value
-    planned.paths.experiment_file.write_text(json.dumps(content))
+    write_sealed(planned.paths.experiment_file, content)
     with pytest.raises(AssftError) as refused:
         Experiment.load(planned.paths)
     assert expected in str(refused.value)
