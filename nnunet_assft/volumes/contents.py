@@ -19,7 +19,7 @@ _CONTENTS = (
     ((b"pk\x03\x04",), "it is a zip archive. Unpack it"),
     ((b"7z\xbc\xaf", b"rar!"), "it is an archive. Unpack it"),
 )
-# the same for files of another format of images, which their own ending belongs to
+# the beginning of a format of images -> the endings that it belongs to, and its name
 _FORMATS = (
     (b"nrrd000", (".nrrd",), "an NRRD file"),
     (b"objecttype", (".mha", ".mhd"), "a MetaImage file"),
@@ -39,8 +39,8 @@ def wrong_content(file: Path) -> str:
 
     The text continues a sentence that names the file. Raises OSError if the file cannot be opened.
     """
-    if file.is_dir():
-        return "it is a folder. Expected a file"
+    if not file.is_file():  # opening a pipe would wait for ever
+        return f"it is a {'folder' if file.is_dir() else 'pipe or a device'}. Expected a file"
     with open(file, "rb") as stream:
         block = stream.read(540)
     name, start = file.name.lower(), block.lstrip(b"\xef\xbb\xbf \t\r\n").lower()

@@ -63,7 +63,7 @@ def read_image(files: Sequence[Path], reader: BaseReaderWriter, n_channels: int 
     if errors:
         raise AssftError("; ".join(errors))
     try:
-        with ExitStack() as stack:
+        with ExitStack() as stack, np.errstate(all="ignore"):  # what is not finite afterwards is refused below
             whole = [str(stack.enter_context(whole_file(file))) for file in files]
             array, properties = reader.read_images(whole)
     except Exception as error:  # readers may raise any exception

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 from pathlib import Path
 
 import nibabel
@@ -42,5 +43,7 @@ def test_what_a_file_is(name: str, content: bytes, words: str, tmp_path: Path) -
     assert bool(found) == bool(words)
 
 
-def test_a_folder(tmp_path: Path) -> None:
+def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.nii.gz")
+    assert wrong_content(tmp_path / "a.nii.gz") == "it is a pipe or a device. Expected a file"
     assert wrong_content(tmp_path) == "it is a folder. Expected a file"
