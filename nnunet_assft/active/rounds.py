@@ -32,7 +32,8 @@ from nnunet_assft.active.training.training_set import Stage
 from nnunet_assft.errors import AssftError
 from nnunet_assft.evaluation.dice import evaluate_cases
 from nnunet_assft.runtime.cached import cached
-from nnunet_assft.runtime.files import sha256_file, write_csv
+from nnunet_assft.runtime.csv_files import write_csv
+from nnunet_assft.runtime.files import sha256_file
 
 
 def run_round(experiment: Experiment, r: int, device: torch.device, *, proceed_with_partial: bool = False) -> Round:

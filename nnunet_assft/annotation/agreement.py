@@ -7,7 +7,7 @@ from typing import Any
 from nnunet_assft.active.annotation import AnnotationRequest
 from nnunet_assft.active.context import Context
 from nnunet_assft.evaluation.dice import evaluate_cases, mean_of
-from nnunet_assft.runtime.files import write_csv
+from nnunet_assft.runtime.csv_files import write_csv
 
 
 def write_agreement(context: Context, request: AnnotationRequest) -> list[dict[str, Any]]:

@@ -34,7 +34,7 @@ def score(args: argparse.Namespace) -> int:
     """Score all cases of a folder and write the table. Returns 1 if a case could not be scored."""
     from nnunet_assft.active.scoring.saved_softmax import score_folder
     from nnunet_assft.errors import AssftError
-    from nnunet_assft.runtime.files import write_csv
+    from nnunet_assft.runtime.csv_files import write_csv
 
     if args.o.is_dir():
         raise AssftError(f"-o {args.o} is a folder; expected the name of a CSV file.")

@@ -16,6 +16,7 @@ from nnunet_assft.comparison.printed_table import markdown, write_table
 from nnunet_assft.comparison.pseudo_label_quality import COLUMNS, read_pseudo_label_quality
 from nnunet_assft.comparison.spec import Shared, read_comparison
 from nnunet_assft.errors import AssftError
+from nnunet_assft.runtime.csv_files import bare_table, write_csv_table
 from nnunet_assft.runtime.files import sha256_of, write_text
 
 RESULT_COLUMNS = ["arm", "seed", "fold", *METRIC_COLUMNS]
@@ -55,7 +56,7 @@ def write_tables(comparison: Comparison) -> str:
     folder = comparison.folder / "tables"
     for table in findings.tables:
         write_table(folder, table)
-    write_text(folder / "statistics.csv", findings.statistics.to_csv(index=False))
+    write_csv_table(folder / "statistics.csv", findings.statistics)
     text = _text(comparison, findings)
     write_text(folder / "conclusions.md", text + "\n")
     return text
@@ -146,11 +147,11 @@ def _kept(comparison: Comparison, specification: str) -> set[tuple[str, int, int
 def _write(file: Path, table: pd.DataFrame, kept: set[tuple[str, int, int]]) -> pd.DataFrame:
     """Write a table, with the rows that the file has of the kept runs in place of its own, and return it."""
     if kept and file.is_file():
-        before = pd.read_csv(file, dtype={"arm": str}).reindex(columns=table.columns)
+        before = bare_table(pd.read_csv(file, dtype={"arm": str})).reindex(columns=table.columns)
         parts = [table[[key not in kept for key in _keys(table)]], before[[key in kept for key in _keys(before)]]]
         parts = [part for part in parts if len(part)]
         table = pd.concat(parts, ignore_index=True).sort_values([*KEYS, "round"], kind="stable", ignore_index=True)
-    write_text(file, table.to_csv(index=False))
+    write_csv_table(file, table)
     return table
 
 

@@ -26,7 +26,8 @@ from nnunet_assft.evaluation.case_metrics import read_table
 from nnunet_assft.evaluation.dice import case_dice, mean_of, wrong_share
 from nnunet_assft.runtime.cached import cached
 from nnunet_assft.runtime.cases import for_each_case
-from nnunet_assft.runtime.files import read_json, sha256_file, write_text
+from nnunet_assft.runtime.csv_files import write_csv_table
+from nnunet_assft.runtime.files import read_json, sha256_file
 
 COLUMNS = ["round", "case", "selection", "selected", "dice", "wrong"]
 
@@ -60,7 +61,7 @@ def pseudo_label_quality(experiment: Experiment, r: int, device: torch.device) -
             for name, cases in selected.items()
             for case in done.unlabelled
         ]
-        write_text(file, pd.DataFrame(rows, columns=COLUMNS).to_csv(index=False))
+        write_csv_table(file, pd.DataFrame(rows, columns=COLUMNS))
         return {"cases": len(references)}
 
     inputs = {
