@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 def some(items: Iterable[object], n: int = 5, separator: str = ", ") -> str:
@@ -20,3 +20,14 @@ def named(kind: str, items: Iterable[object], n: int = 5) -> str:
 def count(n: int, kind: str) -> str:
     """Return a number with its noun, such as "1 seed" or "3 seeds"."""
     return f"{n} {kind}{'' if n == 1 else 's'}"
+
+
+def by(size: Sequence[int]) -> str:
+    """Return the size of a volume, such as "24 x 26 x 18"."""
+    return " x ".join(map(str, size))
+
+
+def printable(text: str) -> str:
+    """Return a text as one line for a terminal: a line break or another control character in it is shown as an escape
+    sequence, such as "\\n"."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

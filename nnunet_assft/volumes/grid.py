@@ -21,6 +21,8 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, SimpleITKIOWithReorient
 
+sitk.ProcessObject.SetGlobalWarningDisplay(False)  # lines of C++ on the terminal; what matters is found in the headers
+
 TOLERANCE = 0.05  # voxels; smaller differences are rounding errors of a header, larger ones are real
 RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # LPS -> RAS and back
 
@@ -141,7 +143,8 @@ def read_itk_grid(file: Path) -> Grid:
     reader.SetFileName(str(file))
     reader.ReadImageInformation()
     if reader.GetNumberOfComponents() != 1:
-        raise ValueError(f"it has {reader.GetNumberOfComponents()} values per voxel; expected one")
+        n = reader.GetNumberOfComponents()
+        raise ValueError(f"it has {n} values per voxel, as colours or Slicer's segments in layers have; expected one")
     return itk_grid(reader)
 
 

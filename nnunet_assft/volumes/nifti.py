@@ -41,7 +41,10 @@ def forms_disagree(file: Path) -> bool:
     if not _is_nifti(file):
         return False
     image: Any = nibabel.load(file)
-    sform, qform = (image.get_sform(coded=True), image.get_qform(coded=True))
+    try:
+        sform, qform = (image.get_sform(coded=True), image.get_qform(coded=True))
+    except ValueError:  # a quaternion that is none
+        return True
     if not sform[1] or not qform[1] or len(image.shape) < 3:
         return False
     grids = [Grid.from_ras(image.shape[:3], affine) for affine, _ in (sform, qform)]
