@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from nnunet_assft.active.context import Context
 from nnunet_assft.active.state import Experiment, finished_rounds
@@ -101,15 +103,48 @@ def open_request(experiment: Experiment) -> AnnotationRequest:
         raise AssftError(f"Round {r} has not queried its cases yet. Run {again}; it stops when it needs labels.")
     cases = tuple(counted_cases(experiment, r, queried))
     file = experiment.paths.annotators_file(r)
-    recorded = read_json(file) if file.is_file() else {}
-    return AnnotationRequest(r, cases, {case: tuple(recorded.get(case, ())) for case in cases})
+    recorded = read_assignment(file)
+    return AnnotationRequest(r, cases, {case: recorded.get(case, ()) for case in cases})
+
+
+def read_assignment(file: Path) -> dict[str, tuple[str, ...]]:
+    """Return case -> its annotators from the file of an assignment; empty if there is no file.
+
+    Raises `AssftError` if the file is damaged.
+    """
+    if not file.is_file():
+        return {}
+    try:
+        return {case: tuple(_names(names)) for case, names in read_json(file).items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise AssftError(
+            f"{file} is damaged ({error}). It records which annotator has which case. Delete it, and run annotate "
+            "export with the same --annotators and --double_read as before to write it anew."
+        ) from error
+
+
+def _names(content: Any) -> list[str]:
+    """Return a list of names, of which paths are made. Raises ValueError if it is anything else."""
+
+    def is_name(entry: Any) -> bool:
+        return isinstance(entry, str) and entry == Path(entry).name and bool(entry.strip("."))
+
+    if not isinstance(content, list) or not all(map(is_name, content)):
+        raise ValueError(f"found {content!r} instead of names")
+    return content
 
 
 def queried_cases(experiment: Experiment, r: int) -> list[str]:
     """Return the cases that round r has queried, best first, or an empty list before its query."""
     query = experiment.paths.step_file(r, "query")
     if query.is_file():
-        return list(read_json(query)["result"]["queried"])
+        try:
+            return _names(read_json(query)["result"]["queried"])
+        except (ValueError, KeyError, TypeError) as error:
+            again = experiment.command("round", "-r", str(r))
+            raise AssftError(
+                f"{query} is damaged ({error}). Delete it, and run {again}, which queries the same cases again."
+            ) from error
     return [experiment.permutation[0]] if r == 0 and experiment.options.first_case == "random" else []
 
 

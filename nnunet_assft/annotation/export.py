@@ -25,12 +25,12 @@ from nnunet_assft.annotation.work_folder import itksnap_labels, readme, slicer_c
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.cached import claim
 from nnunet_assft.runtime.cases import for_each_case
+from nnunet_assft.runtime.csv_files import write_csv
 from nnunet_assft.runtime.files import (
     atomic_path,
     link_or_copy,
     read_json,
     sha256_file,
-    write_csv,
     write_json,
     write_text,
 )
@@ -73,6 +73,7 @@ def export_work(context: Context, folder: Path, options: ExportOptions = ExportO
     experiment, dataset = context.experiment, context.dataset
     request = open_request(experiment)
     require_plain_volumes(dataset)
+    require_own_labels(dataset, request.cases)
     for case in request.cases:
         image_grid(dataset.images[case][0])
     request = _shared_out(context, request, options)
@@ -107,6 +108,17 @@ def require_plain_volumes(dataset: RawDataset) -> None:
         )
 
 
+def require_own_labels(dataset: RawDataset, cases: Sequence[str]) -> None:
+    """Raise `AssftError` if dataset.json places a label outside of the dataset, where nothing is written."""
+    for case in cases:
+        file = dataset.label_file(case)
+        if not Path(os.path.normpath(file)).is_relative_to(os.path.normpath(dataset.folder)):
+            raise AssftError(
+                f"dataset.json places the label of case {case} outside of the dataset ({file}), where import writes "
+                f"nothing. Place it in {dataset.folder}, for example labelsTr/{case}{dataset.file_ending}."
+            )
+
+
 # Who annotates what ---------------------------------------------------------------------------------------------------
 
 
@@ -137,8 +149,16 @@ def _claim(
 ) -> None:
     """Mark the folder as the export of this round before anything else is written.
 
-    Raises `AssftError` if the folder holds something else.
+    Raises `AssftError` if the folder holds something else, or leads to another place.
     """
+    if folder.exists() and not folder.is_dir():
+        raise AssftError(f"{folder} is a file. Give a folder with -o.")
+    for path in (*folder.glob("*"), *folder.glob("annotations/*")):
+        if path.is_dir() and not path.resolve().is_relative_to(folder.resolve()):
+            raise AssftError(
+                f"{path} is a link that leads out of the work folder, to {path.resolve()}, where nothing is written. "
+                "Remove the link, or give an empty folder with -o."
+            )
     made_from = {
         "dataset": context.experiment.dataset,
         "experiment": context.experiment.name,
@@ -154,7 +174,10 @@ def _refuse(folder: Path) -> None:
     file = folder / EXPORT_FILE
     if not file.is_file():
         raise AssftError(f"{folder} is not empty and is not a work folder. Give an empty folder with -o.")
-    other = read_json(file)
+    try:
+        other = dict(read_json(file))
+    except (ValueError, TypeError) as error:
+        raise AssftError(f"{file} is damaged ({error}). Give an empty folder with -o.") from error
     raise AssftError(
         f"{folder} holds an export of round {other.get('round')} of {other.get('dataset')}, experiment "
         f"{other.get('experiment')!r}, that was made with another model, other cases or another --no_prelabel. Give an "

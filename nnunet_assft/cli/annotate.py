@@ -17,7 +17,7 @@ from nnunet_assft.cli.common import (
     make_parser,
     run,
 )
-from nnunet_assft.runtime.text import count
+from nnunet_assft.runtime.text import count, printable
 
 
 def parser() -> argparse.ArgumentParser:
@@ -122,10 +122,10 @@ def import_labels(args: argparse.Namespace, experiment: Any) -> int:
         report = take(context, args.folder, consent, times)
         agreement = write_agreement(context, open_request(experiment))
     for line in report.imported:
-        print(line)
+        print(printable(line))
     for kind, lines in (("error", report.refused), ("warning", report.doubtful)):
-        for line in lines:
-            print(f"nnUNetv2_assft_annotate: {kind}: {line}", file=sys.stderr)
+        for line in lines:  # with names of files and segments, which may hold anything
+            print(f"nnUNetv2_assft_annotate: {kind}: {printable(line)}", file=sys.stderr)
     if agreement:
         print_agreement(agreement, context.paths.agreement_file(open_request(experiment).round))
     print_next(experiment)
