@@ -118,7 +118,7 @@ def read_assignment(file: Path) -> dict[str, tuple[str, ...]]:
         return {case: tuple(_names(names)) for case, names in read_json(file).items()}
     except (ValueError, TypeError, AttributeError) as error:
         raise AssftError(
-            f"{file} is damaged ({error}). It records which annotator has which case. Delete it, and run annotate "
+            f"{file} is damaged. It records which annotator has which case. Delete it, and run annotate "
             "export with the same --annotators and --double_read as before to write it anew."
         ) from error
 
@@ -143,7 +143,7 @@ def queried_cases(experiment: Experiment, r: int) -> list[str]:
         except (ValueError, KeyError, TypeError) as error:
             again = experiment.command("round", "-r", str(r))
             raise AssftError(
-                f"{query} is damaged ({error}). Delete it, and run {again}, which queries the same cases again."
+                f"{query} is damaged. Delete it, and run {again}, which queries the same cases again."
             ) from error
     return [experiment.permutation[0]] if r == 0 and experiment.options.first_case == "random" else []
 

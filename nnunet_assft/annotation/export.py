@@ -177,7 +177,7 @@ def _refuse(folder: Path) -> None:
     try:
         other = dict(read_json(file))
     except (ValueError, TypeError) as error:
-        raise AssftError(f"{file} is damaged ({error}). Give an empty folder with -o.") from error
+        raise AssftError(f"{file} is damaged. Give an empty folder with -o.") from error
     raise AssftError(
         f"{folder} holds an export of round {other.get('round')} of {other.get('dataset')}, experiment "
         f"{other.get('experiment')!r}, that was made with another model, other cases or another --no_prelabel. Give an "

@@ -110,7 +110,7 @@ def _on_grid(returned: ReturnedLabel, image: Grid) -> tuple[InFileAxes, list[str
     where = placement(returned.grid, image)
     oriented = where.oriented(returned.array)
     is_cropped = oriented.shape != image.size and (returned.is_segmentation or _is_inside(oriented, where, image))
-    if not (is_cropped or returned.is_segmentation):
+    if not is_cropped and returned.reference_offset is None:
         require_same_box(where, returned.grid, image)
     if where.noise_mm > 1e-6:
         notes.append(f"rounding errors of its header were repaired (up to {where.noise_mm:.2g} mm)")

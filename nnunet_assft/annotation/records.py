@@ -46,7 +46,7 @@ def load_readings(file: Path) -> list[dict[str, Any]]:
                 raise ValueError(f"{wrong[0]} is {entry[wrong[0]]!r}")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise AssftError(
-            f"{file} is damaged ({error}). It records who drew the label of a case. Delete it, and import the label "
+            f"{file} is damaged. It records who drew the label of a case. Delete it, and import the label "
             "again to write it anew."
         ) from error
     return [dict(entry) for entry in readings]

@@ -325,6 +325,20 @@ def test_a_cropped_label_map_that_is_not_on_voxels_of_the_image_is_refused(
         gate(tmp_path / "a.nii.gz", image_file, LABELS)
 
 
+def test_a_segmentation_of_the_size_of_its_image_that_lies_elsewhere(
+    scene: tuple[Path, sitk.Image, np.ndarray], tmp_path: Path
+) -> None:
+    """Shifted by one slice of 2.5 mm. Programs other than Slicer do not say where the image begins."""
+    image_file, image, label = scene
+    image.SetOrigin((-3.0, 5.0, 10.0))
+    save_slicer(tmp_path / "a.seg.nrrd", segments_of(label, LABELS), image, crop=False)
+    assert "it was not drawn on its image" in gate(tmp_path / "a.seg.nrrd", image_file, LABELS).warnings[0]
+    change = {"Segmentation_ReferenceImageExtentOffset": ""}
+    save_slicer(tmp_path / "b.seg.nrrd", segments_of(label, LABELS), image, crop=False, change=change)
+    with pytest.raises(AssftError, match=r"it is shifted by 2\.5 mm \(x \+0, y \+0, z \+2\.5\)"):
+        gate(tmp_path / "b.seg.nrrd", image_file, LABELS)
+
+
 @pytest.mark.parametrize("right_one", ["sform", "qform", None])
 def test_sform_and_qform_that_disagree_are_named(
     scene: tuple[Path, sitk.Image, np.ndarray], tmp_path: Path, right_one: str | None

@@ -196,7 +196,7 @@ def test_an_import_past_damaged_files(root: Path, call: Call) -> None:
 def test_a_damaged_assignment_is_named_with_what_to_do(root: Path, content: str) -> None:
     file = the_experiment().paths.annotators_file(1)
     file.write_text(content)
-    with pytest.raises(AssftError, match=r"readers_round_01.json is damaged .* run annotate export with the same"):
+    with pytest.raises(AssftError, match=r"readers_round_01.json is damaged\. .* run annotate export with the same"):
         open_request(the_experiment())
 
 
@@ -205,7 +205,7 @@ def test_a_damaged_query_is_named_with_what_to_do(root: Path, content: str) -> N
     file = the_experiment().paths.step_file(1, "query")
     file.write_bytes(content.encode("latin1"))
     with pytest.raises(
-        AssftError, match=r"query.json is damaged .* nnUNetv2_assft_round -d 901 -r 1, which queries the"
+        AssftError, match=r"query.json is damaged\. .* nnUNetv2_assft_round -d 901 -r 1, which queries the"
     ):
         open_request(the_experiment())
 
