@@ -108,8 +108,9 @@ def find_returned(
 def _entries(base: Path, folder: Path) -> Iterator[tuple[Path, str | None]]:
     """Yield (path, subfolder or None) of everything in the folder and its subfolders that is not hidden. No link is
     followed out of `folder`."""
-    for path in _visible(base):
-        yield path, None
+    paths = _visible(base)
+    yield from ((path, None) for path in paths)
+    for path in paths:
         if path.is_dir() and _leads_inside(path, folder):
             yield from ((file, path.name) for file in _visible(path))
 

@@ -240,6 +240,6 @@ def test_folders_in_folders_are_named(tmp_path: Path) -> None:
     returned, problems = find(tmp_path, case_07=("anna",))
     assert returned == {"anna/case_07.nii.gz": "case_07"}
     assert [problem.split(": ")[0] for problem in problems] == [
-        str(tmp_path / "anna/round_1"),
         str(tmp_path / "case_01"),
+        str(tmp_path / "anna/round_1"),
     ]
