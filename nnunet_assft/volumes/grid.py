@@ -144,7 +144,9 @@ def read_itk_grid(file: Path) -> Grid:
     reader.ReadImageInformation()
     if reader.GetNumberOfComponents() != 1:
         n = reader.GetNumberOfComponents()
-        raise ValueError(f"it has {n} values per voxel, as colours or Slicer's segments in layers have; expected one")
+        raise ValueError(
+            f"it has {n} values per voxel; expected one, and neither colours nor Slicer's segments in layers"
+        )
     return itk_grid(reader)
 
 
