@@ -88,7 +88,11 @@ def _read(file: Path, image: Grid) -> sitk.Image:
     reader.SetImageIO(FORMATS[ending_of(file.name) or ".nii"])
     reader.SetFileName(str(file))
     try:
-        reader.ReadImageInformation()
+        try:
+            reader.ReadImageInformation()
+        except RuntimeError:
+            refuse_damaged_nifti(file)  # which knows the reason
+            raise
         _require_one_label(reader, image)
         refuse_damaged_nifti(file)
         return reader.Execute()

@@ -39,13 +39,13 @@ def refuse_detached(file: Path) -> None:
     if name.endswith((".nhdr", ".mhd", ".hdr", ".img")):
         raise ValueError("its header and its voxels are in two files")
     if name.endswith((".nii", ".nii.gz")) and not _is_single_nifti(file):
-        raise ValueError("its header is not that of a NIfTI file whose voxels are in the same file")
+        raise ValueError("its header does not say that its voxels are in the same file")
     if (name.endswith(".nrrd") and _is_detached_nrrd(file)) or (name.endswith(".mha") and _is_detached_mha(file)):
         raise ValueError("its header says that its voxels are in another file, which is not opened")
 
 
 def _is_single_nifti(file: Path) -> bool:
-    """Whether a header has the mark of a single file. Without it, libraries look for the voxels in NAME.img."""
+    """Whether a header has the mark of a single file, or is no header. Without the mark, libraries read NAME.img."""
     with open(file, "rb") as stream:
         is_compressed = stream.read(2) == b"\x1f\x8b"  # libraries go by this, too, and not by the name
     try:
@@ -53,7 +53,9 @@ def _is_single_nifti(file: Path) -> bool:
             header = stream.read(348)
     except (OSError, EOFError, zlib.error):
         return True
-    return header[344:348] == b"n+1\0" or header[4:8] == b"n+2\0"
+    n_dimensions = {int.from_bytes(header[40:42], order) for order in ("little", "big")}  # by which ITK knows a header
+    is_header = len(header) == 348 and not n_dimensions.isdisjoint(range(1, 8))
+    return header[344:348] == b"n+1\0" or header[4:8] == b"n+2\0" or not is_header
 
 
 def _is_detached_nrrd(file: Path) -> bool:

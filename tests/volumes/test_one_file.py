@@ -57,7 +57,7 @@ DETACHED: dict[str, tuple[str, bytes]] = {
 @pytest.mark.parametrize(("name", "content"), DETACHED.values(), ids=DETACHED)
 def test_voxels_in_another_file_are_refused(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=r"two files|in another file|voxels are in the same file"):
+    with pytest.raises(ValueError, match=r"two files|in another file|does not say that its voxels"):
         refuse_detached(tmp_path / name)
 
 
@@ -68,6 +68,15 @@ def test_files_in_one_piece_pass(tmp_path: Path, name: str, compress: bool) -> N
     image.SetMetaData("Segment0_Name", "data file: x")
     sitk.WriteImage(image, str(tmp_path / name.lower()), compress)
     (tmp_path / name.lower()).rename(tmp_path / name)
+    refuse_detached(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"<!DOCTYPE html>" + b" " * 400, b"version https://git-lfs\n", gzip.compress(b"")]
+)
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.nrrd", "a.mha"])
+def test_what_is_no_header_is_left_to_the_reader(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
     refuse_detached(tmp_path / name)
 
 
