@@ -13,7 +13,7 @@ from nnunet_assft.active.experiment import image_files, image_folder, read_plans
 from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.scoring.case_record import RECORDS
 from nnunet_assft.active.state import Experiment, Round, damaged_files, is_table, recorded_tables
-from nnunet_assft.annotation.minutes import read_annotation
+from nnunet_assft.annotation.records import load_readings
 from nnunet_assft.errors import AssftError, DamagedFileError
 from nnunet_assft.network.checkpoints import load_weights
 from nnunet_assft.planning.preprocessing import made_from_others, whole_files
@@ -70,7 +70,7 @@ def _checks(experiment: Experiment, dataset: RawDataset) -> Iterator[Check]:
     for record in sorted((paths.results / "records").glob("*/*.npz")):
         yield Check(f"record {record.parent.name}/{record.stem}", partial(_read_record, record))
     for annotation in sorted(paths.annotations.glob("*.json")):
-        yield Check(f"annotation of {annotation.stem}", partial(read_annotation, annotation))
+        yield Check(f"annotation of {annotation.stem}", partial(load_readings, annotation))
 
 
 def _checks_of_images(experiment: Experiment, dataset: RawDataset) -> Iterator[Check]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from nnunet_assft.active.context import Context
 from nnunet_assft.active.state import Experiment, finished_rounds
-from nnunet_assft.errors import AssftError, WaitingForAnnotation
+from nnunet_assft.errors import AssftError, DamagedFileError, WaitingForAnnotation
 from nnunet_assft.runtime.cached import cached, cached_or_none, kept_result
 from nnunet_assft.runtime.cases import for_each_case
 from nnunet_assft.runtime.sealed import read_sealed
@@ -111,14 +113,34 @@ def open_request(experiment: Experiment) -> AnnotationRequest:
         again = experiment.command("round", "-r", str(r))
         raise AssftError(f"Round {r} has not queried its cases yet. Run {again}; it stops when it needs labels.")
     cases = tuple(counted_cases(experiment, r, queried))
-    recorded = assigned_annotators(experiment, r)
-    return AnnotationRequest(r, cases, {case: tuple(recorded.get(case, ())) for case in cases})
+    recorded = read_assignment(experiment.paths.annotators_file(r), experiment.pool)
+    return AnnotationRequest(r, cases, {case: recorded.get(case, ()) for case in cases})
 
 
-def assigned_annotators(experiment: Experiment, r: int) -> dict[str, list[str]]:
-    """Return case -> names of its annotators, as assigned in round r; empty if nobody was named."""
-    file = experiment.paths.annotators_file(r)
-    return read_sealed(file, experiment.pool) if file.is_file() else {}
+def read_assignment(file: Path, pool: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """Return case -> its annotators from the file of an assignment; empty if there is no file.
+
+    Raises `DamagedFileError` if the file is damaged.
+    """
+    if not file.is_file():
+        return {}
+    remedy = "Delete it, and run annotate export with the same --annotators and --double_read as before."
+    content = read_sealed(file, pool, remedy=remedy)
+    try:
+        return {case: tuple(_names(names)) for case, names in content.items()}
+    except ValueError as error:
+        raise DamagedFileError(f"{file} is damaged ({error}). {remedy}") from error
+
+
+def _names(content: Any) -> list[str]:
+    """Return a list of names, of which paths are made. Raises ValueError if it is anything else."""
+
+    def is_name(entry: Any) -> bool:
+        return isinstance(entry, str) and entry == Path(entry).name and bool(entry.strip("."))
+
+    if not isinstance(content, list) or not all(map(is_name, content)):
+        raise ValueError(f"found {content!r} instead of names")
+    return content
 
 
 def queried_cases(experiment: Experiment, r: int) -> list[str]:

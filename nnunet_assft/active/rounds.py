@@ -42,8 +42,9 @@ from nnunet_assft.active.training.training_set import Stage
 from nnunet_assft.errors import AssftError, DamagedFileError, doing
 from nnunet_assft.evaluation.dice import evaluate_cases
 from nnunet_assft.runtime.cached import cached
+from nnunet_assft.runtime.csv_files import csv_text
 from nnunet_assft.runtime.environment import require_space
-from nnunet_assft.runtime.files import csv_text, sha256_file
+from nnunet_assft.runtime.files import sha256_file
 from nnunet_assft.runtime.writable import require_folder
 
 

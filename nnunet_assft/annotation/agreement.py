@@ -7,7 +7,8 @@ from typing import Any
 from nnunet_assft.active.annotation import AnnotationRequest
 from nnunet_assft.active.context import Context
 from nnunet_assft.evaluation.dice import evaluate_cases, mean_of
-from nnunet_assft.runtime.files import write_csv
+from nnunet_assft.runtime.csv_files import write_csv
+from nnunet_assft.volumes.labels import read_label
 
 
 def write_agreement(context: Context, request: AnnotationRequest) -> list[dict[str, Any]]:
@@ -15,7 +16,7 @@ def write_agreement(context: Context, request: AnnotationRequest) -> list[dict[s
 
     Returns an empty list and writes nothing if there is no such case yet. The Dice is that of nnU-Net's evaluator, with
     the first annotator's label as the reference (Dice is symmetric). It is None where neither annotator has drawn the
-    structure.
+    structure. Raises `AssftError` for a label that was damaged since it was imported.
     """
     dataset = context.dataset
     first, second = {}, {}
@@ -24,6 +25,8 @@ def write_agreement(context: Context, request: AnnotationRequest) -> list[dict[s
             other = context.paths.second_reading(names[1], case, dataset.file_ending)
             if dataset.label_file(case).is_file() and other.is_file():
                 first[case], second[case] = dataset.label_file(case), other
+                for file in (first[case], second[case]):
+                    read_label(dataset, case, file)
     if not first:
         return []
     ignore_label = dataset.labels.get("ignore")

@@ -25,11 +25,11 @@ from nnunet_assft.annotation.work_folder import itksnap_labels, readme, slicer_c
 from nnunet_assft.errors import AssftError, DamagedFileError
 from nnunet_assft.runtime.cached import claim
 from nnunet_assft.runtime.cases import for_each_case
+from nnunet_assft.runtime.csv_files import write_csv
 from nnunet_assft.runtime.files import (
     atomic_path,
     link_or_copy,
     sha256_file,
-    write_csv,
     write_text,
 )
 from nnunet_assft.runtime.sealed import read_sealed, write_sealed
@@ -74,6 +74,7 @@ def export_work(context: Context, folder: Path, options: ExportOptions = ExportO
     experiment, dataset = context.experiment, context.dataset
     request = open_request(experiment)
     require_plain_volumes(dataset)
+    require_own_labels(dataset, request.cases)
     for case in request.cases:
         _require_usable(dataset, case)
     request = _shared_out(context, request, options)
@@ -117,6 +118,17 @@ def require_plain_volumes(dataset: RawDataset) -> None:
         )
 
 
+def require_own_labels(dataset: RawDataset, cases: Sequence[str]) -> None:
+    """Raise `AssftError` if dataset.json places a label outside of the dataset, where nothing is written."""
+    for case in cases:
+        file = dataset.label_file(case)
+        if not Path(os.path.normpath(file)).is_relative_to(os.path.normpath(dataset.folder)):
+            raise AssftError(
+                f"dataset.json places the label of case {case} outside of the dataset ({file}), where import writes "
+                f"nothing. Place it in {dataset.folder}, for example labelsTr/{case}{dataset.file_ending}."
+            )
+
+
 # Who annotates what ---------------------------------------------------------------------------------------------------
 
 
@@ -147,8 +159,16 @@ def _claim(
 ) -> None:
     """Mark the folder as the export of this round before anything else is written.
 
-    Raises `AssftError` if the folder holds something else.
+    Raises `AssftError` if the folder holds something else, or leads to another place.
     """
+    if folder.exists() and not folder.is_dir():
+        raise AssftError(f"{folder} is a file. Give a folder with -o.")
+    for path in (*folder.glob("*"), *folder.glob("annotations/*")):
+        if path.is_dir() and not path.resolve().is_relative_to(folder.resolve()):
+            raise AssftError(
+                f"{path} is a link that leads out of the work folder, to {path.resolve()}, where nothing is written. "
+                "Remove the link, or give an empty folder with -o."
+            )
     made_from = {
         "dataset": context.experiment.dataset,
         "experiment": context.experiment.name,

@@ -11,6 +11,7 @@ import numpy as np
 
 from nnunet_assft.annotation.label_files import ReturnedLabel, image_grid, read_returned_label
 from nnunet_assft.errors import AssftError
+from nnunet_assft.runtime.text import by
 from nnunet_assft.volumes.grid import Grid
 from nnunet_assft.volumes.nifti import forms_disagree
 from nnunet_assft.volumes.placement import DoesNotFitError, Placement, placement, put_back, require_same_box
@@ -74,11 +75,14 @@ def gate(
     header places the label elsewhere than its image; it must have the shape of the image. Raises `AssftError` for a
     label that must not be used.
     """
-    returned, grid = read_returned_label(file, labels), image_grid(image_file)
+    grid = image_grid(image_file)
+    returned, two_forms = read_returned_label(file, labels, grid), forms_disagree(file)
     try:
         label, notes, warnings = _on_grid(returned, grid)
+        if two_forms:
+            notes.append("its sform and its qform disagree; the one that ITK reads lies on the image")
     except DoesNotFitError as error:
-        reason = f"{error}; its sform and its qform disagree" if forms_disagree(file) else str(error)
+        reason = f"{error}; its sform and its qform disagree" if two_forms else str(error)
         same_shape = returned.array.shape == grid.size
         if not (accept_geometry and same_shape):
             consent = (
@@ -101,11 +105,13 @@ def gate(
 def _on_grid(returned: ReturnedLabel, image: Grid) -> tuple[InFileAxes, list[str], list[str]]:
     """Return (label on the grid of the image, notes, warnings). Raises `DoesNotFitError` if it does not fit."""
     notes, warnings = [], []
-    if returned.cropped and not returned.array.any():  # the position of Slicer's empty segmentations has no meaning
+    if returned.is_segmentation and not returned.array.any():  # the position of Slicer's empty ones has no meaning
         return InFileAxes(np.zeros(image.size[::-1], returned.array.dtype)), [], []
     where = placement(returned.grid, image)
-    if not returned.cropped:
-        _require_whole(where, returned.grid, image)
+    oriented = where.oriented(returned.array)
+    is_cropped = oriented.shape != image.size and (returned.is_segmentation or _is_inside(oriented, where, image))
+    if not is_cropped and returned.reference_offset is None:
+        require_same_box(where, returned.grid, image)
     if where.noise_mm > 1e-6:
         notes.append(f"rounding errors of its header were repaired (up to {where.noise_mm:.2g} mm)")
     if where.is_reoriented:
@@ -113,11 +119,20 @@ def _on_grid(returned: ReturnedLabel, image: Grid) -> tuple[InFileAxes, list[str
             "its axes are stored in another order or direction than those of its image; they can be reordered without "
             "loss"
         )
-    array, lost = put_back(where.oriented(returned.array), where, image.size)
+    array, lost = put_back(oriented, where, image.size)
     if lost:
         raise AssftError(f"{lost} labelled voxels lie outside of its image. Draw on the image of the work folder only.")
-    if returned.array.shape != image.size and returned.cropped:
+    if is_cropped:
         notes.append("it was cropped and has been put back on the whole image")
+    if is_cropped and not returned.is_segmentation:
+        advice = "save it as .seg.nrrd, or export it with the image as reference volume"
+        if _is_tight(oriented, where, image):
+            notes.append(f"next time, {advice}")
+        else:
+            warnings.append(
+                f"it covers only {by(oriented.shape)} of the {by(image.size)} voxels of its image, and all others "
+                f"would become background. Better {advice}"
+            )
     offset = returned.reference_offset
     if offset is not None and offset != where.offset and not where.is_reoriented:
         said, found = (" ".join(map(str, voxel)) for voxel in (offset, where.offset))
@@ -128,14 +143,23 @@ def _on_grid(returned: ReturnedLabel, image: Grid) -> tuple[InFileAxes, list[str
     return InFileAxes(array.transpose(2, 1, 0)), notes, warnings
 
 
-def _require_whole(where: Placement, label: Grid, image: Grid) -> None:
-    try:
-        require_same_box(where, label, image)
-    except DoesNotFitError as error:
-        ends = [start + label.size[axis] for start, axis in zip(where.offset, where.axes, strict=True)]
-        is_part = min(where.offset) >= 0 and all(end <= n for end, n in zip(ends, image.size, strict=True))
-        hint = ", and lies inside of it: it was cropped. Export it with the image as reference volume, or as .seg.nrrd"
-        raise DoesNotFitError(f"{error}{hint if is_part else ''}") from error
+def _is_inside(label: np.ndarray, where: Placement, image: Grid) -> bool:
+    """Whether a label, along the axes of the image, begins and ends inside of it."""
+    return all(
+        first >= 0 and first + n <= whole for first, n, whole in zip(where.offset, label.shape, image.size, strict=True)
+    )
+
+
+def _is_tight(label: np.ndarray, where: Placement, image: Grid) -> bool:
+    """Whether a label was cropped to its structures: they reach each of its sides that is not a side of the image.
+
+    Otherwise the image itself may have been cropped, and structures outside of the part are missing.
+    """
+    return all(
+        (where.offset[axis] == 0 or label.take(0, axis).any())
+        and (where.offset[axis] + label.shape[axis] == image.size[axis] or label.take(-1, axis).any())
+        for axis in range(3)
+    )
 
 
 # What a label looks like ----------------------------------------------------------------------------------------------

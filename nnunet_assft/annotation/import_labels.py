@@ -12,11 +12,11 @@ import SimpleITK as sitk
 from nnunet_assft.active.annotation import open_request
 from nnunet_assft.active.context import Context
 from nnunet_assft.active.state import Round
-from nnunet_assft.annotation.export import require_plain_volumes
+from nnunet_assft.annotation.export import require_own_labels, require_plain_volumes
 from nnunet_assft.annotation.gate import Expected, GatedLabel, LabelSummary, gate
 from nnunet_assft.annotation.minutes import Times
 from nnunet_assft.annotation.preview import prelabel_file, preview_or_none
-from nnunet_assft.annotation.records import keep_aside, load_record, reading_of, save_record, summaries_so_far
+from nnunet_assft.annotation.records import keep_aside, load_readings, reading_of, save_record, summaries_so_far
 from nnunet_assft.annotation.returned import Returned, find_returned
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.cases import for_each_case
@@ -65,8 +65,9 @@ def import_labels(context: Context, folder: Path, consent: Consent, times: Times
     """
     request = open_request(context.experiment)
     require_plain_volumes(context.dataset)
+    require_own_labels(context.dataset, request.cases)
     _check_names(context, consent, times)
-    returned, problems = find_returned(context, folder, request, times, replace=consent.replace)
+    returned, problems = find_returned(context.experiment, folder, request, times, replace=consent.replace)
     earlier = summaries_so_far(context) if returned else {}
 
     def take(label: Returned) -> _Outcome:
@@ -149,12 +150,11 @@ class _Import:
         A file that was imported under a name keeps it: --annotator_name of a later import does not rename it.
         """
         case, annotator = self.returned.case, self.returned.annotator
-        record = load_record(self.context, case)
-        known = reading_of(record, annotator)
+        readings = load_readings(self.context.paths.annotation_file(case))
+        known = reading_of(readings, annotator)
         if known or self.returned.asked.annotators or (case, annotator) in self.times.rows:
             return known
-        entries = record.get("readings", ())
-        return next((entry for entry in entries if entry["annotator"] and entry["source_sha256"] == source), {})
+        return next((entry for entry in readings if entry["annotator"] and entry["source_sha256"] == source), {})
 
     def _is_in(self, known: Mapping[str, Any]) -> bool:
         return self.target.is_file() and sha256_file(self.target) == known["label_sha256"]

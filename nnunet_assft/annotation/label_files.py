@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,63 +13,111 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunet_assft.errors import AssftError
-from nnunet_assft.runtime.text import reason, some
+from nnunet_assft.runtime.text import by, count, reason, some
 from nnunet_assft.volumes.grid import Grid, itk_grid, read_itk_grid
 from nnunet_assft.volumes.names import simplified
-from nnunet_assft.volumes.whole_files import whole_file
+from nnunet_assft.volumes.one_file import refuse_detached
+from nnunet_assft.volumes.whole_files import require_readable, whole_file
 
-ENDINGS = (".seg.nrrd", ".nrrd", ".nii.gz", ".nii")  # .seg.nrrd before .nrrd
+# ending -> how ITK reads it, by this alone: by default it guesses from the content, and some formats name other files
+FORMATS = {
+    ".seg.nrrd": "NrrdImageIO",  # before .nrrd
+    ".nrrd": "NrrdImageIO",
+    ".nii.gz": "NiftiImageIO",
+    ".nii": "NiftiImageIO",
+    ".mha": "MetaImageIO",
+    ".gipl": "GiplImageIO",
+}
 MAX_VALUES = 300  # a file with more different values than this is not a label map
+MAX_SIZE = 8  # times the voxels of its image: a segmentation may reach beyond it, but is not read if it is larger
 
 
 @dataclass(frozen=True)
 class ReturnedLabel:
-    """The content of a returned file.
+    """The content of a returned file, which may cover a part of its image.
 
-    array: (i, j, k) int64, with the numbers of dataset.json. cropped: whether it may cover only a part of the image.
-    reference_offset: index of its first voxel in the volume that it was drawn on, if the file states it.
+    array: (i, j, k) int64, with the numbers of dataset.json. is_segmentation: whether it is one of Slicer's, which are
+    cropped to what is drawn. reference_offset: index of its first voxel in the volume that it was drawn on, if the file
+    states it.
     """
 
     array: np.ndarray
     grid: Grid
-    cropped: bool = False
+    is_segmentation: bool = False
     reference_offset: tuple[int, ...] | None = None
 
 
-def read_returned_label(file: Path, labels: Mapping[str, int]) -> ReturnedLabel:
-    """Read the label in `file`. labels: name -> number, as in dataset.json.
+def ending_of(name: str) -> str | None:
+    """Return the ending of a label file in lower case, as in FORMATS, or None if files of this name are not read."""
+    return next((ending for ending in FORMATS if name.lower().endswith(ending)), None)
+
+
+def read_returned_label(file: Path, labels: Mapping[str, int], image: Grid) -> ReturnedLabel:
+    """Read the label in `file`. labels: name -> number, as in dataset.json. image: the grid of its image.
 
     Raises `AssftError`, which says what was found, for a file that is not a label map of this dataset.
     """
-    try:
-        with whole_file(file) as whole:
-            image = sitk.ReadImage(str(whole))
-    except Exception as error:  # ITK and nibabel raise exceptions of many types
-        raise AssftError(f"the file cannot be read ({reason(error)}). Save it again.") from error
-    if image.GetDimension() != 3:
-        raise AssftError(
-            f"it has {image.GetDimension()} dimensions, {' x '.join(map(str, image.GetSize()))} voxels; expected a 3D "
-            "label map. Save one volume, not a series."
-        )
-    array = sitk.GetArrayFromImage(image)
-    is_segmentation = bool(_segment_numbers(image)) or file.name.lower().endswith(".seg.nrrd")
+    volume = _read(file, image)
+    array = sitk.GetArrayFromImage(volume)
+    is_segmentation = bool(_segment_numbers(volume)) or ending_of(file.name) == ".seg.nrrd"
     if is_segmentation and not array.any():  # Slicer then writes one voxel, whose position has no meaning
-        return ReturnedLabel(np.zeros(image.GetSize(), np.int64), itk_grid(image), cropped=True)
-    if _segment_numbers(image):
-        merged = _merge_segments(image, array, labels)
-        offset = _numbers(image, "Segmentation_ReferenceImageExtentOffset")
-        return ReturnedLabel(merged.transpose(2, 1, 0), itk_grid(image), cropped=True, reference_offset=offset)
-    if image.GetNumberOfComponentsPerPixel() != 1:
-        raise AssftError(
-            f"it has {image.GetNumberOfComponentsPerPixel()} values per voxel; expected one. Export a label map, not "
-            "colours."
-        )
+        return ReturnedLabel(np.zeros(volume.GetSize(), np.int64), itk_grid(volume), is_segmentation=True)
+    if _segment_numbers(volume):
+        _refuse_fractions(volume)
+        merged = _merge_segments(volume, array, labels)
+        offset = _numbers(volume, "Segmentation_ReferenceImageExtentOffset", 3)
+        return ReturnedLabel(merged.transpose(2, 1, 0), itk_grid(volume), True, offset)
     if is_segmentation:
         raise AssftError(
             "it is a .seg.nrrd that names no segments, so the meaning of its numbers is unknown. Save it from Slicer "
             "again, or name it CASE.nrrd if it is a label map with the numbers of dataset.json."
         )
-    return ReturnedLabel(_whole_numbers(array, labels).transpose(2, 1, 0), itk_grid(image))
+    return ReturnedLabel(_whole_numbers(array, labels).transpose(2, 1, 0), itk_grid(volume))
+
+
+def _read(file: Path, image: Grid) -> sitk.Image:
+    """Read a file that has one volume of about the size of the image at most, which its header says.
+
+    Raises `AssftError` if it is damaged, or before its voxels are read if it holds anything else.
+    """
+    try:
+        refuse_detached(file)
+    except ValueError as error:
+        raise AssftError(f"{error}. Save the label as one file, such as CASE.seg.nrrd or CASE.nii.gz.") from error
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO(FORMATS[ending_of(file.name) or ".nii"])
+    reader.SetFileName(str(file))
+    try:
+        try:
+            reader.ReadImageInformation()
+        except RuntimeError:
+            require_readable(file, by_itk=True)  # which knows the reason
+            raise
+        _require_one_label(reader, image)
+        with whole_file(file) as whole:
+            reader.SetFileName(str(whole))
+            return reader.Execute()
+    except AssftError:
+        raise
+    except Exception as error:  # ITK and nibabel raise exceptions of many types
+        raise AssftError(f"the file cannot be read ({reason(error)}). Save it again.") from error
+
+
+def _require_one_label(header: sitk.ImageFileReader, image: Grid) -> None:
+    """Raise `AssftError` unless a header describes a label map or segments, of about the size of the image at most."""
+    size, values, segments = header.GetSize(), header.GetNumberOfComponents(), _segment_numbers(header)
+    if len(size) != 3:
+        raise AssftError(
+            f"it has {len(size)} dimensions, {by(size)} voxels; expected a 3D label map. Save one volume, not a series."
+        )
+    if values != 1 and not segments:
+        raise AssftError(f"it has {values} values per voxel; expected one. Export a label map, not colours.")
+    if math.prod(size) * values > MAX_SIZE * math.prod(image.size) * max(1, len(segments)):
+        layers = f" in {values} layers" if values > 1 else ""
+        raise AssftError(
+            f"its header claims {by(size)} voxels{layers}, far more than those of its image, {by(image.size)}; it is "
+            "not read. Draw on the image of the work folder and save in its geometry."
+        )
 
 
 def image_grid(file: Path) -> Grid:
@@ -168,20 +217,27 @@ def _segments(image: sitk.Image, layers: np.ndarray, labels: Mapping[str, int]) 
     """Return the segments of the file, each with its layer. Older versions of Slicer write one layer per segment, with
     the value 1."""
     found: list[tuple[_Segment, int]] = []
+    names: dict[str, str] = {}
     for i in _segment_numbers(image):
         name = _text(image, f"Segment{i}_Name") or _text(image, f"Segment{i}_ID")
         known = _structure_named(name, labels)
-        if known in (segment.name for segment, _ in found):
-            raise AssftError(f"two segments are called {known!r}. Merge them, or delete one, in Slicer.")
-        layer, value = (_numbers(image, f"Segment{i}_{key}") for key in ("Layer", "LabelValue"))
-        index = layer[0] if layer else min(i, layers.shape[3] - 1)
-        if index >= layers.shape[3]:
+        if known in names and labels[known]:  # several segments of the background do no harm
             raise AssftError(
-                f"segment {name!r} is in layer {index} of a file with {layers.shape[3]}. Save it from Slicer again."
+                f"two segments are called {known!r} ({names[known]!r} and {name!r}). Merge them, or delete one, in "
+                "Slicer."
             )
-        voxels = layers[..., index] == (value[0] if value else 1)
-        _require_within_extent(voxels, _numbers(image, f"Segment{i}_Extent"), name)
-        found.append((_Segment(known, labels[known], voxels), index))
+        names[known] = name
+        (layer,) = _numbers(image, f"Segment{i}_Layer") or (min(i, layers.shape[3] - 1),)
+        (value,) = _numbers(image, f"Segment{i}_LabelValue") or (1,)
+        extent = _numbers(image, f"Segment{i}_Extent", 6)
+        if extent and any(last < first for first, last in zip(extent[::2], extent[1::2], strict=True)):
+            layer = min(layer, layers.shape[3] - 1)  # an empty segment needs no layer of its own
+        if not 0 <= layer < layers.shape[3] or (value == 0 and labels[known]):
+            place = f"in layer {layer} of a file with {layers.shape[3]}, label value {value}"
+            raise AssftError(f"segment {name!r} is {place}. Save it from Slicer again.")
+        voxels = layers[..., layer] == value
+        _require_within_extent(voxels, extent, name)
+        found.append((_Segment(known, labels[known], voxels), layer))
     return found
 
 
@@ -196,7 +252,17 @@ def _structure_named(name: str, labels: Mapping[str, int]) -> str:
     )
 
 
-def _segment_numbers(image: sitk.Image) -> list[int]:
+def _refuse_fractions(image: sitk.Image) -> None:
+    """Raise `AssftError` if the voxels of a file say how much of them belongs to a segment."""
+    keys = ("Segmentation_MasterRepresentation", "Segmentation_SourceRepresentation")  # up to Slicer 5.2, and since
+    if any("fractional" in _text(image, key).lower() for key in keys):
+        raise AssftError(
+            "its segments are fractional label maps, of which a voxel can belong to several. Convert them to binary "
+            "label maps in Slicer (Segmentations, Representations), make these the source, and save it again."
+        )
+
+
+def _segment_numbers(image: sitk.Image | sitk.ImageFileReader) -> list[int]:
     """The n of all Segment{n}_ID and Segment{n}_Name."""
     matches = (re.fullmatch(r"Segment(\d+)_(?:ID|Name)", key) for key in image.GetMetaDataKeys())
     return sorted({int(match[1]) for match in matches if match})
@@ -223,8 +289,16 @@ def _text(image: sitk.Image, key: str) -> str:
     return str(image.GetMetaData(key)).strip() if image.HasMetaDataKey(key) else ""
 
 
-def _numbers(image: sitk.Image, key: str) -> tuple[int, ...] | None:
+def _numbers(image: sitk.Image, key: str, n: int = 1) -> tuple[int, ...] | None:
+    """Return the n whole numbers that the file has under this key, None if it lacks the key.
+
+    Raises `AssftError` if it has anything else there.
+    """
+    text = _text(image, key)
     try:
-        return tuple(int(float(part)) for part in _text(image, key).split()) or None
-    except ValueError:
-        return None
+        numbers = tuple(int(float(part)) for part in text.split())
+    except (ValueError, OverflowError):
+        numbers = ()
+    if text and len(numbers) != n:
+        raise AssftError(f"its {key} is {text!r}; expected {count(n, 'number')}. Save it from Slicer again.")
+    return numbers or None

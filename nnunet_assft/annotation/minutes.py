@@ -6,13 +6,11 @@ import csv
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from nnunet_assft.errors import AssftError
+from nnunet_assft.runtime.csv_files import bare
 from nnunet_assft.runtime.ranges import RANGES
-from nnunet_assft.runtime.sealed import read_sealed
-
-KEYS = ("schema_version", "case", "round", "readings", "replaced")  # of the record of an imported label
+from nnunet_assft.runtime.text import some
 
 
 @dataclass(frozen=True)
@@ -51,45 +49,35 @@ class Times:
         """
         try:
             with open(file, encoding="utf-8-sig", newline="") as stream:  # Excel writes a byte order mark
-                table = csv.DictReader(stream)
-                columns, lines = table.fieldnames or [], list(table)
+                header, *lines = [[bare(cell) for cell in row] for row in csv.reader(stream)] or [[]]
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise AssftError(
                 f"--times {file} cannot be read: {error}. Expected a CSV with the columns case, annotator, minutes."
             ) from error
-        if not {"case", "minutes"} <= set(columns):
+        columns = [name.strip() for name in header]
+        if not {"case", "minutes"} <= set(columns) or len(set(columns)) < len(columns):
+            found = some(map(repr, columns)) if columns else "no columns"
             raise AssftError(
-                f"--times {file} has the columns {', '.join(columns) or 'none'}; expected case, annotator, minutes."
+                f"--times {file} has {found}; expected the columns case, annotator, minutes, separated by commas."
             )
         rows: dict[tuple[str, str], float | None] = {}
-        for number, line in enumerate(lines, 2):
-            key = ((line["case"] or "").strip(), (line.get("annotator") or "").strip())
-            if key in rows:
+        for number, cells in enumerate(lines, 2):
+            where = f"--times {file}, line {number}"
+            if len(cells) > len(columns):
                 raise AssftError(
-                    f"--times {file}, line {number}: {key[0]} is listed twice. Keep one line per case and annotator."
+                    f"{where}: {len(cells)} cells; expected {len(columns)}, as in the first line. Write minutes with a "
+                    "point: 12.5."
                 )
-            text = (line["minutes"] or "").strip()
-            rows[key] = checked_minutes(text, f"--times {file}, line {number}") if text else None
+            line = {name: cell.strip() for name, cell in zip(columns, cells, strict=False)}
+            if not any(line.values()):
+                continue  # spreadsheets write empty lines
+            case, text = line.get("case", ""), line.get("minutes", "")
+            key = (case, line.get("annotator", ""))
+            if not case or key in rows:
+                wrong = f"{case} is listed twice" if case else "no case is named"
+                raise AssftError(f"{where}: {wrong}. Expected one line per case and annotator.")
+            rows[key] = checked_minutes(text, where) if text else None
         return cls(annotator, minutes, rows)
-
-
-def read_annotation(file: Path) -> dict[str, Any]:
-    """Return the record of an imported label, see `records.save_record`. Raises `DamagedFileError`."""
-    return read_sealed(file, KEYS, remedy="Restore it, or remove it and import the label of this case again.")
-
-
-def annotation_minutes(annotations: Path) -> dict[str, float]:
-    """Return case -> minutes of annotation, summed over its annotators. A case is left out unless all are known.
-
-    annotations: `ExperimentPaths.annotations` of an experiment.
-    """
-    minutes: dict[str, float] = {}
-    for file in sorted(annotations.glob("*.json")):
-        content = read_annotation(file)
-        told = [reading["minutes"] for reading in content["readings"]]
-        if told and None not in told:
-            minutes[str(content["case"])] = float(sum(told))
-    return minutes
 
 
 def checked_minutes(text: str, where: str) -> float:

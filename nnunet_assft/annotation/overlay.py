@@ -54,7 +54,7 @@ class Overlay:
             _draw_contours(left, segmentation, self.labels)
         shown = right.imshow(np.ma.masked_equal(entropy[k], 0), cmap="inferno", alpha=0.6, aspect=pixel, vmin=0)
         figure.colorbar(shown, ax=right, label="entropy (nats)", shrink=0.8)
-        figure.suptitle(self.title, fontsize=10)
+        figure.suptitle(self.title, fontsize=10, parse_math=False)  # a name may hold $
         with atomic_path(file) as partial:
             figure.savefig(partial, format="png", dpi=100)
 
@@ -65,4 +65,5 @@ def _draw_contours(axes: Axes, segmentation: np.ndarray, labels: Mapping[str, in
             axes.contour(segmentation == value, levels=[0.5], colors=[colour(value)], linewidths=1)
             axes.plot([], [], color=colour(value), label=name.replace("_", " "))
     if axes.lines:
-        axes.legend(fontsize=7, loc="lower left")
+        for text in axes.legend(fontsize=7, loc="lower left").get_texts():
+            text.set_parse_math(False)

@@ -9,7 +9,7 @@ from typing import Any
 
 from nnunet_assft.active.annotation import AnnotationRequest
 from nnunet_assft.active.state import Experiment
-from nnunet_assft.annotation.minutes import read_annotation
+from nnunet_assft.annotation.records import load_readings
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,7 @@ def progress(experiment: Experiment, request: AnnotationRequest) -> list[Progres
     dataset = experiment.raw_dataset()
     rows = []
     for case in request.cases:
-        file = experiment.paths.annotation_file(case)
-        readings = {
-            entry["annotator"]: entry for entry in (read_annotation(file)["readings"] if file.is_file() else ())
-        }
+        readings = {entry["annotator"]: entry for entry in load_readings(experiment.paths.annotation_file(case))}
         first, *others = request.annotators[case] or (next(iter(readings), None),)
         rows.append(_first_reading(case, first, dataset.label_file(case), readings))
         for name in others:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import reprlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +14,59 @@ import SimpleITK as sitk
 from nnunet_assft.active.context import Context
 from nnunet_assft.active.state import finished_rounds
 from nnunet_assft.annotation.gate import LabelSummary, summarize
-from nnunet_assft.annotation.minutes import read_annotation
 from nnunet_assft.annotation.returned import Returned
+from nnunet_assft.errors import AssftError, DamagedFileError
 from nnunet_assft.runtime.files import atomic_path, sha256_file
-from nnunet_assft.runtime.sealed import write_sealed
+from nnunet_assft.runtime.sealed import read_sealed, write_sealed
 from nnunet_assft.volumes.grid import itk_grid
 from nnunet_assft.volumes.segmentations import InFileAxes
 
 SCHEMA_VERSION = 1
+KEYS = ("schema_version", "case", "round", "readings", "replaced")
+REMEDY = "It records who drew the label of a case. Delete it, and import the label again."
+ENTRY: dict[str, Any] = {  # what is read of an entry -> its types
+    "annotator": (str, type(None)),
+    "minutes": (int, float, type(None)),
+    "source_sha256": str,
+    "label_sha256": str,
+    "volumes_ml": dict,
+    "left_mm": dict,
+}
 
 
-def load_record(context: Context, case: str) -> dict[str, Any]:
-    """Load the record of an imported case; empty if there is none."""
-    file = context.paths.annotation_file(case)
-    return read_annotation(file) if file.is_file() else {}
+def load_readings(file: Path) -> list[dict[str, Any]]:
+    """Return one entry per imported label of a case. file: `ExperimentPaths.annotation_file`; no entry without it.
+
+    Raises `DamagedFileError` if the file is damaged.
+    """
+    if not file.is_file():
+        return []
+    readings = read_sealed(file, KEYS, remedy=REMEDY).get("readings")
+    if not isinstance(readings, list) or not all(map(_is_entry, readings)):
+        raise DamagedFileError(f"{file} is damaged: its readings are {reprlib.repr(readings)}. {REMEDY}")
+    return readings
 
 
-def reading_of(record: Mapping[str, Any], annotator: str | None) -> dict[str, Any]:
-    """The entry of one annotator's label in the record of a case; empty if there is none."""
-    return next((entry for entry in record.get("readings", ()) if entry["annotator"] == annotator), {})
+def _is_entry(entry: Any) -> bool:
+    return isinstance(entry, dict) and all(isinstance(entry.get(name), kind) for name, kind in ENTRY.items())
+
+
+def reading_of(readings: Sequence[dict[str, Any]], annotator: str | None) -> dict[str, Any]:
+    """The entry of one annotator's label; empty if there is none."""
+    return next((entry for entry in readings if entry["annotator"] == annotator), {})
+
+
+def annotation_minutes(annotations: Path) -> dict[str, float]:
+    """Return case -> minutes of annotation, summed over its annotators. A case is left out unless all are known.
+
+    annotations: `ExperimentPaths.annotations` of an experiment.
+    """
+    minutes: dict[str, float] = {}
+    for file in sorted(annotations.glob("*.json")):
+        told = [reading["minutes"] for reading in load_readings(file)]
+        if told and None not in told:
+            minutes[file.stem] = float(sum(told))
+    return minutes
 
 
 def save_record(context: Context, returned: Returned, entry: Mapping[str, Any]) -> None:
@@ -39,7 +74,7 @@ def save_record(context: Context, returned: Returned, entry: Mapping[str, Any]) 
     remain."""
     others = [
         old
-        for old in load_record(context, returned.case).get("readings", ())
+        for old in load_readings(context.paths.annotation_file(returned.case))
         if old["annotator"] in returned.asked.annotators and old["annotator"] != entry["annotator"]
     ]
     name = re.compile(rf"{re.escape(returned.case)}_[0-9a-f]{{8}}{re.escape(context.dataset.file_ending)}")
@@ -77,11 +112,17 @@ def _summary_of(context: Context, case: str) -> LabelSummary:
     """Take the summary from the record of a label, or measure the file if it was put into labelsTr by hand."""
     file = context.dataset.label_file(case)
     digest = sha256_file(file)
-    for entry in load_record(context, case).get("readings", ()):
+    for entry in load_readings(context.paths.annotation_file(case)):
         if entry["label_sha256"] == digest:
             return LabelSummary(entry["volumes_ml"], entry["left_mm"])
-    label = sitk.ReadImage(str(file))
-    return summarize(InFileAxes(sitk.GetArrayFromImage(label)), itk_grid(label), context.dataset.labels)
+    try:
+        label = sitk.ReadImage(str(file))
+        return summarize(InFileAxes(sitk.GetArrayFromImage(label)), itk_grid(label), context.dataset.labels)
+    except (RuntimeError, ValueError) as error:
+        raise AssftError(
+            f"The label of case {case} in labelsTr cannot be read ({file}): {' '.join(str(error).split())[-120:]}. "
+            "Replace it and run the same command again."
+        ) from error
 
 
 def _replaced(context: Context) -> Path:

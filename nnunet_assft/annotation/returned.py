@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_assft.active.annotation import AnnotationRequest, assigned_annotators
-from nnunet_assft.active.context import Context
+from nnunet_assft.active.annotation import AnnotationRequest, read_assignment
 from nnunet_assft.active.state import Experiment, finished_rounds
 from nnunet_assft.annotation.export import EXPORT_FILE
-from nnunet_assft.annotation.label_files import ENDINGS
+from nnunet_assft.annotation.label_files import FORMATS, ending_of
 from nnunet_assft.annotation.minutes import Times
 from nnunet_assft.errors import AssftError
+from nnunet_assft.runtime.text import some
+from nnunet_assft.volumes.one_file import kind_of_special_file
+
+KNOWN = ", ".join(FORMATS)
+NOT_READ = {  # what annotators save or send as well; a folder may hold pictures and texts beside the labels
+    "one of two files, a header and its voxels": (".nhdr", ".mhd", ".hdr", ".img", ".raw", ".zraw", ".raw.gz"),
+    "DICOM": (".dcm", ".ima"),
+    "a scene or project, not a segmentation": (".mrml", ".mrb", ".mitk", ".itksnap"),
+    "a surface, not a label map": (".seg.vtm", ".vtm", ".vtp", ".vtk", ".stl", ".obj", ".ply"),
+    "an archive that must be unpacked": (".zip", ".7z", ".rar", ".tar", ".tgz", ".gz", ".bz2", ".xz"),
+    "of a format that is not read": (".mgz", ".mgh", ".mnc", ".tif", ".tiff", ".h5", ".npy", ".npz", ".mat"),
+}
 
 
 @dataclass(frozen=True)
@@ -44,7 +56,7 @@ class Returned:
 
 
 def find_returned(
-    context: Context, folder: Path, request: AnnotationRequest, times: Times, *, replace: bool
+    experiment: Experiment, folder: Path, request: AnnotationRequest, times: Times, *, replace: bool
 ) -> tuple[list[Returned], list[str]]:
     """Return the labels in a folder whose case and annotator are clear, sorted by case, and the problems of the others.
 
@@ -59,80 +71,131 @@ def find_returned(
         )
     asked = {case: Asked(request.round, request.annotators[case]) for case in request.cases}
     if replace:
-        asked = _labelled_before(context.experiment) | asked
+        asked = _labelled_before(experiment) | asked
     names = {name for entry in asked.values() for name in entry.annotators}
-    files: dict[tuple[str, str | None], Path] = {}
-    problems = [f"{file}: {error}" for file, error in _foreign_files(base, context.dataset.file_ending, asked)]
-    label_files = list(_label_files(base, context.dataset.file_ending))
-    for case, subfolder, file in label_files:
+    files: dict[tuple[str, str | None], list[Path]] = {}
+    problems = []
+    for file, subfolder in _entries(base, folder):
+        name = str(file)
         try:
-            _require_asked(case, asked, context.experiment, request.round)
+            if not _is_label(file, folder, asked, in_subfolder=subfolder is not None):
+                continue
+            stem = file.name[: -len(ending_of(file.name) or "")]
+            name = f"{stem} ({file})"
+            case = _asked_case(stem, asked, experiment, request.round)
             annotator = _annotator(case, subfolder, asked[case].annotators, names, times)
-            if (case, annotator) in files:
-                other = files.pop((case, annotator))
-                raise AssftError(f"both {other.name} and {file.name} exist. Keep the one that is to be imported.")
-            files[case, annotator] = file
-        except AssftError as error:  # noqa: PERF203 - the other files are still imported
-            problems.append(f"{case} ({file}): {error}")
-    if not label_files and not problems:
+            files.setdefault((case, annotator), []).append(file)
+        except AssftError as error:
+            problems.append(f"{name}: {error}")
+    returned = []
+    for (case, annotator), found in sorted(files.items(), key=lambda item: (item[0][0], item[0][1] or "")):
+        if len(found) == 1:
+            returned.append(Returned(case, annotator, found[0], asked[case]))
+        else:
+            listed = some((file.relative_to(base) for file in found), separator=" and ")
+            problems.append(f"{case} ({base}): {listed} are labels of the same case. Keep the one to be imported.")
+    if not returned and not problems:
         raise AssftError(
-            f"{base} holds no label; expected files named CASE{' or CASE'.join(ENDINGS)}. Save the labels there, for "
+            f"{base} holds no label; expected files named CASE{' or CASE'.join(FORMATS)}. Save the labels there, for "
             f"example as {request.cases[0]}.nii.gz."
         )
-    returned = [Returned(case, annotator, file, asked[case]) for (case, annotator), file in files.items()]
-    return sorted(returned, key=lambda entry: (entry.case, entry.annotator or "")), problems
+    return returned, problems
 
 
-def _label_files(base: Path, file_ending: str) -> Iterator[tuple[str, str | None, Path]]:
-    """Yield (case, subfolder or None, file) for every file with the ending of a label."""
-    for file in _files(base):
-        ending = _ending(file, file_ending)
-        if ending is not None:
-            yield file.name[: -len(ending)], None if file.parent == base else file.parent.name, file
+# Files ----------------------------------------------------------------------------------------------------------------
 
 
-def _foreign_files(base: Path, file_ending: str, asked: Collection[str]) -> Iterator[tuple[Path, str]]:
-    """Yield (file, what is wrong with it) for every file that is named after a case but has an unknown ending."""
-    known = " ".join(sorted({*ENDINGS, file_ending}))
-    for file in _files(base):
-        if file.name.split(".")[0] in asked and _ending(file, file_ending) is None:
-            yield (
-                file,
-                f"this format cannot be read; expected a file that ends with one of {known}. Save it in one of these.",
-            )
+def _entries(base: Path, folder: Path) -> Iterator[tuple[Path, str | None]]:
+    """Yield (path, subfolder or None) of everything in the folder and its subfolders that is not hidden. No link is
+    followed out of `folder`."""
+    paths = _visible(base)
+    yield from ((path, None) for path in paths)
+    for path in paths:
+        if path.is_dir() and _leads_inside(path, folder):
+            yield from ((file, path.name) for file in _visible(path))
 
 
-def _files(base: Path) -> Iterator[Path]:
-    subfolders = sorted(path for path in base.iterdir() if path.is_dir() and not path.name.startswith("."))
-    for folder in (base, *subfolders):
-        yield from sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+def _visible(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
-def _ending(file: Path, file_ending: str) -> str | None:
-    endings = sorted({*ENDINGS, file_ending}, key=len, reverse=True)
-    return next((ending for ending in endings if file.name.lower().endswith(ending)), None)
+def _leads_inside(path: Path, folder: Path) -> bool:
+    """Whether a path, after all links, is in the folder. Raises OSError or RuntimeError if a link leads nowhere."""
+    return path.resolve(strict=True).is_relative_to(folder.resolve())
+
+
+def _is_label(path: Path, folder: Path, asked: Collection[str], *, in_subfolder: bool) -> bool:
+    """Whether a path is a file that holds a label. Nothing is opened.
+
+    Returns False for a file that has nothing to do with labels. Raises `AssftError`, which says what it is, for one
+    that looks as if it should be imported and cannot be.
+    """
+    try:
+        inside, special = _leads_inside(path, folder), kind_of_special_file(path)
+    except (OSError, RuntimeError) as error:  # a link to nothing, or to itself
+        raise AssftError("it is a link that leads nowhere. Put the file there.") from error
+    if not inside:
+        raise AssftError(f"it is a link that leads out of {folder}, to {path.resolve()}. Put a copy there instead.")
+    if special:
+        raise AssftError(f"it is a {special} and is not opened. Remove it.")
+    if ending_of(path.name) and path.is_file():
+        return True
+    is_named = any(path.name == case or path.name.startswith(f"{case}.") for case in asked)
+    if path.is_dir():
+        if is_named or (in_subfolder and _visible(path)):
+            raise AssftError("folders in this place are not searched. Move the labels out of it.")
+        return False
+    what = next((kind for kind, endings in NOT_READ.items() if path.name.lower().endswith(endings)), None)
+    if what or is_named:
+        raise AssftError(f"it is {what or 'of a format that is not read'}; expected a file that ends with {KNOWN}.")
+    return False
+
+
+# Cases and annotators -------------------------------------------------------------------------------------------------
 
 
 def _labelled_before(experiment: Experiment) -> dict[str, Asked]:
     """Return the requests of finished rounds, whose labels may be replaced, by case."""
     cases: dict[str, Asked] = {}
     for done in finished_rounds(experiment):
-        annotators = assigned_annotators(experiment, done.round)
-        cases |= {case: Asked(done.round, tuple(annotators.get(case, ()))) for case in done.queried}
+        annotators = read_assignment(experiment.paths.annotators_file(done.round), experiment.pool)
+        cases |= {case: Asked(done.round, annotators.get(case, ())) for case in done.queried}
     return cases
 
 
-def _require_asked(case: str, asked: Collection[str], experiment: Experiment, r: int) -> None:
-    if case in asked:
-        return
-    expected = f"expected {', '.join(sorted(asked))}"
-    if case in experiment.pool:
+def _asked_case(name: str, asked: Collection[str], experiment: Experiment, r: int) -> str:
+    """Return the case that a label is named after. Raises `AssftError` if it is none that was asked for."""
+    same = {unicodedata.normalize("NFC", case): case for case in asked}  # macOS takes letters and accents apart
+    case = name if name in asked else same.get(unicodedata.normalize("NFC", name))
+    if case is not None:
+        return case
+    expected = f"expected {some(sorted(asked))}"
+    if name in experiment.pool:
         raise AssftError(
             f"round {r} does not ask for this case; {expected}. Add --replace to replace a label of an earlier round."
         )
-    without_channel = re.sub(r"_\d{4}$", "", case)  # the label may have been saved under the name of its image
-    near = [without_channel] if without_channel in asked else difflib.get_close_matches(case, list(asked), n=1)
-    raise AssftError(f"the dataset has no case {case!r}; {expected}." + (f" Did you mean {near[0]}?" if near else ""))
+    meant = _meant(name, {*experiment.pool, *experiment.test})
+    hint = f" Did you mean {meant}? Then rename it." if meant in asked else ""
+    raise AssftError(f"the dataset has no case {name!r}; {expected}.{hint}")
+
+
+def _meant(name: str, cases: Collection[str]) -> str | None:
+    """Return the case that a wrong name means, None if there is none or more than one.
+
+    Numbers are patients: a case is meant only if it has the same numbers. The name may have the number of a channel, as
+    its image, or of a copy in brackets in addition.
+    """
+    name = re.sub(r"\(\d+\)", "", name)
+    numbers = _numbers(name)
+    choices = [numbers, numbers[:-1]] if re.search(r"_\d{4}(?!.*\d)", name) else [numbers]
+    alike = [case for case in cases if _numbers(case) in choices]
+    near = [case for case in alike if case.casefold() in name.casefold()]
+    near = near or difflib.get_close_matches(name, alike, n=2)
+    return near[0] if len(near) == 1 else None
+
+
+def _numbers(name: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", name)]
 
 
 def _annotator(

@@ -3,22 +3,24 @@ README."""
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from nnunet_assft.active.annotation import AnnotationRequest
 from nnunet_assft.active.context import Context
-from nnunet_assft.runtime.text import count
+from nnunet_assft.runtime.csv_files import read_csv
+from nnunet_assft.runtime.text import count, printable
 from nnunet_assft.volumes.structures import colour, structures
 
 
 def slicer_colours(labels: Mapping[str, int]) -> str:
-    """Return a colour table of 3D Slicer (.ctbl). Each line has the number, the name without spaces, and R G B A from 0
-    to 255."""
+    """Return a colour table of 3D Slicer (.ctbl). Each line has the number, the name, and R G B A from 0 to 255.
+
+    Slicer splits lines at white space and has no quotes; underscores take the place of white space in a name.
+    """
     rows = [
-        f"{value} {name.replace(' ', '_')} {' '.join(map(str, rgb))} {0 if value == 0 else 255}"
+        f"{value} {printable('_'.join(name.split()))} {' '.join(map(str, rgb))} {0 if value == 0 else 255}"
         for name, value, rgb in _rows(labels)
     ]
     return "\n".join(["# Color table file", f"# {len(rows)} values", *rows, ""])
@@ -26,7 +28,7 @@ def slicer_colours(labels: Mapping[str, int]) -> str:
 
 def itksnap_labels(labels: Mapping[str, int]) -> str:
     """Return a label description file of ITK-SNAP. Each line has the number, R G B, opacity, visibility, visibility in
-    the mesh, and the name."""
+    the mesh, and the name in double quotes; single ones take their place in a name, as the format has no escape."""
     lines = [
         "################################################",
         "# ITK-SnAP Label Description File",
@@ -36,7 +38,8 @@ def itksnap_labels(labels: Mapping[str, int]) -> str:
     ]
     for name, value, (r, g, b) in _rows(labels):
         shown = 0 if value == 0 else 1
-        lines.append(f'{value:5d} {r:5d} {g:4d} {b:4d} {shown:8d} {shown:2d} {shown:2d}    "{name}"')
+        quoted = f'"{printable(name).replace(chr(34), chr(39))}"'
+        lines.append(f"{value:5d} {r:5d} {g:4d} {b:4d} {shown:8d} {shown:2d} {shown:2d}    {quoted}")
     return "\n".join([*lines, ""])
 
 
@@ -53,10 +56,7 @@ def work_list(
 ) -> list[dict[str, Any]]:
     """Return one row per queried case, in the order of the query. previews: case -> `preview.describe`, empty in round
     0."""
-    scores: dict[str, dict[str, str]] = {}
-    if scores_file.is_file():
-        with open(scores_file, encoding="utf-8", newline="") as file:
-            scores = {row.pop("case"): row for row in csv.DictReader(file)}
+    scores = {row.pop("case"): row for row in read_csv(scores_file)} if scores_file.is_file() else {}
     rows = []
     for rank, case in enumerate(request.cases, 1):
         row: dict[str, Any] = {"case": case, "rank": rank}
@@ -76,7 +76,7 @@ def readme(context: Context, request: AnnotationRequest, *, has_model: bool, pre
     """Return the text of README.txt. prelabel: whether the annotators get the model's segmentation."""
     ending, labels = context.dataset.file_ending, sorted(context.dataset.labels.items(), key=lambda item: item[1])
     where = "annotations/YOUR_NAME/" if any(request.annotators.values()) else "annotations/"
-    known = ", ".join(f"{value} {name}" for name, value in labels)
+    known = ", ".join(f"{value} {printable(name)}" for name, value in labels)
     lines = [
         f"Round {request.round}: {count(len(request.cases), 'case')} to annotate, in the order of worklist.csv.",
         "",

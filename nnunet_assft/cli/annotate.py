@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nnunet_assft.cli.common import (
     EXIT_ERROR,
@@ -20,8 +20,11 @@ from nnunet_assft.cli.common import (
     run,
 )
 from nnunet_assft.runtime.environment import require_space
-from nnunet_assft.runtime.text import count
+from nnunet_assft.runtime.text import count, printable
 from nnunet_assft.runtime.writable import require_folder
+
+if TYPE_CHECKING:
+    from nnunet_assft.annotation.import_labels import ImportReport
 
 
 def parser() -> argparse.ArgumentParser:
@@ -128,16 +131,21 @@ def import_labels(args: argparse.Namespace, experiment: Any) -> int:
     require_folder(context.paths.raw / "labelsTr", "The folder of labels")
     with only_process(experiment):
         report = take(context, args.folder, consent, times)
+        print_report(report)
         agreement = write_agreement(context, open_request(experiment))
-    for line in report.imported:
-        print(line)
-    for kind, lines in (("error", report.refused), ("warning", report.doubtful)):
-        for line in lines:
-            print(f"nnUNetv2_assft_annotate: {kind}: {line}", file=sys.stderr)
     if agreement:
         print_agreement(agreement, context.paths.agreement_file(open_request(experiment).round))
     print_next(experiment)
     return EXIT_ERROR if report.refused or report.doubtful else 0
+
+
+def print_report(report: ImportReport) -> None:
+    """Print one line per returned label. The names of files and segments in them may hold anything."""
+    for line in report.imported:
+        print(printable(line))
+    for kind, lines in (("error", report.refused), ("warning", report.doubtful)):
+        for line in lines:
+            print(f"nnUNetv2_assft_annotate: {kind}: {printable(line)}", file=sys.stderr)
 
 
 def print_agreement(rows: list[dict[str, Any]], file: Path) -> None:

@@ -33,7 +33,7 @@ def score(args: argparse.Namespace) -> int:
     """Score all cases of a folder and write the table. Returns 1 if a case could not be scored."""
     from nnunet_assft.active.scoring.saved_softmax import score_folder
     from nnunet_assft.errors import AssftError
-    from nnunet_assft.runtime.files import write_csv
+    from nnunet_assft.runtime.csv_files import write_csv
     from nnunet_assft.runtime.writable import require_file
 
     if not 1 <= args.r <= args.R:

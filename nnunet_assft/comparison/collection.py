@@ -18,6 +18,7 @@ from nnunet_assft.comparison.printed_table import markdown, write_table
 from nnunet_assft.comparison.pseudo_label_quality import COLUMNS, read_pseudo_label_quality
 from nnunet_assft.comparison.spec import Shared, read_comparison
 from nnunet_assft.errors import AssftError, DamagedFileError
+from nnunet_assft.runtime.csv_files import bare_table, table_text, write_csv_table
 from nnunet_assft.runtime.files import sha256_file, sha256_of, write_text
 from nnunet_assft.runtime.locks import only_process
 from nnunet_assft.runtime.sealed import read_sealed, write_sealed
@@ -60,7 +61,7 @@ def write_tables(comparison: Comparison) -> str:
     folder = comparison.folder / "tables"
     for table in findings.tables:
         write_table(folder, table)
-    write_text(folder / "statistics.csv", findings.statistics.to_csv(index=False))
+    write_csv_table(folder / "statistics.csv", findings.statistics)
     text = _text(comparison, findings)
     write_text(folder / "conclusions.md", text + "\n")
     return text
@@ -120,7 +121,7 @@ def collect(comparison: Comparison, shared: Shared) -> Collected:
         if kept := _kept(comparison, specification):
             require_whole(comparison.folder)
             tables = {name: _with_kept(comparison.folder / name, table, kept) for name, table in tables.items()}
-        _write(comparison.folder, {name: table.to_csv(index=False) for name, table in tables.items()})
+        _write(comparison.folder, {name: table_text(table) for name, table in tables.items()})
     of_quality, of_results, of_runs = (_of_these_runs(comparison, table) for table in tables.values())
     return Collected(of_results, of_runs, of_quality.astype({"selected": bool}) if len(of_quality) else None)
 
@@ -164,7 +165,7 @@ def _with_kept(file: Path, table: pd.DataFrame, kept: set[tuple[str, int, int]])
     """Return a table with the rows that the file has of the kept runs in place of its own."""
     if not file.is_file():
         return table
-    before = pd.read_csv(file, dtype={"arm": str}).reindex(columns=table.columns)
+    before = bare_table(pd.read_csv(file, dtype={"arm": str})).reindex(columns=table.columns)
     parts = [table[[key not in kept for key in _keys(table)]], before[[key in kept for key in _keys(before)]]]
     parts = [part for part in parts if len(part)]
     table = pd.concat(parts, ignore_index=True) if parts else table

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from nnunet_assft.runtime.csv_files import write_csv_table
 from nnunet_assft.runtime.files import write_text
 
 
@@ -33,7 +34,7 @@ class Table:
 
 def write_table(folder: Path, table: Table) -> None:
     """Write NAME.csv, NAME.md and NAME.tex into `folder`. The LaTeX table needs no package."""
-    write_text(folder / f"{table.name}.csv", table.frame.to_csv(index=False))
+    write_csv_table(folder / f"{table.name}.csv", table.frame)
     write_text(folder / f"{table.name}.md", markdown(table))
     write_text(folder / f"{table.name}.tex", latex(table))
 

@@ -26,6 +26,7 @@ from nnunet_assft.evaluation.case_metrics import read_table
 from nnunet_assft.evaluation.dice import case_dice, mean_of, wrong_share
 from nnunet_assft.runtime.cached import cached, kept_result
 from nnunet_assft.runtime.cases import for_each_case
+from nnunet_assft.runtime.csv_files import table_text
 from nnunet_assft.runtime.files import sha256_file
 
 COLUMNS = ["round", "case", "selection", "selected", "dice", "wrong"]
@@ -60,7 +61,7 @@ def pseudo_label_quality(experiment: Experiment, r: int, device: torch.device) -
             for name, cases in selected.items()
             for case in done.unlabelled
         ]
-        return {"table": pd.DataFrame(rows, columns=COLUMNS).to_csv(index=False)}
+        return {"table": table_text(pd.DataFrame(rows, columns=COLUMNS))}
 
     inputs = {
         "form": 2,  # of the result

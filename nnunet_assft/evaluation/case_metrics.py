@@ -20,7 +20,8 @@ from nnunet_assft.evaluation.surface import (
 )
 from nnunet_assft.runtime.cached import cached
 from nnunet_assft.runtime.cases import for_each_case
-from nnunet_assft.runtime.files import sha256_file, write_text
+from nnunet_assft.runtime.csv_files import bare_table, write_csv_table
+from nnunet_assft.runtime.files import sha256_file
 from nnunet_assft.runtime.sealed import read_sealed, write_sealed
 from nnunet_assft.runtime.text import some
 from nnunet_assft.volumes.raw_dataset import RawDataset
@@ -111,21 +112,22 @@ class _MetricsStore:
 
     def write(self, file: Path, inputs_sha256: str, result: pd.DataFrame, seconds: float) -> None:
         file.with_suffix(".json").unlink(missing_ok=True)  # so that an old checksum never stands beside a new table
-        write_text(file, result.to_csv(index=False))
+        write_csv_table(file, result)
         content = {"inputs_sha256": inputs_sha256, "table_sha256": sha256_file(file), "seconds": round(seconds, 3)}
         write_sealed(file.with_suffix(".json"), content)
 
 
 def read_table(file: Path, dtypes: Mapping[str, type]) -> pd.DataFrame:
-    """Read a table that `DataFrame.to_csv` has written. An empty number is NaN; a text such as "NA" remains a text.
+    """Read a table of `csv_files.write_csv_table`. An empty number is NaN; a text such as "NA" remains a text.
 
     dtypes: column -> type, for the columns that need one; columns that the table does not have are ignored.
     """
     numbers = [name for name, dtype in dtypes.items() if dtype is float]
-    return pd.read_csv(
+    table = pd.read_csv(
         file,
         dtype=dict(dtypes),
         keep_default_na=False,  # a case may be called NA
         na_values={name: [""] for name in numbers},
         float_precision="round_trip",
     )
+    return bare_table(table)

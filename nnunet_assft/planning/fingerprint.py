@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,8 @@ from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.cached import cached, cached_or_none, kept_result
 from nnunet_assft.runtime.cases import for_each_case, in_processes
-from nnunet_assft.runtime.files import sha256_file, sha256_of, signature, write_csv
+from nnunet_assft.runtime.csv_files import read_csv, write_csv
+from nnunet_assft.runtime.files import sha256_file, sha256_of, signature
 from nnunet_assft.runtime.text import count, some
 from nnunet_assft.volumes.images import read_image
 
@@ -85,8 +85,7 @@ def remarks(folder: Path) -> str:
     file = folder / FINDINGS
     if not file.is_file():
         return ""
-    with open(file, newline="", encoding="utf-8") as stream:
-        rows = [row for row in (_Finding(**row) for row in csv.DictReader(stream)) if row.severity == WARNING]
+    rows = [finding for row in read_csv(file) if (finding := _Finding(**row)).severity == WARNING]
     n = count(len({row.case for row in rows}), "image")
     return f"Look at {n} ({_listed(rows)}). {file} lists everything that was found." if rows else ""
 

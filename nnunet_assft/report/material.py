@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.state import Experiment, Round, finished_rounds
-from nnunet_assft.annotation.minutes import annotation_minutes
+from nnunet_assft.annotation.records import annotation_minutes
 from nnunet_assft.comparison.arms import Comparison
 from nnunet_assft.comparison.collection import RUN_COLUMNS, require_whole
 from nnunet_assft.comparison.conclusions import Findings, draw_conclusions
@@ -22,6 +22,7 @@ from nnunet_assft.comparison.spec import read_comparison
 from nnunet_assft.errors import AssftError
 from nnunet_assft.evaluation.case_metrics import DTYPES, read_table
 from nnunet_assft.network.checkpoints import training_log
+from nnunet_assft.runtime.csv_files import bare_table
 from nnunet_assft.volumes.raw_dataset import RawDataset, find_dataset
 
 DICE_COLUMNS = ("round", "n_labelled", "case", "structure", "dice")
@@ -153,7 +154,8 @@ def _read_scores(file: Path) -> pd.DataFrame:
     """Read the scores of a round, one row per case; query_rank is NaN for cases that were not queried."""
     numbers = [name for name in pd.read_csv(file, nrows=0) if name != "case"]
     no_number = {name: ["", "nan"] for name in numbers}
-    return pd.read_csv(file, dtype={"case": str}, keep_default_na=False, na_values=no_number)  # a case may be called NA
+    # a case may be called NA
+    return bare_table(pd.read_csv(file, dtype={"case": str}, keep_default_na=False, na_values=no_number))
 
 
 def _embeddings_of_round(paths: ExperimentPaths, done: Round) -> Embeddings | None:

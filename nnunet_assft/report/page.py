@@ -10,7 +10,6 @@ from datetime import datetime
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
@@ -23,6 +22,7 @@ from nnunet_assft.report.plot import Plot, label_colour
 from nnunet_assft.report.sections.base import MAX_ROWS, Section, SectionTable
 from nnunet_assft.report.sections.head import head
 from nnunet_assft.report.sections.order import build_sections
+from nnunet_assft.runtime.csv_files import write_csv_table
 from nnunet_assft.runtime.files import atomic_path, write_text
 from nnunet_assft.runtime.writable import require_file, require_folder
 
@@ -41,7 +41,7 @@ def write_report(material: Material, file: Path) -> Path:
     for plot in tqdm(plots, desc="figures", unit="figure", leave=False):
         _write_plot(plot, folder)
     for table in (table for section in sections for table in section.tables):
-        _write_csv(folder / f"{table.name}.csv", table.data)
+        write_csv_table(folder / f"{table.name}.csv", table.data)
     write_text(file, render(material, sections, folder.name))
     return file
 
@@ -91,11 +91,7 @@ def _write_plot(plot: Plot, folder: Path) -> None:
     write_text(folder / f"{plot.name}.svg", plot.svg())
     with atomic_path(folder / f"{plot.name}.png") as partial:
         partial.write_bytes(plot.png())
-    _write_csv(folder / f"{plot.name}.csv", plot.data)
-
-
-def _write_csv(file: Path, data: pd.DataFrame) -> None:
-    write_text(file, data.to_csv(index=False, lineterminator="\n"))
+    write_csv_table(folder / f"{plot.name}.csv", plot.data)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 LONGEST_REASON = 240  # characters of the message of a library
 # what ITK, SimpleITK and numpy put in front of their reasons
@@ -36,3 +36,14 @@ def reason(error: BaseException) -> str:
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     line = " ".join(_NOISE.sub("", text).split()) or type(error).__name__
     return line if len(line) <= LONGEST_REASON else f"{line[:LONGEST_REASON]} ..."
+
+
+def by(size: Sequence[int]) -> str:
+    """Return the size of a volume, such as "24 x 26 x 18"."""
+    return " x ".join(map(str, size))
+
+
+def printable(text: str) -> str:
+    """Return a text as one line for a terminal: a line break or another control character in it is shown as an escape
+    sequence, such as "\\n"."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -155,7 +155,10 @@ def read_itk_grid(file: Path) -> Grid:
     reader.SetFileName(str(file))
     reader.ReadImageInformation()
     if reader.GetNumberOfComponents() != 1:
-        raise ValueError(f"it has {reader.GetNumberOfComponents()} values per voxel; expected one")
+        n = reader.GetNumberOfComponents()
+        raise ValueError(
+            f"it has {n} values per voxel; expected one, and neither colours nor Slicer's segments in layers"
+        )
     return itk_grid(reader)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import SimpleITK as sitk
 
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.text import reason, some
@@ -75,6 +77,7 @@ def read_label(dataset: RawDataset, case: str, label_file: Path) -> np.ndarray:
             label, _ = dataset.reader.read_seg(str(whole))
     except Exception as error:  # readers raise exceptions of many types
         raise _unusable(case, label_file, f"cannot be read ({reason(error)})") from error
+    _refuse_other_numbers(dataset, case, label_file)
     values, counts = np.unique(label, return_counts=True)
     known = sorted(dataset.labels.values())
     unknown = [
@@ -86,6 +89,29 @@ def read_label(dataset: RawDataset, case: str, label_file: Path) -> np.ndarray:
             f"expected {known}. Fix {label_file} and run the same command again."
         )
     return np.asarray(label).astype(np.int16)
+
+
+def _refuse_other_numbers(dataset: RawDataset, case: str, label_file: Path) -> None:
+    """Raise `AssftError` if a label has the names of 3D Slicer's segments, with other numbers than in dataset.json.
+
+    Slicer numbers segments in the order in which they were made.
+    """
+    if not label_file.name.lower().endswith(".nrrd"):
+        return
+    header = sitk.ImageFileReader()
+    header.SetFileName(str(label_file))
+    header.ReadImageInformation()
+    keys = {key: header.GetMetaData(key).strip() for key in header.GetMetaDataKeys()}
+    known = {name.casefold(): number for name, number in dataset.labels.items()}
+    for key, name in keys.items():
+        value = keys.get(key.replace("_Name", "_LabelValue"))
+        number = known.get(name.casefold()) if re.fullmatch(r"Segment\d+_Name", key) else None
+        if number and value and value != str(number):
+            raise AssftError(
+                f"The label of case {case} was saved by 3D Slicer with other numbers: {name!r} is {value}; expected "
+                f"{number}, as in dataset.json. Export {label_file} from Slicer as a label map with the colour table "
+                "of the dataset."
+            )
 
 
 def _unusable(case: str, label_file: Path, problem: str) -> AssftError:

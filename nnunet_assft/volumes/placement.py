@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nnunet_assft.runtime.text import by
 from nnunet_assft.volumes.grid import TOLERANCE, Grid
 
 
@@ -42,6 +43,8 @@ def placement(label: Grid, image: Grid) -> Placement:
 
     Raises `DoesNotFitError`, which says by how many mm they lie apart, if the label is not on voxels of the image.
     """
+    if not np.isfinite(label.affine).all() or not label.spacing.all():
+        raise DoesNotFitError("its header gives no position: its spacing is 0, or a number is NaN or infinite")
     to_image = np.linalg.inv(image.affine) @ label.affine
     turn = np.rint(to_image[:3, :3])
     is_permutation = (np.abs(turn).sum(axis=0) == 1).all() and (np.abs(turn).sum(axis=1) == 1).all()
@@ -72,9 +75,9 @@ def require_same_box(where: Placement, label: Grid, image: Grid) -> None:
     """Raise `DoesNotFitError` unless the label covers exactly the voxels of the image."""
     size = tuple(label.size[axis] for axis in where.axes)
     if size != image.size:
-        raise DoesNotFitError(f"it has {_by(label.size)} voxels, its image {_by(image.size)}")
+        raise DoesNotFitError(f"it has {by(label.size)} voxels, its image {by(image.size)}")
     if any(where.offset):
-        raise DoesNotFitError(_shifted_words(image, np.array(where.offset)))
+        raise DoesNotFitError(_shifted_words(image, np.array(where.offset, dtype=float)))
 
 
 def require_same_voxels(label: Grid, image: Grid, *, turned_to_ras: bool) -> None:
@@ -112,10 +115,6 @@ def put_back(label: np.ndarray, where: Placement, size: tuple[int, int, int]) ->
 
 def _ints(values: np.ndarray) -> tuple[int, int, int]:
     return int(values[0]), int(values[1]), int(values[2])
-
-
-def _by(size: tuple[int, int, int]) -> str:
-    return " x ".join(map(str, size))
 
 
 def _mm(values: np.ndarray) -> str:

@@ -124,6 +124,10 @@ def _cropped_nifti(s: Scene) -> None:
     sitk.WriteImage(like(s.label, s.image)[2:, :, :], str(s.folder / f"{s.case}.nii.gz"))
 
 
+def _padded_nifti(s: Scene) -> None:
+    sitk.WriteImage(sitk.ConstantPad(like(s.label, s.image), (2, 0, 0), (0, 0, 0)), str(s.folder / f"{s.case}.nii.gz"))
+
+
 def _cut_short(s: Scene) -> None:
     s.nifti(s.label)
     file = s.folder / f"{s.case}.nii.gz"
@@ -164,10 +168,7 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
         r"the dataset has no case '.*x'; expected .* Did you mean",
     ),
     "four dimensions": (_four_dimensions, r"it has 4 dimensions, .* voxels; expected a 3D label map"),
-    "other shape": (
-        _cropped_nifti,
-        r"it has \d+ x \d+ x \d+ voxels, its image \d+ x \d+ x \d+, and lies inside of it: it was cropped\. Export",
-    ),
+    "other shape": (_padded_nifti, r"it has \d+ x \d+ x \d+ voxels, its image \d+ x \d+ x \d+\. Draw on the image"),
     "other spacing": (lambda s: s.nifti(s.label, s.moved(spacing=1.25)), r"its spacing is .* mm, its image has .* mm"),
     "shifted": (lambda s: s.nifti(s.label, s.moved(shift=(3, 0, 4))), r"it is shifted by 5 mm \(x \+3, y \+0, z \+4\)"),
     "turned": (lambda s: s.nifti(s.label, s.moved(degrees=7)), r"its axes are rotated by 7 degrees .* up to [\d.]+ mm"),
@@ -187,7 +188,7 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
     "cut short": (_cut_short, r"the file cannot be read \(.*\)\. Save it again"),
     "two files of one case": (
         _two_files,
-        r"both .*\.nii\.gz and .*\.seg\.nrrd exist|both .*\.seg\.nrrd and .*\.nii\.gz exist",
+        r"\.nii\.gz and .*\.seg\.nrrd are labels of the same case",
     ),
     "segment with an unknown name": (
         _renamed_segment,
@@ -216,6 +217,7 @@ WARNED: dict[str, tuple[Spoil, str]] = {
         lambda s: sitk.WriteImage(sitk.DICOMOrient(like(s.label, s.image), "IAR"), str(s.folder / f"{s.case}.nii.gz")),
         r"its axes are stored in another order or direction",
     ),
+    "a part of the image": (_cropped_nifti, r"it covers only .* voxels of its image, and all others would become"),
     "drawn on another volume": (
         lambda s: s.slicer(change={"Segmentation_ReferenceImageExtentOffset": "0 0 0"}),
         r"it was not drawn on its image",

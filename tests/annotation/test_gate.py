@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import struct
+from collections.abc import Callable
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -124,15 +128,97 @@ def test_slicers_file_of_an_empty_segmentation_is_empty(
     assert gated.warnings == ("it is empty: no structure has a voxel",)
 
 
-def test_names_that_differ_in_signs_only(scene: tuple[Path, sitk.Image, np.ndarray], tmp_path: Path) -> None:
+SIGNS = {"background": 0, "lesion+": 1, "lesion-": 2}
+
+
+@pytest.mark.parametrize(
+    ("labels", "name", "structure"),
+    [
+        (SIGNS, "lesion+", "lesion+"),
+        (SIGNS, "lesion-", "lesion-"),
+        (SIGNS, "Lesion-", "lesion-"),
+        (SIGNS, "lesion", None),
+        (SIGNS, "lesion -", None),
+        ({"background": 0, "lesion+": 1}, "lesion-", None),  # not the only one that is left
+        ({"background": 0, "T2*": 1}, "T2", None),
+        ({"background": 0, "kidney_left": 1}, "Kidney Left", "kidney_left"),
+        ({"background": 0, "kidney_left": 1}, "kidney-left", "kidney_left"),
+        ({"background": 0, "kidney_left": 1}, " kidneyleft ", "kidney_left"),
+        ({"background": 0, "kidney_left": 1}, "kidney_left_1", None),
+        ({"background": 0, "a_b": 1, "a-b": 2}, "a-b", "a-b"),  # exact names first
+        ({"background": 0, "a_b": 1, "a-b": 2}, "A B", "a_b or a-b"),
+        ({"background": 0, "M\u00fcller": 1}, "Mu\u0308ller", "M\u00fcller"),
+        (LABELS, "BAckground", "background"),
+        (LABELS, "kidneysbckgrd", None),
+        (LABELS, "Segment_1", None),
+        (LABELS, "b%20ox", None),
+    ],
+)
+def test_names_of_segments(
+    scene: tuple[Path, sitk.Image, np.ndarray],
+    tmp_path: Path,
+    labels: dict[str, int],
+    name: str,
+    structure: str | None,
+) -> None:
+    """The segment is a ball. A name means one structure, or the file is refused."""
     image_file, image, label = scene
-    labels = {"background": 0, "lesion+": 1, "lesion-": 2}
-    save_slicer(tmp_path / "a.seg.nrrd", {"lesion-": label == 2, "lesion+": label == 1}, image)
-    np.testing.assert_array_equal(gate(tmp_path / "a.seg.nrrd", image_file, labels).label.array, label)
-    for name, known in (("Lesion", labels), ("lesion-", {"background": 0, "lesion+": 1})):
-        save_slicer(tmp_path / "b.seg.nrrd", {name: label == 1}, image)
-        with pytest.raises(AssftError, match=f"segment {name!r} is not a structure of the dataset"):
-            gate(tmp_path / "b.seg.nrrd", image_file, known)
+    save_slicer(tmp_path / "a.seg.nrrd", {name: label == 1}, image)
+    if structure in labels:
+        expected = np.where(label == 1, labels[structure], 0)
+        np.testing.assert_array_equal(gate(tmp_path / "a.seg.nrrd", image_file, labels).label.array, expected)
+    else:
+        said = (
+            f"could be {structure}. Give it" if structure else "is not a structure of the dataset; expected background"
+        )
+        with pytest.raises(AssftError, match=re.escape(f"segment {name.strip()!r} {said}")):
+            gate(tmp_path / "a.seg.nrrd", image_file, labels)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"Segment1_Layer": "1"}, "segment 'ball' is in layer 1 of a file with 1, label value 2"),
+        ({"Segment1_Layer": "-1"}, "segment 'ball' is in layer -1 of a file with 1"),
+        ({"Segment1_Layer": "first"}, "its Segment1_Layer is 'first'; expected 1 number"),
+        ({"Segment1_LabelValue": "0"}, "segment 'ball' is in layer 0 of a file with 1, label value 0"),
+        ({"Segment1_LabelValue": "nan"}, "its Segment1_LabelValue is 'nan'; expected 1 number"),
+        ({"Segment1_LabelValue": "inf"}, "its Segment1_LabelValue is 'inf'; expected 1 number"),
+        ({"Segment1_LabelValue": "1 2"}, "its Segment1_LabelValue is '1 2'; expected 1 number"),
+        ({"Segment1_Extent": "0 5"}, "its Segment1_Extent is '0 5'; expected 6 numbers"),
+        ({"Segmentation_ReferenceImageExtentOffset": "0"}, "ExtentOffset is '0'; expected 3 numbers"),
+        ({"Segment1_Name": "BOX"}, "two segments are called 'box' ('box' and 'BOX')"),
+        ({"Segmentation_MasterRepresentation": "Fractional labelmap"}, "its segments are fractional label maps"),
+        ({"Segmentation_SourceRepresentation": "Fractional labelmap"}, "its segments are fractional label maps"),
+    ],
+)
+def test_damaged_segments(
+    scene: tuple[Path, sitk.Image, np.ndarray], tmp_path: Path, change: dict[str, str], message: str
+) -> None:
+    image_file, image, label = scene
+    save_slicer(tmp_path / "a.seg.nrrd", segments_of(label, LABELS), image, change=change)
+    with pytest.raises(AssftError, match=re.escape(message)):
+        gate(tmp_path / "a.seg.nrrd", image_file, LABELS)
+
+
+@pytest.mark.parametrize("layer", ["0", "1", "7"])
+def test_an_empty_segment_needs_no_layer(
+    scene: tuple[Path, sitk.Image, np.ndarray], tmp_path: Path, layer: str
+) -> None:
+    image_file, image, label = scene
+    segments = {"ball": label == 1, "box": label == 9}
+    save_slicer(tmp_path / "a.seg.nrrd", segments, image, change={"Segment1_Layer": layer})
+    np.testing.assert_array_equal(gate(tmp_path / "a.seg.nrrd", image_file, LABELS).label.array, label == 1)
+
+
+def test_several_segments_of_the_background_do_no_harm(
+    scene: tuple[Path, sitk.Image, np.ndarray], tmp_path: Path
+) -> None:
+    image_file, image, label = scene
+    segments = {"background": label == 0, "ball": label == 1, "Background": label == 0, "box": label == 2}
+    layers = {"background": 0, "ball": 0, "Background": 1, "box": 0}
+    save_slicer(tmp_path / "a.seg.nrrd", segments, image, layers=layers)
+    np.testing.assert_array_equal(gate(tmp_path / "a.seg.nrrd", image_file, LABELS).label.array, label)
 
 
 def test_a_segment_of_the_background_may_overlap(scene: tuple[Path, sitk.Image, np.ndarray], tmp_path: Path) -> None:
@@ -183,10 +269,165 @@ def test_the_ignore_label_is_a_value_only_if_it_is_declared(
         gate(tmp_path / "a.nii.gz", image_file, LABELS)
 
 
+def cropped(label: np.ndarray, image: sitk.Image, margin: int) -> sitk.Image:
+    """A label map of the box around the structures, with a margin of voxels on each side."""
+    volume = sitk.GetImageFromArray(label)
+    volume.CopyInformation(image)
+    k, j, i = (slice(int(where.min()) - margin, int(where.max()) + 1 + margin) for where in np.nonzero(label))
+    return volume[i, j, k]
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".nrrd", ".mha"])
+def test_a_label_map_that_was_cropped_to_its_structures_is_put_back(
+    scene: tuple[Path, sitk.Image, np.ndarray], tmp_path: Path, ending: str
+) -> None:
+    image_file, image, label = scene
+    sitk.WriteImage(cropped(label, image, margin=0), str(tmp_path / f"a{ending}"))
+    gated = gate(tmp_path / f"a{ending}", image_file, LABELS)
+    np.testing.assert_array_equal(gated.label.array, label)
+    assert gated.warnings == ()
+    assert gated.notes[-2:] == (
+        "it was cropped and has been put back on the whole image",
+        "next time, save it as .seg.nrrd, or export it with the image as reference volume",
+    )
+
+
+def test_a_label_map_of_a_part_of_the_image_needs_consent(
+    scene: tuple[Path, sitk.Image, np.ndarray], tmp_path: Path
+) -> None:
+    """Structures outside of the part may be missing."""
+    image_file, image, label = scene
+    sitk.WriteImage(cropped(label, image, margin=1), str(tmp_path / "a.nii.gz"))
+    gated = gate(tmp_path / "a.nii.gz", image_file, LABELS)
+    np.testing.assert_array_equal(gated.label.array, label)
+    assert "of the 24 x 26 x 18 voxels of its image, and all others would become background" in gated.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda v: v.SetOrigin([mm + 0.35 for mm in v.GetOrigin()]), "it is shifted by"),  # half a voxel
+        (
+            lambda v: v.SetOrigin(v.TransformIndexToPhysicalPoint((-30, -30, 0))),
+            "it has .* voxels, its image 24 x 26 x 18",
+        ),
+        (lambda v: v.SetSpacing((1, 1, 1)), "its spacing is 1 x 1 x 1 mm"),
+    ],
+)
+def test_a_cropped_label_map_that_is_not_on_voxels_of_the_image_is_refused(
+    scene: tuple[Path, sitk.Image, np.ndarray], tmp_path: Path, spoil: Callable[[sitk.Image], None], message: str
+) -> None:
+    image_file, image, label = scene
+    volume = cropped(label, image, margin=0)
+    spoil(volume)
+    sitk.WriteImage(volume, str(tmp_path / "a.nii.gz"))
+    with pytest.raises(AssftError, match=message):
+        gate(tmp_path / "a.nii.gz", image_file, LABELS)
+
+
+def test_a_segmentation_of_the_size_of_its_image_that_lies_elsewhere(
+    scene: tuple[Path, sitk.Image, np.ndarray], tmp_path: Path
+) -> None:
+    """Shifted by one slice of 2.5 mm. Programs other than Slicer do not say where the image begins."""
+    image_file, image, label = scene
+    image.SetOrigin((-3.0, 5.0, 10.0))
+    save_slicer(tmp_path / "a.seg.nrrd", segments_of(label, LABELS), image, crop=False)
+    assert "it was not drawn on its image" in gate(tmp_path / "a.seg.nrrd", image_file, LABELS).warnings[0]
+    change = {"Segmentation_ReferenceImageExtentOffset": ""}
+    save_slicer(tmp_path / "b.seg.nrrd", segments_of(label, LABELS), image, crop=False, change=change)
+    with pytest.raises(AssftError, match=r"it is shifted by 2\.5 mm \(x \+0, y \+0, z \+2\.5\)"):
+        gate(tmp_path / "b.seg.nrrd", image_file, LABELS)
+
+
+@pytest.mark.parametrize("right_one", ["sform", "qform", None])
+def test_sform_and_qform_that_disagree_are_named(
+    scene: tuple[Path, sitk.Image, np.ndarray], tmp_path: Path, right_one: str | None
+) -> None:
+    """ITK reads the qform of these files, and warns on the terminal, where nothing is to be seen."""
+    image_file, image, label = scene
+    save_itksnap(tmp_path / "a.nii", label, image)
+    volume = nibabel.load(tmp_path / "a.nii")
+    if right_one != "qform":
+        volume.set_qform(np.eye(4), 1)
+    if right_one != "sform":
+        volume.set_sform(np.diag([1, 1, 3, 1]), 2)
+    nibabel.save(volume, tmp_path / "b.nii")
+    if right_one == "qform":
+        gated = gate(tmp_path / "b.nii", image_file, LABELS)
+        np.testing.assert_array_equal(gated.label.array, label)
+        assert "its sform and its qform disagree; the one that ITK reads lies on the image" in gated.notes
+    else:
+        with pytest.raises(AssftError, match="; its sform and its qform disagree"):
+            gate(tmp_path / "b.nii", image_file, LABELS)
+
+
+# Headers that are not to be trusted -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "header"),
+    [
+        ("a.nrrd", "NRRD0004\ntype: uint8\ndimension: 3\nsizes: 2000 2000 2000\nencoding: raw\n\n"),
+        ("a.seg.nrrd", "NRRD0004\ntype: uint8\ndimension: 3\nsizes: 2000 2000 2000\nencoding: gzip\n\n"),
+        (
+            "a.seg.nrrd",
+            "NRRD0004\ntype: uint8\ndimension: 4\nsizes: 5000 24 26 18\nkinds: list domain domain domain\n"
+            "encoding: raw\nSegment0_Name:=ball\n\n",
+        ),
+        (
+            "a.mha",
+            "ObjectType = Image\nNDims = 3\nDimSize = 2000 2000 2000\nElementType = MET_UCHAR\n"
+            "ElementDataFile = LOCAL\n",
+        ),
+    ],
+)
+def test_a_header_that_claims_far_more_voxels_is_refused_by_its_numbers(
+    scene: tuple[Path, sitk.Image, np.ndarray], tmp_path: Path, name: str, header: str
+) -> None:
+    (tmp_path / name).write_text(header)
+    with pytest.raises(AssftError, match=r"its header claims .* far more than those of its image, 24 x 26 x 18"):
+        gate(tmp_path / name, scene[0], LABELS)
+
+
+def test_a_nifti_header_that_claims_far_more_voxels(scene: tuple[Path, sitk.Image, np.ndarray], tmp_path: Path) -> None:
+    content = bytearray(nibabel.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4)).to_bytes())
+    content[42:48] = struct.pack("<3h", 2000, 2000, 2000)
+    (tmp_path / "a.nii").write_bytes(content)
+    with pytest.raises(AssftError, match="its header claims 2000 x 2000 x 2000 voxels, far more"):
+        gate(tmp_path / "a.nii", scene[0], LABELS)
+
+
+@pytest.mark.parametrize("name", ["a.nrrd", "a.seg.nrrd"])
+def test_voxels_of_another_file_are_never_read(
+    scene: tuple[Path, sitk.Image, np.ndarray], tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "secret").write_bytes(bytes(24 * 26 * 18))
+    (tmp_path / name).write_text(
+        "NRRD0004\ntype: uint8\ndimension: 3\nspace: left-posterior-superior\nsizes: 24 26 18\n"
+        "space directions: (0.7,0,0) (0,0.9,0) (0,0,2.5)\nspace origin: (-3,5,7.5)\nencoding: raw\n"
+        f"Segment0_Name:=ball\ndata file: {tmp_path / 'secret'}\n\n"
+    )
+    assert sitk.ReadImage(str(tmp_path / name)).GetSize() == (24, 26, 18)  # the library follows it
+    with pytest.raises(AssftError, match=r"its voxels are in another file, which is not opened. Save the label as one"):
+        gate(tmp_path / name, scene[0], LABELS)
+
+
+@pytest.mark.parametrize(("key", "value"), [("Offset", "1e30 0 0"), ("Offset", "nan 0 0"), ("ElementSpacing", "0 1 1")])
+def test_a_position_that_is_none(
+    scene: tuple[Path, sitk.Image, np.ndarray], tmp_path: Path, key: str, value: str
+) -> None:
+    _, image, label = scene
+    save_itksnap(tmp_path / "a.mha", label, image)
+    content = re.sub(rf"\n{key} = [^\n]*".encode(), f"\n{key} = {value}".encode(), (tmp_path / "a.mha").read_bytes())
+    (tmp_path / "a.mha").write_bytes(content)
+    with pytest.raises(AssftError, match=r"gives no position|is shifted by|its spacing is|cannot be read"):
+        gate(tmp_path / "a.mha", scene[0], LABELS)
+
+
 def test_a_colour_image_is_no_label_map(tmp_path: Path) -> None:
     sitk.WriteImage(sitk.Image([4, 4, 4], sitk.sitkVectorUInt8, 3), str(tmp_path / "a.nrrd"))
     with pytest.raises(AssftError, match="it has 3 values per voxel; expected one"):
-        read_returned_label(tmp_path / "a.nrrd", LABELS)
+        read_returned_label(tmp_path / "a.nrrd", LABELS, Grid((4, 4, 4), np.eye(4)))
 
 
 # Warnings -------------------------------------------------------------------------------------------------------------

@@ -26,7 +26,8 @@ from nnunet_assft.comparison.arms import Comparison, StrategyArm
 from nnunet_assft.comparison.pseudo_label_quality import pseudo_label_quality, read_pseudo_label_quality
 from nnunet_assft.errors import AssftError
 from nnunet_assft.evaluation.dice import case_dice, mean_of
-from nnunet_assft.runtime.files import read_json, write_csv, write_json
+from nnunet_assft.runtime.csv_files import write_csv
+from nnunet_assft.runtime.files import read_json, write_json
 from tests.comparison.conftest import SETTINGS
 from tests.conftest import plan_experiment, write_dataset
 

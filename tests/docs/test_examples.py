@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from nnunet_assft.runtime.files import write_csv
+from nnunet_assft.runtime.csv_files import write_csv
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 

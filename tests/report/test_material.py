@@ -90,8 +90,9 @@ def test_a_checkpoint_that_was_cut_short_is_named(experiment: Experiment) -> Non
 
 
 def test_minutes_of_a_case_are_summed_over_its_annotators(experiment: Experiment) -> None:
+    rest = {"source_sha256": "a", "label_sha256": "b", "volumes_ml": {}, "left_mm": {}}
     for case, minutes in (("case_0", [10.0]), (NASTY, [5.0, 2.0]), ("case_3", [4.0, None])):
-        readings = [{"annotator": "a", "minutes": m} for m in minutes]
+        readings = [{"annotator": "a", "minutes": m, **rest} for m in minutes]
         write_json(experiment.paths.annotation_file(case), {"case": case, "round": 1, "readings": readings})
     assert gather(DATASET, None, None).minutes == {"case_0": 10.0, NASTY: 7.0}
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from nnunet_assft.comparison.printed_table import Cell
-from nnunet_assft.report.page import columns_of, niivue
+from nnunet_assft.report.page import columns_of, niivue, render
 from nnunet_assft.report.plot import CSS
 from nnunet_assft.report.sections.base import BESIDE, SectionTable, dkd_warning, uses_dkd
 from nnunet_assft.report.sections.order import build_sections
@@ -88,6 +88,12 @@ def test_nothing_is_loaded_from_outside(report: Report) -> None:
     files = {link for link in links if link.startswith("r_files/")}
     assert len(files) > 40
     assert all((report.root / file).is_file() for file in files)
+
+
+def test_links_to_the_files_hold_for_any_name_of_their_folder(report: Report) -> None:
+    html = render(report.material, list(report.sections.values()), "javascript:a#1?_files")
+    assert 'href="javascript%3Aa%231%3F_files/learning_curve.png"' in html
+    assert 'href="javascript:' not in html
 
 
 def test_names_stay_text(report: Report) -> None:

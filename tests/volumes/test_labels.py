@@ -214,3 +214,53 @@ def test_two_positions_in_one_nifti_header_are_named(make: Callable[..., RawData
     nibabel.save(label, dataset.label_file("a"))
     with pytest.raises(AssftError, match=r"its spacing is 1 x 1 x 1 mm, .*; its sform and its qform disagree\. Fix"):
         checked(dataset)
+
+
+# Labels of 3D Slicer in a dataset of .nrrd files ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("numbers", "said"),
+    [
+        ({"ball": 1, "box": 2}, None),
+        ({"Ball": 1, "other": 7}, None),
+        ({"ball": 2, "box": 1}, "'ball' is 2; expected 1, as in dataset.json"),
+        ({"BOX": 1}, "'BOX' is 1; expected 2, as in dataset.json"),
+    ],
+)
+def test_numbers_that_slicer_has_given_to_the_structures(
+    make: Callable[..., RawDataset], numbers: dict[str, int], said: str | None
+) -> None:
+    dataset = make(ending=".nrrd")
+    volume = sitk.GetImageFromArray(random_label())
+    volume.CopyInformation(sitk.ReadImage(str(dataset.images["a"][0])))
+    for i, (name, number) in enumerate(numbers.items()):
+        volume.SetMetaData(f"Segment{i}_Name", name)
+        volume.SetMetaData(f"Segment{i}_LabelValue", str(number))
+    sitk.WriteImage(volume, str(dataset.label_file("a")))
+    if said is None:
+        np.testing.assert_array_equal(checked(dataset)[0], random_label())
+    else:
+        with pytest.raises(AssftError, match=f"was saved by 3D Slicer with other numbers: {said}"):
+            checked(dataset)
+
+
+def test_segments_in_layers_are_no_label_map(make: Callable[..., RawDataset]) -> None:
+    dataset = make(ending=".nrrd")
+    layers = np.stack([random_label() == 1, random_label() == 2], axis=-1).astype(np.uint8)
+    volume = sitk.GetImageFromArray(layers, isVector=True)
+    volume.CopyInformation(sitk.ReadImage(str(dataset.images["a"][0])))
+    sitk.WriteImage(volume, str(dataset.label_file("a")))
+    with pytest.raises(
+        AssftError, match="it has 2 values per voxel; expected one, and neither colours nor Slicer's segments in layers"
+    ):
+        checked(dataset)
+
+
+def test_a_label_whose_voxels_are_in_another_file_is_refused(make: Callable[..., RawDataset]) -> None:
+    dataset = make(ending=".nrrd")
+    dataset.label_file("a").write_text(
+        "NRRD0004\ntype: uint8\ndimension: 3\nsizes: 6 6 4\nencoding: raw\ndata file: /dev/zero\n\n"
+    )
+    with pytest.raises(AssftError, match="its voxels are in another file, which is not opened"):
+        checked(dataset)

@@ -16,7 +16,7 @@ from nnunet_assft.active.experiment import create_experiment
 from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.settings import Settings
 from nnunet_assft.active.state import Experiment
-from nnunet_assft.annotation.minutes import annotation_minutes
+from nnunet_assft.annotation.records import annotation_minutes
 from nnunet_assft.evaluation.case_metrics import DTYPES, cached_metrics
 from nnunet_assft.planning.test_split import DEFAULT_TEST_FRACTION
 

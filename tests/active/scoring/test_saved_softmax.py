@@ -21,7 +21,7 @@ from nnunet_assft.active.scoring.saved_softmax import read_embeddings, score_fil
 from nnunet_assft.active.scoring.softmax_files import B2ND, NPZ, bytes_held, open_softmax, slabs
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.cases import here, in_processes
-from nnunet_assft.runtime.files import write_csv
+from nnunet_assft.runtime.csv_files import write_csv
 
 COLUMNS = [
     *("case", "voxels", "cropped", "entropy", "least_confidence", "margin", "asd", "asd_mean", "asd_sum"),

@@ -13,7 +13,8 @@ import SimpleITK as sitk
 from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.state import Experiment, Round
 from nnunet_assft.runtime.cached import cached
-from nnunet_assft.runtime.files import read_json, write_csv
+from nnunet_assft.runtime.csv_files import write_csv
+from nnunet_assft.runtime.files import read_json
 from tests.conftest import blob_case, plan_experiment, set_folders, write_dataset, write_volume
 
 DATASET = "Dataset901_Blobs"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shlex
 from functools import partial
 from pathlib import Path
 
@@ -139,6 +140,37 @@ def test_a_folder_that_holds_something_else_is_not_touched(root: Path, call: Cal
     code, _, lines = call("export", "-o", root / "other", "-device", "cpu")
     assert code == 1
     assert "holds an export of round 0 of Dataset901_Blobs" in lines[0]
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "null", "{"])
+def test_a_damaged_stamp_is_named(root: Path, call: Call, content: str) -> None:
+    (root / "my work").mkdir()
+    (root / "my work/export.json").write_text(content)
+    code, _, lines = call("export", "-o", root / "my work", "-device", "cpu")
+    assert (code, len(lines)) == (1, 1)
+    assert "my work/export.json is damaged" in lines[0]
+
+
+def test_a_folder_that_is_a_file_or_leads_elsewhere(root: Path, call: Call) -> None:
+    (root / "file").touch()
+    code, _, lines = call("export", "-o", root / "file", "-device", "cpu")
+    assert (code, len(lines)) == (1, 1)
+    assert f"{root / 'file'} is a file. Give a folder with -o." in lines[0]
+    for name in ("elsewhere", "work"):
+        (root / name).mkdir()
+    (root / "work/images").symlink_to("../elsewhere")
+    code, _, lines = call("export", "-o", root / "work", "-device", "cpu")
+    assert (code, len(lines)) == (1, 1)
+    assert f"{root / 'work/images'} is a link that leads out of the work folder, to {root / 'elsewhere'}" in lines[0]
+    assert not list((root / "elsewhere").iterdir())
+
+
+def test_the_next_command_can_be_typed_for_any_folder(root: Path, call: Call) -> None:
+    """Printed for a shell: quoted where it needs quotes."""
+    work = root / 'the annotator\'s "work" $HOME'
+    _, out, _ = call("export", "-o", work, "--no_prelabel", "-device", "cpu")
+    command = out.splitlines()[-1].removeprefix("Next: ")
+    assert shlex.split(command) == ["nnUNetv2_assft_annotate", "import", "-d", "901", str(work)]
 
 
 def test_an_export_killed_again_and_again_is_completed(root: Path, call: Call) -> None:

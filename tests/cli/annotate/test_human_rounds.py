@@ -67,6 +67,13 @@ def test_two_readers_agree_by_dice_and_the_first_one_counts(root: Path, call: Ca
     assert float(row["mean"]) == pytest.approx(mean_of([1.0, 2 / 3]))
     assert re.search(r"case_01  anna bert  kidney_right 1.000  kidney_left 0.667  mean 0.833", out)
     assert [entry["annotator"] for entry in record_of(root, "case_01")["readings"]] == ["bert", "anna"]
+    reading = the_experiment().paths.second_reading("bert", "case_01", ".nii.gz")
+    reading.write_bytes(b"damaged since")
+    code, out, lines = call("import", work, "--annotator_name", "anna")
+    assert (code, len(lines)) == (1, 2)
+    assert "case_01: the label by anna has been imported already" in out
+    assert f"there is already a label that differs in {first.size} voxels ({reading})" in lines[0]
+    assert f"The label of case case_01 cannot be read ({reading})" in lines[1]
 
 
 def test_whose_label_it_is_must_be_clear(root: Path, call: Call) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from functools import partial
 from pathlib import Path
@@ -11,8 +13,10 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from nnunet_assft.active.annotation import labels_to_come
+from nnunet_assft.active.annotation import labels_to_come, open_request
+from nnunet_assft.annotation.records import annotation_minutes
 from nnunet_assft.cli.annotate import main as annotate_main
+from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.files import sha256_file
 from tests.annotation.annotators import REFUSED, WARNED, Scene, save_itksnap, save_slicer, segments_of
 from tests.cli.annotate.experiment import (
@@ -92,14 +96,118 @@ def test_a_label_whose_header_alone_is_wrong_is_taken_as_it_is_stored_with_conse
     assert sitk.ReadImage(str(label_file(root, "case_03"))).GetOrigin() == image_of(root, "case_03").GetOrigin()
 
 
-def test_names_and_formats_of_files_that_cannot_be_taken(root: Path, call: Call) -> None:
-    save_itksnap(root / "back/case_03_0000.nii.gz", truth("case_03"), image_of(root, "case_03"))
-    save_itksnap(root / "back/case_01.mha", truth("case_01"), image_of(root, "case_01"))
-    code, _, lines = call("import", root / "back")
+def test_what_cannot_be_taken_is_named_and_the_rest_is_taken(root: Path, call: Call) -> None:
+    """Files of other cases, formats and kinds, one of which would block whoever opens it, and a name with an escape
+    sequence for the terminal."""
+    back = root / "back"
+    save_itksnap(back / "case_03_0000.nii.gz", truth("case_03"), image_of(root, "case_03"))
+    save_itksnap(back / "case_01.mha", truth("case_01"), image_of(root, "case_01"))
+    os.mkfifo(back / "case_06.nii.gz")
+    (back / "case_06.dcm").touch()
+    (back / "x\n\x1b[2Jy.nrrd").touch()
+    code, out, lines = call("import", back)
+    assert (code, len(lines)) == (1, 4)
+    assert "case_06.dcm: it is DICOM; expected a file that ends with .seg.nrrd, .nrrd, " in lines[1]
+    assert "case_06.nii.gz: it is a named pipe (FIFO) and is not opened" in lines[2]
+    assert lines[0].endswith("Did you mean case_03? Then rename it.")
+    assert r"error: x\n\x1b[2Jy (" in lines[3]
+    assert "case_01: the label imported" in out
+    np.testing.assert_array_equal(label_of(root, "case_01"), truth("case_01"))
+
+
+@pytest.mark.parametrize(
+    "place", ["../../outside/case_03.nii.gz", "labelsTr/../../other/case_03.nii.gz", "/tmp/x.nii.gz"]
+)
+def test_nothing_is_written_outside_of_the_dataset(root: Path, call: Call, place: str) -> None:
+    """Its dataset.json lists the files of the cases, and one label in another place."""
+    folder = root / "nnUNet_raw/Dataset901_Blobs"
+    content = json.loads((folder / "dataset.json").read_text())
+    content["dataset"] = {
+        f"case_{i:02d}": {"images": [f"imagesTr/case_{i:02d}_0000.nii.gz"], "label": f"labelsTr/case_{i:02d}.nii.gz"}
+        for i in range(8)
+    }
+    content["dataset"]["case_03"]["label"] = place
+    (folder / "dataset.json").write_text(json.dumps(content))
+    save_itksnap(root / "back/case_03.nii.gz", truth("case_03"), image_of(root, "case_03"))
+    for what in (["import", root / "back"], ["export", "-o", root / "work"]):
+        code, _, lines = call(*what)
+        assert (code, len(lines)) == (1, 1)
+        assert "dataset.json places the label of case case_03 outside of the dataset" in lines[0]
+    assert not (folder / place).exists()
+    assert not (root / "work").exists()
+
+
+READING = {
+    "annotator": None,
+    "minutes": None,
+    "source_sha256": "0",
+    "label_sha256": "0",
+    "volumes_ml": {},
+    "left_mm": {},
+}
+DAMAGED = ["", "{", "null", "[]", "3", '"text"', "{}", "\xff"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *DAMAGED,
+        *(
+            json.dumps({"readings": readings})
+            for readings in (None, 3, "ab", [None], [{}], [{**READING, "minutes": "x"}])
+        ),
+    ],
+)
+def test_a_damaged_record_is_named_with_what_to_do(root: Path, call: Call, content: str) -> None:
+    file = root / "nnUNet_results/Dataset901_Blobs/assft/assft/annotations/case_03.json"
+    file.parent.mkdir()
+    file.write_bytes(content.encode("latin1"))
+    code, _, lines = call("status")
+    assert (code, len(lines)) == (1, 1)
+    assert f"{file} is damaged" in lines[0]
+    assert lines[0].endswith("Delete it, and import the label again to write it anew.")
+    with pytest.raises(AssftError, match="is damaged"):
+        annotation_minutes(file.parent)
+
+
+def test_an_import_past_damaged_files(root: Path, call: Call) -> None:
+    """A damaged record stops the label of its case only."""
+    results = root / "nnUNet_results/Dataset901_Blobs/assft/assft"
+    (results / "annotations").mkdir()
+    (results / "annotations/case_03.json").write_text("[]")
+    for case in ("case_03", "case_01", "case_06"):
+        save_itksnap(root / f"back/{case}.nii.gz", truth(case), image_of(root, case))
+    (results / "prelabels_round_01").mkdir()
+    (results / "prelabels_round_01/case_01.nii.gz").write_bytes(b"half")
+    (results / "prelabels_round_01/case_01.json").write_text("{}")
+    code, out, lines = call("import", root / "back")
     assert code == 1
-    assert "back/case_01.mha: this format cannot be read; expected a file that ends with one of .nii " in lines[0]
-    assert "the dataset has no case 'case_03_0000'" in lines[1]
-    assert lines[1].endswith("Did you mean case_03?")
+    assert [line.split(" (")[0] for line in lines] == [
+        f"nnUNetv2_assft_annotate: error: {case}" for case in ("case_01", "case_03")
+    ]
+    assert "the pre-segmentation that it is compared with is damaged" in lines[0]
+    assert "case_03.json is damaged" in lines[1]
+    assert "case_06: the label imported" in out
+
+
+@pytest.mark.parametrize(
+    "content", [*DAMAGED[:2], "[]", "null", '{"case_03": null}', '{"case_03": ["../../up"]}', '{"case_03": [3]}']
+)
+def test_a_damaged_assignment_is_named_with_what_to_do(root: Path, content: str) -> None:
+    file = the_experiment().paths.annotators_file(1)
+    file.write_text(content)
+    with pytest.raises(AssftError, match=r"readers_round_01.json is damaged\. .* run annotate export with the same"):
+        open_request(the_experiment())
+
+
+@pytest.mark.parametrize("content", [*DAMAGED, '{"result": {"queried": null}}', '{"result": {"queried": ["../x"]}}'])
+def test_a_damaged_query_is_named_with_what_to_do(root: Path, content: str) -> None:
+    file = the_experiment().paths.step_file(1, "query")
+    file.write_bytes(content.encode("latin1"))
+    with pytest.raises(
+        AssftError, match=r"query.json is damaged\. .* nnUNetv2_assft_round -d 901 -r 1, which queries the"
+    ):
+        open_request(the_experiment())
 
 
 def test_left_and_right_swapped(root: Path, call: Call) -> None:
@@ -257,7 +365,7 @@ def test_an_import_killed_again_and_again_completes_and_never_leaves_half_a_labe
         (["back", "--accept_geometry", "case_99"], "--accept_geometry names case_99; the experiment has no such case"),
         (["back", "--minutes", "long"], "--minutes: minutes 'long'; expected a number"),
         (["back", "--times", "no.csv"], "--times no.csv cannot be read"),
-        (["back", "--times", "bad.csv"], "bad.csv has the columns id, time; expected case, annotator, minutes"),
+        (["back", "--times", "bad.csv"], "bad.csv has 'id', 'time'; expected the columns case, annotator, minutes"),
         (["back", "--times", "twice.csv"], "twice.csv, line 3: case_03 is listed twice"),
         (["back", "--times", "negative.csv"], "line 2: minutes '-4'; expected a number"),
     ],
