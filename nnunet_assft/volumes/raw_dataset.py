@@ -19,6 +19,7 @@ from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_datas
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.files import read_json
 from nnunet_assft.volumes.structures import structures
+from nnunet_assft.volumes.whole_files import require_readable
 
 # nnU-Net's readers of files with one channel, three dimensions and a position in space
 PLAIN_READERS = ("SimpleITKIO", "NibabelIO", "NibabelIOWithReorient")
@@ -70,9 +71,10 @@ class RawDataset:
         """nnU-Net's reader for these files, chosen by nnU-Net with the first image that can be read."""
         for files in list(self.images.values())[:3]:
             try:
+                require_readable(files[0])  # a header may claim more voxels than the memory can hold
                 with redirect_stderr(StringIO()):  # nnU-Net prints a traceback for each reader that fails
                     return determine_reader_writer_from_dataset_json(self.dataset_json, str(files[0]), verbose=False)()
-            except RuntimeError:  # noqa: PERF203 - at most three files
+            except Exception:  # noqa: PERF203 - at most three files; a damaged one may raise any exception
                 continue  # the file is damaged, which is reported when all images are checked
         try:
             return determine_reader_writer_from_dataset_json(self.dataset_json, verbose=False)()
