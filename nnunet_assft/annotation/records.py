@@ -23,7 +23,7 @@ from nnunet_assft.volumes.segmentations import InFileAxes
 
 SCHEMA_VERSION = 1
 KEYS = ("schema_version", "case", "round", "readings", "replaced")
-REMEDY = "It records who drew the label of a case. Delete it, and import the label again."
+REMEDY = "It records who drew the label of a case. Delete it, and import the label again to write it anew."
 ENTRY: dict[str, Any] = {  # what is read of an entry -> its types
     "annotator": (str, type(None)),
     "minutes": (int, float, type(None)),

@@ -32,7 +32,7 @@ class Shared:
     device: str
 
 
-KEYS_OF_VERSION_1 = {"options", "domain", "n_rounds", "budget", "training", "encoder", "estimate"}
+KEYS_OF_VERSION_1 = {"n_rounds", "training", "estimate", *(row.name for row in fields(Settings))}
 KEYS = {
     *("schema_version", "dataset", "name", "arms", "match", "test_folds", "seeds", "settings", "experiments"),
     *(row.name for row in fields(Shared)),

@@ -13,6 +13,7 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.imageio.reader_writer_registry import LIST_OF_IO_CLASSES, recursive_find_reader_writer_by_name
 
 from nnunet_assft.errors import AssftError
+from nnunet_assft.volumes.whole_files import require_readable
 
 # nnU-Net's readers of files with one channel, three dimensions and a position in space
 PLAIN_READERS = ("SimpleITKIO", "NibabelIO", "NibabelIOWithReorient")
@@ -48,6 +49,7 @@ def choose_reader(dataset_json: Mapping[str, Any], images: Mapping[str, Sequence
 
 def _reads(reader: BaseReaderWriter, file: Path) -> bool:
     try:
+        require_readable(file)  # a header may claim more voxels than the memory can hold
         with redirect_stderr(StringIO()):
             reader.read_images([str(file)])
     except Exception:  # readers raise exceptions of many types

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from nnunet_assft.errors import AssftError
 from nnunet_assft.volumes.raw_dataset import RawDataset, find_dataset, read_dataset
+from tests.volumes.damaged import REFUSED
 
 PATHS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
@@ -224,3 +226,16 @@ def test_a_raw_folder_that_is_not_there(nnunet_folders: Path, monkeypatch: pytes
 @pytest.mark.parametrize("name", ["Dataset902_../../etc", "Dataset902_a\nb", "Dataset902_" + "x" * 300])
 def test_a_name_of_a_dataset_that_is_no_name(nnunet_folders: Path, name: str):
     assert message_of(lambda: find_dataset(name)).startswith("The dataset name ")
+
+
+def test_a_header_that_claims_too_much_is_not_given_to_a_reader(blobs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def record(self: SimpleITKIO, image_fnames: tuple[str, ...]) -> None:
+        read.extend(Path(file).name for file in image_fnames)
+
+    monkeypatch.setattr(SimpleITKIO, "read_images", record)
+    dataset = read_dataset(blobs)
+    REFUSED["a header of 2000^3 voxels"][0](dataset.images["case_00"][0])
+    assert type(dataset.reader) is SimpleITKIO
+    assert read == ["case_01_0000.nii.gz"]
