@@ -147,7 +147,11 @@ def queried_cases(experiment: Experiment, r: int) -> list[str]:
     """Return the cases that round r has queried, best first, or an empty list before its query."""
     query, again = experiment.paths.step_file(r, "query"), experiment.command("round", "-r", str(r))
     if query.is_file():
-        return list(kept_result(query, f"Run {again} to make it again.")["queried"])
+        remedy = f"Delete it, and run {again}, which queries the same cases again."
+        try:
+            return _names(kept_result(query, remedy)["queried"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise DamagedFileError(f"{query} is damaged ({error}). {remedy}") from error
     return [experiment.permutation[0]] if r == 0 and experiment.options.first_case == "random" else []
 
 

@@ -121,12 +121,7 @@ def require_plain_volumes(dataset: RawDataset) -> None:
 def require_own_labels(dataset: RawDataset, cases: Sequence[str]) -> None:
     """Raise `AssftError` if dataset.json places a label outside of the dataset, where nothing is written."""
     for case in cases:
-        file = dataset.label_file(case)
-        if not Path(os.path.normpath(file)).is_relative_to(os.path.normpath(dataset.folder)):
-            raise AssftError(
-                f"dataset.json places the label of case {case} outside of the dataset ({file}), where import writes "
-                f"nothing. Place it in {dataset.folder}, for example labelsTr/{case}{dataset.file_ending}."
-            )
+        dataset.label_to_write(case)
 
 
 # Who annotates what ---------------------------------------------------------------------------------------------------

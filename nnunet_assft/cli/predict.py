@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nnunet_assft.cli.common import add_device, choose_device, file_name, load_experiment, make_parser, number, run
 from nnunet_assft.errors import AssftError
+
+if TYPE_CHECKING:
+    from nnunet_assft.volumes.image_files import ImageFiles
 
 
 def parser() -> argparse.ArgumentParser:
@@ -66,8 +69,10 @@ def predict(args: argparse.Namespace) -> None:
     )
     predictor.initialize_from_trained_model_folder(str(experiment.paths.model_folder(done[r].model.stage)), (r,))
     file_ending = str(predictor.dataset_json["file_ending"])
-    cases = cases_of_part(args, predictor.dataset_json)
-    if not cases:
+    images = list_cases(args.i, predictor.dataset_json)
+    cases = cases_of_part(images, args)
+    unusable = {**images.misnamed, **images.incomplete} if args.part_id == 0 else {}
+    if not cases and not unusable:
         print("This part contains no case that is left to predict.")
         return
     require_folder(args.o, "-o")
@@ -80,33 +85,31 @@ def predict(args: argparse.Namespace) -> None:
         earlier = f" {old} is from an earlier call." if old.is_file() else ""
         tqdm.write(f"nnUNetv2_assft_predict: {case} is not predicted: {error}.{earlier}", file=sys.stderr)
 
+    for name, problem in unusable.items():
+        refuse(name, AssftError(f"it {problem}"))
     processes = Processes(args.npp, args.nps)
     predict_images(predictor, cases, args.o, processes, save_probabilities=args.save_probabilities, refused=refuse)
     if refused:
-        raise AssftError(f"{len(refused)} of {len(cases)} cases could not be predicted. The lines above say why.")
+        n_cases = len(cases) + len(unusable)
+        raise AssftError(f"{len(refused)} of {n_cases} cases could not be predicted. The lines above say why.")
 
 
-def cases_of_part(args: argparse.Namespace, dataset_json: dict[str, Any]) -> dict[str, tuple[Path, ...]]:
+def cases_of_part(images: ImageFiles, args: argparse.Namespace) -> dict[str, tuple[Path, ...]]:
     """Return case -> its image files, for the cases that this call is to predict."""
     from nnunet_assft.active.scoring.new_images import is_predicted
 
-    images = list_cases(args.i, dataset_json)
-    part = {case: images[case] for case in list(images)[args.part_id :: args.num_parts]}
+    part = {case: images.cases[case] for case in list(images.cases)[args.part_id :: args.num_parts]}
     if not args.continue_prediction:
         return part
     return {
         case: files
         for case, files in part.items()
-        if not is_predicted(args.o, case, str(dataset_json["file_ending"]), probabilities=args.save_probabilities)
+        if not is_predicted(args.o, case, images.file_ending, probabilities=args.save_probabilities)
     }
 
 
-def list_cases(folder: Path, dataset_json: dict[str, Any]) -> dict[str, tuple[Path, ...]]:
-    """Return the image files of every case in a folder, case id -> one file per channel.
-
-    dataset_json: that of the model. Raises `AssftError` if there is no image, or one that has another name or lacks a
-    channel.
-    """
+def list_cases(folder: Path, dataset_json: dict[str, Any]) -> ImageFiles:
+    """List the images of a folder. dataset_json: that of the model. Raises `AssftError` if there is none."""
     from nnunet_assft.volumes.image_files import list_images
     from nnunet_assft.volumes.raw_dataset import channels_of
 
@@ -114,13 +117,12 @@ def list_cases(folder: Path, dataset_json: dict[str, Any]) -> dict[str, tuple[Pa
         found = "is a file" if folder.exists() else "does not exist"
         raise AssftError(f"-i {folder} {found}. Give a folder of images named CASE_0000{dataset_json['file_ending']}.")
     images = list_images(folder, dataset_json["file_ending"], channels_of(dataset_json), any_id=True)
-    images.require_sound()
-    if not images.cases:
+    if images.is_empty:
         raise AssftError(
             f"{images.describe_emptiness()} 0000 is the channel. Link or copy the images under such names into a "
             "separate folder."
         )
-    return images.cases
+    return images
 
 
 def main(argv: list[str] | None = None) -> None:

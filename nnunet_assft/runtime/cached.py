@@ -110,7 +110,10 @@ def kept_result(file: Path, remedy: str) -> Any:
 
     remedy: a sentence that says how the file is made again. Raises `DamagedFileError` if it cannot be read.
     """
-    return read_sealed(file, STEP_KEYS, remedy=remedy)["result"]
+    content = read_sealed(file, STEP_KEYS, remedy=remedy)
+    if "result" not in content:
+        raise DamagedFileError(f"{file} is damaged (it holds no result). {remedy}")
+    return content["result"]
 
 
 def seconds_of(file: Path) -> float:

@@ -33,18 +33,22 @@ def read_sealed(file: Path, keys: Collection[str] | None = None, *, remedy: str 
     try:
         content = read_json(file)
     except (OSError, ValueError) as error:
-        raise DamagedFileError(f"{file} cannot be read ({_reason(error)}). {remedy}") from error
+        raise _damaged(file, _reason(error), remedy) from error
     if not isinstance(content, dict):
-        raise DamagedFileError(f"{file} holds a {type(content).__name__}; expected a JSON object. {remedy}")
+        raise _damaged(file, f"it holds a {type(content).__name__}; expected a JSON object", remedy)
     seal = content.pop(SEAL, None)
     if seal is not None and seal != _seal(content):
-        raise DamagedFileError(f"{file} is damaged: its content does not match its checksum. {remedy}")
+        raise _damaged(file, "its content does not match its checksum", remedy)
     unknown = sorted(set(content) - set(keys)) if keys is not None else []
     if unknown:
-        raise DamagedFileError(f"{file} has the unknown key {unknown[0]!r}; expected {', '.join(keys or ())}. {remedy}")
+        raise _damaged(file, f"it has the unknown key {unknown[0]!r}; expected {', '.join(sorted(keys or ()))}", remedy)
     if keys is None and seal is None:
-        raise DamagedFileError(f"{file} is damaged: it has no checksum. {remedy}")
+        raise _damaged(file, "it has no checksum", remedy)
     return content
+
+
+def _damaged(file: Path, reason: str, remedy: str) -> DamagedFileError:
+    return DamagedFileError(f"{file} is damaged ({reason}). {remedy}")
 
 
 def _seal(content: Mapping[str, Any]) -> str:

@@ -116,9 +116,9 @@ def dataset_id(text: str) -> int | None:
 
 
 def simplified(name: str) -> str:
-    """Return a label name without what people and programs change: case, blanks, punctuation, hyphens between letters.
+    """Return a label name without what people and programs change: case, and blanks, hyphens and underscores between
+    letters and digits.
 
-    Any other + or - stays, because `lesion+` and `lesion-` are different structures.
+    Other signs have a meaning, and so has a hyphen at an end: `lesion+` and `lesion-`.
     """
-    without_hyphens = re.sub(r"(?<=\w)-(?=\w)", "", name.casefold())
-    return "".join(c for c in without_hyphens if c.isalnum() or c in "+-")
+    return re.sub(r"(?<=\w)[\s_-]+(?=\w)", "", unicodedata.normalize("NFC", name.strip()).casefold())

@@ -17,7 +17,7 @@ from nnunet_assft.active.context import open_context
 from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.pseudo_labels import write_pseudo_labels
 from nnunet_assft.active.scoring.prediction import open_scorer
-from nnunet_assft.active.state import Experiment
+from nnunet_assft.active.state import Experiment, read_provenance
 from nnunet_assft.volumes.raw_dataset import find_dataset
 from nnunet_assft.volumes.segmentations import write_segmentation
 from tests.conftest import CPU, blob_case, built_once, copy_template, plan_experiment, write_dataset
@@ -108,7 +108,7 @@ def test_labelsTr_is_never_touched(written, blobs):  # noqa: N802 - nnU-Net's na
 
 def test_provenance_says_what_made_each_label(written):
     context, _, files = written
-    provenance = json.loads((context.paths.pseudo_label_folder(2) / "provenance.json").read_text())
+    provenance = read_provenance(context.paths.pseudo_label_folder(2))
     assert {key: value for key, value in provenance.items() if key != "cases"} == {
         "experiment": "assft",
         "round": 2,

@@ -47,7 +47,7 @@ def test_balanced_and_complete(n: int, k: int, fraction: float) -> None:
         (["../A"], 0.0, r"--annotators: .* contains \. \(U\+002E\)"),
         (["A"], 0.5, "--double_read needs at least two names"),
         ([], 0.5, "--double_read needs at least two names"),
-        (["A", "B"], 1.5, "a fraction between 0 and 1"),
+        (["A", "B"], 1.5, "double_read"),
     ],
 )
 def test_what_cannot_be_shared_out(names: list[str], fraction: float, message: str) -> None:

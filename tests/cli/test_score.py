@@ -154,10 +154,8 @@ def test_two_processes_give_the_same_file(folder):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (["-r", "0"], "round 0 of 5; expected a round from 1"),
-        (["-r", "6"], "round 6 of 5; expected a round from 1"),
         (["-i", "nowhere"], "nowhere is not a folder"),
-        (["-o", "."], "is a folder; expected the name of a CSV file"),
+        (["-o", "."], "is a folder; expected the name of a file"),
         (["--embeddings", "nowhere.npz"], "nowhere.npz: the file does not exist"),
     ],
 )

@@ -124,8 +124,8 @@ def test_tolerances(blobs: Path, call: Call, values: tuple[str, str]) -> None:
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (b"\xff\xfe\x00", "cannot be read as text ("),
-        (b"[" * 100_000, "is nested too deeply. Give a list of case ids."),
+        (b"\xff\xfe\x00", "is not a text in UTF-8"),
+        (b"[" * 100_000, "contains [ (U+005B)"),
         (b"", "names no case; expected ids such as case_00, one per line."),
         (b"case_77", "names 1 cases that are not in imagesTr (case_77)"),
         (None, "neither a file nor a fraction. Give a fraction (0.2) or a file of case ids."),

@@ -250,5 +250,5 @@ def test_nnunets_process_ends_with_the_comparison(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short", b"not a checkpoint"])
 def test_a_broken_checkpoint_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "checkpoint_final.pth").write_bytes(content)
-    with pytest.raises(AssftError, match=r"The checkpoint .*checkpoint_final\.pth cannot be read"):
+    with pytest.raises(AssftError, match=r"The checkpoint .*checkpoint_final\.pth cannot be used"):
         load_weights(tmp_path / "checkpoint_final.pth")

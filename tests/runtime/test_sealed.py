@@ -48,7 +48,7 @@ def test_any_truncation_is_noticed(file: Path) -> None:
     whole = file.read_bytes().rstrip()
     for n in range(len(whole)):
         file.write_bytes(whole[:n])
-        with pytest.raises(DamagedFileError, match=r"cannot be read \(.+\)\. Restore it from a backup\."):
+        with pytest.raises(DamagedFileError, match=r"is damaged \(.+\)\. Restore it from a backup\."):
             read_sealed(file, KEYS)
 
 
@@ -59,7 +59,7 @@ def test_any_truncation_is_noticed(file: Path) -> None:
         ("null", "holds a NoneType"),
         ("[" * 100_000, "nested too deeply"),
         ('{"sha256": "0"}', "does not match its checksum"),
-        ('{"round": 1, "new": 2}', "unknown key 'new'; expected round, labelled, dice, by_number"),
+        ('{"round": 1, "new": 2}', "unknown key 'new'; expected by_number, dice, labelled, round"),
     ],
 )
 def test_what_is_wrong_is_said(file: Path, content: str, found: str) -> None:
@@ -71,7 +71,7 @@ def test_what_is_wrong_is_said(file: Path, content: str, found: str) -> None:
 
 def test_a_file_that_is_no_text_or_not_there_is_damaged(file: Path) -> None:
     file.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DamagedFileError, match="cannot be read"):
+    with pytest.raises(DamagedFileError, match="is not a text in UTF-8"):
         read_sealed(file)
     file.unlink()
     with pytest.raises(DamagedFileError, match="No such file"):

@@ -252,7 +252,7 @@ def test_segments_in_layers_are_no_label_map(make: Callable[..., RawDataset]) ->
     volume.CopyInformation(sitk.ReadImage(str(dataset.images["a"][0])))
     sitk.WriteImage(volume, str(dataset.label_file("a")))
     with pytest.raises(
-        AssftError, match="it has 2 values per voxel; expected one, and neither colours nor Slicer's segments in layers"
+        AssftError, match="it holds 2 values per voxel, such as colours .RGB., vectors or segments in layers"
     ):
         checked(dataset)
 
@@ -262,5 +262,5 @@ def test_a_label_whose_voxels_are_in_another_file_is_refused(make: Callable[...,
     dataset.label_file("a").write_text(
         "NRRD0004\ntype: uint8\ndimension: 3\nsizes: 6 6 4\nencoding: raw\ndata file: /dev/zero\n\n"
     )
-    with pytest.raises(AssftError, match="its voxels are in another file, which is not opened"):
+    with pytest.raises(AssftError, match="it is only a header, whose voxels are in '/dev/zero'"):
         checked(dataset)

@@ -220,7 +220,7 @@ def test_an_environment_variable_that_is_not_set(nnunet_folders: Path, monkeypat
 
 def test_a_raw_folder_that_is_not_there(nnunet_folders: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("nnUNet_raw", str(nnunet_folders / "typo"))
-    assert f"nnUNet_raw is {nnunet_folders / 'typo'}, which is not a folder" in message_of(lambda: find_dataset(902))
+    assert f"nnUNet_raw is {nnunet_folders / 'typo'}, which does not exist" in message_of(lambda: find_dataset(902))
 
 
 @pytest.mark.parametrize("name", ["Dataset902_../../etc", "Dataset902_a\nb", "Dataset902_" + "x" * 300])

@@ -119,8 +119,10 @@ def gigabytes_of_zeros(header: bytes) -> bytes:
 MEASURED = """
 import resource, sys, time
 from pathlib import Path
+import numpy as np
 from nnunet_assft.active import experiment  # everything that a command imports
 from nnunet_assft.annotation.label_files import read_returned_label
+from nnunet_assft.volumes.grid import Grid
 from nnunet_assft.dataset_conversion.voxels import read_volume
 from nnunet_assft.volumes.images import read_image
 from nnunetv2.imageio.nibabel_reader_writer import NibabelIO
@@ -129,12 +131,13 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
+IMAGE = Grid((2000, 2000, 2000), np.eye(4))  # for a label that its image would allow
 before = peak()
 for file in map(Path, sys.argv[1:]):
     for read in (
         lambda: read_image([file], SimpleITKIO()),
         lambda: read_image([file], NibabelIO()),
-        lambda: read_returned_label(file, {"background": 0, "ball": 1}),
+        lambda: read_returned_label(file, {"background": 0, "ball": 1}, IMAGE),
         lambda: read_volume(file),
     ):
         try:

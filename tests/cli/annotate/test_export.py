@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import shlex
 from functools import partial
@@ -19,7 +18,8 @@ from nnunet_assft.active.context import open_context
 from nnunet_assft.active.scoring.prediction import open_scorer
 from nnunet_assft.cli.annotate import main as annotate_main
 from nnunet_assft.planning.preprocessing import load_image
-from nnunet_assft.runtime.files import read_json, sha256_file
+from nnunet_assft.runtime.files import sha256_file
+from nnunet_assft.runtime.sealed import read_sealed, write_sealed
 from tests.annotation.annotators import save_itksnap
 from tests.cli.annotate.experiment import (
     KIDNEYS,
@@ -135,8 +135,8 @@ def test_a_folder_that_holds_something_else_is_not_touched(root: Path, call: Cal
     assert "is not empty and is not a work folder" in lines[0]
     assert [file.name for file in (root / "work").iterdir()] == ["thesis.docx"]
     call("export", "-o", root / "other", "-device", "cpu")
-    content = read_json(root / "other/export.json")
-    (root / "other/export.json").write_text(json.dumps({**content, "round": 0}))
+    content = read_sealed(root / "other/export.json")
+    write_sealed(root / "other/export.json", {**content, "round": 0})
     code, _, lines = call("export", "-o", root / "other", "-device", "cpu")
     assert code == 1
     assert "holds an export of round 0 of Dataset901_Blobs" in lines[0]
@@ -155,7 +155,7 @@ def test_a_folder_that_is_a_file_or_leads_elsewhere(root: Path, call: Call) -> N
     (root / "file").touch()
     code, _, lines = call("export", "-o", root / "file", "-device", "cpu")
     assert (code, len(lines)) == (1, 1)
-    assert f"{root / 'file'} is a file. Give a folder with -o." in lines[0]
+    assert f"{root / 'file'} is a file; expected a folder" in lines[0]
     for name in ("elsewhere", "work"):
         (root / name).mkdir()
     (root / "work/images").symlink_to("../elsewhere")
@@ -202,7 +202,7 @@ def test_an_image_that_itk_refuses_is_named(root: Path, call: Call) -> None:
     nibabel.save(nibabel.Nifti1Image(array, affine), file)
     code, _, lines = call("export", "-o", root / "work", "-device", "cpu")
     assert (code, len(lines)) == (1, 1)
-    assert "The image of case case_01 cannot be used: ITK refuses its header (ITK only supports orthonormal" in lines[0]
+    assert "case_01: ITK refuses its header (ITK only supports orthonormal" in lines[0]
     save_itksnap(root / "back/case_01.nii.gz", truth("case_01"), image_of(root, "case_03"))
     save_itksnap(root / "back/case_03.nii.gz", truth("case_03"), image_of(root, "case_03"))
     code, out, lines = call("import", root / "back")

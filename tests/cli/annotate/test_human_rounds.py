@@ -73,7 +73,7 @@ def test_two_readers_agree_by_dice_and_the_first_one_counts(root: Path, call: Ca
     assert (code, len(lines)) == (1, 2)
     assert "case_01: the label by anna has been imported already" in out
     assert f"there is already a label that differs in {first.size} voxels ({reading})" in lines[0]
-    assert f"The label of case case_01 cannot be read ({reading})" in lines[1]
+    assert f"The label of case case_01, {reading}, cannot be used" in lines[1]
 
 
 def test_whose_label_it_is_must_be_clear(root: Path, call: Call) -> None:

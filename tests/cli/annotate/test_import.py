@@ -132,9 +132,9 @@ def test_nothing_is_written_outside_of_the_dataset(root: Path, call: Call, place
     for what in (["import", root / "back"], ["export", "-o", root / "work"]):
         code, _, lines = call(*what)
         assert (code, len(lines)) == (1, 1)
-        assert "dataset.json places the label of case case_03 outside of the dataset" in lines[0]
+        assert "says that the label of case case_03 is " in lines[0]
     assert not (folder / place).exists()
-    assert not (root / "work").exists()
+    assert not list((root / "work").iterdir())
 
 
 READING = {
@@ -182,11 +182,9 @@ def test_an_import_past_damaged_files(root: Path, call: Call) -> None:
     (results / "prelabels_round_01/case_01.json").write_text("{}")
     code, out, lines = call("import", root / "back")
     assert code == 1
-    assert [line.split(" (")[0] for line in lines] == [
-        f"nnUNetv2_assft_annotate: error: {case}" for case in ("case_01", "case_03")
-    ]
-    assert "the pre-segmentation that it is compared with is damaged" in lines[0]
-    assert "case_03.json is damaged" in lines[1]
+    assert [line.split(" (")[0] for line in lines] == ["nnUNetv2_assft_annotate: error: case_03"]
+    assert "case_03.json is damaged" in lines[0]
+    assert "case_01: the label imported" in out  # compared with no pre-segmentation
     assert "case_06: the label imported" in out
 
 
@@ -196,7 +194,7 @@ def test_an_import_past_damaged_files(root: Path, call: Call) -> None:
 def test_a_damaged_assignment_is_named_with_what_to_do(root: Path, content: str) -> None:
     file = the_experiment().paths.annotators_file(1)
     file.write_text(content)
-    with pytest.raises(AssftError, match=r"readers_round_01.json is damaged\. .* run annotate export with the same"):
+    with pytest.raises(AssftError, match=r"readers_round_01.json is damaged .* run annotate export with the same"):
         open_request(the_experiment())
 
 
@@ -205,7 +203,7 @@ def test_a_damaged_query_is_named_with_what_to_do(root: Path, content: str) -> N
     file = the_experiment().paths.step_file(1, "query")
     file.write_bytes(content.encode("latin1"))
     with pytest.raises(
-        AssftError, match=r"query.json is damaged\. .* nnUNetv2_assft_round -d 901 -r 1, which queries the"
+        AssftError, match=r"query.json is damaged .* nnUNetv2_assft_round -d 901 -r 1, which queries the"
     ):
         open_request(the_experiment())
 
