@@ -87,8 +87,9 @@ def predict(args: argparse.Namespace) -> None:
 
     for name, problem in unusable.items():
         refuse(name, AssftError(f"it {problem}"))
-    processes = Processes(args.npp, args.nps)
-    predict_images(predictor, cases, args.o, processes, save_probabilities=args.save_probabilities, refused=refuse)
+    processes, probabilities = Processes(args.npp, args.nps), args.save_probabilities
+    if cases:
+        predict_images(predictor, cases, args.o, processes, save_probabilities=probabilities, refused=refuse)
     if refused:
         n_cases = len(cases) + len(unusable)
         raise AssftError(f"{len(refused)} of {n_cases} cases could not be predicted. The lines above say why.")

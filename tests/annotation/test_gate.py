@@ -145,8 +145,6 @@ SIGNS = {"background": 0, "lesion+": 1, "lesion-": 2}
         ({"background": 0, "kidney_left": 1}, "kidney-left", "kidney_left"),
         ({"background": 0, "kidney_left": 1}, " kidneyleft ", "kidney_left"),
         ({"background": 0, "kidney_left": 1}, "kidney_left_1", None),
-        ({"background": 0, "a_b": 1, "a-b": 2}, "a-b", "a-b"),  # exact names first
-        ({"background": 0, "a_b": 1, "a-b": 2}, "A B", "a_b or a-b"),
         ({"background": 0, "M\u00fcller": 1}, "Mu\u0308ller", "M\u00fcller"),
         (LABELS, "BAckground", "background"),
         (LABELS, "kidneysbckgrd", None),
@@ -164,14 +162,12 @@ def test_names_of_segments(
     """The segment is a ball. A name means one structure, or the file is refused."""
     image_file, image, label = scene
     save_slicer(tmp_path / "a.seg.nrrd", {name: label == 1}, image)
-    if structure in labels:
+    if structure:
         expected = np.where(label == 1, labels[structure], 0)
         np.testing.assert_array_equal(gate(tmp_path / "a.seg.nrrd", image_file, labels).label.array, expected)
     else:
-        said = (
-            f"could be {structure}. Give it" if structure else "is not a structure of the dataset; expected background"
-        )
-        with pytest.raises(AssftError, match=re.escape(f"segment {name.strip()!r} {said}")):
+        said = f"segment {name.strip()!r} is not a structure of the dataset; expected background"
+        with pytest.raises(AssftError, match=re.escape(said)):
             gate(tmp_path / "a.seg.nrrd", image_file, labels)
 
 

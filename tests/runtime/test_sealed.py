@@ -70,7 +70,7 @@ def test_what_is_wrong_is_said(file: Path, content: str, found: str) -> None:
 
 
 def test_a_file_that_is_no_text_or_not_there_is_damaged(file: Path) -> None:
-    file.write_bytes(b"\xff\xfe\x00")
+    file.write_bytes(b"\x80\x00")
     with pytest.raises(DamagedFileError, match="is not a text in UTF-8"):
         read_sealed(file)
     file.unlink()

@@ -252,7 +252,7 @@ def test_segments_in_layers_are_no_label_map(make: Callable[..., RawDataset]) ->
     volume.CopyInformation(sitk.ReadImage(str(dataset.images["a"][0])))
     sitk.WriteImage(volume, str(dataset.label_file("a")))
     with pytest.raises(
-        AssftError, match="it holds 2 values per voxel, such as colours .RGB., vectors or segments in layers"
+        AssftError, match=r"it holds 2 values per voxel, such as colours \(RGB\), vectors or segments in layers"
     ):
         checked(dataset)
 
