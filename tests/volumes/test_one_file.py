@@ -72,7 +72,9 @@ def test_files_in_one_piece_pass(tmp_path: Path, name: str, compress: bool) -> N
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"<!DOCTYPE html>" + b" " * 400, b"version https://git-lfs\n", gzip.compress(b"")]
+    "content",
+    [b"", b"<!DOCTYPE html>" + b" " * 400, b"version https://git-lfs\n", gzip.compress(b"")],
+    ids=["empty", "page", "pointer", "gzip of nothing"],
 )
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.nrrd", "a.mha"])
 def test_what_is_no_header_is_left_to_the_reader(tmp_path: Path, name: str, content: bytes) -> None:
