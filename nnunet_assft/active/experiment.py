@@ -201,7 +201,8 @@ def _write_plans(paths: ExperimentPaths, plans: dict[str, Any], fingerprint: dic
     """Write plans and fingerprint where nnU-Net looks for them, and beside the results, which are kept longer."""
     for files, content in ((paths.plans_files, plans), (paths.fingerprint_files, fingerprint)):
         for file in files:
-            write_json(file, content)
+            if sound_json(file, sha256_of(content)) is None:
+                write_json(file, content)
 
 
 def read_plans(experiment: Experiment) -> dict[str, Any]:
@@ -216,11 +217,7 @@ def _restored_plans(experiment: Experiment) -> dict[str, Any]:
     """Return the plans, after replacing damaged or deleted copies of the plans and of the fingerprint by sound ones."""
     paths, plans = experiment.paths, read_plans(experiment)
     if experiment.checksums:
-        fingerprint = _of_sound_copies(experiment, "fingerprint", paths.fingerprint_files)
-        for files, content in ((paths.plans_files, plans), (paths.fingerprint_files, fingerprint)):
-            for file in files:
-                if sound_json(file, sha256_of(content)) is None:
-                    write_json(file, content)
+        _write_plans(paths, plans, _of_sound_copies(experiment, "fingerprint", paths.fingerprint_files))
     return plans
 
 

@@ -363,7 +363,7 @@ def in_training_step(n: int) -> None:
 
 @pytest.mark.parametrize(
     ("kill", "at_least"),
-    # nine files: a killed planning rewrites seven before it comes to something new
+    # nine files: a killed planning rewrites some before it comes to something new, and a case has four
     [(lambda kills: before_replace(9 + kills % 4), 12), (lambda kills: in_training_step(4), 4)],
     ids=["between two files, all the way", "inside every training"],
 )
@@ -386,7 +386,7 @@ def test_killed_again_and_again_the_same_command_finishes_with_the_same_result(
     kills = 0
     while is_killed(partial(kill, kills), work):
         kills += 1
-        assert kills < 120
+        assert kills < 60
     assert kills >= at_least
     assert decisions(finished_rounds(trained.experiment)) == decisions(trained.rounds[:2])
     assert {file: sha256_file(file) for file in pseudo_labels} == pseudo_labels
