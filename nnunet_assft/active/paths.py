@@ -179,3 +179,7 @@ class ExperimentPaths:
 
     def checkpoint(self, r: int, stage: str) -> Path:
         return self.model_folder(stage) / f"fold_{fold_of(r, stage)}" / "checkpoint_final.pth"
+
+    def trained_on(self, r: int, stage: str) -> Path:
+        """The copy of the stage file beside the checkpoint, which is kept if nnUNet_preprocessed is deleted."""
+        return self.checkpoint(r, stage).with_name("stage.json")

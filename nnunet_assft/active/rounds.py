@@ -117,10 +117,10 @@ def _round_before(experiment: Experiment, r: int, device: torch.device) -> Round
         )
     if r == 0:
         return None
-    for earlier in range(r):
-        if experiment.paths.round_file(earlier).is_file():
-            run_round(experiment, earlier, device)  # makes it again if its files are damaged
-    done = finished_rounds(experiment)
+    known = [earlier for earlier in range(r) if experiment.paths.round_file(earlier).is_file()]
+    for earlier in range(max(known, default=-1) + 1):
+        run_round(experiment, earlier, device)  # makes it again if its files are damaged or lost
+    done = finished_rounds(experiment, before=r)
     if len(done) < r:
         raise AssftError(
             f"Round {r} starts from round {r - 1}, which is not finished; {len(done)} of {experiment.n_rounds + 1} "

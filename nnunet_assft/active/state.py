@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -230,10 +230,13 @@ class Round:
         return cls(**{**content, "model": Model(**content["model"])})
 
 
-def finished_rounds(experiment: Experiment) -> list[Round]:
-    """Return the finished rounds in order, from round 0 to the last one before a gap."""
+def finished_rounds(experiment: Experiment, *, before: int | None = None) -> list[Round]:
+    """Return the finished rounds in order, from round 0 to the last one before a gap, or before round `before`.
+
+    Raises `DamagedFileError` if the file of one of them is damaged.
+    """
     rounds = []
-    for r in range(experiment.n_rounds + 1):
+    for r in range(experiment.n_rounds + 1 if before is None else before):
         if not experiment.paths.round_file(r).is_file():
             break
         rounds.append(Round.load(experiment.paths, r))
@@ -245,6 +248,10 @@ def write_splits(experiment: Experiment) -> None:
 
     It has the form of nnU-Net's splits_final.json, with the round as the fold, and additional keys.
     """
+    rounds: list[Round] = []
+    with suppress(DamagedFileError):  # of a later round, which its own command makes again
+        while len(rounds) <= experiment.n_rounds and experiment.paths.round_file(len(rounds)).is_file():
+            rounds.append(Round.load(experiment.paths, len(rounds)))
     entries = [
         {
             "train": sorted({*done.labelled, *done.pseudo_labelled}),
@@ -256,7 +263,7 @@ def write_splits(experiment: Experiment) -> None:
             "pseudo_labelled": list(done.pseudo_labelled),
             "test": list(done.test),
         }
-        for done in finished_rounds(experiment)
+        for done in rounds
     ]
     try:
         unchanged = read_json(experiment.paths.splits_file) == entries
@@ -333,7 +340,7 @@ def _damaged_pseudo_labels(paths: ExperimentPaths, done: Round, dataset: RawData
 
 def _require_the_same_labels(experiment: Experiment, r: int, damaged: list[Path]) -> None:
     """Raise `AssftError` unless round r can be run again with the labels that it was trained on."""
-    dataset, stage_file = experiment.raw_dataset(), experiment.paths.stage_file(r, "supervised")
+    dataset, stage_file = experiment.raw_dataset(), experiment.paths.trained_on(r, "supervised")
     for case, entry in read_stage_file(stage_file)["cases"].items():
         label = dataset.label_file(case)
         if not label.is_file() or sha256_file(label) != entry["label_sha256"]:

@@ -21,7 +21,7 @@ def train_committee(context: Context, r: int) -> dict[str, Model]:
     Each member repeats the supervised stage of round r from the same weights and for the same epochs, with its own
     bootstrap sample and seed. With a single labelled case, the members differ by their seed alone.
     """
-    supervised = read_stage_file(context.paths.stage_file(r, "supervised"))
+    supervised = read_stage_file(context.paths.trained_on(r, "supervised"))
     start = Model("start", supervised["start_from"], supervised["start_sha256"])
     models = {}
     for k, member in enumerate(COMMITTEE, start=1):

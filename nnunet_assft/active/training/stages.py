@@ -47,7 +47,7 @@ def train_stage(context: Context, stage: Stage) -> Model:
     content, paths = write_training_set(context, stage), context.paths
     checkpoint = paths.checkpoint(stage.round, stage.name)
     fold = checkpoint.parent
-    stamp = fold / "stage.json"
+    stamp = paths.trained_on(stage.round, stage.name)
     if any(fold.glob("checkpoint_*.pth")) and not is_claimed(stamp, content):
         set_aside(fold)
     remove_if_damaged(checkpoint)

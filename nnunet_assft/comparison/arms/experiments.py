@@ -289,7 +289,7 @@ def reuse_round_0(source: Experiment, target: Experiment, device: torch.device) 
     epochs = target.settings.training["one_shot_epochs"]
     content = write_training_set(context, Stage(0, "supervised", human_labels, {}, target.initial_model, epochs))
     checkpoint, model_folder = target.paths.checkpoint(0, "supervised"), target.paths.model_folder("supervised")
-    claim(checkpoint.parent / "stage.json", content, displace=set_aside)
+    claim(target.paths.trained_on(0, "supervised"), content, displace=set_aside)
     for name in ("dataset.json", "dataset_fingerprint.json"):
         link_or_copy(source.paths.model_folder("supervised") / name, model_folder / name)
     write_json(model_folder / "plans.json", context.plans)
