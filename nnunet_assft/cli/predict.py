@@ -45,14 +45,12 @@ def predict(args: argparse.Namespace) -> None:
     An image that cannot be used is one line on stderr, and the others are predicted. Raises `AssftError` at the end if
     there was one.
     """
-    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
     from tqdm import tqdm
 
-    from nnunet_assft.active.scoring.new_images import Processes, predict_images
+    from nnunet_assft.active.scoring.new_images import Processes, open_predictor, predict_images
     from nnunet_assft.active.state import finished_rounds
     from nnunet_assft.runtime.processes import let_workers_die_with_us
     from nnunet_assft.runtime.writable import require_folder
-    from nnunet_assft.trainers import assft_trainers  # noqa: F401 - the checkpoint names one of them
 
     if args.part_id >= args.num_parts:
         parser().error(f"argument -part_id: {args.part_id}; expected 0 to {args.num_parts - 1} with this -num_parts")
@@ -64,10 +62,9 @@ def predict(args: argparse.Namespace) -> None:
             f"Round {r} is not finished; {len(done)} of {experiment.n_rounds + 1} rounds are. "
             "Run nnUNetv2_assft_status to see the next command."
         )
-    predictor = nnUNetPredictor(
-        tile_step_size=args.step_size, use_mirroring=not args.disable_tta, device=choose_device(args.device)
+    predictor = open_predictor(
+        experiment, done[r].model, choose_device(args.device), args.step_size, use_mirroring=not args.disable_tta
     )
-    predictor.initialize_from_trained_model_folder(str(experiment.paths.model_folder(done[r].model.stage)), (r,))
     file_ending = str(predictor.dataset_json["file_ending"])
     images = list_cases(args.i, predictor.dataset_json)
     cases = cases_of_part(images, args)

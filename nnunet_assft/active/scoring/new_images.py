@@ -18,7 +18,11 @@ from nnunetv2.inference.export_prediction import export_prediction_from_logits
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from tqdm import tqdm
 
+from nnunet_assft.active.experiment import read_plans
+from nnunet_assft.active.scoring.scorer import Scorer
+from nnunet_assft.active.state import Experiment, Model
 from nnunet_assft.errors import AssftError
+from nnunet_assft.network.checkpoints import load_weights
 from nnunet_assft.planning.preprocessing import preprocess
 from nnunet_assft.runtime.cases import each_case, here, in_processes
 from nnunet_assft.runtime.files import write_json
@@ -39,6 +43,23 @@ class _Job:
     files: tuple[Path, ...]
     plans: dict[str, Any]
     dataset_json: dict[str, Any]
+
+
+def open_predictor(
+    experiment: Experiment, model: Model, device: torch.device, step_size: float, *, use_mirroring: bool
+) -> nnUNetPredictor:
+    """Return nnU-Net's own predictor with the network of a stage. step_size: of the sliding window, in patches.
+
+    Plans and weights are compared with their checksums. Raises `DamagedFileError` if they do not match.
+    """
+    weights = load_weights(experiment.paths.result(model.checkpoint), model.weights_sha256)
+    plans, dataset_json = read_plans(experiment), experiment.raw_dataset().dataset_json
+    loaded = Scorer(plans, dataset_json, weights, device)
+    predictor = nnUNetPredictor(tile_step_size=step_size, use_mirroring=use_mirroring, device=device)
+    predictor.manual_initialization(
+        loaded.network, loaded.plans_manager, loaded.configuration, [dict(weights)], dataset_json, "", (0, 1, 2)
+    )
+    return predictor
 
 
 # five parameters and what is told to the caller while cases are predicted
