@@ -151,7 +151,6 @@ def run(
     args = parse(parser, argv)
     # torch reads this on import: on a busy CPU, threads that spin while waiting make training 3 times slower
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # nnU-Net would run code that a checkpoint carries
     warnings.filterwarnings("ignore", message=".*GradScaler.*|.*not writable.*|.*lr_scheduler.*")
     try:
         require_numbers()

@@ -24,10 +24,11 @@ from nnunet_assft.active.state import Experiment, Model, Round
 from nnunet_assft.comparison import pseudo_label_quality as module
 from nnunet_assft.comparison.arms import Comparison, StrategyArm
 from nnunet_assft.comparison.pseudo_label_quality import pseudo_label_quality, read_pseudo_label_quality
-from nnunet_assft.errors import AssftError
+from nnunet_assft.errors import AssftError, DamagedFileError
 from nnunet_assft.evaluation.dice import case_dice, mean_of
 from nnunet_assft.runtime.csv_files import write_csv
-from nnunet_assft.runtime.files import read_json, write_json
+from nnunet_assft.runtime.files import read_json
+from nnunet_assft.runtime.sealed import read_sealed, write_sealed
 from tests.comparison.conftest import SETTINGS
 from tests.conftest import plan_experiment, write_dataset
 
@@ -130,10 +131,10 @@ def test_it_is_computed_once_goes_on_after_a_cut_and_is_made_again_for_another_l
     assert list(again["dice"][1:5]) == list(first["dice"][1:5])
 
     file = trained.paths.step_file(1, "supervised")
-    step = read_json(file)
-    write_json(file, {**step, "result": {**step["result"], "weights_sha256": "of another training"}})
-    pseudo_label_quality(trained, 1, CPU)
-    assert len(predicted) == 6 + 5 + 8  # segmentations of T_u, and records of the whole pool
+    step = read_sealed(file)
+    write_sealed(file, {**step, "result": {**step["result"], "weights_sha256": "of another training"}})
+    with pytest.raises(DamagedFileError, match="its weights do not match their checksum"):
+        pseudo_label_quality(trained, 1, CPU)
 
 
 @pytest.mark.slow
