@@ -18,6 +18,7 @@ from nnunet_assft.annotation.returned import Returned
 from nnunet_assft.errors import AssftError, DamagedFileError
 from nnunet_assft.runtime.files import atomic_path, sha256_file
 from nnunet_assft.runtime.sealed import read_sealed, write_sealed
+from nnunet_assft.runtime.text import reason
 from nnunet_assft.volumes.grid import itk_grid
 from nnunet_assft.volumes.segmentations import InFileAxes
 
@@ -120,7 +121,7 @@ def _summary_of(context: Context, case: str) -> LabelSummary:
         return summarize(InFileAxes(sitk.GetArrayFromImage(label)), itk_grid(label), context.dataset.labels)
     except (RuntimeError, ValueError) as error:
         raise AssftError(
-            f"The label of case {case} in labelsTr cannot be read ({file}): {' '.join(str(error).split())[-120:]}. "
+            f"The label of case {case} in labelsTr cannot be read ({file}): {reason(error)}. "
             "Replace it and run the same command again."
         ) from error
 

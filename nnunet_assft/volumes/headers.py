@@ -87,6 +87,8 @@ def read_header(file: Path, *, by_itk: bool = False) -> Header:
     if not is_nifti(file):
         return _text_header(file)
     header = read_nifti_header(file)
+    if not header["magic"].item().startswith(b"n+"):  # libraries would read NAME.img
+        raise ValueError("its header does not say that its voxels are in the same file")
     slope, inter = header.get_slope_inter()
     shape = _require_positive(header.get_data_shape())
     unit = _MM_OF_UNIT.get(int(header["xyzt_units"]) & 7, 1.0) if by_itk else 1.0
@@ -189,9 +191,6 @@ def _nrrd(block: bytes) -> tuple[tuple[dict[str, str], int], str]:
     lines = block[: end.start()].decode("latin-1").splitlines()
     fields = dict(line.split(": ", 1) for line in lines if ": " in line and not line.startswith("#"))
     _require(fields, ("type", "sizes", "encoding"))
-    elsewhere = fields.get("data file", fields.get("datafile"))
-    if elsewhere is not None:
-        raise ValueError(f"it is only a header, whose voxels are in {elsewhere!r}; expected both in one file")
     vectors = re.findall(r"\(([^)]*)\)", fields.get("space directions", ""))
     sizes, values = fields["sizes"].split(), "1"
     if fields.get("space directions", "").startswith("none") and len(sizes) > 1:  # an axis that is not in space
@@ -209,8 +208,6 @@ def _meta_image(block: bytes) -> tuple[tuple[dict[str, str], int], str]:
     lines = block[: end.start()].decode("latin-1").splitlines()
     fields = {key.strip(): value.strip() for key, equals, value in (line.partition("=") for line in lines) if equals}
     _require(fields, ("DimSize", "ElementType"))
-    if end[1].strip().upper() != b"LOCAL":
-        raise ValueError(f"it is only a header, whose voxels are in {end[1].decode('latin-1')!r}; expected one file")
     packed = fields.get("CompressedData", "False").lower() == "true"
     is_text = fields.get("BinaryData", "True").lower() != "true"
     spacing = fields.get("ElementSpacing", fields.get("ElementSize", ""))
