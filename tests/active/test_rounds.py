@@ -189,7 +189,9 @@ def test_every_strategy_queries_from_what_round_0_has_left(strategy: str, traine
     start = trained.rounds[0]
     experiment = plan_experiment(BLOBS, "other", **{**TINY, "strategy": strategy, "annotator": "human"})
     start.save(experiment.paths)
-    shutil.copy(trained.experiment.paths.stage_file(0, "supervised"), experiment.paths.stage_file(0, "supervised"))
+    trained_on = experiment.paths.trained_on(0, "supervised")  # read by the committee of sann
+    trained_on.parent.mkdir(parents=True)
+    shutil.copy(trained.experiment.paths.trained_on(0, "supervised"), trained_on)
     for file in (experiment.paths.raw / "labelsTr").iterdir():
         if file.name.removesuffix(".nii.gz") not in start.labelled:
             file.unlink()
