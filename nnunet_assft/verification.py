@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -18,11 +19,13 @@ from nnunet_assft.errors import AssftError, DamagedFileError
 from nnunet_assft.network.checkpoints import load_weights
 from nnunet_assft.planning.preprocessing import made_from_others, whole_files
 from nnunet_assft.runtime.cached import kept_result
-from nnunet_assft.runtime.files import sha256_file, sha256_of
+from nnunet_assft.runtime.files import read_json, sha256_file, sha256_of
+from nnunet_assft.trainers.folds import TRAINERS
 from nnunet_assft.trainers.stage_file import read_stage_file
 from nnunet_assft.volumes.accepted_geometry import AcceptedGeometry
 from nnunet_assft.volumes.raw_dataset import RawDataset
 
+COPIED = "It is copied again when the next stage is trained."
 MADE_AGAIN = "It is made again when the experiment goes on."
 
 
@@ -66,7 +69,8 @@ def _checks(experiment: Experiment, dataset: RawDataset) -> Iterator[Check]:
         if paths.round_file(r).is_file():
             yield Check(f"round {r}", partial(_check_round, experiment, r))
     for step in sorted((paths.results / "steps").glob("*.json")):
-        yield Check(f"step {step.stem}", partial(kept_result, step, MADE_AGAIN))
+        yield Check(f"step {step.stem}", partial(_check_step, paths, step))
+    yield from _checks_of_model_folders(experiment, dataset)
     for record in sorted((paths.results / "records").glob("*/*.npz")):
         yield Check(f"record {record.parent.name}/{record.stem}", partial(_read_record, record))
     for annotation in sorted(paths.annotations.glob("*.json")):
@@ -99,6 +103,21 @@ def _checks_of_stage(stage_file: Path, paths: ExperimentPaths, dataset: RawDatas
         yield Check(f"training set {folder.name}, {case}", partial(whole_files, folder, case))
 
 
+def _checks_of_model_folders(experiment: Experiment, dataset: RawDataset) -> Iterator[Check]:
+    """Check the files that `nnUNetv2_predict` reads beside the checkpoints."""
+    for folder in sorted({experiment.paths.model_folder(stage) for stage in TRAINERS}):
+        if folder.is_dir() and experiment.checksums:
+            of = f"model folder {folder.name}"
+            yield Check(of, partial(_require_json, folder / "plans.json", experiment.checksums["plans"], COPIED))
+            yield Check(of, partial(_require_meaning, folder / "dataset.json", dataset))
+
+
+def _check_step(paths: ExperimentPaths, step: Path) -> None:
+    result = kept_result(step, MADE_AGAIN)
+    if isinstance(result, dict) and "weights_sha256" in result:
+        load_weights(paths.result(result["checkpoint"]), result["weights_sha256"])
+
+
 def _check_round(experiment: Experiment, r: int) -> None:
     done, paths = Round.load(experiment.paths, r), experiment.paths
     load_weights(paths.result(done.model.checkpoint), done.model.weights_sha256)
@@ -123,9 +142,18 @@ def _require_images(folder: Path, case: str, files: tuple[Path, ...]) -> None:
         raise AssftError(f"{files[0]} is not the image that the experiment was planned with. Restore it.")
 
 
-def _require_json(file: Path, sha256: str) -> None:
+def _require_json(file: Path, sha256: str, remedy: str = MADE_AGAIN) -> None:
     if sound_json(file, sha256) is None:
-        raise DamagedFileError(f"{file} does not match its checksum. {MADE_AGAIN}")
+        raise DamagedFileError(f"{file} does not match its checksum. {remedy}")
+
+
+def _require_meaning(file: Path, dataset: RawDataset) -> None:
+    """Raise `DamagedFileError` if a copy of dataset.json says something else about images and labels."""
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        copy = read_json(file)
+        if all(copy[key] == dataset.dataset_json[key] for key in ("channel_names", "labels", "file_ending")):
+            return
+    raise DamagedFileError(f"{file} is damaged. {COPIED}")
 
 
 def _require_same(file: Path, sha256: str, text: str) -> None:

@@ -34,8 +34,10 @@ from tests.faults.harness import FAULTS, Ended, run
 DATASET = "Dataset901_Blobs"
 PATHS = ExperimentPaths(DATASET, "assft")
 OPTIONS = [word for name, value in TINY.items() for word in (f"--{name}", str(value))]
-GOOD = ("equal", "equal, verified", "injected", "named")
+GOOD = ("equal", "equal, verified", "equal, not needed", "injected", "named")
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+FOR_PEOPLE = ("log.txt", "progress.png", "debug.json")  # nobody reads them back
+CACHES = {"records", "steps"}  # folders whose files are made again when they are needed
 DAMAGES: dict[str, Callable[[bytes, np.random.Generator], bytes | None]] = {
     "truncated": lambda content, rng: content[: int(rng.integers(len(content)))] if content else None,
     "emptied": lambda content, rng: b"",
@@ -150,7 +152,10 @@ class Study:
             if not wrong and _content(file) == damaged:  # nothing has read it, so somebody must be able to ask
                 findings = verify(Experiment.load(PATHS)).findings
                 known = any(str(file) in finding for finding in findings)
-                self.note(kind, "equal, verified" if known else "not noticed", line)
+                not_needed = damaged is None and not CACHES.isdisjoint(file.parts)
+                self.note(
+                    kind, "equal, verified" if known else "equal, not needed" if not_needed else "not noticed", line
+                )
                 self.start_again()
                 return
             self.note(kind, "silently wrong" if wrong else "equal", line)
@@ -179,7 +184,7 @@ def _is_clear(ended: Ended) -> bool:
 def _files(root: Path) -> Iterator[Path]:
     for name in FOLDERS:
         for path in (root / name).rglob("*"):
-            if path.is_file() and not path.name.startswith(".") and path.name not in ("log.txt", "progress.png"):
+            if path.is_file() and not path.name.startswith(".") and path.name not in FOR_PEOPLE:
                 yield path
 
 
