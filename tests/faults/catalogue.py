@@ -348,8 +348,13 @@ TEXT_HEADERS = (
         for name, (ending, change) in CRASHES.items()
     ),
     *(
-        planning(f"image .{ending}: {name}", i.text_images(ending, change), "case_02")
+        planning(f"image .{ending}: {name}", i.images(ending, change), "case_02")
         for name, (ending, change) in CRASHES.items()
+    ),
+    planning(
+        "image .gipl: a header of 2000^3 voxels",
+        i.images("gipl", i.gipl_of_2000),
+        "case_02: cannot be read (its header promises 32,000,000,000 bytes of voxels (2000 x 2000 x 2000), the file",
     ),
 )
 

@@ -337,7 +337,7 @@ def text_header(name: str, change: Callable[[bytes], bytes]) -> Make:
     return returned(write)
 
 
-def text_images(ending: str, change: Callable[[bytes], bytes]) -> Make:
+def images(ending: str, change: Callable[[bytes], bytes]) -> Make:
     """A raw dataset of another format, and one image with a changed header."""
 
     def make(place: Place) -> None:
@@ -355,6 +355,10 @@ def text_images(ending: str, change: Callable[[bytes], bytes]) -> Make:
 
 def replaced(old: bytes, new: bytes) -> Callable[[bytes], bytes]:
     return lambda content: content.replace(old, new, 1)
+
+
+def gipl_of_2000(content: bytes) -> bytes:
+    return (2000).to_bytes(2, "big") * 3 + content[6:]
 
 
 def label_that_is_4d(place: Place) -> None:

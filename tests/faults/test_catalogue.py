@@ -1,7 +1,6 @@
 """Every row of the catalogue of bad inputs: one clear line, and no harm done.
 
-`pytest tests/faults/test_catalogue.py -o junit_family=xunit1 --junitxml FILE` writes a file with the whole line of every
-row.
+`pytest tests/faults/test_catalogue.py -o junit_family=xunit1 --junitxml FILE` writes a file with the whole lines.
 """
 
 from __future__ import annotations
