@@ -13,8 +13,8 @@ import pickle
 import resource
 import signal
 import sys
-import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,27 +57,31 @@ FAULTS = {"kill": kill, "full disk": full_disk, "permission denied": permission_
 
 def run(command: Callable[[], object], root: Path, fault: str | None = None, at: int = 0) -> Ended:
     """Run a command, which ends with SystemExit, in a fork of this process. The fault comes at write number `at`."""
-    read_end, write_end = os.pipe()
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        pid = os.fork()
-        if pid == 0:
-            os.close(read_end)
-            os.dup2(out.fileno(), 1)  # libraries write past Python
-            os.dup2(err.fileno(), 2)
-            _child(command, root, fault, at, write_end)
-        os.close(write_end)
-        with os.fdopen(read_end, "rb") as stream:
-            content = stream.read()
-        status = os.waitpid(pid, 0)[1]
-        out.seek(0)
-        err.seek(0)
-        printed, lines = out.read(), [line.rsplit("\r", 1)[-1].strip() for line in err.read().splitlines()]
+    read_ends, write_ends = zip(*(os.pipe() for _ in range(3)), strict=True)  # files could not grow on a full disk
+    pid = os.fork()
+    if pid == 0:
+        for end in read_ends:
+            os.close(end)
+        os.dup2(write_ends[0], 1)  # libraries write past Python
+        os.dup2(write_ends[1], 2)
+        _child(command, root, fault, at, write_ends[2])
+    for end in write_ends:
+        os.close(end)
+    with ThreadPoolExecutor(len(read_ends)) as threads:
+        printed, errors, content = threads.map(_read, read_ends)
+    status = os.waitpid(pid, 0)[1]
+    lines = [line.rsplit("\r", 1)[-1].strip() for line in errors.decode(errors="replace").splitlines()]
     if os.WIFSIGNALED(status):
         if os.WTERMSIG(status) == signal.SIGALRM:
             return Ended(None, "HANGS")
         return Ended(None, "" if os.WTERMSIG(status) == signal.SIGKILL else f"CRASHED {os.WTERMSIG(status)}")
     code, writes = pickle.loads(content)
-    return Ended(code, "\n".join(line for line in lines if line), writes, printed)
+    return Ended(code, "\n".join(line for line in lines if line), writes, printed.decode(errors="replace"))
+
+
+def _read(end: int) -> bytes:
+    with os.fdopen(end, "rb") as stream:
+        return stream.read()
 
 
 def _child(command: Callable[[], object], root: Path, fault: str | None, at: int, write_end: int) -> None:
@@ -102,7 +106,8 @@ def _child(command: Callable[[], object], root: Path, fault: str | None, at: int
 
     sys.addaudithook(count)
     code = 0
-    with open(1, "w", closefd=False) as out, open(2, "w", closefd=False) as err:
+    utf_8: Any = {"encoding": "utf-8", "closefd": False}
+    with open(1, "w", **utf_8) as out, open(2, "w", **utf_8) as err:
         try:
             with contextlib.redirect_stderr(err), contextlib.redirect_stdout(out):
                 command()
