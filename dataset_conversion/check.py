@@ -34,7 +34,7 @@ from nnunet_assft.volumes.dataset_json import read_dataset_json
 from nnunet_assft.volumes.grid import read_grid, turns_to_ras
 from nnunet_assft.volumes.image_files import ImageFiles, meant_instead
 from nnunet_assft.volumes.names import shown
-from nnunet_assft.volumes.raw_dataset import RawDataset, channels_of, list_test_images, pool_images
+from nnunet_assft.volumes.raw_dataset import RawDataset, channels_of, in_both, list_test_images, pool_images
 
 REPORT = "check_report"
 
@@ -102,7 +102,7 @@ def _complete_images(folder: Path, content: dict[str, Any]) -> tuple[RawDataset,
             for name in images.passed_over
             if name.lower().endswith(ENDINGS)
         ]
-    both = sorted(set(pool.cases) & set(test.cases))
+    both = in_both(pool, test)
     text = "it is among both the training and the test images; expected one of the two"
     findings += [found("case_in_two_splits", case, text) for case in both]
     tested = {case: files for case, files in test.cases.items() if case not in pool.cases}

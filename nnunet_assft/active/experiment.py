@@ -20,7 +20,7 @@ from nnunet_assft.errors import AssftError, DamagedFileError
 from nnunet_assft.network.checkpoints import load_weights, weights_sha256
 from nnunet_assft.planning.domains import DOMAINS
 from nnunet_assft.planning.fingerprint import check_images, combine_fingerprint, sizes_of
-from nnunet_assft.planning.planner import CONFIGURATION, plan_from_images
+from nnunet_assft.planning.planner import CONFIGURATION, network_plan, plan_from_images
 from nnunet_assft.planning.preprocessing import made_from_others, preprocess_images, require_room_for_all
 from nnunet_assft.planning.test_split import split
 from nnunet_assft.runtime.environment import require_space
@@ -67,13 +67,15 @@ def _existing(wanted: Experiment) -> Experiment | None:
 def _create(dataset: RawDataset, wanted: Experiment, num_processes: int | None) -> Experiment:
     """Read all images, and write the experiment with everything that its rounds need."""
     paths, images = wanted.paths, image_files(dataset, wanted)
+    architecture = network_plan(wanted.settings.preset)
+    # first, because an encoder that does not fit is then known at once
+    report = write_initial_network(paths.initial_network, architecture, dataset.dataset_json, wanted.settings)
     num_processes = _processes(num_processes, images)
     checksums = check_images(images, dataset.reader, paths.fingerprint_cases, num_processes=num_processes)
     fingerprint = combine_fingerprint(wanted.pool, paths.fingerprint_cases)  # test images do not influence the plans
     plans = _plan(wanted, dataset, fingerprint)
     require_room_for_all(sizes_of(images, paths.fingerprint_cases), plans)
     _write_plans(paths, plans, fingerprint)
-    report = write_initial_network(paths.initial_network, plans, dataset.dataset_json, wanted.settings)
     _preprocess(dataset, wanted, plans, images, checksums, num_processes)  # last, as it takes longest
     experiment = dataclasses.replace(
         wanted,
@@ -273,7 +275,8 @@ def _restore_initial_network(experiment: Experiment, dataset: RawDataset, plans:
     with suppress(DamagedFileError):
         load_weights(file, expected or None)
         return
-    write_initial_network(file, plans, dataset.dataset_json, experiment.settings)
+    architecture = plans["configurations"][CONFIGURATION]["architecture"]
+    write_initial_network(file, architecture, dataset.dataset_json, experiment.settings)
     if weights_sha256(load_weights(file)) != expected:
         raise DamagedFileError(
             f"{file} was damaged, and the network that was made again in its place has other weights, perhaps because "

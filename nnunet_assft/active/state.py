@@ -18,7 +18,7 @@ from nnunet_assft.evaluation.predictions import altered
 from nnunet_assft.runtime import locks
 from nnunet_assft.runtime.cached import kept_result
 from nnunet_assft.runtime.files import read_json, sha256_file, write_json, write_text
-from nnunet_assft.runtime.sealed import read_sealed, write_sealed
+from nnunet_assft.runtime.sealed import read_sealed, understanding, write_sealed
 from nnunet_assft.runtime.text import some
 from nnunet_assft.trainers.stage_file import read_stage_file
 from nnunet_assft.volumes.raw_dataset import RawDataset, find_dataset
@@ -117,6 +117,11 @@ class Experiment:
             "rounds are kept."
         )
         content = read_sealed(file, KEYS, remedy=remedy)
+        with understanding(file, remedy):
+            return cls._from_content(content, file, remedy)
+
+    @classmethod
+    def _from_content(cls, content: dict[str, Any], file: Path, remedy: str) -> Experiment:
         version = content.get("schema_version")
         if version == 2:
             content = _from_version_2(content)
@@ -225,9 +230,10 @@ class Round:
         file, again = paths.round_file(r), f"Run {paths.command('round', '-r', str(r))} to make it again."
         content = read_sealed(file, {row.name for row in fields(cls)}, remedy=again)
         require_fields(cls, content, file, again)
-        for key in ("labelled", "unlabelled", "queried", "excluded", "pseudo_labelled", "test"):
-            content[key] = tuple(content[key])
-        return cls(**{**content, "model": Model(**content["model"])})
+        with understanding(file, again):
+            for key in ("labelled", "unlabelled", "queried", "excluded", "pseudo_labelled", "test"):
+                content[key] = tuple(content[key])
+            return cls(**{**content, "model": Model(**content["model"])})
 
 
 def finished_rounds(experiment: Experiment, *, before: int | None = None) -> list[Round]:

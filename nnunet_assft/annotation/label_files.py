@@ -16,7 +16,7 @@ from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.text import by, count, reason, some
 from nnunet_assft.volumes.grid import Grid, itk_grid, read_itk_grid
 from nnunet_assft.volumes.names import simplified
-from nnunet_assft.volumes.one_file import refuse_detached
+from nnunet_assft.volumes.one_file import refuse_unsafe
 from nnunet_assft.volumes.whole_files import require_readable, whole_file
 
 # ending -> how ITK reads it, by this alone: by default it guesses from the content, and some formats name other files
@@ -81,7 +81,7 @@ def _read(file: Path, image: Grid) -> sitk.Image:
     Raises `AssftError` if it is damaged, or before its voxels are read if it holds anything else.
     """
     try:
-        refuse_detached(file)
+        refuse_unsafe(file)
     except ValueError as error:
         raise AssftError(f"{error}. Save the label as one file, such as CASE.seg.nrrd or CASE.nii.gz.") from error
     reader = sitk.ImageFileReader()

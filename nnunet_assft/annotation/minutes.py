@@ -9,8 +9,9 @@ from pathlib import Path
 
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.csv_files import bare
+from nnunet_assft.runtime.files import refuse_endless
 from nnunet_assft.runtime.ranges import RANGES
-from nnunet_assft.runtime.text import some
+from nnunet_assft.runtime.text import reason, some
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,13 @@ class Times:
         Raises `AssftError` if the file cannot be read or holds anything else.
         """
         try:
+            refuse_endless(file)
             with open(file, encoding="utf-8-sig", newline="") as stream:  # Excel writes a byte order mark
                 header, *lines = [[bare(cell) for cell in row] for row in csv.reader(stream)] or [[]]
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
+        except (OSError, ValueError, csv.Error) as error:
             raise AssftError(
-                f"--times {file} cannot be read: {error}. Expected a CSV with the columns case, annotator, minutes."
+                f"--times {file} cannot be read: {reason(error)}. Expected a CSV with the columns case, annotator, "
+                "minutes."
             ) from error
         columns = [name.strip() for name in header]
         if not {"case", "minutes"} <= set(columns) or len(set(columns)) < len(columns):

@@ -15,7 +15,7 @@ from nnunet_assft.comparison.arms import EPOCHS, Comparison, arm_of
 from nnunet_assft.comparison.arms.base import PATIENCE
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.locks import only_process
-from nnunet_assft.runtime.sealed import read_sealed, write_sealed
+from nnunet_assft.runtime.sealed import read_sealed, understanding, write_sealed
 
 SCHEMA_VERSION = 3
 
@@ -100,7 +100,11 @@ def read_comparison(file: Path) -> tuple[Comparison, Shared]:
 
     Raises `AssftError` for an unknown schema version, and `DamagedFileError` for a damaged file.
     """
-    content = read_sealed(file, KEYS | KEYS_OF_VERSION_1, remedy=REMEDY)
+    with understanding(file, REMEDY):
+        return _from_content(read_sealed(file, KEYS | KEYS_OF_VERSION_1, remedy=REMEDY), file)
+
+
+def _from_content(content: dict[str, Any], file: Path) -> tuple[Comparison, Shared]:
     version = content.get("schema_version", 1)
     if version == 1:
         content = _from_version_1(content)

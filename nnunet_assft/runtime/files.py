@@ -39,8 +39,16 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
+def refuse_endless(path: Path) -> None:
+    """Raise ValueError for a pipe or a device, which could be waited for or read for ever. To be called before a file
+    that somebody else has named is opened."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise ValueError("it is a pipe or a device")
+
+
 def read_json(path: Path) -> Any:
     """Return the content of a JSON file. Raises ValueError, which says what is wrong, unless it is JSON in UTF-8."""
+    refuse_endless(path)
     data = path.read_bytes()
     if data.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise ValueError("it starts with a byte order mark; save it as UTF-8 without one")

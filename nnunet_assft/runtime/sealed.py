@@ -7,12 +7,14 @@ not; where they matter, their checksum is in a sealed file.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from nnunet_assft.errors import DamagedFileError
 from nnunet_assft.runtime.files import read_json, sha256_of, write_json
+from nnunet_assft.runtime.text import reason
 
 SEAL = "sha256"
 RESTORE = "Restore it from a backup."
@@ -33,7 +35,7 @@ def read_sealed(file: Path, keys: Collection[str] | None = None, *, remedy: str 
     try:
         content = read_json(file)
     except (OSError, ValueError) as error:
-        raise _damaged(file, _reason(error), remedy) from error
+        raise _damaged(file, reason(error), remedy) from error
     if not isinstance(content, dict):
         raise _damaged(file, f"it holds a {type(content).__name__}; expected a JSON object", remedy)
     seal = content.pop(SEAL, None)
@@ -47,13 +49,21 @@ def read_sealed(file: Path, keys: Collection[str] | None = None, *, remedy: str 
     return content
 
 
+@contextmanager
+def understanding(file: Path, remedy: str = RESTORE) -> Iterator[None]:
+    """Raise `DamagedFileError` for an error that comes from the content of a file, such as a key that is missing.
+
+    A file that no checksum protects may hold anything. Parameters are those of `read_sealed`.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise _damaged(file, reason(error), remedy) from error
+
+
 def _damaged(file: Path, reason: str, remedy: str) -> DamagedFileError:
     return DamagedFileError(f"{file} is damaged ({reason}). {remedy}")
 
 
 def _seal(content: Mapping[str, Any]) -> str:
     return sha256_of(json.loads(json.dumps(content)))  # as it is read back: with lists for tuples, texts for keys
-
-
-def _reason(error: Exception) -> str:
-    return error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())

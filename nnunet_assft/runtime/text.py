@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterable, Sequence
 
 LONGEST_REASON = 240  # characters of the message of a library
-# what ITK, SimpleITK and numpy put in front of their reasons
+# what ITK, SimpleITK and numpy put in front of their reasons; of a chain of reasons about an NRRD file, the last counts
 _NOISE = re.compile(
-    r"Exception thrown in SimpleITK \w+: |/\S*\.(?:cxx|hxx|h):\d+:\s*|(?:sitk::|itk::)?(?:ITK )?ERROR: |"
-    r"\w+\(0x[0-9a-f]+\): "
+    r"(?s:.*)\[nrrd\] \w+: |Exception thrown in SimpleITK \w+: |/\S*\.(?:cxx|hxx|h):\d+:\s*|"
+    r"(?:sitk::|itk::)?(?:ITK )?ERROR: |\w+\(0x[0-9a-f]+\): "
 )
 
 
@@ -34,6 +34,8 @@ def reason(error: BaseException) -> str:
     """Return the message of an exception of a library in one line. A long one is cut off at its end, because the cause
     comes first."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    if isinstance(error, KeyError):  # whose message is the key alone
+        text = f"{text} is missing"
     line = " ".join(_NOISE.sub("", text).split()) or type(error).__name__
     return line if len(line) <= LONGEST_REASON else f"{line[:LONGEST_REASON]} ..."
 

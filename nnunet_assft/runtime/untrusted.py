@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from nnunet_assft.runtime.text import reason
+
 SCALARS = tuple(type(np.dtype(name)) for name in ("bool", "int32", "int64", "float16", "float32", "float64"))
 RECONSTRUCT = np.array(0).__reduce__()[0]  # how a pickle makes an array, a number, and an array of protocol 5
 SCALAR = np.float64(0).__reduce__()[0]
@@ -65,7 +67,7 @@ def load_pickle(file: Path) -> Any:
         try:
             return _Unpickler(stream).load()
         except Exception as error:  # a damaged pickle may raise anything
-            raise ValueError(" ".join(f"{type(error).__name__}: {error}".split())) from error
+            raise ValueError(reason(error)) from error
 
 
 class _Unpickler(pickle.Unpickler):

@@ -1,7 +1,7 @@
 """What the header of a volume claims, checked against its file and the memory before anything is read.
 
-NIfTI, NRRD and MetaImage files are understood. A header may be damaged or made up, so that nothing here takes more
-memory than a header.
+NIfTI, NRRD, MetaImage and GIPL files are understood. A header may be damaged or made up, so that nothing here takes
+more memory than a header.
 """
 
 from __future__ import annotations
@@ -75,15 +75,17 @@ class Header:
 
 def has_header(file: Path) -> bool:
     """Whether `read_header` understands files of this name."""
-    return is_nifti(file) or file.name.lower().endswith((".nrrd", ".mha"))
+    return is_nifti(file) or file.name.lower().endswith((".nrrd", ".mha", ".gipl"))
 
 
 def read_header(file: Path, *, by_itk: bool = False) -> Header:
-    """Read the header of a NIfTI, NRRD or MetaImage file, and no voxel.
+    """Read the header of a NIfTI, NRRD, MetaImage or GIPL file, and no voxel.
 
     by_itk: take the position of a NIfTI file from ITK, as nnU-Net's SimpleITKIO does, and not from nibabel. Raises
     OSError, EOFError, ValueError or an error of nibabel if the header cannot be read.
     """
+    if file.name.lower().endswith(".gipl"):
+        return _gipl_header(file)
     if not is_nifti(file):
         return _text_header(file)
     header = read_nifti_header(file)
@@ -172,15 +174,18 @@ def _text_header(file: Path) -> Header:
     fields, start = text
     shape = _require_positive(fields["sizes"].split())
     stored, values = _stored_type(fields["type"]), int(fields["values"])
-    affine, refused = np.eye(4), ""
-    if len(shape) == 3 and values == 1:
-        try:
-            affine = RAS @ read_itk_grid(file).affine
-        except (RuntimeError, ValueError) as error:
-            refused = reason(error)
+    affine, refused = _itk_affine(file) if len(shape) == 3 and values == 1 else (np.eye(4), "")
     spacing = [float(np.linalg.norm(_floats(part))) for part in fields["spacing"].split("|") if part]
     pixdim = tuple(spacing[:3]) or (1.0, 1.0, 1.0)
     return Header(shape, affine, stored, False, pixdim, values, start, packing, "", refused)
+
+
+def _itk_affine(file: Path) -> tuple[Affine, str]:
+    """Return the affine, RAS in mm, as ITK reads it, and why it refuses the header, or ""."""
+    try:
+        return RAS @ read_itk_grid(file).affine, ""
+    except (RuntimeError, ValueError) as error:
+        return np.eye(4), reason(error)
 
 
 def _nrrd(block: bytes) -> tuple[tuple[dict[str, str], int], str]:
@@ -235,3 +240,24 @@ def _stored_type(name: str) -> np.dtype[Any]:
 
 def _floats(text: str) -> list[float]:
     return [float(number) for number in text.split(",")]
+
+
+# GIPL -----------------------------------------------------------------------------------------------------------------
+
+_GIPL_BYTES = 256  # of a header
+_GIPL_MARK = bytes.fromhex("efffe9b0")
+_GIPL_TYPES = {7: "i1", 8: "u1", 15: "i2", 16: "u2", 31: "u4", 32: "i4", 64: "f4", 65: "f8"}
+
+
+def _gipl_header(file: Path) -> Header:
+    with open(file, "rb") as stream:
+        block = stream.read(_GIPL_BYTES)
+    if not block.endswith(_GIPL_MARK):
+        raise ValueError("it is not a GIPL file, or its header is cut off")
+    sizes, kind = [int(n) for n in np.frombuffer(block[:8], ">u2")], int.from_bytes(block[8:10], "big")
+    if kind not in _GIPL_TYPES:
+        raise ValueError(f"its voxels are of the type {kind}; expected one of {', '.join(map(str, _GIPL_TYPES))}")
+    shape = _require_positive(sizes if sizes[3] > 1 else sizes[:3])
+    pixdim = tuple(float(mm) for mm in np.frombuffer(block[10:22], ">f4"))
+    affine, refused = _itk_affine(file) if len(shape) == 3 else (np.eye(4), "")
+    return Header(shape, affine, np.dtype(_GIPL_TYPES[kind]), False, pixdim, start=_GIPL_BYTES, refused=refused)

@@ -27,22 +27,40 @@ class ImageFiles:
 
     cases: case id -> one file per channel, ids in ascending order as strings. incomplete: other case ids -> what is
     wrong with their files. misnamed: file -> why it belongs to no case. passed_over: other files that are not hidden.
+    any_id: whether case ids are not checked, because they become names of files beside others of the user only.
+    spellings: case ids in a form that only serves to compare -> as they are.
     """
 
     folder: Path
     file_ending: str
+    any_id: bool = False
     cases: dict[str, tuple[Path, ...]] = field(default_factory=dict)
     incomplete: dict[str, str] = field(default_factory=dict)
     misnamed: dict[str, str] = field(default_factory=dict)
     passed_over: list[str] = field(default_factory=list)
+    spellings: dict[str, str] = field(default_factory=dict)
 
     def add(self, case: str, files: tuple[Path, ...], channels: Sequence[str]) -> None:
-        """Add a case, which is complete if its files exist and are one per channel."""
+        """Add a case, which is complete if its files exist and are one per channel.
+
+        Of ids that differ in upper and lower case only, the first one is a case. On the disks of Windows and macOS, as
+        annotators have them, the files of the others would replace its files.
+        """
+        other = self.spellings.setdefault(case if self.any_id else _folded(case), case)
         problem = _problem_of_case(files, channels)
-        if problem:
+        if other != case:
+            self.misnamed[files[0].name] = (
+                f"has a case id that differs from {shown(other)} in upper and lower case only, which Windows and macOS "
+                "do not tell apart"
+            )
+        elif problem:
             self.incomplete[case] = problem
         else:
             self.cases[case] = files
+
+    def same_case(self, case: str) -> str | None:
+        """Return the id of the case here that has this id, in whatever case it is written; None if there is none."""
+        return self.spellings.get(_folded(case))
 
     def likely_case(self, name: str) -> str:
         """Return the case that a file probably belongs to, in a form that only serves to compare: without upper case,
@@ -71,13 +89,12 @@ class ImageFiles:
 
 
 def list_images(folder: Path, file_ending: str, channels: Sequence[str], *, any_id: bool = False) -> ImageFiles:
-    """List the images of a folder. channels: their names, in order. any_id: whether case ids are not checked, because
-    they become names of files beside others of the user only.
+    """List the images of a folder. channels: their names, in order. any_id: see `ImageFiles`.
 
     Hidden files, as macOS adds them, and files that do not end with `file_ending` are passed over. A file that ends
     with it must be named CASE_0000.nii.gz, and a case must have every channel. A folder that does not exist is empty.
     """
-    found = ImageFiles(folder, file_ending)
+    found = ImageFiles(folder, file_ending, any_id)
     of_case: dict[str, dict[int, Path]] = {}
     for name in sorted(os.listdir(folder)) if folder.is_dir() else []:
         if name.startswith("."):
@@ -113,9 +130,11 @@ def _problem_of_case(files: Sequence[Path], channels: Sequence[str]) -> str | No
 
 def _absence(file: Path) -> str:
     name = f"{file.parent.name}/{file.name}"
-    if file.is_symlink():
-        return f"{name} is a link to {os.readlink(file)}, which does not exist"
-    return f"{name} is a folder" if file.is_dir() else f"{name} is missing"
+    if file.exists():
+        return f"{name} is a {'folder' if file.is_dir() else 'pipe or a device'}"
+    return (
+        f"{name} is a link to {os.readlink(file)}, which does not exist" if file.is_symlink() else f"{name} is missing"
+    )
 
 
 def _problem_of_name(name: str, file_ending: str) -> str | None:

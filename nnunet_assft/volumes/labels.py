@@ -34,7 +34,7 @@ def find_misfit(dataset: RawDataset, case: str, label_file: Path) -> Misfit | No
 
     Raises `AssftError` if the label is missing or its header cannot be read.
     """
-    if not label_file.is_file():
+    if not label_file.exists():
         meant = f"{found} " if (found := meant_instead(label_file, dataset.file_ending)) else ""
         raise AssftError(
             f"The label of case {case} is missing: {label_file}. {meant}Put it there and run the same command again."

@@ -117,13 +117,19 @@ def read_dataset(folder: Path) -> RawDataset:
     pool, test = pool_images(folder, dataset_json), list_test_images(folder, dataset_json)
     pool.require_sound()
     test.require_sound()
-    both = sorted(set(pool.cases) & set(test.cases))
+    both = in_both(pool, test)
     if both:
         raise AssftError(
             f"{folder.name}: case {both[0]} is in imagesTr and in imagesTs. Pool and test must be disjoint; "
             "remove it from one of them."
         )
     return RawDataset(folder.name, folder, dataset_json, pool.cases, test.cases)
+
+
+def in_both(pool: ImageFiles, test: ImageFiles) -> list[str]:
+    """Return the test cases that are in the pool as well, with the id there if it is written in another case."""
+    same = {case: pool.same_case(case) for case in test.cases}
+    return sorted(case if case == other else f"{case} ({other})" for case, other in same.items() if other)
 
 
 def channels_of(dataset_json: Mapping[str, Any]) -> list[str]:

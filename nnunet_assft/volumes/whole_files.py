@@ -19,7 +19,7 @@ import numpy as np
 from nnunet_assft.volumes.contents import GZIP, OtherContentError, wrong_content
 from nnunet_assft.volumes.headers import GZIPPED, PLAIN, ZLIB, Header, has_header, read_header, require_bounded
 from nnunet_assft.volumes.nifti import is_nifti
-from nnunet_assft.volumes.one_file import refuse_detached
+from nnunet_assft.volumes.one_file import refuse_unsafe
 
 BLOCK = 2**20  # bytes that are in memory at once
 SURPLUS = 2**20  # bytes that may follow the voxels
@@ -39,7 +39,7 @@ def require_readable(file: Path, *, by_itk: bool = False) -> Header | None:
     if other:
         raise OtherContentError(other)
     if not is_nifti(file):  # whose header is read below
-        refuse_detached(file)
+        refuse_unsafe(file)
     if not has_header(file):
         return None
     header = read_header(file, by_itk=by_itk)

@@ -504,7 +504,3 @@ def test_predict_says_which_images_it_cannot_take(trained, call, tmp_path):
     assert "scan_7.nii.gz is not predicted: it has no channel number; expected a name such as CASE_0000" in scan_7
     assert "scan_8 is not predicted: it has 2 image files; expected 1, one per channel (MRI)" in scan_8
     assert error == "nnUNetv2_assft_predict: error: 2 of 2 cases could not be predicted. The lines above say why."
-    error = the_error(call(f"predict -d 901 -i {folder / 'scan_7.nii.gz'} -o b"), "predict")
-    assert error.endswith("scan_7.nii.gz is a file. Give a folder of images named CASE_0000.nii.gz.")
-    error = the_error(call(f"predict -d 901 -i {folder / 'none'} -o b"), "predict")
-    assert error.endswith("none does not exist. Give a folder of images named CASE_0000.nii.gz.")

@@ -87,14 +87,6 @@ def test_what_an_earlier_call_left(call: Call, tmp_path: Path) -> None:
     assert lines[0].endswith(f"copy it again. {output / 'kept.nii.gz'} is from an earlier call.")
 
 
-def test_the_output_is_a_file(call: Call, tmp_path: Path) -> None:
-    write_volume(tmp_path / "in/a_0000.nii.gz", blob_case(0)[0])
-    (tmp_path / "out").touch()
-    code, lines = call(tmp_path / "in", tmp_path / "out", *HERE)
-    assert (code, len(lines)) == (1, 1)
-    assert f"-o {tmp_path / 'out'} is a file; expected a folder." in lines[0]
-
-
 def test_a_process_that_is_killed_costs_its_case_alone(
     call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

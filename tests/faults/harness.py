@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import io
 import os
 import pickle
 import resource
 import signal
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,13 +26,14 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 class Ended(NamedTuple):
     """How a command ended.
 
-    code: its exit status; None if it was killed. error: what it printed on stderr, without progress bars. writes: how
-    many writes it made.
+    code: its exit status; None if it was killed. error: what it and its libraries printed on stderr, without progress
+    bars. writes: how many writes it made. out: what it printed on stdout.
     """
 
     code: int | None
     error: str
-    writes: int
+    writes: int = 0
+    out: str = ""
 
 
 def kill(n: int) -> None:
@@ -56,21 +57,31 @@ FAULTS = {"kill": kill, "full disk": full_disk, "permission denied": permission_
 
 def run(command: Callable[[], object], root: Path, fault: str | None = None, at: int = 0) -> Ended:
     """Run a command, which ends with SystemExit, in a fork of this process. The fault comes at write number `at`."""
-    read_end, write_end = os.pipe()
+    read_ends, write_ends = zip(*(os.pipe() for _ in range(3)), strict=True)  # files could not grow on a full disk
     pid = os.fork()
     if pid == 0:
-        os.close(read_end)
-        _child(command, root, fault, at, write_end)
-    os.close(write_end)
-    with os.fdopen(read_end, "rb") as stream:
-        content = stream.read()
+        for end in read_ends:
+            os.close(end)
+        os.dup2(write_ends[0], 1)  # libraries write past Python
+        os.dup2(write_ends[1], 2)
+        _child(command, root, fault, at, write_ends[2])
+    for end in write_ends:
+        os.close(end)
+    with ThreadPoolExecutor(len(read_ends)) as threads:
+        printed, errors, content = threads.map(_read, read_ends)
     status = os.waitpid(pid, 0)[1]
+    lines = [line.rsplit("\r", 1)[-1].strip() for line in errors.decode(errors="replace").splitlines()]
     if os.WIFSIGNALED(status):
         if os.WTERMSIG(status) == signal.SIGALRM:
-            return Ended(None, "HANGS", 0)
-        return Ended(None, "" if os.WTERMSIG(status) == signal.SIGKILL else f"CRASHED {os.WTERMSIG(status)}", 0)
-    ended: Ended = pickle.loads(content)
-    return ended
+            return Ended(None, "HANGS")
+        return Ended(None, "" if os.WTERMSIG(status) == signal.SIGKILL else f"CRASHED {os.WTERMSIG(status)}")
+    code, writes = pickle.loads(content)
+    return Ended(code, "\n".join(line for line in lines if line), writes, printed.decode(errors="replace"))
+
+
+def _read(end: int) -> bytes:
+    with os.fdopen(end, "rb") as stream:
+        return stream.read()
 
 
 def _child(command: Callable[[], object], root: Path, fault: str | None, at: int, write_end: int) -> None:
@@ -94,16 +105,17 @@ def _child(command: Callable[[], object], root: Path, fault: str | None, at: int
                 FAULTS[fault](writes)
 
     sys.addaudithook(count)
-    code, errors = 0, io.StringIO()
-    try:
-        with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
-            command()
-    except SystemExit as ended:
-        code = int(ended.code or 0)
-    except BaseException as error:  # a command must not raise anything
-        code = 1
-        errors.write(f"\nRAISED {type(error).__name__}: {error}")
-    lines = [line.rsplit("\r", 1)[-1].strip() for line in errors.getvalue().splitlines()]
+    code = 0
+    utf_8: Any = {"encoding": "utf-8", "closefd": False}
+    with open(1, "w", **utf_8) as out, open(2, "w", **utf_8) as err:
+        try:
+            with contextlib.redirect_stderr(err), contextlib.redirect_stdout(out):
+                command()
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        except BaseException as error:  # a command must not raise anything
+            code = 1
+            err.write(f"\nRAISED {type(error).__name__}: {error}")
     with os.fdopen(write_end, "wb") as stream:
-        stream.write(pickle.dumps(Ended(code, "\n".join(line for line in lines if line), writes)))
+        stream.write(pickle.dumps((code, writes)))
     os._exit(0)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from nnunet_assft.errors import DamagedFileError
 from nnunet_assft.runtime.files import read_json, write_json
-from nnunet_assft.runtime.sealed import read_sealed, write_sealed
+from nnunet_assft.runtime.sealed import read_sealed, understanding, write_sealed
 
 CONTENT = {"round": 1, "labelled": ("case_01", "Müller"), "dice": {"mean": 0.1}, "by_number": {2: "b", 10: "a"}}
 KEYS = tuple(CONTENT)
@@ -84,3 +85,19 @@ def test_a_file_without_a_checksum_is_accepted_if_its_keys_are_known(file: Path)
     assert read_sealed(file, KEYS) == {"round": 1}
     with pytest.raises(DamagedFileError, match="it has no checksum"):
         read_sealed(file)
+
+
+@pytest.mark.parametrize(
+    ("use", "found"),
+    [
+        (lambda content: content["dice"], r"'dice' is missing"),
+        (lambda content: content["round"][0], r"not subscriptable"),
+        (lambda content: content["round"].items(), r"no attribute 'items'"),
+        (lambda content: int(content["labelled"]), r"invalid literal"),
+    ],
+)
+def test_content_that_cannot_be_used_is_damage(file: Path, use: Callable[[dict], object], found: str) -> None:
+    content = {"round": 1, "labelled": "x"}
+    words = rf"{file.name} is damaged \(.*{found}.*\)\. Run it again\."
+    with pytest.raises(DamagedFileError, match=words), understanding(file, "Run it again."):
+        use(content)

@@ -127,3 +127,15 @@ def test_a_label_under_another_name_is_found(tmp_path: Path, case: str, there: s
     text = meant_instead(tmp_path / f"{case}.nii.gz", ".nii.gz")
     assert text.startswith(words)
     assert bool(text) == bool(words)
+
+
+def test_ids_that_differ_in_case_only_are_one_on_some_disks(tmp_path: Path):
+    found = listed(tmp_path, "Case_1_0000.nii.gz", "case_1_0000.nii.gz", "case_2_0000.nii.gz")
+    assert list(found.cases) == ["Case_1", "case_2"]
+    assert problem(found) == (
+        f"{tmp_path}: 'case_1_0000.nii.gz' has a case id that differs from 'Case_1' in upper and lower case only, "
+        "which Windows and macOS do not tell apart. Rename, complete or remove these files."
+    )
+    assert (found.same_case("CASE_2"), found.same_case("case_3")) == ("case_2", None)
+    to_predict = list_images(tmp_path, ".nii.gz", ["T1"], any_id=True)
+    assert list(to_predict.cases) == ["Case_1", "case_1", "case_2"]

@@ -155,7 +155,7 @@ def test_everything_that_is_wrong_with_the_channels_is_said_at_once(tmp_path: Pa
     ]
 
 
-# NRRD and MetaImage ---------------------------------------------------------------------------------------------------
+# NRRD, MetaImage and GIPL ---------------------------------------------------------------------------------------------
 
 
 def flipped(file: Path) -> None:
@@ -193,6 +193,15 @@ ITK_DAMAGE: list[tuple[str, Callable[[Path], object], str]] = [
     (".nrrd", replaced(b"type: float", b"type: block"), "its voxels are of the type 'block'"),
     (".nrrd", lambda file: file.write_bytes(b"hello\n"), "it is a text file that begins with 'hello'"),
     (".mha", lambda file: file.write_bytes(b"\1\2\3" * 300), "it is not a MetaImage file"),
+    (
+        ".gipl",
+        lambda file: file.write_bytes(file.read_bytes()[:-80]),
+        "promises 1,344 bytes of voxels (6 x 7 x 8), the",
+    ),
+    (".gipl", replaced(b"\0\6\0\7\0\10", b"\7\xd0\7\xd0\7\xd0"), "its header promises 32,000,000,000 bytes"),
+    (".gipl", replaced(b"\0\1\0\x40", b"\0\1\0\x63"), "its voxels are of the type 99; expected one of 7, 8, 15"),
+    (".gipl", replaced(b"\xef\xff\xe9\xb0", b"\xef\xff\xe9\xb1"), "it is not a GIPL file, or its header is cut off"),
+    (".gipl", lambda file: file.write_bytes(b"\1\2\3" * 30), "it is not a GIPL file, or its header is cut off"),
 ]
 
 
@@ -228,3 +237,10 @@ def test_every_type_of_itk_is_read(ending: str, compressed: bool, dtype: str, tm
     voxels = (VOXELS.transpose(2, 1, 0) % 100).astype(dtype)
     sitk.WriteImage(sitk.GetImageFromArray(voxels), str(tmp_path / f"a_0000{ending}"), compressed)
     np.testing.assert_array_equal(read_image([tmp_path / f"a_0000{ending}"], SimpleITKIO(), 1).array[0], voxels)
+
+
+@pytest.mark.parametrize("dtype", ["i1", "u1", "i2", "u2", "f4", "f8"])
+def test_every_type_of_a_gipl_file_is_read(dtype: str, tmp_path: Path) -> None:
+    voxels = (VOXELS.transpose(2, 1, 0) % 100).astype(dtype)
+    sitk.WriteImage(sitk.GetImageFromArray(voxels), str(tmp_path / "a_0000.gipl"))
+    np.testing.assert_array_equal(read_image([tmp_path / "a_0000.gipl"], SimpleITKIO(), 1).array[0], voxels)

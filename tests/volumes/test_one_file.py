@@ -1,9 +1,10 @@
-"""Headers that name another file for their voxels are refused, and nothing else is."""
+"""Headers that name another file for their voxels, or that ITK crashes on, are refused, and nothing else is."""
 
 from __future__ import annotations
 
 import gzip
 import os
+import re
 import socket
 import struct
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunet_assft.volumes.one_file import kind_of_special_file, refuse_detached
+from nnunet_assft.volumes.one_file import kind_of_special_file, refuse_unsafe
 
 VOXELS = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
 NRRD = "NRRD0004\ntype: unsigned char\ndimension: 3\nsizes: 4 3 2\nencoding: raw\n"
@@ -58,7 +59,50 @@ DETACHED: dict[str, tuple[str, bytes]] = {
 def test_voxels_in_another_file_are_refused(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=r"two files|in another file|does not say that its voxels"):
-        refuse_detached(tmp_path / name)
+        refuse_unsafe(tmp_path / name)
+
+
+LONG = "x" * 600
+CRASHING: dict[str, tuple[str, str, str]] = {
+    "kinds": (
+        "a.nrrd",
+        f"{NRRD}kinds: domain domain {LONG}\n\n",
+        "line 6 of its header has 621 bytes; expected at most",
+    ),
+    "type": ("a.seg.nrrd", f"NRRD0004\ntype: {LONG}\n\n", "line 2 of its header has 606 bytes"),
+    "not a field": ("a.nrrd", f"{NRRD}{LONG}\r\n\r\n", "line 6 of its header has 600 bytes"),
+    "looks like a key": ("a.nrrd", f"{NRRD}kinds: a:={LONG}\n\n", "line 6 of its header has 610 bytes"),
+    "negative": ("a.mha", META.replace("NDims = 3", "NDims = -1"), "its header says NDims = -1; expected a number"),
+    "many": ("a.mha", META.replace("NDims = 3", "NDims = 2147483647"), "NDims = 2147483647; expected a number of axes"),
+    "none": ("a.mha", META.replace("NDims = 3", "NDims: 0"), "NDims = 0; expected a number of axes from 1 to 10"),
+    "a second time": ("a.mha", f"{META}NDims = 1e9\n", "NDims = 1e9; expected"),
+    "direction": (
+        "a.mha",
+        f"{META}TransformMatrix = 1 0 0 0 1 0 -1e308 0 1\n",
+        "the direction -1e308; expected numbers",
+    ),
+    "no number": ("a.mha", f"{META}Rotation = 1 0 0 0 1 0 1e 0 1\n", "the direction 1e; expected numbers from -1 to 1"),
+}
+
+
+@pytest.mark.parametrize(("name", "header", "found"), CRASHING.values(), ids=CRASHING)
+def test_headers_that_end_the_process_are_refused(tmp_path: Path, name: str, header: str, found: str) -> None:
+    end = "ElementDataFile = LOCAL\n" if name.endswith(".mha") else ""
+    (tmp_path / name).write_bytes(f"{header}{end}".encode() + VOXELS.tobytes())
+    with pytest.raises(ValueError, match=re.escape(found)):
+        refuse_unsafe(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a.nrrd", "a.mha"])
+def test_texts_of_people_may_be_long(tmp_path: Path, name: str) -> None:
+    """Slicer writes the terminology of its segments, and programs their comments."""
+    image = sitk.GetImageFromArray(VOXELS)
+    image.SetMetaData("Segment0_Tags", "Segmentation category: tissue" * 500)
+    sitk.WriteImage(image, str(tmp_path / name))
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content.replace(b"# Complete", b"# " + b"Complete" * 500, 1))
+    refuse_unsafe(tmp_path / name)
+    assert (sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / name))) == VOXELS).all()
 
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.NII.GZ", "a.nrrd", "a.seg.nrrd", "a.mha", "a.gipl"])
@@ -68,7 +112,7 @@ def test_files_in_one_piece_pass(tmp_path: Path, name: str, compress: bool) -> N
     image.SetMetaData("Segment0_Name", "data file: x")
     sitk.WriteImage(image, str(tmp_path / name.lower()), compress)
     (tmp_path / name.lower()).rename(tmp_path / name)
-    refuse_detached(tmp_path / name)
+    refuse_unsafe(tmp_path / name)
 
 
 @pytest.mark.parametrize(
@@ -79,12 +123,12 @@ def test_files_in_one_piece_pass(tmp_path: Path, name: str, compress: bool) -> N
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.nrrd", "a.mha"])
 def test_what_is_no_header_is_left_to_the_reader(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-    refuse_detached(tmp_path / name)
+    refuse_unsafe(tmp_path / name)
 
 
 def test_nifti_2_passes(tmp_path: Path) -> None:
     nibabel.save(nibabel.Nifti2Image(VOXELS, np.eye(4)), tmp_path / "a.nii")
-    refuse_detached(tmp_path / "a.nii")
+    refuse_unsafe(tmp_path / "a.nii")
 
 
 def _fifo(path: Path) -> None:

@@ -127,7 +127,7 @@ def _prepare(job: _Job) -> tuple[np.ndarray, dict[str, Any]]:
     except AssftError:
         raise
     except Exception as error:  # one image must not stop the others
-        raise AssftError(f"it cannot be preprocessed ({type(error).__name__}: {reason(error)})") from error
+        raise AssftError(f"it cannot be preprocessed ({reason(error)})") from error
     return data, properties
 
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.files import read_json
+from nnunet_assft.runtime.text import reason
 from nnunet_assft.runtime.untrusted import load_pickle
 
 KEY = "probabilities"
@@ -88,6 +89,8 @@ def read_npz(file: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
     """Return these arrays of an npz file. Raises ValueError if the file is damaged or lacks one of them."""
     if not file.exists():
         raise ValueError("the file does not exist.")
+    if not file.is_file():  # opening a pipe would wait for ever
+        raise ValueError("it is a folder, a pipe or a device; expected an npz file.")
     if not zipfile.is_zipfile(file):
         raise ValueError("not a complete npz file, perhaps truncated while it was written; write it again.")
     with _damage_is_a_value_error(NPZ), np.load(file) as archive:
@@ -129,7 +132,7 @@ def _damage_is_a_value_error(ending: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise ValueError(
-            f"cannot be read as {ending}, damaged or truncated ({type(error).__name__}: {error}); write it again."
+            f"cannot be read as {ending}, damaged or truncated ({reason(error)}); write it again."
         ) from error
 
 
@@ -167,9 +170,8 @@ def _read_properties(file: Path) -> tuple[list[tuple[int, int]], tuple[int, ...]
         bounds = [(int(start), int(stop)) for start, stop in properties["bbox_used_for_cropping"]]
         return bounds, tuple(int(size) for size in properties["shape_before_cropping"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        problem = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(
-            f"{file.name} was not written by nnU-Net ({problem}). Predict the case again, or remove the file to "
+            f"{file.name} was not written by nnU-Net ({reason(error)}). Predict the case again, or remove the file to "
             "score all voxels."
         ) from error
 
