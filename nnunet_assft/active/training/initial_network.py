@@ -8,33 +8,29 @@ from typing import Any
 
 import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
-from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from nnunet_assft.active.settings import Settings
 from nnunet_assft.errors import AssftError
 from nnunet_assft.network.pretrained import load_pretrained_encoder
-from nnunet_assft.planning.planner import CONFIGURATION
+from nnunet_assft.planning.planner import network_plan
 from nnunet_assft.runtime.files import atomic_path
 
 
-def write_initial_network(
-    file: Path, plans: dict[str, Any], dataset_json: dict[str, Any], settings: Settings
-) -> dict[str, Any] | None:
+def write_initial_network(file: Path, dataset_json: dict[str, Any], settings: Settings) -> dict[str, Any] | None:
     """Write [E^(p); D^(0)]: a network with seeded Kaiming initialisation, into which the pre-trained encoder is loaded.
 
-    Returns the report on the encoder, or None without one. Raises `AssftError` if the encoder file does not fit the
-    network in every parameter.
+    The network is that of the plans, whose architecture depends on no image. Returns the report on the encoder, or None
+    without one. Raises `AssftError` if the encoder file does not fit the network in every parameter.
     """
-    plans_manager = PlansManager(plans)
-    configuration = plans_manager.get_configuration(CONFIGURATION)
+    architecture = network_plan(settings.preset)
     torch.manual_seed(settings.seed)
     network = get_network_from_plans(
-        configuration.network_arch_class_name,
-        configuration.network_arch_init_kwargs,
-        configuration.network_arch_init_kwargs_req_import,
-        determine_num_input_channels(plans_manager, configuration, dataset_json),
-        plans_manager.get_label_manager(dataset_json).num_segmentation_heads,
+        architecture["network_class_name"],
+        architecture["arch_kwargs"],
+        architecture["_kw_requires_import"],
+        len(dataset_json["channel_names"]),
+        LabelManager(dataset_json["labels"], regions_class_order=None).num_segmentation_heads,
         allow_init=True,
         deep_supervision=False,
     )
