@@ -55,7 +55,12 @@ def open_predictor(
     weights = load_weights(experiment.paths.result(model.checkpoint), model.weights_sha256)
     plans, dataset_json = read_plans(experiment), experiment.raw_dataset().dataset_json
     loaded = Scorer(plans, dataset_json, weights, device)
-    predictor = nnUNetPredictor(tile_step_size=step_size, use_mirroring=use_mirroring, device=device)
+    predictor = nnUNetPredictor(
+        tile_step_size=step_size,
+        use_mirroring=use_mirroring,
+        perform_everything_on_device=device.type == "cuda",  # elsewhere nnU-Net prints that it cannot
+        device=device,
+    )
     predictor.manual_initialization(
         loaded.network, loaded.plans_manager, loaded.configuration, [dict(weights)], dataset_json, "", (0, 1, 2)
     )

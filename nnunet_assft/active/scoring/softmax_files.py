@@ -22,6 +22,7 @@ from nnunet_assft.runtime.files import read_json
 from nnunet_assft.runtime.untrusted import load_pickle
 
 KEY = "probabilities"
+KEY_V1 = "softmax"  # of nnU-Net v1
 NPZ, B2ND = ".npz", ".b2nd"
 SLAB_BYTES = 2**25  # read at a time from a b2nd, but at least one slice of the first axis
 
@@ -94,6 +95,12 @@ def read_npz(file: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
         names = archive.files
         arrays = {key: np.asarray(archive[key]) for key in keys if key in names}
     missing = [key for key in keys if key not in arrays]
+    if missing == [KEY] and KEY_V1 in names:
+        raise ValueError(
+            f"the array is called {KEY_V1}, as nnU-Net v1 writes it, which holds the crop of the image only; expected "
+            f"{KEY} of nnU-Net v2. Predict the case with nnU-Net v2, or save the array alone as {KEY}, without "
+            f"{file.stem}.pkl."
+        )
     if missing:
         raise ValueError(
             f"no array named {', '.join(missing)}; found {', '.join(names) or 'nothing'}; expected {', '.join(keys)}."
@@ -164,6 +171,8 @@ def _read_properties(file: Path) -> tuple[list[tuple[int, int]], tuple[int, ...]
     """Return the bounds of the crop and the shape before cropping, both in the transposed axes, from CASE.pkl."""
     try:
         properties = load_pickle(file)
+        if not isinstance(properties, dict):
+            raise TypeError(f"it holds a {type(properties).__name__} in place of properties")
         bounds = [(int(start), int(stop)) for start, stop in properties["bbox_used_for_cropping"]]
         return bounds, tuple(int(size) for size in properties["shape_before_cropping"])
     except (OSError, ValueError, KeyError, TypeError) as error:

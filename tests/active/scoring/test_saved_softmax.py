@@ -293,9 +293,10 @@ def test_a_pkl_of_another_image_or_another_program_is_refused(tmp_path):
     (tmp_path / "plans.json").write_text('{"transpose_forward": [2, 0, 1]}')
     with pytest.raises(ValueError, match=r"a.pkl has shape \(3, 4, 5\)"):
         score_file(file, 2.0)
-    (tmp_path / "a.pkl").write_bytes(b"\x80\x05 cut off")
-    with pytest.raises(ValueError, match="was not written by nnU-Net"):
-        score_file(file, 2.0)
+    for content in (b"\x80\x05 cut off", pickle.dumps(softmax(0)), pickle.dumps({"crop_bbox": [[0, 2]] * 3})):
+        (tmp_path / "a.pkl").write_bytes(content)  # damaged; of nnUNetv2_ensemble; of nnU-Net v1
+        with pytest.raises(ValueError, match="was not written by nnU-Net"):
+            score_file(file, 2.0)
 
 
 @pytest.mark.parametrize("text", ["{", "{}", "[]", '{"transpose_forward": [0, 1]}', '{"transpose_forward": 3}'])
@@ -337,6 +338,8 @@ def break_file(folder: Path, kind: str, ending: str = NPZ) -> None:
         file.write_bytes(b"")
     elif kind == "key":
         np.savez(file, softmax=probs)
+    elif kind == "other key":
+        np.savez(file, probs)
     elif kind == "objects":
         np.savez(file, probabilities=np.array([{}, None], dtype=object))
     elif kind == "header":
@@ -356,7 +359,8 @@ BROKEN = [
     ("damaged", B2ND, "sums to 1 .* only within .* the file is damaged"),
     ("empty", NPZ, "not a complete npz file"),
     ("empty", B2ND, "cannot be read as .b2nd"),
-    ("key", NPZ, "found softmax; expected probabilities"),
+    ("key", NPZ, "the array is called softmax, as nnU-Net v1 writes it, which holds the crop .* without bad.pkl"),
+    ("other key", NPZ, "found arr_0; expected probabilities"),
     ("objects", NPZ, "Object arrays"),
     ("no voxel", NPZ, r"expected \(C, Z, Y, X\)"),
     ("header", NPZ, "cannot be read as .npz"),
