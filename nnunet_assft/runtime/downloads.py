@@ -4,18 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-# what a file begins with, in lower case -> what it is, and what to do
-_BEGINNINGS = (
-    (
-        (b"version https://git-lfs",),
-        "it is a pointer of Git LFS and not the file itself. Run git lfs pull in its repository",
-    ),
-    (
-        (b"<!doctype html", b"<html", b"<head"),
-        "it is an HTML page and not the file itself. The download failed or needs a login; download it again",
-    ),
-    ((b"<?xml", b"{"), "it is a text file, such as the error message of a download. Download it again"),
-)
+LFS = "it is a pointer of Git LFS and not the file itself. Run git lfs pull in its repository"
+PAGE = "it is an HTML page and not the file itself. The download failed or needs a login; download it again"
+_BEGINNINGS = {b"version https://git-lfs": LFS, b"<!doctype html": PAGE, b"<html": PAGE, b"<head": PAGE}  # lower case
 _BLANK = b"\xef\xbb\xbf \t\r\n"
 FIRST = 540  # bytes of a file that are looked at
 
@@ -27,21 +18,18 @@ def first_bytes(file: Path) -> bytes:
 
 
 def failed_download(block: bytes) -> str:
-    """Return what a binary file is instead, and what to do; "" if nothing is known against it.
+    """Return what any file is instead, and what to do; "" if nothing is known against it.
 
     block: its `first_bytes`. The text continues a sentence that names the file.
     """
     if not block.strip(b"\0"):
         return "it is empty or holds zeros only. Download or copy it again"
     start = block.lstrip(_BLANK).lower()
-    for beginnings, what in _BEGINNINGS:
-        if start.startswith(beginnings):
-            return what
-    return ""
+    return next((what for beginning, what in _BEGINNINGS.items() if start.startswith(beginning)), "")
 
 
 def text_instead(block: bytes) -> str:
-    """Like `failed_download`, for any text, in whose place a binary file was meant."""
+    """Return that a file is a text, such as the error message of a download, if a binary file was meant; else ""."""
     if not is_text(block):
         return ""
     shown = " ".join(block.lstrip(_BLANK).lower()[:40].decode("ascii", "replace").split())

@@ -18,6 +18,7 @@ import blosc2
 import numpy as np
 
 from nnunet_assft.errors import AssftError
+from nnunet_assft.runtime.downloads import failed_download, first_bytes
 from nnunet_assft.runtime.files import read_json
 from nnunet_assft.runtime.untrusted import load_pickle
 
@@ -55,6 +56,8 @@ def open_softmax(file: Path) -> np.ndarray | blosc2.NDArray:
         raise ValueError(
             f"saved twice, as {file.stem}{NPZ} and {file.stem}{B2ND}; expected only one. Remove the outdated file."
         )
+    if other := failed_download(first_bytes(file)):
+        raise ValueError(f"{other}.")
     probs = _open_b2nd(file) if file.suffix == B2ND else read_npz(file, (KEY,))[KEY]
     if probs.ndim != 4 or 0 in probs.shape:
         raise ValueError(f"{KEY} has shape {probs.shape}; expected (C, Z, Y, X), as nnUNetv2_predict writes it.")

@@ -336,6 +336,8 @@ def break_file(folder: Path, kind: str, ending: str = NPZ) -> None:
         )
     elif kind == "empty":
         file.write_bytes(b"")
+    elif kind == "pointer":
+        file.write_text("version https://git-lfs.github.com/spec/v1\n")
     elif kind == "key":
         np.savez(file, softmax=probs)
     elif kind == "other key":
@@ -357,8 +359,9 @@ BROKEN = [
     ("truncated", B2ND, r"cannot be read as .b2nd, damaged or truncated \(RuntimeError"),
     ("damaged", NPZ, r"cannot be read as .npz, damaged or truncated \(BadZipFile"),
     ("damaged", B2ND, "sums to 1 .* only within .* the file is damaged"),
-    ("empty", NPZ, "not a complete npz file"),
-    ("empty", B2ND, "cannot be read as .b2nd"),
+    ("empty", NPZ, "it is empty or holds zeros only"),
+    ("empty", B2ND, "it is empty or holds zeros only"),
+    ("pointer", NPZ, "it is a pointer of Git LFS and not the file itself"),
     ("key", NPZ, "the array is called softmax, as nnU-Net v1 writes it, which holds the crop .* without bad.pkl"),
     ("other key", NPZ, "found arr_0; expected probabilities"),
     ("objects", NPZ, "Object arrays"),
@@ -398,7 +401,7 @@ def test_a_file_cut_off_anywhere_is_a_finding(tmp_path, ending):
     content = save(tmp_path, "a", softmax(0, shape=(8, 16, 16)), ending).read_bytes()
     for length in range(0, len(content), 97):
         (tmp_path / f"a{ending}").write_bytes(content[:length])
-        with pytest.raises(ValueError, match="truncated"):
+        with pytest.raises(ValueError, match="truncated|it is empty"):
             score_file(tmp_path / f"a{ending}", 2.0)
 
 
