@@ -401,7 +401,7 @@ def test_a_file_cut_off_anywhere_is_a_finding(tmp_path, ending):
     content = save(tmp_path, "a", softmax(0, shape=(8, 16, 16)), ending).read_bytes()
     for length in range(0, len(content), 97):
         (tmp_path / f"a{ending}").write_bytes(content[:length])
-        with pytest.raises(ValueError, match="truncated|it is empty"):
+        with pytest.raises(ValueError, match=r"truncated|it is empty"):
             score_file(tmp_path / f"a{ending}", 2.0)
 
 
