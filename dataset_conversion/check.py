@@ -136,8 +136,9 @@ def _cases(dataset: RawDataset) -> tuple[list[SourceCase], list[str], list[Findi
                 unlabelled.append(name)
                 findings.append(found("unlabelled_image", name, f"{images[0].name} has no label in labelsTs", "info"))
             else:
-                text = f"there is the image {images[0].name}, but no label. {meant}"
-                findings.append(found("missing_label", name, text.rstrip(". ")))
+                advice = meant.removesuffix(".") or "Add it, or move the image out of imagesTr"
+                text = f"there is the image {images[0].name}, but no label. {advice}"
+                findings.append(found("missing_label", name, text))
     return labelled, unlabelled, findings
 
 

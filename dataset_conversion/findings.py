@@ -21,8 +21,10 @@ class Code:
 
 CODES = {
     # the case is left out
-    "missing_image": Code(ERROR, "a listed or labelled case has no image", "Download or unpack that file again."),
-    "missing_label": Code(ERROR, "a case of a labelled part has no label", "Download or unpack that file again."),
+    "missing_image": Code(
+        ERROR, "a listed or labelled case lacks an image, or has too many", "Complete, rename or remove its files."
+    ),
+    "missing_label": Code(ERROR, "a case of a labelled part has no label"),
     "unreadable": Code(
         ERROR, "a file is truncated, damaged or not a NIfTI file", "Download or unpack that file again."
     ),
