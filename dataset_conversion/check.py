@@ -100,7 +100,7 @@ def _complete_images(folder: Path, content: dict[str, Any]) -> tuple[RawDataset,
         findings += [
             found("other_file_ending", "", f"{shown(name)} does not end with {images.file_ending}", "warning")
             for name in images.passed_over
-            if name.lower().endswith(ENDINGS)
+            if name.lower().endswith(ENDINGS) or name in images.left_out
         ]
     both = sorted(set(pool.cases) & set(test.cases))
     text = "it is among both the training and the test images; expected one of the two"
