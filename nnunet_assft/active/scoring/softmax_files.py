@@ -179,10 +179,10 @@ def _read_properties(file: Path) -> tuple[list[tuple[int, int]], tuple[int, ...]
         bounds = [(int(start), int(stop)) for start, stop in properties["bbox_used_for_cropping"]]
         return bounds, tuple(int(size) for size in properties["shape_before_cropping"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        problem = " ".join(f"{type(error).__name__}: {error}".split())
+        problem = f"it lacks {error.args[0]}" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise ValueError(
-            f"{file.name} was not written by nnU-Net ({problem}). Predict the case again, or remove the file to "
-            "score all voxels."
+            f"{file.name} was not written by nnUNetv2_predict of nnU-Net v2 ({problem}). Predict the case again, or "
+            "remove the file to score all voxels."
         ) from error
 
 

@@ -275,7 +275,7 @@ def test_the_sums_of_nnunets_own_export_are_those_of_the_cropped_logits(tmp_path
         ([0, 1, 2], [[1, 1], [0, 2], [0, 2]], "not inside shape"),
         ([0, 1, 2], [[0, 2], [0, 2]], "expected files of one prediction"),
         ([0, 1, 2], [[0, 1], [0, 2], [0, 2]], "background is not 1"),
-        ([0, 1, 2], "nonsense", "was not written by nnU-Net"),
+        ([0, 1, 2], "nonsense", "was not written by nnUNetv2_predict"),
     ],
 )
 def test_a_crop_that_does_not_fit_is_refused(tmp_path, ending, forward, box, expected):
@@ -293,9 +293,13 @@ def test_a_pkl_of_another_image_or_another_program_is_refused(tmp_path):
     (tmp_path / "plans.json").write_text('{"transpose_forward": [2, 0, 1]}')
     with pytest.raises(ValueError, match=r"a.pkl has shape \(3, 4, 5\)"):
         score_file(file, 2.0)
-    for content in (b"\x80\x05 cut off", pickle.dumps(softmax(0)), pickle.dumps({"crop_bbox": [[0, 2]] * 3})):
-        (tmp_path / "a.pkl").write_bytes(content)  # damaged; of nnUNetv2_ensemble; of nnU-Net v1
-        with pytest.raises(ValueError, match="was not written by nnU-Net"):
+    for content, why in (
+        (b"\x80\x05 cut off", "EOFError|UnpicklingError"),
+        (pickle.dumps(softmax(0)), "it holds a ndarray in place of properties"),  # of nnUNetv2_ensemble
+        (pickle.dumps({"crop_bbox": [[0, 2]] * 3}), "it lacks bbox_used_for_cropping"),  # of nnU-Net v1
+    ):
+        (tmp_path / "a.pkl").write_bytes(content)
+        with pytest.raises(ValueError, match=rf"^a\.pkl was not written by nnUNetv2_predict of nnU-Net v2 \(.*({why})"):
             score_file(file, 2.0)
 
 
