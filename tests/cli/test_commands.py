@@ -502,8 +502,8 @@ def test_predict_says_which_images_it_cannot_take(trained, call, tmp_path):
     (folder / "scan_8_0000.nii.gz").touch()
     (folder / "scan_8_0001.nii.gz").touch()
     (folder / "scan_9_0000.nii").touch()
-    code, _, (scan_7, scan_8, scan_9, error) = call(f"predict -d 901 -i {folder} -o b")
-    assert code == 1
+    code, out, (scan_7, scan_8, scan_9, error) = call(f"predict -d 901 -i {folder} -o b")
+    assert (code, out) == (1, "")
     assert "scan_7.nii.gz is not predicted: it has no channel number; expected a name such as CASE_0000" in scan_7
     assert "scan_8 is not predicted: it has 2 image files; expected 1, one per channel (MRI)" in scan_8
     assert scan_9 == "nnUNetv2_assft_predict: scan_9_0000.nii is left out, because it does not end with .nii.gz."
