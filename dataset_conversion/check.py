@@ -100,7 +100,7 @@ def _complete_images(folder: Path, content: dict[str, Any]) -> tuple[RawDataset,
         findings += [
             found("other_file_ending", "", f"{shown(name)} does not end with {images.file_ending}", "warning")
             for name in images.passed_over
-            if name.lower().endswith(ENDINGS)
+            if name.lower().endswith(ENDINGS) or name in images.left_out
         ]
     both = in_both(pool, test)
     text = "it is among both the training and the test images; expected one of the two"
@@ -136,8 +136,9 @@ def _cases(dataset: RawDataset) -> tuple[list[SourceCase], list[str], list[Findi
                 unlabelled.append(name)
                 findings.append(found("unlabelled_image", name, f"{images[0].name} has no label in labelsTs", "info"))
             else:
-                text = f"there is the image {images[0].name}, but no label. {meant}"
-                findings.append(found("missing_label", name, text.rstrip(". ")))
+                advice = meant.removesuffix(".") or "Add it, or move the image out of imagesTr"
+                text = f"there is the image {images[0].name}, but no label. {advice}"
+                findings.append(found("missing_label", name, text))
     return labelled, unlabelled, findings
 
 

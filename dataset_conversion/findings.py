@@ -21,17 +21,15 @@ class Code:
 
 CODES = {
     # the case is left out
-    "missing_image": Code(ERROR, "a listed or labelled case has no image", "Download or unpack that file again."),
-    "missing_label": Code(ERROR, "a case of a labelled part has no label", "Download or unpack that file again."),
+    "missing_image": Code(
+        ERROR, "a listed or labelled case lacks an image, or has too many", "Complete, rename or remove its files."
+    ),
+    "missing_label": Code(ERROR, "a case of a labelled part has no label"),
     "unreadable": Code(
         ERROR, "a file is truncated, damaged or not a NIfTI file", "Download or unpack that file again."
     ),
     "other_content": Code(ERROR, "a file is something else than its name says"),
-    "not_3d": Code(
-        ERROR,
-        "an image or label does not have three axes",
-        "Images are never rewritten here.",
-    ),
+    "not_3d": Code(ERROR, "an image or label does not have three axes"),
     "not_one_number": Code(ERROR, "an image or label stores colours, vectors or complex numbers"),
     "implausible_spacing": Code(ERROR, "the spacing in a header is not that of a scan"),
     "invalid_affine": Code(ERROR, "the header gives no invertible affine"),
@@ -58,11 +56,7 @@ CODES = {
         WARNING, "image and label lie apart (largest displacement of a corner)", "Overlay them to see which is right."
     ),
     # to look at
-    "non_orthonormal": Code(
-        WARNING,
-        "the axes are not at right angles",
-        "ITK may refuse the file; NibabelIOWithReorient reads it (overwrite_image_reader_writer in dataset.json).",
-    ),
+    "non_orthonormal": Code(WARNING, "the axes are not at right angles"),
     "forms_disagree": Code(
         WARNING, "the sform and the qform of a header disagree", "Readers differ in which they use; check the image."
     ),

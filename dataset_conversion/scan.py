@@ -25,6 +25,7 @@ from nnunet_assft.runtime.cases import for_each_case, in_processes
 from nnunet_assft.runtime.processes import number_of_processes
 from nnunet_assft.volumes.headers import Header
 
+AGAIN = "Download or unpack the dataset again"
 COUNTED = ("labelled cases", "labelled cases with image", "labels without image", "images without public label")
 BYTES_PER_HEADER = 400_000  # a header counts like this many bytes: a process is worth starting for 500 headers
 
@@ -108,9 +109,7 @@ def usable_cases(row: DatasetRow, sources: Sources) -> tuple[list[SourceCase], l
             reason = "there is a label" if case.has_label else "dataset.json of the download lists it"
             findings.append(found("missing_image", case.name, f"{reason}, but the image was not found"))
         elif not case.has_label:
-            findings.append(
-                found("missing_label", case.name, f"there is the image {case.images[0].name}, but no label")
-            )
+            findings.append(found("missing_label", case.name, f"the image {case.images[0].name} has no label. {AGAIN}"))
         else:
             counts["labelled cases with image"] += 1
             if case.name not in split_twice:
@@ -183,7 +182,8 @@ def scan_case(case: SourceCase, scanning: Scanning) -> PlannedCase:
         findings += [problem for problem in problems if not same or problem in errors([problem])]
     missing = [name for name in scanning.structures if name not in case.masks] if case.masks else []
     if missing:
-        findings.append(found("missing_label", case.name, f"{len(missing)} masks are missing: {', '.join(missing)}"))
+        text = f"{len(missing)} masks are missing: {', '.join(missing)}. {AGAIN}"
+        findings.append(found("missing_label", case.name, text))
     findings += _image_findings(case, headers, scanning)
     if errors(findings):
         return PlannedCase(case, "", tuple(ordered(findings)))

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from nnunet_assft.active.experiment import image_folder, prepare
+from nnunet_assft.active.experiment import image_folder, prepare, restore_initial_network
 from nnunet_assft.active.paths import ExperimentPaths
-from nnunet_assft.active.state import Experiment
+from nnunet_assft.active.state import Experiment, Model
 from nnunet_assft.errors import DamagedFileError
 from nnunet_assft.planning.preprocessing import forget, load_image, load_properties, preprocess_images, whole_files
 from nnunet_assft.volumes.accepted_geometry import is_accepted
@@ -64,6 +64,13 @@ class Context:
         images = {case: self.dataset.images_of(case)}
         preprocess_images(images, self.images_sha256, self.plans, self.dataset.dataset_json, self.image_folder)
         return read(self.image_folder, case)
+
+    def checkpoint(self, model: Model) -> Path:
+        """Return the checkpoint of a model. That of the initial network is made again if it is damaged; any other one
+        has to be compared with the checksum of its weights when it is loaded."""
+        if model == self.experiment.initial_model:
+            restore_initial_network(self.experiment, self.dataset)
+        return self.paths.result(model.checkpoint)
 
     def pseudo_label(self, r: int, case: str) -> Path:
         """Return the file of the pseudo-label that a case gets in round r."""

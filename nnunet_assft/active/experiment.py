@@ -20,7 +20,7 @@ from nnunet_assft.errors import AssftError, DamagedFileError
 from nnunet_assft.network.checkpoints import load_weights, weights_sha256
 from nnunet_assft.planning.domains import DOMAINS
 from nnunet_assft.planning.fingerprint import check_images, combine_fingerprint, sizes_of
-from nnunet_assft.planning.planner import CONFIGURATION, network_plan, plan_from_images
+from nnunet_assft.planning.planner import CONFIGURATION, plan_from_images
 from nnunet_assft.planning.preprocessing import made_from_others, preprocess_images, require_room_for_all
 from nnunet_assft.planning.test_split import split
 from nnunet_assft.runtime.environment import require_space
@@ -51,7 +51,9 @@ def create_experiment(
             existing = _existing(wanted)
             if existing is None:
                 return _create(dataset, wanted, num_processes)
-    prepare(existing, existing.raw_dataset(), num_processes)
+    raw_dataset = existing.raw_dataset()
+    prepare(existing, raw_dataset, num_processes)
+    restore_initial_network(existing, raw_dataset)
     return existing
 
 
@@ -67,9 +69,8 @@ def _existing(wanted: Experiment) -> Experiment | None:
 def _create(dataset: RawDataset, wanted: Experiment, num_processes: int | None) -> Experiment:
     """Read all images, and write the experiment with everything that its rounds need."""
     paths, images = wanted.paths, image_files(dataset, wanted)
-    architecture = network_plan(wanted.settings.preset)
-    # first, because an encoder that does not fit is then known at once
-    report = write_initial_network(paths.initial_network, architecture, dataset.dataset_json, wanted.settings)
+    # first, because an encoder that does not fit is refused in seconds, and reading all images may take hours
+    report = write_initial_network(paths.initial_network, dataset.dataset_json, wanted.settings)
     num_processes = _processes(num_processes, images)
     checksums = check_images(images, dataset.reader, paths.fingerprint_cases, num_processes=num_processes)
     fingerprint = combine_fingerprint(wanted.pool, paths.fingerprint_cases)  # test images do not influence the plans
@@ -175,9 +176,10 @@ class Prepared(NamedTuple):
 
 
 def prepare(experiment: Experiment, dataset: RawDataset, num_processes: int | None = None) -> Prepared:
-    """Check everything that planning has left for the rounds, and make again what was damaged or deleted.
+    """Check what planning has left for the rounds, and make again what was deleted or belongs to other images.
 
-    All files in nnUNet_preprocessed can be made again. Raises `AssftError` if images, labels or channels have been
+    Nothing large is read: whoever uses an image or the initial network compares its checksum, see `active.context`. All
+    files in nnUNet_preprocessed can be made again. Raises `AssftError` if images, labels or channels have been
     changed since the experiment was planned, and for damaged files that cannot be made again.
     """
     missing = [case for case in experiment.pool if case not in dataset.images]
@@ -195,7 +197,6 @@ def prepare(experiment: Experiment, dataset: RawDataset, num_processes: int | No
     checksums = check_images(images, dataset.reader, folder, num_processes=num_processes)
     _refuse_other_images(experiment, plans, checksums)
     _preprocess(dataset, experiment, plans, images, checksums, num_processes)
-    _restore_initial_network(experiment, dataset, plans)
     return Prepared(plans, checksums)
 
 
@@ -269,14 +270,13 @@ def _refuse_other_images(experiment: Experiment, plans: dict[str, Any], checksum
     )
 
 
-def _restore_initial_network(experiment: Experiment, dataset: RawDataset, plans: dict[str, Any]) -> None:
+def restore_initial_network(experiment: Experiment, dataset: RawDataset) -> None:
     """Write the initial network again if it was damaged or deleted. It is determined by the seed and the encoder."""
     file, expected = experiment.paths.initial_network, experiment.initial_network_sha256
     with suppress(DamagedFileError):
         load_weights(file, expected or None)
         return
-    architecture = plans["configurations"][CONFIGURATION]["architecture"]
-    write_initial_network(file, architecture, dataset.dataset_json, experiment.settings)
+    write_initial_network(file, dataset.dataset_json, experiment.settings)
     if weights_sha256(load_weights(file)) != expected:
         raise DamagedFileError(
             f"{file} was damaged, and the network that was made again in its place has other weights, perhaps because "

@@ -10,13 +10,16 @@ from nnunet_assft.evaluation.dice import evaluate_cases, mean_of
 from nnunet_assft.runtime.csv_files import write_csv
 from nnunet_assft.volumes.labels import read_label
 
+DICE, MEAN = "dice_", "mean_dice"  # the beginning of the column of a structure, and the column of their mean
+
 
 def write_agreement(context: Context, request: AnnotationRequest) -> list[dict[str, Any]]:
     """Write agreement_round_RR.csv and return its rows: one per case that two annotators have labelled.
 
     Returns an empty list and writes nothing if there is no such case yet. The Dice is that of nnU-Net's evaluator, with
     the first annotator's label as the reference (Dice is symmetric). It is None where neither annotator has drawn the
-    structure. Raises `AssftError` for a label that was damaged since it was imported.
+    structure. The column of a structure begins with DICE, because a structure may be called like any other column.
+    Raises `AssftError` for a label that was damaged since it was imported.
     """
     dataset = context.dataset
     first, second = {}, {}
@@ -34,6 +37,9 @@ def write_agreement(context: Context, request: AnnotationRequest) -> list[dict[s
     rows = []
     for case, dice in found["per_case"].items():
         reader_1, reader_2 = request.annotators[case]
-        rows.append({"case": case, "reader_1": reader_1, "reader_2": reader_2, **dice, "mean": mean_of(dice.values())})
+        of_structures = {f"{DICE}{name}": value for name, value in dice.items()}
+        rows.append(
+            {"case": case, "reader_1": reader_1, "reader_2": reader_2, **of_structures, MEAN: mean_of(dice.values())}
+        )
     write_csv(context.paths.agreement_file(request.round), rows)
     return rows

@@ -150,13 +150,16 @@ def print_report(report: ImportReport) -> None:
 
 def print_agreement(rows: list[dict[str, Any]], file: Path) -> None:
     """Print the Dice between the two annotators of each case, per structure, and its mean over cases."""
+    from nnunet_assft.annotation.agreement import DICE, MEAN
     from nnunet_assft.evaluation.dice import mean_of
 
-    columns = [name for name in rows[0] if name not in ("case", "reader_1", "reader_2")]
+    columns = {name: name.removeprefix(DICE) for name in rows[0] if name.startswith(DICE)} | {MEAN: "mean"}
     mean = {name: mean_of(row[name] for row in rows) for name in columns}
     print(f"Agreement between two annotators, Dice ({file}):")
     for row in [*rows, {"case": "mean", "reader_1": "", "reader_2": "", **mean}]:
-        values = "  ".join(f"{name} {'-' if row[name] is None else format(row[name], '.3f')}" for name in columns)
+        values = "  ".join(
+            f"{shown} {'-' if row[name] is None else format(row[name], '.3f')}" for name, shown in columns.items()
+        )
         print(f"  {row['case']}  {row['reader_1']} {row['reader_2']}  {values}")
 
 

@@ -105,7 +105,9 @@ def convert(args: argparse.Namespace) -> int:
     records, findings = conversion.convert(plan, options, print)
     print_table(table_of_counts(plan, records))
     code = finish(findings)
-    print(f"Report: {plan.folder / conversion.REPORT}.md\nNext: nnUNetv2_assft_plan -d {plan.row.id}")
+    print(f"Report: {plan.folder / conversion.REPORT}.md")
+    if any(record["outputs"] for record in records.values()):
+        print(f"Next: nnUNetv2_assft_plan -d {plan.row.id}")
     return code
 
 

@@ -7,7 +7,7 @@ import argparse
 from nnunet_assft.cli.common import make_parser, run
 from nnunet_assft.cli.options import add_plan_options, make_experiment
 from nnunet_assft.cli.printing import print_deviations
-from nnunet_assft.runtime.text import count
+from nnunet_assft.runtime.text import count, some
 
 
 def parser() -> argparse.ArgumentParser:
@@ -23,6 +23,7 @@ def parser() -> argparse.ArgumentParser:
 def plan(args: argparse.Namespace) -> None:
     """Create the experiment, and print its settings and the next command."""
     from nnunet_assft.planning.fingerprint import remarks
+    from nnunet_assft.volumes.names import shown
 
     experiment = make_experiment(args)
     settings, n_rounds, n_query = experiment.settings, experiment.n_rounds, experiment.n_query
@@ -36,6 +37,12 @@ def plan(args: argparse.Namespace) -> None:
     print(f"{pool} in the pool, {test} ({experiment.test_source})")
     random = experiment.options.first_case == "random"
     first_case = experiment.permutation[0] if random else "the medoid, computed in round 0"
+    dataset = experiment.raw_dataset()
+    if dataset.left_out:
+        files = some(map(shown, dataset.left_out))
+        print(
+            f"Files that do not end with {dataset.file_ending} are left out: {files}. Convert them if they are images."
+        )
     print(f"rounds 1 to {n_rounds} query {count(n_query, 'case')} each; first case {first_case}")
     print(
         f"epochs: {training['one_shot_epochs']} in round 0, then {training['epochs']} per stage, of "

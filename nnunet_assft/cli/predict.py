@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnunet_assft.cli.common import add_device, choose_device, file_name, load_experiment, make_parser, number, run
 from nnunet_assft.errors import AssftError
+from nnunet_assft.runtime.text import printable
 
 if TYPE_CHECKING:
     from nnunet_assft.volumes.image_files import ImageFiles
@@ -84,6 +85,11 @@ def predict(args: argparse.Namespace) -> None:
 
     for name, problem in unusable.items():
         refuse(name, AssftError(f"it {problem}"))
+    for name in images.left_out if args.part_id == 0 else ():
+        tqdm.write(
+            f"nnUNetv2_assft_predict: {printable(name)} is left out, because it does not end with {file_ending}.",
+            file=sys.stderr,
+        )
     processes, probabilities = Processes(args.npp, args.nps), args.save_probabilities
     if cases:
         predict_images(predictor, cases, args.o, processes, save_probabilities=probabilities, refused=refuse)

@@ -34,6 +34,7 @@ def score(args: argparse.Namespace) -> int:
     from nnunet_assft.active.scoring.saved_softmax import score_folder
     from nnunet_assft.errors import AssftError
     from nnunet_assft.runtime.csv_files import write_csv
+    from nnunet_assft.runtime.text import count, some
     from nnunet_assft.runtime.writable import require_file
 
     if not 1 <= args.r <= args.R:
@@ -54,6 +55,12 @@ def score(args: argparse.Namespace) -> int:
         print(
             f"Not cropped: {uncropped} of {n_scored} cases (no CASE.pkl or no plans.json). Padding dilutes their "
             "entropy, least_confidence, margin and asd_mean."
+        )
+    hard = [case.case for case in scores.cases if case.is_hard]
+    if hard:
+        print(
+            f"All probabilities of {count(len(hard), 'case')} are 0 or 1, as in a segmentation, so that these cases "
+            f"look as certain as possible: {some(hard)}. Save the softmax itself."
         )
     if scores.query is not None:
         print(f"Cases to annotate first: {', '.join(scores.query.ids[:5])}{', ...' if n_scored > 5 else ''}")

@@ -79,12 +79,15 @@ def latex(table: Table) -> str:
     def escaped(value: object) -> str:
         return str(value).translate(_LATEX)
 
+    names = list(table.frame.columns)  # two columns may have the same name, which pandas cannot style
+    frame = table.frame.set_axis(range(len(names)), axis="columns")
     lines = [{"selector": f"{name}rule", "props": ":hline"} for name in ("top", "mid", "bottom")]
-    styler = table.frame.style.hide(axis="index").format(escaped).format_index(escaped, axis="columns")
+    styler = frame.style.hide(axis="index").format(escaped)
+    styler = styler.format_index(lambda i: escaped(names[i]), axis="columns")
     styler = styler.apply(lambda column: [style[_rank(value)] for value in column]).set_table_styles(lines)
     return str(
         styler.to_latex(
-            column_format="l" * len(table.frame.columns),
+            column_format="l" * len(names),
             position_float="centering",
             caption=escaped(table.caption),
             label=f"tab:{table.name}",

@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -115,17 +115,18 @@ class FinishedJob(NamedTuple):
     from_scratch: bool
 
 
-def run_job(job: Job) -> dict[str, Path]:
+def run_job(job: Job, check: Callable[[], object] = lambda: None) -> dict[str, Path]:
     """Train, predict the test cases, and return case -> file of its segmentation.
 
-    An interrupted job continues where it stopped. Raises `AssftError` if nnU-Net fails; its output is in `log.txt` in
-    the folder of the job.
+    An interrupted job continues where it stopped. check: called before nnU-Net reads anything; it may raise an error.
+    Raises `AssftError` if nnU-Net fails; its output is in `log.txt` in the folder of the job.
     """
     folder, identity = Path(job.folder), job.identity()
 
     def compute() -> tuple[float, bool]:
         start = time.monotonic()
         claim(folder / "job.json", identity, displace=set_aside)
+        check()
         _run_process(job)
         trained = kept_result(folder / "trained.json", "Run the same command again.")
         return time.monotonic() - start, trained["from_scratch"]

@@ -250,13 +250,16 @@ def structure_table(rows: Rows) -> Table:
     of_last = results[(results["round"] == last) | is_bound]
     bounds = [arm for arm in reversed(BOUNDS) if arm in set(results["arm"])]
     n_seeds, n_cases = results["seed"].nunique(), results["case"].nunique()
-    frame = pd.DataFrame({"Method": [name_of(arm) for arm in (*arms, *bounds)]}, dtype=object)
+    columns: dict[str, list[Cell]] = {}
     for structure in dict.fromkeys(results["structure"]):
         scores = case_scores(of_last[of_last["structure"] == structure])
         groups = {str(arm): group for arm, group in scores.groupby("arm")}
         cells = {arm: Cell(_mean_sd(groups.get(arm), DICE, n_seeds * n_cases)) for arm in (*arms, *bounds)}
         ranked = _ranked([cells[arm] for arm in arms], [_mean(groups.get(arm), DICE) for arm in arms])
-        frame[str(structure)] = [*ranked, *(cells[arm] for arm in bounds)]
+        columns[str(structure)] = [*ranked, *(cells[arm] for arm in bounds)]
+    frame = pd.DataFrame(columns, dtype=object)
+    methods = [name_of(arm) for arm in (*arms, *bounds)]
+    frame.insert(0, "Method", methods, allow_duplicates=True)  # a structure may be called so, too
     caption = (
         f"Dice in points on the test cases after round {last}, mean ± SD (n - 1) over the cases of all seeds together; "
         f"{_sample(n_seeds, n_cases)}. A structure that is absent in reference and prediction is left out. "

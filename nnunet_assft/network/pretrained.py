@@ -1,16 +1,21 @@
 """Strict loading of pre-trained encoders: the whole encoder is loaded, or nothing.
 
-The keys of a file differ from those of the network's encoder only by a prefix. The loader removes the prefix and checks
-every key, shape and value before it changes the network. It downloads nothing and never runs code from a file.
+The keys of a file differ from those of the network's encoder only by a prefix, and by what DistributedDataParallel and
+torch.compile put into them. The loader removes both and checks every key, shape and value before it changes the
+network. It downloads nothing and never runs code from a file.
 """
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Collection, Iterable, Mapping
+import pickletools
+import re
+import zipfile
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import safetensors.torch
 import torch
@@ -19,8 +24,15 @@ from torch import Tensor
 
 from nnunet_assft.network.architecture import CTFMSegmentationNet
 from nnunet_assft.network.presets import ENCODERS, EncoderSpec
+from nnunet_assft.runtime.downloads import failed_download, first_bytes, text_instead
 from nnunet_assft.runtime.files import sha256_file
 from nnunet_assft.runtime.text import some
+from nnunet_assft.runtime.untrusted import load_torch
+
+WRAPPER = re.compile(r"(?:(?<=\.)|^)(?:module|_orig_mod)\.")  # of DistributedDataParallel and of torch.compile
+DEPTH = 3  # levels of dictionaries in a checkpoint in which a state dict is looked for
+CONTAINERS = ("state_dict", "model_state_dict", "network_weights", "model", "net", "network")  # usual names of it
+HOW_TO_LOAD = "torch.load(FILE, map_location='cpu', weights_only=False)"
 
 
 class PretrainedEncoderError(ValueError):
@@ -43,8 +55,8 @@ class EncoderReport:
 def load_pretrained_encoder(net: CTFMSegmentationNet, path: str | Path, encoder: str = "ct_fm") -> EncoderReport:
     """Load all parameters and statistics of `net.encoder` from a local file. The decoder is not changed.
 
-    path: a .safetensors file; any other name is read as a torch file (a state dict, or a dict that holds one under
-    `state_dict`). If the network has several input channels and the file has one, conv_init is repeated and divided by
+    path: a safetensors file, or a torch file with a state dict or with dictionaries around it, as checkpoints have
+    them. If the network has several input channels and the file has one, conv_init is repeated and divided by
     their number, so that equal channels give the same features. Raises PretrainedEncoderError, and leaves `net`
     unchanged, if a key is missing (even a counter `num_batches_tracked`), unknown, of another shape, or not finite.
     """
@@ -53,7 +65,7 @@ def load_pretrained_encoder(net: CTFMSegmentationNet, path: str | Path, encoder:
     spec, path = ENCODERS[encoder], Path(path)
     _check_function(net, encoder, spec)
     content, layout = _read_file(path)
-    prefix, weights, ignored = _find_encoder(content, net.encoder.state_dict().keys(), spec, path)
+    place, weights, ignored = _find_encoder(content, net.encoder.state_dict().keys(), spec, path)
     weights, adapted = _adapt_input_channels(weights, net.input_channels)
     weights = _check_weights(weights, net.encoder.state_dict(), path)
     sha256 = sha256_file(path)
@@ -62,7 +74,7 @@ def load_pretrained_encoder(net: CTFMSegmentationNet, path: str | Path, encoder:
         path=str(path),
         sha256=sha256,
         encoder=encoder,
-        layout=f"{layout}, prefix {prefix!r}" if prefix else f"{layout}, no prefix",
+        layout=f"{layout}, {place}",
         n_keys=len(weights),
         adapted=adapted,
         ignored=ignored,
@@ -79,24 +91,26 @@ def _check_function(net: CTFMSegmentationNet, encoder: str, spec: EncoderSpec) -
         )
 
 
-def _read_file(path: Path) -> tuple[dict[str, Any], str]:
-    """Return the state dict of the file, on the CPU, and a description of its format."""
+# The file ------------------------------------------------------------------------------------------------------------
+
+
+def _read_file(path: Path) -> tuple[Any, str]:
+    """Return the content of the file, on the CPU, and its format, which is told by its first bytes."""
+    if path.is_dir():
+        files = sorted(file.name for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+        raise PretrainedEncoderError(
+            f"{path} is not a file but a folder, with {some(files, 3) or 'no files'}. Give the encoder file itself."
+        )
     if not path.is_file():
         raise PretrainedEncoderError(
             f"{path} is not a file; expected an encoder file. Download it first; nothing is downloaded automatically."
         )
-    if path.stat().st_size == 0:
-        raise PretrainedEncoderError(f"{path} is empty; expected an encoder file. Download it again.")
-    if path.suffix == ".safetensors":
+    start = first_bytes(path)
+    if start[8:9] == b"{":  # after eight bytes with the length of the header
         return _read_safetensors(path), "safetensors"
-    content = _read_torch(path)
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        return dict(content["state_dict"]), "torch, state_dict"
-    if isinstance(content, Mapping):
-        return dict(content), "torch"
-    raise PretrainedEncoderError(
-        f"{path} holds a {type(content).__name__}; expected a state dict, which maps names to tensors."
-    )
+    if other := failed_download(start) or text_instead(start):
+        raise PretrainedEncoderError(f"{path} is no encoder file: {other}.")
+    return _read_torch(path), "torch"
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -111,47 +125,108 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_torch(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if not any(text in str(error).lower() for text in ("unsupported global", "unsupported class")):
+        return load_torch(path)
+    except (OSError, ValueError) as error:
+        why = str(error.__cause__).lower()
+        if isinstance(error.__cause__, pickle.UnpicklingError):
+            if "unsupported global" in why or "unsupported class" in why:
+                raise PretrainedEncoderError(
+                    f"{path} holds objects other than tensors, which could run code when loaded; expected tensors "
+                    f"only. Only if you trust the file, save its weights alone: {_how_to_save(path)}."
+                ) from error
             # torch's own message would suggest unpickling the file anyway
-            raise _unreadable_torch(path, "no tensors saved by torch") from error
+            error = ValueError("no tensors saved by torch")
         raise PretrainedEncoderError(
-            f"{path} holds objects other than tensors, which could run code when loaded; expected tensors only. "
-            "Only if you trust the file, save its weights alone: "
-            "torch.save({'state_dict': torch.load(FILE, map_location='cpu', weights_only=False)['state_dict']}, "
-            "NEW_FILE)."
+            f"{path} cannot be read as a torch file ({_first_line(error)}). "
+            "It is damaged, incomplete or of another kind. Download it again."
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
-        raise _unreadable_torch(path, _first_line(error)) from error
 
 
-def _unreadable_torch(path: Path, reason: str) -> PretrainedEncoderError:
-    return PretrainedEncoderError(
-        f"{path} cannot be read as a torch file ({reason}). "
-        "It is damaged, incomplete or of another kind (a safetensors file must be named .safetensors). "
-        "Download it again."
-    )
+def _how_to_save(path: Path) -> str:
+    """Return a line of Python that saves the weights in a torch file alone. The file is not unpickled to find it."""
+    with suppress(Exception), zipfile.ZipFile(path) as archive:  # a file of an old torch, or a damaged one
+        (name,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
+        _, (first, _, _), *others = pickletools.genops(archive.read(name))
+        if first.name != "EMPTY_DICT":
+            return f"torch.save({HOW_TO_LOAD}.state_dict(), NEW_FILE)"
+        texts = {argument for _, argument, _ in others if isinstance(argument, str)}
+        container = next(name for name in CONTAINERS if name in texts)
+        return f"torch.save({HOW_TO_LOAD}[{container!r}], NEW_FILE)"
+    return f"torch.save(WEIGHTS, NEW_FILE), where WEIGHTS is the state dict in {HOW_TO_LOAD}"
+
+
+# Its encoder ---------------------------------------------------------------------------------------------------------
+
+
+class _StateDict(NamedTuple):
+    """A state dict in a file. where: the names of the dictionaries around it. wrappers: what was removed from its keys
+    (`module.` and `_orig_mod.`). weights: under the keys that are left."""
+
+    where: str
+    wrappers: tuple[str, ...]
+    weights: dict[str, Any]
+
+    def place(self, prefix: str) -> str:
+        """Return where the encoder is, such as "net, wrapper 'module.', no prefix"."""
+        wrappers = [f"wrapper {wrapper!r}" for wrapper in self.wrappers]
+        return ", ".join([*filter(None, [self.where]), *wrappers, f"prefix {prefix!r}" if prefix else "no prefix"])
+
+
+def _state_dicts(content: Mapping[Any, Any], where: tuple[str, ...] = ()) -> Iterator[_StateDict]:
+    """Yield the dictionaries with tensors in the content of a file."""
+    if any(isinstance(value, Tensor) for value in content.values()):
+        whole = {str(key): value for key, value in content.items()}
+        bare = {WRAPPER.sub("", key): value for key, value in whole.items()}
+        found = {wrapper for key in whole for wrapper in WRAPPER.findall(key)}
+        # two keys that are the same without wrappers are two networks, which are left apart
+        is_clear = len(bare) == len(whole)
+        yield _StateDict(".".join(where), tuple(sorted(found)) if is_clear else (), bare if is_clear else whole)
+    for key, value in content.items() if len(where) < DEPTH else ():
+        if isinstance(value, Mapping):
+            yield from _state_dicts(value, (*where, str(key)))
 
 
 def _find_encoder(
-    content: Mapping[Any, Any], expected: Collection[str], spec: EncoderSpec, path: Path
+    content: Any, expected: Collection[str], spec: EncoderSpec, path: Path
 ) -> tuple[str, dict[str, Any], tuple[str, ...]]:
-    """Return the prefix of the encoder's keys, the encoder under its own key names, and other content of the file."""
-    keys = sorted(str(key) for key in content)
-    hits = {prefix: sum(prefix + name in content for name in expected) for prefix in spec.prefixes}
-    found = [prefix for prefix, n in hits.items() if n]
-    if len(found) != 1:
+    """Return where the encoder is, the encoder under its own key names, and other content of its state dict."""
+    found = list(_state_dicts(content)) if isinstance(content, Mapping) else []
+    if not found:
         raise PretrainedEncoderError(
-            f"{path} has encoder keys under {len(found)} of the known prefixes {_listed(map(repr, spec.prefixes))}; "
-            f"expected exactly one. Its {len(keys)} keys: {some(keys, 3)}."
+            f"{path} holds a {type(content).__name__} without tensors; expected a state dict, which maps names to "
+            "tensors."
         )
-    prefix = found[0]
+    hits = [
+        (state, prefix)
+        for state in found
+        for prefix in dict.fromkeys(WRAPPER.sub("", prefix) for prefix in spec.prefixes)
+        if any(prefix + name in state.weights for name in expected)
+    ]
+    if len(hits) != 1:
+        raise PretrainedEncoderError(f"{path} {_not_one_encoder(found, hits, expected, spec)}")
+    ((state, prefix),) = hits
+    keys = sorted(state.weights)
     inside = {key for key in keys if key.startswith(prefix) and not (prefix == "" and key.startswith(spec.ignored))}
     ignored = {
         next((start for start in spec.ignored if key.startswith(start)), key) for key in keys if key not in inside
     }
-    return prefix, {key.removeprefix(prefix): content[key] for key in keys if key in inside}, tuple(sorted(ignored))
+    weights = {key.removeprefix(prefix): state.weights[key] for key in keys if key in inside}
+    return state.place(prefix), weights, tuple(sorted(ignored))
+
+
+def _not_one_encoder(
+    found: list[_StateDict], hits: list[tuple[_StateDict, str]], expected: Collection[str], spec: EncoderSpec
+) -> str:
+    """Return the end of the message for a file with no encoder under a known prefix, or with several."""
+    text = f"has encoder keys under {len(hits)} of the known prefixes {_listed(map(repr, spec.prefixes))}"
+    if hits:
+        places = some((f"({state.place(prefix)})" for state, prefix in hits), 3)
+        return f"{text}: {places}; expected exactly one. Save the state dict of one of them alone."
+    largest = max(found, key=lambda state: len(state.weights))
+    first = next(iter(expected))
+    other = next((key.removesuffix(first) for key in largest.weights if key.endswith(f".{first}")), "")
+    advice = f" Remove {other!r} from them." if other else ""
+    return f"{text}; expected exactly one. Its {len(largest.weights)} keys: {some(sorted(largest.weights), 3)}.{advice}"
 
 
 def _adapt_input_channels(weights: dict[str, Any], input_channels: int) -> tuple[dict[str, Any], str | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ from nnunet_assft.runtime.text import count, some
 from nnunet_assft.volumes.images import read_image
 
 FINDINGS = "findings.csv"  # in the folder of the fingerprint
+CHECKED = "_checked.json"  # the result of a check in one file; no case has this name
 VERSION = 3  # of the check of images and of what is cached of a case; raised so that they are read again
 ERROR, WARNING = "error", "warning"
 AGAIN = "Run the same command again."
@@ -47,16 +48,28 @@ class _Job:
 
 
 def check_images(
-    images: dict[str, tuple[Path, ...]], reader: BaseReaderWriter, folder: Path, *, num_processes: int = 1
+    images: Mapping[str, tuple[Path, ...]], reader: BaseReaderWriter, folder: Path, *, num_processes: int = 1
 ) -> dict[str, str]:
     """Read every image once and cache its part of the fingerprint in `folder`, one small file per case.
 
-    A case with such a file is read again only if its image or its reader has changed. Everything that was found is
-    written to FINDINGS in the folder, see `remarks`. Returns case -> a checksum of its image files. Raises an
-    `AssftError` that names the first of the images that `volumes.images` refuses.
+    A case with such a file is read again only if its image or its reader has changed; if none has since the last check
+    of these images, its result is read from one file. Everything that was found is written to FINDINGS in the folder,
+    see `remarks`. Returns case -> a checksum of its image files. Raises an `AssftError` that names the first of the
+    images that `volumes.images` refuses.
     """
+    jobs = {case: _Job(images[case], reader, folder / f"{case}.json") for case in sorted(images)}
+    checksums = cached(
+        folder / CHECKED,
+        {case: job.inputs for case, job in jobs.items()},
+        lambda: _check(jobs, folder / FINDINGS, num_processes),
+        outputs=lambda _: [file] if (file := folder / FINDINGS).is_file() else [],
+    )
+    return {case: checksums[case] for case in images}
+
+
+def _check(jobs: Mapping[str, _Job], file: Path, num_processes: int) -> dict[str, str]:
+    """See `check_images`. file: FINDINGS."""
     problems: dict[str, AssftError] = {}
-    jobs = {case: _Job(files, reader, folder / f"{case}.json") for case, files in images.items()}
     parts = for_each_case(
         _analyse_once,
         jobs,
@@ -65,7 +78,6 @@ def check_images(
         failures=problems,
         executor=in_processes(num_processes),
     )
-    file = folder / FINDINGS
     rows = [_Finding(case, ERROR, str(problem)) for case, problem in sorted(problems.items())]
     rows += [_Finding(case, WARNING, text) for case, part in sorted(parts.items()) for text in part["remarks"]]
     if rows:
@@ -74,7 +86,7 @@ def check_images(
         file.unlink(missing_ok=True)
     if problems:
         raise AssftError(
-            f"{len(problems)} of {len(images)} images cannot be used ({_listed(rows[: len(problems)])}). {file} lists "
+            f"{len(problems)} of {len(jobs)} images cannot be used ({_listed(rows[: len(problems)])}). {file} lists "
             "everything that was found. Replace or remove them and run the same command again."
         )
     return {case: part["sha256"] for case, part in parts.items()}

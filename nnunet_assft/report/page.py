@@ -107,8 +107,7 @@ def columns_of(table: SectionTable) -> list[Column]:
     """Format the cells of a table. All numbers of a column have the same number of decimals, chosen so that the largest
     one has four significant digits; the CSV file has all digits."""
     columns = []
-    for name in table.data:
-        values = table.data[name]
+    for name, values in table.data.items():  # two columns may have the same name
         number = is_numeric_dtype(values) and not is_bool_dtype(values)
         cells = _numbers(values.to_numpy(dtype=float)) if number else [_shown(value) for value in values]
         columns.append(Column(str(name), cells, number))

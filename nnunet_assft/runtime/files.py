@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_assft.errors import AssftError
+from nnunet_assft.runtime.downloads import FIRST, failed_download
 from nnunet_assft.runtime.partial import private_path
 
 
@@ -58,6 +59,8 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"it is not a text in UTF-8 (byte {error.start}); save it as UTF-8") from error
     if not text.strip():
         raise ValueError("it is empty")
+    if other := failed_download(data[:FIRST]):
+        raise ValueError(other)
     try:
         return json.loads(text)
     except RecursionError as error:

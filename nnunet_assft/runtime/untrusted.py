@@ -46,12 +46,15 @@ def load_torch(file: Path, *, mmap: bool = False) -> Any:
     file that is damaged or names anything but tensors and numbers, and OSError for one that cannot be opened.
     """
     try:
-        if not mmap:
+        if not mmap and zipfile.is_zipfile(file):  # as torch has written them since version 1.6
             with zipfile.ZipFile(file) as archive:
                 damaged = archive.testzip()
             if damaged:
                 raise ValueError(f"its part {damaged} does not match its checksum")
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
+        if mmap:
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        with open(file, "rb") as stream:  # torch would choose the format by the ending of a path
+            return torch.load(stream, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError("it is damaged, or it holds more than tensors and numbers, which could run code") from error
     except (RuntimeError, EOFError, KeyError, IndexError, AttributeError, TypeError, zipfile.BadZipFile) as error:

@@ -4,20 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from nnunet_assft.runtime.downloads import failed_download, first_bytes, is_text, text_instead
+
 GZIP = b"\x1f\x8b"
-# what a file begins with -> what it is, and what to do
-_CONTENTS = (
-    (
-        (b"version https://git-lfs",),
-        "it is a pointer of Git LFS and not the file itself. Run git lfs pull in its repository",
-    ),
-    (
-        (b"<!doctype html", b"<html", b"<head"),
-        "it is an HTML page and not the file itself. The download failed or needs a login; download it again",
-    ),
-    ((b"<?xml", b"{"), "it is a text file, such as the error message of a download. Download it again"),
-    ((b"pk\x03\x04",), "it is a zip archive. Unpack it"),
-    ((b"7z\xbc\xaf", b"rar!"), "it is an archive. Unpack it"),
+_ARCHIVES = (
+    (b"pk\x03\x04", "it is a zip archive. Unpack it"),
+    (b"7z\xbc\xaf", "it is an archive. Unpack it"),
+    (b"rar!", "it is an archive. Unpack it"),
 )
 # the beginning of a format of images -> the endings that it belongs to, and its name
 _FORMATS = (
@@ -41,13 +34,12 @@ def wrong_content(file: Path) -> str:
     """
     if not file.is_file():  # opening a pipe would wait for ever
         return f"it is a {'folder' if file.is_dir() else 'pipe or a device'}. Expected a file"
-    with open(file, "rb") as stream:
-        block = stream.read(540)
-    name, start = file.name.lower(), block.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if not block.strip(b"\0"):
-        return "it is empty or holds zeros only. Download or copy it again"
-    for beginnings, what in _CONTENTS:
-        if start.startswith(beginnings):
+    block, name = first_bytes(file), file.name.lower()
+    if failed := failed_download(block):
+        return failed
+    start = block.lower()
+    for beginning, what in _ARCHIVES:
+        if start.startswith(beginning):
             return what
     for beginning, endings, what in _FORMATS:
         if start.startswith(beginning) and not name.endswith(endings):
@@ -59,16 +51,8 @@ def wrong_content(file: Path) -> str:
         return f"it is not compressed although its name ends with .gz. Compress it, or rename it to {file.name[:-3]}"
     if block.startswith(GZIP) and name.endswith(".nii"):
         return f"it is compressed although its name does not end with .gz. Unpack it, or rename it to {file.name}.gz"
-    if name.endswith(".nii.gz") and not block.startswith(GZIP) and not _is_text(block):
+    if name.endswith(".nii.gz") and not block.startswith(GZIP) and not is_text(block):
         return "it is neither compressed nor a NIfTI file. Download or copy it again"
-    if _is_text(block) and not start.startswith(tuple(beginning for beginning, _, _ in _FORMATS)):
-        return f"it is a text file that begins with {_shown(start)}. Download it again"
+    if not start.startswith((b"ndims", *(beginning for beginning, _, _ in _FORMATS))):
+        return text_instead(block)
     return ""
-
-
-def _is_text(block: bytes) -> bool:
-    return not block.lower().startswith(b"ndims") and all(32 <= byte < 127 or byte in b"\t\r\n" for byte in block)
-
-
-def _shown(block: bytes) -> str:
-    return repr(" ".join(block[:40].decode("ascii", "replace").split()))

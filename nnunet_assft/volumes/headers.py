@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import numpy.typing as npt
 
@@ -25,6 +26,10 @@ MOST_PER_BYTE = 1032  # a byte of a gzip or zlib stream unpacks to at most this 
 LONGEST_TEXT = 2**20  # bytes of an NRRD or MetaImage header
 BYTES_OF_READING = 4  # per voxel: nnU-Net's readers return float32
 _MM_OF_UNIT = {1: 1000.0, 3: 0.001}  # metre and micrometre in a NIfTI header, which ITK converts and nibabel does not
+NIFTI_2 = (
+    "it is a NIfTI-2 file, which ITK cannot read. Save it as NIfTI-1, or plan with "
+    '"overwrite_image_reader_writer": "NibabelIOWithReorient" in dataset.json'
+)
 
 Affine = npt.NDArray[np.float64]
 
@@ -103,7 +108,7 @@ def read_header(file: Path, *, by_itk: bool = False) -> Header:
         try:
             affine = RAS @ read_itk_grid(file).affine
         except RuntimeError as error:
-            refused = reason(error)
+            refused = NIFTI_2 if isinstance(header, nibabel.Nifti2Header) else reason(error)
     return Header(
         shape,
         affine,

@@ -19,6 +19,7 @@ from nnunet_assft.runtime.text import count, some
 from nnunet_assft.volumes.names import CASE_ID, shown
 
 CHANNEL = re.compile(r"(.*)_([0-9]{4})", re.DOTALL)  # CASE_0000
+OTHER_ENDING = re.compile(r"(.+)_[0-9]{4}\..+", re.DOTALL)
 
 
 @dataclass
@@ -72,6 +73,13 @@ class ImageFiles:
     @property
     def is_empty(self) -> bool:
         return not (self.cases or self.incomplete or self.misnamed)
+
+    @property
+    def left_out(self) -> list[str]:
+        """The files that were passed over although they are named like an image of a case that has none here, such as
+        CASE_0000.nii among .nii.gz, or CASE_0000.nii.gz.part."""
+        cases = {**self.cases, **self.incomplete}
+        return [name for name in self.passed_over if (match := OTHER_ENDING.fullmatch(name)) and match[1] not in cases]
 
     def require_sound(self) -> None:
         """Raise `AssftError` that names the files that cannot be used, if there are any."""

@@ -119,7 +119,7 @@ def header_problems(header: Header) -> list[Problem]:
         return [Problem("non_orthonormal", f"ITK refuses its header ({header.refused.rstrip('.')}). {advice}")]
     problems = []
     if (angle := header.grid.skew) > SKEWED:
-        text = f"two of its axes are {angle:.2f} degrees from a right angle, expected 0. Readers that use ITK refuse it"
+        text = f"two of its axes are {angle:.2f} degrees from a right angle, expected 0. ITK may refuse such a file"
         problems.append(Problem("non_orthonormal", text, is_error=False))
     if header.forms:
         text = f"its sform and its qform disagree: {header.forms}"

@@ -28,8 +28,9 @@ class RawDataset:
     """A raw dataset.
 
     name: such as `Dataset218_NAME`. images, test_images: case id -> one file per channel, with ids in ascending order
-    as strings. reader_name: nnU-Net's reader that the plans of an experiment record; None if it is to be chosen. No
-    label is opened here; `label_file` only returns where the label of a case is expected.
+    as strings. reader_name: nnU-Net's reader that the plans of an experiment record; None if it is to be chosen.
+    left_out: files in the folders of images that may have been meant as images, see `ImageFiles.left_out`. No label is
+    opened here; `label_file` only returns where the label of a case is expected.
     """
 
     name: str
@@ -38,6 +39,7 @@ class RawDataset:
     images: dict[str, tuple[Path, ...]]
     test_images: dict[str, tuple[Path, ...]]
     reader_name: str | None = None
+    left_out: tuple[str, ...] = ()
 
     @property
     def file_ending(self) -> str:
@@ -123,7 +125,8 @@ def read_dataset(folder: Path) -> RawDataset:
             f"{folder.name}: case {both[0]} is in imagesTr and in imagesTs. Pool and test must be disjoint; "
             "remove it from one of them."
         )
-    return RawDataset(folder.name, folder, dataset_json, pool.cases, test.cases)
+    left_out = tuple(f"{images.folder.name}/{name}" for images in (pool, test) for name in images.left_out)
+    return RawDataset(folder.name, folder, dataset_json, pool.cases, test.cases, left_out=left_out)
 
 
 def in_both(pool: ImageFiles, test: ImageFiles) -> list[str]:

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from nnunet_assft.volumes.contents import GZIP, OtherContentError, wrong_content
-from nnunet_assft.volumes.headers import GZIPPED, PLAIN, ZLIB, Header, has_header, read_header, require_bounded
+from nnunet_assft.volumes.headers import GZIPPED, NIFTI_2, PLAIN, ZLIB, Header, has_header, read_header, require_bounded
 from nnunet_assft.volumes.nifti import is_nifti
 from nnunet_assft.volumes.one_file import refuse_unsafe
 
@@ -45,6 +45,8 @@ def require_readable(file: Path, *, by_itk: bool = False) -> Header | None:
     header = read_header(file, by_itk=by_itk)
     require_bounded(file, header)
     if header.refused and not header.is_skewed:
+        if header.refused == NIFTI_2:
+            raise OtherContentError(NIFTI_2)
         _read_through(file, header, None, finite=False)  # ITK may have met damage, of which it says little
         raise ValueError(f"ITK refuses its header: {header.refused}")
     return header

@@ -388,9 +388,12 @@ def test_a_truncated_encoder_leaves_no_experiment(blobs, tmp_path, encoder):
     assert plan(encoder=str(file)).settings.encoder == str(file)
 
 
-def test_an_encoder_file_that_is_not_there_is_refused(blobs, tmp_path):
-    with pytest.raises(AssftError, match="is not a file"):
+def test_an_encoder_file_that_is_not_there_is_refused_before_any_image_is_read(blobs, tmp_path):
+    (blobs / "imagesTr" / "case_03_0000.nii.gz").write_bytes(b"this is no image")
+    with pytest.raises(AssftError, match=r"ct_fm\.safetensors is not a file"):
         plan(encoder=str(tmp_path / "ct_fm.safetensors"))
+    with pytest.raises(AssftError, match=r"1 of 11 images cannot be used \(case_03"):
+        plan()
 
 
 def test_ctfm_takes_no_encoder_of_other_widths(blobs, tmp_path, encoder):

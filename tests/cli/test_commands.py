@@ -412,11 +412,13 @@ def test_a_missing_annotation_is_waited_for(blobs, call, tmp_path):
 
 
 def test_plan_says_what_it_decided_and_what_comes_next(blobs, call):
+    (blobs / "imagesTr" / "case_20_0000.nii").touch()
     code, out, lines = call("plan -d 901 -e pilot --budget 2 --rounds 4 --strategy random", *SMALL)
     assert (code, lines) == (0, [])
     assert "Dataset901_Blobs, experiment 'pilot': random, domain generic, preset tiny" in out
     assert "pre-trained encoder: none" in out
     assert "8 cases in the pool, 3 test cases (imagesTs)" in out
+    assert "Files that do not end with .nii.gz are left out: 'imagesTr/case_20_0000.nii'. Convert them if" in out
     assert "rounds 1 to 4 query 2 cases each; first case case_0" in out
     assert "The budget of all rounds exceeds the pool" in out  # 1 + 4 * 2 > 8
     assert out.endswith("Next: nnUNetv2_assft_round -d 901 -e pilot -r 0\n")
@@ -499,8 +501,10 @@ def test_predict_says_which_images_it_cannot_take(trained, call, tmp_path):
     (folder / "scan_7.nii.gz").touch()
     (folder / "scan_8_0000.nii.gz").touch()
     (folder / "scan_8_0001.nii.gz").touch()
-    code, _, (scan_7, scan_8, error) = call(f"predict -d 901 -i {folder} -o b")
-    assert code == 1
+    (folder / "scan_9_0000.nii").touch()
+    code, out, (scan_7, scan_8, scan_9, error) = call(f"predict -d 901 -i {folder} -o b")
+    assert (code, out) == (1, "")
     assert "scan_7.nii.gz is not predicted: it has no channel number; expected a name such as CASE_0000" in scan_7
     assert "scan_8 is not predicted: it has 2 image files; expected 1, one per channel (MRI)" in scan_8
+    assert scan_9 == "nnUNetv2_assft_predict: scan_9_0000.nii is left out, because it does not end with .nii.gz."
     assert error == "nnUNetv2_assft_predict: error: 2 of 2 cases could not be predicted. The lines above say why."

@@ -93,6 +93,15 @@ def test_padding_that_stays_is_said(folder, capsys):
     ]
 
 
+def test_segmentations_in_place_of_a_softmax_are_said(folder, capsys):
+    with np.load(folder / "b.npz") as saved:
+        probs = saved["probabilities"]
+    np.savez(folder / "b.npz", probabilities=(probs == probs.max(axis=0)).astype(np.float32))
+    assert call(folder) == 0
+    assert "All probabilities of 1 case are 0 or 1, as in a segmentation" in capsys.readouterr().out
+    assert [float(row["entropy"]) == 0 for row in read(folder.parent / "scores.csv")] == [False, True, False]
+
+
 def test_a_broken_case_is_one_line_and_exit_code_1(folder, capsys):
     content = (folder / "b.npz").read_bytes()
     (folder / "b.npz").write_bytes(content[:-100])

@@ -16,13 +16,15 @@ import pytest
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnunet_assft.active.context import open_context
 from nnunet_assft.active.state import Round
 from nnunet_assft.comparison import standard_nnunet
-from nnunet_assft.comparison.arms import Comparison, arm_of
+from nnunet_assft.comparison.arms import Comparison, StandardNnunet, arm_of
 from nnunet_assft.errors import AssftError
 from nnunet_assft.network.checkpoints import load_weights
 from nnunet_assft.runtime.files import read_json, write_json
-from tests.comparison.conftest import DATASET
+from tests.comparison.conftest import DATASET, comparison_of
+from tests.conftest import Trained
 
 CPU = torch.device("cpu")
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
@@ -30,7 +32,7 @@ FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
 def job_of(comparison: Comparison, arm_id: str = "nnunet", r: int = 1) -> standard_nnunet.Job:
     arm = arm_of(arm_id)
-    return arm.job(comparison, arm.experiment(comparison, 0), r, CPU)
+    return arm.job(comparison, open_context(arm.experiment(comparison, 0), CPU), r)
 
 
 def set_folders_of(job: standard_nnunet.Job, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,6 +201,23 @@ def test_a_job_that_fails_says_where_to_look(tmp_path: Path, monkeypatch: pytest
             standard_nnunet.run_job(small_job(tmp_path / "job"))
         assert standard_nnunet.finished_job(tmp_path / "job") is None
     assert (tmp_path / "job" / "log.txt").read_text() == "nnU-Net\n" * 2  # the folder is that of the same job
+
+
+def test_nnunet_is_not_started_on_damaged_images_and_labels(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bit of an image has changed since it was planned with, so its size and its time are those of then."""
+    monkeypatch.setattr(standard_nnunet, "_run_process", lambda job: pytest.fail("nnU-Net was started"))
+    monkeypatch.setattr(StandardNnunet, "experiment", lambda *_: trained.experiment)
+    comparison, raw = comparison_of("nnunet"), trained.experiment.paths.raw
+    file = raw / f"imagesTr/{trained.rounds[1].labelled[0]}_0000.nii.gz"
+    sound, changed = file.read_bytes(), os.stat(file)
+    file.write_bytes(sound[:-8] + bytes([sound[-8] ^ 1]) + sound[-7:])  # its checksum
+    os.utime(file, ns=(changed.st_atime_ns, changed.st_mtime_ns))
+    with pytest.raises(AssftError, match=rf"^1 of 6 images cannot be used \({file.name[:7]}: .*\(CRC check"):
+        arm_of("nnunet").run(comparison, 0, CPU)
+    file.write_bytes(sound)
+    (raw / f"labelsTr/{file.name[:7]}.nii.gz").write_bytes(b"this is no label")
+    with pytest.raises(AssftError, match=rf"^The label of case {file.name[:7]}, .*, cannot be used"):
+        arm_of("nnunet").run(comparison, 0, CPU)
 
 
 def test_a_finished_job_is_kept_and_another_one_is_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

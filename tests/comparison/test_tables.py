@@ -9,7 +9,9 @@ import pandas as pd
 
 from nnunet_assft.comparison import tables as t
 from nnunet_assft.comparison.paper_results import paper_results
-from nnunet_assft.comparison.printed_table import Table, latex
+from nnunet_assft.comparison.printed_table import Table, latex, write_table
+from nnunet_assft.report.page import columns_of
+from nnunet_assft.report.sections.base import SectionTable
 from tests.comparison.conftest import compare_all
 
 POOL_SIZE = 40
@@ -215,6 +217,19 @@ def test_structures_are_those_of_the_last_round(results):
     ]  # equal means share a rank; bounds have none
     assert str(found["Lower bound"]["liver"]) == "1.00 ± 0.89"
     assert "after round 2" in table.caption
+
+
+def test_a_structure_may_be_called_like_the_column_of_the_arms(results, tmp_path):
+    table = t.structure_table(rows_of(results.assign(structure="Method")))
+    assert list(table.frame.columns) == ["Method", "Method"]
+    write_table(tmp_path, table)
+    for name, separator, end in (("csv", ",", ""), ("md", " | ", " |"), ("tex", " & ", r" \\")):
+        lines = (tmp_path / f"structures.{name}").read_text(encoding="utf-8").splitlines()
+        assert any(line.endswith(f"Method{separator}Method{end}") for line in lines), name
+        assert any("Upper bound" in line and "±" in line.replace(r"$\pm$", "±") for line in lines), name
+    arms, values = columns_of(SectionTable("structures", "", table.frame))
+    assert (arms.name, values.name) == ("Method", "Method")
+    assert arms.cells[0] == "RAND"
 
 
 def test_structures_of_an_arm_without_its_last_round(results):

@@ -164,6 +164,7 @@ def test_a_file_under_another_name_is_named(
     assert result.code == 1
     line = next(line for line in result.errors if f"[{finding}]" in line and words in line)
     assert line.isprintable()
+    assert "Download" not in line  # the advice is to rename it
 
 
 def test_names_that_look_the_same_but_differ_in_their_code_points(convert: Convert, dataset: Path) -> None:

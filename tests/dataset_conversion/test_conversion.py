@@ -240,6 +240,15 @@ def test_masks_are_merged_in_label_order_and_overlaps_are_counted(convert: Conve
     assert nibabel.load(result.folder / "labelsTr/BDMAP_00000007.nii.gz").header.get_data_dtype() == np.uint8
 
 
+def test_nothing_is_planned_next_if_no_case_was_converted(convert: Convert, tmp_path: Path) -> None:
+    downloads.abdomen_atlas_case(tmp_path, 7, combined=True)
+    save(tmp_path / "BDMAP_00000007/combined_labels.nii.gz", label(1, 77))
+    result = convert("abdomen_atlas", tmp_path)
+    assert (result.code, result.findings()) == (1, [("error", "unexpected_labels", "BDMAP_00000007")])
+    assert "Report: " in result.out
+    assert "Next: " not in result.out
+
+
 def test_masks_may_be_spelled_and_stored_differently(convert: Convert, tmp_path: Path) -> None:
     downloads.abdomen_atlas_case(tmp_path, 7, combined=False)
     masks = tmp_path / "BDMAP_00000007/segmentations"

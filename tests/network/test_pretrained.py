@@ -78,6 +78,54 @@ LAYOUTS: dict[str, tuple[Callable[[State], State], str, tuple[str, ...]]] = {
 }
 
 
+WRAPPED: dict[str, tuple[Callable[[State], State], str]] = {
+    "of several GPUs": (lambda state: prefixed("module.", state), "torch, wrapper 'module.', no prefix"),
+    "compiled": (
+        lambda state: {"model": prefixed("_orig_mod.encoder.", state) | UP_LAYERS},
+        "torch, model, wrapper '_orig_mod.', prefix 'encoder.'",
+    ),
+    "compiled inside": (
+        lambda state: {"state_dict": prefixed("model._orig_mod.backbone.", state), "epoch": 3},
+        "torch, state_dict, wrapper '_orig_mod.', prefix 'model.backbone.'",
+    ),
+    "both": (
+        lambda state: {"net": prefixed("module._orig_mod.", state), "optimizer": {"state": {0: torch.ones(2)}}},
+        "torch, net, wrapper '_orig_mod.', wrapper 'module.', no prefix",
+    ),
+    "nested": (lambda state: {"teacher": {"weights": state}}, "torch, teacher.weights, no prefix"),
+}
+
+
+@pytest.mark.parametrize("form", WRAPPED)
+def test_what_a_training_puts_around_the_weights_is_removed(form: str, tmp_path: Path):
+    state, (build, layout) = encoder_state(), WRAPPED[form]
+    net = make_net()
+    assert load_pretrained_encoder(net, save(build(state), tmp_path / "model.pth")).layout == layout
+    assert all(torch.equal(value, state[key]) for key, value in net.encoder.state_dict().items())
+
+
+def test_two_encoders_in_a_checkpoint_are_not_chosen_between(tmp_path: Path):
+    path = save({"student": encoder_state(1), "teacher": encoder_state(2)}, tmp_path / "model.pth")
+    with pytest.raises(
+        PretrainedEncoderError, match=r"\(student, no prefix\), \(teacher, no prefix\); expected exactly one"
+    ):
+        load_pretrained_encoder(make_net(), path)
+    both = prefixed("module.", encoder_state(1)) | encoder_state(2)
+    with pytest.raises(PretrainedEncoderError, match=r"101 unexpected: module\.conv_init\.weight"):
+        load_pretrained_encoder(make_net(), save(both, tmp_path / "both.pth"))
+
+
+@pytest.mark.parametrize("name", ["model.SAFETENSORS", "0123abcd", "model.pth"])
+def test_the_format_is_that_of_the_content(name: str, tmp_path: Path):
+    save(encoder_state(), tmp_path / "a.safetensors").rename(tmp_path / name)
+    assert load_pretrained_encoder(make_net(), tmp_path / name).layout == "safetensors, no prefix"
+
+
+def test_files_of_an_old_torch_are_read(tmp_path: Path):
+    torch.save(encoder_state(), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    assert load_pretrained_encoder(make_net(), tmp_path / "old.pth").layout == "torch, no prefix"
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("container", ["safetensors", "torch", "torch, state_dict"])
 def test_loads_every_layout_whole(layout: str, container: str, tmp_path: Path):
@@ -170,7 +218,7 @@ DAMAGES: dict[str, tuple[Callable[[State], State], str]] = {
     ),
     "other network": (
         lambda state: prefixed("stages.", state),
-        r"under 0 of the known prefixes '', 'encoder\.', .*Its 101 keys: stages\.conv_init\.weight",
+        r"under 0 of the known prefixes '', 'encoder\.', .*stages\.conv_init\.weight.*Remove 'stages\.' from",
     ),
     "two encoders": (lambda state: prefixed("encoder.", state) | state, "under 2 of the known prefixes"),
 }
@@ -193,7 +241,7 @@ def test_values_that_are_no_tensors(tmp_path: Path):
     path = save(encoder_state() | {"conv_init.weight": [1.0, 2.0]}, tmp_path / "model.pth")
     with pytest.raises(PretrainedEncoderError, match=r"1 not a tensor: conv_init\.weight"):
         load_pretrained_encoder(make_net(), path)
-    with pytest.raises(PretrainedEncoderError, match="holds a list; expected a state dict"):
+    with pytest.raises(PretrainedEncoderError, match="holds a list without tensors; expected a state dict"):
         load_pretrained_encoder(make_net(), save([torch.ones(1)], tmp_path / "list.pth"))  # type: ignore[arg-type]
 
 
@@ -210,8 +258,7 @@ def test_a_value_too_large_for_the_network_is_not_finite(tmp_path: Path):
     [
         lambda whole: whole[: len(whole) // 2],
         lambda whole: whole[:5],
-        lambda _: b"<html>404</html>",
-        lambda _: bytes(99),
+        lambda whole: whole[:3000] + bytes([whole[3000] ^ 1]) + whole[3001:-9],
     ],
 )
 def test_damaged_files(content: Callable[[bytes], bytes], suffix: str, tmp_path: Path):
@@ -223,14 +270,29 @@ def test_damaged_files(content: Callable[[bytes], bytes], suffix: str, tmp_path:
     assert "weights_only" not in str(error.value)
 
 
-def test_missing_and_empty_files(tmp_path: Path):
+@pytest.mark.parametrize("name", ["model.safetensors", "model.pth", "model.bin"])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 310000000\n", "a pointer of Git LFS"),
+        (b"<!DOCTYPE html><html>404</html>", "an HTML page and not the file itself"),
+        (b"Access to model is restricted", "a text file that begins with 'access to model is restricted'"),
+        (b"", "empty or holds zeros only"),
+        (bytes(99), "empty or holds zeros only"),
+    ],
+)
+def test_what_is_in_place_of_the_file_is_named(content: bytes, words: str, name: str, tmp_path: Path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(PretrainedEncoderError, match=f"is no encoder file: it is {words}"):
+        load_pretrained_encoder(make_net(), tmp_path / name)
+
+
+def test_files_that_are_not_there(tmp_path: Path):
     with pytest.raises(PretrainedEncoderError, match=r"is not a file.*nothing is downloaded"):
         load_pretrained_encoder(make_net(), tmp_path / "model.safetensors")
-    with pytest.raises(PretrainedEncoderError, match="is not a file"):
+    (tmp_path / "model.safetensors.index.json").touch()
+    with pytest.raises(PretrainedEncoderError, match=r"a folder, with model\.safetensors\.index\.json\. Give the"):
         load_pretrained_encoder(make_net(), tmp_path)
-    (tmp_path / "empty.pth").touch()
-    with pytest.raises(PretrainedEncoderError, match="is empty"):
-        load_pretrained_encoder(make_net(), tmp_path / "empty.pth")
     with pytest.raises(PretrainedEncoderError, match=r"encoder is 'ctfm'; expected one of \['ct_fm'\]"):
         load_pretrained_encoder(make_net(), tmp_path, encoder="ctfm")
 
@@ -253,13 +315,21 @@ def test_code_in_a_file_is_never_run(tmp_path: Path):
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
 
 
-def test_lightning_checkpoint_with_objects_says_what_to_do(tmp_path: Path):
-    content = {
-        "state_dict": prefixed("model.backbone.", encoder_state()),
-        "hyper_parameters": argparse.Namespace(lr=1e-4),
+def test_the_advice_for_files_with_objects_works(tmp_path: Path):
+    """Each file is saved again with the line of Python that its message shows."""
+    objects = argparse.Namespace(lr=1e-4)
+    files: dict[str, Any] = {
+        "lightning.ckpt": {"state_dict": prefixed("model.backbone.", encoder_state()), "hyper_parameters": objects},
+        "checkpoint_final.pth": {"network_weights": make_net(1).state_dict(), "init_args": {"a": objects}},
+        "module.pt": make_net(1).encoder,
     }
-    with pytest.raises(PretrainedEncoderError, match=r"torch\.save\(\{'state_dict'"):
-        load_pretrained_encoder(make_net(), save(content, tmp_path / "model.ckpt"))
+    for name, content in files.items():
+        file, new = save(content, tmp_path / name), tmp_path / f"new_{name}"
+        with pytest.raises(PretrainedEncoderError, match="save its weights alone") as error:
+            load_pretrained_encoder(make_net(), file)
+        line = str(error.value).partition("alone: ")[2].removesuffix(".")
+        exec(line, {"torch": torch, "FILE": file, "NEW_FILE": new})
+        assert load_pretrained_encoder(make_net(), new).n_keys == 101
 
 
 def test_torch_files_are_read_on_the_cpu_without_unpickling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

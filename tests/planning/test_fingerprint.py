@@ -9,8 +9,9 @@ import pytest
 from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
-from nnunet_assft.errors import AssftError
+from nnunet_assft.errors import AssftError, DamagedFileError
 from nnunet_assft.planning.fingerprint import check_images, combine_fingerprint, remarks
+from nnunet_assft.runtime import sealed
 from nnunet_assft.volumes.raw_dataset import RawDataset, read_dataset
 from tests.conftest import blob_case, write_volume
 from tests.volumes.damaged import with_forms
@@ -178,6 +179,27 @@ def test_images_to_look_at_are_no_error(blobs: Path, tmp_path: Path):
         assert line.startswith("Look at 1 image (case_03: its sform and its qform disagree: the sform has a spacing of")
         assert line.endswith(f"{parts / 'findings.csv'} lists everything that was found.")
         assert combine_fingerprint(["case_03"], parts)["spacings"] == [[2, 2, 2]]  # as ITK reads it
+
+
+def test_a_check_of_the_same_images_opens_one_file(blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A file of a case that was damaged since is noticed by whoever reads it, see `combine_fingerprint`."""
+    dataset, parts = read_dataset(blobs), tmp_path / "parts"
+    with_forms(np.eye(4), np.diag([2, 2, 2, 1.0]))(dataset.images["case_03"][0])
+    checksums = check_images(dataset.images, dataset.reader, parts)
+    opened: list[str] = []
+    read = sealed.read_json
+    monkeypatch.setattr(sealed, "read_json", lambda file: opened.append(file.name) or read(file))
+    assert check_images(dict(reversed(dataset.images.items())), dataset.reader, parts) == checksums
+    assert opened == ["_checked.json"]
+    (parts / "findings.csv").unlink()  # is written again
+    assert check_images(dataset.images, dataset.reader, parts) == checksums
+    assert "case_03: its sform and its qform disagree" in remarks(parts)
+    write_volume(dataset.images["case_05"][0], blob_case(20)[0])
+    now = check_images(dataset.images, dataset.reader, parts)
+    assert [case for case in now if now[case] != checksums[case]] == ["case_05"]
+    (parts / "case_05.json").write_text("{}")
+    with pytest.raises(DamagedFileError, match=r"case_05\.json is damaged"):
+        combine_fingerprint(dataset.images, parts)
 
 
 def test_another_reader_reads_the_images_again(blobs: Path, tmp_path: Path):

@@ -73,6 +73,12 @@ def test_json_as_written_on_disk(tmp_path: Path):
     assert read_json(tmp_path / "a.json") == {"b": [1, 2.5], "a": "ü"}
 
 
+def test_what_is_in_place_of_json_is_named(tmp_path: Path):
+    (tmp_path / "a.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12\n")
+    with pytest.raises(ValueError, match="it is a pointer of Git LFS"):
+        read_json(tmp_path / "a.json")
+
+
 def refuse(*_: object, **__: object) -> None:
     raise OSError("not supported by this file system")
 

@@ -122,7 +122,7 @@ REFUSED: dict[str, tuple[Damage, str]] = {
     "a NaN in the sform": (patched((280, floats(np.nan))), "its affine is [[nan, 0.0, 0.0, 0.0]"),
     "a pointer of Git LFS": (holding(POINTER), "Run git lfs pull"),
     "an HTML page": (holding(b"\n<!DOCTYPE html><html>Sign in</html>" * 20), "needs a login"),
-    "an error message": (holding(b'{"error": "forbidden"}'), "such as the error message of a download"),
+    "an error message": (holding(b'{"error": "forbidden"}'), "it is a text file that begins with"),
     "text": (holding(b"no such object\n"), "it is a text file that begins with 'no such object'"),
     "nothing": (holding(b""), "it is empty"),
     "zeros only": (holding(b"\0" * 900), "it is empty or holds zeros only"),

@@ -43,6 +43,12 @@ def test_hidden_files_and_other_formats_are_passed_over(tmp_path: Path, name: st
     assert found.passed_over == ([] if name.startswith(".") else [name])
 
 
+def test_files_that_may_have_been_meant_as_images_of_other_cases_are_left_out(tmp_path: Path):
+    meant = ["b_0000.nii", "c 1_0000.nii.gz.part", "d_0000.nii.bz2", "e.1_0000.mha"]
+    found = listed(tmp_path, "a_0000.nii.gz", "a_0000.json", "a_0000.nii", "notes.txt", "f.nii", *meant)
+    assert found.left_out == sorted(meant)
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [

@@ -88,7 +88,17 @@ def test_skewed_axes_are_an_error_for_a_reader_that_refuses_them(tmp_path: Path)
     with pytest.raises(AssftError, match=r"ITK only supports orthonormal .*NibabelIOWithReorient"):
         read_image([tmp_path / "a_0000.nii.gz"], SimpleITKIO(), 1)
     (remark,) = read_image([tmp_path / "a_0000.nii.gz"], NibabelIOWithReorient(), 1).remarks
-    assert remark == "two of its axes are 1.43 degrees from a right angle, expected 0. Readers that use ITK refuse it"
+    assert remark == "two of its axes are 1.43 degrees from a right angle, expected 0. ITK may refuse such a file"
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".nii"])
+def test_nifti_2_is_read_by_readers_that_can(ending: str, tmp_path: Path) -> None:
+    file = tmp_path / f"a_0000{ending}"
+    nibabel.save(nibabel.Nifti2Image(VOXELS, AFFINE), file)
+    with pytest.raises(AssftError, match=r"^it is a NIfTI-2 file, which ITK cannot read\. Save it as NIfTI-1, or plan"):
+        read_image([file], SimpleITKIO(), 1)
+    for reader in (NibabelIO(), NibabelIOWithReorient()):
+        assert read_image([file], reader, 1).properties["spacing"] == [2, 1, 1]
 
 
 def test_micrometres_are_converted_by_itk_alone(tmp_path: Path) -> None:

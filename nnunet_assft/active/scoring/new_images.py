@@ -7,7 +7,9 @@ image that cannot be used does not stop the others.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
@@ -55,7 +57,8 @@ def open_predictor(
     weights = load_weights(experiment.paths.result(model.checkpoint), model.weights_sha256)
     plans, dataset_json = read_plans(experiment), experiment.raw_dataset().dataset_json
     loaded = Scorer(plans, dataset_json, weights, device)
-    predictor = nnUNetPredictor(tile_step_size=step_size, use_mirroring=use_mirroring, device=device)
+    with redirect_stdout(StringIO()):  # nnU-Net prints a line about the CPU each time
+        predictor = nnUNetPredictor(tile_step_size=step_size, use_mirroring=use_mirroring, device=device)
     predictor.manual_initialization(
         loaded.network, loaded.plans_manager, loaded.configuration, [dict(weights)], dataset_json, "", (0, 1, 2)
     )

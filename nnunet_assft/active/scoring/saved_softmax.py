@@ -49,6 +49,11 @@ class SavedCase:
     cropped: bool
     sums: VoxelSums
 
+    @property
+    def is_hard(self) -> bool:
+        """Whether every probability is 0 or 1, as those of a segmentation."""
+        return self.sums.entropy_sum == 0 and self.sums.margin_sum == self.sums.voxels
+
     def row(self) -> dict[str, str | int | float]:
         """Return the row of this case: entropies in nats, foreground and sums in voxels of the original grid."""
         sums = self.sums

@@ -18,11 +18,13 @@ import blosc2
 import numpy as np
 
 from nnunet_assft.errors import AssftError
+from nnunet_assft.runtime.downloads import failed_download, first_bytes
 from nnunet_assft.runtime.files import read_json
 from nnunet_assft.runtime.text import reason
 from nnunet_assft.runtime.untrusted import load_pickle
 
 KEY = "probabilities"
+KEY_V1 = "softmax"  # of nnU-Net v1
 NPZ, B2ND = ".npz", ".b2nd"
 SLAB_BYTES = 2**25  # read at a time from a b2nd, but at least one slice of the first axis
 
@@ -55,6 +57,8 @@ def open_softmax(file: Path) -> np.ndarray | blosc2.NDArray:
         raise ValueError(
             f"saved twice, as {file.stem}{NPZ} and {file.stem}{B2ND}; expected only one. Remove the outdated file."
         )
+    if other := failed_download(first_bytes(file)):
+        raise ValueError(f"{other}.")
     probs = _open_b2nd(file) if file.suffix == B2ND else read_npz(file, (KEY,))[KEY]
     if probs.ndim != 4 or 0 in probs.shape:
         raise ValueError(f"{KEY} has shape {probs.shape}; expected (C, Z, Y, X), as nnUNetv2_predict writes it.")
@@ -97,6 +101,12 @@ def read_npz(file: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
         names = archive.files
         arrays = {key: np.asarray(archive[key]) for key in keys if key in names}
     missing = [key for key in keys if key not in arrays]
+    if missing == [KEY] and KEY_V1 in names:
+        raise ValueError(
+            f"the array is called {KEY_V1}, as nnU-Net v1 writes it, which holds the crop of the image only; expected "
+            f"{KEY} of nnU-Net v2. Predict the case with nnU-Net v2, or save the array alone as {KEY}, without "
+            f"{file.stem}.pkl."
+        )
     if missing:
         raise ValueError(
             f"no array named {', '.join(missing)}; found {', '.join(names) or 'nothing'}; expected {', '.join(keys)}."
@@ -167,12 +177,15 @@ def _read_properties(file: Path) -> tuple[list[tuple[int, int]], tuple[int, ...]
     """Return the bounds of the crop and the shape before cropping, both in the transposed axes, from CASE.pkl."""
     try:
         properties = load_pickle(file)
+        if not isinstance(properties, dict):
+            raise TypeError(f"it holds a {type(properties).__name__} in place of properties")
         bounds = [(int(start), int(stop)) for start, stop in properties["bbox_used_for_cropping"]]
         return bounds, tuple(int(size) for size in properties["shape_before_cropping"])
     except (OSError, ValueError, KeyError, TypeError) as error:
+        problem = f"it lacks {error.args[0]}" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise ValueError(
-            f"{file.name} was not written by nnU-Net ({reason(error)}). Predict the case again, or remove the file to "
-            "score all voxels."
+            f"{file.name} was not written by nnUNetv2_predict of nnU-Net v2 ({problem}). Predict the case again, or "
+            "remove the file to score all voxels."
         ) from error
 
 

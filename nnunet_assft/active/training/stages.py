@@ -59,6 +59,7 @@ def train_stage(context: Context, stage: Stage) -> Model:
 
 
 def _run_training(context: Context, stage: Stage, fold: Path) -> None:
+    context.checkpoint(stage.start)  # which the trainer loads
     let_workers_die_with_us()
     trainer_class = getattr(assft_trainers, TRAINERS[stage.name])
     latest = fold / "checkpoint_latest.pth"

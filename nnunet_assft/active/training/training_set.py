@@ -92,8 +92,8 @@ def write_training_set(context: Context, stage: Stage) -> dict[str, Any]:
         desc=f"round {stage.round}: {stage.name} training set",
         done=lambda case: _is_whole(partial, case) or None,
     )
-    os.replace(partial, folder)
     write_sealed(file, content)
+    os.replace(partial, folder)  # last, so that a call that is killed before it finds every case in `partial`
     for abandoned in paths.stages.glob(f"{PARTIAL}_{folder.name}_*"):
         shutil.rmtree(abandoned)
     return content

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from nnunet_assft.active.context import open_context
+from nnunet_assft.active.context import Context, open_context
 from nnunet_assft.active.state import Experiment, Round, finished_rounds
 from nnunet_assft.comparison.arms.base import EPOCHS, Arm, Comparison, Predictions, Work, annotation_cost
 from nnunet_assft.comparison.arms.experiments import strategy_arm
 from nnunet_assft.comparison.standard_nnunet import Job, finished_job, run_job
+from nnunet_assft.planning.fingerprint import check_images
 
 DATASET_KEYS = ("channel_names", "labels", "file_ending", "overwrite_image_reader_writer")  # of dataset.json
 DEFAULT_SOURCE = "random"
@@ -56,8 +58,10 @@ class StandardNnunet(Arm):
 
     def run(self, comparison: Comparison, seed: int, device: torch.device) -> list[float]:
         experiment = self.experiment(comparison, seed)
+        context = open_context(experiment, device)
         for r in self.rounds(experiment.n_rounds):
-            run_job(self.job(comparison, experiment, r, device))
+            job = self.job(comparison, context, r)
+            run_job(job, partial(_require_sound, context, job))
         return self.mean_dice(comparison, seed)
 
     def predictions(self, comparison: Comparison, experiment: Experiment, seed: int) -> Iterator[Predictions]:
@@ -85,9 +89,9 @@ class StandardNnunet(Arm):
     def folder(self, comparison: Comparison, seed: int, r: int) -> Path:
         return comparison.folder / self.id / f"seed_{seed}{comparison.of_fold}" / f"round_{r:02d}"
 
-    def job(self, comparison: Comparison, experiment: Experiment, r: int, device: torch.device) -> Job:
+    def job(self, comparison: Comparison, context: Context, r: int) -> Job:
         """Return the job that trains on the labelled cases of round r of the experiment."""
-        dataset, settings = open_context(experiment, device).dataset, experiment.settings
+        experiment, dataset, settings = context.experiment, context.dataset, context.experiment.settings
         labelled = Round.load(experiment.paths, r).labelled
         test_images = {case: dataset.test_images.get(case) or dataset.images[case] for case in experiment.test}
         return Job(
@@ -100,8 +104,17 @@ class StandardNnunet(Arm):
             epochs=self.epochs_by(comparison, r),
             iterations_per_epoch=self.iterations_per_epoch(comparison),
             seed=settings.seed,
-            device=device.type,
+            device=context.device.type,
         )
+
+
+def _require_sound(context: Context, job: Job) -> None:
+    """Read the images and labels of a job, as nnU-Net is about to do, which trains on damaged ones or ends with a
+    traceback. Raises an `AssftError` that names those that cannot be used."""
+    images = {case: tuple(map(Path, files)) for case, files in {**job.images, **job.test_images}.items()}
+    check_images(images, context.dataset.reader, Path(job.folder, "checked_images"))
+    for case, file in job.labels.items():
+        context.checked_label(case, Path(file))
 
 
 @dataclass(frozen=True)
@@ -126,11 +139,11 @@ class FinetunedNnunet(StandardNnunet):
         before = self.epochs_by(comparison, r - 1) if r > 1 else 0
         return self.epochs_by(comparison, r) - before
 
-    def job(self, comparison: Comparison, experiment: Experiment, r: int, device: torch.device) -> Job:
-        job = super().job(comparison, experiment, r, device)
+    def job(self, comparison: Comparison, context: Context, r: int) -> Job:
+        job = super().job(comparison, context, r)
         if r == 1:
             return job
-        before = self.job(comparison, experiment, r - 1, device).checkpoint
+        before = self.job(comparison, context, r - 1).checkpoint
         return replace(job, start=str(before), start_epochs=self.epochs_of(comparison, r))
 
 
@@ -165,6 +178,6 @@ class ResencNnunet(StandardNnunet):
     def title(self) -> str:
         return self._title("nnU-Net ResEnc L")
 
-    def job(self, comparison: Comparison, experiment: Experiment, r: int, device: torch.device) -> Job:
-        job = super().job(comparison, experiment, r, device)
+    def job(self, comparison: Comparison, context: Context, r: int) -> Job:
+        job = super().job(comparison, context, r)
         return replace(job, planner="nnUNetPlannerResEncL", plans="nnUNetResEncUNetLPlans")

@@ -275,7 +275,7 @@ def test_the_sums_of_nnunets_own_export_are_those_of_the_cropped_logits(tmp_path
         ([0, 1, 2], [[1, 1], [0, 2], [0, 2]], "not inside shape"),
         ([0, 1, 2], [[0, 2], [0, 2]], "expected files of one prediction"),
         ([0, 1, 2], [[0, 1], [0, 2], [0, 2]], "background is not 1"),
-        ([0, 1, 2], "nonsense", "was not written by nnU-Net"),
+        ([0, 1, 2], "nonsense", "was not written by nnUNetv2_predict"),
     ],
 )
 def test_a_crop_that_does_not_fit_is_refused(tmp_path, ending, forward, box, expected):
@@ -293,9 +293,14 @@ def test_a_pkl_of_another_image_or_another_program_is_refused(tmp_path):
     (tmp_path / "plans.json").write_text('{"transpose_forward": [2, 0, 1]}')
     with pytest.raises(ValueError, match=r"a.pkl has shape \(3, 4, 5\)"):
         score_file(file, 2.0)
-    (tmp_path / "a.pkl").write_bytes(b"\x80\x05 cut off")
-    with pytest.raises(ValueError, match="was not written by nnU-Net"):
-        score_file(file, 2.0)
+    for content, why in (
+        (b"\x80\x05 cut off", "EOFError|UnpicklingError"),
+        (pickle.dumps(softmax(0)), "it holds a ndarray in place of properties"),  # of nnUNetv2_ensemble
+        (pickle.dumps({"crop_bbox": [[0, 2]] * 3}), "it lacks bbox_used_for_cropping"),  # of nnU-Net v1
+    ):
+        (tmp_path / "a.pkl").write_bytes(content)
+        with pytest.raises(ValueError, match=rf"^a\.pkl was not written by nnUNetv2_predict of nnU-Net v2 \(.*({why})"):
+            score_file(file, 2.0)
 
 
 @pytest.mark.parametrize("text", ["{", "{}", "[]", '{"transpose_forward": [0, 1]}', '{"transpose_forward": 3}'])
@@ -335,8 +340,12 @@ def break_file(folder: Path, kind: str, ending: str = NPZ) -> None:
         )
     elif kind == "empty":
         file.write_bytes(b"")
+    elif kind == "pointer":
+        file.write_text("version https://git-lfs.github.com/spec/v1\n")
     elif kind == "key":
         np.savez(file, softmax=probs)
+    elif kind == "other key":
+        np.savez(file, probs)
     elif kind == "objects":
         np.savez(file, probabilities=np.array([{}, None], dtype=object))
     elif kind == "header":
@@ -354,9 +363,11 @@ BROKEN = [
     ("truncated", B2ND, r"cannot be read as .b2nd, damaged or truncated \("),
     ("damaged", NPZ, r"cannot be read as .npz, damaged or truncated \(Bad CRC-32"),
     ("damaged", B2ND, "sums to 1 .* only within .* the file is damaged"),
-    ("empty", NPZ, "not a complete npz file"),
-    ("empty", B2ND, "cannot be read as .b2nd"),
-    ("key", NPZ, "found softmax; expected probabilities"),
+    ("empty", NPZ, "it is empty or holds zeros only"),
+    ("empty", B2ND, "it is empty or holds zeros only"),
+    ("pointer", NPZ, "it is a pointer of Git LFS and not the file itself"),
+    ("key", NPZ, "the array is called softmax, as nnU-Net v1 writes it, which holds the crop .* without bad.pkl"),
+    ("other key", NPZ, "found arr_0; expected probabilities"),
     ("objects", NPZ, "Object arrays"),
     ("no voxel", NPZ, r"expected \(C, Z, Y, X\)"),
     ("header", NPZ, "cannot be read as .npz"),
@@ -394,7 +405,7 @@ def test_a_file_cut_off_anywhere_is_a_finding(tmp_path, ending):
     content = save(tmp_path, "a", softmax(0, shape=(8, 16, 16)), ending).read_bytes()
     for length in range(0, len(content), 97):
         (tmp_path / f"a{ending}").write_bytes(content[:length])
-        with pytest.raises(ValueError, match="truncated"):
+        with pytest.raises(ValueError, match=r"truncated|it is empty"):
             score_file(tmp_path / f"a{ending}", 2.0)
 
 

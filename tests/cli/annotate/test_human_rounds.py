@@ -62,9 +62,9 @@ def test_two_readers_agree_by_dice_and_the_first_one_counts(root: Path, call: Ca
     with open(root / "nnUNet_results/Dataset901_Blobs/assft/assft/agreement_round_01.csv") as file:
         (row,) = csv.DictReader(file)
     # the box has four slices, two of them are left: 2 * 2 / (4 + 2)
-    assert (row["reader_1"], row["reader_2"], float(row["kidney_right"])) == ("anna", "bert", 1.0)
-    assert float(row["kidney_left"]) == pytest.approx(2 / 3)
-    assert float(row["mean"]) == pytest.approx(mean_of([1.0, 2 / 3]))
+    assert (row["reader_1"], row["reader_2"], float(row["dice_kidney_right"])) == ("anna", "bert", 1.0)
+    assert float(row["dice_kidney_left"]) == pytest.approx(2 / 3)
+    assert float(row["mean_dice"]) == pytest.approx(mean_of([1.0, 2 / 3]))
     assert re.search(r"case_01  anna bert  kidney_right 1.000  kidney_left 0.667  mean 0.833", out)
     assert [entry["annotator"] for entry in record_of(root, "case_01")["readings"]] == ["bert", "anna"]
     reading = the_experiment().paths.second_reading("bert", "case_01", ".nii.gz")
