@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnunet_assft.errors import AssftError, WaitingForAnnotation, in_one_line
+from nnunet_assft.errors import AssftError, WaitingForAnnotation, WaitingForParts, in_one_line
 from nnunet_assft.nnunet_names import check_nnunet_version
 from nnunet_assft.runtime.environment import require_numbers
 from nnunet_assft.runtime.processes import die_with_parent_if_spawned
@@ -147,7 +147,7 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.N
 def run(
     command: Callable[[argparse.Namespace], int | None], parser: argparse.ArgumentParser, argv: list[str] | None
 ) -> None:
-    """Parse the arguments, call the command and exit: 0 success, 1 error, 2 wrong usage, 3 waiting for annotation."""
+    """Parse the arguments, call the command and exit: 0 success, 1 error, 2 wrong usage, 3 waiting for annotators or parts."""
     args = parse(parser, argv)
     # torch reads this on import: on a busy CPU, threads that spin while waiting make training 3 times slower
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -156,7 +156,7 @@ def run(
         require_numbers()
         check_nnunet_version()
         sys.exit(command(args) or 0)
-    except WaitingForAnnotation as waiting:
+    except (WaitingForAnnotation, WaitingForParts) as waiting:
         print(f"{parser.prog}: {waiting}", file=sys.stderr)
         sys.exit(EXIT_WAITING)
     except KeyboardInterrupt:

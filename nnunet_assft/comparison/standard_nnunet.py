@@ -320,6 +320,7 @@ def predict(job: Job) -> None:
 def main() -> None:
     """Run the job that is read from standard input."""
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # nnU-Net would run code that a checkpoint carries
+    let_torch_load_numbers()
     die_with_parent()  # otherwise a comparison that was killed and restarted would find this process still at work
     job = Job(**json.load(sys.stdin))
     plan_and_preprocess(job)

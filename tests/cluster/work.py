@@ -1,0 +1,56 @@
+"""Functions that parts apply to cases, in a module of its own because parts import it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+from nnunet_assft.cluster.job import say_progress
+from nnunet_assft.errors import AssftError
+from nnunet_assft.runtime.cases import Executor
+
+
+def square(n: int) -> int:
+    return n * n
+
+
+def process_of(case: str) -> int:
+    return os.getpid()
+
+
+def refuse_even(n: int) -> int:
+    if n % 2 == 0:
+        raise AssftError(f"{n} is even.")
+    return n
+
+
+def reciprocal(n: int) -> float:
+    return 1 / n
+
+
+def killed_once(file: Path) -> str:
+    """The first process that comes here is killed."""
+    if not file.exists():
+        file.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "done"
+
+
+def always_killed(n: int) -> None:
+    if n == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def killed_after_every_step(file: Path) -> int:
+    """Like a training that is out of time after every epoch, and goes on from its checkpoint."""
+    steps = len(file.read_text()) + 1 if file.exists() else 1
+    file.write_text("x" * steps)
+    say_progress(f"step {steps}")
+    if steps < 4:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return steps
+
+
+def name_of(executor: Executor, n: int) -> str:
+    return getattr(executor, "__name__", type(executor).__name__)
