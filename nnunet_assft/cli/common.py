@@ -12,7 +12,7 @@ import shutil
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -126,6 +126,18 @@ def file_name(text: str) -> Path:
     return Path(text)
 
 
+class PrintAndExit(argparse.Action):
+    """An option that calls `const` and exits while the arguments are parsed, so that -d is not required."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, const: Callable[[], None], help: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, const=const, default=argparse.SUPPRESS, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        assert self.const is not None
+        self.const()
+        parser.exit()
+
+
 def choose_device(name: str | None) -> torch.device:
     """Return the device of this name, or by default CUDA if available and otherwise the CPU."""
     import torch
@@ -147,7 +159,7 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.N
 def run(
     command: Callable[[argparse.Namespace], int | None], parser: argparse.ArgumentParser, argv: list[str] | None
 ) -> None:
-    """Parse the arguments, call the command and exit: 0 success, 1 error, 2 wrong usage, 3 waiting for annotators or parts."""
+    """Parse the arguments, call the command and exit: 0 success, 1 error, 2 wrong usage, 3 waiting for others."""
     args = parse(parser, argv)
     # torch reads this on import: on a busy CPU, threads that spin while waiting make training 3 times slower
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -40,7 +40,9 @@ def visible_gpus() -> tuple[str, ...]:
 ENGINES: dict[str, EngineRow] = {
     "here": EngineRow("in this process, one case after the other", lambda: 1, None),
     "local": EngineRow(
-        "in processes on this machine, one per GPU", lambda: max(1, len(visible_gpus())), lambda _: Local(visible_gpus())
+        "in processes on this machine, one per GPU",
+        lambda: max(1, len(visible_gpus())),
+        lambda _: Local(visible_gpus()),
     ),
     "slurm": EngineRow("as jobs of SLURM; needs the extra [cluster]", lambda: 8, Slurm),
     "print": EngineRow("by somebody else, with a script that is written", lambda: 8, lambda _: Print()),
@@ -77,6 +79,9 @@ class Engine:
             return here
         gpus = {"gpus_per_node": str(self.gpus)} if self.gpus else {}
         return InParts(folder, row.launcher({**self.slurm, **gpus}), 1)
+
+
+HERE = Engine()
 
 
 def read_site_file(file: Path | None) -> dict[str, Any]:

@@ -144,6 +144,11 @@ class _Part:
 _at_work: _Part | None = None
 
 
+def is_part() -> bool:
+    """Return whether this process works on a part."""
+    return _at_work is not None
+
+
 def say_progress(text: str) -> None:
     """Say how far a long case is, such as the epoch that a training can be continued from. Does nothing elsewhere than
     in a part."""

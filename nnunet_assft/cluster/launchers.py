@@ -93,12 +93,14 @@ class Slurm:
             for parts in _chunks(range(sweep.parts), _longest_array()):
                 executor = submitit.SlurmExecutor(logs)
                 named = {name: value for name, value in options.items() if name in known}
-                executor.update_parameters(job_name=f"assft_{job.folder.name}"[:60], **named, additional_parameters=others)
+                executor.update_parameters(
+                    job_name=f"assft_{job.folder.name}"[:60], **named, additional_parameters=others
+                )
                 ids += [array.job_id.partition("_")[0] for array in executor.map_array(work, parts)[:1]]
                 sweep.write(sweep.parts, ids)
         except (submitit.core.utils.FailedJobError, FileNotFoundError, RuntimeError, ValueError) as error:
             raise AssftError(
-                f"SLURM took no job: {' '.join(str(error).split())[:400]} Check the options that are given with --slurm."
+                f"SLURM took no job: {' '.join(str(error).split())[:400]} Check the options given with --slurm."
             ) from error
 
     def running(self, sweep: Sweep) -> bool:
@@ -121,7 +123,9 @@ def _submitit() -> Any:
     try:
         import submitit
     except ImportError as error:
-        raise AssftError("The engine slurm needs submitit. Install it with: pip install 'nnunet_assft[cluster]'") from error
+        raise AssftError(
+            "The engine slurm needs submitit. Install it with: pip install 'nnunet_assft[cluster]'"
+        ) from error
     return submitit
 
 
@@ -150,7 +154,7 @@ class Print:
         ]
         lines = [
             "#!/usr/bin/env bash",
-            f"# Works on one of the parts 0 to {sweep.parts - 1}: give its number, or submit the script as an array of jobs.",
+            f"# Works on one of the parts 0 to {sweep.parts - 1}. Give its number, or submit this as an array of jobs.",
             "set -euo pipefail",
             *exports,
             'part="${1:-${SLURM_ARRAY_TASK_ID:-${PBS_ARRAY_INDEX:-$((LSB_JOBINDEX - 1))}}}"',

@@ -37,6 +37,7 @@ from nnunet_assft.runtime.processes import die_with_parent
 from nnunet_assft.runtime.sealed import read_sealed, write_sealed
 from nnunet_assft.runtime.seeding import seed_generators
 from nnunet_assft.runtime.text import some
+from nnunet_assft.runtime.untrusted import let_torch_load_numbers
 
 CONFIGURATION, TRAINER = "3d_fullres", "nnUNetTrainer"
 PLANNER, PLANS = "ExperimentPlanner", "nnUNetPlans"  # nnU-Net's defaults

@@ -35,9 +35,7 @@ class Executor(Protocol):
     ) -> Iterator[tuple[int, Any]]: ...
 
 
-def here(
-    function: Callable[[Any], Any], items: Sequence[tuple[str, Any]], desc: str
-) -> Iterator[tuple[int, Any]]:
+def here(function: Callable[[Any], Any], items: Sequence[tuple[str, Any]], desc: str) -> Iterator[tuple[int, Any]]:
     """Apply the function in this process, to one item after the other."""
     for i, item in enumerate(items):
         yield i, function(item)
@@ -97,6 +95,23 @@ def _until_a_worker_is_killed(
                         yield i, future.result()
         finally:
             pool.shutdown(cancel_futures=True)  # after an error, no further item is started
+
+
+class Once(Generic[Result]):
+    """Calls a function when its result is first needed, once in every process that needs it. It is pickled without the
+    result, such as a network that every part of a step loads for itself."""
+
+    def __init__(self, make: Callable[[], Result]) -> None:
+        self.make = make
+        self._made: list[Result] = []
+
+    def __call__(self) -> Result:
+        if not self._made:
+            self._made.append(self.make())
+        return self._made[0]
+
+    def __reduce__(self) -> tuple[type[Once[Result]], tuple[Callable[[], Result]]]:
+        return Once, (self.make,)
 
 
 def nothing_done(case: str) -> None:

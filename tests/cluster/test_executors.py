@@ -56,7 +56,7 @@ def test_an_error_of_another_kind_says_on_which_case(local: Callable[[int], InPa
 
 
 def test_what_a_killed_part_has_left_is_submitted_again(local: Callable[[int], InParts], tmp_path: Path) -> None:
-    cases = {name: tmp_path / "killed" for name in CASES}
+    cases = dict.fromkeys(CASES, tmp_path / "killed")
     found = for_each_case(work.killed_once, cases, desc="done", executor=local(2))
     assert found == dict.fromkeys(CASES, "done")
 
