@@ -7,7 +7,6 @@ from contextlib import suppress
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -201,10 +200,10 @@ def _train(  # six parameters: those of a line of Algorithm 1, and the context
     stage: str,
     labelled: Sequence[str],
     start: Model,
-    pseudo_labels: Mapping[str, Path] = MappingProxyType({}),
+    pseudo_labels: Mapping[str, Path] | None = None,
 ) -> Model:
     """Run one stage of fine-tuning, starting from the weights of `start`."""
-    settings = context.experiment.settings
+    settings, pseudo_labels = context.experiment.settings, pseudo_labels or {}
     return fine_tune(
         context,
         Stage(

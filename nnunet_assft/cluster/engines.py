@@ -73,9 +73,9 @@ class Engine:
         return InParts(folder, row.launcher(self.slurm), self.parts or row.parts())
 
     def trainings(self, folder: Path) -> Executor:
-        """Return the executor for trainings, each of which is one part."""
+        """Return the executor for trainings, each of which is one part. On this machine, that is this process."""
         row = ENGINES[self.name]
-        if row.launcher is None:
+        if row.launcher is None or self.name == "local":
             return here
         gpus = {"gpus_per_node": str(self.gpus)} if self.gpus else {}
         return InParts(folder, row.launcher({**self.slurm, **gpus}), 1)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from tqdm import tqdm
+
 from nnunet_assft.cluster.job import Job, Sweep, open_job, write_function
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.cases import Executor, here
-from nnunet_assft.runtime.text import count, some
+from nnunet_assft.runtime.text import count, named, some
 
 
 class Launcher(Protocol):
@@ -56,10 +59,10 @@ class InParts:
             self._end(Job(folder, ""))
             write_function(job, function)
         number = {item[0]: i for i, item in enumerate(items)}
-        yield from self._results(job, dict(items), number)
+        yield from self._results(job, dict(items), number, desc)
         self._end(job)  # a part may be at work on a case that another part has finished
 
-    def _results(self, job: Job, left: dict[str, Any], number: dict[str, int]) -> Iterator[tuple[int, Any]]:
+    def _results(self, job: Job, left: dict[str, Any], number: dict[str, int], desc: str) -> Iterator[tuple[int, Any]]:
         """Yield (number of the case, result) until nothing is left."""
         known: object = None  # what had been achieved when the last sweep was submitted
         while left:
@@ -74,7 +77,11 @@ class InParts:
                 if achieved == known:
                     raise AssftError(self._no_progress(job, list(left)))
                 known = achieved
-                self.launcher.submit(job, job.submit(list(left.items()), min(self.parts, len(left))))
+                sweep = job.submit(list(left.items()), min(self.parts, len(left)))
+                self.launcher.submit(job, sweep)
+                if sweep.ids():
+                    told = f"{count(sweep.parts, 'part')} submitted as {named('job', sweep.ids())}"
+                    tqdm.write(f"{desc}: {count(len(left), 'case')} left, {told}", file=sys.stderr)
 
     def _no_progress(self, job: Job, left: Sequence[str]) -> str:
         last = job.sweeps[-1]

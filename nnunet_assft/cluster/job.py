@@ -20,6 +20,7 @@ import io
 import os
 import pickle
 import shutil
+import signal
 import socket
 import struct
 import zlib
@@ -171,6 +172,8 @@ def run_part(sweep: Path, num_parts: int, part_id: int, function_sha256: str) ->
     what = {"state": "running", "finished": 0, "of": len(cases), "case": "", "progress": "", "error": ""}
     _at_work = part = _Part(sweep / f"{name}.json", {**who, **what})
     part.say()
+    for number in (signal.SIGTERM, signal.SIGUSR2):  # of SLURM, when the time is up or another job comes first
+        signal.signal(number, _end)
     try:
         function = pickle.loads(content)
         with open(sweep / f"{name}.bin", "ab") as results:
@@ -178,9 +181,13 @@ def run_part(sweep: Path, num_parts: int, part_id: int, function_sha256: str) ->
                 part.say(case=case, progress="", finished=n)
                 _add(results, (case, _result(function, (case, item))))
     except BaseException as error:
-        part.say(state="failed", error=in_one_line(error) if isinstance(error, Exception) else type(error).__name__)
+        part.say(state="failed", error=in_one_line(error) if isinstance(error, Exception) else str(error))
         raise
     part.say(state="finished", finished=len(cases), case="")
+
+
+def _end(number: int, _: object) -> None:
+    raise SystemExit(f"ended by {signal.Signals(number).name}")
 
 
 def _result(function: Callable[[Any], Any], case_and_item: tuple[str, Any]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 from nnunet_assft.cluster.job import say_progress
@@ -50,6 +51,34 @@ def killed_after_every_step(file: Path) -> int:
     if steps < 4:
         os.kill(os.getpid(), signal.SIGTERM)
     return steps
+
+
+def job_of(folder: Path) -> str:
+    """Say that the work has begun, and go on when the file `go` is there."""
+    (folder / f"begun_{os.environ['SLURM_JOB_ID']}").touch()
+    while not (folder / "go").exists():
+        time.sleep(0.2)
+    return os.environ["SLURM_JOB_ID"]
+
+
+def wait_in_part_1(folder: Path) -> str:
+    """Part 1 waits forever the first time."""
+    begun = folder / "begun"
+    if os.environ["SLURM_ARRAY_TASK_ID"] == "1" and not begun.exists():
+        begun.touch()
+        time.sleep(600)
+    return "done"
+
+
+def longer_than_its_time(file: Path) -> int:
+    """Like a training that can be continued after every step, and takes longer than its jobs may."""
+    while True:
+        steps = len(file.read_text()) if file.exists() else 0
+        say_progress(f"step {steps}")
+        if steps == 8:
+            return steps
+        time.sleep(2)
+        file.write_text("x" * (steps + 1))
 
 
 def name_of(executor: Executor, n: int) -> str:
