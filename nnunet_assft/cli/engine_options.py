@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from nnunet_assft.cli.common import PrintAndExit, file_name, number
+from nnunet_assft.cli.common import PrintAndExit, choose_device, file_name, number
 from nnunet_assft.errors import AssftError
 
 if TYPE_CHECKING:
+    import torch
+
     from nnunet_assft.cluster.engines import Engine
 
 ENGINE_OPTIONS = ("engine", "parts", "gpus", "slurm", "engine_file")
@@ -38,6 +40,20 @@ def print_engines() -> None:
     for name, row in ENGINES.items():
         print(f"{name:<10} {row.description}")
     print(HELP)
+
+
+def choose_where(args: argparse.Namespace) -> tuple[torch.device, Engine]:
+    """Return the device and the engine that the options and the engine file describe.
+
+    With jobs, the device is that of their machines, which this one may not have: by default CUDA if they get a GPU.
+    """
+    import torch
+
+    engine = choose_engine(args)
+    if engine.name in ("here", "local"):
+        return choose_device(args.device), engine
+    gets_gpu = engine.gpus or any("gpu" in f"{key}={value}" for key, value in engine.slurm.items())
+    return torch.device(args.device or ("cuda" if gets_gpu else "cpu")), engine
 
 
 def choose_engine(args: argparse.Namespace) -> Engine:

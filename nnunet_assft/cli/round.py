@@ -8,13 +8,12 @@ from nnunet_assft.cli.common import (
     accept_geometry,
     add_accept_geometry,
     add_device,
-    choose_device,
     load_experiment,
     make_parser,
     number,
     run,
 )
-from nnunet_assft.cli.engine_options import add_engine_options, choose_engine
+from nnunet_assft.cli.engine_options import add_engine_options, choose_where
 from nnunet_assft.cli.printing import print_round
 
 
@@ -38,7 +37,7 @@ def round_(args: argparse.Namespace) -> None:
 
     experiment = load_experiment(args)
     accept_geometry(args, experiment)
-    device, engine = choose_device(args.device), choose_engine(args)
+    device, engine = choose_where(args)
     partial = args.proceed_with_partial
     print_round(run_round(experiment, args.r, device, engine=engine, proceed_with_partial=partial))
     if args.r < experiment.n_rounds:

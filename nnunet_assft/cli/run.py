@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from nnunet_assft.cli.common import accept_geometry, add_device, choose_device, load_experiment, make_parser, run
-from nnunet_assft.cli.engine_options import ENGINE_OPTIONS, add_engine_options, choose_engine
+from nnunet_assft.cli.common import accept_geometry, add_device, load_experiment, make_parser, run
+from nnunet_assft.cli.engine_options import ENGINE_OPTIONS, add_engine_options, choose_where
 from nnunet_assft.cli.options import add_plan_options, make_experiment
 from nnunet_assft.cli.printing import print_round
 
@@ -34,7 +34,7 @@ def run_all(args: argparse.Namespace) -> None:
         accept_geometry(args, experiment)
     else:
         experiment = make_experiment(args)
-    device, engine = choose_device(args.device), choose_engine(args)
+    device, engine = choose_where(args)
     for r in range(experiment.n_rounds + 1):
         done = run_round(experiment, r, device, engine=engine)
         print_round(done)

@@ -10,12 +10,23 @@ from nnunet_assft.active.rounds import run_round
 from nnunet_assft.active.state import Experiment
 from nnunet_assft.cluster.engines import Engine
 from nnunet_assft.runtime.files import sha256_file
+from tests.cluster.work import has_slurm
 from tests.conftest import CPU
+
+ENGINES = [
+    Engine("local", parts=2),
+    pytest.param(
+        Engine("slurm", parts=3, slurm={"time": "5", "mem": "3000"}),
+        marks=pytest.mark.skipif(not has_slurm(), reason="there is no SLURM here"),
+    ),
+]
 
 
 @pytest.mark.slow
-def test_decisions_and_files_are_those_of_one_process(planned: Experiment, trained_template: Path) -> None:
-    engine = Engine("local", parts=3)
+@pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.name)
+def test_decisions_and_files_are_those_of_one_process(
+    engine: Engine, planned: Experiment, trained_template: Path
+) -> None:
     for r in (0, 1):
         run_round(planned, r, CPU, engine=engine)
     paths = planned.paths

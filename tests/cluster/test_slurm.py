@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -26,11 +25,7 @@ CASES = {"a": 1, "b": 2, "c": 3, "d": 4, "e": 5}
 OPTIONS = {"time": "1", "mem": "500"}
 
 
-def _has_slurm() -> bool:
-    return bool(shutil.which("sinfo")) and subprocess.run(["sinfo"], capture_output=True, check=False).returncode == 0
-
-
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not _has_slurm(), reason="there is no SLURM here")]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not work.has_slurm(), reason="there is no SLURM here")]
 
 
 @pytest.fixture

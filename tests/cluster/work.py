@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import subprocess
 import time
 from pathlib import Path
 
 from nnunet_assft.cluster.job import say_progress
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.cases import Executor
+
+
+def has_slurm() -> bool:
+    """Whether there is a SLURM whose controller answers."""
+    return bool(shutil.which("sinfo")) and subprocess.run(["sinfo"], capture_output=True, check=False).returncode == 0
 
 
 def square(n: int) -> int:
