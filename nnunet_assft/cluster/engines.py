@@ -62,8 +62,8 @@ class Engine:
     gpus: int | None = None
     slurm: Mapping[str, str] = field(default_factory=dict)
 
-    def __reduce__(self) -> tuple[Callable[[], Engine], tuple[()]]:
-        return Engine, ()
+    def __reduce__(self) -> tuple[type[Engine], tuple[str, None, int | None]]:
+        return Engine, ("here", None, self.gpus)
 
     def cases(self, folder: Path) -> Executor:
         """Return the executor for the cases of a step. folder: where the folders of the steps are."""

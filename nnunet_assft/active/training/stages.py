@@ -23,7 +23,10 @@ from nnunet_assft.runtime.cases import each_case
 from nnunet_assft.runtime.processes import let_workers_die_with_us
 from nnunet_assft.runtime.text import count
 from nnunet_assft.trainers import assft_trainers
+from nnunet_assft.trainers.distributed import train_on_gpus
 from nnunet_assft.trainers.folds import TRAINERS, fold_of
+
+LATEST = "checkpoint_latest.pth"
 
 
 def fine_tune(context: Context, stage: Stage) -> Model:
@@ -67,15 +70,24 @@ def _title(stage: Stage) -> str:
 
 
 def _run_training(context: Context, stage: Stage, fold: Path) -> None:
-    with open(context.paths.log_file, "a") as log, redirect_stdout(log):
-        _train(context, stage, fold)
+    remove_if_damaged(fold / LATEST)  # nnU-Net would start from scratch, too, but in another way
+    n = context.engine.gpus or 1
+    if n > 1:
+        batch_size = context.plans["configurations"][CONFIGURATION]["batch_size"]
+        train_on_gpus(partial(train, context, stage, fold), n, batch_size)
+    else:
+        train(context, stage, fold)
 
 
-def _train(context: Context, stage: Stage, fold: Path) -> None:
+def train(context: Context, stage: Stage, fold: Path) -> None:
+    """Let nnU-Net train a stage in this process, which may be one of several that share the work."""
     let_workers_die_with_us()
+    with open(context.paths.log_file, "a") as log, redirect_stdout(log):
+        _train(context, stage, fold / LATEST)
+
+
+def _train(context: Context, stage: Stage, latest: Path) -> None:
     trainer_class = getattr(assft_trainers, TRAINERS[stage.name])
-    latest = fold / "checkpoint_latest.pth"
-    remove_if_damaged(latest)  # nnU-Net would start from scratch, too, but in another way
     plans = {**context.plans, "continue_training": latest.is_file()}
     number = fold_of(stage.round, stage.name)
     trainer = trainer_class(plans, CONFIGURATION, number, context.dataset.dataset_json, context.device)
@@ -86,7 +98,12 @@ def _train(context: Context, stage: Stage, fold: Path) -> None:
     if is_part():  # which may end at any time
         trainer.save_every = 1
     with tqdm(
-        total=trainer.num_epochs, initial=trainer.current_epoch, desc=_title(stage), unit="epoch", leave=False
+        total=trainer.num_epochs,
+        initial=trainer.current_epoch,
+        desc=_title(stage),
+        unit="epoch",
+        leave=False,
+        disable=trainer.local_rank > 0,
     ) as bar:
 
         def show(done: Any) -> None:
