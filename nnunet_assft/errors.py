@@ -14,6 +14,10 @@ class WaitingForAnnotation(AssftError):  # noqa: N818 - not an error: the round 
     """A round waits until the queried cases are annotated."""
 
 
+class WaitingForParts(AssftError):  # noqa: N818 - not an error: others work on the step. Exit code 3.
+    """A step waits until its parts have been worked on."""
+
+
 class DamagedFileError(AssftError):
     """A file of this package was truncated, altered or lost after it was written. The message says what to do."""
 

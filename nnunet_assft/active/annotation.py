@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +41,13 @@ def annotate(context: Context, r: int, queried: Sequence[str], *, proceed_with_p
         result = {"annotated": cases, "given_back": missing}
         cached(experiment.paths.step_file(r, "annotate"), {"queried": list(queried)}, lambda: result)
 
-    def check(case: str) -> bool:
-        context.checked_label(case, context.dataset.label_file(case))
-        return True
-
-    for_each_case(check, cases, desc="checking labels")
+    for_each_case(partial(_check_label, context), cases, desc="checking labels", executor=context.cases)
     return cases
+
+
+def _check_label(context: Context, case: str) -> bool:
+    context.checked_label(case, context.dataset.label_file(case))
+    return True
 
 
 def counted_cases(experiment: Experiment, r: int, queried: Sequence[str]) -> list[str]:

@@ -14,8 +14,10 @@ from tqdm import tqdm
 from nnunet_assft.active.experiment import image_folder, prepare, restore_initial_network
 from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.state import Experiment, Model
+from nnunet_assft.cluster.engines import HERE, Engine
 from nnunet_assft.errors import DamagedFileError
 from nnunet_assft.planning.preprocessing import forget, load_image, load_properties, preprocess_images, whole_files
+from nnunet_assft.runtime.cases import Executor
 from nnunet_assft.volumes.accepted_geometry import is_accepted
 from nnunet_assft.volumes.labels import find_misfit, misplaced, read_label
 from nnunet_assft.volumes.raw_dataset import RawDataset
@@ -32,6 +34,17 @@ class Context:
     plans: dict[str, Any]
     images_sha256: Mapping[str, str]  # of the image files of every case
     device: torch.device
+    engine: Engine = HERE
+
+    @property
+    def cases(self) -> Executor:
+        """The executor for the cases of a step."""
+        return self.engine.cases(self.paths.jobs)
+
+    @property
+    def trainings(self) -> Executor:
+        """The executor for trainings."""
+        return self.engine.trainings(self.paths.jobs)
 
     @property
     def paths(self) -> ExperimentPaths:
@@ -88,7 +101,7 @@ class Context:
         return read_label(self.dataset, case, label_file)
 
 
-def open_context(experiment: Experiment, device: torch.device) -> Context:
+def open_context(experiment: Experiment, device: torch.device, engine: Engine = HERE) -> Context:
     """Open the dataset and the plans of an experiment. See `prepare` for what is checked, and made again if need be."""
     dataset = experiment.raw_dataset()
-    return Context(experiment, dataset, *prepare(experiment, dataset), device)
+    return Context(experiment, dataset, *prepare(experiment, dataset), device, engine)

@@ -47,6 +47,11 @@ class ExperimentPaths:
         in_raw, in_results = self.raw / "assft" / self.experiment, self.results / "pseudo_labels"
         return (in_results if self.pseudo_labels_with_results else in_raw) / f"round_{r:02d}"
 
+    @property
+    def jobs(self) -> Path:
+        """The folder of the steps that are being worked on in parts."""
+        return self.results / "jobs"
+
     # nnUNet_preprocessed --------------------------------------------------------------------------------------------
 
     @property

@@ -17,7 +17,7 @@ from nnunet_assft.active.scoring.prediction import open_scorer
 from nnunet_assft.active.scoring.scorer import Scorer
 from nnunet_assft.active.scoring.voxel_statistics import margin_of_logits
 from nnunet_assft.active.state import PROVENANCE, Model
-from nnunet_assft.runtime.cases import for_each_case
+from nnunet_assft.runtime.cases import Once, for_each_case
 from nnunet_assft.runtime.files import sha256_file, write_json
 from nnunet_assft.runtime.sealed import write_sealed
 from nnunet_assft.volumes.segmentations import write_segmentation
@@ -34,9 +34,11 @@ def write_pseudo_labels(
     """
     experiment, folder = context.experiment, context.paths.pseudo_label_folder(r)
     files = {case: context.pseudo_label(r, case) for case in selected}
-    scorer = open_scorer(context, model)
     entries = for_each_case(
-        partial(_write_pseudo_label, context, r, scorer), list(selected), desc=f"round {r}: pseudo-labels"
+        partial(_write_pseudo_label, context, r, Once(partial(open_scorer, context, model))),
+        list(selected),
+        desc=f"round {r}: pseudo-labels",
+        executor=context.cases,
     )
     for outdated in (folder / "pseudo_labels").glob("*"):  # written by an earlier attempt with another model
         if outdated not in files.values():
@@ -55,10 +57,10 @@ def write_pseudo_labels(
     write_sealed(folder / PROVENANCE, provenance)  # last: its existence means that the other files are complete
 
 
-def _write_pseudo_label(context: Context, r: int, scorer: Scorer, case: str) -> dict[str, Any]:
+def _write_pseudo_label(context: Context, r: int, scorer: Once[Scorer], case: str) -> dict[str, Any]:
     """Write the pseudo-label of a case, and return its entry in the provenance."""
     file, properties = context.pseudo_label(r, case), context.properties(case)
-    segmentation = _pseudo_label(context, scorer, context.image(case), properties)
+    segmentation = _pseudo_label(context, scorer(), context.image(case), properties)
     write_segmentation(context.dataset.reader, segmentation, file, properties)
     counts = np.bincount(segmentation.ravel(), minlength=max(context.dataset.labels.values()) + 1)
     return {"sha256": sha256_file(file), "voxels": counts.tolist()}

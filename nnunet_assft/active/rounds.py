@@ -7,7 +7,6 @@ from contextlib import suppress
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -39,6 +38,7 @@ from nnunet_assft.active.state import (
 from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.active.training.stages import fine_tune
 from nnunet_assft.active.training.training_set import Stage
+from nnunet_assft.cluster.engines import HERE, Engine
 from nnunet_assft.errors import AssftError, DamagedFileError, doing
 from nnunet_assft.evaluation.dice import evaluate_cases
 from nnunet_assft.runtime.cached import cached
@@ -48,23 +48,31 @@ from nnunet_assft.runtime.files import sha256_file
 from nnunet_assft.runtime.writable import require_folder
 
 
-def run_round(experiment: Experiment, r: int, device: torch.device, *, proceed_with_partial: bool = False) -> Round:
+def run_round(
+    experiment: Experiment,
+    r: int,
+    device: torch.device,
+    *,
+    engine: Engine = HERE,
+    proceed_with_partial: bool = False,
+) -> Round:
     """Run round r of Algorithm 1 and return it; round 0 is the one-shot start.
 
     An interrupted call can be repeated and continues after its last finished step. A finished round is loaded from its
-    file, and what is damaged of it is made again. proceed_with_partial: return queried cases that are not labelled yet
-    to T_u and run the round without them. Raises `AssftError` if an earlier round is not finished or an input cannot be
-    used, and `WaitingForAnnotation` if annotators have to label the queried cases first.
+    file, and what is damaged of it is made again. engine: where cases and trainings are worked on.
+    proceed_with_partial: return queried cases that are not labelled yet to T_u and run the round without them. Raises
+    `AssftError` if an earlier round is not finished or an input cannot be used, `WaitingForAnnotation` if annotators
+    have to label the queried cases first, and `WaitingForParts` if others work on a step.
     """
     finished = finished_round(experiment, r)
     if finished:
         return finished
-    before = _round_before(experiment, r, device)
+    before = _round_before(experiment, r, device, engine)
     require_space(experiment.dataset)
     second_stage = experiment.settings.second_stage
     if second_stage == PSEUDO and r >= 1:
         require_folder(experiment.paths.pseudo_label_folder(r), "The folder of pseudo-labels")
-    context = open_context(experiment, device)
+    context = open_context(experiment, device, engine)
     with only_process(experiment), doing(f"round {r}"):
         queried, excluded = _query(context, r, before)  # lines 6, 10-13
         queried = annotate(context, r, queried, proceed_with_partial=proceed_with_partial)  # lines 6, 13
@@ -109,7 +117,7 @@ def _require_unchanged(experiment: Experiment, done: Round) -> None:
         )
 
 
-def _round_before(experiment: Experiment, r: int, device: torch.device) -> Round | None:
+def _round_before(experiment: Experiment, r: int, device: torch.device, engine: Engine) -> Round | None:
     if not 0 <= r <= experiment.n_rounds:
         raise AssftError(
             f"Round {r} does not exist: experiment {experiment.name!r} has rounds 0 to {experiment.n_rounds}. Choose "
@@ -119,7 +127,7 @@ def _round_before(experiment: Experiment, r: int, device: torch.device) -> Round
         return None
     known = [earlier for earlier in range(r) if experiment.paths.round_file(earlier).is_file()]
     for earlier in range(max(known, default=-1) + 1):
-        run_round(experiment, earlier, device)  # makes it again if its files are damaged or lost
+        run_round(experiment, earlier, device, engine=engine)  # makes it again if its files are damaged or lost
     done = finished_rounds(experiment, before=r)
     if len(done) < r:
         raise AssftError(
@@ -192,10 +200,10 @@ def _train(  # six parameters: those of a line of Algorithm 1, and the context
     stage: str,
     labelled: Sequence[str],
     start: Model,
-    pseudo_labels: Mapping[str, Path] = MappingProxyType({}),
+    pseudo_labels: Mapping[str, Path] | None = None,
 ) -> Model:
     """Run one stage of fine-tuning, starting from the weights of `start`."""
-    settings = context.experiment.settings
+    settings, pseudo_labels = context.experiment.settings, pseudo_labels or {}
     return fine_tune(
         context,
         Stage(
@@ -311,7 +319,12 @@ def _evaluate(context: Context, r: int, model: Model) -> dict[str, Any]:
         folder = experiment.paths.test_predictions(r)
         predictions = predict_test_cases(context, model, folder, f"round {r}: predicting test cases")
         return evaluate_cases(
-            predictions, references, dataset.reader, dataset.structures, ignore_label=dataset.labels.get("ignore")
+            predictions,
+            references,
+            dataset.reader,
+            dataset.structures,
+            ignore_label=dataset.labels.get("ignore"),
+            executor=context.cases,
         )
 
     test = {case: sha256_file(file) for case, file in references.items() if file.is_file()}

@@ -12,11 +12,11 @@ import shutil
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnunet_assft.errors import AssftError, WaitingForAnnotation, in_one_line
+from nnunet_assft.errors import AssftError, WaitingForAnnotation, WaitingForParts, in_one_line
 from nnunet_assft.nnunet_names import check_nnunet_version
 from nnunet_assft.runtime.environment import require_numbers
 from nnunet_assft.runtime.processes import die_with_parent_if_spawned
@@ -126,6 +126,18 @@ def file_name(text: str) -> Path:
     return Path(text)
 
 
+class PrintAndExit(argparse.Action):
+    """An option that calls `const` and exits while the arguments are parsed, so that -d is not required."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, const: Callable[[], None], help: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, const=const, default=argparse.SUPPRESS, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        assert self.const is not None
+        self.const()
+        parser.exit()
+
+
 def choose_device(name: str | None) -> torch.device:
     """Return the device of this name, or by default CUDA if available and otherwise the CPU."""
     import torch
@@ -147,7 +159,7 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.N
 def run(
     command: Callable[[argparse.Namespace], int | None], parser: argparse.ArgumentParser, argv: list[str] | None
 ) -> None:
-    """Parse the arguments, call the command and exit: 0 success, 1 error, 2 wrong usage, 3 waiting for annotation."""
+    """Parse the arguments, call the command and exit: 0 success, 1 error, 2 wrong usage, 3 waiting for others."""
     args = parse(parser, argv)
     # torch reads this on import: on a busy CPU, threads that spin while waiting make training 3 times slower
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -156,7 +168,7 @@ def run(
         require_numbers()
         check_nnunet_version()
         sys.exit(command(args) or 0)
-    except WaitingForAnnotation as waiting:
+    except (WaitingForAnnotation, WaitingForParts) as waiting:
         print(f"{parser.prog}: {waiting}", file=sys.stderr)
         sys.exit(EXIT_WAITING)
     except KeyboardInterrupt:

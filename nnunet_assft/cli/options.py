@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
-from nnunet_assft.cli.common import accept_geometry, add_accept_geometry, add_processes, file_name, number
+from nnunet_assft.cli.common import (
+    PrintAndExit,
+    accept_geometry,
+    add_accept_geometry,
+    add_processes,
+    file_name,
+    number,
+)
 from nnunet_assft.network.presets import PRESETS
 from nnunet_assft.planning.choices import ANNOTATORS, NORMALIZATIONS
 from nnunet_assft.planning.domains import DOMAINS
@@ -35,7 +41,7 @@ def add_shared_options(p: argparse.ArgumentParser) -> None:
     """Add the options that all experiments of a comparison have in common."""
     p.add_argument(
         "--list_strategies",
-        action=_PrintAndExit,
+        action=PrintAndExit,
         const=print_strategies,
         help="print the table of query strategies and exit",
     )
@@ -78,7 +84,7 @@ def add_shared_options(p: argparse.ArgumentParser) -> None:
         help="a variant of the method; see --list_options; may be repeated",
     )
     p.add_argument(
-        "--list_options", action=_PrintAndExit, const=print_options, help="print the variants of the method and exit"
+        "--list_options", action=PrintAndExit, const=print_options, help="print the variants of the method and exit"
     )
     add_processes(p)
 
@@ -122,18 +128,6 @@ def fraction_or_file(text: str) -> str:
     """Parse --test_split, as a type of argparse; whether it is a fraction or a file is decided with the dataset."""
     file_name(text)
     return text
-
-
-class _PrintAndExit(argparse.Action):
-    """An option that calls `const` and exits while the arguments are parsed, so that -d is not required."""
-
-    def __init__(self, option_strings: Sequence[str], dest: str, const: Callable[[], None], help: str) -> None:
-        super().__init__(option_strings, dest, nargs=0, const=const, default=argparse.SUPPRESS, help=help)
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        assert self.const is not None
-        self.const()
-        parser.exit()
 
 
 def print_strategies() -> None:

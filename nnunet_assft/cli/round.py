@@ -8,12 +8,12 @@ from nnunet_assft.cli.common import (
     accept_geometry,
     add_accept_geometry,
     add_device,
-    choose_device,
     load_experiment,
     make_parser,
     number,
     run,
 )
+from nnunet_assft.cli.engine_options import add_engine_options, choose_where
 from nnunet_assft.cli.printing import print_round
 
 
@@ -27,6 +27,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add_accept_geometry(p)
     add_device(p)
+    add_engine_options(p)
     return p
 
 
@@ -36,8 +37,9 @@ def round_(args: argparse.Namespace) -> None:
 
     experiment = load_experiment(args)
     accept_geometry(args, experiment)
-    device = choose_device(args.device)
-    print_round(run_round(experiment, args.r, device, proceed_with_partial=args.proceed_with_partial))
+    device, engine = choose_where(args)
+    partial = args.proceed_with_partial
+    print_round(run_round(experiment, args.r, device, engine=engine, proceed_with_partial=partial))
     if args.r < experiment.n_rounds:
         print(f"Next: {experiment.command('round', '-r', str(args.r + 1))}")
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from nnunet_assft.cli.common import accept_geometry, add_device, choose_device, load_experiment, make_parser, run
+from nnunet_assft.cli.common import accept_geometry, add_device, load_experiment, make_parser, run
+from nnunet_assft.cli.engine_options import ENGINE_OPTIONS, add_engine_options, choose_where
 from nnunet_assft.cli.options import add_plan_options, make_experiment
 from nnunet_assft.cli.printing import print_round
 
@@ -15,6 +16,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add_plan_options(p)
     add_device(p)
+    add_engine_options(p)
     return p
 
 
@@ -26,15 +28,15 @@ def run_all(args: argparse.Namespace) -> None:
 
     planned = ExperimentPaths(find_dataset(args.d).name, args.e).experiment_file.is_file()
     # if options are given, planning checks that the experiment was planned with them
-    given = args.typed - {"d", "e", "device", "verbose", "np", "accept_geometry"}
+    given = args.typed - {"d", "e", "device", "verbose", "np", "accept_geometry", *ENGINE_OPTIONS}
     if planned and not given:
         experiment = load_experiment(args)
         accept_geometry(args, experiment)
     else:
         experiment = make_experiment(args)
-    device = choose_device(args.device)
+    device, engine = choose_where(args)
     for r in range(experiment.n_rounds + 1):
-        done = run_round(experiment, r, device)
+        done = run_round(experiment, r, device, engine=engine)
         print_round(done)
         if not done.unlabelled:
             break

@@ -93,10 +93,13 @@ def print_next(experiment: Experiment, r: int) -> None:
     """Print the finished steps of round r, the cases without a label, and the next command."""
     from nnunet_assft.active.annotation import labels_to_come, open_request
     from nnunet_assft.active.state import STEPS
+    from nnunet_assft.cluster.progress import lines_about_parts
 
     begun = [name for name in STEPS if experiment.paths.step_file(r, name).is_file()]
     if begun:
         print(f"round {r} has begun; finished steps: {', '.join(begun)}")
+    for line in lines_about_parts(experiment.paths.jobs):
+        print(line)
     missing = labels_to_come(experiment, r) if experiment.settings.annotator == "human" else []
     if not missing:
         print(f"Next: {experiment.command('round', '-r', str(r))}")

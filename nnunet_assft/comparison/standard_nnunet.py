@@ -37,6 +37,7 @@ from nnunet_assft.runtime.processes import die_with_parent
 from nnunet_assft.runtime.sealed import read_sealed, write_sealed
 from nnunet_assft.runtime.seeding import seed_generators
 from nnunet_assft.runtime.text import some
+from nnunet_assft.runtime.untrusted import let_torch_load_numbers
 
 CONFIGURATION, TRAINER = "3d_fullres", "nnUNetTrainer"
 PLANNER, PLANS = "ExperimentPlanner", "nnUNetPlans"  # nnU-Net's defaults
@@ -321,6 +322,7 @@ def predict(job: Job) -> None:
 def main() -> None:
     """Run the job that is read from standard input."""
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # nnU-Net would run code that a checkpoint carries
+    let_torch_load_numbers()
     die_with_parent()  # otherwise a comparison that was killed and restarted would find this process still at work
     job = Job(**json.load(sys.stdin))
     plan_and_preprocess(job)

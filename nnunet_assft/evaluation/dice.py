@@ -7,6 +7,7 @@ and is left out of every mean; that of a structure that is absent in one of them
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,17 @@ import numpy as np
 from nnunetv2.evaluation.evaluate_predictions import compute_tp_fp_fn_tn, region_or_label_to_mask
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
-from nnunet_assft.runtime.cases import for_each_case
+from nnunet_assft.runtime.cases import Executor, for_each_case, here
 
 
-def evaluate_cases(
+def evaluate_cases(  # six parameters: files, how they are read, and where
     predictions: Mapping[str, Path],
     references: Mapping[str, Path],
     reader: BaseReaderWriter,
     labels: Mapping[str, int],
     *,
     ignore_label: int | None = None,
+    executor: Executor = here,
 ) -> dict[str, Any]:
     """Compute Dice per case and structure, and mean and SD as in the paper: the Dice of a case is the mean over its
     structures, and mean and SD (n - 1) are over cases.
@@ -31,12 +33,10 @@ def evaluate_cases(
     labels: structure -> value, foreground only. Dice is in [0, 1], and None where nnU-Net has NaN. Returns the keys
     mean, sd, n_cases (cases with a Dice), per_structure and per_case.
     """
-
-    def evaluate(case: str) -> dict[str, float | None]:
-        segmentation, reference = (reader.read_seg(str(files[case]))[0] for files in (predictions, references))
-        return case_dice(segmentation, reference, labels, ignore_label=ignore_label)
-
-    per_case = for_each_case(evaluate, sorted(predictions), desc="evaluation")
+    files = {case: (predictions[case], references[case]) for case in sorted(predictions)}
+    per_case = for_each_case(
+        partial(_dice_of_files, reader, labels, ignore_label), files, desc="evaluation", executor=executor
+    )
     case_means = [mean_of(dice.values()) for dice in per_case.values()]
     known = [mean for mean in case_means if mean is not None]
     return {
@@ -46,6 +46,13 @@ def evaluate_cases(
         "per_structure": {name: mean_of(dice[name] for dice in per_case.values()) for name in labels},
         "per_case": per_case,
     }
+
+
+def _dice_of_files(
+    reader: BaseReaderWriter, labels: Mapping[str, int], ignore_label: int | None, files: tuple[Path, Path]
+) -> dict[str, float | None]:
+    segmentation, reference = (reader.read_seg(str(file))[0] for file in files)
+    return case_dice(segmentation, reference, labels, ignore_label=ignore_label)
 
 
 def case_dice(

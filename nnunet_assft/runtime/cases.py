@@ -25,12 +25,17 @@ KILLED = (
 
 
 class Executor(Protocol):
-    """Applies a function to every item and yields (index of the item, result) in the order of completion."""
+    """Applies a function to every (case, argument) and yields (index, result) in the order of completion.
 
-    def __call__(self, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[tuple[int, Any]]: ...
+    desc: what is done, such as "round 1: pseudo-labels"; it tells the steps of an experiment apart.
+    """
+
+    def __call__(
+        self, function: Callable[[Any], Any], items: Sequence[tuple[str, Any]], desc: str
+    ) -> Iterator[tuple[int, Any]]: ...
 
 
-def here(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+def here(function: Callable[[Any], Any], items: Sequence[tuple[str, Any]], desc: str) -> Iterator[tuple[int, Any]]:
     """Apply the function in this process, to one item after the other."""
     for i, item in enumerate(items):
         yield i, function(item)
@@ -45,10 +50,12 @@ def in_processes(n: int, *, never_here: bool = False) -> Executor:
     there as well is an `AssftError`. Workers are spawned, because forking after torch was loaded can hang.
     """
 
-    def execute(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+    def execute(
+        function: Callable[[Any], Any], items: Sequence[tuple[str, Any]], desc: str
+    ) -> Iterator[tuple[int, Any]]:
         workers = min(n, len(items))
         if workers < 2 and not never_here:
-            yield from here(function, items)
+            yield from here(function, items, desc)
             return
         left = dict(enumerate(items))
         while left:
@@ -88,6 +95,23 @@ def _until_a_worker_is_killed(
                         yield i, future.result()
         finally:
             pool.shutdown(cancel_futures=True)  # after an error, no further item is started
+
+
+class Once(Generic[Result]):
+    """Calls a function when its result is first needed, once in every process that needs it. It is pickled without the
+    result, such as a network that every part of a step loads for itself."""
+
+    def __init__(self, make: Callable[[], Result]) -> None:
+        self.make = make
+        self._made: list[Result] = []
+
+    def __call__(self) -> Result:
+        if not self._made:
+            self._made.append(self.make())
+        return self._made[0]
+
+    def __reduce__(self) -> tuple[type[Once[Result]], tuple[Callable[[], Result]]]:
+        return Once, (self.make,)
 
 
 def nothing_done(case: str) -> None:
@@ -143,7 +167,7 @@ def each_case(
     otherwise it is yielded in place of the result of its case.
     """
     cases = list(items)
-    for i, result in executor(_Attempt(function, desc, collects=not raises), list(items.items())):
+    for i, result in executor(_Attempt(function, desc, collects=not raises), list(items.items()), desc):
         if raises and isinstance(result, AssftError):  # raised by no function, which would end the loop: it was killed
             raise AssftError(f"{cases[i]}: {result} Finished cases are kept.")
         yield cases[i], result

@@ -73,6 +73,8 @@ RANGES = {
     "npp": Range(0, 1024),
     "nps": Range(0, 1024),
     "num_parts": Range(1, 10**6),
+    "parts": Range(1, 10**6),
+    "gpus": Range(1, 1024),
     "part_id": Range(0, 10**6 - 1),
     "step_size": FRACTION,
     "double_read": Range(0, 1, whole=False),

@@ -79,6 +79,8 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
     ) -> None:
         plans.setdefault("continue_training", False)  # nnUNetv2_train adds this key, other callers may not
         super().__init__(plans, configuration, fold, dataset_json, device)
+        if device.type != "cuda":  # with several processes, nnU-Net takes CUDA for granted
+            self.device, self.grad_scaler = device, None
         settings = self.plans_manager.plans.get("assft")
         if settings is None:
             raise AssftError(
@@ -138,7 +140,7 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
         start = inside(Path(str(nnUNet_results), self.plans_manager.dataset_name), self.stage_plan["start_from"])
         weights = load_weights(start, self.stage_plan["start_sha256"])
         self._bare_network().load_state_dict(weights, strict=True)
-        if self.device.type == "cpu":
+        if self.device.type == "cpu" and not self.is_ddp:  # which must not be told of another layout afterwards
             self.network.to(memory_format=torch.channels_last_3d)  # a third faster on a CPU
         self.print_to_log_file(f"Starting from the weights of {start}")
 

@@ -32,7 +32,7 @@ def square_of_odd(n: int) -> int:
     return square(n)
 
 
-def backwards(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+def backwards(function: Callable[[Any], Any], items: Sequence[Any], desc: str) -> Iterator[tuple[int, Any]]:
     """An executor whose last item is done first."""
     for i in reversed(range(len(items))):
         yield i, function(items[i])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from nnunet_assft.active.context import Context
@@ -10,7 +11,7 @@ from nnunet_assft.active.scoring.scorer import Scorer
 from nnunet_assft.active.state import Model
 from nnunet_assft.evaluation.predictions import is_prediction, keep_prediction
 from nnunet_assft.network.checkpoints import load_weights
-from nnunet_assft.runtime.cases import for_each_case
+from nnunet_assft.runtime.cases import Once, for_each_case
 from nnunet_assft.volumes.segmentations import write_segmentation
 
 
@@ -25,19 +26,24 @@ def predict_test_cases(context: Context, model: Model, folder: Path, desc: str) 
 
     Segmentations that the same model wrote before are kept. desc: text of the progress bar. Returns case -> file.
     """
-    scorer = cache(lambda: open_scorer(context, model))  # loaded only if a case is left to predict
     ending, made_from = context.dataset.file_ending, {"model": model.weights_sha256}
-    files = {case: folder / f"{case}{ending}" for case in context.experiment.test}
-
-    def predict(case: str) -> Path:
-        properties = context.properties(case)
-        logits = scorer().logits(context.image(case), mirroring=True)
-        segmentation = scorer().segmentation(logits, properties)
-        write_segmentation(context.dataset.reader, segmentation, files[case], properties)
-        keep_prediction(folder, case, ending, made_from)
-        return files[case]
 
     def done(case: str) -> Path | None:
-        return files[case] if is_prediction(folder, case, ending, made_from) else None
+        return folder / f"{case}{ending}" if is_prediction(folder, case, ending, made_from) else None
 
-    return for_each_case(predict, list(files), desc=desc, done=done)
+    return for_each_case(
+        partial(_predict, context, Once(partial(open_scorer, context, model)), folder, made_from),
+        context.experiment.test,
+        desc=desc,
+        done=done,
+        executor=context.cases,
+    )
+
+
+def _predict(context: Context, scorer: Once[Scorer], folder: Path, made_from: Mapping[str, str], case: str) -> Path:
+    ending, properties = context.dataset.file_ending, context.properties(case)
+    logits = scorer().logits(context.image(case), mirroring=True)
+    file = folder / f"{case}{ending}"
+    write_segmentation(context.dataset.reader, scorer().segmentation(logits, properties), file, properties)
+    keep_prediction(folder, case, ending, made_from)
+    return file

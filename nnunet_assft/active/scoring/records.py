@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,13 @@ from nnunet_assft.active.query.pool import QueryPool
 from nnunet_assft.active.scoring.case_record import RECORDS, CaseRecord, ScoringRequest
 from nnunet_assft.active.scoring.case_statistics import STATISTICS, compute_record
 from nnunet_assft.active.scoring.prediction import open_scorer
+from nnunet_assft.active.scoring.scorer import Scorer
 from nnunet_assft.active.selection import SelectionPool
 from nnunet_assft.active.state import Model, Round
 from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.active.training.committee import train_committee
 from nnunet_assft.runtime.cached import cached, cached_or_none
-from nnunet_assft.runtime.cases import for_each_case
+from nnunet_assft.runtime.cases import Once, for_each_case
 
 
 def build_query_pool(context: Context, r: int, before: Round, cases: Sequence[str]) -> QueryPool:
@@ -85,13 +86,9 @@ def request_of(context: Context, r: int, statistics: tuple[str, ...] = ()) -> Sc
 def pretrained_records(context: Context) -> dict[str, CaseRecord]:
     """Return the embeddings of the whole pool by the pre-trained encoder E^(p), computed once per experiment."""
     model = context.experiment.initial_model
-    scorer = cache(lambda: open_scorer(context, model))  # loaded only if a case is left to score
-
-    def compute(case: str) -> CaseRecord:
-        return scorer().embed(case, context.image(case))
-
+    compute = partial(_embed, context, Once(partial(open_scorer, context, model)))
     inputs = {"model": model.weights_sha256}
-    return _records(context.experiment.pool, context.paths.records("pretrained"), inputs, compute)
+    return _records(context, context.experiment.pool, context.paths.records("pretrained"), inputs, compute)
 
 
 def score(  # six parameters: which model scores which cases, and where the records are stored
@@ -109,13 +106,9 @@ def score(  # six parameters: which model scores which cases, and where the reco
     inputs = {"model": model.weights_sha256, **asdict(request)}
     if committee:
         inputs["committee"] = [member.weights_sha256 for member in committee.values()]
-    scorer = cache(lambda: open_scorer(context, model))  # loaded only if a case is left to score
-    members = cache(lambda: [open_scorer(context, member) for member in (committee or {}).values()])
-
-    def compute(case: str) -> CaseRecord:
-        return compute_record(scorer(), case, context.image(case), request, members())
-
-    return _records(cases, context.paths.records(name), inputs, compute)
+    models = [model, *(committee or {}).values()]
+    compute = partial(_score, context, request, [Once(partial(open_scorer, context, each)) for each in models])
+    return _records(context, cases, context.paths.records(name), inputs, compute)
 
 
 def embeddings(records: Mapping[str, CaseRecord], cases: Sequence[str]) -> np.ndarray:
@@ -124,16 +117,34 @@ def embeddings(records: Mapping[str, CaseRecord], cases: Sequence[str]) -> np.nd
 
 
 def _records(
-    cases: Sequence[str], folder: Path, inputs: Mapping[str, Any], compute: Callable[[str], CaseRecord]
+    context: Context,
+    cases: Sequence[str],
+    folder: Path,
+    inputs: Mapping[str, Any],
+    compute: Callable[[str], CaseRecord],
 ) -> dict[str, CaseRecord]:
     """Return the record of each case: from its file in the folder if its inputs are unchanged, otherwise computed."""
-
-    def file(case: str) -> Path:
-        return folder / f"{case}.npz"
-
     return for_each_case(
-        lambda case: cached(file(case), inputs, partial(compute, case), store=RECORDS),
+        partial(_record, folder, inputs, compute),
         cases,
         desc=f"scoring ({folder.name.replace('_', ' ')})",
-        done=lambda case: cached_or_none(file(case), inputs, store=RECORDS),
+        done=lambda case: cached_or_none(_file(folder, case), inputs, store=RECORDS),
+        executor=context.cases,
     )
+
+
+def _file(folder: Path, case: str) -> Path:
+    return folder / f"{case}.npz"
+
+
+def _record(folder: Path, inputs: Mapping[str, Any], compute: Callable[[str], CaseRecord], case: str) -> CaseRecord:
+    return cached(_file(folder, case), inputs, partial(compute, case), store=RECORDS)
+
+
+def _embed(context: Context, scorer: Once[Scorer], case: str) -> CaseRecord:
+    return scorer().embed(case, context.image(case))
+
+
+def _score(context: Context, request: ScoringRequest, scorers: Sequence[Once[Scorer]], case: str) -> CaseRecord:
+    scorer, *members = (each() for each in scorers)
+    return compute_record(scorer, case, context.image(case), request, members)

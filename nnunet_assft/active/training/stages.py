@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import redirect_stdout
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,19 @@ from tqdm import tqdm
 from nnunet_assft.active.context import Context
 from nnunet_assft.active.state import Model
 from nnunet_assft.active.training.training_set import Stage, write_training_set
+from nnunet_assft.cluster.job import is_part, say_progress
 from nnunet_assft.errors import doing
 from nnunet_assft.network.checkpoints import load_weights, remove_if_damaged, weights_sha256
 from nnunet_assft.planning.planner import CONFIGURATION
 from nnunet_assft.runtime.cached import cached, claim, is_claimed, set_aside
+from nnunet_assft.runtime.cases import each_case
 from nnunet_assft.runtime.processes import let_workers_die_with_us
+from nnunet_assft.runtime.text import count
 from nnunet_assft.trainers import assft_trainers
+from nnunet_assft.trainers.distributed import train_on_gpus
 from nnunet_assft.trainers.folds import TRAINERS, fold_of
+
+LATEST = "checkpoint_latest.pth"
 
 
 def fine_tune(context: Context, stage: Stage) -> Model:
@@ -53,17 +60,35 @@ def train_stage(context: Context, stage: Stage) -> Model:
     remove_if_damaged(checkpoint)
     if not checkpoint.is_file():
         claim(stamp, content, displace=lambda folder: None)  # files without a checkpoint do no harm
-        with open(paths.log_file, "a") as log, redirect_stdout(log):
-            _run_training(context, stage, fold)
+        run = partial(_run_training, context, stage)
+        list(each_case(run, {stage.name: fold}, desc=_title(stage), executor=context.trainings, raises=True))
     return Model(stage.name, paths.relative(checkpoint), weights_sha256(load_weights(checkpoint)))
+
+
+def _title(stage: Stage) -> str:
+    return f"round {stage.round}: {stage.name.replace('_', ' ')} training"
 
 
 def _run_training(context: Context, stage: Stage, fold: Path) -> None:
     context.checkpoint(stage.start)  # which the trainer loads
+    remove_if_damaged(fold / LATEST)  # nnU-Net would start from scratch, too, but in another way
+    n = context.engine.gpus or 1
+    if n > 1:
+        batch_size = context.plans["configurations"][CONFIGURATION]["batch_size"]
+        train_on_gpus(partial(train, context, stage, fold), n, batch_size)
+    else:
+        train(context, stage, fold)
+
+
+def train(context: Context, stage: Stage, fold: Path) -> None:
+    """Let nnU-Net train a stage in this process, which may be one of several that share the work."""
     let_workers_die_with_us()
+    with open(context.paths.log_file, "a") as log, redirect_stdout(log):
+        _train(context, stage, fold / LATEST)
+
+
+def _train(context: Context, stage: Stage, latest: Path) -> None:
     trainer_class = getattr(assft_trainers, TRAINERS[stage.name])
-    latest = fold / "checkpoint_latest.pth"
-    remove_if_damaged(latest)  # nnU-Net would start from scratch, too, but in another way
     plans = {**context.plans, "continue_training": latest.is_file()}
     number = fold_of(stage.round, stage.name)
     trainer = trainer_class(plans, CONFIGURATION, number, context.dataset.dataset_json, context.device)
@@ -71,12 +96,21 @@ def _run_training(context: Context, stage: Stage, fold: Path) -> None:
         torch.backends.cudnn.benchmark = True
     if latest.is_file():
         trainer.load_checkpoint(str(latest))
-    desc = f"round {stage.round}: {stage.name.replace('_', ' ')} training"
-    with tqdm(total=trainer.num_epochs, initial=trainer.current_epoch, desc=desc, unit="epoch", leave=False) as bar:
+    if is_part():  # which may end at any time
+        trainer.save_every = 1
+    with tqdm(
+        total=trainer.num_epochs,
+        initial=trainer.current_epoch,
+        desc=_title(stage),
+        unit="epoch",
+        leave=False,
+        disable=trainer.local_rank > 0,
+    ) as bar:
 
         def show(done: Any) -> None:
             bar.set_postfix(loss=f"{done.logger.get_value('train_losses', step=-1):.3f}", refresh=False)
             bar.update()
+            say_progress(f"{count(done.current_epoch, 'epoch')} of {done.num_epochs}")
 
         trainer.after_epoch = show
         trainer.run_training()

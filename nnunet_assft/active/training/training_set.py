@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,32 +76,30 @@ def write_training_set(context: Context, stage: Stage) -> dict[str, Any]:
         return content
     file.unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
-    partial = folder.with_name(
+    unfinished = folder.with_name(
         f"{PARTIAL}_{folder.name}_{sha256_of(content)[:8]}"
     )  # an interrupted attempt at this set
-    partial.mkdir(parents=True, exist_ok=True)
+    unfinished.mkdir(parents=True, exist_ok=True)
     preprocessed_before = _preprocessed_labels(paths)
 
-    def add(case: str) -> bool:
-        earlier = preprocessed_before.get((case, content["cases"][case]["label_sha256"]))
-        _add_case(context, stage, case, partial, earlier)
-        return True
-
+    earlier = {case: preprocessed_before.get((case, entry["label_sha256"])) for case, entry in content["cases"].items()}
     for_each_case(
-        add,
+        partial(_add_case, context, stage, unfinished, earlier),
         list(content["cases"]),
         desc=f"round {stage.round}: {stage.name} training set",
-        done=lambda case: _is_whole(partial, case) or None,
+        done=lambda case: _is_whole(unfinished, case) or None,
+        executor=context.cases,
     )
     write_sealed(file, content)
-    os.replace(partial, folder)  # last, so that a call that is killed before it finds every case in `partial`
+    os.replace(unfinished, folder)  # last, so that a call that is killed before it finds every case there
     for abandoned in paths.stages.glob(f"{PARTIAL}_{folder.name}_*"):
         shutil.rmtree(abandoned)
     return content
 
 
-def _add_case(context: Context, stage: Stage, case: str, folder: Path, earlier: Path | None) -> None:
-    """Add a case to the folder. earlier: a training set that holds the same label, already preprocessed."""
+def _add_case(context: Context, stage: Stage, folder: Path, others: Mapping[str, Path | None], case: str) -> bool:
+    """Add a case to the folder. others: case -> a training set that holds the same label, already preprocessed."""
+    earlier = others[case]
     label_file, checksums = stage.labels[case], context.whole_files(case)
     link_or_copy(context.image_folder / f"{case}.b2nd", folder / f"{case}.b2nd")
     if case in stage.human_labels:  # stock nnU-Net looks there for the reference labels of its validation
@@ -114,6 +113,7 @@ def _add_case(context: Context, stage: Stage, case: str, folder: Path, earlier: 
             link_or_copy(earlier / f"{case}{ending}", folder / f"{case}{ending}")
     checksums |= {name: sha256_file(folder / name) for name in checksums if not name.endswith(f"{case}.b2nd")}
     keep(checksum_file(folder, case), {"label": sha256_file(label_file)}, checksums)  # last: the case is complete
+    return True
 
 
 def _is_whole(folder: Path, case: str) -> bool:

@@ -1,0 +1,104 @@
+"""The engines, one row each, and the choice of one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nnunet_assft.cluster.executors import InParts, Launcher
+from nnunet_assft.cluster.launchers import Local, Print, Slurm
+from nnunet_assft.errors import AssftError
+from nnunet_assft.runtime.cases import Executor, here
+from nnunet_assft.runtime.files import read_json
+
+SITE_FILE = "nnunet_assft_cluster.json"
+KEYS = ("engine", "parts", "gpus", "slurm")
+
+
+@dataclass(frozen=True)
+class EngineRow:
+    """Where work is done. parts: how many parts a step has unless --parts says otherwise."""
+
+    description: str
+    parts: Callable[[], int]
+    launcher: Callable[[Mapping[str, str]], Launcher] | None
+
+
+def visible_gpus() -> tuple[str, ...]:
+    """Return the values of CUDA_VISIBLE_DEVICES that name one GPU each; none if there is no GPU."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return tuple(gpu for gpu in named.split(",") if gpu.strip() not in ("", "-1"))
+    import torch
+
+    return tuple(map(str, range(torch.cuda.device_count())))
+
+
+ENGINES: dict[str, EngineRow] = {
+    "here": EngineRow("in this process, one case after the other", lambda: 1, None),
+    "local": EngineRow(
+        "in processes on this machine, one per GPU",
+        lambda: max(1, len(visible_gpus())),
+        lambda _: Local(visible_gpus()),
+    ),
+    "slurm": EngineRow("as jobs of SLURM; needs the extra [cluster]", lambda: 8, Slurm),
+    "print": EngineRow("by somebody else, with a script that is written", lambda: 8, lambda _: Print()),
+}
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Where the cases of a step and the trainings are worked on.
+
+    name: a row of `ENGINES`. parts: of a step, at most. gpus: that a training uses. slurm: options of sbatch. In a
+    part, where it is pickled with the work, the engine is `here`.
+    """
+
+    name: str = "here"
+    parts: int | None = None
+    gpus: int | None = None
+    slurm: Mapping[str, str] = field(default_factory=dict)
+
+    def __reduce__(self) -> tuple[type[Engine], tuple[str, None, int | None]]:
+        return Engine, ("here", None, self.gpus)
+
+    def cases(self, folder: Path) -> Executor:
+        """Return the executor for the cases of a step. folder: where the folders of the steps are."""
+        row = ENGINES[self.name]
+        if row.launcher is None:
+            return here
+        return InParts(folder, row.launcher(self.slurm), self.parts or row.parts())
+
+    def trainings(self, folder: Path) -> Executor:
+        """Return the executor for trainings, each of which is one part. On this machine, that is this process."""
+        row = ENGINES[self.name]
+        if row.launcher is None or self.name == "local":
+            return here
+        gpus = {"gpus_per_node": str(self.gpus)} if self.gpus else {}
+        return InParts(folder, row.launcher({**self.slurm, **gpus}), 1)
+
+
+HERE = Engine()
+
+
+def read_site_file(file: Path | None) -> dict[str, Any]:
+    """Return the defaults of a site: engine, parts, gpus, and the options of sbatch.
+
+    file: that of --engine_file; by default nnunet_assft_cluster.json in nnUNet_results, if there is one. Raises
+    `AssftError` if it cannot be used.
+    """
+    default = Path(os.environ.get("nnUNet_results", "."), SITE_FILE)
+    if file is None and not default.is_file():
+        return {}
+    used = file or default
+    expected = f"Expected a JSON object with some of the keys {', '.join(KEYS)}."
+    try:
+        content = read_json(used)
+    except (OSError, ValueError) as error:
+        raise AssftError(f"The engine file {used} cannot be read ({error}). {expected}") from error
+    if not isinstance(content, dict) or not set(content) <= set(KEYS) or not isinstance(content.get("slurm", {}), dict):
+        raise AssftError(f"The engine file {used} holds {content!r}. {expected}")
+    return content

@@ -1,0 +1,103 @@
+"""Executors that work on the cases of a step in parts: they submit what is missing until nothing is."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from tqdm import tqdm
+
+from nnunet_assft.cluster.job import Job, Sweep, open_job, write_function
+from nnunet_assft.errors import AssftError
+from nnunet_assft.runtime.cases import Executor, here
+from nnunet_assft.runtime.text import count, named, some
+
+
+class Launcher(Protocol):
+    """Starts processes that call `run_part`."""
+
+    pause: float  # seconds between two looks at the files
+
+    def submit(self, job: Job, sweep: Sweep) -> None:
+        """Start the parts of a sweep, and record their ids in it."""
+
+    def running(self, sweep: Sweep) -> bool:
+        """Return whether a part of the sweep may still be waiting or at work."""
+
+    def end(self, sweep: Sweep) -> None:
+        """End the parts of a sweep."""
+
+    def logs(self, sweep: Sweep) -> list[Path]:
+        """Return the log files of the parts of a sweep that have one."""
+
+
+@dataclass(frozen=True)
+class InParts:
+    """An executor. In a part, where it is pickled with its function, work is done in the process itself.
+
+    folder: holds the folders of the steps. parts: how many parts a step has at most.
+    """
+
+    folder: Path
+    launcher: Launcher
+    parts: int
+
+    def __reduce__(self) -> tuple[Callable[[], Executor], tuple[()]]:
+        return _here, ()
+
+    def __call__(self, function: Callable[[Any], Any], items: Sequence[Any], desc: str) -> Iterator[tuple[int, Any]]:
+        if not items:
+            return
+        folder = self.folder / re.sub(r"\W+", "_", desc).strip("_")
+        job, left_behind = open_job(folder, function)
+        if not left_behind:
+            self._end(Job(folder, ""))
+            write_function(job, function)
+        number = {item[0]: i for i, item in enumerate(items)}
+        yield from self._results(job, dict(items), number, desc)
+        self._end(job)  # a part may be at work on a case that another part has finished
+
+    def _results(self, job: Job, left: dict[str, Any], number: dict[str, int], desc: str) -> Iterator[tuple[int, Any]]:
+        """Yield (number of the case, result) until nothing is left."""
+        known: object = None  # what had been achieved when the last sweep was submitted
+        while left:
+            running = any(self.launcher.running(sweep) for sweep in job.sweeps)  # asked before the files are read
+            for case, result in job.new_results():
+                if left.pop(case, None) is not None:
+                    yield number[case], result
+            if running:
+                time.sleep(self.launcher.pause)
+            elif left:
+                achieved = (len(left), job.progress())
+                if achieved == known:
+                    raise AssftError(self._no_progress(job, list(left)))
+                known = achieved
+                sweep = job.submit(list(left.items()), min(self.parts, len(left)))
+                self.launcher.submit(job, sweep)
+                if sweep.ids():
+                    told = f"{count(sweep.parts, 'part')} submitted as {named('job', sweep.ids())}"
+                    tqdm.write(f"{desc}: {count(len(left), 'case')} left, {told}", file=sys.stderr)
+
+    def _no_progress(self, job: Job, left: Sequence[str]) -> str:
+        last = job.sweeps[-1]
+        errors = sorted({report["error"] for report in last.reports() if report["error"]})
+        logs = [str(file) for file in self.launcher.logs(last)]
+        return (
+            f"{count(len(left), 'case')} could not be finished ({some(left)}): the last {count(last.parts, 'part')} "
+            f"ended without a result{': ' + '; '.join(errors) if errors else ''}. "
+            f"See {some(logs) if logs else job.folder}, and run the same command again."
+        )
+
+    def _end(self, job: Job) -> None:
+        for sweep in job.sweeps:
+            self.launcher.end(sweep)
+        job.remove()
+
+
+def _here() -> Executor:
+    return here

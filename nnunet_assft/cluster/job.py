@@ -1,0 +1,222 @@
+"""A step in parts: its function and its cases lie in a folder, other processes work on them and add their results.
+
+```text
+FOLDER/function.pkl              the function that is applied to every case
+FOLDER/sweep_001/cases.pkl       the cases that were left when this sweep was submitted: (case, argument) pairs
+FOLDER/sweep_001/submitted.json  how many parts it has, and the ids of their jobs
+FOLDER/sweep_001/part_000_*.json what this part is doing, one file per process that has worked on it
+FOLDER/sweep_001/part_000_*.bin  its results, one after the other, each with its length and its checksum
+```
+
+Part i of n works on every n-th case, beginning with case i. Only the coordinator, which is the command that was typed,
+decides what is left; parts write nothing but their own files and what the function itself writes. So any of them may
+end at any time: what is missing is submitted again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import pickle
+import shutil
+import signal
+import socket
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from nnunet_assft.errors import AssftError, DamagedFileError, in_one_line
+from nnunet_assft.runtime.files import atomic_path
+from nnunet_assft.runtime.sealed import read_sealed, write_sealed
+from nnunet_assft.runtime.untrusted import load_result
+
+FUNCTION, CASES, SUBMITTED = "function.pkl", "cases.pkl", "submitted.json"
+HEAD = struct.Struct("<QI")  # length and checksum of a result
+
+
+@dataclass
+class Job:
+    """The folder of a step. taken: file of results -> how many of its bytes the coordinator has read."""
+
+    folder: Path
+    function_sha256: str
+    taken: dict[Path, int] = field(default_factory=dict)
+
+    @property
+    def sweeps(self) -> list[Sweep]:
+        """The sweeps so far, in their order."""
+        return [Sweep(folder) for folder in sorted(self.folder.glob("sweep_*"))]
+
+    def submit(self, cases: Sequence[tuple[str, Any]], parts: int) -> Sweep:
+        """Write the cases of a new sweep."""
+        sweep = Sweep(self.folder / f"sweep_{len(self.sweeps) + 1:03d}")
+        _write(sweep.folder / CASES, pickle.dumps(list(cases)))
+        sweep.write(parts, [])
+        return sweep
+
+    def new_results(self) -> Iterator[tuple[str, Any]]:
+        """Yield (case, result) of all results that this object has not yielded yet."""
+        for file in sorted(self.folder.glob("sweep_*/part_*.bin")):
+            with open(file, "rb") as stream:
+                stream.seek(self.taken.get(file, 0))
+                for content in _frames(stream):
+                    self.taken[file] = stream.tell()
+                    yield load_result(content)
+
+    def progress(self) -> set[tuple[str, str]]:
+        """Return what parts have said about their progress within a case, such as the epochs of a training."""
+        return {(report["case"], report["progress"]) for sweep in self.sweeps for report in sweep.reports()}
+
+    def remove(self) -> None:
+        """Delete the folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One submission of the cases that were left."""
+
+    folder: Path
+
+    def write(self, parts: int, ids: Sequence[str]) -> None:
+        """Record the number of parts, and the ids of the jobs that work on them."""
+        write_sealed(self.folder / SUBMITTED, {"parts": parts, "ids": list(ids)})
+
+    @cached_property
+    def parts(self) -> int:
+        return int(self._submitted().get("parts", 0))
+
+    def ids(self) -> list[str]:
+        """The ids of the jobs of this sweep; none if it was never submitted."""
+        return list(self._submitted().get("ids", ()))
+
+    def _submitted(self) -> dict[str, Any]:
+        with suppress(DamagedFileError):
+            return read_sealed(self.folder / SUBMITTED)
+        return {}
+
+    def reports(self) -> list[dict[str, Any]]:
+        """What each process that has worked on a part has last said: part, host, pid, state, finished, of, case,
+        progress, error."""
+        found = []
+        for file in sorted(self.folder.glob("part_*.json")):
+            with suppress(DamagedFileError):
+                found.append(read_sealed(file))
+        return found
+
+
+def open_job(folder: Path, function: Callable[[Any], Any]) -> tuple[Job, bool]:
+    """Return the job of a function, and whether an earlier coordinator has left it. A job of another function is one
+    that nobody waits for any more; its folder is removed by the caller, who knows how to end its processes."""
+    content = pickle.dumps(function)
+    job = Job(folder, hashlib.sha256(content).hexdigest())
+    file = folder / FUNCTION
+    if file.is_file() and file.read_bytes() == content:
+        return job, True
+    return job, False
+
+
+def write_function(job: Job, function: Callable[[Any], Any]) -> None:
+    """Write the function into the folder of the job."""
+    _write(job.folder / FUNCTION, pickle.dumps(function))
+
+
+# Working on a part ----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Part:
+    """The process that works on a part, as it describes itself in its file."""
+
+    file: Path
+    content: dict[str, Any]
+
+    def say(self, **changes: Any) -> None:
+        self.content.update(changes)
+        write_sealed(self.file, self.content)
+
+
+_at_work: _Part | None = None
+
+
+def is_part() -> bool:
+    """Return whether this process works on a part."""
+    return _at_work is not None
+
+
+def say_progress(text: str) -> None:
+    """Say how far a long case is, such as the epoch that a training can be continued from. Does nothing elsewhere than
+    in a part."""
+    if _at_work is not None:
+        _at_work.say(progress=text)
+
+
+def run_part(sweep: Path, num_parts: int, part_id: int, function_sha256: str) -> None:
+    """Work on one part of a sweep. The result of each case is added to the file of results as soon as it is there.
+
+    function_sha256: that of the file of the function, as the coordinator knows it, so that nothing else is run.
+    """
+    global _at_work
+    content = (sweep.parent / FUNCTION).read_bytes()
+    if hashlib.sha256(content).hexdigest() != function_sha256:
+        raise AssftError(f"{sweep.parent} belongs to another step by now. Nothing is left to do for this part.")
+    cases: list[tuple[str, Any]] = pickle.loads((sweep / CASES).read_bytes())[part_id::num_parts]
+    name = f"part_{part_id:03d}_{socket.gethostname()}_{os.getpid()}"
+    who = {"part": part_id, "host": socket.gethostname(), "pid": os.getpid(), "job": os.environ.get("SLURM_JOB_ID", "")}
+    what = {"state": "running", "finished": 0, "of": len(cases), "case": "", "progress": "", "error": ""}
+    _at_work = part = _Part(sweep / f"{name}.json", {**who, **what})
+    part.say()
+    for number in (signal.SIGTERM, signal.SIGUSR2):  # of SLURM, when the time is up or another job comes first
+        signal.signal(number, _end)
+    try:
+        function = pickle.loads(content)
+        with open(sweep / f"{name}.bin", "ab") as results:
+            for n, (case, item) in enumerate(cases):
+                part.say(case=case, progress="", finished=n)
+                _add(results, (case, _result(function, (case, item))))
+    except BaseException as error:
+        part.say(state="failed", error=in_one_line(error) if isinstance(error, Exception) else str(error))
+        raise
+    part.say(state="finished", finished=len(cases), case="")
+
+
+def _end(number: int, _: object) -> None:
+    raise SystemExit(f"ended by {signal.Signals(number).name}")
+
+
+def _result(function: Callable[[Any], Any], case_and_item: tuple[str, Any]) -> Any:
+    """Return the result of a case, or its error as an `AssftError`, which the coordinator raises or collects."""
+    try:
+        return function(case_and_item)
+    except AssftError as error:
+        return error
+    except Exception as error:
+        return AssftError(f"{in_one_line(error)}.")
+
+
+def _add(results: io.BufferedWriter, result: tuple[str, Any]) -> None:
+    content = pickle.dumps(result)
+    results.write(HEAD.pack(len(content), zlib.crc32(content)) + content)
+    results.flush()
+    os.fsync(results.fileno())
+
+
+def _frames(stream: io.BufferedReader) -> Iterator[bytes]:
+    """Yield the results that are complete. The last one may still be being written, or never be completed."""
+    while len(head := stream.read(HEAD.size)) == HEAD.size:
+        length, checksum = HEAD.unpack(head)
+        content = stream.read(length)
+        if len(content) < length or zlib.crc32(content) != checksum:
+            return
+        yield content
+
+
+def _write(file: Path, content: bytes) -> None:
+    with atomic_path(file) as partial:
+        partial.write_bytes(content)

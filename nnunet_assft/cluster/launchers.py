@@ -1,0 +1,184 @@
+"""Launchers: how the parts of a step are started. In processes of this machine, as jobs of SLURM, or by somebody else,
+with a script that is written for it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from nnunet_assft.cluster.job import Job, Sweep, run_part
+from nnunet_assft.errors import AssftError, WaitingForParts
+from nnunet_assft.runtime.files import write_text
+from nnunet_assft.runtime.processes import die_with_parent
+
+FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+MINUTES = 240  # that a job of SLURM may take; what it has not finished then is submitted again
+
+
+def _command(job: Job, sweep: Sweep) -> list[str]:
+    """Return the command that works on a part of a sweep, without the number of the part at its end."""
+    numbers = ["-num_parts", str(sweep.parts), "-part_id"]
+    function = ["--function", job.function_sha256]
+    return [sys.executable, "-m", "nnunet_assft.cli.part", str(sweep.folder), *function, *numbers]
+
+
+@dataclass
+class Local:
+    """Starts a process on this machine for every part. They end with this process.
+
+    gpus: the values of CUDA_VISIBLE_DEVICES that the parts get in turn; none: the parts see what this process sees.
+    """
+
+    gpus: tuple[str, ...] = ()
+    pause: float = 0.2
+    _processes: dict[Path, list[subprocess.Popen[bytes]]] = field(default_factory=dict)
+
+    def submit(self, job: Job, sweep: Sweep) -> None:
+        for part in range(sweep.parts):
+            visible = {"CUDA_VISIBLE_DEVICES": self.gpus[part % len(self.gpus)]} if self.gpus else {}
+            with open(sweep.folder / f"part_{part:03d}.log", "ab") as log:
+                process = subprocess.Popen(
+                    [*_command(job, sweep), str(part)],
+                    env=os.environ | visible,
+                    cwd=sweep.folder,  # the user's working directory may contain a folder that shadows a package
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    preexec_fn=die_with_parent,
+                )
+            self._processes.setdefault(sweep.folder, []).append(process)
+
+    def running(self, sweep: Sweep) -> bool:
+        return any(process.poll() is None for process in self._processes.get(sweep.folder, ()))
+
+    def end(self, sweep: Sweep) -> None:
+        for process in self._processes.pop(sweep.folder, ()):
+            process.terminate()
+            process.wait()
+
+    def logs(self, sweep: Sweep) -> list[Path]:
+        return sorted(sweep.folder.glob("part_*.log"))
+
+
+@dataclass
+class Slurm:
+    """Submits an array of jobs to SLURM, one for every part. They go on if this process ends.
+
+    options: of sbatch, such as partition, time or gres. Parts whose job was cancelled, preempted or out of time are
+    submitted again by the executor, so nothing is requeued here.
+    """
+
+    options: Mapping[str, str] = field(default_factory=dict)
+    pause: float = 3.0
+
+    def submit(self, job: Job, sweep: Sweep) -> None:
+        submitit = _submitit()
+        logs = sweep.folder / "logs"
+        known = set(submitit.SlurmExecutor._valid_parameters())
+        options: dict[str, Any] = {"time": MINUTES, **self.options}
+        others = {name: value for name, value in options.items() if name not in known}
+        # the user's working directory may contain a folder that shadows a package
+        others["chdir"] = str(sweep.folder)
+        work = partial(run_part, sweep.folder, sweep.parts, function_sha256=job.function_sha256)
+        ids: list[str] = []
+        try:
+            for parts in _chunks(range(sweep.parts), _longest_array()):
+                executor = submitit.SlurmExecutor(logs)
+                named = {name: value for name, value in options.items() if name in known}
+                executor.update_parameters(
+                    job_name=f"assft_{job.folder.name}"[:60], **named, additional_parameters=others
+                )
+                ids += [array.job_id.partition("_")[0] for array in executor.map_array(work, parts)[:1]]
+                sweep.write(sweep.parts, ids)
+        except (submitit.core.utils.FailedJobError, FileNotFoundError, RuntimeError, ValueError) as error:
+            raise AssftError(
+                f"SLURM took no job: {' '.join(str(error).split())[:400]} Check the options given with --slurm."
+            ) from error
+
+    def running(self, sweep: Sweep) -> bool:
+        ids = set(sweep.ids())
+        if not ids:
+            return False
+        queue = subprocess.run(["squeue", "-h", "--me", "-o", "%F"], capture_output=True, text=True, check=False)
+        # without an answer of the controller, nothing is known and nothing is submitted
+        return queue.returncode != 0 or not ids.isdisjoint(queue.stdout.split())
+
+    def end(self, sweep: Sweep) -> None:
+        if sweep.ids():
+            subprocess.run(["scancel", *sweep.ids()], capture_output=True, check=False)
+
+    def logs(self, sweep: Sweep) -> list[Path]:
+        return sorted(file for file in (sweep.folder / "logs").glob("*_log.err") if file.stat().st_size)
+
+
+def _submitit() -> Any:
+    try:
+        import submitit
+    except ImportError as error:
+        raise AssftError(
+            "The engine slurm needs submitit. Install it with: pip install 'nnunet_assft[cluster]'"
+        ) from error
+    return submitit
+
+
+def _longest_array() -> int:
+    """Return how many jobs an array may have at this site; SLURM's default if it does not say."""
+    config = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, check=False).stdout
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", config, re.MULTILINE)
+    return max(1, int(found[1]) - 1 if found else 1000)
+
+
+def _chunks(numbers: Sequence[int], length: int) -> list[Sequence[int]]:
+    return [numbers[i : i + length] for i in range(0, len(numbers), length)]
+
+
+@dataclass
+class Print:
+    """Writes a script that works on a part, and leaves it to somebody else to start the parts."""
+
+    pause: float = 0.0
+
+    def submit(self, job: Job, sweep: Sweep) -> None:
+        exports = [
+            f"export {name}={shlex.quote(os.environ[name])}"
+            for name in (*FOLDERS, "PYTHONPATH", "OMP_NUM_THREADS")
+            if name in os.environ
+        ]
+        lines = [
+            "#!/usr/bin/env bash",
+            f"# Works on one of the parts 0 to {sweep.parts - 1}. Give its number, or submit this as an array of jobs.",
+            "set -euo pipefail",
+            *exports,
+            'part="${1:-${SLURM_ARRAY_TASK_ID:-${PBS_ARRAY_INDEX:-$((LSB_JOBINDEX - 1))}}}"',
+            f"cd {shlex.quote(str(sweep.folder))}",
+            f'exec {shlex.join(_command(job, sweep))} "$part"',
+        ]
+        write_text(sweep.folder / "part.sh", "\n".join(lines) + "\n")
+        self.running(sweep)
+
+    def running(self, sweep: Sweep) -> bool:
+        """Raise `WaitingForParts` unless every part has ended; nothing else is known about their processes."""
+        states = {report["part"]: report["state"] for report in sweep.reports()}
+        waiting = [part for part in range(sweep.parts) if states.get(part, "running") == "running"]
+        if not waiting:
+            return False
+        script = shlex.quote(str(sweep.folder / "part.sh"))
+        raise WaitingForParts(
+            f"{len(waiting)} of {sweep.parts} parts are not finished. Run `bash {script} PART` for each part from 0 to "
+            f"{sweep.parts - 1}, for example as jobs (sbatch --array=0-{sweep.parts - 1} {script}), and then the same "
+            "command again. A part that was killed can be run again."
+        )
+
+    def end(self, sweep: Sweep) -> None:
+        """Nothing is known about the processes, so nothing is ended."""
+
+    def logs(self, sweep: Sweep) -> list[Path]:
+        return []

@@ -1,0 +1,54 @@
+"""Trainings on several GPUs by nnU-Net's own distributed data parallelism: one process per GPU."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from contextlib import closing
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+
+from nnunet_assft.errors import AssftError
+from nnunet_assft.runtime.processes import die_with_parent_if_spawned
+
+
+def train_on_gpus(train: Callable[[], None], n: int, batch_size: int) -> None:
+    """Call `train`, which builds a trainer and runs it, in n processes, each with a GPU of its own.
+
+    nnU-Net divides the batch among them and normalises over the whole of it (synchronised batch normalisation). Raises
+    `AssftError` if there are fewer GPUs, or fewer cases in a batch.
+    """
+    available = torch.cuda.device_count()
+    if available < n:
+        raise AssftError(f"--gpus {n}, but torch finds {available}. Give a smaller number.")
+    if batch_size < n:
+        raise AssftError(
+            f"--gpus {n}, but a batch has {batch_size} cases, and every GPU needs one. Give --gpus {batch_size}."
+        )
+    torch.multiprocessing.spawn(_run_rank, (n, free_port(), train), nprocs=n)
+
+
+def _run_rank(rank: int, n: int, port: int, train: Callable[[], None]) -> None:
+    die_with_parent_if_spawned()
+    torch.cuda.set_device(rank)
+    with_process_group("nccl", rank, n, port, train)
+
+
+def with_process_group(backend: str, rank: int, n: int, port: int, train: Callable[[], None]) -> None:  # all of its say
+    """Call `train` as process `rank` of n that find each other at a port of this machine."""
+    os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=str(port))
+    dist.init_process_group(backend, rank=rank, world_size=n)
+    try:
+        train()
+    finally:
+        dist.destroy_process_group()
+
+
+def free_port() -> int:
+    """Return a port of this machine that nobody listens to."""
+    with closing(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as listener:
+        listener.bind(("localhost", 0))
+        return int(listener.getsockname()[1])

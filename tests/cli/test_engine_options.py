@@ -1,0 +1,74 @@
+"""The options that say where work is done."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from nnunet_assft.cli.common import parse
+from nnunet_assft.cli.engine_options import choose_where
+from nnunet_assft.cli.round import main, parser
+from nnunet_assft.cluster.engines import SITE_FILE, Engine
+from nnunet_assft.errors import AssftError
+
+
+def chosen(*options: str) -> tuple[torch.device, Engine]:
+    return choose_where(parse(parser(), ["-d", "901", "-r", "0", *options]))
+
+
+def test_without_options_work_is_done_here(nnunet_folders: Path) -> None:
+    assert chosen("-device", "cpu") == (torch.device("cpu"), Engine())
+
+
+def test_options_of_slurm(nnunet_folders: Path) -> None:
+    device, engine = chosen("--engine", "slurm", "--parts", "20", "--slurm", "partition=gpu,gres=gpu:1,cpus-per-task=4")
+    assert device == torch.device("cuda")  # of the jobs; this machine may have none
+    assert engine == Engine("slurm", 20, None, {"partition": "gpu", "gres": "gpu:1", "cpus_per_task": "4"})
+    assert chosen("--engine", "slurm", "--slurm", "partition=main")[0] == torch.device("cpu")
+
+
+def test_an_option_counts_more_than_the_file_of_the_site(nnunet_folders: Path) -> None:
+    site = {"engine": "slurm", "parts": 8, "slurm": {"time": 60, "partition": "main"}}
+    (nnunet_folders / "nnUNet_results" / SITE_FILE).write_text(json.dumps(site))
+    assert chosen()[1] == Engine("slurm", 8, None, {"time": "60", "partition": "main"})
+    assert chosen("--parts", "3", "--slurm", "time=30")[1] == Engine(
+        "slurm", 3, None, {"time": "30", "partition": "main"}
+    )
+    assert chosen("--engine", "here", "-device", "cpu")[1].name == "here"
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--engine", "pbs"], "There is no engine 'pbs'. Choose one of here, local, slurm, print"),
+        (["--slurm", "partition"], "--slurm partition: expected KEY=VALUE,..."),
+        (["--engine_file", "missing.json"], "The engine file missing.json cannot be read"),
+    ],
+)
+def test_wrong_options_are_one_line(nnunet_folders: Path, options: list[str], text: str) -> None:
+    with pytest.raises(AssftError) as raised:
+        chosen(*options)
+    assert text in str(raised.value)
+
+
+@pytest.mark.parametrize("content", ["[]", '{"engin": "slurm"}', '{"slurm": "time=3"}', "{"])
+def test_a_wrong_engine_file_is_one_line(nnunet_folders: Path, content: str) -> None:
+    (nnunet_folders / "nnUNet_results" / SITE_FILE).write_text(content)
+    with pytest.raises(AssftError, match="Expected a JSON object with some of the keys engine, parts, gpus, slurm"):
+        chosen()
+
+
+def test_the_help_names_the_list_and_the_list_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["-h"])
+    printed = capsys.readouterr().out
+    assert "--engine " not in printed
+    assert "--list_engines" in printed
+    with pytest.raises(SystemExit):
+        main(["--list_engines"])
+    printed = capsys.readouterr().out
+    for word in ("here", "local", "slurm", "print", "--engine", "--parts", "--gpus", "--slurm", "--engine_file"):
+        assert word in printed

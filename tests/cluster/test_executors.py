@@ -1,0 +1,113 @@
+"""Steps in parts, in real processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from nnunet_assft.cluster.executors import InParts
+from nnunet_assft.cluster.launchers import Local, Print
+from nnunet_assft.errors import AssftError, WaitingForParts
+from nnunet_assft.runtime.cases import for_each_case
+from tests.cluster import work
+
+CASES = {"a": 1, "b": 2, "c": 3, "d": 4, "e": 5}
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], InParts]:
+    """An executor with n parts; parts can import the tests."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    return lambda parts: InParts(tmp_path / "jobs", Local(), parts)
+
+
+@pytest.mark.parametrize("parts", [1, 3, 9])
+def test_results_are_those_of_one_process(local: Callable[[int], InParts], parts: int, tmp_path: Path) -> None:
+    found = for_each_case(work.square, CASES, desc="squares: of 5", executor=local(parts))
+    assert found == {"a": 1, "b": 4, "c": 9, "d": 16, "e": 25}
+    assert list(found) == list(CASES)
+    assert list((tmp_path / "jobs").iterdir()) == []  # nothing is left of the step
+
+
+def test_every_part_is_a_process_with_every_nth_case(local: Callable[[int], InParts]) -> None:
+    found = for_each_case(work.process_of, list(CASES), desc="processes", executor=local(2))
+    assert os.getpid() not in found.values()
+    assert found["a"] == found["c"] == found["e"] != found["b"] == found["d"]
+
+
+def test_errors_of_cases_are_collected_or_end_the_loop(local: Callable[[int], InParts]) -> None:
+    failures: dict[str, AssftError] = {}
+    found = for_each_case(work.refuse_even, CASES, desc="odd", executor=local(2), failures=failures)
+    assert found == {"a": 1, "c": 3, "e": 5}
+    assert {case: str(error) for case, error in failures.items()} == {"b": "2 is even.", "d": "4 is even."}
+    with pytest.raises(AssftError, match="is even"):
+        for_each_case(work.refuse_even, CASES, desc="odd", executor=local(2))
+
+
+def test_an_error_of_another_kind_says_on_which_case(local: Callable[[int], InParts]) -> None:
+    with pytest.raises(AssftError, match="quotients b: ZeroDivisionError: division by zero"):
+        for_each_case(work.reciprocal, {"a": 1, "b": 0}, desc="quotients", executor=local(2))
+
+
+def test_what_a_killed_part_has_left_is_submitted_again(local: Callable[[int], InParts], tmp_path: Path) -> None:
+    cases = dict.fromkeys(CASES, tmp_path / "killed")
+    found = for_each_case(work.killed_once, cases, desc="done", executor=local(2))
+    assert found == dict.fromkeys(CASES, "done")
+
+
+def test_without_progress_the_cases_and_the_logs_are_named(local: Callable[[int], InParts], tmp_path: Path) -> None:
+    with pytest.raises(AssftError, match=r"1 case could not be finished \(b\).*sweep_003/part_000\.log"):
+        for_each_case(work.always_killed, CASES, desc="killed", executor=local(2))
+
+
+def test_a_case_that_gets_further_each_time_is_submitted_until_it_is_done(
+    local: Callable[[int], InParts], tmp_path: Path
+) -> None:
+    found = for_each_case(work.killed_after_every_step, {"training": tmp_path / "steps"}, desc="t", executor=local(1))
+    assert found == {"training": 4}
+
+
+def test_in_a_part_the_executor_is_its_own_process(local: Callable[[int], InParts]) -> None:
+    found = for_each_case(partial(work.name_of, local(2)), {"a": 1}, desc="names", executor=local(1))
+    assert found == {"a": "here"}
+
+
+def test_results_of_another_function_are_not_taken(local: Callable[[int], InParts], tmp_path: Path) -> None:
+    printed = InParts(tmp_path / "jobs", Print(), 1)
+    with pytest.raises(WaitingForParts):
+        for_each_case(work.square, CASES, desc="step", executor=printed)
+    _run_script(tmp_path / "jobs/step/sweep_001/part.sh", 0)
+    assert for_each_case(work.refuse_even, {"a": 7}, desc="step", executor=local(1)) == {"a": 7}
+
+
+def test_printed_scripts_are_run_by_somebody_else(local: Callable[[int], InParts], tmp_path: Path) -> None:
+    printed = InParts(tmp_path / "jobs", Print(), 2)
+    script = tmp_path / "jobs/squares/sweep_001/part.sh"
+    for part in range(2):
+        with pytest.raises(WaitingForParts, match=rf"{2 - part} of 2 parts are not finished.*{script} PART"):
+            for_each_case(work.square, CASES, desc="squares", executor=printed)
+        _run_script(script, part)
+    assert for_each_case(work.square, CASES, desc="squares", executor=printed)["e"] == 25
+
+
+def _run_script(script: Path, part: int) -> None:
+    subprocess.run(["bash", str(script), str(part)], check=True, cwd="/")
+
+
+def test_half_a_result_is_computed_again(local: Callable[[int], InParts], tmp_path: Path) -> None:
+    printed = InParts(tmp_path / "jobs", Print(), 1)
+    with pytest.raises(WaitingForParts):
+        for_each_case(work.square, CASES, desc="squares", executor=printed)
+    _run_script(tmp_path / "jobs/squares/sweep_001/part.sh", 0)
+    (results,) = tmp_path.glob("jobs/squares/sweep_001/part_000_*.bin")
+    results.write_bytes(results.read_bytes()[:-5])  # the last case
+    with pytest.raises(WaitingForParts, match="1 of 1 parts are not finished"):
+        for_each_case(work.square, CASES, desc="squares", executor=printed)
+    _run_script(tmp_path / "jobs/squares/sweep_002/part.sh", 0)
+    assert for_each_case(work.square, CASES, desc="squares", executor=printed)["e"] == 25

@@ -1,0 +1,47 @@
+"""What status says about parts."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+from nnunet_assft.cluster.job import Sweep
+from nnunet_assft.cluster.progress import lines_about_parts
+from nnunet_assft.runtime.sealed import write_sealed
+
+REPORT = {"host": "node7", "pid": 12, "job": "77", "of": 4, "case": "", "progress": "", "error": ""}
+
+
+def test_parts_that_are_at_work_have_failed_or_wait(tmp_path: Path) -> None:
+    folder = tmp_path / "scoring_round_02_query/sweep_001"
+    Sweep(folder).write(4, ["77"])
+    gone = {"host": socket.gethostname(), "pid": 2**22 + 1}  # no process has this number
+    reports = [
+        {**REPORT, "part": 0, "state": "finished", "finished": 4},
+        {**REPORT, "part": 1, "state": "running", "finished": 3, "case": "case_07"},
+        {**REPORT, **gone, "part": 2, "state": "running", "finished": 1, "case": "case_03"},
+    ]
+    for report in reports:
+        write_sealed(folder / f"part_{report['part']:03d}_x.json", report)
+    assert list(lines_about_parts(tmp_path)) == [
+        "scoring round 02 query: 8 cases done; 4 parts: 1 failed, 1 finished, 1 running, 1 waiting, job 77",
+        "  part 1: running on node7 (process 12, job 77), at case_07",
+        f"  part 2: failed on {socket.gethostname()} (process {2**22 + 1}, job 77), at case_03",
+    ]
+    assert os.getpid() < 2**22 + 1
+
+
+def test_a_training_says_its_epochs(tmp_path: Path) -> None:
+    folder = tmp_path / "round_1_semi_training/sweep_002"
+    Sweep(folder).write(1, [])
+    said = {"part": 0, "state": "failed", "finished": 0, "case": "semi", "progress": "3 epochs of 10"}
+    write_sealed(folder / "part_000_x.json", {**REPORT, **said, "error": "ended by SIGUSR1"})
+    assert list(lines_about_parts(tmp_path)) == [
+        "round 1 semi training (sweep 002): 0 cases done; 1 part: 1 failed",
+        "  part 0: failed on node7 (process 12, job 77), at semi, 3 epochs of 10: ended by SIGUSR1",
+    ]
+
+
+def test_nothing_is_said_where_nothing_is_done_in_parts(tmp_path: Path) -> None:
+    assert list(lines_about_parts(tmp_path / "jobs")) == []

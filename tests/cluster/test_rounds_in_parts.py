@@ -1,0 +1,40 @@
+"""A round whose cases and trainings are worked on by other processes is the round of one process, byte for byte."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nnunet_assft.active.rounds import run_round
+from nnunet_assft.active.state import Experiment
+from nnunet_assft.cluster.engines import Engine
+from nnunet_assft.runtime.files import sha256_file
+from tests.cluster.work import has_slurm
+from tests.conftest import CPU
+
+ENGINES = [
+    Engine("local", parts=2),
+    pytest.param(
+        Engine("slurm", parts=3, slurm={"time": "5", "mem": "3000"}),
+        marks=pytest.mark.skipif(not has_slurm(), reason="there is no SLURM here"),
+    ),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.name)
+def test_decisions_and_files_are_those_of_one_process(
+    engine: Engine, planned: Experiment, trained_template: Path
+) -> None:
+    for r in (0, 1):
+        run_round(planned, r, CPU, engine=engine)
+    paths = planned.paths
+    assert list(paths.jobs.iterdir()) == []
+    root, expected = paths.results.parents[2], trained_template
+    files = [paths.round_file(0), paths.round_file(1), *paths.results.glob("records/*/*.npz")]
+    files += paths.raw.glob("assft/*/*/pseudo_labels/*.nii.gz")
+    files += [*paths.results.glob("test_round_*/*.nii.gz"), *paths.results.glob("*_round_*.csv")]
+    assert len(files) > 30
+    different = [file for file in files if sha256_file(file) != sha256_file(expected / file.relative_to(root.parent))]
+    assert different == []

@@ -1,0 +1,92 @@
+"""Functions that parts apply to cases, in a module of its own because parts import it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from nnunet_assft.cluster.job import say_progress
+from nnunet_assft.errors import AssftError
+from nnunet_assft.runtime.cases import Executor
+
+
+def has_slurm() -> bool:
+    """Whether there is a SLURM whose controller answers."""
+    return bool(shutil.which("sinfo")) and subprocess.run(["sinfo"], capture_output=True, check=False).returncode == 0
+
+
+def square(n: int) -> int:
+    return n * n
+
+
+def process_of(case: str) -> int:
+    return os.getpid()
+
+
+def refuse_even(n: int) -> int:
+    if n % 2 == 0:
+        raise AssftError(f"{n} is even.")
+    return n
+
+
+def reciprocal(n: int) -> float:
+    return 1 / n
+
+
+def killed_once(file: Path) -> str:
+    """The first process that comes here is killed."""
+    if not file.exists():
+        file.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "done"
+
+
+def always_killed(n: int) -> None:
+    if n == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def killed_after_every_step(file: Path) -> int:
+    """Like a training that is out of time after every epoch, and goes on from its checkpoint."""
+    steps = len(file.read_text()) + 1 if file.exists() else 1
+    file.write_text("x" * steps)
+    say_progress(f"step {steps}")
+    if steps < 4:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return steps
+
+
+def job_of(folder: Path) -> str:
+    """Say that the work has begun, and go on when the file `go` is there."""
+    (folder / f"begun_{os.environ['SLURM_JOB_ID']}").touch()
+    while not (folder / "go").exists():
+        time.sleep(0.2)
+    return os.environ["SLURM_JOB_ID"]
+
+
+def wait_in_part_1(folder: Path) -> str:
+    """Part 1 waits forever the first time."""
+    begun = folder / "begun"
+    if os.environ["SLURM_ARRAY_TASK_ID"] == "1" and not begun.exists():
+        begun.touch()
+        time.sleep(600)
+    return "done"
+
+
+def longer_than_its_time(file: Path) -> int:
+    """Like a training that can be continued after every step, and takes longer than its jobs may."""
+    while True:
+        steps = len(file.read_text()) if file.exists() else 0
+        say_progress(f"step {steps}")
+        if steps == 8:
+            return steps
+        time.sleep(2)
+        file.write_text("x" * (steps + 1))
+
+
+def name_of(executor: Executor, n: int) -> str:
+    return getattr(executor, "__name__", type(executor).__name__)
