@@ -104,4 +104,4 @@ class Context:
 def open_context(experiment: Experiment, device: torch.device, engine: Engine = HERE) -> Context:
     """Open the dataset and the plans of an experiment. See `prepare` for what is checked, and made again if need be."""
     dataset = experiment.raw_dataset()
-    return Context(experiment, dataset, *prepare(experiment, dataset), device, engine)
+    return Context(experiment, dataset, *prepare(experiment, dataset, engine), device, engine)

@@ -16,6 +16,7 @@ from nnunet_assft.active.query.random_sampling import random_permutation
 from nnunet_assft.active.settings import Settings
 from nnunet_assft.active.state import Experiment, only_process
 from nnunet_assft.active.training.initial_network import write_initial_network
+from nnunet_assft.cluster.engines import HERE, Engine
 from nnunet_assft.errors import AssftError, DamagedFileError
 from nnunet_assft.network.checkpoints import load_weights, weights_sha256
 from nnunet_assft.planning.domains import DOMAINS
@@ -23,9 +24,9 @@ from nnunet_assft.planning.fingerprint import check_images, combine_fingerprint,
 from nnunet_assft.planning.planner import CONFIGURATION, plan_from_images
 from nnunet_assft.planning.preprocessing import made_from_others, preprocess_images, require_room_for_all
 from nnunet_assft.planning.test_split import split
+from nnunet_assft.runtime.cases import Executor
 from nnunet_assft.runtime.environment import require_space
 from nnunet_assft.runtime.files import link_or_copy, read_json, sha256_of, write_json
-from nnunet_assft.runtime.processes import number_of_processes
 from nnunet_assft.runtime.text import named, some
 from nnunet_assft.runtime.writable import is_writable
 from nnunet_assft.volumes.names import EXPERIMENT
@@ -33,14 +34,14 @@ from nnunet_assft.volumes.raw_dataset import RawDataset, find_dataset
 
 
 def create_experiment(
-    dataset_name_or_id: str | int, name: str, settings: Settings, num_processes: int | None = None
+    dataset_name_or_id: str | int, name: str, settings: Settings, engine: Engine = HERE
 ) -> Experiment:
     """Create an experiment, or load it if it already exists with the same settings.
 
     Decides the test split and the first case, then writes the fingerprint, the plans, the initial network and the
-    preprocessed images. An interrupted call can be repeated and continues where it stopped. num_processes: processes
-    that read and preprocess images, by default chosen from the number of cores and the size of the images. Raises
-    `AssftError` for a dataset that cannot be used, and if the experiment exists with other settings.
+    preprocessed images. An interrupted call can be repeated and continues where it stopped. engine: where images are
+    read and preprocessed. Raises `AssftError` for a dataset that cannot be used, and if the experiment exists with
+    other settings.
     """
     dataset = find_dataset(dataset_name_or_id)
     wanted = _decide(dataset, name, settings)
@@ -50,9 +51,9 @@ def create_experiment(
         with only_process(wanted):
             existing = _existing(wanted)
             if existing is None:
-                return _create(dataset, wanted, num_processes)
+                return _create(dataset, wanted, engine)
     raw_dataset = existing.raw_dataset()
-    prepare(existing, raw_dataset, num_processes)
+    prepare(existing, raw_dataset, engine)
     restore_initial_network(existing, raw_dataset)
     return existing
 
@@ -66,18 +67,18 @@ def _existing(wanted: Experiment) -> Experiment | None:
     return existing
 
 
-def _create(dataset: RawDataset, wanted: Experiment, num_processes: int | None) -> Experiment:
+def _create(dataset: RawDataset, wanted: Experiment, engine: Engine) -> Experiment:
     """Read all images, and write the experiment with everything that its rounds need."""
     paths, images = wanted.paths, image_files(dataset, wanted)
     # first, because an encoder that does not fit is refused in seconds, and reading all images may take hours
     report = write_initial_network(paths.initial_network, dataset.dataset_json, wanted.settings)
-    num_processes = _processes(num_processes, images)
-    checksums = check_images(images, dataset.reader, paths.fingerprint_cases, num_processes=num_processes)
+    executor = engine.images(paths.jobs, images)
+    checksums = check_images(images, dataset.reader, paths.fingerprint_cases, executor=executor)
     fingerprint = combine_fingerprint(wanted.pool, paths.fingerprint_cases)  # test images do not influence the plans
     plans = _plan(wanted, dataset, fingerprint)
     require_room_for_all(sizes_of(images, paths.fingerprint_cases), plans)
     _write_plans(paths, plans, fingerprint)
-    _preprocess(dataset, wanted, plans, images, checksums, num_processes)  # last, as it takes longest
+    _preprocess(dataset, wanted, plans, images, checksums, executor)  # last, as it takes longest
     experiment = dataclasses.replace(
         wanted,
         encoder_report=report,
@@ -146,21 +147,16 @@ def image_folder(paths: ExperimentPaths, plans: Mapping[str, Any]) -> Path:
     return paths.preprocessed / str(plans["configurations"][CONFIGURATION]["data_identifier"])
 
 
-def _processes(requested: int | None, images: Mapping[str, tuple[Path, ...]]) -> int:
-    total_bytes = sum(file.stat().st_size for files in images.values() for file in files)
-    return number_of_processes(requested, total_bytes=total_bytes)
-
-
 def _preprocess(  # six parameters: the experiment with its plans, and the images with their checksums
     dataset: RawDataset,
     experiment: Experiment,
     plans: dict[str, Any],
     images: Mapping[str, tuple[Path, ...]],
     checksums: Mapping[str, str],
-    num_processes: int,
+    executor: Executor,
 ) -> None:
     folder = image_folder(experiment.paths, plans)
-    preprocess_images(images, checksums, plans, dataset.dataset_json, folder, num_processes=num_processes)
+    preprocess_images(images, checksums, plans, dataset.dataset_json, folder, executor=executor)
     if not (experiment.paths.preprocessed / "dataset.json").is_file():  # where nnUNetv2_train looks for it
         link_or_copy(dataset.folder / "dataset.json", experiment.paths.preprocessed / "dataset.json")
 
@@ -175,7 +171,7 @@ class Prepared(NamedTuple):
     images_sha256: dict[str, str]
 
 
-def prepare(experiment: Experiment, dataset: RawDataset, num_processes: int | None = None) -> Prepared:
+def prepare(experiment: Experiment, dataset: RawDataset, engine: Engine = HERE) -> Prepared:
     """Check what planning has left for the rounds, and make again what was deleted or belongs to other images.
 
     Nothing large is read: whoever uses an image or the initial network compares its checksum, see `active.context`. All
@@ -191,12 +187,12 @@ def prepare(experiment: Experiment, dataset: RawDataset, num_processes: int | No
         )
     _refuse_other_labels(experiment, dataset)
     images = image_files(dataset, experiment)
-    num_processes = _processes(num_processes, images)
+    executor = engine.images(experiment.paths.jobs, images)
     plans = _restored_plans(experiment)
     folder = experiment.paths.fingerprint_cases
-    checksums = check_images(images, dataset.reader, folder, num_processes=num_processes)
+    checksums = check_images(images, dataset.reader, folder, executor=executor)
     _refuse_other_images(experiment, plans, checksums)
-    _preprocess(dataset, experiment, plans, images, checksums, num_processes)
+    _preprocess(dataset, experiment, plans, images, checksums, executor)
     return Prepared(plans, checksums)
 
 

@@ -71,4 +71,4 @@ def choose_engine(args: argparse.Namespace) -> Engine:
         if not equals or not key.strip() or not value.strip():
             raise AssftError(f"--slurm {args.slurm}: expected KEY=VALUE,... such as partition=gpu,gres=gpu:1,time=240.")
         options[key.strip().replace("-", "_")] = value.strip()
-    return Engine(name, parts, gpus, options)
+    return Engine(name, parts, gpus, options, getattr(args, "np", None))  # not every command reads images

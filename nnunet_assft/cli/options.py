@@ -14,6 +14,7 @@ from nnunet_assft.cli.common import (
     file_name,
     number,
 )
+from nnunet_assft.cli.engine_options import add_engine_options, choose_engine
 from nnunet_assft.network.presets import PRESETS
 from nnunet_assft.planning.choices import ANNOTATORS, NORMALIZATIONS
 from nnunet_assft.planning.domains import DOMAINS
@@ -35,6 +36,7 @@ def add_plan_options(p: argparse.ArgumentParser) -> None:
     )
     add_accept_geometry(p)
     add_shared_options(p)
+    add_engine_options(p)
 
 
 def add_shared_options(p: argparse.ArgumentParser) -> None:
@@ -170,6 +172,6 @@ def make_experiment(args: argparse.Namespace) -> Experiment:
     """Plan the experiment -e of the dataset -d with the options of `add_plan_options`, and return it."""
     from nnunet_assft.active.experiment import create_experiment
 
-    experiment = create_experiment(args.d, args.e, settings_of(args), args.np)
+    experiment = create_experiment(args.d, args.e, settings_of(args), choose_engine(args))
     accept_geometry(args, experiment)
     return experiment

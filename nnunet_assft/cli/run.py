@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from nnunet_assft.cli.common import accept_geometry, add_device, load_experiment, make_parser, run
-from nnunet_assft.cli.engine_options import ENGINE_OPTIONS, add_engine_options, choose_where
+from nnunet_assft.cli.engine_options import ENGINE_OPTIONS, choose_where
 from nnunet_assft.cli.options import add_plan_options, make_experiment
 from nnunet_assft.cli.printing import print_round
 
@@ -16,7 +16,6 @@ def parser() -> argparse.ArgumentParser:
     )
     add_plan_options(p)
     add_device(p)
-    add_engine_options(p)
     return p
 
 

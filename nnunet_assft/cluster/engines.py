@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,9 @@ from typing import Any
 from nnunet_assft.cluster.executors import InParts, Launcher
 from nnunet_assft.cluster.launchers import Local, Print, Slurm
 from nnunet_assft.errors import AssftError
-from nnunet_assft.runtime.cases import Executor, here
+from nnunet_assft.runtime.cases import Executor, here, in_processes
 from nnunet_assft.runtime.files import read_json
+from nnunet_assft.runtime.processes import number_of_processes
 
 SITE_FILE = "nnunet_assft_cluster.json"
 KEYS = ("engine", "parts", "gpus", "slurm")
@@ -53,14 +54,16 @@ ENGINES: dict[str, EngineRow] = {
 class Engine:
     """Where the cases of a step and the trainings are worked on.
 
-    name: a row of `ENGINES`. parts: of a step, at most. gpus: that a training uses. slurm: options of sbatch. In a
-    part, where it is pickled with the work, the engine is `here`.
+    name: a row of `ENGINES`. parts: of a step, at most. gpus: that a training uses. slurm: options of sbatch.
+    processes: that read and preprocess images on this machine; None for a number that fits them. In a part, where it is
+    pickled with the work, the engine is `here`.
     """
 
     name: str = "here"
     parts: int | None = None
     gpus: int | None = None
     slurm: Mapping[str, str] = field(default_factory=dict)
+    processes: int | None = None
 
     def __reduce__(self) -> tuple[type[Engine], tuple[str, None, int | None]]:
         return Engine, ("here", None, self.gpus)
@@ -71,6 +74,13 @@ class Engine:
         if row.launcher is None:
             return here
         return InParts(folder, row.launcher(self.slurm), self.parts or row.parts())
+
+    def images(self, folder: Path, images: Mapping[str, Sequence[Path]]) -> Executor:
+        """Return the executor for steps that read the files of images and need no GPU."""
+        if self.name in ("here", "local"):
+            size = sum(file.stat().st_size for files in images.values() for file in files)
+            return in_processes(number_of_processes(self.processes, total_bytes=size))
+        return self.cases(folder)
 
     def trainings(self, folder: Path) -> Executor:
         """Return the executor for trainings, each of which is one part. On this machine, that is this process."""

@@ -13,7 +13,7 @@ from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
 
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.cached import cached, cached_or_none, kept_result
-from nnunet_assft.runtime.cases import for_each_case, in_processes
+from nnunet_assft.runtime.cases import Executor, for_each_case, here
 from nnunet_assft.runtime.csv_files import read_csv, write_csv
 from nnunet_assft.runtime.files import sha256_file, sha256_of, signature
 from nnunet_assft.runtime.text import count, some
@@ -48,7 +48,7 @@ class _Job:
 
 
 def check_images(
-    images: Mapping[str, tuple[Path, ...]], reader: BaseReaderWriter, folder: Path, *, num_processes: int = 1
+    images: Mapping[str, tuple[Path, ...]], reader: BaseReaderWriter, folder: Path, *, executor: Executor = here
 ) -> dict[str, str]:
     """Read every image once and cache its part of the fingerprint in `folder`, one small file per case.
 
@@ -61,13 +61,13 @@ def check_images(
     checksums = cached(
         folder / CHECKED,
         {case: job.inputs for case, job in jobs.items()},
-        lambda: _check(jobs, folder / FINDINGS, num_processes),
+        lambda: _check(jobs, folder / FINDINGS, executor),
         outputs=lambda _: [file] if (file := folder / FINDINGS).is_file() else [],
     )
     return {case: checksums[case] for case in images}
 
 
-def _check(jobs: Mapping[str, _Job], file: Path, num_processes: int) -> dict[str, str]:
+def _check(jobs: Mapping[str, _Job], file: Path, executor: Executor) -> dict[str, str]:
     """See `check_images`. file: FINDINGS."""
     problems: dict[str, AssftError] = {}
     parts = for_each_case(
@@ -76,7 +76,7 @@ def _check(jobs: Mapping[str, _Job], file: Path, num_processes: int) -> dict[str
         desc="fingerprint",
         done=lambda case: cached_or_none(jobs[case].file, jobs[case].inputs),
         failures=problems,
-        executor=in_processes(num_processes),
+        executor=executor,
     )
     rows = [_Finding(case, ERROR, str(problem)) for case, problem in sorted(problems.items())]
     rows += [_Finding(case, WARNING, text) for case, part in sorted(parts.items()) for text in part["remarks"]]

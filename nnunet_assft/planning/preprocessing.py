@@ -21,7 +21,7 @@ from nnunet_assft.errors import AssftError, DamagedFileError
 from nnunet_assft.planning import normalization  # noqa: F401 - registers its schemes, also in spawned workers
 from nnunet_assft.planning.planner import CONFIGURATION
 from nnunet_assft.runtime.cached import cached_or_none, keep, kept_result
-from nnunet_assft.runtime.cases import for_each_case, in_processes
+from nnunet_assft.runtime.cases import Executor, for_each_case, here
 from nnunet_assft.runtime.files import atomic_path, sha256_file
 from nnunet_assft.runtime.partial import private_path
 from nnunet_assft.runtime.text import count, some
@@ -50,7 +50,7 @@ def preprocess_images(
     dataset_json: dict[str, Any],
     folder: Path,
     *,
-    num_processes: int = 1,
+    executor: Executor = here,
 ) -> None:
     """Run nnU-Net's preprocessing on images without labels.
 
@@ -64,7 +64,7 @@ def preprocess_images(
         {case: _Job(case, files, images_sha256[case], plans, dataset_json, folder) for case, files in images.items()},
         desc="preprocessing",
         done=lambda case: _made(folder, case, images_sha256[case]),
-        executor=in_processes(num_processes),
+        executor=executor,
     )
 
 

@@ -12,6 +12,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunet_assft.errors import AssftError, DamagedFileError
 from nnunet_assft.planning.fingerprint import check_images, combine_fingerprint, remarks
 from nnunet_assft.runtime import sealed
+from nnunet_assft.runtime.cases import in_processes
 from nnunet_assft.volumes.raw_dataset import RawDataset, read_dataset
 from tests.conftest import blob_case, write_volume
 from tests.volumes.damaged import with_forms
@@ -100,7 +101,7 @@ def test_no_label_is_read(dataset: RawDataset, tmp_path: Path):
 
 def test_two_processes_find_the_same_as_one(dataset: RawDataset, tmp_path: Path):
     for n in (1, 2):
-        check_images(dataset.images, dataset.reader, tmp_path / str(n), num_processes=n)
+        check_images(dataset.images, dataset.reader, tmp_path / str(n), executor=in_processes(n))
     assert combine_fingerprint(dataset.images, tmp_path / "1") == combine_fingerprint(dataset.images, tmp_path / "2")
 
 

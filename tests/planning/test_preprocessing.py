@@ -29,6 +29,7 @@ from nnunet_assft.planning.preprocessing import (
     write_training_label,
 )
 from nnunet_assft.runtime.cached import keep
+from nnunet_assft.runtime.cases import Executor, here, in_processes
 from nnunet_assft.runtime.files import sha256_file
 from nnunet_assft.volumes.labels import read_label
 from nnunet_assft.volumes.raw_dataset import RawDataset, read_dataset
@@ -80,9 +81,9 @@ def make(
     return dataset, plans, target
 
 
-def preprocess(dataset: RawDataset, plans: dict[str, Any], folder: Path, num_processes: int = 1) -> None:
+def preprocess(dataset: RawDataset, plans: dict[str, Any], folder: Path, executor: Executor = here) -> None:
     checksums = check_images(dataset.images, dataset.reader, dataset.folder.parents[1] / "parts")
-    preprocess_images(dataset.images, checksums, plans, dataset.dataset_json, folder, num_processes=num_processes)
+    preprocess_images(dataset.images, checksums, plans, dataset.dataset_json, folder, executor=executor)
 
 
 def by_nnunet(dataset: RawDataset, plans: dict[str, Any], case: str, folder: Path) -> None:
@@ -202,7 +203,7 @@ def test_the_images_hold_nothing_of_a_label(nnunet_folders: Path):
 
 def test_spawned_processes_find_our_normalisation(nnunet_folders: Path, tmp_path: Path):
     dataset, plans, images = make(nnunet_folders / "nnUNet_raw")
-    preprocess(dataset, plans, tmp_path / "two", 2)
+    preprocess(dataset, plans, tmp_path / "two", in_processes(2))
     for case in dataset.images:
         np.testing.assert_array_equal(load_image(images, case), load_image(tmp_path / "two", case))
 
