@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 
-from nnunet_assft.cli.common import EXIT_ERROR, add_device, choose_device, make_parser, number, run
+from nnunet_assft.cli.common import EXIT_ERROR, add_device, make_parser, number, run
+from nnunet_assft.cli.engine_options import add_engine_options, choose_where
 from nnunet_assft.cli.options import add_shared_options, settings_of
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.text import named
@@ -42,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--collect", action="store_true", help="only write the tables and statistics of finished runs")
     add_shared_options(p)
     add_device(p)
+    add_engine_options(p)
     return p
 
 
@@ -82,7 +84,7 @@ def compare(args: argparse.Namespace) -> int:
     if twice:
         parser().error(f"argument --seeds: {named('seed', twice)} given twice; give each seed once")
     comparison = make_comparison(args)
-    device = choose_device(args.device)
+    device, engine = choose_where(args)
     failed = []
     if args.collect and not comparison.file.is_file():
         raise AssftError(
@@ -91,10 +93,15 @@ def compare(args: argparse.Namespace) -> int:
         )
     if not args.collect:
         write_comparison(comparison, plan_shared(comparison, device))
-        print(estimate(comparison, device), flush=True)
+        if engine.name in ("slurm", "print"):
+            print("The time is not estimated, because the jobs run on other machines.", flush=True)
+        else:
+            print(estimate(comparison, device), flush=True)
         if args.estimate:
             return 0
-        failed = run_comparison(comparison, device, lambda line: print(line, flush=True), verbose=args.verbose)
+        failed = run_comparison(
+            comparison, device, lambda line: print(line, flush=True), engine=engine, verbose=args.verbose
+        )
     print(f"\n{write_tables(comparison)}\n\nTables: {comparison.folder / 'tables'}")
     return EXIT_ERROR if failed else 0
 

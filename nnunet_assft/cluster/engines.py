@@ -82,6 +82,13 @@ class Engine:
             return in_processes(number_of_processes(self.processes, total_bytes=size))
         return self.cases(folder)
 
+    def runs(self, folder: Path) -> Executor:
+        """Return the executor for whole runs of a comparison: as jobs, each is a part of its own."""
+        row = ENGINES[self.name]
+        if row.launcher is None:
+            return here
+        return InParts(folder, row.launcher(self.slurm), self.parts or (row.parts() if self.name == "local" else 10**6))
+
     def trainings(self, folder: Path) -> Executor:
         """Return the executor for trainings, each of which is one part. On this machine, that is this process."""
         row = ENGINES[self.name]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,8 @@ from nnunet_assft.comparison.spec import read_comparison
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.locks import only_process
 from tests.comparison.conftest import compare, comparison_of
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
@@ -93,6 +96,24 @@ def test_tables_and_what_is_missing(copied: Comparison) -> None:
     assert runs["random", 1] == "done"
     left = {arm.id: arm.rounds_left(copied, 0) for arm in copied.arms}
     assert left == {"assft": 1, "random": 0, "nnunet": 1, "lower_bound": 0, "upper_bound": 0}
+
+
+@pytest.mark.slow
+def test_runs_in_other_processes_have_the_same_results(
+    trained_root: Path, blobs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arms = ["--references", "nnunet", "lower_bound", "upper_bound"]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    assert compare(*arms, "--engine", "local", "--parts", "2") == 0
+    said = re.findall(r"\] (\w+), seed 0: Dice", capsys.readouterr().out)
+    assert said[:2] == ["assft", "random"]  # which reuses its round 0
+    assert sorted(said[2:]) == ["lower_bound", "nnunet", "upper_bound"]
+    keys = ["arm", "seed", "fold", "round", "case", "structure"]
+    found, expected = (
+        pd.read_csv(next(root.rglob("results.csv"))).sort_values(keys, ignore_index=True)
+        for root in (blobs.parents[1], trained_root)
+    )
+    pd.testing.assert_frame_equal(found, expected)
 
 
 @pytest.mark.slow
