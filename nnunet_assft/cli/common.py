@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import re
 import shutil
 import sys
 import traceback
@@ -21,6 +22,7 @@ from nnunet_assft.nnunet_names import check_nnunet_version
 from nnunet_assft.runtime.environment import require_numbers
 from nnunet_assft.runtime.processes import die_with_parent_if_spawned
 from nnunet_assft.runtime.ranges import RANGES
+from nnunet_assft.runtime.text import count
 
 if TYPE_CHECKING:
     import torch
@@ -81,7 +83,10 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "-device", choices=["cuda", "cpu", "mps"], help="compute device (default: cuda if available, otherwise cpu)"
+        "-device",
+        type=device_name,
+        metavar="DEVICE",
+        help="cuda, cuda:1, cpu or mps (default: cuda if available, otherwise cpu)",
     )
 
 
@@ -138,13 +143,33 @@ class PrintAndExit(argparse.Action):
         parser.exit()
 
 
+def device_name(text: str) -> str:
+    """Parse -device, as a type of argparse; whether there is such a device is found out when it is used."""
+    if not re.fullmatch(r"cpu|mps|cuda(:[0-9]{1,3})?", text):
+        raise argparse.ArgumentTypeError(f"{text!r}; expected cuda, cuda:1 (or another number), cpu or mps")
+    return text
+
+
 def choose_device(name: str | None) -> torch.device:
-    """Return the device of this name, or by default CUDA if available and otherwise the CPU."""
+    """Return the device of this name, or by default CUDA if available and otherwise the CPU.
+
+    nnU-Net uses the first GPU that it sees, so with cuda:1 this process sees that one only.
+    """
     import torch
 
-    if name == "cuda" and not torch.cuda.is_available():
+    from nnunet_assft.cluster.engines import visible_gpus
+
+    kind, _, number = (name or "").partition(":")
+    if number:
+        gpus = visible_gpus()
+        if int(number) >= len(gpus):
+            raise AssftError(f"-device {name}, but torch finds {count(len(gpus), 'CUDA device')}; the first is cuda:0.")
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[int(number)]
+    if kind == "cuda" and not torch.cuda.is_available():
         raise AssftError("-device cuda, but torch finds no CUDA device. Leave out -device to use the CPU.")
-    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise AssftError("-device mps, but torch finds no such device. Leave out -device to use the CPU.")
+    return torch.device(kind or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:

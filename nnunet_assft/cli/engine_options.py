@@ -53,7 +53,8 @@ def choose_where(args: argparse.Namespace) -> tuple[torch.device, Engine]:
     if engine.name in ("here", "local"):
         return choose_device(args.device), engine
     gets_gpu = engine.gpus or any("gpu" in f"{key}={value}" for key, value in engine.slurm.items())
-    return torch.device(args.device or ("cuda" if gets_gpu else "cpu")), engine
+    device = args.device or ("cuda" if gets_gpu else "cpu")
+    return torch.device(device.partition(":")[0]), engine  # which GPU a job gets is up to its machine
 
 
 def choose_engine(args: argparse.Namespace) -> Engine:

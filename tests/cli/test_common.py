@@ -1,0 +1,42 @@
+"""The device that -device names."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from nnunet_assft.cli.common import choose_device
+from nnunet_assft.cli.round import main
+from nnunet_assft.errors import AssftError
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+
+
+@pytest.mark.parametrize(
+    ("name", "visible"), [(None, "3,5"), ("cuda", "3,5"), ("cuda:0", "3"), ("cuda:1", "5")], ids=str
+)
+def test_one_gpu_of_several(two_gpus: None, name: str | None, visible: str) -> None:
+    assert choose_device(name) == torch.device("cuda")
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == visible
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("cuda:2", r"-device cuda:2, but torch finds 2 CUDA devices; the first is cuda:0\."), ("mps", "no such device")],
+)
+def test_a_device_that_does_not_exist_is_one_line(two_gpus: None, name: str, text: str) -> None:
+    with pytest.raises(AssftError, match=text):
+        choose_device(name)
+
+
+def test_other_names_are_a_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["-d", "1", "-r", "0", "-device", "gpu"])
+    assert ended.value.code == 2
+    assert "argument -device: 'gpu'; expected cuda, cuda:1 (or another number), cpu or mps" in capsys.readouterr().err
