@@ -152,7 +152,7 @@ import multiprocessing, sys
 from nnunet_assft.runtime import cases
 from tests.runtime.test_cases import sleep_and_say_who
 if __name__ == "__main__":
-    list(cases.in_processes(2)(sleep_and_say_who, [None, None]))
+    list(cases.in_processes(2)(sleep_and_say_who, [("a", None), ("b", None)], "sleeping"))
 """
 
 

@@ -294,7 +294,7 @@ def test_a_pkl_of_another_image_or_another_program_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"a.pkl has shape \(3, 4, 5\)"):
         score_file(file, 2.0)
     for content, why in (
-        (b"\x80\x05 cut off", "EOFError|UnpicklingError"),
+        (b"\x80\x05 cut off", "invalid load key|ran out|truncated"),
         (pickle.dumps(softmax(0)), "it holds a ndarray in place of properties"),  # of nnUNetv2_ensemble
         (pickle.dumps({"crop_bbox": [[0, 2]] * 3}), "it lacks bbox_used_for_cropping"),  # of nnU-Net v1
     ):
