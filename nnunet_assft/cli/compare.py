@@ -68,8 +68,7 @@ def _add_arms(p: argparse.ArgumentParser) -> None:
         "--match",
         choices=["steps", "epochs"],
         default="steps",
-        help="what is the same for all arms: the optimisation steps of their networks by every round, or the epochs "
-        "of every stage (default: steps)",
+        help="the same steps by every round, or the same epochs per stage (default: steps)",
     )
 
 
