@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -14,8 +15,8 @@ import pytest
 
 from nnunet_assft.cluster import launchers
 from nnunet_assft.cluster.executors import InParts
-from nnunet_assft.cluster.launchers import Slurm
-from nnunet_assft.errors import AssftError
+from nnunet_assft.cluster.launchers import Print, Slurm
+from nnunet_assft.errors import AssftError, WaitingForParts
 from nnunet_assft.runtime.cases import for_each_case
 from tests.cluster import work
 
@@ -111,6 +112,36 @@ def test_a_coordinator_that_was_killed_finds_its_jobs_again(slurm: Callable[...,
     (begun,) = tmp_path.glob("begun_*")
     assert second.stdout.split() == [begun.name.removeprefix("begun_")]  # by the job of the first one
     assert "submitted" not in second.stderr
+
+
+SLURMD = Path("/run/slurmd.pid")
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not SLURMD.is_file(), reason="the node daemon cannot be killed")
+def test_a_node_daemon_that_is_killed_and_comes_back(slurm: Callable[..., InParts], tmp_path: Path) -> None:
+    def kill_and_start_again() -> None:
+        while not list(tmp_path.glob("begun_*")):
+            time.sleep(0.2)
+        os.kill(int(SLURMD.read_text()), signal.SIGKILL)
+        (tmp_path / "go").touch()
+        time.sleep(5)
+        subprocess.run(["slurmd"], check=True)
+
+    thread = threading.Thread(target=kill_and_start_again)
+    thread.start()
+    found = for_each_case(work.job_of, dict.fromkeys(CASES, tmp_path), desc="jobs", executor=slurm(2))
+    thread.join()
+    assert set(found) == set(CASES)
+
+
+def test_a_printed_script_runs_as_an_array_of_jobs(slurm: Callable[..., InParts], tmp_path: Path) -> None:
+    printed = InParts(tmp_path / "jobs", Print(), 2)
+    with pytest.raises(WaitingForParts, match=r"sbatch --array=0-1"):
+        for_each_case(work.square, CASES, desc="squares", executor=printed)
+    script = tmp_path / "jobs/squares/sweep_001/part.sh"
+    options = ["--wait", "--array=0-1", "--mem=500", f"--output={tmp_path}/%a.log"]
+    subprocess.run(["sbatch", *options, str(script)], check=True, capture_output=True, cwd=tmp_path)
+    assert for_each_case(work.square, CASES, desc="squares", executor=printed)["e"] == 25
 
 
 def test_options_that_slurm_refuses_are_one_line(slurm: Callable[..., InParts]) -> None:
