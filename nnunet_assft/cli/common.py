@@ -169,7 +169,24 @@ def choose_device(name: str | None) -> torch.device:
         raise AssftError("-device cuda, but torch finds no CUDA device. Leave out -device to use the CPU.")
     if kind == "mps" and not torch.backends.mps.is_available():
         raise AssftError("-device mps, but torch finds no such device. Leave out -device to use the CPU.")
-    return torch.device(kind or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = torch.device(kind or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type == "cuda":
+        _warn_of_slow_convolutions()
+    return device
+
+
+def _warn_of_slow_convolutions() -> None:
+    """Say that this installation is known to be slow, which nobody would notice otherwise."""
+    import torch
+
+    cudnn = torch.backends.cudnn.version() or 0
+    if torch.__version__.startswith(("2.9.", "2.10.")) and cudnn < 91500:
+        print(
+            f"warning: torch {torch.__version__} with cuDNN {cudnn // 10000}.{cudnn // 100 % 100} takes about four "
+            "times as long for 3D convolutions in mixed precision. Install cuDNN 9.15 or later: "
+            "pip install -U nvidia-cudnn-cu12",
+            file=sys.stderr,
+        )
 
 
 def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:

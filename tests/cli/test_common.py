@@ -16,6 +16,7 @@ from nnunet_assft.errors import AssftError
 def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91900)
 
 
 @pytest.mark.parametrize(
@@ -40,3 +41,23 @@ def test_other_names_are_a_wrong_usage(capsys: pytest.CaptureFixture[str]) -> No
         main(["-d", "1", "-r", "0", "-device", "gpu"])
     assert ended.value.code == 2
     assert "argument -device: 'gpu'; expected cuda, cuda:1 (or another number), cpu or mps" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("version", "cudnn", "warns"),
+    [("2.9.1+cu128", 91002, True), ("2.10.0", 91499, True), ("2.10.0", 91500, False), ("2.8.0", 91002, False)],
+)
+def test_a_slow_installation_is_named(  # six parameters: fixtures and a row
+    two_gpus: None,
+    version: str,
+    cudnn: int,
+    warns: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(torch, "__version__", version)
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: cudnn)
+    choose_device("cuda")
+    printed = capsys.readouterr().err
+    assert (f"torch {version} with cuDNN 9.1" in printed) is warns
+    assert ("Install cuDNN 9.15 or later" in printed) is warns

@@ -147,17 +147,28 @@ class Scorer:
 
 
 class _Predictor(nnUNetPredictor):
-    """nnU-Net's predictor with two changes.
+    """nnU-Net's predictor with three changes.
 
-    It calls `before_windows` before each pass over the windows: nnU-Net starts a second pass if the device runs out of
-    memory, and values collected in the first pass must be dropped. It also duplicates a window where a batch of two is
-    faster.
+    It decides before the first window whether the logits of a case fit into the memory of the GPU. nnU-Net would try,
+    and start again when the memory is exhausted, perhaps at the last window. It calls `before_windows` before each pass
+    over the windows, as values collected in a pass that is started again must be dropped. It also duplicates a window
+    where a batch of two is faster.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.before_windows: list[Callable[[], None]] = []
         self.in_batches = False  # see `_is_slow_alone`
+
+    def predict_sliding_window_return_logits(self, input_image: torch.Tensor) -> torch.Tensor:
+        """Return the logits of an image, see `Scorer.logits`."""
+        if self.device.type == "cuda":
+            unused = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+            free = torch.cuda.mem_get_info(self.device)[0] + unused
+            patch_size, classes = self.configuration_manager.patch_size, self.label_manager.num_segmentation_heads
+            self.perform_everything_on_device = bytes_of_pass(input_image.shape, patch_size, classes) <= free
+        logits: torch.Tensor = super().predict_sliding_window_return_logits(input_image)
+        return logits
 
     def batch_of(self, window: torch.Tensor) -> torch.Tensor:
         """Return the window, (1, channels, z, y, x), duplicated where a batch of two is faster."""
@@ -180,6 +191,17 @@ class _Predictor(nnUNetPredictor):
             call()
         logits: torch.Tensor = super()._internal_predict_sliding_window_return_logits(*args, **kwargs)
         return logits
+
+
+def bytes_of_pass(shape: Sequence[int], patch_size: Sequence[int], classes: int) -> int:
+    """Return how much memory a pass over the windows of an image takes at its peak, if everything is on the GPU.
+
+    shape: (channels, z, y, x) of the image. Per voxel: the image in float32, the logits and the sum of the weights in
+    float16, and a byte for each logit when nnU-Net looks for infinities. Per voxel of a window: 1 kB for the
+    activations of the network, which is generous for 32 features at full resolution.
+    """
+    voxels = math.prod(max(n, patch) for n, patch in zip(shape[1:], patch_size, strict=True))
+    return voxels * (4 * shape[0] + 2 * classes + 2 + classes) + 1024 * math.prod(patch_size)
 
 
 def _is_slow_alone(network: Any, patch_size: Sequence[int]) -> bool:

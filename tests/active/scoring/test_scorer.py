@@ -38,6 +38,28 @@ PATCH = (16, 32, 32)  # what is planned for the blobs
 # Scorer ------------------------------------------------------------------------------------------------------------
 
 
+def test_memory_of_a_large_ct_with_26_classes():
+    """512 x 512 x 900: 84 bytes for each of 235,929,600 voxels, and 1 kB for each of 2,457,600 voxels of a window."""
+    assert scorer_module.bytes_of_pass((1, 900, 512, 512), (96, 160, 160), 26) == 19_818_086_400 + 2_516_582_400
+    assert (
+        scorer_module.bytes_of_pass((1, 50, 10, 10), (96, 160, 160), 2) == (4 + 4 + 2 + 2 + 1024) * 2_457_600
+    )  # padded
+
+
+@pytest.mark.parametrize(("free", "on_device"), [(22_334_668_800, True), (22_334_668_799, False)])
+def test_where_logits_live_is_decided_before_the_first_window(planned_once, monkeypatch, free, on_device):
+    context, weights, _ = planned_once
+    predictor = Scorer(context.plans, context.dataset.dataset_json, weights, CPU).predictor
+    monkeypatch.setattr(predictor, "device", torch.device("cuda"))
+    monkeypatch.setattr(predictor.configuration_manager, "configuration", {"patch_size": [96, 160, 160]})
+    monkeypatch.setattr(type(predictor.label_manager), "num_segmentation_heads", 26)
+    for name, value in (("memory_reserved", 3000), ("memory_allocated", 1000), ("mem_get_info", (free - 2000, 0))):
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    decided = lambda predictor, image: predictor.perform_everything_on_device  # noqa: E731
+    monkeypatch.setattr(nnUNetPredictor, "predict_sliding_window_return_logits", decided)
+    assert predictor.predict_sliding_window_return_logits(torch.empty(1, 900, 512, 512, device="meta")) is on_device
+
+
 @pytest.fixture(scope="module")
 def planned_once(tmp_path_factory):
     """(context, weights, raw folder): blobs of one spacing, but case_00 coarser, larger and with a border of zeros."""
