@@ -39,7 +39,7 @@ def build_query_pool(context: Context, r: int, before: Round, cases: Sequence[st
         fields["embeddings"] = embeddings(records, cases)
         fields |= {name: np.stack([records[case].statistics[name] for case in cases]) for name in statistics}
     if "labelled_embeddings" in needs:
-        labelled = score(context, before.model, before.labelled, request_of(context, r), f"round_{r:02d}_labelled")
+        labelled = embed(context, before.model, before.labelled, f"round_{r:02d}_labelled")
         fields["labelled_embeddings"] = embeddings(labelled, before.labelled)
     if "pretrained_embeddings" in needs:
         fields["pretrained_embeddings"] = embeddings(pretrained_records(context), cases)
@@ -62,13 +62,14 @@ def build_selection_pool(
     model: that of the supervised stage of the round. labelled, unlabelled: T_l and T_u after the query of the round.
     """
     options = context.experiment.options
-    records = score(context, model, [*unlabelled, *labelled], request_of(context, r), f"round_{r:02d}_select")
+    name = f"round_{r:02d}_select"
+    records = score(context, model, unlabelled, request_of(context, r), name)
     sums = [records[case].sums for case in unlabelled]
     return SelectionPool(
         ids=tuple(unlabelled),
         confidence=np.array([metrics.confidence_from_sums(s, options.confidence) for s in sums if s is not None]),
         embeddings=embeddings(records, unlabelled),
-        anchors=embeddings(records, labelled),  # all of T_l under E^(r)
+        anchors=embeddings(embed(context, model, labelled, name), labelled),  # all of T_l under E^(r)
         tau_c=options.tau_c,
         scale=metrics.SCALE_OF_CONFIDENCE[options.confidence],
         round=r,
@@ -85,10 +86,16 @@ def request_of(context: Context, r: int, statistics: tuple[str, ...] = ()) -> Sc
 
 def pretrained_records(context: Context) -> dict[str, CaseRecord]:
     """Return the embeddings of the whole pool by the pre-trained encoder E^(p), computed once per experiment."""
-    model = context.experiment.initial_model
+    return embed(context, context.experiment.initial_model, context.experiment.pool, "pretrained")
+
+
+def embed(context: Context, model: Model, cases: Sequence[str], name: str) -> dict[str, CaseRecord]:
+    """Return the records of these cases with the embedding alone, for which only the encoder is run.
+
+    name: folder of the records. Records that exist are not computed again.
+    """
     compute = partial(_embed, context, Once(partial(open_scorer, context, model)))
-    inputs = {"model": model.weights_sha256}
-    return _records(context, context.experiment.pool, context.paths.records("pretrained"), inputs, compute)
+    return _records(context, cases, context.paths.records(name), {"model": model.weights_sha256}, compute)
 
 
 def score(  # six parameters: which model scores which cases, and where the records are stored
