@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from nnunet_assft.runtime.cached import cached, cached_or_none, kept_result
 from nnunet_assft.runtime.cases import Executor, for_each_case, here
 from nnunet_assft.runtime.csv_files import read_csv, write_csv
 from nnunet_assft.runtime.files import sha256_file, sha256_of, signature
+from nnunet_assft.runtime.locks import only_process
 from nnunet_assft.runtime.text import count, some
 from nnunet_assft.volumes.images import read_image
 
@@ -70,14 +72,16 @@ def check_images(
 def _check(jobs: Mapping[str, _Job], file: Path, executor: Executor) -> dict[str, str]:
     """See `check_images`. file: FINDINGS."""
     problems: dict[str, AssftError] = {}
-    parts = for_each_case(
-        _analyse_once,
-        jobs,
-        desc="fingerprint",
-        done=lambda case: cached_or_none(jobs[case].file, jobs[case].inputs),
-        failures=problems,
-        executor=executor,
-    )
+    # experiments that are planned at the same time share the parts: one reads the images, and the others wait
+    with only_process(file.with_name(".lock"), f"the fingerprint of images in {file.parent}", patience=math.inf):
+        parts = for_each_case(
+            _analyse_once,
+            jobs,
+            desc="fingerprint",
+            done=lambda case: cached_or_none(jobs[case].file, jobs[case].inputs),
+            failures=problems,
+            executor=executor,
+        )
     rows = [_Finding(case, ERROR, str(problem)) for case, problem in sorted(problems.items())]
     rows += [_Finding(case, WARNING, text) for case, part in sorted(parts.items()) for text in part["remarks"]]
     if rows:

@@ -23,6 +23,7 @@ from nnunet_assft.planning.planner import CONFIGURATION
 from nnunet_assft.runtime.cached import cached_or_none, keep, kept_result
 from nnunet_assft.runtime.cases import Executor, for_each_case, here
 from nnunet_assft.runtime.files import atomic_path, sha256_file
+from nnunet_assft.runtime.locks import only_process
 from nnunet_assft.runtime.partial import private_path
 from nnunet_assft.runtime.text import count, some
 from nnunet_assft.runtime.untrusted import load_pickle
@@ -58,14 +59,18 @@ def preprocess_images(
     to its subfolder. Cases that were preprocessed from the same images are kept, so that an
     interrupted call can be repeated. images_sha256: checksums of the images, see `fingerprint.check_images`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for_each_case(
-        _preprocess,
-        {case: _Job(case, files, images_sha256[case], plans, dataset_json, folder) for case, files in images.items()},
-        desc="preprocessing",
-        done=lambda case: _made(folder, case, images_sha256[case]),
-        executor=executor,
-    )
+
+    jobs = {case: _Job(case, files, images_sha256[case], plans, dataset_json, folder) for case, files in images.items()}
+
+    def done(case: str) -> dict[str, str] | None:
+        return _made(folder, case, images_sha256[case])
+
+    if all(map(done, images)):
+        return
+    # experiments that are planned at the same time share the images: one preprocesses them, and the others wait
+    lock = checksum_file(folder, "").with_name(".lock")
+    with only_process(lock, f"the preprocessed images in {folder}", patience=math.inf):
+        for_each_case(_preprocess, jobs, desc="preprocessing", done=done, executor=executor)
 
 
 def _made(folder: Path, case: str, images_sha256: str) -> dict[str, str] | None:

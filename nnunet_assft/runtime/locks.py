@@ -16,6 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.processes import is_running, machine, start_of
 
@@ -27,6 +29,7 @@ except ImportError:  # Windows: the lock is then a file that only one process ca
 BUSY = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES}
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 PAUSE = 0.05  # seconds between two attempts
+SILENCE = 3.0  # seconds of waiting before a line says so
 
 
 @contextmanager
@@ -35,13 +38,17 @@ def only_process(lock: Path, work: str, *, patience: float = 0.0) -> Iterator[No
 
     The file names its holder, and stays behind empty. The lock ends with its process. Where the file system has no
     locks, a second file, which is created atomically, takes its place; one whose process has ended on this machine is
-    replaced. work: what the lock is for, for messages. patience: seconds to wait for another process. Raises
-    `AssftError`, which says who holds the lock and since when.
+    replaced. work: what the lock is for, for messages. patience: seconds to wait for another process; after a few of
+    them, a line says for whom. Raises `AssftError`, which says who holds the lock and since when.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
-    give_up = time.monotonic() + patience
+    start, told = time.monotonic(), False
     while (release := _acquire(lock)) is None:
-        if time.monotonic() >= give_up:
+        waited = time.monotonic() - start
+        if waited > SILENCE and not told:
+            tqdm.write(f"{_holder(lock)} is working on {work}. Waiting for it to finish.", file=sys.stderr)
+            told = True
+        if waited >= patience:
             raise AssftError(
                 f"{_holder(lock)} is working on {work}. Wait for it to finish, or stop it, and run the same command "
                 "again."

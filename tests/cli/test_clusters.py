@@ -154,6 +154,22 @@ def test_four_plans_in_the_same_second(blobs: Path) -> None:
     assert not list(Path(os.environ["nnUNet_preprocessed"]).rglob(".partial*"))
 
 
+def test_four_strategies_in_the_same_second(blobs: Path) -> None:
+    """Their images are preprocessed once, and every one of them finishes its round."""
+    names = ("assft", "random", "entropy", "coreset")
+    planned = [start("plan", "-d", "901", "-e", name, "--strategy", name, *SMALL) for name in names]
+    assert [code for code, _ in map(ended, planned)] == [0] * 4
+    (folder,) = Path(os.environ["nnUNet_preprocessed"]).glob("*/assft_pool_*")
+    before = {file: file.stat().st_mtime_ns for file in folder.glob("case_*")}
+    assert len(before) == 11 * 3
+    times = sorted(file.stat().st_mtime_ns for file in folder.glob("checksums/case_*"))
+    assert len(times) == 11
+    rounds = [start("round", "-d", "901", "-e", name, "-r", "0", "-device", "cpu") for name in names]
+    results = [ended(process) for process in rounds]
+    assert [code for code, _ in results] == [0] * 4, results
+    assert {file: file.stat().st_mtime_ns for file in folder.glob("case_*")} == before
+
+
 @pytest.mark.parametrize("command", ["round", "compare"])
 def test_the_same_command_twice_in_the_same_second(blobs: Path, command: str) -> None:
     if command == "round":

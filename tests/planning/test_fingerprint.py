@@ -166,7 +166,7 @@ def test_no_format_hides_the_damage(nnunet_folders: Path, tmp_path: Path, ending
     found = "3 voxels are NaN or infinite" if damage == "NaN" else r"cannot be read \(.+\)"
     with pytest.raises(AssftError, match=f"^1 of 1 images cannot be used .*case: .*{found}"):
         check_images({"case": (file,)}, SimpleITKIO(), tmp_path / "parts")
-    assert [file.name for file in (tmp_path / "parts").glob("*")] == ["findings.csv"]
+    assert [file.name for file in (tmp_path / "parts").glob("[!.]*")] == ["findings.csv"]
 
 
 def test_images_to_look_at_are_no_error(blobs: Path, tmp_path: Path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from scipy.ndimage import binary_dilation
 
 from nnunet_assft.errors import AssftError, DamagedFileError
+from nnunet_assft.planning import preprocessing
 from nnunet_assft.planning.fingerprint import check_images, combine_fingerprint
 from nnunet_assft.planning.planner import plan_from_images
 from nnunet_assft.planning.preprocessing import (
@@ -244,8 +246,9 @@ def test_what_a_killed_process_left_is_removed_and_what_a_running_one_writes_is_
 def test_a_case_that_another_process_finished_meanwhile_is_not_replaced(
     nnunet_folders: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Over NFS, a process on another machine could no longer read it."""
+    """Over NFS, a process on another machine could no longer read it. Such a process may know nothing of our lock."""
     dataset, plans, images = make(nnunet_folders / "nnUNet_raw")
+    monkeypatch.setattr(preprocessing, "only_process", lambda *_, **__: nullcontext())
     checksum_file(images, "case_0").unlink()
     save_case = nnUNetDatasetBlosc2.save_case
     finished = []
