@@ -39,7 +39,7 @@ from nnunet_assft.dataset_conversion.report import Report, text_of
 from nnunet_assft.dataset_conversion.source_cases import require_folders
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.cases import for_each_case, in_processes
-from nnunet_assft.runtime.files import sha256_of, write_text
+from nnunet_assft.runtime.files import refuse_endless, sha256_of, write_text
 from nnunet_assft.runtime.processes import number_of_processes
 from nnunet_assft.runtime.text import count, reason
 from nnunet_assft.volumes.dataset_json import check_labels, read_dataset_json
@@ -225,6 +225,7 @@ def _listed(usable: Mapping[str, Stack], wanted: Sequence[str]) -> tuple[dict[st
 
 def _read_list(file: Path, keys: KeyFile) -> list[str]:
     try:
+        refuse_endless(file)
         lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError) as error:
         raise AssftError(

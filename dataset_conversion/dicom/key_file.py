@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from nnunet_assft.dataset_conversion.dicom.slices import Slice
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.files import atomic_path, json_text, read_json
-from nnunet_assft.runtime.writable import require_file
+from nnunet_assft.runtime.writable import reason, require_file
 
 ABOUT = "Confidential: it says which patient and which DICOM series each case is. Keep it apart from the dataset."
 LETTERS = "23456789bcdfghjkmnpqrstvwxz"  # none that look alike, and no vowels, so that no words arise
@@ -78,22 +78,21 @@ class KeyFile:
     def name_all(self, series: Iterable[Identity]) -> dict[Identity, str]:
         """Return the case id of each series: the one that it has, or else a new one, which tells nothing about it."""
         known = {tuple(entry["identity"]): case for case, entry in self.entries.items()}
+        patients = {one[:-2]: case.rpartition("_")[0] for one, case in known.items()}
+        scans: dict[str, int] = {}  # patient -> the highest number of a scan
+        for case in known.values():
+            patient, _, number = case.rpartition("_")
+            scans[patient] = max(scans.get(patient, 0), int(number))
         new = [one for one in series if one not in known]
         secrets.SystemRandom().shuffle(new)  # so that the numbers of the scans of a patient say nothing either
-        patients = {one[:-2]: case.rpartition("_")[0] for one, case in known.items()}
         for one in new:
-            patient = patients.setdefault(one[:-2], self._free_patient(set(patients.values())))
-            scans = [int(case.rpartition("_")[2]) for case in known.values() if case.startswith(f"{patient}_")]
-            known[one] = f"{patient}_{max(scans, default=0) + 1:02d}"
+            if one[:-2] not in patients:
+                patients[one[:-2]] = _new_name(scans)
+            patient = patients[one[:-2]]
+            scans[patient] = scans.get(patient, 0) + 1
+            known[one] = f"{patient}_{scans[patient]:02d}"
             self.entries[known[one]] = {"identity": list(one)}
         return known
-
-    @staticmethod
-    def _free_patient(taken: set[str]) -> str:
-        while True:
-            name = "dcm_" + "".join(secrets.choice(LETTERS) for _ in range(N_LETTERS))
-            if name not in taken:
-                return name
 
     def describe(self, case: str, slices: Sequence[Slice], files: Sequence[Path], state: str) -> None:
         """Keep what a case is. files: in the order of the slices of the volume, if it is one. state: what has become of
@@ -112,7 +111,7 @@ class KeyFile:
         }
 
     def save(self) -> None:
-        """Write the file, which only its owner can read."""
+        """Write the file, which only its owner can read. Raises `AssftError` if that is not possible."""
         content: Mapping[str, Any] = {
             "about": ABOUT,
             "format": FORMAT,
@@ -120,7 +119,21 @@ class KeyFile:
             "cases": dict(sorted(self.entries.items())),
             "unreadable": self.unreadable,
         }
-        with atomic_path(self.path) as partial:
-            descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, ONLY_FOR_THE_OWNER)
-            with open(descriptor, "w", encoding="utf-8") as file:
-                file.write(json_text(content))
+        try:
+            with atomic_path(self.path) as partial:
+                descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, ONLY_FOR_THE_OWNER)
+                with open(descriptor, "w", encoding="utf-8") as file:
+                    file.write(json_text(content))
+        except OSError as error:
+            raise AssftError(
+                f"--key_file {self.path} cannot be written ({reason(error)}), and no image was. Correct that, and run "
+                "the same command again."
+            ) from error
+
+
+def _new_name(taken: Container[str]) -> str:
+    """Return a random name for a patient."""
+    while True:
+        name = "dcm_" + "".join(secrets.choice(LETTERS) for _ in range(N_LETTERS))
+        if name not in taken:
+            return name

@@ -23,6 +23,7 @@ DECODABLE = {  # transfer syntaxes that SimpleITK reads: 1.2.840.10008.1.2 and s
     f"1.2.840.10008.1.2{end}"
     for end in ("", ".1", ".2", ".1.99", ".4.50", ".4.51", ".4.57", ".4.70", ".4.80", ".4.81", ".4.90", ".4.91", ".5")
 }
+UNCOMPRESSED = {f"1.2.840.10008.1.2{end}" for end in ("", ".1", ".2")}
 SAME_PLACE = 1e-3  # mm; two slices that lie closer have the same position
 SAME_DIRECTION = 1e-3  # difference of direction cosines, which many scanners round
 MOST_MM, MOST_SHARE = 0.1, 0.1  # a slice may lie this far from an even grid: mm, and share of the spacing
@@ -125,6 +126,9 @@ def _frames(slices: Sequence[Slice]) -> str | None:
 
 
 def _decodable(slices: Sequence[Slice]) -> str | None:
+    short = sum(s.transfer_syntax in UNCOMPRESSED and s.state[0] < s.rows * s.columns for s in slices)
+    if short:
+        return f"{short} of {len(slices)} files are too short for the voxels that their headers promise"
     others = sorted({s.transfer_syntax for s in slices} - DECODABLE)
     known = [name for name in others if re.fullmatch(r"[0-9.]{1,64}", name)]
     text = f"its voxels are compressed as {some(known) or 'nobody says'} (transfer syntax), which cannot be decoded"

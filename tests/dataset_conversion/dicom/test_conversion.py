@@ -245,6 +245,25 @@ def test_a_folder_without_dicom_is_named(convert_dicom: ConvertDicom, tmp_path: 
     assert "No DICOM image was found among 1 file in" in line
 
 
+def test_another_dataset_is_not_touched(convert_dicom: ConvertDicom, tmp_path: Path) -> None:
+    write_series(tmp_path / "export", scan(), affine_of())
+    folder = tmp_path / "nnUNet_raw/Dataset050_Livers/imagesTr"
+    folder.mkdir(parents=True)
+    (line,) = convert_dicom().result.errors
+    assert "holds imagesTr, which this command did not write" in line
+    (line,) = convert_dicom(options="-d Dataset050_Kidneys").result.errors
+    assert "[dataset_id_clash]" in line
+    assert list(folder.iterdir()) == []
+
+
+def test_strict_stops_at_a_refused_series(convert_dicom: ConvertDicom, tmp_path: Path) -> None:
+    write_series(tmp_path / "export/bad", scan(), affine_of())[2].unlink()
+    write_series(tmp_path / "export/good", scan(1), affine_of(), 1, patient="good")
+    strict = convert_dicom(options="--strict")
+    assert "--strict: dcm_" in strict.result.errors[0]
+    assert not strict.folder.exists()
+
+
 def test_an_interrupted_conversion_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Writing the second image fails."""
     set_folders(tmp_path, monkeypatch)

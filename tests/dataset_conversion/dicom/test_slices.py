@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pydicom
@@ -37,6 +38,15 @@ def test_files_are_told_apart_by_their_content(tmp_path: Path) -> None:
     assert found.passed_over == {NOT_DICOM: 2, DIRECTORY: 1, OTHER_OBJECT: 2, COPY: 1}
     assert found.n_files == 11
     assert found.unreadable == []
+
+
+def test_without_pydicom_one_line_says_how_to_install_it(
+    convert_dicom: ConvertDicom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_series(tmp_path / "export", scan(), affine_of())
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    (line,) = convert_dicom().result.errors
+    assert "DICOM needs pydicom. Install it with: pip install 'nnunet_assft[dicom]'" in line
 
 
 def test_a_damaged_file_is_counted_and_in_the_key_file(convert_dicom: ConvertDicom, tmp_path: Path) -> None:

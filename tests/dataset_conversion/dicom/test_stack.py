@@ -115,6 +115,12 @@ CASES: list[tuple[str, str, Damage, str]] = [
     ("multi_frame", "error", each(NumberOfFrames=3), "5 files with 15 frames; expected one file for each slice"),
     ("multi_frame", "error", each(SOPClassUID=pydicom.uid.EnhancedCTImageStorage), "5 files with 5 frames"),
     ("undecodable", "error", syntax(MPEG2MPML), "its voxels are compressed as 1.2.840.10008.1.2.4.100"),
+    (
+        "undecodable",
+        "error",
+        one(3, Rows=60_000, Columns=60_000),
+        "1 of 5 files are too short for the voxels that their headers promise",
+    ),
     ("not_3d", "error", without(0, 1, 2, 3), "it has 1 slice; expected at least two"),
     ("invalid_affine", "error", one(3, ImagePositionPatient=None), "1 of 5 slices have no usable position"),
     ("invalid_affine", "error", each(PixelSpacing=[0, 0.7]), "5 of 5 slices have no usable position"),
