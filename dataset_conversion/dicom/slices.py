@@ -19,8 +19,8 @@ from nnunet_assft.runtime.processes import number_of_processes
 TAGS = [
     *("PatientID", "IssuerOfPatientID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"),
     *("StudyDate", "SeriesNumber", "SeriesDescription", "SOPClassUID", "SOPInstanceUID", "Modality", "ImageType"),
-    *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel"),
-    *("PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient"),
+    *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation"),
+    *("PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient", "ModalityLUTSequence"),
 ]
 NOTES = ("StudyDate", "SeriesNumber", "SeriesDescription")  # by which a person recognises a series in the key file
 DICOMDIR = "1.2.840.10008.1.3.10"
@@ -38,8 +38,8 @@ class Slice:
     """What the header of one image file says.
 
     position, orientation, spacing: ImagePositionPatient, ImageOrientationPatient and PixelSpacing (rows, columns), in
-    mm; empty if the header lacks them. notes: what NOTES lists. state: size in bytes and
-    modification time of the file in ns.
+    mm; empty if the header lacks them. photometric: such as MONOCHROME2. mapped: whether a table gives the values, and
+    not slope and intercept. notes: what NOTES lists. state: size in bytes and modification time of the file in ns.
     """
 
     file: Path
@@ -57,9 +57,11 @@ class Slice:
     columns: int
     frames: int
     samples: int
+    photometric: str
     position: Vector
     orientation: Vector
     spacing: Vector
+    mapped: bool
     notes: dict[str, str] = field(hash=False)
     state: tuple[int, int]
 
@@ -192,9 +194,11 @@ def _slice_of(file: Path, header: Any, kind: str) -> Slice | str:
         columns=int(header.Columns),
         frames=int(header.get("NumberOfFrames") or 1),
         samples=int(header.get("SamplesPerPixel") or 1),
+        photometric=text("PhotometricInterpretation"),
         position=numbers("ImagePositionPatient", 3),
         orientation=numbers("ImageOrientationPatient", 6),
         spacing=numbers("PixelSpacing", 2),
+        mapped=bool(header.get("ModalityLUTSequence")),
         notes={name: text(name) for name in NOTES},
         state=(state.st_size, state.st_mtime_ns),
     )

@@ -16,6 +16,8 @@ from nnunet_assft.volumes.grid import RAS
 
 MODALITIES = ("CT", "MR")
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # and what starts with it
+INVERTED = "MONOCHROME1"  # GDCM turns its numbers round
+GREY = ("MONOCHROME2", INVERTED, "")
 ENHANCED = tuple(  # CT, then MR; also what was converted to it
     f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("2.1", "2.2", "4.1", "4.3", "4.4")
 )
@@ -109,7 +111,7 @@ def _modality(slices: Sequence[Slice]) -> str | None:
 
 
 def _is_scan(slices: Sequence[Slice]) -> str | None:
-    if any(s.samples != 1 for s in slices):
+    if any(s.samples != 1 or s.photometric not in GREY for s in slices):
         return "its images are in colour; expected grey values"
     captured = any(s.sop_class.startswith(SECONDARY_CAPTURE) for s in slices)
     return "its images are secondary captures, such as screenshots; expected a scan" if captured else None
@@ -129,6 +131,10 @@ def _decodable(slices: Sequence[Slice]) -> str | None:
     short = sum(s.transfer_syntax in UNCOMPRESSED and s.state[0] < s.rows * s.columns for s in slices)
     if short:
         return f"{short} of {len(slices)} files are too short for the voxels that their headers promise"
+    if any(s.photometric == INVERTED for s in slices):
+        return f"its numbers are inverted ({INVERTED}), which decoders treat differently; expected MONOCHROME2"
+    if any(s.mapped for s in slices):
+        return "its values are mapped by a table (Modality LUT Sequence); expected a slope and an intercept"
     others = sorted({s.transfer_syntax for s in slices} - DECODABLE)
     known = [name for name in others if re.fullmatch(r"[0-9.]{1,64}", name)]
     text = f"its voxels are compressed as {some(known) or 'nobody says'} (transfer syntax), which cannot be decoded"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pydicom.uid import RLELossless
+from pydicom.uid import UID, JPEGLSLossless, RLELossless
 
 from nnunet_assft.dataset_conversion.dicom.slices import find_slices
 from nnunet_assft.dataset_conversion.dicom.stack import Stack, stack
@@ -44,11 +44,23 @@ def test_every_slice_has_its_own_slope(tmp_path: Path) -> None:
     np.testing.assert_array_equal(volume_of(tmp_path), stored * (1 + np.arange(5) / 4))
 
 
-def test_compressed_slices_are_read(tmp_path: Path) -> None:
+def test_unsigned_numbers_of_twelve_bits(tmp_path: Path) -> None:
+    """As most CT scanners store them."""
+    stored = (scan() + 1024).clip(0, 4095).astype(np.int16)
+    changes = {"PixelRepresentation": 0, "BitsStored": 12, "HighBit": 11, "RescaleIntercept": "-1024"}
+    made = headers(stored, affine_of(), **changes)
+    save(tmp_path, made)
+    np.testing.assert_array_equal(volume_of(tmp_path), stored - 1024)
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless], ids=lambda uid: uid.keyword)
+def test_compressed_slices_are_read(tmp_path: Path, syntax: UID) -> None:
+    if syntax == JPEGLSLossless:
+        pytest.importorskip("jpeg_ls")
     stored = scan(shape=(16, 16, 3))  # GDCM refuses smaller slices in this compression
     made = headers(stored, affine_of())
     for data in made:
-        data.compress(RLELossless, generate_instance_uid=False)
+        data.compress(syntax, generate_instance_uid=False)
     save(tmp_path, made)
     np.testing.assert_array_equal(volume_of(tmp_path), stored)
 
