@@ -57,7 +57,7 @@ def scan(name: str, roots: Sequence[Path], raw: Path, dataset: str | None, optio
     row = _renamed(sources.row, dataset)
     check_channel_names({"0": row.channel}, f"dataset.json of {row.folder}")
     check_labels(row.target_labels, f"dataset.json of {row.folder}")
-    _refuse_own_folder(roots, raw / row.folder)
+    refuse_own_folder(roots, raw / row.folder)
     split = row.split if options.split == "default" else options.split
     label_map, findings = _label_map(row, sources)
     usable, unusable, counts = usable_cases(row, sources)
@@ -194,7 +194,7 @@ def id_clash(folder_name: str, raw: Path) -> list[Finding]:
     ]
 
 
-def _refuse_own_folder(roots: Sequence[Path], folder: Path) -> None:
+def refuse_own_folder(roots: Sequence[Path], folder: Path) -> None:
     """Raise `AssftError` if the download is in the folder that would be written, because files would become links to
     themselves."""
     for root in roots:
@@ -212,13 +212,19 @@ def _renamed(row: DatasetRow, dataset: str | None) -> DatasetRow:
             "The download does not state the id of its dataset, as a folder name such as Task04_Hippocampus would. "
             "Choose an id with -d."
         )
-    wanted = str(row.id) if dataset is None else dataset
-    match = re.fullmatch(r"(?:Dataset)?([0-9]{1,3})(?:_(\w+))?", wanted)
-    if match is None or int(match[1]) == 0:
-        raise AssftError(f"The dataset is {shown(wanted)}; expected -d with an id from 1 to 999 or Dataset218_NAME.")
-    renamed = replace(row, id=int(match[1]), name=match[2] or row.name)
+    number, name = id_and_name(str(row.id) if dataset is None else dataset)
+    renamed = replace(row, id=number, name=name or row.name)
     DATASET.check(renamed.folder, "-d")
     return renamed
+
+
+def id_and_name(dataset: str) -> tuple[int, str]:
+    """Return the id and the name that -d gives; the name is "" if it gives an id only. Raises `AssftError` for any
+    other text."""
+    match = re.fullmatch(r"(?:Dataset)?([0-9]{1,3})(?:_(\w+))?", dataset)
+    if match is None or int(match[1]) == 0:
+        raise AssftError(f"The dataset is {shown(dataset)}; expected -d with an id from 1 to 999 or Dataset218_NAME.")
+    return int(match[1]), match[2] or ""
 
 
 def _label_map(row: DatasetRow, sources: Sources) -> tuple[LabelMap, list[Finding]]:

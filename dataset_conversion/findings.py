@@ -51,6 +51,46 @@ CODES = {
     "unknown_structure": Code(
         ERROR, "the source names a structure that this dataset does not have", "Check that this is the right dataset."
     ),
+    # a DICOM series is left out; its id is that in the key file
+    "missing_slice": Code(
+        ERROR, "a DICOM series has a gap", "Export the series again; the key file says which one it is."
+    ),
+    "duplicate_slices": Code(
+        ERROR,
+        "slices of a DICOM series have the same position",
+        "Export its phases or echoes as separate series; the key file says which one it is.",
+    ),
+    "gantry_tilt": Code(
+        ERROR, "the slices of a DICOM series are shifted against each other", "Resample the series to a straight grid."
+    ),
+    "uneven_slices": Code(
+        ERROR, "the slices of a DICOM series lie at uneven distances", "Resample the series to an even grid."
+    ),
+    "mixed_orientations": Code(
+        ERROR, "a DICOM series has several orientations or frames of reference", "Separate its slices by orientation."
+    ),
+    "mixed_sizes": Code(
+        ERROR, "the slices of a DICOM series differ in size or pixel spacing", "Separate its slices by size."
+    ),
+    "multi_frame": Code(
+        ERROR, "a DICOM series has several frames in a file", "Convert it to one file for each slice, as emf2sf does."
+    ),
+    "undecodable": Code(
+        ERROR, "voxels of a DICOM series cannot be decoded", "Export or unpack the series uncompressed."
+    ),
+    "unreadable_files": Code(
+        ERROR, "DICOM files cannot be parsed", "The key file lists them; export them again, or remove them."
+    ),
+    "several_series": Code(
+        ERROR,
+        "several DICOM series of a patient can be used",
+        "Name the wanted ones in a file, one id per line, and give it with --series, or take all with --series all.",
+    ),
+    # a DICOM series of another kind is left out
+    "not_ct_or_mr": Code(WARNING, "a DICOM series is neither CT nor MR", "It is left out."),
+    "not_a_scan": Code(WARNING, "a DICOM series holds screenshots or colours", "It is left out."),
+    "localizer": Code(INFO, "a DICOM series is a localizer", "It is left out."),
+    "not_chosen": Code(INFO, "a DICOM series that the file of --series does not name", "It is left out."),
     # image and label lie differently; the severity follows the tolerances
     "affine_differs": Code(
         WARNING, "image and label lie apart (largest displacement of a corner)", "Overlay them to see which is right."

@@ -107,11 +107,7 @@ def collect(row: DatasetRow, roots: Sequence[Path]) -> Sources:
 
     Raises `AssftError` if one of them is not a folder, or if they hold no case.
     """
-    for root in roots:
-        if root.name.lower().endswith(ARCHIVES) and root.is_file():
-            raise AssftError(f"{root} is an archive. Unpack it and give the folder.")
-        if not root.is_dir():
-            raise AssftError(f"{root} is not a folder. Give the folder of the unpacked download with -i.")
+    require_folders(roots)
     sources = row.layout(row, [Path(os.path.abspath(root)) for root in roots])
     if not any(case.files for case in sources.cases.values()):
         image = row.image.replace("(?P<case>", "(")
@@ -126,6 +122,15 @@ def collect(row: DatasetRow, roots: Sequence[Path]) -> Sources:
             sources.findings.append(found("bad_name", shown(name), f"the case id {fault}. {CASE_ID.rule}"))
     sources.cases = dict(sorted(sources.cases.items()))
     return sources
+
+
+def require_folders(roots: Sequence[Path]) -> None:
+    """Raise `AssftError` if one of them is not a folder."""
+    for root in roots:
+        if root.name.lower().endswith(ARCHIVES) and root.is_file():
+            raise AssftError(f"{root} is an archive. Unpack it and give the folder.")
+        if not root.is_dir():
+            raise AssftError(f"{root} is not a folder. Give the folder of the unpacked download with -i.")
 
 
 def walk(root: Path) -> Iterator[Path]:

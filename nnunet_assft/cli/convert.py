@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from nnunet_assft.dataset_conversion.headers import Tolerances
     from nnunet_assft.dataset_conversion.options import ConversionOptions
 
-CHECK = "check"
+DICOM, CHECK = "dicom", "check"  # what is no row of DATASETS
+OF_DICOM = ("key_file", "labels", "series")
+NOT_OF_DICOM = ("mode", "split", "split_file", "tolerance_mm")
 LINES = 20  # of errors on stderr; the report lists all of them
 
 
@@ -29,12 +31,39 @@ def parser() -> argparse.ArgumentParser:
         "convert", "Convert a downloaded dataset into nnU-Net's raw format, or check a raw dataset.", dataset=False
     )
     p.usage = "%(prog)s NAME -i SRC [SRC ...] [-d ID] [options]"
-    names = (*DATASETS, CHECK)
-    p.add_argument("name", choices=names, metavar="NAME", help=f"{', '.join(names)} (any nnU-Net raw dataset)")
+    p.add_argument(
+        "name",
+        choices=(*DATASETS, DICOM, CHECK),
+        metavar="NAME",
+        help=f"{', '.join(DATASETS)}; {DICOM} (any CT or MR series); {CHECK} (any nnU-Net raw dataset)",
+    )
     p.add_argument(
         "-i", nargs="+", type=file_name, metavar="SRC", help="folder(s) of the unpacked download; check: the dataset"
     )
     p.add_argument("-d", metavar="ID", help="dataset id or name (default: that of NAME); check: instead of -i")
+    _add_placement(p)
+    _add_dicom(p)
+    p.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="read names and headers, print the plan, and write nothing (dicom: the key file only)",
+    )
+    p.add_argument(
+        "--verify_only",
+        action="store_true",
+        help="only compare sources and converted files with the manifest; needs no -i",
+    )
+    p.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="convert every case again, also with other options or over edited files",
+    )
+    p.add_argument("--strict", action="store_true", help="stop at the first error instead of skipping the case")
+    add_processes(p)
+    return p
+
+
+def _add_placement(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--mode",
         default="link",
@@ -59,20 +88,22 @@ def parser() -> argparse.ArgumentParser:
         metavar=("INFO", "ERROR"),
         help="offset of a label from its image in mm: harmless up to INFO, an error above ERROR (default: 0.1 voxel)",
     )
-    p.add_argument("--dry_run", action="store_true", help="read names and headers, print the plan, and write nothing")
+
+
+def _add_dicom(p: argparse.ArgumentParser) -> None:
     p.add_argument(
-        "--verify_only",
-        action="store_true",
-        help="only compare sources and converted files with the manifest; needs no -i",
+        "--key_file",
+        type=file_name,
+        metavar="FILE",
+        help="dicom: says which patient and series each case is; outside of the dataset; is written, and read again",
     )
+    p.add_argument("--labels", nargs="+", metavar="NAME", help="dicom: the structures to annotate, from id 1 on")
     p.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="convert every case again, also with other options or over edited files",
+        "--series",
+        default="one",
+        metavar="WHICH",
+        help="dicom: one (a patient with several is refused), all, or a file with a case id per line",
     )
-    p.add_argument("--strict", action="store_true", help="stop at the first error instead of skipping the case")
-    add_processes(p)
-    return p
 
 
 def convert(args: argparse.Namespace) -> int:
@@ -80,14 +111,15 @@ def convert(args: argparse.Namespace) -> int:
     from nnunet_assft.dataset_conversion import convert as conversion
     from nnunet_assft.dataset_conversion.report import NEEDS_VOXELS, table_of_counts
 
+    if args.name == DICOM:
+        return dicom(args)
+    _refuse_options(args, OF_DICOM, f"only {DICOM} takes it")
     options = _options(args)
     if args.name == CHECK:
         return check(args, options)
     raw = raw_folder()
     if args.verify_only:
-        n_cases, findings = conversion.verify_conversion(conversion.dataset_folder(args.name, raw, args.d))
-        print(f"{n_cases} cases were compared with the manifest.")
-        return finish(findings)
+        return verify(conversion.dataset_folder(args.name, raw, args.d))
     if not args.i:
         parser().error("-i is required")
     plan = conversion.scan(args.name, args.i, raw, args.d, options)
@@ -109,6 +141,52 @@ def convert(args: argparse.Namespace) -> int:
     if any(record["outputs"] for record in records.values()):
         print(f"Next: nnUNetv2_assft_plan -d {plan.row.id}")
     return code
+
+
+def dicom(args: argparse.Namespace) -> int:
+    """Convert the DICOM series below folders. Returns 1 if there is an error among the findings."""
+    from nnunet_assft.dataset_conversion.convert import REPORT, existing_folder
+    from nnunet_assft.dataset_conversion.dicom import conversion
+
+    _refuse_options(args, NOT_OF_DICOM, f"{DICOM} does not take it")
+    raw = raw_folder()
+    if args.verify_only and args.d:
+        return verify(existing_folder(raw, args.d))
+    missing = [f"-{name}" for name in ("i", "d") if not getattr(args, name)]
+    missing += [f"--{name}" for name in ("key_file", "labels") if not getattr(args, name)]
+    if missing:
+        parser().error(f"{DICOM} needs {', '.join(missing)}")
+    options = conversion.DicomOptions(
+        args.key_file, tuple(args.labels), args.series, args.strict, args.overwrite, args.np
+    )
+    plan = conversion.scan(args.i, raw, args.d, options)
+    print(plan.folder)
+    if args.dry_run:
+        print_table(conversion.table_of_counts(plan, None))
+        print("Only the key file was written. Intensities and damaged voxels are found when the voxels are read.")
+        return finish(plan.findings)
+    require_folder(raw, "nnUNet_raw")
+    records, findings = conversion.convert(plan, options, print)
+    print_table(conversion.table_of_counts(plan, records))
+    code = finish(findings)
+    print(f"Report: {plan.folder / REPORT}.md")
+    if any(record["outputs"] for record in records.values()):
+        print(f"Next: nnUNetv2_assft_plan -d {plan.folder.name} --annotator human")
+    return code
+
+
+def verify(folder: Path) -> int:
+    """Compare a converted dataset with its manifest. Returns 1 if anything differs."""
+    from nnunet_assft.dataset_conversion.convert import verify_conversion
+
+    n_cases, findings = verify_conversion(folder)
+    print(f"{n_cases} cases were compared with the manifest.")
+    return finish(findings)
+
+
+def _refuse_options(args: argparse.Namespace, names: Sequence[str], why: str) -> None:
+    if wrong := [name for name in names if name in args.typed]:
+        parser().error(f"argument --{wrong[0]}: {why}")
 
 
 def check(args: argparse.Namespace, options: ConversionOptions) -> int:

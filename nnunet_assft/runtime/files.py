@@ -37,7 +37,12 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as indented JSON. Raises ValueError for NaN and inf, which JSON cannot represent."""
-    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    write_text(path, json_text(content))
+
+
+def json_text(content: Any) -> str:
+    """Return indented JSON. Raises ValueError for NaN and inf, which JSON cannot represent."""
+    return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
 
 def refuse_endless(path: Path) -> None:

@@ -437,6 +437,28 @@ OUTPUTS = (
     ),
 )
 
+DICOM = "convert dicom -i {given} -d 902 --labels liver --key_file"
+OF_DICOM = (
+    Row("a folder without DICOM", "nothing", i.holds("given/a.dcm", b"x"), f"{DICOM} {{root}}/out/key", "among 1 file"),
+    Row(
+        "a key file inside of the dataset",
+        "raw",
+        i.a_folder,
+        "convert dicom -i {given} -d 901 --labels liver --key_file {raw}/keys/key.json",
+        "is inside the dataset's folder",
+    ),
+    Row("another file as key file", "nothing", i.a_folder, f"{DICOM} /etc/hostname", "is no key file that this"),
+    Row("a device as key file", "nothing", i.a_folder, f"{DICOM} /dev/zero", "is no key file that this command wrote"),
+    Row("a key file that cannot be", "nothing", i.a_folder, f"{DICOM} /sys/x/key", "--key_file /sys/x/key: the folder"),
+    Row(
+        "two structures of one name for DICOM",
+        "nothing",
+        i.a_folder,
+        "convert dicom -i {given} -d 902 --labels liver Liver --key_file {root}/out/key",
+        "--labels",
+    ),
+)
+
 ROWS = (
     *VARIABLES,
     *COMMAND_LINES,
@@ -451,4 +473,5 @@ ROWS = (
     *TEXT_HEADERS,
     *ENDLESS,
     *OUTPUTS,
+    *OF_DICOM,
 )

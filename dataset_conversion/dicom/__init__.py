@@ -1,0 +1,1 @@
+"""DICOM series of a folder into an nnU-Net raw dataset. Start reading with `conversion.py`."""
