@@ -82,6 +82,8 @@ def compare(args: argparse.Namespace) -> int:
     twice = sorted({seed for seed in args.seeds if args.seeds.count(seed) > 1})
     if twice:
         parser().error(f"argument --seeds: {named('seed', twice)} given twice; give each seed once")
+    if args.gpus:
+        parser().error("argument --gpus: a run of a comparison uses one GPU; see --engine for several runs at a time")
     comparison = make_comparison(args)
     device, engine = choose_where(args)
     failed = []

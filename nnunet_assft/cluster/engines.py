@@ -14,6 +14,7 @@ from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.cases import Executor, here, in_processes
 from nnunet_assft.runtime.files import read_json
 from nnunet_assft.runtime.processes import number_of_processes
+from nnunet_assft.runtime.ranges import RANGES
 
 SITE_FILE = "nnunet_assft_cluster.json"
 KEYS = ("engine", "parts", "gpus", "slurm")
@@ -116,6 +117,12 @@ def read_site_file(file: Path | None) -> dict[str, Any]:
         content = read_json(used)
     except (OSError, ValueError) as error:
         raise AssftError(f"The engine file {used} cannot be read ({error}). {expected}") from error
-    if not isinstance(content, dict) or not set(content) <= set(KEYS) or not isinstance(content.get("slurm", {}), dict):
+    kinds = {"engine": str, "slurm": dict}
+    if (
+        not isinstance(content, dict)
+        or not set(content) <= set(KEYS)
+        or not all(isinstance(content[key], kind) for key, kind in kinds.items() if key in content)
+        or not all(content[key] in RANGES[key] for key in ("parts", "gpus") if key in content)
+    ):
         raise AssftError(f"The engine file {used} holds {content!r}. {expected}")
     return content

@@ -22,6 +22,7 @@ class Launcher(Protocol):
     """Starts processes that call `run_part`."""
 
     pause: float  # seconds between two looks at the files
+    ends_with_us: bool  # whether the parts end together with this process
 
     def submit(self, job: Job, sweep: Sweep) -> None:
         """Start the parts of a sweep, and record their ids in it."""
@@ -59,7 +60,12 @@ class InParts:
             self._end(Job(folder, ""))
             write_function(job, function)
         number = {item[0]: i for i, item in enumerate(items)}
-        yield from self._results(job, dict(items), number, desc)
+        try:
+            yield from self._results(job, dict(items), number, desc)
+        except BaseException:  # also if the caller stops at an error; jobs go on, and the same command finds them again
+            for sweep in job.sweeps if self.launcher.ends_with_us else ():
+                self.launcher.end(sweep)
+            raise
         self._end(job)  # a part may be at work on a case that another part has finished
 
     def _results(self, job: Job, left: dict[str, Any], number: dict[str, int], desc: str) -> Iterator[tuple[int, Any]]:

@@ -39,6 +39,7 @@ class Local:
 
     gpus: tuple[str, ...] = ()
     pause: float = 0.2
+    ends_with_us: bool = True
     _processes: dict[Path, list[subprocess.Popen[bytes]]] = field(default_factory=dict)
 
     def submit(self, job: Job, sweep: Sweep) -> None:
@@ -78,6 +79,7 @@ class Slurm:
 
     options: Mapping[str, str] = field(default_factory=dict)
     pause: float = 3.0
+    ends_with_us: bool = False
 
     def submit(self, job: Job, sweep: Sweep) -> None:
         submitit = _submitit()
@@ -145,6 +147,7 @@ class Print:
     """Writes a script that works on a part, and leaves it to somebody else to start the parts."""
 
     pause: float = 0.0
+    ends_with_us: bool = False
 
     def submit(self, job: Job, sweep: Sweep) -> None:
         exports = [

@@ -28,8 +28,8 @@ def lines_about_parts(jobs: Path) -> Iterator[str]:
         jobs_of = f", {named('job', sweep.ids())}" if sweep.ids() else ""
         name = folder.parent.name.replace("_", " ")
         attempt = "" if folder.name == "sweep_001" else f" ({folder.name.replace('_', ' ')})"
-        print_parts = ", ".join(shown) or "not started"
-        yield f"{name}{attempt}: {count(finished, 'case')} done; {count(sweep.parts, 'part')}: {print_parts}{jobs_of}"
+        parts = f"{count(sweep.parts, 'part')}: {', '.join(shown) or 'not started'}"
+        yield f"{name}{attempt}: {count(finished, 'case')} done; {parts}{jobs_of}"
         for report in reports:
             if report["state"] != "finished":
                 yield f"  part {report['part']}: {_where(report)}"

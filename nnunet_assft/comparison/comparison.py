@@ -52,7 +52,7 @@ def _run_all(
     failed, i = [], 0
     runs = [(part, arm, seed) for part in comparison.folds for seed in comparison.seeds for arm in comparison.arms]
     executor = engine.runs(comparison.folder / "jobs")
-    for wave in [runs] if engine == HERE else _waves(runs):
+    for wave in [runs] if engine.name == HERE.name else _waves(runs):
         named = {_name(run): run for run in wave}
         for name, result in each_case(partial(_run, device, verbose), named, desc="runs", executor=executor):
             i += 1

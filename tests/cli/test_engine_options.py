@@ -54,7 +54,10 @@ def test_wrong_options_are_one_line(nnunet_folders: Path, options: list[str], te
     assert text in str(raised.value)
 
 
-@pytest.mark.parametrize("content", ["[]", '{"engin": "slurm"}', '{"slurm": "time=3"}', "{"])
+@pytest.mark.parametrize(
+    "content",
+    ["[]", '{"engin": "slurm"}', '{"slurm": "time=3"}', '{"parts": "3"}', '{"gpus": 0}', '{"engine": []}', "{"],
+)
 def test_a_wrong_engine_file_is_one_line(nnunet_folders: Path, content: str) -> None:
     (nnunet_folders / "nnUNet_results" / SITE_FILE).write_text(content)
     with pytest.raises(AssftError, match="Expected a JSON object with some of the keys engine, parts, gpus, slurm"):

@@ -50,6 +50,14 @@ def test_errors_of_cases_are_collected_or_end_the_loop(local: Callable[[int], In
         for_each_case(work.refuse_even, CASES, desc="odd", executor=local(2))
 
 
+def test_after_an_error_no_process_goes_on(local: Callable[[int], InParts], tmp_path: Path) -> None:
+    cases = {"a": (tmp_path, True), "b": (tmp_path, False)}
+    with pytest.raises(AssftError, match="refused"):
+        for_each_case(work.wait_or_refuse, cases, desc="waits", executor=local(2))
+    (waiting,) = tmp_path.glob("waits_*")
+    assert not Path("/proc", waiting.name.removeprefix("waits_")).exists()
+
+
 def test_an_error_of_another_kind_says_on_which_case(local: Callable[[int], InParts]) -> None:
     with pytest.raises(AssftError, match="quotients b: ZeroDivisionError: division by zero"):
         for_each_case(work.reciprocal, {"a": 1, "b": 0}, desc="quotients", executor=local(2))

@@ -33,6 +33,17 @@ def refuse_even(n: int) -> int:
     return n
 
 
+def wait_or_refuse(folder_and_waits: tuple[Path, bool]) -> None:
+    """One case waits for a minute, and the other one is refused as soon as it does."""
+    folder, waits = folder_and_waits
+    if waits:
+        (folder / f"waits_{os.getpid()}").touch()
+        time.sleep(60)
+    while not list(folder.glob("waits_*")):
+        time.sleep(0.1)
+    raise AssftError("refused.")
+
+
 def reciprocal(n: int) -> float:
     return 1 / n
 
