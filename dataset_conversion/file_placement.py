@@ -17,7 +17,7 @@ from nibabel.orientations import apply_orientation, io_orientation, ornt_transfo
 from nnunet_assft.dataset_conversion.scan import PlannedCase
 from nnunet_assft.dataset_conversion.voxels import SourceVolume
 from nnunet_assft.errors import AssftError
-from nnunet_assft.runtime.files import atomic_path
+from nnunet_assft.runtime.files import atomic_path, write_bytes
 from nnunet_assft.runtime.partial import PARTIAL, private_path
 from nnunet_assft.runtime.processes import number_of_processes
 
@@ -86,8 +86,7 @@ def write_label(target: Path, array: npt.NDArray[np.uint8], image: SourceVolume)
     data = kind(array, image.header.affine, header).to_bytes()
     if target.name.endswith(".gz"):
         data = gzip.compress(data, COMPRESSION, mtime=0)
-    with atomic_path(target) as partial:
-        partial.write_bytes(data)
+    write_bytes(target, data)
 
 
 def processes_for(cases: Sequence[PlannedCase], requested: int | None) -> int:

@@ -18,7 +18,7 @@ from nnunet_assft.dataset_conversion.findings import Finding, errors, found
 from nnunet_assft.dataset_conversion.manifest import Record
 from nnunet_assft.dataset_conversion.source_cases import POOL
 from nnunet_assft.dataset_conversion.voxels import image_findings
-from nnunet_assft.runtime.files import atomic_path, sha256_file
+from nnunet_assft.runtime.files import sha256_file, write_bytes
 
 Voxels = npt.NDArray[Any]
 ENDING = ".nii.gz"
@@ -108,8 +108,7 @@ def _write(job: Job, volume: Voxels) -> dict[str, Any]:
     image.set_sform(job.stack.affine, SCANNER)
     image.set_qform(job.stack.affine, SCANNER)
     image.header.set_xyzt_units(MM)
-    with atomic_path(job.folder / path) as partial:
-        partial.write_bytes(gzip.compress(image.to_bytes(), COMPRESSION, mtime=0))
+    write_bytes(job.folder / path, gzip.compress(image.to_bytes(), COMPRESSION, mtime=0))
     state = (job.folder / path).stat()
     return {
         "path": path,

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_assft.errors import AssftError, DamagedFileError, in_one_line
-from nnunet_assft.runtime.files import atomic_path
+from nnunet_assft.runtime.files import write_bytes
 from nnunet_assft.runtime.sealed import read_sealed, write_sealed
 from nnunet_assft.runtime.untrusted import load_result
 
@@ -56,7 +56,7 @@ class Job:
     def submit(self, cases: Sequence[tuple[str, Any]], parts: int) -> Sweep:
         """Write the cases of a new sweep."""
         sweep = Sweep(self.folder / f"sweep_{len(self.sweeps) + 1:03d}")
-        _write(sweep.folder / CASES, pickle.dumps(list(cases)))
+        write_bytes(sweep.folder / CASES, pickle.dumps(list(cases)))
         sweep.write(parts, [])
         return sweep
 
@@ -124,7 +124,7 @@ def open_job(folder: Path, function: Callable[[Any], Any]) -> tuple[Job, bool]:
 
 def write_function(job: Job, function: Callable[[Any], Any]) -> None:
     """Write the function into the folder of the job."""
-    _write(job.folder / FUNCTION, pickle.dumps(function))
+    write_bytes(job.folder / FUNCTION, pickle.dumps(function))
 
 
 # Working on a part ----------------------------------------------------------------------------------------------------
@@ -215,8 +215,3 @@ def _frames(stream: io.BufferedReader) -> Iterator[bytes]:
         if len(content) < length or zlib.crc32(content) != checksum:
             return
         yield content
-
-
-def _write(file: Path, content: bytes) -> None:
-    with atomic_path(file) as partial:
-        partial.write_bytes(content)

@@ -23,7 +23,7 @@ from nnunet_assft.report.sections.base import MAX_ROWS, Section, SectionTable
 from nnunet_assft.report.sections.head import head
 from nnunet_assft.report.sections.order import build_sections
 from nnunet_assft.runtime.csv_files import write_csv_table
-from nnunet_assft.runtime.files import atomic_path, write_text
+from nnunet_assft.runtime.files import write_bytes, write_text
 from nnunet_assft.runtime.writable import require_file, require_folder
 
 ASSETS = Path(__file__).parent / "assets"
@@ -89,8 +89,7 @@ def _label_colours(labels: Mapping[str, int]) -> dict[str, list[int] | list[str]
 
 def _write_plot(plot: Plot, folder: Path) -> None:
     write_text(folder / f"{plot.name}.svg", plot.svg())
-    with atomic_path(folder / f"{plot.name}.png") as partial:
-        partial.write_bytes(plot.png())
+    write_bytes(folder / f"{plot.name}.png", plot.png())
     write_csv_table(folder / f"{plot.name}.csv", plot.data)
 
 

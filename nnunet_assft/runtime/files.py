@@ -28,6 +28,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.replace(partial, path)
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically."""
+    with atomic_path(path) as partial:
+        partial.write_bytes(content)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` in UTF-8."""
     with atomic_path(path) as partial, open(partial, "w", encoding="utf-8") as file:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_assft.active.metrics import VoxelSums
-from nnunet_assft.runtime.files import atomic_path
+from nnunet_assft.runtime.files import write_bytes
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,7 @@ class RecordStore:
         meta = {"case": result.case, "inputs_sha256": inputs_sha256, "sums": sums}
         buffer = io.BytesIO()
         np.savez(buffer, embedding=result.embedding, meta=np.array(json.dumps(meta)), **result.statistics)  # type: ignore[arg-type]
-        with atomic_path(file) as partial:
-            partial.write_bytes(buffer.getvalue())
+        write_bytes(file, buffer.getvalue())
 
 
 RECORDS = RecordStore()
