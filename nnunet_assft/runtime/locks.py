@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -151,8 +150,15 @@ def _holder(lock: Path) -> str:
     return known + (f" (delete {substitute} if it no longer runs)" if elsewhere else "")
 
 
-@cache
+_disks_named: set[int] = set()
+
+
 def _say_that_there_are_no_locks(folder: Path) -> None:
+    """Print a warning about the disk that the folder is on, once per disk and process."""
+    disk = folder.stat().st_dev
+    if disk in _disks_named:
+        return
+    _disks_named.add(disk)
     print(
         f"warning: the disk of {folder} offers no file locks. A file that names the running process is used instead.",
         file=sys.stderr,

@@ -68,7 +68,7 @@ def options(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         raise OSError(request.param, "no locks")
 
     monkeypatch.setattr(locks.fcntl, "flock", no_locks)
-    locks._say_that_there_are_no_locks.cache_clear()
+    monkeypatch.setattr(locks, "_disks_named", set())
     return [str(request.param)]
 
 
@@ -109,8 +109,8 @@ def test_an_error_in_the_work_releases_the_lock(tmp_path: Path, options: list[st
 def test_a_disk_without_locks_is_named_once(
     tmp_path: Path, options: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert is_free(tmp_path / ".lock")
-    assert is_free(tmp_path / ".lock")
+    for lock in (".lock", ".lock", "another folder/.lock"):
+        assert is_free(tmp_path / lock)
     expected = f"warning: the disk of {tmp_path} offers no file locks. A file that names the running process is used "
     assert capsys.readouterr().err == (f"{expected}instead.\n" if options else "")
 
