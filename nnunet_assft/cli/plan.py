@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from nnunet_assft.cli.common import make_parser, run
 from nnunet_assft.cli.options import add_plan_options, make_experiment
 from nnunet_assft.cli.printing import print_deviations
+from nnunet_assft.network.presets import PRESETS
+from nnunet_assft.planning.domains import DOMAINS
 from nnunet_assft.runtime.text import count, some
+
+if TYPE_CHECKING:
+    from nnunet_assft.active.settings import Settings
 
 
 def parser() -> argparse.ArgumentParser:
@@ -32,6 +38,7 @@ def plan(args: argparse.Namespace) -> None:
         f"{experiment.dataset}, experiment {experiment.name!r}: {settings.strategy}, domain {settings.domain}, "
         f"preset {settings.preset}"
     )
+    _print_change_of_patch(settings)
     print(f"pre-trained encoder: {settings.encoder or 'none; the encoder starts at random'}")
     pool, test = count(len(experiment.pool), "case"), count(len(experiment.test), "test case")
     print(f"{pool} in the pool, {test} ({experiment.test_source})")
@@ -59,6 +66,16 @@ def plan(args: argparse.Namespace) -> None:
     if to_look_at := remarks(experiment.paths.fingerprint_cases):
         print(to_look_at)
     print(f"Next: {experiment.command('round', '-r', '0')}")
+
+
+def _print_change_of_patch(settings: Settings) -> None:
+    """Print a line if the network cannot take the patch of the domain."""
+    patch, preset = DOMAINS[settings.domain].patch_size, PRESETS[settings.preset]
+    if patch is not None and (planned := preset.nearest_patch(patch)) != list(patch):
+        print(
+            f"The patch of the domain, {' x '.join(map(str, patch))}, becomes {' x '.join(map(str, planned))}, the "
+            f"nearest that the network can take: its axes are multiples of {' x '.join(map(str, preset.divisors))}."
+        )
 
 
 def main(argv: list[str] | None = None) -> None:

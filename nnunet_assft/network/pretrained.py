@@ -20,9 +20,10 @@ from typing import Any, NamedTuple
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
 from nnunet_assft.network.architecture import CTFMSegmentationNet
+from nnunet_assft.network.interface import encoder_of
 from nnunet_assft.network.presets import ENCODERS, EncoderSpec
 from nnunet_assft.runtime.downloads import failed_download, first_bytes, text_instead
 from nnunet_assft.runtime.files import sha256_file
@@ -52,8 +53,8 @@ class EncoderReport:
     ignored: tuple[str, ...]  # other content of the file: known prefixes of keys, or whole keys
 
 
-def load_pretrained_encoder(net: CTFMSegmentationNet, path: str | Path, encoder: str = "ct_fm") -> EncoderReport:
-    """Load all parameters and statistics of `net.encoder` from a local file. The decoder is not changed.
+def load_pretrained_encoder(net: nn.Module, path: str | Path, encoder: str = "ct_fm") -> EncoderReport:
+    """Load all parameters and statistics of the encoder of a network from a local file. The decoder is not changed.
 
     path: a safetensors file, or a torch file with a state dict or with dictionaries around it, as checkpoints have
     them. If the network has several input channels and the file has one, conv_init is repeated and divided by
@@ -63,13 +64,14 @@ def load_pretrained_encoder(net: CTFMSegmentationNet, path: str | Path, encoder:
     if encoder not in ENCODERS:
         raise PretrainedEncoderError(f"encoder is {encoder!r}; expected one of {sorted(ENCODERS)}.")
     spec, path = ENCODERS[encoder], Path(path)
-    _check_function(net, encoder, spec)
+    input_channels = _check_function(net, encoder, spec).input_channels
     content, layout = _read_file(path)
-    place, weights, ignored = _find_encoder(content, net.encoder.state_dict().keys(), spec, path)
-    weights, adapted = _adapt_input_channels(weights, net.input_channels)
-    weights = _check_weights(weights, net.encoder.state_dict(), path)
+    expected = encoder_of(net).state_dict()
+    place, weights, ignored = _find_encoder(content, expected.keys(), spec, path)
+    weights, adapted = _adapt_input_channels(weights, input_channels)
+    weights = _check_weights(weights, expected, path)
     sha256 = sha256_file(path)
-    net.encoder.load_state_dict(weights, strict=True)  # everything that could fail has been checked
+    encoder_of(net).load_state_dict(weights, strict=True)  # everything that could fail has been checked
     return EncoderReport(
         path=str(path),
         sha256=sha256,
@@ -81,14 +83,19 @@ def load_pretrained_encoder(net: CTFMSegmentationNet, path: str | Path, encoder:
     )
 
 
-def _check_function(net: CTFMSegmentationNet, encoder: str, spec: EncoderSpec) -> None:
-    """Check norm and block order: with others, weights of equal names and shapes would compute another function."""
-    if net.block != "preactivation" or net.norm != "batch":
-        raise PretrainedEncoderError(
-            f"the network has widths {_listed(net.widths)}, {net.block} blocks and {net.norm} norm; {encoder} weights "
-            f"exist only for widths {_listed(spec.widths)}, preactivation blocks and batch norm. "
-            "Use preset ctfm or ctfm_dec1224, or train without a pre-trained encoder."
-        )
+def _check_function(net: nn.Module, encoder: str, spec: EncoderSpec) -> CTFMSegmentationNet:
+    """Check class, norm and block order: with others, weights of equal names and shapes would compute another
+    function."""
+    found = f"is a {type(net).__name__}"
+    if isinstance(net, CTFMSegmentationNet):
+        if net.block == "preactivation" and net.norm == "batch":
+            return net
+        found = f"has widths {_listed(net.widths)}, {net.block} blocks and {net.norm} norm"
+    raise PretrainedEncoderError(
+        f"the network {found}; {encoder} weights exist only for a CTFMSegmentationNet of widths "
+        f"{_listed(spec.widths)}, preactivation blocks and batch norm. "
+        "Use preset ctfm or ctfm_dec1224, or train without a pre-trained encoder."
+    )
 
 
 # The file ------------------------------------------------------------------------------------------------------------

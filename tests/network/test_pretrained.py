@@ -17,11 +17,12 @@ from nnunet_assft.network import (
     PRESETS,
     CTFMSegmentationNet,
     PretrainedEncoderError,
+    build_network,
     load_pretrained_encoder,
 )
 from nnunet_assft.planning.normalization import CTFM_WINDOW_HU
 
-TINY = dict(PRESETS["tiny"])
+TINY = dict(PRESETS["tiny"].arguments)
 
 State = dict[str, Any]
 
@@ -356,17 +357,25 @@ def test_torch_files_are_read_on_the_cpu_without_unpickling(tmp_path: Path, monk
 def test_refuses_a_network_that_computes_another_function(options: dict[str, Any], named: str, tmp_path: Path):
     net = make_net(**options)
     before = snapshot(net)
-    with pytest.raises(PretrainedEncoderError, match=f"{named}.*exist only for widths 32, 64, 128, 256, 512"):
+    with pytest.raises(
+        PretrainedEncoderError, match=f"{named}.*exist only for a CTFMSegmentationNet of widths 32, 64, 128, 256, 512"
+    ):
         load_pretrained_encoder(net, save(encoder_state(), tmp_path / "model.pth"))
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
 
 
 def test_the_papers_printed_network_is_refused_with_the_reason(tmp_path: Path):
     with torch.device("meta"):
-        net = CTFMSegmentationNet(1, 2, **PRESETS["assft_paper"])
+        net = CTFMSegmentationNet(1, 2, **PRESETS["assft_paper"].arguments)
     with pytest.raises(
         PretrainedEncoderError, match=r"has widths 32, 64, 256, 512, 1024, postactivation.*Use preset ctfm"
     ):
+        load_pretrained_encoder(net, tmp_path / "never_opened.safetensors")
+
+
+def test_a_network_of_another_class_is_refused_by_name(tmp_path: Path):
+    net = build_network(PRESETS["resenc_tiny"].architecture, 1, 2)
+    with pytest.raises(PretrainedEncoderError, match="the network is a ResidualEncoderUNet; ct_fm weights exist only"):
         load_pretrained_encoder(net, tmp_path / "never_opened.safetensors")
 
 
@@ -381,5 +390,5 @@ def test_other_widths_are_refused_with_both_widths(tmp_path: Path):
 def test_what_ct_fm_expects_is_what_the_preset_and_the_normalisation_give():
     spec = ENCODERS["ct_fm"]
     assert (spec.hu_window, spec.intensity_range) == (CTFM_WINDOW_HU, (0, 1))
-    assert spec.widths == PRESETS["ctfm"].widths
+    assert spec.widths == PRESETS["ctfm"].arguments["widths"]
     assert "Apache-2.0" in spec.licence
