@@ -69,7 +69,8 @@ def add_shared_options(p: argparse.ArgumentParser) -> None:
         "--normalization",
         default="percentile",
         choices=list(NORMALIZATIONS),
-        help="of intensities; ctfm: HU window, CT only",
+        metavar="NAME",
+        help="of intensities: percentile; ctfm: HU window, CT only",
     )
     p.add_argument(
         "--test_split",
@@ -113,7 +114,7 @@ def _add_training_options(p: argparse.ArgumentParser) -> None:
         help="AdamW, polynomial decay in each stage",
     )
     p.add_argument(
-        "--deep_supervision", action="store_true", help="compute losses at three resolutions (the paper has one output)"
+        "--deep_supervision", action="store_true", help="compute losses at several resolutions (the paper has one output)"
     )
 
 

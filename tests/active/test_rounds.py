@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 import nnunet_assft.trainers
@@ -32,6 +33,7 @@ from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.active.training.committee import train_committee
 from nnunet_assft.cli.round import main as round_main
 from nnunet_assft.errors import AssftError, WaitingForAnnotation
+from nnunet_assft.network.checkpoints import load_weights
 from nnunet_assft.runtime.files import read_json, sha256_file
 from nnunet_assft.runtime.locks import only_process
 from tests.conftest import (
@@ -102,6 +104,29 @@ def test_a_second_stage_of_choice(blobs: Path, strategy: str, second_stage: str,
         second = read_json(experiment.paths.stage_file(1, "semi"))
         assert set(second["cases"]) == {*done.labelled, *done.pseudo_labelled}
         assert second["epochs"] == read_json(experiment.paths.stage_file(1, "supervised"))["epochs"]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "deep_supervision"), [("assft", False), ("badge", True)], ids=["assft", "badge_deep_supervision"]
+)
+def test_rounds_with_nnunets_own_network(blobs: Path, strategy: str, deep_supervision: bool) -> None:
+    settings = {**TINY, "rounds": 1, "epochs": 1, "preset": "resenc_tiny"}
+    experiment = plan_experiment(BLOBS, **settings, strategy=strategy, deep_supervision=deep_supervision)
+    start, done = run_all(experiment)
+    assert (len(start.labelled), len(done.labelled)) == (1, 3)
+    assert len(done.pseudo_labelled) == (2 if strategy == "assft" else 0)
+    assert 0 <= done.dice["mean"] <= 1
+    plans = read_json(experiment.paths.plans)["configurations"]["3d_fullres"]
+    assert plans["architecture"]["network_class_name"].endswith(".ResidualEncoderUNet")
+    results = blobs.parents[1] / "nnUNet_results" / BLOBS
+    before, after = (load_weights(results / model.checkpoint) for model in (start.model, done.model))
+    changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    layers = {f"decoder.seg_layers.{level}.weight" for level in range(3)}
+    if deep_supervision:
+        assert changed >= layers - {"decoder.seg_layers.0.weight"}  # whose loss has the weight 0
+    else:
+        assert changed & layers == {"decoder.seg_layers.2.weight"}
+    assert "encoder.stem.convs.0.conv.weight" in changed
 
 
 def test_training_sets_hold_exactly_the_cases_of_their_stage(trained: Trained) -> None:

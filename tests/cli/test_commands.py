@@ -424,6 +424,22 @@ def test_plan_says_what_it_decided_and_what_comes_next(blobs, call):
     assert out.endswith("Next: nnUNetv2_assft_round -d 901 -e pilot -r 0\n")
 
 
+@pytest.mark.parametrize(
+    ("preset", "line"),
+    [
+        ("ctfm", ""),
+        (
+            "resenc_l",
+            "The patch of the domain, 48 x 160 x 224, becomes 64 x 160 x 224, the nearest that the network can take: "
+            "its axes are multiples of 32 x 32 x 32.\n",
+        ),
+    ],
+)
+def test_plan_says_if_the_network_cannot_take_the_patch_of_the_domain(capsys, preset, line):
+    plan._print_change_of_patch(Settings(domain="amos_mri", preset=preset))
+    assert capsys.readouterr().out == line
+
+
 def test_status_before_the_first_round(planned, call):
     code, out, _ = call("status -d 901")
     assert code == 0
