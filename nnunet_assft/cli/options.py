@@ -114,7 +114,9 @@ def _add_training_options(p: argparse.ArgumentParser) -> None:
         help="AdamW, polynomial decay in each stage",
     )
     p.add_argument(
-        "--deep_supervision", action="store_true", help="compute losses at several resolutions (the paper has one output)"
+        "--deep_supervision",
+        action="store_true",
+        help="compute losses at several resolutions (the paper has one output)",
     )
 
 

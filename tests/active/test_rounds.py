@@ -489,37 +489,51 @@ def test_a_training_of_other_labels_is_moved_aside_not_resumed(trained: Trained)
 # Stock nnU-Net and real images ----------------------------------------------------------------------------------------
 
 
+def stock(command: str) -> None:
+    """A stock command of nnU-Net, which knows our classes by the environment variable alone."""
+    ext_trainer = Path(nnunet_assft.trainers.__file__).parent / "ext_trainer"
+    program, *arguments = command.split()
+    result = subprocess.run(
+        [Path(sys.executable).parent / program, *arguments],
+        env={**os.environ, "nnUNet_extTrainer": str(ext_trainer)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+
+
+def assert_stock_prediction_is_ours(root: Path, done: Round, out: Path) -> None:
+    """nnUNetv2_predict, with its worker processes, writes the segmentations of the test cases of a round to `out`."""
+    trainer = "nnUNetTrainerASSFT" if done.model.stage == "semi" else "nnUNetTrainerASSFTSupervised"
+    stock(
+        f"nnUNetv2_predict -i {root / 'nnUNet_raw' / BLOBS / 'imagesTs'} -o {out} -d 901 -tr {trainer} "
+        f"-p nnUNetASSFTPlans -c 3d_fullres -f {done.round} -device cpu -npp 1 -nps 1"
+    )
+    ours = root / f"nnUNet_results/{BLOBS}/assft/assft/test_round_{done.round:02d}"
+    for case in done.test:
+        theirs, own = (sitk.GetArrayFromImage(sitk.ReadImage(str(f / f"{case}.nii.gz"))) for f in (out, ours))
+        assert (theirs != own).mean() < 1e-3  # preprocessing is repeated there; sums may round differently
+
+
 @pytest.mark.slow
 def test_stock_commands_work_on_the_model_folder(trained: Trained, tmp_path: Path) -> None:
-    """nnUNetv2_predict with its worker processes, nnUNetv2_evaluate_folder; the same segmentations as ours."""
     root, _, rounds = trained
-    ext_trainer = Path(nnunet_assft.trainers.__file__).parent / "ext_trainer"
-    environment = {**os.environ, "nnUNet_extTrainer": str(ext_trainer)}
-    raw = root / "nnUNet_raw/Dataset901_Blobs"
-    model = root / "nnUNet_results/Dataset901_Blobs/nnUNetTrainerASSFT__nnUNetASSFTPlans__3d_fullres"
     out = tmp_path / "out"
-    predict = f"nnUNetv2_predict -i {raw / 'imagesTs'} -o {out} -d 901 -tr nnUNetTrainerASSFT -p nnUNetASSFTPlans"
-    commands = (
-        f"{predict} -c 3d_fullres -f 2 -device cpu -npp 1 -nps 1",
-        f"nnUNetv2_evaluate_folder {raw / 'labelsTs'} {out} -djfile {model / 'dataset.json'} -pfile "
-        f"{model / 'plans.json'} -np 1",
+    assert_stock_prediction_is_ours(root, rounds[2], out)
+    model = root / f"nnUNet_results/{BLOBS}/nnUNetTrainerASSFT__nnUNetASSFTPlans__3d_fullres"
+    stock(
+        f"nnUNetv2_evaluate_folder {root / 'nnUNet_raw' / BLOBS / 'labelsTs'} {out} -djfile {model / 'dataset.json'} "
+        f"-pfile {model / 'plans.json'} -np 1"
     )
-    for command in commands:
-        program, *arguments = command.split()
-        result = subprocess.run(
-            [Path(sys.executable).parent / program, *arguments],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert result.returncode == 0, result.stderr[-2000:]
-    ours = root / "nnUNet_results/Dataset901_Blobs/assft/assft/test_round_02"
-    for case in rounds[2].test:
-        stock, own = (sitk.GetArrayFromImage(sitk.ReadImage(str(f / f"{case}.nii.gz"))) for f in (out, ours))
-        assert (stock != own).mean() < 1e-3  # preprocessing is repeated there; sums may round differently
     summary = json.loads((out / "summary.json").read_text())
     assert summary["foreground_mean"]["Dice"] == pytest.approx(rounds[2].dice["mean"], abs=0.02)
+
+
+@pytest.mark.slow
+def test_stock_nnunet_predicts_with_its_own_network(blobs: Path, tmp_path: Path) -> None:
+    experiment = plan_experiment(BLOBS, **{**TINY, "preset": "resenc_tiny"}, one_shot_epochs=20)
+    assert_stock_prediction_is_ours(blobs.parents[1], run_round(experiment, 0, CPU), tmp_path / "out")
 
 
 @pytest.mark.slow
