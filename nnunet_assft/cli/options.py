@@ -62,9 +62,7 @@ def add_shared_options(p: argparse.ArgumentParser) -> None:
         help=f"auto: by the name of the dataset; {', '.join(DOMAINS)}",
     )
     p.add_argument("--preset", default="ctfm", metavar="NAME", help=f"network: {', '.join(PRESETS)}")
-    p.add_argument(
-        "--encoder", type=file_name, metavar="FILE", help="pre-trained CT-FM encoder (default: random start)"
-    )
+    p.add_argument("--encoder", type=file_name, metavar="FILE", help="pre-trained, of CT-FM or nnssl (default: none)")
     p.add_argument(
         "--normalization",
         default="percentile",

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 from nnunet_assft.cli.common import make_parser, run
 from nnunet_assft.cli.options import add_plan_options, make_experiment
 from nnunet_assft.cli.printing import print_deviations
-from nnunet_assft.network.presets import PRESETS
+from nnunet_assft.network.presets import ENCODERS, PRESETS
 from nnunet_assft.planning.domains import DOMAINS
 from nnunet_assft.runtime.text import count, some
 
 if TYPE_CHECKING:
     from nnunet_assft.active.settings import Settings
+    from nnunet_assft.active.state import Experiment
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,7 +40,7 @@ def plan(args: argparse.Namespace) -> None:
         f"preset {settings.preset}"
     )
     _print_change_of_patch(settings)
-    print(f"pre-trained encoder: {settings.encoder or 'none; the encoder starts at random'}")
+    _print_encoder(experiment)
     pool, test = count(len(experiment.pool), "case"), count(len(experiment.test), "test case")
     print(f"{pool} in the pool, {test} ({experiment.test_source})")
     random = experiment.options.first_case == "random"
@@ -66,6 +67,16 @@ def plan(args: argparse.Namespace) -> None:
     if to_look_at := remarks(experiment.paths.fingerprint_cases):
         print(to_look_at)
     print(f"Next: {experiment.command('round', '-r', '0')}")
+
+
+def _print_encoder(experiment: Experiment) -> None:
+    """Print which pre-trained encoder the network starts from, as what it was recognised, and its licence."""
+    report = experiment.encoder_report
+    if report is None:
+        print("pre-trained encoder: none; the encoder starts at random")
+    else:
+        licence = ENCODERS[report["encoder"]].licence
+        print(f"pre-trained encoder: {experiment.settings.encoder}, recognised as {report['encoder']} ({licence})")
 
 
 def _print_change_of_patch(settings: Settings) -> None:

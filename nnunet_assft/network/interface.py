@@ -70,11 +70,24 @@ def layers_of_deep_supervision(network: Any) -> list[nn.Module]:
     return list(network.decoder.seg_layers[:-1])
 
 
+def names_of_tensors(encoder: nn.Module) -> list[list[str]]:
+    """Return the keys of the state dict of an encoder, those of one tensor together: nnU-Net's classes keep each tensor
+    under two names."""
+    names: dict[int, list[str]] = {}
+    for name, tensor in encoder.state_dict(keep_vars=True).items():
+        names.setdefault(id(tensor), []).append(name)
+    return list(names.values())
+
+
+def first_convolution(encoder: nn.Module) -> nn.Conv3d:
+    """Return the convolution that the image goes through first."""
+    return next(module for module in encoder.modules() if isinstance(module, nn.Conv3d))
+
+
 def is_slow_alone(network: Any, patch_size: Sequence[int]) -> bool:
     """Return whether torch would take its slow loop for the first convolutions of a single window on a CPU.
 
     torch uses that loop for a single image of at most 20480 elements, not counting the last axis. A batch of two takes
     a third of the time. This concerns only narrow networks such as the preset `tiny`.
     """
-    first = next(module for module in encoder_of(network).modules() if isinstance(module, nn.Conv3d))
-    return first.out_channels * math.prod(patch_size[:2]) <= 20480
+    return first_convolution(encoder_of(network)).out_channels * math.prod(patch_size[:2]) <= 20480

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from nnunet_assft.runtime.tables import Table
@@ -27,8 +27,7 @@ class Preset:
     arguments besides input_channels, num_classes and deep_supervision, in JSON types. `strides` must be among them,
     with three numbers per level, finest level first. requires_import: the arguments that are dotted names of classes.
     smallest_bottleneck: how many voxels each axis of the deepest level needs at least. memory_gb: memory of the GPU for
-    which nnU-Net plans the patch, unless the domain sets the patch. accepts_pretrained_encoder: whether the encoder
-    computes the function of CT-FM, so that encoder files of equal widths can be loaded.
+    which nnU-Net plans the patch, unless the domain sets the patch.
     """
 
     description: str
@@ -37,7 +36,6 @@ class Preset:
     requires_import: tuple[str, ...] = ()
     smallest_bottleneck: int = 1
     memory_gb: float = 8
-    accepts_pretrained_encoder: bool = False
 
     @property
     def architecture(self) -> dict[str, Any]:
@@ -53,6 +51,12 @@ class Preset:
     def divisors(self) -> tuple[int, ...]:
         """What each axis of a patch must be divisible by, (z, y, x): the product of its strides."""
         return tuple(math.prod(axis) for axis in zip(*self.arguments["strides"], strict=True))
+
+    @property
+    def encoders(self) -> list[str]:
+        """The rows of ENCODERS whose function the encoder computes, so that their files of equal widths are loaded."""
+        name = self.network_class.rsplit(".", 1)[-1]
+        return [row for row, spec in ENCODERS.items() if spec.fits(name, self.arguments)]
 
     def nearest_patch(self, patch_size: Sequence[int]) -> list[int]:
         """Return the patch size nearest to `patch_size`, (z, y, x), that the network can take."""
@@ -84,7 +88,6 @@ def ctfm_preset(
             "block": block,
             "strides": level_strides(len(widths)),
         },
-        accepts_pretrained_encoder=norm == "batch" and block == "preactivation",
     )
 
 
@@ -190,16 +193,31 @@ PRESETS: Table[Preset] = Table(
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """A pre-trained encoder: the layout of its files, and the input that it expects."""
+    """A pre-trained encoder: the layout of its files, and the input that it expects.
+
+    network_class, arguments: class, and some of its arguments, of the networks whose encoders compute its function.
+    With others, weights of equal names and shapes would compute another one. width_of_level: key of a tensor with one
+    value per feature map of a level, whose number stands in place of {}. hu_window: intensities are clipped to it, then
+    mapped linearly to intensity_range. It, the range and the orientation are None if they differ between files.
+    """
 
     source: str
     licence: str
     prefixes: tuple[str, ...]  # before the key names of the encoder, one per file layout
     ignored: tuple[str, ...]  # prefixes of keys in those files that are not part of the encoder
     widths: tuple[int, ...]  # feature maps per level of the released weights
-    orientation: str  # direction of the axes (Z, Y, X)
-    hu_window: tuple[float, float]  # intensities are clipped to it, then mapped linearly to intensity_range
-    intensity_range: tuple[float, float]
+    orientation: str | None  # direction of the axes (Z, Y, X)
+    hu_window: tuple[float, float] | None
+    intensity_range: tuple[float, float] | None
+    network_class: str = "CTFMSegmentationNet"
+    arguments: Mapping[str, Any] = field(default_factory=lambda: {"norm": "batch", "block": "preactivation"})
+    width_of_level: str = "layers.{}.blocks.0.norm1.weight"
+
+    def fits(self, network_class: str, arguments: Mapping[str, Any]) -> bool:
+        """Return whether the encoder of a network computes its function, by class and arguments of the network."""
+        return network_class == self.network_class and all(
+            arguments.get(name) == value for name, value in self.arguments.items()
+        )
 
 
 ENCODERS: Table[EncoderSpec] = Table(
@@ -216,6 +234,19 @@ ENCODERS: Table[EncoderSpec] = Table(
             orientation="SPL",
             hu_window=(-1024.0, 2048.0),
             intensity_range=(0.0, 1.0),
+        ),
+        "nnssl": EncoderSpec(
+            source="nnssl (Wald et al., 2025): checkpoints of ResEnc L, pre-trained on OpenMind by MAE and others",
+            licence="that of the checkpoint, CC BY 4.0 or CC BY-SA 4.0",
+            prefixes=("encoder.", ""),
+            ignored=("decoder.",),
+            widths=(32, 64, 128, 256, 320, 320),
+            orientation=None,
+            hu_window=None,
+            intensity_range=None,
+            network_class="ResidualEncoderUNet",
+            arguments={},
+            width_of_level="stages.{}.blocks.0.conv1.norm.weight",
         ),
     },
 )

@@ -103,7 +103,6 @@ def test_every_preset_of_this_class_has_its_size_and_survives_json(preset: str, 
     assert sum(p.numel() for p in net.parameters()) / 1e6 == pytest.approx(millions, abs=0.05)
     assert [tuple(x.shape) for x in logits] == [(2, 14, 16 // s, 32 // s, 48 // s) for s in (1, 2, 4, 8)]
     assert arch_kwargs["strides"] == [[1, 1, 1], [2, 2, 2], [2, 2, 2], [2, 2, 2], [2, 2, 2]]
-    assert PRESETS[preset].accepts_pretrained_encoder == (preset != "assft_paper")
     assert PRESETS[preset].description
 
 

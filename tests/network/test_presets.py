@@ -11,7 +11,7 @@ import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from torch import nn
 
-from nnunet_assft.network import PRESETS, build_network, ctfm_preset
+from nnunet_assft.network import ENCODERS, PRESETS, build_network, ctfm_preset
 
 SIX_LEVELS = (32, 64, 128, 256, 320, 320)
 # as nnU-Net builds its networks: conv_bias, norm_op, its arguments, no dropout, nonlin and its arguments
@@ -63,12 +63,12 @@ def test_an_architecture_is_a_copy_in_json_types(preset: str) -> None:
     assert PRESETS[preset].description
 
 
-def test_only_encoders_that_compute_the_function_of_ct_fm_take_its_weights() -> None:
-    rows = [name for name, preset in PRESETS.items() if preset.accepts_pretrained_encoder]
-    assert rows == ["ctfm", "ctfm_dec1224", "tiny"]
+def test_only_encoders_that_compute_the_same_function_take_the_weights() -> None:
+    taken = {encoder: [name for name, preset in PRESETS.items() if encoder in preset.encoders] for encoder in ENCODERS}
+    assert taken == {"ct_fm": ["ctfm", "ctfm_dec1224", "tiny"], "nnssl": ["resenc_l", "resenc_m", "resenc_tiny"]}
     same: dict[str, Any] = {"widths": (1, 1), "n_blocks": (1, 1), "n_blocks_decoder": (1,)}
-    assert ctfm_preset("", **same).accepts_pretrained_encoder
-    assert not ctfm_preset("", **same, norm="instance").accepts_pretrained_encoder
+    assert ctfm_preset("", **same).encoders == ["ct_fm"]
+    assert ctfm_preset("", **same, norm="instance").encoders == []
 
 
 @pytest.mark.parametrize(
