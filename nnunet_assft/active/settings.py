@@ -80,7 +80,7 @@ class Settings:
         _check_name("--annotator", self.annotator, ANNOTATORS)
         domain = resolve_domain(self.domain, dataset)
         row = DOMAINS[domain]
-        if self.encoder is not None and not PRESETS[self.preset].accepts_pretrained_encoder:
+        if self.encoder is not None and not PRESETS[self.preset].encoders:
             raise AssftError(
                 f"The preset {self.preset!r} accepts no pre-trained encoder ({PRESETS[self.preset].description}). "
                 "Use --preset ctfm."

@@ -62,14 +62,13 @@ def add_shared_options(p: argparse.ArgumentParser) -> None:
         help=f"auto: by the name of the dataset; {', '.join(DOMAINS)}",
     )
     p.add_argument("--preset", default="ctfm", metavar="NAME", help=f"network: {', '.join(PRESETS)}")
-    p.add_argument(
-        "--encoder", type=file_name, metavar="FILE", help="pre-trained CT-FM encoder (default: random start)"
-    )
+    p.add_argument("--encoder", type=file_name, metavar="FILE", help="pre-trained, of CT-FM or nnssl (default: none)")
     p.add_argument(
         "--normalization",
         default="percentile",
         choices=list(NORMALIZATIONS),
-        help="of intensities; ctfm: HU window, CT only",
+        metavar="NAME",
+        help="of intensities: percentile; ctfm: HU window, CT only",
     )
     p.add_argument(
         "--test_split",
@@ -113,7 +112,9 @@ def _add_training_options(p: argparse.ArgumentParser) -> None:
         help="AdamW, polynomial decay in each stage",
     )
     p.add_argument(
-        "--deep_supervision", action="store_true", help="compute losses at three resolutions (the paper has one output)"
+        "--deep_supervision",
+        action="store_true",
+        help="compute losses at several resolutions (the paper has one output)",
     )
 
 

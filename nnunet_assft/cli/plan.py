@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from nnunet_assft.cli.common import make_parser, run
 from nnunet_assft.cli.options import add_plan_options, make_experiment
 from nnunet_assft.cli.printing import print_deviations
+from nnunet_assft.network.presets import ENCODERS, PRESETS
+from nnunet_assft.planning.domains import DOMAINS
 from nnunet_assft.runtime.text import count, some
+
+if TYPE_CHECKING:
+    from nnunet_assft.active.settings import Settings
+    from nnunet_assft.active.state import Experiment
 
 
 def parser() -> argparse.ArgumentParser:
@@ -32,7 +39,8 @@ def plan(args: argparse.Namespace) -> None:
         f"{experiment.dataset}, experiment {experiment.name!r}: {settings.strategy}, domain {settings.domain}, "
         f"preset {settings.preset}"
     )
-    print(f"pre-trained encoder: {settings.encoder or 'none; the encoder starts at random'}")
+    _print_change_of_patch(settings)
+    _print_encoder(experiment)
     pool, test = count(len(experiment.pool), "case"), count(len(experiment.test), "test case")
     print(f"{pool} in the pool, {test} ({experiment.test_source})")
     random = experiment.options.first_case == "random"
@@ -59,6 +67,26 @@ def plan(args: argparse.Namespace) -> None:
     if to_look_at := remarks(experiment.paths.fingerprint_cases):
         print(to_look_at)
     print(f"Next: {experiment.command('round', '-r', '0')}")
+
+
+def _print_encoder(experiment: Experiment) -> None:
+    """Print which pre-trained encoder the network starts from, as what it was recognised, and its licence."""
+    report = experiment.encoder_report
+    if report is None:
+        print("pre-trained encoder: none; the encoder starts at random")
+    else:
+        licence = ENCODERS[report["encoder"]].licence
+        print(f"pre-trained encoder: {experiment.settings.encoder}, recognised as {report['encoder']} ({licence})")
+
+
+def _print_change_of_patch(settings: Settings) -> None:
+    """Print a line if the network cannot take the patch of the domain."""
+    patch, preset = DOMAINS[settings.domain].patch_size, PRESETS[settings.preset]
+    if patch is not None and (planned := preset.nearest_patch(patch)) != list(patch):
+        print(
+            f"The patch of the domain, {' x '.join(map(str, patch))}, becomes {' x '.join(map(str, planned))}, the "
+            f"nearest that the network can take: its axes are multiples of {' x '.join(map(str, preset.divisors))}."
+        )
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
-from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
 from nnunet_assft.comparison.arms import Comparison
+from nnunet_assft.network.interface import build_network
 from nnunet_assft.planning.planner import CONFIGURATION, scratch_folders
 from nnunet_assft.runtime.files import read_json
 from nnunet_assft.volumes.raw_dataset import RawDataset
@@ -62,16 +62,7 @@ def estimate(comparison: Comparison, device: torch.device) -> str:
 
 def _times(plan: dict[str, Any], shape: np.ndarray, device: torch.device) -> Times:
     """Time the network of a plan on random input. shape: that of a typical case, in voxels of the plan."""
-    architecture = plan["architecture"]
-    network = get_network_from_plans(
-        architecture["network_class_name"],
-        architecture["arch_kwargs"],
-        architecture["_kw_requires_import"],
-        1,
-        2,
-        allow_init=True,
-        deep_supervision=False,
-    ).to(device)
+    network = build_network(plan["architecture"], 1, 2, initialise=True).to(device)
     batch = torch.randn(plan["batch_size"], 1, *plan["patch_size"], device=device)
     training = _seconds(lambda: network(batch).mean().backward(), device)
     network.eval()

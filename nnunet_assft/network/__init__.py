@@ -1,4 +1,4 @@
-"""The network: CT-FM's encoder with a decoder, its presets, and strict loading of pre-trained encoders.
+"""The networks: CT-FM's encoder with a decoder, the presets, and strict loading of pre-trained encoders.
 
 Importing the tables does not import torch. Names that need torch are imported on first use.
 """
@@ -8,10 +8,19 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from nnunet_assft.network.presets import ENCODERS, PRESETS, EncoderSpec, Preset
+from nnunet_assft.network.presets import (
+    ENCODERS,
+    PRESETS,
+    EncoderSpec,
+    Preset,
+    ctfm_preset,
+    plain_preset,
+    residual_encoder_preset,
+)
 
 if TYPE_CHECKING:
     from nnunet_assft.network.architecture import CTFMSegmentationNet
+    from nnunet_assft.network.interface import build_network
     from nnunet_assft.network.pretrained import EncoderReport, PretrainedEncoderError, load_pretrained_encoder
 
 __all__ = [
@@ -22,13 +31,18 @@ __all__ = [
     "EncoderSpec",
     "Preset",
     "PretrainedEncoderError",
+    "build_network",
+    "ctfm_preset",
     "load_pretrained_encoder",
+    "plain_preset",
+    "residual_encoder_preset",
 ]
 
 _WITH_TORCH = {
     "CTFMSegmentationNet": "architecture",
     "EncoderReport": "pretrained",
     "PretrainedEncoderError": "pretrained",
+    "build_network": "interface",
     "load_pretrained_encoder": "pretrained",
 }
 

@@ -148,9 +148,8 @@ class Decoder(nn.Module):
 
     Its levels mirror those of the encoder in width and resolution; their numbers of blocks are free.
 
-    All heads exist whether or not `deep_supervision` is set, so that the same state dict serves training and inference;
-    nnU-Net may set the attribute at any time. With it, the output is a list of logits, highest resolution first;
-    otherwise it is the logits of highest resolution.
+    All heads exist whether or not `deep_supervision` is set, see `network.interface`. With it, the output is a list of
+    logits, highest resolution first; otherwise it is the logits of highest resolution.
     """
 
     # six parameters: those of the encoder, and those that nnU-Net expects of a decoder
@@ -172,6 +171,11 @@ class Decoder(nn.Module):
         )
         self.heads = nn.ModuleList(nn.Conv3d(width, num_classes, kernel_size=1) for width in deepest_first[1:])
 
+    @property
+    def seg_layers(self) -> nn.ModuleList:
+        """The heads under the name that nnU-Net's networks have for them. In a state dict they are `heads`."""
+        return self.heads
+
     def forward(self, levels: list[Tensor]) -> Tensor | list[Tensor]:
         x = levels[-1]
         logits = []
@@ -183,10 +187,10 @@ class Decoder(nn.Module):
 
 
 class CTFMSegmentationNet(nn.Module):
-    """CT-FM's encoder and a `Decoder`, with the interface that nnU-Net expects of a network.
+    """CT-FM's encoder and a `Decoder`, with the interface that `network.interface` describes.
 
-    nnU-Net calls `cls(input_channels=..., num_classes=..., deep_supervision=..., **arch_kwargs)`, where `arch_kwargs`
-    is `dict(PRESETS[name])` from the plans, and then `network.apply(network.initialize)`.
+    nnU-Net calls `cls(input_channels=..., num_classes=..., deep_supervision=..., **arch_kwargs)` with the arguments of
+    the preset, which the plans hold, and then `network.apply(network.initialize)`.
 
     widths: feature maps per level, finest first, bottleneck last. n_blocks: residual blocks per level, same order.
     n_blocks_decoder: residual blocks per decoder level, DEEPEST FIRST, one entry fewer, as the bottleneck has none.

@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
-from nnunet_assft.network.architecture import CTFMSegmentationNet
-from nnunet_assft.network.presets import ENCODERS, EncoderSpec
+from nnunet_assft.network.interface import encoder_of, first_convolution, names_of_tensors
+from nnunet_assft.network.presets import ENCODERS, PRESETS, EncoderSpec
 from nnunet_assft.runtime.downloads import failed_download, first_bytes, text_instead
 from nnunet_assft.runtime.files import sha256_file
 from nnunet_assft.runtime.text import some
@@ -52,24 +52,31 @@ class EncoderReport:
     ignored: tuple[str, ...]  # other content of the file: known prefixes of keys, or whole keys
 
 
-def load_pretrained_encoder(net: CTFMSegmentationNet, path: str | Path, encoder: str = "ct_fm") -> EncoderReport:
-    """Load all parameters and statistics of `net.encoder` from a local file. The decoder is not changed.
+def load_pretrained_encoder(net: nn.Module, path: str | Path, encoder: str | None = None) -> EncoderReport:
+    """Load all parameters and statistics of the encoder of a network from a local file. The decoder is not changed.
 
     path: a safetensors file, or a torch file with a state dict or with dictionaries around it, as checkpoints have
-    them. If the network has several input channels and the file has one, conv_init is repeated and divided by
-    their number, so that equal channels give the same features. Raises PretrainedEncoderError, and leaves `net`
-    unchanged, if a key is missing (even a counter `num_batches_tracked`), unknown, of another shape, or not finite.
+    them. encoder: row of ENCODERS; None for the first row that the network can take and whose keys the file has. If
+    the network has several input channels and the file has one, the first convolution is repeated and divided by their
+    number, so that equal channels give the same features. Raises PretrainedEncoderError, and leaves `net` unchanged,
+    if a key is missing (even a counter `num_batches_tracked`), unknown, of another shape, or not finite, or if two
+    names of one tensor have different values.
     """
-    if encoder not in ENCODERS:
+    if encoder is not None and encoder not in ENCODERS:
         raise PretrainedEncoderError(f"encoder is {encoder!r}; expected one of {sorted(ENCODERS)}.")
-    spec, path = ENCODERS[encoder], Path(path)
-    _check_function(net, encoder, spec)
+    rows, path = _rows_for(net, encoder), Path(path)
     content, layout = _read_file(path)
-    place, weights, ignored = _find_encoder(content, net.encoder.state_dict().keys(), spec, path)
-    weights, adapted = _adapt_input_channels(weights, net.input_channels)
-    weights = _check_weights(weights, net.encoder.state_dict(), path)
+    module = encoder_of(net)
+    found = list(_state_dicts(content)) if isinstance(content, Mapping) else []
+    keys = module.state_dict().keys()
+    encoder = next((name for name in rows if _places(found, keys, ENCODERS[name])), rows[0])
+    _check_kind(found, keys, encoder, path)
+    spec = ENCODERS[encoder]
+    place, weights, ignored = _find_encoder(content, found, keys, spec, path)
+    weights, adapted = _adapt_input_channels(weights, module)
+    weights = _check_weights(weights, module, spec, path)
     sha256 = sha256_file(path)
-    net.encoder.load_state_dict(weights, strict=True)  # everything that could fail has been checked
+    module.load_state_dict(weights, strict=True)  # everything that could fail has been checked
     return EncoderReport(
         path=str(path),
         sha256=sha256,
@@ -81,14 +88,37 @@ def load_pretrained_encoder(net: CTFMSegmentationNet, path: str | Path, encoder:
     )
 
 
-def _check_function(net: CTFMSegmentationNet, encoder: str, spec: EncoderSpec) -> None:
-    """Check norm and block order: with others, weights of equal names and shapes would compute another function."""
-    if net.block != "preactivation" or net.norm != "batch":
+def _rows_for(net: nn.Module, encoder: str | None) -> list[str]:
+    """Return the rows whose function the encoder of the network computes, of all or of the one that is asked for."""
+    kind = type(net).__name__
+    rows = [name for name in ([encoder] if encoder else ENCODERS) if ENCODERS[name].fits(kind, vars(net))]
+    if not rows:
+        name = encoder or "ct_fm"
+        spec = ENCODERS[name]
+        theirs = "".join(f", {argument} {value}" for argument, value in spec.arguments.items())
+        ours = "".join(f", {argument} {vars(net)[argument]}" for argument in spec.arguments if argument in vars(net))
         raise PretrainedEncoderError(
-            f"the network has widths {_listed(net.widths)}, {net.block} blocks and {net.norm} norm; {encoder} weights "
-            f"exist only for widths {_listed(spec.widths)}, preactivation blocks and batch norm. "
-            "Use preset ctfm or ctfm_dec1224, or train without a pre-trained encoder."
+            f"the network is a {kind}{ours}; {name} weights exist only for a {spec.network_class}{theirs}, with widths "
+            f"{_listed(spec.widths)}. Use one of the presets {_presets_for(name)}, or train without a pre-trained "
+            "encoder."
         )
+    return rows
+
+
+def _check_kind(found: list[_StateDict], keys: Collection[str], encoder: str, path: Path) -> None:
+    """Raise an error that names the presets for a file which has no key of this encoder, but those of another row."""
+    if _places(found, keys, ENCODERS[encoder]):
+        return
+    for name, spec in ENCODERS.items():
+        if name != encoder and _places(found, [spec.width_of_level.format(0)], spec):
+            raise PretrainedEncoderError(
+                f"{path} has the keys of {name} ({spec.source}), which this network cannot take. "
+                f"Use one of the presets {_presets_for(name)}."
+            )
+
+
+def _presets_for(encoder: str) -> str:
+    return _listed(name for name, preset in PRESETS.items() if encoder in preset.encoders)
 
 
 # The file ------------------------------------------------------------------------------------------------------------
@@ -186,22 +216,26 @@ def _state_dicts(content: Mapping[Any, Any], where: tuple[str, ...] = ()) -> Ite
             yield from _state_dicts(value, (*where, str(key)))
 
 
-def _find_encoder(
-    content: Any, expected: Collection[str], spec: EncoderSpec, path: Path
-) -> tuple[str, dict[str, Any], tuple[str, ...]]:
-    """Return where the encoder is, the encoder under its own key names, and other content of its state dict."""
-    found = list(_state_dicts(content)) if isinstance(content, Mapping) else []
-    if not found:
-        raise PretrainedEncoderError(
-            f"{path} holds a {type(content).__name__} without tensors; expected a state dict, which maps names to "
-            "tensors."
-        )
-    hits = [
+def _places(found: list[_StateDict], expected: Collection[str], spec: EncoderSpec) -> list[tuple[_StateDict, str]]:
+    """Return the state dicts that have keys of the encoder, each with the prefix that these keys have."""
+    return [
         (state, prefix)
         for state in found
         for prefix in dict.fromkeys(WRAPPER.sub("", prefix) for prefix in spec.prefixes)
         if any(prefix + name in state.weights for name in expected)
     ]
+
+
+def _find_encoder(
+    content: Any, found: list[_StateDict], expected: Collection[str], spec: EncoderSpec, path: Path
+) -> tuple[str, dict[str, Any], tuple[str, ...]]:
+    """Return where the encoder is, the encoder under its own key names, and other content of its state dict."""
+    if not found:
+        raise PretrainedEncoderError(
+            f"{path} holds a {type(content).__name__} without tensors; expected a state dict, which maps names to "
+            "tensors."
+        )
+    hits = _places(found, expected, spec)
     if len(hits) != 1:
         raise PretrainedEncoderError(f"{path} {_not_one_encoder(found, hits, expected, spec)}")
     ((state, prefix),) = hits
@@ -229,17 +263,20 @@ def _not_one_encoder(
     return f"{text}; expected exactly one. Its {len(largest.weights)} keys: {some(sorted(largest.weights), 3)}.{advice}"
 
 
-def _adapt_input_channels(weights: dict[str, Any], input_channels: int) -> tuple[dict[str, Any], str | None]:
-    stem = weights.get("conv_init.weight")
-    if input_channels == 1 or not isinstance(stem, Tensor) or stem.ndim != 5 or stem.shape[1] != 1:
+def _adapt_input_channels(weights: dict[str, Any], encoder: nn.Module) -> tuple[dict[str, Any], str | None]:
+    first = first_convolution(encoder)
+    state, n = encoder.state_dict(keep_vars=True), first.in_channels
+    names = [name for name in state if state[name] is first.weight]
+    stems = [weights.get(name) for name in names]
+    if n == 1 or not all(isinstance(stem, Tensor) and stem.ndim == 5 and stem.shape[1] == 1 for stem in stems):
         return weights, None
-    repeated = stem.repeat(1, input_channels, 1, 1, 1) / input_channels
-    adapted = f"conv_init.weight: 1 input channel repeated {input_channels} times and divided by {input_channels}"
-    return {**weights, "conv_init.weight": repeated}, adapted
+    repeated = {name: weights[name].repeat(1, n, 1, 1, 1) / n for name in names}
+    return {**weights, **repeated}, f"{names[0]}: 1 input channel repeated {n} times and divided by {n}"
 
 
-def _check_weights(weights: dict[str, Any], expected: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+def _check_weights(weights: dict[str, Any], encoder: nn.Module, spec: EncoderSpec, path: Path) -> dict[str, Tensor]:
     """Return the weights in the dtypes of the network. Raises an error that lists everything that does not fit."""
+    expected: Mapping[str, Tensor] = encoder.state_dict()
     found = {key: value for key, value in weights.items() if isinstance(value, Tensor)}
     common = [key for key in expected if key in found]
     fits = [key for key in common if found[key].is_floating_point() == expected[key].is_floating_point()]
@@ -257,21 +294,27 @@ def _check_weights(weights: dict[str, Any], expected: Mapping[str, Tensor], path
         "of another type": [f"{key} {found[key].dtype}" for key in common if key not in fits],
         "of another shape": misshapen,
         "not finite": [key for key, value in cast.items() if not torch.isfinite(value).all()],
+        "of different values for one tensor": [
+            f"{first} and {other}"
+            for first, *others in names_of_tensors(encoder)
+            for other in others
+            if first in cast and other in cast and not torch.equal(cast[first], cast[other])
+        ],
     }
     if any(problems.values()):
         text = "; ".join(f"{len(keys)} {problem}: {some(keys, 3)}" for problem, keys in problems.items() if keys)
         advice = "Use a preset with the widths of the file." if misshapen else "Use a complete, unchanged encoder file."
         raise PretrainedEncoderError(
-            f"{path} does not fit the encoder (widths {_listed(_widths(expected))}; the file has "
-            f"{_listed(_widths(found))}): {text}. Nothing was loaded. {advice}"
+            f"{path} does not fit the encoder (widths {_listed(_widths(expected, spec))}; the file has "
+            f"{_listed(_widths(found, spec))}): {text}. Nothing was loaded. {advice}"
         )
     return cast
 
 
-def _widths(weights: Mapping[str, Tensor]) -> list[int]:
-    """Return the number of feature maps of each level, read from its first norm."""
-    norms = (weights.get(f"layers.{level}.blocks.0.norm1.weight") for level in range(len(weights)))
-    return [norm.numel() for norm in norms if norm is not None]
+def _widths(weights: Mapping[str, Tensor], spec: EncoderSpec) -> list[int]:
+    """Return the number of feature maps of each level."""
+    of_levels = (weights.get(spec.width_of_level.format(level)) for level in range(len(weights)))
+    return [tensor.numel() for tensor in of_levels if tensor is not None]
 
 
 def _listed(items: Iterable[object]) -> str:

@@ -1,4 +1,4 @@
-"""nnU-Net's planner with the CT-FM network, and the patch sizes and the normalisation of the paper."""
+"""nnU-Net's planner with the network of a preset, and the patch sizes and the normalisation of the paper."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from nnunet_assft.runtime.files import read_json, sha256_of, write_json
 from nnunet_assft.volumes.raw_dataset import RawDataset
 
 CONFIGURATION = "3d_fullres"
-DIVISOR = 16  # the network halves the patch four times
 BATCH_SIZE = 2
 
 
@@ -30,9 +29,9 @@ BATCH_SIZE = 2
 class ASSFTPlanner(ExperimentPlanner):
     """Planner of the configuration `3d_fullres` alone.
 
-    The patch size is `domain_patch_size`, or nnU-Net's own choice rounded to multiples of 16, and the reader of the
-    plans is `reader`, or nnU-Net's own choice. `plan_from_images` sets the attributes below; with their defaults, the
-    class can be used like any nnU-Net planner.
+    The patch size is `domain_patch_size`, or nnU-Net's own choice, rounded to what the network can take, and the reader
+    of the plans is `reader`, or nnU-Net's own choice. `plan_from_images` sets the attributes below; with their
+    defaults, the class can be used like any nnU-Net planner.
     """
 
     domain_patch_size: tuple[int, int, int] | None = None
@@ -68,14 +67,14 @@ class ASSFTPlanner(ExperimentPlanner):
         """Return nnU-Net's plan of a configuration; a 3D one gets our network, patch, batch and normalisation."""
         plan = super().get_plans_for_configuration(spacing, median_shape, *args, **kwargs)
         if len(spacing) == 3:
-            n_channels = len(plan["normalization_schemes"])
+            n_channels, preset = len(plan["normalization_schemes"]), PRESETS[self.preset]
             plan.update(
                 batch_size=BATCH_SIZE,
                 batch_dice=False,
-                patch_size=list(self.domain_patch_size or (_nearest_multiple(edge) for edge in plan["patch_size"])),
+                patch_size=preset.nearest_patch(self.domain_patch_size or plan["patch_size"]),
                 normalization_schemes=[NORMALIZATIONS[self.normalization]] * n_channels,
                 use_mask_for_norm=[False] * n_channels,
-                architecture=network_plan(self.preset),
+                architecture=preset.architecture,
             )
         return plan
 
@@ -100,15 +99,6 @@ class ASSFTPlanner(ExperimentPlanner):
         return plans
 
 
-def network_plan(preset: str) -> dict[str, Any]:
-    """Return the `architecture` entry of the plans for a preset of `nnunet_assft.network`."""
-    return {
-        "network_class_name": "nnunet_assft.network.CTFMSegmentationNet",
-        "arch_kwargs": dict(PRESETS[preset]),
-        "_kw_requires_import": [],
-    }
-
-
 # six parameters: everything that the plans depend on
 def plan_from_images(
     dataset: RawDataset,
@@ -125,7 +115,7 @@ def plan_from_images(
     preset, normalization: names in PRESETS and NORMALIZATIONS.
     """
     with scratch_folders(dataset, fingerprint) as preprocessed, redirect_stdout(StringIO()):
-        planner = ASSFTPlanner(dataset.name, plans_name=plans_name)
+        planner = ASSFTPlanner(dataset.name, PRESETS[preset].memory_gb, plans_name=plans_name)
         planner.domain_patch_size, planner.preset, planner.normalization = domain_patch_size, preset, normalization
         planner.reader = type(dataset.reader)
         planner.plan_experiment()
@@ -165,7 +155,3 @@ def scratch_folders(dataset: RawDataset, fingerprint: dict[str, Any]) -> Iterato
                     os.environ.pop(key, None)
                 else:
                     os.environ[key] = value
-
-
-def _nearest_multiple(edge: int) -> int:
-    return max(DIVISOR, DIVISOR * int(edge / DIVISOR + 0.5))

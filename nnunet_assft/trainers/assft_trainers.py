@@ -36,6 +36,7 @@ from torch import nn
 
 from nnunet_assft.errors import AssftError
 from nnunet_assft.network.checkpoints import load_weights
+from nnunet_assft.network.interface import layers_of_deep_supervision
 from nnunet_assft.nnunet_names import known_to
 from nnunet_assft.planning import normalization  # noqa: F401 - the plans of these trainers name its schemes
 from nnunet_assft.runtime.files import atomic_path, inside
@@ -123,15 +124,15 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
         num_output_channels: int,
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
-        """Build the network, and freeze the heads of lower resolution if there is no deep supervision.
+        """Build the network, and freeze the last layers of coarser levels if there is no deep supervision.
 
-        These heads get no gradient then, which DDP has to know.
+        These layers get no gradient then, which DDP has to know.
         """
         network = nnUNetTrainer.build_network_architecture(
             plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
         )
-        for head in () if enable_deep_supervision else network.decoder.heads[:-1]:
-            head.requires_grad_(False)
+        for layer in () if enable_deep_supervision else layers_of_deep_supervision(network):
+            layer.requires_grad_(False)
         return network
 
     def initialize(self) -> None:

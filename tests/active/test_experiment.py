@@ -336,7 +336,7 @@ def test_a_name_that_is_no_file_name_is_refused(blobs, name):
 def encoder():
     """State dict of a tiny encoder with weights of its own."""
     torch.manual_seed(99)
-    network = CTFMSegmentationNet(1, 3, **PRESETS["tiny"])
+    network = CTFMSegmentationNet(1, 3, **PRESETS["tiny"].arguments)
     return {
         name: torch.rand_like(value) if value.is_floating_point() else value + 7
         for name, value in network.encoder.state_dict().items()

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 import nnunet_assft.trainers
@@ -32,6 +33,7 @@ from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.active.training.committee import train_committee
 from nnunet_assft.cli.round import main as round_main
 from nnunet_assft.errors import AssftError, WaitingForAnnotation
+from nnunet_assft.network.checkpoints import load_weights
 from nnunet_assft.runtime.files import read_json, sha256_file
 from nnunet_assft.runtime.locks import only_process
 from tests.conftest import (
@@ -102,6 +104,29 @@ def test_a_second_stage_of_choice(blobs: Path, strategy: str, second_stage: str,
         second = read_json(experiment.paths.stage_file(1, "semi"))
         assert set(second["cases"]) == {*done.labelled, *done.pseudo_labelled}
         assert second["epochs"] == read_json(experiment.paths.stage_file(1, "supervised"))["epochs"]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "deep_supervision"), [("assft", False), ("badge", True)], ids=["assft", "badge_deep_supervision"]
+)
+def test_rounds_with_nnunets_own_network(blobs: Path, strategy: str, deep_supervision: bool) -> None:
+    settings = {**TINY, "rounds": 1, "epochs": 1, "preset": "resenc_tiny"}
+    experiment = plan_experiment(BLOBS, **settings, strategy=strategy, deep_supervision=deep_supervision)
+    start, done = run_all(experiment)
+    assert (len(start.labelled), len(done.labelled)) == (1, 3)
+    assert len(done.pseudo_labelled) == (2 if strategy == "assft" else 0)
+    assert 0 <= done.dice["mean"] <= 1
+    plans = read_json(experiment.paths.plans)["configurations"]["3d_fullres"]
+    assert plans["architecture"]["network_class_name"].endswith(".ResidualEncoderUNet")
+    results = blobs.parents[1] / "nnUNet_results" / BLOBS
+    before, after = (load_weights(results / model.checkpoint) for model in (start.model, done.model))
+    changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    layers = {f"decoder.seg_layers.{level}.weight" for level in range(3)}
+    if deep_supervision:
+        assert changed >= layers - {"decoder.seg_layers.0.weight"}  # whose loss has the weight 0
+    else:
+        assert changed & layers == {"decoder.seg_layers.2.weight"}
+    assert "encoder.stem.convs.0.conv.weight" in changed
 
 
 def test_training_sets_hold_exactly_the_cases_of_their_stage(trained: Trained) -> None:
@@ -464,37 +489,53 @@ def test_a_training_of_other_labels_is_moved_aside_not_resumed(trained: Trained)
 # Stock nnU-Net and real images ----------------------------------------------------------------------------------------
 
 
+def stock(command: str) -> None:
+    """A stock command of nnU-Net, which knows our classes by the environment variable alone."""
+    ext_trainer = Path(nnunet_assft.trainers.__file__).parent / "ext_trainer"
+    program, *arguments = command.split()
+    result = subprocess.run(
+        [Path(sys.executable).parent / program, *arguments],
+        env={**os.environ, "nnUNet_extTrainer": str(ext_trainer)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+
+
+def assert_stock_prediction_is_ours(root: Path, done: Round, out: Path) -> None:
+    """nnUNetv2_predict, with its worker processes, writes the segmentations of the test cases of a round to `out`."""
+    trainer = "nnUNetTrainerASSFT" if done.model.stage == "semi" else "nnUNetTrainerASSFTSupervised"
+    stock(
+        f"nnUNetv2_predict -i {root / 'nnUNet_raw' / BLOBS / 'imagesTs'} -o {out} -d 901 -tr {trainer} "
+        f"-p nnUNetASSFTPlans -c 3d_fullres -f {done.round} -device cpu -npp 1 -nps 1"
+    )
+    ours = root / f"nnUNet_results/{BLOBS}/assft/assft/test_round_{done.round:02d}"
+    for case in done.test:
+        theirs, own = (sitk.GetArrayFromImage(sitk.ReadImage(str(f / f"{case}.nii.gz"))) for f in (out, ours))
+        assert (theirs != own).mean() < 1e-3  # preprocessing is repeated there; sums may round differently
+
+
 @pytest.mark.slow
 def test_stock_commands_work_on_the_model_folder(trained: Trained, tmp_path: Path) -> None:
-    """nnUNetv2_predict with its worker processes, nnUNetv2_evaluate_folder; the same segmentations as ours."""
     root, _, rounds = trained
-    ext_trainer = Path(nnunet_assft.trainers.__file__).parent / "ext_trainer"
-    environment = {**os.environ, "nnUNet_extTrainer": str(ext_trainer)}
-    raw = root / "nnUNet_raw/Dataset901_Blobs"
-    model = root / "nnUNet_results/Dataset901_Blobs/nnUNetTrainerASSFT__nnUNetASSFTPlans__3d_fullres"
     out = tmp_path / "out"
-    predict = f"nnUNetv2_predict -i {raw / 'imagesTs'} -o {out} -d 901 -tr nnUNetTrainerASSFT -p nnUNetASSFTPlans"
-    commands = (
-        f"{predict} -c 3d_fullres -f 2 -device cpu -npp 1 -nps 1",
-        f"nnUNetv2_evaluate_folder {raw / 'labelsTs'} {out} -djfile {model / 'dataset.json'} -pfile "
-        f"{model / 'plans.json'} -np 1",
+    assert_stock_prediction_is_ours(root, rounds[2], out)
+    model = root / f"nnUNet_results/{BLOBS}/nnUNetTrainerASSFT__nnUNetASSFTPlans__3d_fullres"
+    stock(
+        f"nnUNetv2_evaluate_folder {root / 'nnUNet_raw' / BLOBS / 'labelsTs'} {out} -djfile {model / 'dataset.json'} "
+        f"-pfile {model / 'plans.json'} -np 1"
     )
-    for command in commands:
-        program, *arguments = command.split()
-        result = subprocess.run(
-            [Path(sys.executable).parent / program, *arguments],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert result.returncode == 0, result.stderr[-2000:]
-    ours = root / "nnUNet_results/Dataset901_Blobs/assft/assft/test_round_02"
-    for case in rounds[2].test:
-        stock, own = (sitk.GetArrayFromImage(sitk.ReadImage(str(f / f"{case}.nii.gz"))) for f in (out, ours))
-        assert (stock != own).mean() < 1e-3  # preprocessing is repeated there; sums may round differently
     summary = json.loads((out / "summary.json").read_text())
     assert summary["foreground_mean"]["Dice"] == pytest.approx(rounds[2].dice["mean"], abs=0.02)
+
+
+@pytest.mark.slow
+def test_stock_nnunet_predicts_with_its_own_network(blobs: Path, tmp_path: Path) -> None:
+    settings = {**TINY, "preset": "resenc_tiny", "one_shot_epochs": 20, "initial_lr": 1e-2}
+    done = run_round(plan_experiment(BLOBS, **settings), 0, CPU)
+    assert done.dice["mean"] > 0.5  # there is something to disagree about
+    assert_stock_prediction_is_ours(blobs.parents[1], done, tmp_path / "out")
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.cli import annotate, compare, convert, demo, plan, predict, report, round, run, score, status
 from nnunet_assft.cli.common import make_parser, parse
 from nnunet_assft.cli.options import settings_of
-from nnunet_assft.network import PRESETS
+from nnunet_assft.network import PRESETS, build_network
 from nnunet_assft.planning.domains import DOMAINS
 from nnunet_assft.runtime import files
 
@@ -422,6 +422,33 @@ def test_plan_says_what_it_decided_and_what_comes_next(blobs, call):
     assert "rounds 1 to 4 query 2 cases each; first case case_0" in out
     assert "The budget of all rounds exceeds the pool" in out  # 1 + 4 * 2 > 8
     assert out.endswith("Next: nnUNetv2_assft_round -d 901 -e pilot -r 0\n")
+
+
+@pytest.mark.parametrize(
+    ("preset", "line"),
+    [
+        ("ctfm", ""),
+        (
+            "resenc_l",
+            "The patch of the domain, 48 x 160 x 224, becomes 64 x 160 x 224, the nearest that the network can take: "
+            "its axes are multiples of 32 x 32 x 32.\n",
+        ),
+    ],
+)
+def test_plan_says_if_the_network_cannot_take_the_patch_of_the_domain(capsys, preset, line):
+    plan._print_change_of_patch(Settings(domain="amos_mri", preset=preset))
+    assert capsys.readouterr().out == line
+
+
+def test_plan_says_as_what_an_encoder_was_recognised(blobs, call, tmp_path):
+    network = build_network(PRESETS["resenc_tiny"].architecture, 1, 2, initialise=True)
+    torch.save({"network_weights": network.state_dict()}, tmp_path / "mae.pth")
+    code, out, _ = call("plan -d 901 --preset resenc_tiny --encoder", str(tmp_path / "mae.pth"))
+    assert code == 0
+    assert f"pre-trained encoder: {tmp_path / 'mae.pth'}, recognised as nnssl (that of the checkpoint, CC BY" in out
+    code, _, lines = call("plan -d 901 -e other --preset tiny --encoder", str(tmp_path / "mae.pth"))
+    assert code == 1
+    assert "Use one of the presets resenc_l, resenc_m, resenc_tiny." in lines[-1]
 
 
 def test_status_before_the_first_round(planned, call):

@@ -79,7 +79,7 @@ def test_the_commands_list_the_rows(installed: Path, tmp_path: Path) -> None:
     )
     assert "\n  typical          nearest to the mean" in command(installed, "plan --list_options", tmp_path)
     text = " ".join(command(installed, "plan -h", tmp_path).split())
-    assert "tiny, narrow (default: ctfm)" in text
+    assert "resenc_tiny, narrow (default: ctfm)" in text
     assert "generic, wrist (default: auto)" in text
     assert "wrist" in command(installed, "convert -h", tmp_path)
 

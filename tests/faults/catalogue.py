@@ -245,6 +245,13 @@ CODE_IN_FILES = (
         "plan -d 901 --encoder {given}/encoder.pth",
         "encoder.pth holds objects other than tensors, which could run code when loaded; expected tensors only.",
     ),
+    Row(
+        "--encoder of another network",
+        "raw",
+        i.encoder_of_another_network,
+        "plan -d 901 --encoder {given}/encoder.pth",
+        "which this network cannot take. Use one of the presets resenc_l, resenc_m, resenc_tiny.",
+    ),
     Row("a checkpoint outside of the results", "trained", i.model_elsewhere, ROUND_1, "leads out of"),
 )
 

@@ -404,6 +404,12 @@ def evil_encoder(place: Place) -> None:
     anew(place.given / "encoder.pth", evil_checkpoint(place))
 
 
+def encoder_of_another_network(place: Place) -> None:
+    content = io.BytesIO()
+    torch.save({"network_weights": {"encoder.stages.0.blocks.0.conv1.norm.weight": torch.ones(32)}}, content)
+    anew(place.given / "encoder.pth", content.getvalue())
+
+
 def no_encoder(place: Place) -> None:
     """A file of an encoder that is refused, beside an image that cannot be read: the file is looked at first."""
     image("noise")(place)

@@ -77,7 +77,7 @@ def test_full_size_equals_monai():
 
 def test_key_table_of_ct_fm_without_weights_in_memory():
     with torch.device("meta"):
-        net = CTFMSegmentationNet(1, 2, **PRESETS["ctfm"])
+        net = CTFMSegmentationNet(1, 2, **PRESETS["ctfm"].arguments)
     state = {key: tuple(value.shape) for key, value in net.encoder.state_dict().items()}
     assert len(state) == 161
     assert sum(p.numel() for p in net.encoder.parameters()) == 77_760_992
@@ -94,21 +94,16 @@ def test_key_table_of_ct_fm_without_weights_in_memory():
 @pytest.mark.parametrize(
     ("preset", "millions"), [("ctfm", 87.2), ("ctfm_dec1224", 98.9), ("assft_paper", 391.3), ("tiny", 1.67)]
 )
-def test_every_preset_has_its_size_and_survives_json(preset: str, millions: float):
-    arch_kwargs = json.loads(json.dumps(dict(PRESETS[preset])))
+def test_every_preset_of_this_class_has_its_size_and_survives_json(preset: str, millions: float):
+    arch_kwargs = PRESETS[preset].architecture["arch_kwargs"]
+    assert json.loads(json.dumps(arch_kwargs)) == arch_kwargs
     with torch.device("meta"):
         net = CTFMSegmentationNet(input_channels=1, num_classes=14, deep_supervision=True, **arch_kwargs)
         logits = net(torch.empty(2, 1, 16, 32, 48))
     assert sum(p.numel() for p in net.parameters()) / 1e6 == pytest.approx(millions, abs=0.05)
     assert [tuple(x.shape) for x in logits] == [(2, 14, 16 // s, 32 // s, 48 // s) for s in (1, 2, 4, 8)]
     assert arch_kwargs["strides"] == [[1, 1, 1], [2, 2, 2], [2, 2, 2], [2, 2, 2], [2, 2, 2]]
-    assert PRESETS[preset].accepts_pretrained_encoder == (preset != "assft_paper")
     assert PRESETS[preset].description
-
-
-def test_changing_arch_kwargs_does_not_change_the_preset():
-    PRESETS["tiny"]["widths"].append(1)
-    assert PRESETS["tiny"]["widths"] == list(PRESETS["tiny"].widths)
 
 
 def test_output_form_follows_the_switch_and_not_the_mode():
@@ -177,7 +172,7 @@ def test_blocks_leave_their_input_alone(block: str):
 
 def test_initialize_is_kaiming_for_all_convolutions_and_nothing_else():
     torch.manual_seed(0)
-    net = CTFMSegmentationNet(1, 2, **PRESETS["tiny"])
+    net = CTFMSegmentationNet(1, 2, **PRESETS["tiny"].arguments)
     norms = {key: value.clone() for key, value in net.state_dict().items() if "norm" in key}
     net.apply(net.initialize)
     conv = net.encoder.layers[4].blocks[0].conv1.weight
@@ -234,8 +229,8 @@ def test_refuses_an_architecture_it_cannot_build(kwargs: dict[str, Any], message
 def test_nnunet_builds_it_from_plans():
     from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
-    name = f"nnunet_assft.network.{CTFMSegmentationNet.__name__}"
-    net = get_network_from_plans(name, dict(PRESETS["tiny"]), [], 1, 3, deep_supervision=False)
+    name, arch_kwargs, requires_import = PRESETS["tiny"].architecture.values()
+    net = get_network_from_plans(name, arch_kwargs, requires_import, 1, 3, deep_supervision=False)
     assert type(net) is CTFMSegmentationNet
     assert net(torch.zeros(2, 1, 16, 16, 16)).shape == (2, 3, 16, 16, 16)
     assert all(not head.bias.any() for head in net.decoder.heads)  # initialize was applied

@@ -10,18 +10,20 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from torch import Tensor
+from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
+from torch import Tensor, nn
 
 from nnunet_assft.network import (
     ENCODERS,
     PRESETS,
     CTFMSegmentationNet,
     PretrainedEncoderError,
+    build_network,
     load_pretrained_encoder,
 )
 from nnunet_assft.planning.normalization import CTFM_WINDOW_HU
 
-TINY = dict(PRESETS["tiny"])
+TINY = dict(PRESETS["tiny"].arguments)
 
 State = dict[str, Any]
 
@@ -293,7 +295,7 @@ def test_files_that_are_not_there(tmp_path: Path):
     (tmp_path / "model.safetensors.index.json").touch()
     with pytest.raises(PretrainedEncoderError, match=r"a folder, with model\.safetensors\.index\.json\. Give the"):
         load_pretrained_encoder(make_net(), tmp_path)
-    with pytest.raises(PretrainedEncoderError, match=r"encoder is 'ctfm'; expected one of \['ct_fm'\]"):
+    with pytest.raises(PretrainedEncoderError, match=r"encoder is 'ctfm'; expected one of \['ct_fm', 'nnssl'\]"):
         load_pretrained_encoder(make_net(), tmp_path, encoder="ctfm")
 
 
@@ -348,25 +350,35 @@ def test_torch_files_are_read_on_the_cpu_without_unpickling(tmp_path: Path, monk
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"block": "postactivation"}, "postactivation blocks and batch norm"),
-        ({"norm": "instance"}, "preactivation blocks and instance"),
+        ({"block": "postactivation"}, "norm batch, block postactivation"),
+        ({"norm": "instance"}, "norm instance, block preactivation"),
     ],
     ids=["postactivation", "instance"],
 )
 def test_refuses_a_network_that_computes_another_function(options: dict[str, Any], named: str, tmp_path: Path):
     net = make_net(**options)
     before = snapshot(net)
-    with pytest.raises(PretrainedEncoderError, match=f"{named}.*exist only for widths 32, 64, 128, 256, 512"):
+    with pytest.raises(
+        PretrainedEncoderError,
+        match=f"{named}.*exist only for a CTFMSegmentationNet, norm batch, block preactivation, with widths 32, 64",
+    ):
         load_pretrained_encoder(net, save(encoder_state(), tmp_path / "model.pth"))
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
 
 
 def test_the_papers_printed_network_is_refused_with_the_reason(tmp_path: Path):
     with torch.device("meta"):
-        net = CTFMSegmentationNet(1, 2, **PRESETS["assft_paper"])
+        net = CTFMSegmentationNet(1, 2, **PRESETS["assft_paper"].arguments)
     with pytest.raises(
-        PretrainedEncoderError, match=r"has widths 32, 64, 256, 512, 1024, postactivation.*Use preset ctfm"
+        PretrainedEncoderError,
+        match=r"CTFMSegmentationNet, norm batch, block postactivation; ct_fm weights.*Use one of the presets ctfm, ",
     ):
+        load_pretrained_encoder(net, tmp_path / "never_opened.safetensors")
+
+
+def test_a_network_of_another_class_is_refused_by_name(tmp_path: Path):
+    net = build_network(PRESETS["plain"].architecture, 1, 2)
+    with pytest.raises(PretrainedEncoderError, match="the network is a PlainConvUNet; ct_fm weights exist only"):
         load_pretrained_encoder(net, tmp_path / "never_opened.safetensors")
 
 
@@ -381,5 +393,93 @@ def test_other_widths_are_refused_with_both_widths(tmp_path: Path):
 def test_what_ct_fm_expects_is_what_the_preset_and_the_normalisation_give():
     spec = ENCODERS["ct_fm"]
     assert (spec.hu_window, spec.intensity_range) == (CTFM_WINDOW_HU, (0, 1))
-    assert spec.widths == PRESETS["ctfm"].widths
+    assert spec.widths == PRESETS["ctfm"].arguments["widths"]
     assert "Apache-2.0" in spec.licence
+
+
+# nnssl: files of its layout, made with random weights of the library's own network -----------------------------------
+
+
+def residual_unet(input_channels: int = 1) -> ResidualEncoderUNet:
+    """The network of the preset `resenc_tiny`, from the library, with weights that no initialisation gives."""
+    kwargs: dict[str, Any] = {"norm_op_kwargs": {"eps": 1e-5, "affine": True}, "nonlin_kwargs": {"inplace": True}}
+    of_layers = {"conv_bias": True, "norm_op": nn.InstanceNorm3d, "nonlin": nn.LeakyReLU, **kwargs}
+    shape = (4, (4, 16, 32, 64), nn.Conv3d, 3, (1, 2, 2, 2), (1, 1, 2, 2), 5, 1)
+    torch.manual_seed(7)
+    net = ResidualEncoderUNet(input_channels, *shape, **of_layers)
+    for parameter in net.parameters():
+        nn.init.uniform_(parameter, -0.5, 0.5)
+    return net
+
+
+def nnssl_file(path: Path, change: Callable[[State], object] = lambda state: None, wrapper: str = "") -> Path:
+    """A checkpoint as nnssl writes it. change: is applied to its weights."""
+    state = {key: value.clone() for key, value in residual_unet().state_dict().items()}
+    change(state)
+    weights = {wrapper + key: value for key, value in state.items()}
+    plan = {"key_to_encoder": "encoder.stages", "pretrain_num_input_channels": 1, "spacing": [1.0, 1.0, 1.0]}
+    torch.save({"network_weights": weights, "nnssl_adaptation_plan": plan, "trainer_name": "BaseMAETrainer"}, path)
+    return path
+
+
+def resenc_tiny(input_channels: int = 1) -> nn.Module:
+    return build_network(PRESETS["resenc_tiny"].architecture, input_channels, 2, initialise=True)
+
+
+@pytest.mark.parametrize("wrapper", ["", "_orig_mod.", "module."])
+def test_an_nnssl_checkpoint_is_recognised_and_computes_what_it_did(wrapper: str, tmp_path: Path):
+    theirs, net = residual_unet(), resenc_tiny()
+    decoder = {key: value.clone() for key, value in net.decoder.transpconvs.state_dict().items()}
+    report = load_pretrained_encoder(net, nnssl_file(tmp_path / "mae.pth", wrapper=wrapper))
+    assert (report.encoder, report.adapted, report.ignored) == ("nnssl", None, ("decoder.",))
+    assert report.layout.startswith("torch, network_weights, ")
+    assert report.n_keys == len(theirs.encoder.state_dict())
+    image = torch.randn(1, 1, 16, 16, 24)
+    with torch.inference_mode():
+        for ours, expected in zip(net.encoder(image), theirs.encoder(image), strict=True):
+            torch.testing.assert_close(ours, expected, rtol=0, atol=1e-6)
+    assert all(torch.equal(value, decoder[key]) for key, value in net.decoder.transpconvs.state_dict().items())
+
+
+def test_the_first_convolution_is_adapted_under_both_of_its_names(tmp_path: Path):
+    theirs, net = residual_unet(), resenc_tiny(input_channels=2)
+    report = load_pretrained_encoder(net, nnssl_file(tmp_path / "mae.pth"))
+    assert report.adapted == "stem.convs.0.conv.weight: 1 input channel repeated 2 times and divided by 2"
+    image = torch.randn(1, 1, 16, 16, 16)
+    with torch.inference_mode():
+        ours, expected = net.encoder(image.expand(1, 2, 16, 16, 16))[-1], theirs.encoder(image)[-1]
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-4)
+
+
+KEY = "encoder.stages.2.blocks.1.conv1.conv.weight"
+ALIAS = "encoder.stages.2.blocks.1.conv1.all_modules.0.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state.pop(KEY), "1 missing: stages.2.blocks.1.conv1.conv.weight"),
+        (lambda state: state.update({"encoder.extra": torch.ones(1)}), "1 unexpected: extra"),
+        (lambda state: state.update({KEY: torch.ones(2)}), "1 of another shape: stages.2.blocks.1.conv1.conv.weight"),
+        (
+            lambda state: state[ALIAS].add_(1),
+            "1 of different values for one tensor: stages.2.blocks.1.conv1.conv.weight and stages.2.blocks.1.conv1.all",
+        ),
+    ],
+    ids=["less", "more", "misshapen", "unequal"],
+)
+def test_an_nnssl_checkpoint_that_does_not_fit_is_refused_by_key(
+    change: Callable[[State], object], message: str, tmp_path: Path
+):
+    net = resenc_tiny()
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    with pytest.raises(PretrainedEncoderError, match=message):
+        load_pretrained_encoder(net, nnssl_file(tmp_path / "mae.pth", change))
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+
+
+def test_a_file_for_another_network_is_told_with_the_presets_that_take_it(tmp_path: Path):
+    with pytest.raises(PretrainedEncoderError, match=r"keys of nnssl .*Use one of the presets resenc_l, rese"):
+        load_pretrained_encoder(make_net(), nnssl_file(tmp_path / "mae.pth"))
+    with pytest.raises(PretrainedEncoderError, match=r"keys of ct_fm .*Use one of the presets ctfm, ctfm_dec1224"):
+        load_pretrained_encoder(resenc_tiny(), save(encoder_state(), tmp_path / "model.safetensors"))

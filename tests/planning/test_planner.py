@@ -97,6 +97,32 @@ def test_the_five_domains_are_planned_as_in_the_paper(
     assert fullres(plans)["patch_size"] == patch
 
 
+@pytest.mark.parametrize(
+    ("preset", "domain", "patch"),
+    [
+        ("resenc_l", "amos_mri", [64, 160, 224]),  # of 48 slices, 5 strides would leave one and a half
+        ("plain", "amos_ct", [96, 160, 160]),
+        ("resenc_tiny", "amos_mri", [48, 160, 224]),
+    ],
+)
+def test_the_patch_of_a_domain_is_rounded_to_what_the_network_can_take(
+    raw: Path, preset: str, domain: str, patch: list[int]
+):
+    plans = plan(fingerprint_of((60, 90, 90)), preset=preset, domain_patch_size=DOMAINS[domain].patch_size)
+    assert fullres(plans)["patch_size"] == patch
+
+
+def test_the_patch_of_the_large_network_is_planned_for_a_larger_gpu(raw: Path):
+    """Both from nnU-Net's own choice, in multiples of 32."""
+    medium, large = (
+        fullres(plan(fingerprint_of((300, 300, 300)), preset=preset))["patch_size"]
+        for preset in ("resenc_m", "resenc_l")
+    )
+    assert medium == [128, 128, 128]
+    assert [edge % 32 for edge in large] == [0, 0, 0]
+    assert np.prod(large) > 2 * np.prod(medium)
+
+
 def test_the_paper_has_five_domains_and_the_first_stage_takes_100_epochs():
     assert len(DOMAINS) == 6
     assert ONE_SHOT_EPOCHS == 100
@@ -173,6 +199,21 @@ def test_images_of_one_slice_are_refused(raw: Path):
         plan(fingerprint_of((1, 60, 60), spacing=(999.0, 1.0, 1.0)))
 
 
+def test_the_plans_of_nnunets_own_network_have_the_entries_of_nnunets_own_plans(
+    raw: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """nnU-Net gives isotropic images of 128 voxels the same network, but for its tuples."""
+    fingerprint = fingerprint_of((128, 128, 128))
+    ours = fullres(plan(fingerprint, preset="plain"))["architecture"]
+    folder = Path(os.environ["nnUNet_preprocessed"], NAME)
+    folder.mkdir()
+    (folder / "dataset_fingerprint.json").write_text(json.dumps(fingerprint))
+    monkeypatch.setenv("nnUNet_n_proc_DA", "1")
+    with redirect_stdout(StringIO()):
+        theirs = ExperimentPlanner(NAME).plan_experiment()["configurations"]["3d_fullres"]["architecture"]
+    assert ours == json.loads(json.dumps(theirs, default=int))
+
+
 def test_nnunet_reads_the_plans_and_builds_the_network(raw: Path):
     plans = plan(fingerprint_of((24, 24, 24)))
     manager = PlansManager(plans)
@@ -186,7 +227,7 @@ def test_nnunet_reads_the_plans_and_builds_the_network(raw: Path):
         deep_supervision=False,
     )
     assert isinstance(network, CTFMSegmentationNet)
-    assert network.widths == PRESETS["tiny"].widths
+    assert network.widths == PRESETS["tiny"].arguments["widths"]
     with torch.no_grad():
         assert network(torch.zeros(1, 1, *configuration.patch_size)).shape == (1, 3, *configuration.patch_size)
 

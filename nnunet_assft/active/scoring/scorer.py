@@ -18,7 +18,6 @@ from acvl_utils.cropping_and_padding.bounding_boxes import insert_crop_into_imag
 from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
@@ -26,6 +25,7 @@ from nnunet_assft.active.scoring.case_record import CaseRecord
 from nnunet_assft.active.scoring.views import MIRRORINGS
 from nnunet_assft.active.scoring.voxel_statistics import head_gradient
 from nnunet_assft.errors import AssftError
+from nnunet_assft.network.interface import build_network, encoder_of, is_slow_alone, last_layer
 from nnunet_assft.planning.planner import CONFIGURATION
 
 
@@ -48,18 +48,14 @@ class Scorer:
         self.label_manager = self.plans_manager.get_label_manager(dataset_json)
         with redirect_stdout(io.StringIO()):  # nnU-Net prints a line about the CPU each time
             self.predictor = _Predictor(use_mirroring=False, device=device, allow_tqdm=False)
-        self.network = get_network_from_plans(
-            self.configuration.network_arch_class_name,
-            self.configuration.network_arch_init_kwargs,
-            self.configuration.network_arch_init_kwargs_req_import,
+        self.network = build_network(
+            self.configuration.configuration["architecture"],
             determine_num_input_channels(self.plans_manager, self.configuration, dataset_json),
             self.label_manager.num_segmentation_heads,
-            allow_init=False,
-            deep_supervision=False,
         )
         self.network.load_state_dict(weights)
         self.network.to(device).eval()
-        self.predictor.in_batches = device.type == "cpu" and _is_slow_alone(self.network, self.configuration.patch_size)
+        self.predictor.in_batches = device.type == "cpu" and is_slow_alone(self.network, self.configuration.patch_size)
         self.float64_device = torch.device("cpu") if device.type == "mps" else device  # mps has no float64
         self.predictor.manual_initialization(
             self.network, self.plans_manager, self.configuration, [dict(weights)], dataset_json, "", (0, 1, 2)
@@ -70,10 +66,10 @@ class Scorer:
         """Return a record with the embedding alone. Only the encoder is run, on the windows that `logits` uses."""
         patch_size = self.configuration.patch_size
         padded, _ = pad_nd_image(torch.from_numpy(image), patch_size, "constant", {"value": 0}, True, None)
-        device = self.predictor.device
+        device, encoder = self.predictor.device, encoder_of(self.network)
         with self.bottleneck() as windows, torch.autocast(device.type, enabled=device.type == "cuda"):
             for window in self.predictor._internal_get_sliding_window_slicers(padded.shape[1:]):
-                self.network.encoder(self.predictor.batch_of(padded[window][None].to(device)))
+                encoder(self.predictor.batch_of(padded[window][None].to(device)))
         embedding = windows.mean()
         check_finite(case, embedding)
         return CaseRecord(case, embedding, None)
@@ -120,7 +116,7 @@ class Scorer:
         def pool(module: torch.nn.Module, inputs: Any, levels: list[torch.Tensor]) -> torch.Tensor:
             return levels[-1][0].to(self.float64_device).double().mean(dim=(1, 2, 3))
 
-        with self._collect(self.network.encoder, pool) as windows:
+        with self._collect(encoder_of(self.network), pool) as windows:
             yield windows
 
     @contextmanager
@@ -131,7 +127,7 @@ class Scorer:
             features, logits = inputs[0][0].to(self.float64_device), logits[0].to(self.float64_device)
             return head_gradient(features, logits)
 
-        with self._collect(self.network.decoder.heads[-1], gradient) as windows:
+        with self._collect(last_layer(self.network), gradient) as windows:
             yield windows
 
     @contextmanager
@@ -158,7 +154,7 @@ class _Predictor(nnUNetPredictor):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.before_windows: list[Callable[[], None]] = []
-        self.in_batches = False  # see `_is_slow_alone`
+        self.in_batches = False  # see `is_slow_alone`
 
     def predict_sliding_window_return_logits(self, input_image: torch.Tensor) -> torch.Tensor:
         """Return the logits of an image, see `Scorer.logits`."""
@@ -202,15 +198,6 @@ def bytes_of_pass(shape: Sequence[int], patch_size: Sequence[int], classes: int)
     """
     voxels = math.prod(max(n, patch) for n, patch in zip(shape[1:], patch_size, strict=True))
     return voxels * (4 * shape[0] + 2 * classes + 2 + classes) + 1024 * math.prod(patch_size)
-
-
-def _is_slow_alone(network: Any, patch_size: Sequence[int]) -> bool:
-    """Return whether torch would take its slow loop for the first convolutions of a single window on a CPU.
-
-    torch uses that loop for a single image of at most 20480 elements, not counting the last axis. A batch of two takes
-    a third of the time. This concerns only narrow networks such as the preset `tiny`.
-    """
-    return int(network.encoder.conv_init.out_channels) * math.prod(patch_size[:2]) <= 20480
 
 
 class WindowMean:

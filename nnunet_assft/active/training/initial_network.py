@@ -7,33 +7,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from nnunet_assft.active.settings import Settings
 from nnunet_assft.errors import AssftError
+from nnunet_assft.network.interface import build_network
+from nnunet_assft.network.presets import PRESETS
 from nnunet_assft.network.pretrained import load_pretrained_encoder
-from nnunet_assft.planning.planner import network_plan
 from nnunet_assft.runtime.files import atomic_path
 
 
 def write_initial_network(file: Path, dataset_json: dict[str, Any], settings: Settings) -> dict[str, Any] | None:
-    """Write [E^(p); D^(0)]: a network with seeded Kaiming initialisation, into which the pre-trained encoder is loaded.
+    """Write [E^(p); D^(0)]: a network with seeded random weights, into which the pre-trained encoder is loaded.
 
     The network is that of the plans, whose architecture depends on no image. Returns the report on the encoder, or None
     without one. Raises `AssftError` if the encoder file does not fit the network in every parameter.
     """
-    architecture = network_plan(settings.preset)
+    n_classes = LabelManager(dataset_json["labels"], regions_class_order=None).num_segmentation_heads
+    n_channels = len(dataset_json["channel_names"])
     torch.manual_seed(settings.seed)
-    network = get_network_from_plans(
-        architecture["network_class_name"],
-        architecture["arch_kwargs"],
-        architecture["_kw_requires_import"],
-        len(dataset_json["channel_names"]),
-        LabelManager(dataset_json["labels"], regions_class_order=None).num_segmentation_heads,
-        allow_init=True,
-        deep_supervision=False,
-    )
+    network = build_network(PRESETS[settings.preset].architecture, n_channels, n_classes, initialise=True)
     report = None
     if settings.encoder is not None:
         try:

@@ -20,6 +20,7 @@ from nnunet_assft.active.scoring.views import intensity_views
 from nnunet_assft.active.state import Model
 from nnunet_assft.errors import AssftError
 from nnunet_assft.network.checkpoints import load_weights
+from nnunet_assft.network.interface import last_layer
 from nnunet_assft.planning.preprocessing import load_image, load_properties
 from nnunet_assft.runtime.files import write_json
 from tests.active.scoring.test_voxel_statistics import (
@@ -29,7 +30,7 @@ from tests.active.scoring.test_voxel_statistics import (
     softmax_of,
     sums_of_softmax,
 )
-from tests.conftest import blob_case, plan_experiment, write_dataset
+from tests.conftest import blob_case, plan_experiment, set_folders, write_dataset
 
 CPU = torch.device("cpu")
 PATCH = (16, 32, 32)  # what is planned for the blobs
@@ -68,18 +69,17 @@ def planned_once(tmp_path_factory):
         for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
             (root / name).mkdir()
             patch.setenv(name, str(root / name))
-        yield plan_and_open(write_dataset(root / "nnUNet_raw"))
+        yield plan_and_open(write_dataset(root / "nnUNet_raw"), "tiny")
 
 
-def plan_and_open(blobs):
+def plan_and_open(blobs, preset):
     image, _ = blob_case(20, (14, 30, 28))
     image = np.pad(image, ((2, 3), (4, 0), (0, 5)))
     volume = sitk.GetImageFromArray(image)
     volume.SetSpacing((1.3, 1.2, 1.7))
     sitk.WriteImage(volume, str(blobs / "imagesTr" / "case_00_0000.nii.gz"))
-    experiment = plan_experiment(901, preset="tiny", epochs=1, iterations_per_epoch=1)
+    experiment = plan_experiment(901, preset=preset, epochs=1, iterations_per_epoch=1)
     context = open_context(experiment, CPU)
-    assert tuple(context.plans["configurations"]["3d_fullres"]["patch_size"]) == PATCH
     weights = load_weights(experiment.paths.initial_network)
     generator = torch.Generator().manual_seed(0)
     for name, value in weights.items():  # as after a training: normalisations that differ from the identity
@@ -107,7 +107,11 @@ def scorer(planned):
 def predictor(planned, tmp_path):
     """nnU-Net's own predictor, from an ordinary model folder with the same weights."""
     context, weights, _ = planned
-    folder = tmp_path / "model"
+    return stock_predictor(context, weights, tmp_path / "model")
+
+
+def stock_predictor(context, weights, folder):
+    """What `predictor` gives."""
     write_json(folder / "plans.json", context.plans)
     write_json(folder / "dataset.json", context.dataset.dataset_json)
     (folder / "fold_0").mkdir()
@@ -135,11 +139,12 @@ def random_image(*shape: int) -> np.ndarray:
 def bottleneck_mean(scorer: Scorer, window: np.ndarray) -> np.ndarray:
     batch = torch.from_numpy(window)[None].expand(
         2, -1, -1, -1, -1
-    )  # alone, torch would take another algorithm, see `_is_slow_alone`
+    )  # alone, torch would take another algorithm, see `is_slow_alone`
     return scorer.network.encoder(batch)[-1][0].double().mean(dim=(1, 2, 3)).numpy()
 
 
-def test_the_embedding_of_one_window_is_the_mean_of_the_bottleneck(scorer):
+def test_the_embedding_of_one_window_is_the_mean_of_the_bottleneck(planned, scorer):
+    assert tuple(planned[0].plans["configurations"]["3d_fullres"]["patch_size"]) == PATCH
     image = random_image(*PATCH)
     embedding = compute_record(scorer, "a", image, ScoringRequest(2.0)).embedding
     assert embedding.shape == (64,)
@@ -239,6 +244,60 @@ def test_an_embedding_that_is_not_finite_is_refused_with_the_case(planned):
         broken.embed("case_05", random_image(*PATCH))
 
 
+# nnU-Net's own network ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def resenc(tmp_path_factory):
+    """(context, weights) of `planned_once` with the preset `resenc_tiny`, whose patch need not have multiples of 16."""
+    with pytest.MonkeyPatch.context() as patch:
+        root = tmp_path_factory.mktemp("resenc")
+        set_folders(root, patch)
+        context, weights, _ = plan_and_open(write_dataset(root / "nnUNet_raw"), "resenc_tiny")
+        assert tuple(context.plans["configurations"]["3d_fullres"]["patch_size"]) == (24, 32, 24)
+        yield context, weights
+
+
+@pytest.fixture
+def resenc_scorer(resenc):
+    context, weights = resenc
+    return Scorer(context.plans, context.dataset.dataset_json, weights, CPU)
+
+
+def test_embedding_and_gradient_of_nnunets_own_network(resenc_scorer):
+    """Literally: the last output of the encoder; the product of what the last layer gets with its error."""
+    image = random_image(24, 32, 24)
+    record = compute_record(resenc_scorer, "a", image, ScoringRequest(2.0, statistics=("gradients",)))
+    network, batch = resenc_scorer.network, torch.from_numpy(image)[None].expand(2, -1, -1, -1, -1)
+    inputs = []
+    layer = network.decoder.seg_layers[2]
+    hook = layer.register_forward_hook(lambda _, given, __: inputs.append(given[0][0]))
+    with torch.inference_mode():
+        bottleneck = network.encoder(batch)[3][0]
+        network(batch)
+    hook.remove()
+    assert record.embedding.shape == (64,)
+    np.testing.assert_allclose(record.embedding, bottleneck.double().mean(dim=(1, 2, 3)).numpy(), rtol=1e-6)
+    np.testing.assert_allclose(resenc_scorer.embed("a", image).embedding, record.embedding, rtol=1e-12)
+    gradient = record.statistics["gradients"]
+    assert gradient.shape == (3, 4)
+    expected = autograd(layer, inputs[0].clone())
+    np.testing.assert_allclose(gradient, expected, rtol=1e-3, atol=1e-5 * abs(expected).max())
+
+
+def test_nnunets_own_network_segments_as_nnunets_own_predictor(resenc, resenc_scorer, tmp_path):
+    context, weights = resenc
+    files = context.dataset.images["case_00"]
+    image, properties = context.dataset.reader.read_images([str(file) for file in files])
+    made = stock_predictor(context, weights, tmp_path / "model")(mirroring=True)
+    assert type(made.network).__name__ == "ResidualEncoderUNet"
+    expected = made.predict_single_npy_array(image, properties)
+    logits = resenc_scorer.logits(load_image(context.image_folder, "case_00"), mirroring=True)
+    found = resenc_scorer.segmentation(logits, load_properties(context.image_folder, "case_00"))
+    assert len(np.unique(expected)) > 1
+    np.testing.assert_array_equal(found, expected)
+
+
 # Statistics --------------------------------------------------------------------------------------------------------
 
 LARGE = (24, 32, 48)  # four windows: z at 0 and 8, y at 0, x at 0 and 16
@@ -325,7 +384,7 @@ def features_of(scorer: Scorer, window: np.ndarray) -> torch.Tensor:
 
 def literal_gradient(scorer: Scorer, window: np.ndarray) -> np.ndarray:
     """(1/V) sum_v (p_v - onehot(argmax p_v)) h_v^T."""
-    head = scorer.network.decoder.heads[-1]
+    head = last_layer(scorer.network)
     h = features_of(scorer, window).double().flatten(1).numpy()
     z = head.weight.detach().double().numpy()[:, :, 0, 0, 0] @ h + head.bias.detach().double().numpy()[:, None]
     p = np.exp(z) / np.exp(z).sum(axis=0)
@@ -337,14 +396,14 @@ def test_gradients_are_the_mean_of_those_of_the_windows(scorer):
     windows = [np.ascontiguousarray(image[:, z : z + 16, :, x : x + 32]) for z in (0, 8) for x in (0, 16)]
     expected = np.mean([literal_gradient(scorer, window) for window in windows], axis=0)
     found = statistic(scorer, image, "gradients")
-    assert found.shape == (3, scorer.network.decoder.heads[-1].in_channels)
+    assert found.shape == (3, last_layer(scorer.network).in_channels)
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5 * abs(expected).max())
 
 
 def test_gradients_of_a_small_image_are_those_of_autograd_over_the_padded_window(scorer):
     image = random_image(12, 32, 26)
     features = features_of(scorer, np.pad(image, ((0, 0), (2, 2), (0, 0), (3, 3))))
-    expected = autograd(scorer.network.decoder.heads[-1], features)
+    expected = autograd(last_layer(scorer.network), features)
     found = statistic(scorer, image, "gradients")
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5 * abs(expected).max())
 
