@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import SimpleITK as sitk
 from nnunet_assft.active.annotation import AnnotationRequest, missing_labels, open_request
 from nnunet_assft.active.context import Context
 from nnunet_assft.active.scoring.prediction import open_scorer
+from nnunet_assft.active.scoring.scorer import Scorer
 from nnunet_assft.active.state import Model, finished_rounds
 from nnunet_assft.annotation.assignment import assign, check_annotators
 from nnunet_assft.annotation.label_files import image_grid
@@ -24,7 +25,7 @@ from nnunet_assft.annotation.preview import Preview, prelabel_file, preview_or_n
 from nnunet_assft.annotation.work_folder import itksnap_labels, readme, slicer_colours, work_list
 from nnunet_assft.errors import AssftError, DamagedFileError
 from nnunet_assft.runtime.cached import claim
-from nnunet_assft.runtime.cases import for_each_case
+from nnunet_assft.runtime.cases import Once, for_each_case
 from nnunet_assft.runtime.csv_files import write_csv
 from nnunet_assft.runtime.files import (
     atomic_path,
@@ -75,8 +76,9 @@ def export_work(context: Context, folder: Path, options: ExportOptions = ExportO
     request = open_request(experiment)
     require_plain_volumes(dataset)
     require_own_labels(dataset, request.cases)
-    for case in request.cases:
-        _require_usable(dataset, case)
+    images = {case: dataset.images[case] for case in request.cases}
+    executor = context.engine.images(context.paths.jobs, images)
+    for_each_case(partial(_require_usable, dataset), request.cases, desc="checking images", executor=executor)
     request = _shared_out(context, request, options)
     model = finished_rounds(experiment)[-1].model if request.round else None
     _claim(context, folder, request, model, options)
@@ -209,34 +211,47 @@ def _copied(source: Path, folder: Path) -> bool:
 # The model's view -----------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _Previews:
+    """What the model shows of each case: its pre-segmentation, an overlay and, if requested, an uncertainty map."""
+
+    context: Context
+    request: AnnotationRequest
+    model: Model
+    folder: Path
+    options: ExportOptions
+    scorer: Once[Scorer]  # the network is loaded only if a case is not done yet
+
+    def overlay(self, case: str) -> Path:
+        return self.folder / "overlays" / f"{case}.png"
+
+    def map_file(self, case: str) -> Path:
+        return self.folder / "uncertainty" / f"{case}.nii.gz"
+
+    def done(self, case: str) -> dict[str, Any] | None:
+        """Return the content of the JSON file of a case, see `preview.write_preview`, or None if something is missing."""
+        drawn = self.overlay(case).is_file() and (self.map_file(case).is_file() or not self.options.uncertainty)
+        return preview_or_none(self.context, self.request.round, case, self.model) if drawn else None
+
+    def make(self, case: str) -> dict[str, Any]:
+        """Write the files of a case, and return the content of its JSON file."""
+        dataset = self.context.dataset
+        seen, image, described = write_preview(self.context, self.request.round, case, self.model, self.scorer())
+        if self.options.uncertainty:
+            _write_map(self.map_file(case), seen, image)
+        title, window = _title(case, self.request, described), window_of(dataset)
+        Overlay(title, seen, image, dataset.labels, window, contours=self.options.prelabel).save(self.overlay(case))
+        return described
+
+
 def _previews(
     context: Context, request: AnnotationRequest, model: Model, folder: Path, options: ExportOptions
 ) -> dict[str, dict[str, Any]]:
-    """Write the pre-segmentation, the overlay and, if requested, the uncertainty map of each case.
-
-    Returns case -> the content of its JSON file, see `preview.write_preview`.
-    """
-    scorer = cache(lambda: open_scorer(context, model))  # loads the network only if a case is not done yet
-
-    def overlay(case: str) -> Path:
-        return folder / "overlays" / f"{case}.png"
-
-    def map_file(case: str) -> Path:
-        return folder / "uncertainty" / f"{case}.nii.gz"
-
-    def done(case: str) -> dict[str, Any] | None:
-        drawn = overlay(case).is_file() and (map_file(case).is_file() or not options.uncertainty)
-        return preview_or_none(context, request.round, case, model) if drawn else None
-
-    def make(case: str) -> dict[str, Any]:
-        seen, image, described = write_preview(context, request.round, case, model, scorer())
-        if options.uncertainty:
-            _write_map(map_file(case), seen, image)
-        title, window = _title(case, request, described), window_of(context.dataset)
-        Overlay(title, seen, image, context.dataset.labels, window, contours=options.prelabel).save(overlay(case))
-        return described
-
-    return for_each_case(make, request.cases, desc=f"round {request.round}: work folder", done=done)
+    """Show every case as the model sees it, and return case -> the content of its JSON file."""
+    scorer = Once(partial(open_scorer, context, model))
+    previews = _Previews(context, request, model, folder.absolute(), options, scorer)  # parts work in other folders
+    desc = f"round {request.round}: work folder"
+    return for_each_case(previews.make, request.cases, desc=desc, done=previews.done, executor=context.cases)
 
 
 def _title(case: str, request: AnnotationRequest, described: dict[str, Any]) -> str:

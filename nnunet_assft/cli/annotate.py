@@ -11,7 +11,6 @@ from nnunet_assft.cli.common import (
     EXIT_ERROR,
     add_accept_geometry,
     add_device,
-    choose_device,
     file_name,
     load_experiment,
     make_command,
@@ -19,6 +18,7 @@ from nnunet_assft.cli.common import (
     number,
     run,
 )
+from nnunet_assft.cli.engine_options import add_engine_options, choose_where
 from nnunet_assft.runtime.environment import require_space
 from nnunet_assft.runtime.text import count, printable
 from nnunet_assft.runtime.writable import require_folder
@@ -50,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("--no_prelabel", action="store_true", help="do not write the pre-segmentations of the model")
     export.add_argument("--uncertainty", action="store_true", help="also write the entropy (nats) as NIfTI")
     add_device(export)
+    add_engine_options(export, trains=False)
     back = make_command(commands, "import", "check returned labels and copy them to labelsTr")
     back.add_argument(
         "folder", type=file_name, metavar="FOLDER", help="work folder, or a folder of CASE.nii.gz or CASE.seg.nrrd"
@@ -89,7 +90,7 @@ def export_work(args: argparse.Namespace, experiment: Any) -> int:
     )
     require_folder(args.o, "-o")
     require_space(experiment.dataset)
-    context = open_context(experiment, choose_device(args.device))
+    context = open_context(experiment, *choose_where(args))
     with only_process(experiment):
         done = annotation_export.export_work(context, args.o, options)
     request = done.request

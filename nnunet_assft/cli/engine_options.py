@@ -18,16 +18,17 @@ EPILOG = "Several GPUs, or SLURM: --list_engines shows the options."
 HELP = """\
 --engine NAME             where cases and trainings are worked on (default: here)
 --parts N                 parts of a step, at most (default: one per GPU, or 8 jobs)
---gpus N                  GPUs that a training uses
+--gpus N                  GPUs that a training uses (only of commands that train)
 --slurm KEY=VALUE,...     options of sbatch, such as partition=gpu,gres=gpu:1,time=240
 --engine_file FILE        JSON file with defaults for engine, parts, gpus and slurm
                           (default: nnunet_assft_cluster.json in nnUNet_results, if there is one)"""
 
 
-def add_engine_options(parser: argparse.ArgumentParser) -> None:
-    """Add --engine and what belongs to it."""
+def add_engine_options(parser: argparse.ArgumentParser, *, trains: bool = True) -> None:
+    """Add --engine and what belongs to it. trains: whether the command trains, and so can use --gpus."""
     parser.epilog = EPILOG
-    for name, kind in (("engine", str), ("parts", number("parts")), ("gpus", number("gpus")), ("slurm", str)):
+    kinds = {"engine": str, "parts": number("parts"), "slurm": str}
+    for name, kind in (kinds | {"gpus": number("gpus")} if trains else kinds).items():
         parser.add_argument(f"--{name}", type=kind, help=argparse.SUPPRESS)
     parser.add_argument("--engine_file", type=file_name, help=argparse.SUPPRESS)
     parser.add_argument("--list_engines", action=PrintAndExit, const=print_engines, help=argparse.SUPPRESS)
@@ -65,7 +66,7 @@ def choose_engine(args: argparse.Namespace) -> Engine:
     name = args.engine or site.get("engine", "here")
     if name not in ENGINES:
         raise AssftError(f"There is no engine {name!r}. Choose one of {', '.join(ENGINES)} with --engine.")
-    parts, gpus = args.parts or site.get("parts"), args.gpus or site.get("gpus")
+    parts, gpus = args.parts or site.get("parts"), getattr(args, "gpus", None) or site.get("gpus")
     options = {key: str(value) for key, value in site.get("slurm", {}).items()}
     for pair in filter(None, (args.slurm or "").split(",")):
         key, equals, value = pair.partition("=")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from nnunet_assft.cli.common import add_device, file_name, make_parser, run
+from nnunet_assft.cli.engine_options import add_engine_options, choose_where
 
 
 def parser() -> argparse.ArgumentParser:
@@ -24,6 +25,7 @@ def parser() -> argparse.ArgumentParser:
     missing = "first compute the missing pre-segmentations of the queried cases in the report"
     p.add_argument("--prelabel", action="store_true", help=missing)
     add_device(p)
+    add_engine_options(p, trains=False)
     return p
 
 
@@ -37,10 +39,9 @@ def report(args: argparse.Namespace) -> None:
         require_file(args.o, "-o")
     material = gather(args.d, args.e, args.compare)
     if args.prelabel:
-        from nnunet_assft.cli.common import choose_device
         from nnunet_assft.report.prelabels import write_prelabels
 
-        write_prelabels(material, choose_device(args.device))
+        write_prelabels(material, *choose_where(args))
     home = material.comparison.folder if material.comparison else material.experiment.paths.results
     file = write_report(material, args.o or home / "report.html")
     files = file.with_name(f"{file.stem}_files")

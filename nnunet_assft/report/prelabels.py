@@ -2,35 +2,55 @@
 
 from __future__ import annotations
 
-from functools import cache
+import math
+from collections.abc import Mapping
+from functools import partial
 
 import torch
 
-from nnunet_assft.active.context import open_context
+from nnunet_assft.active.context import Context, open_context
 from nnunet_assft.active.scoring.prediction import open_scorer
 from nnunet_assft.active.scoring.scorer import Scorer
-from nnunet_assft.annotation.preview import write_preview
-from nnunet_assft.report.images import QueriedCase, queried_cases, why_no_images
+from nnunet_assft.active.state import Model
+from nnunet_assft.annotation.preview import preview_or_none, write_preview
+from nnunet_assft.cluster.engines import HERE, Engine
+from nnunet_assft.report.images import queried_cases, why_no_images
 from nnunet_assft.report.material import Material
-from nnunet_assft.runtime.cases import for_each_case
+from nnunet_assft.runtime.cases import Once, for_each_case
+from nnunet_assft.runtime.locks import only_process
 
 
-def write_prelabels(material: Material, device: torch.device) -> None:
+def write_prelabels(material: Material, device: torch.device, engine: Engine = HERE) -> None:
     """Write the missing pre-segmentations of the cases that the report shows.
 
     Each takes one forward pass by the model of the round before the query of the case, see `annotation.preview`.
+    engine: where the cases are worked on.
     """
     queried = queried_cases(material)
-    todo = {query.case: query for query in queried if query.round and "pre-segmentation" not in query.segmentations}
+    todo = {case.case: case.round for case in queried if case.round and "pre-segmentation" not in case.segmentations}
     if not todo or why_no_images(material.dataset):
         return
-    context = open_context(material.experiment, device)
+    context = open_context(material.experiment, device, engine)
+    models = {r: material.rounds[r - 1].model for r in todo.values()}
+    scorers = {r: Once(partial(open_scorer, context, model)) for r, model in models.items()}
 
-    @cache
-    def scorer(r: int) -> Scorer:
-        return open_scorer(context, material.rounds[r - 1].model)
+    def done(case: str) -> bool | None:
+        return preview_or_none(context, todo[case], case, models[todo[case]]) is not None or None
 
-    def write(query: QueriedCase) -> None:
-        write_preview(context, query.round, query.case, material.rounds[query.round - 1].model, scorer(query.round))
+    lock = context.paths.results / ".prelabels.lock"  # a round may be at work meanwhile, but not another report
+    with only_process(lock, "the pre-segmentations for a report", patience=math.inf):
+        for_each_case(
+            partial(_write, context, models, scorers),
+            {case: (r, case) for case, r in todo.items()},
+            desc="pre-segmentations",
+            done=done,
+            executor=context.cases,
+        )
 
-    for_each_case(write, todo, desc="pre-segmentations")
+
+def _write(
+    context: Context, models: Mapping[int, Model], scorers: Mapping[int, Once[Scorer]], query: tuple[int, str]
+) -> bool:
+    r, case = query
+    write_preview(context, r, case, models[r], scorers[r]())
+    return True

@@ -117,6 +117,7 @@ class StrategyArm(Arm):
         if self.second_stage(comparison) == PSEUDO:
             for r in range(1, experiment.n_rounds + 1):
                 pseudo_label_quality(experiment, r, device)
+        self.metrics(comparison, seed)  # here, because runs may be executed beside each other; they are kept
         return dice
 
     def predictions(self, comparison: Comparison, experiment: Experiment, seed: int) -> Iterator[Predictions]:

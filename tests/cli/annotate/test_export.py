@@ -111,13 +111,25 @@ def test_export_again_keeps_what_is_there_and_what_somebody_changed(
     (work / "prelabels/case_03.nii.gz").unlink()
     before = {file: file.stat().st_mtime_ns for file in (work / "overlays").iterdir()}
     mine = sha256_file(work / "prelabels/case_01.nii.gz")
-    monkeypatch.setattr("nnunet_assft.annotation.export.open_scorer", None)  # no forward pass is needed any more
+    monkeypatch.setattr("nnunet_assft.annotation.export.open_scorer", lambda *_: pytest.fail("no forward pass is needed"))
     code, out, lines = call("export", "-o", work, "-device", "cpu")
     assert (code, lines) == (0, [])
     assert "case_01: the pre-segmentation in" in out
     assert sha256_file(work / "prelabels/case_01.nii.gz") == mine
     assert (work / "prelabels/case_03.nii.gz").is_file()
     assert {file: file.stat().st_mtime_ns for file in (work / "overlays").iterdir()} == before
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_same_files(root: Path, call: Call, exported: Path) -> None:
+    work, expected = root / "work", exported / "work"
+    options = ("--uncertainty", "-device", "cpu", "--engine", "local", "--parts", "2")
+    code, out, _ = call("export", "-o", work, *options)
+    assert code == 0
+    assert "3 cases to annotate" in out
+    made = [*work.glob("prelabels/*"), *work.glob("overlays/*"), *work.glob("uncertainty/*"), work / "worklist.csv"]
+    assert len(made) == 3 * 3 + 1
+    assert [f for f in made if f.read_bytes() != (expected / f.relative_to(work)).read_bytes()] == []
 
 
 def test_no_prelabel_leaves_it_out(root: Path, call: Call) -> None:
