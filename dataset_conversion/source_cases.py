@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -131,20 +131,6 @@ def require_folders(roots: Sequence[Path]) -> None:
             raise AssftError(f"{root} is an archive. Unpack it and give the folder.")
         if not root.is_dir():
             raise AssftError(f"{root} is not a folder. Give the folder of the unpacked download with -i.")
-
-
-def walk(root: Path) -> Iterator[Path]:
-    """Yield the files of a folder and its subfolders in a fixed order, without hidden files and those that macOS adds
-    to archives. Links to folders are followed, but no folder is visited twice."""
-    seen: set[str] = set()
-    for folder, subfolders, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            subfolders.clear()
-            continue
-        seen.add(real)
-        subfolders[:] = sorted(name for name in subfolders if name != "__MACOSX" and not name.startswith("."))
-        yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
 
 
 def ending_of(file: Path) -> str:

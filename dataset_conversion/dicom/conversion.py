@@ -19,17 +19,6 @@ from nnunet_assft.dataset_conversion.apply import duplicates, open_manifest, req
 from nnunet_assft.dataset_conversion.case_conversion import merged_findings
 from nnunet_assft.dataset_conversion.convert import REPORT, id_and_name, id_clash, refuse_own_folder
 from nnunet_assft.dataset_conversion.datasets import CT, MRI, READER
-from nnunet_assft.dataset_conversion.dicom.key_file import Identity, KeyFile, identity
-from nnunet_assft.dataset_conversion.dicom.slices import (
-    COPY,
-    DIRECTORY,
-    NOT_DICOM,
-    OTHER_OBJECT,
-    Found,
-    Slice,
-    find_slices,
-)
-from nnunet_assft.dataset_conversion.dicom.stack import Refused, Stack, stack
 from nnunet_assft.dataset_conversion.dicom.voxels import ENDING, Job, convert_series
 from nnunet_assft.dataset_conversion.file_placement import COPIES_IN_MEMORY
 from nnunet_assft.dataset_conversion.findings import ERROR, Finding, errors, found, ordered
@@ -43,6 +32,17 @@ from nnunet_assft.runtime.files import refuse_endless, sha256_of, write_text
 from nnunet_assft.runtime.processes import number_of_processes
 from nnunet_assft.runtime.text import count, reason
 from nnunet_assft.volumes.dataset_json import check_labels, read_dataset_json
+from nnunet_assft.volumes.dicom.key_file import Identity, KeyFile, held, identity
+from nnunet_assft.volumes.dicom.slices import (
+    COPY,
+    DIRECTORY,
+    NOT_DICOM,
+    OTHER_OBJECT,
+    Found,
+    Slice,
+    find_slices,
+)
+from nnunet_assft.volumes.dicom.stack import Refused, Stack, stack
 from nnunet_assft.volumes.names import DATASET
 
 NAME = "DICOM"  # of a dataset to which -d gives an id only
@@ -100,13 +100,24 @@ def scan(roots: Sequence[Path], raw: Path, dataset: str, options: DicomOptions) 
     check_labels(labels, "--labels")
     require_folders(roots)
     refuse_own_folder(roots, folder)
-    keys = KeyFile.open(options.key_file, [place / folder.name for place in (raw, *_other_places())])
+    places = [place / folder.name for place in (raw, *_other_places())]
+    KeyFile.open(options.key_file, places)  # whose errors are told before all headers are read
     files = find_slices(roots, options.num_processes)
     if not files.slices:
         raise AssftError(
             f"No DICOM image was found among {count(files.n_files, 'file')} in {', '.join(map(str, roots))}. Give the "
             "folder of a DICOM export with -i."
         )
+    with held(options.key_file):
+        keys = KeyFile.open(options.key_file, places)
+        plan = _plan(folder, labels, files, keys, options)
+        keys.save()
+    plan.findings = ordered([*plan.findings, *id_clash(folder.name, raw)])
+    return plan
+
+
+def _plan(folder: Path, labels: dict[str, int], files: Found, keys: KeyFile, options: DicomOptions) -> DicomPlan:
+    """Name the series, choose which of them become cases, and describe all of them in the key file."""
     by_identity: dict[Identity, list[Slice]] = defaultdict(list)
     for slice_ in files.slices:
         by_identity[identity([slice_])].append(slice_)
@@ -122,10 +133,8 @@ def scan(roots: Sequence[Path], raw: Path, dataset: str, options: DicomOptions) 
         placed = volume.files if isinstance(volume, Stack) else [slice_.file for slice_ in members]
         keys.describe(case, members, placed, _state(case, cases, findings))
     keys.unreadable = list(map(str, files.unreadable))
-    keys.save()
     counts = _counts(files, len({_patient(case) for case in series}), len(series), len(usable))
-    findings += [*_unreadable(files), *id_clash(folder.name, raw)]
-    return DicomPlan(folder, labels, keys, cases, counts, ordered(findings))
+    return DicomPlan(folder, labels, keys, cases, counts, [*findings, *_unreadable(files)])
 
 
 def convert(

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnunet_assft.dataset_conversion.labels import canonical_name
-from nnunet_assft.dataset_conversion.source_cases import Sources, stem_of, walk
+from nnunet_assft.dataset_conversion.source_cases import Sources, stem_of
+from nnunet_assft.runtime.files import walk
 
 if TYPE_CHECKING:
     from nnunet_assft.dataset_conversion.datasets import DatasetRow

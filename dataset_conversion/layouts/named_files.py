@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnunet_assft.dataset_conversion.source_cases import POOL, TEST, UNLABELLED, Sources, stem_of, walk
+from nnunet_assft.dataset_conversion.source_cases import POOL, TEST, UNLABELLED, Sources, stem_of
+from nnunet_assft.runtime.files import walk
 
 if TYPE_CHECKING:
     from nnunet_assft.dataset_conversion.datasets import DatasetRow

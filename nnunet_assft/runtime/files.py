@@ -85,6 +85,20 @@ def inside(folder: Path, relative: str) -> Path:
     return folder / relative
 
 
+def walk(root: Path) -> Iterator[Path]:
+    """Yield the files of a folder and its subfolders in a fixed order, without hidden files and those that macOS adds
+    to archives. Links to folders are followed, but no folder is visited twice."""
+    seen: set[str] = set()
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            subfolders.clear()
+            continue
+        seen.add(real)
+        subfolders[:] = sorted(name for name in subfolders if name != "__MACOSX" and not name.startswith("."))
+        yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
+
+
 def link_or_copy(source: Path, target: Path) -> None:
     """Make `target` a hard link to `source`, or a symbolic link or a copy if that is impossible.
 

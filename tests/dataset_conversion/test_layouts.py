@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from nnunet_assft.dataset_conversion.datasets import DATASETS
-from nnunet_assft.dataset_conversion.source_cases import POOL, TEST, UNLABELLED, Sources, collect, walk
+from nnunet_assft.dataset_conversion.source_cases import POOL, TEST, UNLABELLED, Sources, collect
 from nnunet_assft.errors import AssftError
+from nnunet_assft.runtime.files import walk
 from tests.dataset_conversion import downloads
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import set_folders
 from tests.dataset_conversion.conftest import Result, run_convert
-from tests.dataset_conversion.dicom.series_files import ORIENTATIONS, affine_of, scan, write_series
+from tests.volumes.dicom.series_files import ORIENTATIONS, affine_of, scan, write_series
 
 DATASET = "Dataset050_Livers"
 

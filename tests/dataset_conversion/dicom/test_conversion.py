@@ -11,12 +11,12 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 
-from nnunet_assft.dataset_conversion.dicom.key_file import CASE
+from nnunet_assft.volumes.dicom.key_file import CASE
 from nnunet_assft.volumes.raw_dataset import read_dataset
 from tests.conftest import set_folders
 from tests.dataset_conversion.conftest import run_convert
 from tests.dataset_conversion.dicom.conftest import Conversion, ConvertDicom, run_dicom
-from tests.dataset_conversion.dicom.series_files import (
+from tests.volumes.dicom.series_files import (
     NAME,
     ORIENTATIONS,
     PATIENT,

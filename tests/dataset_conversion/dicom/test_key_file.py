@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nnunet_assft.dataset_conversion.dicom.key_file import CASE, KeyFile
+from nnunet_assft.volumes.dicom.key_file import CASE, KeyFile
 from nnunet_assft.volumes.names import CASE_ID
 
 SERIES = [(patient, "", f"study {n}", f"series {n}") for n in range(12) for patient in ("A", "B")]

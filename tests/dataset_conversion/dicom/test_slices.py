@@ -9,7 +9,7 @@ import pydicom
 import pytest
 from pydicom.uid import generate_uid
 
-from nnunet_assft.dataset_conversion.dicom.slices import (
+from nnunet_assft.volumes.dicom.slices import (
     COPY,
     DICOMDIR,
     DIRECTORY,
@@ -18,7 +18,7 @@ from nnunet_assft.dataset_conversion.dicom.slices import (
     find_slices,
 )
 from tests.dataset_conversion.dicom.conftest import ConvertDicom
-from tests.dataset_conversion.dicom.series_files import affine_of, headers, save, scan, write_series
+from tests.volumes.dicom.series_files import affine_of, headers, save, scan, write_series
 
 
 def test_files_are_told_apart_by_their_content(tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ import pytest
 from pydicom.dataset import FileDataset
 from pydicom.uid import MPEG2MPML, generate_uid
 
-from nnunet_assft.dataset_conversion.dicom.slices import find_slices
-from nnunet_assft.dataset_conversion.dicom.stack import Refused, Stack, stack
+from nnunet_assft.volumes.dicom.slices import find_slices
+from nnunet_assft.volumes.dicom.stack import Refused, Stack, stack
 from tests.dataset_conversion.dicom.conftest import ConvertDicom
-from tests.dataset_conversion.dicom.series_files import ORIENTATIONS, affine_of, headers, save, scan
+from tests.volumes.dicom.series_files import ORIENTATIONS, affine_of, headers, save, scan
 
 Damage = Callable[[list[FileDataset]], Sequence[FileDataset] | None]
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from pydicom.uid import UID, JPEGLSLossless, RLELossless
 
-from nnunet_assft.dataset_conversion.dicom.slices import find_slices
-from nnunet_assft.dataset_conversion.dicom.stack import Stack, stack
-from nnunet_assft.dataset_conversion.dicom.voxels import read_volume
+from nnunet_assft.volumes.dicom.slices import find_slices
+from nnunet_assft.volumes.dicom.stack import Stack, stack
+from nnunet_assft.volumes.dicom.voxels import read_volume
 from tests.dataset_conversion.dicom.conftest import ConvertDicom
-from tests.dataset_conversion.dicom.series_files import affine_of, headers, save, scan
+from tests.volumes.dicom.series_files import affine_of, headers, save, scan
 
 
 def volume_of(folder: Path) -> np.ndarray:

@@ -10,10 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nnunet_assft.dataset_conversion.source_cases import walk
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.cases import for_each_case, in_processes
-from nnunet_assft.runtime.files import sha256_file
+from nnunet_assft.runtime.files import sha256_file, walk
 from nnunet_assft.runtime.processes import number_of_processes
 
 TAGS = [

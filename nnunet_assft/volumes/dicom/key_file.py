@@ -3,18 +3,21 @@ dataset."""
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import secrets
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nnunet_assft.dataset_conversion.dicom.slices import Slice
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.files import atomic_path, json_text, read_json
+from nnunet_assft.runtime.locks import only_process
 from nnunet_assft.runtime.writable import reason, require_file
+from nnunet_assft.volumes.dicom.slices import Slice
 
 ABOUT = "Confidential: it says which patient and which DICOM series each case is. Keep it apart from the dataset."
 LETTERS = "23456789bcdfghjkmnpqrstvwxz"  # none that look alike, and no vowels, so that no words arise
@@ -29,6 +32,18 @@ Identity = tuple[str, ...]  # patient (one or more texts), study, series
 def identity(slices: Sequence[Slice]) -> Identity:
     """Return what tells a series from all others."""
     return (*slices[0].patient, slices[0].study, slices[0].series)
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Wait until no other process reads and writes this key file, and keep it so."""
+    with ExitStack() as stack:
+        try:
+            lock = path.with_name(f".{path.name}.lock")
+            stack.enter_context(only_process(lock, f"the key file {path}", patience=math.inf))
+        except OSError as error:
+            raise AssftError(f"--key_file {path} cannot be locked ({reason(error)}). Choose another place.") from error
+        yield
 
 
 @dataclass
@@ -60,6 +75,16 @@ class KeyFile:
         if not path.exists():
             require_file(path, "--key_file")
             return cls(path)
+        return cls.read(path)
+
+    @classmethod
+    def read(cls, path: Path) -> KeyFile:
+        """Read a key file. Raises `AssftError` if it is missing or something else."""
+        if not path.exists():
+            raise AssftError(
+                f"--key_file {path} does not exist. Give the key file that nnUNetv2_assft_convert dicom wrote when it "
+                "made the dataset."
+            )
         try:
             content = read_json(path)
             if content["format"] != FORMAT:
@@ -98,6 +123,7 @@ class KeyFile:
         """Keep what a case is. files: in the order of the slices of the volume, if it is one. state: what has become of
         it."""
         first = slices[0]
+        instances = {slice_.file: slice_.sop_instance for slice_ in slices}
         self.entries[case] |= {
             "state": state,
             "patient_id": first.patient_id,
@@ -108,7 +134,21 @@ class KeyFile:
             "modality": first.modality,
             **{re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower(): text for name, text in first.notes.items()},
             "files": list(map(str, files)),
+            "sop_instance_uids": [instances[file] for file in files],
         }
+
+    def case_of(self, series: Iterable[str], instances: Iterable[str]) -> str | None:
+        """Return the case whose series a DICOM object refers to; None if there is none, or more than one.
+
+        series: the SeriesInstanceUIDs that it names. instances: the SOPInstanceUIDs of slices, which count if it names
+        no series that is known.
+        """
+        wanted, slices = set(series), set(instances)
+        cases = [case for case, entry in self.entries.items() if entry.get("series_instance_uid") in wanted]
+        cases = cases or [
+            case for case, entry in self.entries.items() if not slices.isdisjoint(entry.get("sop_instance_uids", ()))
+        ]
+        return cases[0] if len(cases) == 1 else None
 
     def save(self) -> None:
         """Write the file, which only its owner can read. Raises `AssftError` if that is not possible."""

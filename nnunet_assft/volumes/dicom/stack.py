@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from nnunet_assft.dataset_conversion.dicom.slices import Slice
 from nnunet_assft.runtime.text import by, count, some
+from nnunet_assft.volumes.dicom.slices import Slice
 from nnunet_assft.volumes.grid import RAS
 
 MODALITIES = ("CT", "MR")
