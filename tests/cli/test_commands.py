@@ -122,8 +122,8 @@ def test_settings_are_what_the_options_say(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     line = (
         "-d 901 --strategy random --seed 3 --rounds 4 --budget 5% --domain amos_ct --preset tiny --encoder weights.pth "
-        "--normalization ctfm --annotator human --labelled existing --test_split 0.1 --epochs 7 --iterations_per_epoch 9 --initial_lr 0.01 "
-        "--deep_supervision --option tau_c=1.5 --option pd_weights=reversed"
+        "--normalization ctfm --annotator human --labelled existing --test_split 0.1 --epochs 7 "
+        "--iterations_per_epoch 9 --initial_lr 0.01 --deep_supervision --option tau_c=1.5 --option pd_weights=reversed"
     )
     assert settings_of(parse(plan.parser(), line.split())) == Settings(
         strategy="random",
