@@ -154,7 +154,7 @@ def queried_cases(experiment: Experiment, r: int) -> list[str]:
             return _names(kept_result(query, remedy)["queried"])
         except (ValueError, KeyError, TypeError) as error:
             raise DamagedFileError(f"{query} is damaged ({error}). {remedy}") from error
-    return [experiment.permutation[0]] if r == 0 and experiment.options.first_case == "random" else []
+    return list(experiment.start) if r == 0 else []
 
 
 def labels_to_come(experiment: Experiment, r: int) -> list[str]:

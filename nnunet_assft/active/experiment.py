@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -19,29 +19,42 @@ from nnunet_assft.active.training.initial_network import write_initial_network
 from nnunet_assft.cluster.engines import HERE, Engine
 from nnunet_assft.errors import AssftError, DamagedFileError
 from nnunet_assft.network.checkpoints import load_weights, weights_sha256
+from nnunet_assft.planning.choices import EXISTING
 from nnunet_assft.planning.domains import DOMAINS
 from nnunet_assft.planning.fingerprint import check_images, combine_fingerprint, sizes_of
 from nnunet_assft.planning.planner import CONFIGURATION, plan_from_images
 from nnunet_assft.planning.preprocessing import made_from_others, preprocess_images, require_room_for_all
-from nnunet_assft.planning.test_split import split
+from nnunet_assft.planning.test_split import labelled_cases, split
 from nnunet_assft.runtime.cases import Executor
 from nnunet_assft.runtime.environment import require_space
 from nnunet_assft.runtime.files import link_or_copy, read_json, sha256_of, write_json
-from nnunet_assft.runtime.text import named, some
+from nnunet_assft.runtime.text import count, named, some
 from nnunet_assft.runtime.writable import is_writable
 from nnunet_assft.volumes.names import EXPERIMENT
 from nnunet_assft.volumes.raw_dataset import RawDataset, find_dataset
 
+CheckLabels = Callable[[RawDataset, Sequence[str], Executor], dict[str, list[str]]]
+
+
+def no_check(dataset: RawDataset, cases: Sequence[str], executor: Executor) -> dict[str, list[str]]:
+    """Leave the labels that are there at the start to round 0, which checks their positions and their values."""
+    return {}
+
 
 def create_experiment(
-    dataset_name_or_id: str | int, name: str, settings: Settings, engine: Engine = HERE
+    dataset_name_or_id: str | int,
+    name: str,
+    settings: Settings,
+    engine: Engine = HERE,
+    check_labels: CheckLabels = no_check,
 ) -> Experiment:
     """Create an experiment, or load it if it already exists with the same settings.
 
     Decides the test split and the first case, then writes the fingerprint, the plans, the initial network and the
     preprocessed images. An interrupted call can be repeated and continues where it stopped. engine: where images are
-    read and preprocessed. Raises `AssftError` for a dataset that cannot be used, and if the experiment exists with
-    other settings.
+    read and preprocessed. check_labels: checks the labels of the cases that are labelled at the start, and returns
+    case -> the warnings about its label that a person has accepted. Raises `AssftError` for a dataset that cannot be
+    used, and if the experiment exists with other settings.
     """
     dataset = find_dataset(dataset_name_or_id)
     wanted = _decide(dataset, name, settings)
@@ -51,7 +64,7 @@ def create_experiment(
         with only_process(wanted):
             existing = _existing(wanted)
             if existing is None:
-                return _create(dataset, wanted, engine)
+                return _create(dataset, wanted, engine, check_labels)
     raw_dataset = existing.raw_dataset()
     prepare(existing, raw_dataset, engine)
     restore_initial_network(existing, raw_dataset)
@@ -67,13 +80,15 @@ def _existing(wanted: Experiment) -> Experiment | None:
     return existing
 
 
-def _create(dataset: RawDataset, wanted: Experiment, engine: Engine) -> Experiment:
+def _create(dataset: RawDataset, wanted: Experiment, engine: Engine, check_labels: CheckLabels) -> Experiment:
     """Read all images, and write the experiment with everything that its rounds need."""
+    _require_a_question(dataset, wanted)
     paths, images = wanted.paths, image_files(dataset, wanted)
     # first, because an encoder that does not fit is refused in seconds, and reading all images may take hours
     report = write_initial_network(paths.initial_network, dataset.dataset_json, wanted.settings)
     executor = engine.images(paths.jobs, images)
     checksums = check_images(images, dataset.reader, paths.fingerprint_cases, executor=executor)
+    accepted = check_labels(dataset, wanted.labelled_at_start, executor)
     fingerprint = combine_fingerprint(wanted.pool, paths.fingerprint_cases)  # test images do not influence the plans
     plans = _plan(wanted, dataset, fingerprint)
     require_room_for_all(sizes_of(images, paths.fingerprint_cases), plans)
@@ -82,6 +97,7 @@ def _create(dataset: RawDataset, wanted: Experiment, engine: Engine) -> Experime
     experiment = dataclasses.replace(
         wanted,
         encoder_report=report,
+        accepted_at_start=accepted,
         reader=plans["image_reader_writer"],
         initial_network_sha256=weights_sha256(load_weights(paths.initial_network)),
         checksums={
@@ -117,8 +133,25 @@ def _decide(dataset: RawDataset, name: str, settings: Settings) -> Experiment:
         test=test,
         test_source=test_source,
         permutation=random_permutation(pool, settings.seed),
+        labelled_at_start=labelled_cases(dataset, pool, settings.labels_known),
         versions={package: version(package) for package in packages} | {"nnunet_assft": __version__},
     )
+
+
+def _require_a_question(dataset: RawDataset, wanted: Experiment) -> None:
+    """Raise `AssftError` if no case is left to query, or if an option asks for another first case."""
+    start = wanted.labelled_at_start
+    if len(start) == len(wanted.pool):
+        raise AssftError(
+            f"All {len(start)} cases in the pool of {dataset.name} are labelled, so there is nothing to query. Add "
+            "images without labels, name the cases to start with in a file (--labelled FILE), or start with a single "
+            "case (--labelled none)."
+        )
+    if start and wanted.options.first_case != "random":
+        raise AssftError(
+            f"first_case={wanted.options.first_case} has no effect, because round 0 trains on the "
+            f"{count(len(start), 'case')} labelled already. Leave it out, or add --labelled none."
+        )
 
 
 def _plan(experiment: Experiment, dataset: RawDataset, fingerprint: dict[str, Any]) -> dict[str, Any]:
@@ -282,7 +315,9 @@ def restore_initial_network(experiment: Experiment, dataset: RawDataset) -> None
 
 def _refuse_other_settings(existing: Experiment, wanted: Experiment) -> None:
     changed = existing.settings.differences(wanted.settings)
-    for key in ("pool", "test", "n_query"):
+    both_existing = existing.settings.labels_known == wanted.settings.labels_known == EXISTING
+    # labels that were added since the experiment was planned are no other setting
+    for key in ("pool", "test", "n_query", *([] if both_existing else ["labelled_at_start"])):
         if getattr(existing, key) != getattr(wanted, key):
             changed[key] = (getattr(existing, key), getattr(wanted, key))
     if changed:

@@ -146,7 +146,7 @@ def _round_before(experiment: Experiment, r: int, device: torch.device, engine: 
 def _query(context: Context, r: int, before: Round | None) -> tuple[list[str], list[str]]:
     """Return the cases to annotate, best first, and the cases that section 3.4 excludes from this query."""
     if before is None:
-        return [_first_case(context)], []  # x_1: the same for every strategy
+        return list(context.experiment.start) or [_medoid(context)], []  # the same for every strategy
     experiment, options = context.experiment, context.experiment.options
     strategy = STRATEGIES[experiment.settings.strategy]
     excluded = before.pseudo_labelled if strategy.excludes_pseudo_labelled and options.exclude_pseudo else ()
@@ -178,10 +178,8 @@ def _query(context: Context, r: int, before: Round | None) -> tuple[list[str], l
     return result["queried"], result["excluded"]
 
 
-def _first_case(context: Context) -> str:
+def _medoid(context: Context) -> str:
     experiment = context.experiment
-    if experiment.options.first_case == "random":
-        return experiment.permutation[0]
 
     def compute() -> dict[str, Any]:
         e_pre = embeddings(pretrained_records(context), experiment.pool)

@@ -11,7 +11,7 @@ from nnunet_assft.active.options import NONE, OF_STRATEGY, PSEUDO, Options
 from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.errors import AssftError
 from nnunet_assft.network.presets import PRESETS
-from nnunet_assft.planning.choices import ANNOTATORS, NORMALIZATIONS
+from nnunet_assft.planning.choices import ANNOTATORS, EXISTING, NO_LABELS, NORMALIZATIONS
 from nnunet_assft.planning.domains import DOMAINS, ONE_SHOT_EPOCHS, resolve_domain
 from nnunet_assft.runtime.ranges import RANGES, check, parse_budget
 
@@ -24,7 +24,8 @@ class Settings:
 
     rounds, budget, epochs: None means the value of the domain. epochs: per stage of a round r >= 1; round 0 has the
     same share of it as in the paper, unless one_shot_epochs, which has no option, sets its number. encoder: path of the
-    pre-trained weights, None for a random start. test_split: see `planning.test_split`. Numbers: see `runtime.ranges`.
+    pre-trained weights, None for a random start. test_split, labelled: see `planning.test_split`; `labels_known` is
+    what labelled means where it is None. Numbers: see `runtime.ranges`.
     """
 
     strategy: str = "assft"
@@ -36,6 +37,7 @@ class Settings:
     encoder: str | None = None
     annotator: str = "oracle"
     test_split: str | None = None
+    labelled: str | None = None
     epochs: int | None = None
     one_shot_epochs: int | None = None
     iterations_per_epoch: int = 250
@@ -55,9 +57,14 @@ class Settings:
                 parse_budget(self.budget)
             except ValueError as error:
                 raise AssftError(f"--budget {error}.") from None
-        for name in ("encoder", "test_split"):
+        for name in ("encoder", "test_split", "labelled"):
             if getattr(self, name) == "":
                 raise AssftError(f"--{name} is empty; leave it out, or name a file.")
+        if self.labelled == EXISTING and self.annotator == "oracle":
+            raise AssftError(
+                "--labelled existing: with the annotator oracle, every label is in labelsTr, and none would be left to "
+                "query. Name the cases to start with in a file, or plan with --annotator human."
+            )
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Settings:
@@ -108,6 +115,11 @@ class Settings:
         }
 
     @property
+    def labels_known(self) -> str:
+        """Which cases are labelled at the start: `existing`, `none`, or the name of a file that lists them."""
+        return self.labelled or (EXISTING if self.annotator == "human" else NO_LABELS)
+
+    @property
     def second_stage(self) -> str:
         """The kind of the second stage of a round: `pseudo`, `supervised` or `none`."""
         if self.options.second_stage != OF_STRATEGY:
@@ -117,13 +129,14 @@ class Settings:
     def differences(self, other: Settings) -> dict[str, tuple[Any, Any]]:
         """Return name -> (value here, value there) of every setting and option that differs.
 
-        The test split is left out, because callers compare the resulting test cases rather than the text.
+        The test split and the labelled cases are left out, because callers compare the resulting cases rather than the
+        text.
         """
         mine, theirs = (
             {**asdict(settings), **asdict(settings.options), "second_stage": settings.second_stage}
             for settings in (self, other)
         )
-        ignored = ("options", "test_split")
+        ignored = ("options", "test_split", "labelled")
         return {
             name: (value, theirs[name]) for name, value in mine.items() if name not in ignored and value != theirs[name]
         }

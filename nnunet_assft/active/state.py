@@ -63,12 +63,14 @@ class Experiment:
     pool: tuple[str, ...]  # T, ascending
     test: tuple[str, ...]
     test_source: str
-    permutation: tuple[str, ...]  # random order of the pool; the first case is x_1, unless first_case is `medoid`
+    permutation: tuple[str, ...]  # random order of the pool, from which x_1 is taken; see `start`
     encoder_report: dict[str, Any] | None = None  # on the pre-trained weights; None if the encoder starts at random
     initial_network_sha256: str = ""
     reader: str = ""  # nnU-Net's reader of the images and labels
     checksums: dict[str, str] = field(default_factory=dict)  # of plans, fingerprint, images, and the labels' meaning
     versions: dict[str, str] = field(default_factory=dict)
+    labelled_at_start: tuple[str, ...] = ()  # cases of the pool on which round 0 trains in place of x_1, ascending
+    accepted_at_start: dict[str, list[str]] = field(default_factory=dict)  # of these: case -> warnings of the gate
     pseudo_labels_with_results: bool = False  # because the raw dataset could only be read when this was planned
     schema_version: int = SCHEMA_VERSION
 
@@ -85,6 +87,13 @@ class Experiment:
     @property
     def paths(self) -> ExperimentPaths:
         return ExperimentPaths(self.dataset, self.name, self.pseudo_labels_with_results)
+
+    @property
+    def start(self) -> tuple[str, ...]:
+        """The cases that round 0 trains on: those labelled at the start, or else x_1; empty before x_1 is computed."""
+        if self.labelled_at_start:
+            return self.labelled_at_start
+        return self.permutation[:1] if self.options.first_case == "random" else ()
 
     @property
     def initial_model(self) -> Model:
@@ -128,8 +137,8 @@ class Experiment:
         elif version != SCHEMA_VERSION:
             raise AssftError(f"{file} has schema version {version}; expected {SCHEMA_VERSION}. {written_by(content)}")
         require_fields(cls, content, file, remedy)
-        for key in ("pool", "test", "permutation"):
-            content[key] = tuple(content[key])
+        for key in ("pool", "test", "permutation", "labelled_at_start"):
+            content[key] = tuple(content.get(key, ()))
         strategy = content["settings"]["strategy"]
         if strategy not in STRATEGIES:
             raise AssftError(

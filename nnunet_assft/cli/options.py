@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import fields
+from functools import partial
 from typing import TYPE_CHECKING
 
 from nnunet_assft.cli.common import (
@@ -33,6 +34,19 @@ def add_plan_options(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument(
         "--annotator", default="oracle", choices=ANNOTATORS, help="oracle: all labels are in labelsTr already"
+    )
+    p.add_argument(
+        "--labelled",
+        type=one_of_or_file,
+        metavar="L",
+        help="cases of round 0: existing (labels in labelsTr), none (one case is drawn), or a file of ids (default: "
+        "existing for a human, none for the oracle)",
+    )
+    p.add_argument(
+        "--accept",
+        action="append",
+        metavar="CASE",
+        help="start with this label despite its warnings; all: every label; may be repeated",
     )
     add_accept_geometry(p)
     add_shared_options(p)
@@ -72,7 +86,7 @@ def add_shared_options(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument(
         "--test_split",
-        type=fraction_or_file,
+        type=one_of_or_file,
         metavar="S",
         help="fraction of imagesTr or file of ids (default: labelled imagesTs, or 0.2)",
     )
@@ -127,8 +141,8 @@ def budget(text: str) -> str:
     return text
 
 
-def fraction_or_file(text: str) -> str:
-    """Parse --test_split, as a type of argparse; whether it is a fraction or a file is decided with the dataset."""
+def one_of_or_file(text: str) -> str:
+    """Parse --test_split or --labelled, as a type of argparse; whether it is a file is decided with the dataset."""
     file_name(text)
     return text
 
@@ -172,7 +186,13 @@ def settings_of(args: argparse.Namespace) -> Settings:
 def make_experiment(args: argparse.Namespace) -> Experiment:
     """Plan the experiment -e of the dataset -d with the options of `add_plan_options`, and return it."""
     from nnunet_assft.active.experiment import create_experiment
+    from nnunet_assft.annotation.existing import check_existing
+    from nnunet_assft.annotation.import_labels import Consent
+    from nnunet_assft.volumes.accepted_geometry import ALL
 
-    experiment = create_experiment(args.d, args.e, settings_of(args), choose_engine(args))
+    accepted = args.accept or ()
+    consent = Consent(accepted, all_warnings=ALL in accepted, geometry=args.accept_geometry or ())
+    check = partial(check_existing, consent)
+    experiment = create_experiment(args.d, args.e, settings_of(args), choose_engine(args), check)
     accept_geometry(args, experiment)
     return experiment

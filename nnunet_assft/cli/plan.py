@@ -9,6 +9,7 @@ from nnunet_assft.cli.common import make_parser, run
 from nnunet_assft.cli.options import add_plan_options, make_experiment
 from nnunet_assft.cli.printing import print_deviations
 from nnunet_assft.network.presets import ENCODERS, PRESETS
+from nnunet_assft.planning.choices import EXISTING
 from nnunet_assft.planning.domains import DOMAINS
 from nnunet_assft.runtime.text import count, some
 
@@ -21,7 +22,7 @@ def parser() -> argparse.ArgumentParser:
     p = make_parser(
         "plan",
         "Create an experiment: fingerprint of the images, plans, preprocessed images of the pool and the test cases, "
-        "initial network and first case. No label is read.",
+        "initial network and first case. Of labels, only those of cases to start with are read.",
     )
     add_plan_options(p)
     return p
@@ -43,15 +44,18 @@ def plan(args: argparse.Namespace) -> None:
     _print_encoder(experiment)
     pool, test = count(len(experiment.pool), "case"), count(len(experiment.test), "test case")
     print(f"{pool} in the pool, {test} ({experiment.test_source})")
-    random = experiment.options.first_case == "random"
-    first_case = experiment.permutation[0] if random else "the medoid, computed in round 0"
     dataset = experiment.raw_dataset()
     if dataset.left_out:
         files = some(map(shown, dataset.left_out))
         print(
             f"Files that do not end with {dataset.file_ending} are left out: {files}. Convert them if they are images."
         )
-    print(f"rounds 1 to {n_rounds} query {count(n_query, 'case')} each; first case {first_case}")
+    random = experiment.options.first_case == "random"
+    first_case = experiment.permutation[0] if random else "the medoid, computed in round 0"
+    start = _start(experiment) if experiment.labelled_at_start else f"first case {first_case}"
+    print(f"rounds 1 to {n_rounds} query {count(n_query, 'case')} each; {start}")
+    for case, warnings in experiment.accepted_at_start.items():
+        print(f"accepted: {case}: {'; '.join(warnings)}")
     print(
         f"epochs: {training['one_shot_epochs']} in round 0, then {training['epochs']} per stage, of "
         f"{training['iterations_per_epoch']} iterations; initial learning rate {training['initial_lr']:g}"
@@ -62,11 +66,18 @@ def plan(args: argparse.Namespace) -> None:
         print(f"{experiment.paths.raw} can only be read, so pseudo-labels will be written to {folder}.")
         if settings.annotator == "human":
             print("nnUNetv2_assft_annotate import needs to write to labelsTr; make that folder writable before.")
-    if 1 + n_query * n_rounds > len(experiment.pool):
+    if max(1, len(experiment.start)) + n_query * n_rounds > len(experiment.pool):
         print("The budget of all rounds exceeds the pool, so the last rounds will query fewer cases, or none.")
     if to_look_at := remarks(experiment.paths.fingerprint_cases):
         print(to_look_at)
     print(f"Next: {experiment.command('round', '-r', '0')}")
+
+
+def _start(experiment: Experiment) -> str:
+    """Return on which cases round 0 trains, and why."""
+    known, start = experiment.settings.labels_known, experiment.labelled_at_start
+    source = "labels in labelsTr; --labelled none would draw one case instead" if known == EXISTING else known
+    return f"round 0 trains on {count(len(start), 'labelled case')}: {some(start)} ({source})"
 
 
 def _print_encoder(experiment: Experiment) -> None:

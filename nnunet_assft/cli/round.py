@@ -39,7 +39,7 @@ def round_(args: argparse.Namespace) -> None:
     accept_geometry(args, experiment)
     device, engine = choose_where(args)
     partial = args.proceed_with_partial
-    print_round(run_round(experiment, args.r, device, engine=engine, proceed_with_partial=partial))
+    print_round(experiment, run_round(experiment, args.r, device, engine=engine, proceed_with_partial=partial))
     if args.r < experiment.n_rounds:
         print(f"Next: {experiment.command('round', '-r', str(args.r + 1))}")
 

@@ -27,7 +27,7 @@ def run_all(args: argparse.Namespace) -> None:
 
     planned = ExperimentPaths(find_dataset(args.d).name, args.e).experiment_file.is_file()
     # if options are given, planning checks that the experiment was planned with them
-    given = args.typed - {"d", "e", "device", "verbose", "np", "accept_geometry", *ENGINE_OPTIONS}
+    given = args.typed - {"d", "e", "device", "verbose", "np", "accept", "accept_geometry", *ENGINE_OPTIONS}
     if planned and not given:
         experiment = load_experiment(args)
         accept_geometry(args, experiment)
@@ -36,7 +36,7 @@ def run_all(args: argparse.Namespace) -> None:
     device, engine = choose_where(args)
     for r in range(experiment.n_rounds + 1):
         done = run_round(experiment, r, device, engine=engine)
-        print_round(done)
+        print_round(experiment, done)
         if not done.unlabelled:
             break
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 ANNOTATORS = ("oracle", "human")
 
+EXISTING, NO_LABELS = "existing", "none"  # of --labelled, besides the name of a file
+
 NORMALIZATIONS = {  # name -> class in `planning.normalization`, which the plans refer to by name
     "percentile": "PercentileZScoreNormalization",
     "ctfm": "CTFMNormalization",

@@ -1,4 +1,5 @@
-"""The split of a dataset into the pool and the held-out test cases. No label file is opened."""
+"""The split of a dataset into the pool and the held-out test cases, and the cases of the pool that are labelled at the
+start. No label file is opened."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from nnunet_assft.errors import AssftError
 from nnunet_assft.nnunet_names import SPLIT_SEED
+from nnunet_assft.planning.choices import EXISTING, NO_LABELS
 from nnunet_assft.runtime.files import read_json
 from nnunet_assft.runtime.text import count, some
 from nnunet_assft.volumes.image_files import meant_instead
@@ -56,6 +58,28 @@ def split(dataset: RawDataset, annotator: str, test_split: str | None) -> tuple[
     return pool, test, source
 
 
+def labelled_cases(dataset: RawDataset, pool: Sequence[str], spec: str) -> tuple[str, ...]:
+    """Return the cases of the pool that are labelled at the start, ascending.
+
+    spec: `existing` for all that have a label file, `none`, or a file of case ids, see `_cases_in_file`. Raises
+    `AssftError` for a file that cannot be read or lists a case that is not in the pool or has no label file.
+    """
+    if spec == NO_LABELS:
+        return ()
+    known = tuple(case for case in pool if dataset.label_file(case).is_file())
+    if spec == EXISTING:
+        return known
+    words = f"the word {EXISTING} or {NO_LABELS}"
+    listed = _cases_in_file("--labelled", Path(spec), "labelled", pool, "the pool", words)
+    missing = sorted(listed - set(known))
+    if missing:
+        raise AssftError(
+            f"--labelled {spec} names {count(len(missing), 'case')} without a label file ({some(missing)}). "
+            f"{_meant(dataset, missing)}Add the labels to labelsTr, or take the cases out of the file."
+        )
+    return tuple(case for case in pool if case in listed)
+
+
 def _meant(dataset: RawDataset, missing: Sequence[str]) -> str:
     """Return a sentence about a file that is probably meant as the label of one of the first of these cases."""
     sentences = (meant_instead(dataset.label_file(case), dataset.file_ending) for case in missing[:5])
@@ -67,7 +91,7 @@ def _held_out(dataset: RawDataset, spec: str) -> tuple[tuple[str, ...], tuple[st
     if not spec.strip():
         raise AssftError("--test_split is empty. Give a fraction (0.2) or a file of case ids, or leave out the option.")
     if not is_fraction(spec):
-        test = _cases_in_file(Path(spec), cases)
+        test = _cases_in_file("--test_split", Path(spec), "test", cases, "imagesTr", "a fraction (0.2)")
         source = f"file {Path(spec).resolve()}"
     else:
         fraction, fold = _fraction_and_fold(spec)
@@ -101,39 +125,40 @@ def _fraction_and_fold(spec: str) -> tuple[float, int]:
     return float(share.removesuffix("%")) / (100 if share.endswith("%") else 1), int(fold or 0)
 
 
-def _cases_in_file(file: Path, cases: list[str]) -> set[str]:
-    """Return the case ids in a file: a JSON list, a JSON object with the key `test`, or one id per line."""
+# six parameters: a file, and what its messages say
+def _cases_in_file(option: str, file: Path, key: str, cases: Sequence[str], place: str, otherwise: str) -> set[str]:
+    """Return the case ids in a file: a JSON list, a JSON object with this key, or one id per line.
+
+    For messages: option, with which the file was given; place, where the cases are; otherwise, what else the option
+    takes.
+    """
     try:
         is_file = file.is_file()
     except (OSError, ValueError) as error:  # a name that is too long, for example
-        raise AssftError(f"--test_split {file} cannot be read ({error}). Give a text file of case ids.") from error
+        raise AssftError(f"{option} {file} cannot be read ({error}). Give a text file of case ids.") from error
     if not is_file:
-        raise AssftError(
-            f"--test_split {file}: neither a file nor a fraction. Give a fraction (0.2) or a file of case ids."
-        )
+        raise AssftError(f"{option} {file}: neither a file nor {otherwise}. Give a file of case ids, or {otherwise}.")
     try:
         text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise AssftError(
-            f"--test_split {file} is not a text in UTF-8. Save it as UTF-8, one case id per line."
-        ) from error
+        raise AssftError(f"{option} {file} is not a text in UTF-8. Save it as UTF-8, one case id per line.") from error
     try:
         content = read_json(file)
-        listed = content["test"] if isinstance(content, dict) else content
+        listed = content[key] if isinstance(content, dict) else content
     except (ValueError, KeyError):
         listed = None
     except RecursionError:
-        raise AssftError(f"--test_split {file} is nested too deeply. Give a list of case ids.") from None
+        raise AssftError(f"{option} {file} is nested too deeply. Give a list of case ids.") from None
     if not isinstance(listed, list):  # one id per line; a single numeric id is also valid JSON
         listed = text.split()
     if not listed:
-        raise AssftError(f"--test_split {file} names no case; expected ids such as {cases[0]}, one per line.")
+        raise AssftError(f"{option} {file} names no case; expected ids such as {cases[0]}, one per line.")
     for case in listed:
-        CASE_ID.check(str(case) if isinstance(case, int) else case, f"--test_split {file}")
+        CASE_ID.check(str(case) if isinstance(case, int) else case, f"{option} {file}")
     unknown = sorted({str(case) for case in listed} - set(cases))
     if unknown:
         raise AssftError(
-            f"--test_split {file} names {len(unknown)} cases that are not in imagesTr ({some(unknown)}); "
+            f"{option} {file} names {len(unknown)} cases that are not in {place} ({some(unknown)}); "
             f"expected ids such as {cases[0]}."
         )
     return {str(case) for case in listed}

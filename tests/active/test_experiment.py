@@ -9,12 +9,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from nnunet_assft.active.options import Options
 from nnunet_assft.active.state import Experiment
 from nnunet_assft.errors import AssftError
 from nnunet_assft.network.architecture import CTFMSegmentationNet
 from nnunet_assft.network.checkpoints import load_weights, weights_sha256
 from nnunet_assft.network.presets import PRESETS
-from tests.conftest import TINY, plan_experiment, write_dataset
+from tests.conftest import TINY, blob_case, plan_experiment, write_dataset, write_volume
 
 POOL = tuple(f"case_{i:02d}" for i in range(8))
 SETTINGS = {"preset": "tiny", "epochs": 2, "iterations_per_epoch": 2}  # rounds and budget are those of the domain
@@ -38,6 +39,71 @@ def without_test_folders(folder):
 def state_of(*folders):
     """Every file below, with the time of its last change."""
     return {file: file.stat().st_mtime_ns for folder in folders for file in folder.rglob("*") if file.is_file()}
+
+
+# Cases that are labelled at the start ---------------------------------------------------------------------------------
+
+
+def keep_labels(blobs, *cases):
+    """Of the labels of the pool, only these are left."""
+    for file in (blobs / "labelsTr").iterdir():
+        if file.name.removesuffix(".nii.gz") not in cases:
+            file.unlink()
+
+
+def test_a_human_experiment_starts_with_the_labels_at_hand_by_default(blobs):
+    keep_labels(blobs, "case_05", "case_02")
+    experiment = plan(annotator="human")
+    assert experiment.labelled_at_start == experiment.start == ("case_02", "case_05")
+    assert experiment.pool == POOL
+    assert sorted(experiment.permutation) == list(POOL)
+    none = plan("none", annotator="human", labelled="none")
+    assert none.labelled_at_start == ()
+    assert none.start == none.permutation[:1]
+    assert none.permutation == experiment.permutation
+
+
+def test_labels_that_come_later_are_no_other_setting(blobs):
+    keep_labels(blobs, "case_05")
+    experiment = plan(annotator="human")
+    write_volume(blobs / "labelsTr/case_00.nii.gz", blob_case(0)[1])
+    assert plan(annotator="human", labelled="existing") == experiment
+    with pytest.raises(AssftError, match=r"\(labelled_at_start was 1 cases, now 0 cases\)"):
+        plan(annotator="human", labelled="none")
+
+
+def test_a_file_names_the_first_cases_also_of_a_benchmark(blobs, tmp_path):
+    (tmp_path / "start.txt").write_text("case_06\ncase_01\n")
+    experiment = plan(labelled=str(tmp_path / "start.txt"))
+    assert experiment.start == ("case_01", "case_06")
+    (tmp_path / "splits.json").write_text('{"labelled": ["case_01", "case_06"]}')
+    assert plan(labelled=str(tmp_path / "splits.json")) == experiment  # the cases count, not the name of the file
+    with pytest.raises(AssftError, match=r"\(labelled_at_start was 2 cases, now 0 cases\)"):
+        plan()
+
+
+def test_an_oracle_never_starts_with_all_that_it_knows(blobs):
+    assert plan().labelled_at_start == ()
+    with pytest.raises(AssftError, match="every label is in labelsTr, and none would be left to query"):
+        plan("other", labelled="existing")
+
+
+def test_a_start_that_cannot_be(blobs, tmp_path):
+    file = tmp_path / "start.txt"
+    file.write_text("case_01 case_08")  # a test case
+    with pytest.raises(AssftError, match=r"--labelled .* names 1 cases that are not in the pool \(case_08\)"):
+        plan(labelled=str(file))
+    with pytest.raises(AssftError, match="--labelled exiting: neither a file nor the word existing or none"):
+        plan(labelled="exiting")
+    with pytest.raises(AssftError, match=r"All 8 cases in the pool .* are labelled, so there is nothing to query"):
+        plan(annotator="human")
+    keep_labels(blobs, "case_02")
+    file.write_text("case_02 case_03")
+    with pytest.raises(AssftError, match=r"names 1 case without a label file \(case_03\). Add the labels to labelsTr"):
+        plan(annotator="human", labelled=str(file))
+    with pytest.raises(AssftError, match="first_case=medoid has no effect, because round 0 trains on the 1 case"):
+        plan(annotator="human", options=Options(first_case="medoid"))
+    assert not list(blobs.parents[1].glob("nnUNet_results/*/assft/*/experiment.json"))
 
 
 # Test cases -----------------------------------------------------------------------------------------------------------

@@ -329,6 +329,38 @@ def test_small_pools_are_used_up_and_no_further(nnunet_folders: Path) -> None:
         run_round(experiment, 2, CPU)
 
 
+# Labels at hand -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strategy", ["assft", "random", "coreset"])
+def test_round_0_trains_on_the_labels_at_hand(blobs: Path, tmp_path: Path, strategy: str) -> None:
+    """A benchmark that starts with three given cases; the budget and tau of its rounds are those of any other."""
+    (tmp_path / "start.txt").write_text("case_01 case_04 case_06")
+    experiment = plan_experiment(
+        BLOBS, **{**TINY, "rounds": 1, "epochs": 1}, strategy=strategy, labelled=str(tmp_path / "start.txt")
+    )
+    assert queried_cases(experiment, 0) == ["case_01", "case_04", "case_06"]
+    first, second = run_all(experiment)
+    assert first.labelled == first.queried == ("case_01", "case_04", "case_06")
+    assert set(read_json(experiment.paths.stage_file(0, "supervised"))["cases"]) == set(first.labelled)
+    assert len(second.queried) == 2  # N_B, which the labels at hand do not count towards
+    assert set(second.labelled) == {*first.labelled, *second.queried}
+    assert len(second.pseudo_labelled) == (2 if strategy == "assft" else 0)  # N_SU = N_B r
+    if strategy == "random":
+        left = [case for case in experiment.permutation if case not in first.labelled]
+        assert list(second.queried) == left[:2]
+
+
+def test_a_human_experiment_asks_for_no_first_case_if_there_are_labels(blobs: Path) -> None:
+    for file in (blobs / "labelsTr").iterdir():
+        if file.name not in ("case_02.nii.gz", "case_05.nii.gz"):
+            file.unlink()
+    experiment = plan_experiment(BLOBS, **{**TINY, "epochs": 1}, annotator="human")
+    assert run_round(experiment, 0, CPU).labelled == ("case_02", "case_05")
+    with pytest.raises(WaitingForAnnotation, match="annotation of 2 of 2 cases"):
+        run_round(experiment, 1, CPU)
+
+
 # No leak --------------------------------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -26,6 +27,7 @@ from nnunet_assft.cli.options import settings_of
 from nnunet_assft.network import PRESETS, build_network
 from nnunet_assft.planning.domains import DOMAINS
 from nnunet_assft.runtime import files
+from tests.conftest import SHAPE, write_volume
 
 COMMANDS = {
     "convert": convert,
@@ -120,8 +122,8 @@ def test_settings_are_what_the_options_say(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     line = (
         "-d 901 --strategy random --seed 3 --rounds 4 --budget 5% --domain amos_ct --preset tiny --encoder weights.pth "
-        "--normalization ctfm --annotator human --test_split 0.1 --epochs 7 --iterations_per_epoch 9 --initial_lr 0.01 "
-        "--deep_supervision --option tau_c=1.5 --option pd_weights=reversed"
+        "--normalization ctfm --annotator human --labelled existing --test_split 0.1 --epochs 7 "
+        "--iterations_per_epoch 9 --initial_lr 0.01 --deep_supervision --option tau_c=1.5 --option pd_weights=reversed"
     )
     assert settings_of(parse(plan.parser(), line.split())) == Settings(
         strategy="random",
@@ -133,6 +135,7 @@ def test_settings_are_what_the_options_say(tmp_path, monkeypatch):
         encoder=str(tmp_path / "weights.pth"),
         normalization="ctfm",
         annotator="human",
+        labelled="existing",
         test_split="0.1",
         epochs=7,
         iterations_per_epoch=9,
@@ -406,6 +409,24 @@ def test_a_missing_annotation_is_waited_for(blobs, call, tmp_path):
     )
     assert call("annotate export -d 901 --annotators anna -o", str(tmp_path / "work"))[0] == 0
     assert f"waiting for the annotation of: {first} (anna)\n" in call("status -d 901")[1]
+
+
+def test_labels_at_hand_are_checked_and_trained_on(blobs, call):
+    for file in (blobs / "labelsTr").iterdir():
+        if file.name not in ("case_03.nii.gz", "case_05.nii.gz"):
+            file.unlink()
+    write_volume(blobs / "labelsTr/case_05.nii.gz", np.zeros(SHAPE, np.uint8))
+    line = "plan -d 901 --annotator human --rounds 1 --budget 1"
+    doubt = "Your consent is needed for 1 label of the 2 to start with (case_05: it is empty: no structure has a voxel)"
+    assert doubt in the_error(call(line, *SMALL), "plan")
+    assert "has no experiment" in the_error(call("status -d 901"), "status")
+    code, out, _ = call(line, *SMALL, "--accept", "case_05")
+    assert code == 0
+    assert "rounds 1 to 1 query 1 case each; round 0 trains on 2 labelled cases: case_03, case_05 (labels in lab" in out
+    assert "\naccepted: case_05: it is empty: no structure has a voxel\n" in out
+    assert call(line, *SMALL)[1] == out  # again, without the consent that is recorded
+    _, out, _ = call("round -d 901 -r 0 -device cpu")
+    assert out.startswith("round 0: trained on the 2 cases labelled at the start; 2 labelled, 6 unlabelled, 0 pseudo")
 
 
 # What is printed when all goes well ----------------------------------------------------------------------------------

@@ -157,7 +157,7 @@ def test_no_label_of_an_open_round_is_looked_at(trained, monkeypatch):
 
 
 def test_experiments_without_known_labels_or_pseudo_labels_are_refused(blobs: Path):
-    human = plan_experiment("Dataset901_Blobs", name="human", annotator="human", **SETTINGS)
+    human = plan_experiment("Dataset901_Blobs", name="human", annotator="human", labelled="none", **SETTINGS)
     with pytest.raises(AssftError, match=r"'human' has a human annotator.*--annotator oracle"):
         pseudo_label_quality(human, 1, CPU)
     random = plan_experiment("Dataset901_Blobs", name="random", strategy="random", **SETTINGS)

@@ -129,6 +129,24 @@ TEST_SPLIT = tuple(
     )
 )
 
+LABELLED = (
+    planning("--labelled existing of an oracle", i.nothing, "every label is in labelsTr", "--labelled existing"),
+    planning("--labelled of a device", i.nothing, "/dev/zero: neither a file nor the word", "--labelled /dev/zero"),
+    planning("--labelled without a name", i.nothing, "''; expected the name of a file", "--labelled ''", code=2),
+    planning("human, all labelled", i.nothing, "so there is nothing to query", "--annotator human"),
+    *(
+        planning(f"--labelled FILE: {name}", i.holds("given/ids", content), line, "--labelled {given}/ids")
+        for name, content, line in (
+            ("nested brackets", NESTED, "contains [ (U+005B)"),
+            ("empty", b"", "names no case; expected ids such as case_00, one per line"),
+            ("a test case", b"case_08", "names 1 cases that are not in the pool (case_08)"),
+        )
+    ),
+    planning(
+        "a consent to no label", i.nothing, "--accept names case_77; expected cases to start with", "--accept case_77"
+    ),
+)
+
 DATASET_JSON = (
     *(
         planning(f"dataset.json: {name}", i.dataset_json_is(content), line)
@@ -470,6 +488,7 @@ ROWS = (
     *VARIABLES,
     *COMMAND_LINES,
     *TEST_SPLIT,
+    *LABELLED,
     *DATASET_JSON,
     *CASE_IDS,
     *IMAGES,

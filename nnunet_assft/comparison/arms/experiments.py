@@ -276,7 +276,7 @@ def reuse_round_0(source: Experiment, target: Experiment, device: torch.device) 
     """
     if target.paths.round_file(0).is_file() or not source.paths.round_file(0).is_file():
         return
-    same = ("dataset", "pool", "test", "permutation", "initial_network_sha256")
+    same = ("dataset", "pool", "test", "start", "permutation", "initial_network_sha256")
     same_training = source.settings.training["one_shot_epochs"] == target.settings.training["one_shot_epochs"]
     later = {"strategy", "rounds", "budget", *(row.name for row in fields(Options) if row.name != "first_case")}
     later |= {"epochs", "one_shot_epochs"} if same_training else set()
