@@ -27,7 +27,7 @@ from nnunet_assft.planning.preprocessing import made_from_others, preprocess_ima
 from nnunet_assft.planning.test_split import labelled_cases, split
 from nnunet_assft.runtime.cases import Executor
 from nnunet_assft.runtime.environment import require_space
-from nnunet_assft.runtime.files import link_or_copy, read_json, sha256_of, write_json
+from nnunet_assft.runtime.files import link_or_copy, read_json, sha256_file, sha256_of, write_json
 from nnunet_assft.runtime.text import count, named, some
 from nnunet_assft.runtime.writable import is_writable
 from nnunet_assft.volumes.names import EXPERIMENT
@@ -320,12 +320,20 @@ def _refuse_other_settings(existing: Experiment, wanted: Experiment) -> None:
     for key in ("pool", "test", "n_query", *([] if both_existing else ["labelled_at_start"])):
         if getattr(existing, key) != getattr(wanted, key):
             changed[key] = (getattr(existing, key), getattr(wanted, key))
+    if "encoder" in changed and _is_encoder_of(existing, wanted.settings.encoder):
+        del changed["encoder"]
     if changed:
         shown = some((f"{name} was {_short(had)}, now {_short(want)}" for name, (had, want) in changed.items()), 3)
         raise AssftError(
             f"Experiment {existing.name!r} of {existing.dataset} exists with other settings ({shown}). "
             "Use the options it was planned with, or choose a new name with -e."
         )
+
+
+def _is_encoder_of(experiment: Experiment, file: str | None) -> bool:
+    """Return whether a file is the encoder that the experiment was planned with, wherever it was then."""
+    report = experiment.encoder_report
+    return bool(file and report and Path(file).is_file() and sha256_file(Path(file)) == report["sha256"])
 
 
 def _short(value: Any) -> str:

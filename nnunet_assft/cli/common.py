@@ -27,7 +27,7 @@ from nnunet_assft.runtime.text import count
 if TYPE_CHECKING:
     import torch
 
-    from nnunet_assft.active.state import Experiment
+    from nnunet_assft.active.state import Experiment, Round
 
 EXIT_ERROR, EXIT_WAITING = 1, 3
 ALMOST_FULL = 2**20  # bytes: with less free space, a failed write is blamed on the disk
@@ -256,3 +256,18 @@ def load_experiment(args: argparse.Namespace) -> Experiment:
     from nnunet_assft.volumes.raw_dataset import find_dataset
 
     return Experiment.load(ExperimentPaths(find_dataset(args.d).name, args.e))
+
+
+def round_of(experiment: Experiment, r: int | None) -> Round:
+    """Return finished round -r, or the last finished one for None. Raises `AssftError` if it is not finished."""
+    from nnunet_assft.active.state import finished_rounds
+
+    done = finished_rounds(experiment)
+    if r is None:
+        r = len(done) - 1
+    if not 0 <= r < len(done):
+        raise AssftError(
+            f"Round {max(r, 0)} of experiment {experiment.name!r} is not finished; {len(done)} of "
+            f"{experiment.n_rounds + 1} rounds are. Run {experiment.command('status')} to see the next command."
+        )
+    return done[r]

@@ -7,7 +7,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nnunet_assft.cli.common import add_device, choose_device, file_name, load_experiment, make_parser, number, run
+from nnunet_assft.cli.common import (
+    add_device,
+    choose_device,
+    file_name,
+    load_experiment,
+    make_parser,
+    number,
+    round_of,
+    run,
+)
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.text import printable
 
@@ -49,22 +58,15 @@ def predict(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from nnunet_assft.active.scoring.new_images import Processes, open_predictor, predict_images
-    from nnunet_assft.active.state import finished_rounds
     from nnunet_assft.runtime.processes import let_workers_die_with_us
     from nnunet_assft.runtime.writable import require_folder
 
     if args.part_id >= args.num_parts:
         parser().error(f"argument -part_id: {args.part_id}; expected 0 to {args.num_parts - 1} with this -num_parts")
     experiment = load_experiment(args)
-    done = finished_rounds(experiment)
-    r = len(done) - 1 if args.r is None else args.r
-    if not 0 <= r < len(done):
-        raise AssftError(
-            f"Round {r} is not finished; {len(done)} of {experiment.n_rounds + 1} rounds are. "
-            "Run nnUNetv2_assft_status to see the next command."
-        )
+    done = round_of(experiment, args.r)
     predictor = open_predictor(
-        experiment, done[r].model, choose_device(args.device), args.step_size, use_mirroring=not args.disable_tta
+        experiment, done.model, choose_device(args.device), args.step_size, use_mirroring=not args.disable_tta
     )
     file_ending = str(predictor.dataset_json["file_ending"])
     images = list_cases(args.i, predictor.dataset_json)

@@ -11,6 +11,7 @@ import numpy as np
 from scipy import optimize, special, stats
 
 CONFIDENCE = 0.95
+SAMPLES = 10_000  # of a bootstrap
 
 
 def student_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
@@ -25,6 +26,21 @@ def student_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float
     mean, error = float(values.mean()), float(values.std(ddof=1)) / math.sqrt(values.size)
     half = float(stats.t.interval(CONFIDENCE, values.size - 1)[1]) * error  # 0 if all values are equal
     return mean, mean - half, mean + half
+
+
+def bootstrap_interval(values: Sequence[float] | np.ndarray, seed: int = 0) -> tuple[float, float, float]:
+    """Return (mean, low, high): the mean of n values, and the percentiles 2.5 and 97.5 of the means of 10,000 samples
+    of n values drawn with replacement (Efron 1979).
+
+    seed: of the samples. low and high are NaN for fewer than two values, and the mean is NaN if there are no values.
+    """
+    values = np.asarray(values, float)
+    if values.size < 2:
+        return (float(values[0]) if values.size else math.nan), math.nan, math.nan
+    rng = np.random.default_rng(seed)
+    means = [values[rng.integers(values.size, size=values.size)].mean() for _ in range(SAMPLES)]
+    low, high = np.percentile(means, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)])
+    return float(values.mean()), float(low), float(high)
 
 
 @dataclass(frozen=True)

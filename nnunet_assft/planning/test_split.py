@@ -92,7 +92,7 @@ def _held_out(dataset: RawDataset, spec: str) -> tuple[tuple[str, ...], tuple[st
         raise AssftError("--test_split is empty. Give a fraction (0.2) or a file of case ids, or leave out the option.")
     if not is_fraction(spec):
         test = _cases_in_file("--test_split", Path(spec), "test", cases, "imagesTr", "a fraction (0.2)")
-        source = f"file {Path(spec).resolve()}"
+        source = f"file {Path(spec).name}"
     else:
         fraction, fold = _fraction_and_fold(spec)
         if not 0 < fraction < 1:

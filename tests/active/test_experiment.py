@@ -158,7 +158,7 @@ def test_a_file_may_name_the_test_cases(blobs, tmp_path, content):
     experiment = plan(test_split=str(file))
     assert experiment.test == ("case_01", "case_06")
     assert experiment.pool == ("case_00", "case_02", "case_03", "case_04", "case_05", "case_07")
-    assert experiment.test_source == f"file {file}"
+    assert experiment.test_source == f"file {file.name}"  # no folder, which is another one elsewhere
 
 
 @pytest.mark.parametrize("spec", ["0", "1", "1.5", "-0.2", "150%", "nan"])
@@ -432,6 +432,8 @@ def test_a_pretrained_encoder_is_loaded_as_a_whole(blobs, tmp_path, encoder):
     assert experiment.settings.encoder == str(file)
     assert experiment.encoder_report["n_keys"] == len(encoder)
     assert plan(encoder=str(file)) == experiment
+    moved = file.rename(tmp_path / "moved.safetensors")
+    assert plan(encoder=str(moved)) == experiment  # the same content
     with pytest.raises(AssftError, match=r"encoder was .*tiny\.safetensors, now None"):
         plan()
 

@@ -21,7 +21,7 @@ from nnunet_assft.active.selection import SELECTIONS
 from nnunet_assft.active.settings import Settings
 from nnunet_assft.active.state import Experiment, Model, Round, finished_rounds
 from nnunet_assft.active.strategies import STRATEGIES
-from nnunet_assft.cli import annotate, compare, convert, demo, plan, predict, report, round, run, score, status
+from nnunet_assft.cli import annotate, compare, convert, demo, export, plan, predict, report, round, run, score, status
 from nnunet_assft.cli.common import make_parser, parse
 from nnunet_assft.cli.options import settings_of
 from nnunet_assft.network import PRESETS, build_network
@@ -40,6 +40,7 @@ COMMANDS = {
     "score": score,
     "predict": predict,
     "report": report,
+    "export": export,
     "demo": demo,
 }
 PROGRESS = re.compile(r"\d+%\||\d+(case|epoch) \[")
@@ -315,8 +316,11 @@ def test_a_round_that_cannot_run(planned, call, r, expected):
     assert the_error(call(f"round -d 901 -r {r}"), "round").endswith(expected)
 
 
-def test_a_round_that_is_not_finished_predicts_nothing(planned, call):
-    assert "Round 0 is not finished; 0 of 3 rounds are" in the_error(call("predict -d 901 -r 0 -i a -o b"), "predict")
+@pytest.mark.parametrize("line", ["predict -d 901 -i a -o b", "export -d 901 -o a.zip"])
+@pytest.mark.parametrize("r", ["", " -r 0"])
+def test_a_round_that_is_not_finished_has_no_model(planned, call, line, r):
+    expected = "Round 0 of experiment 'assft' is not finished; 0 of 3 rounds are. Run nnUNetv2_assft_status -d 901"
+    assert expected in the_error(call(line + r), line.split()[0])
 
 
 @pytest.mark.parametrize("line", ["round -d 901 -r 0", "run -d 901"])

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from nnunet_assft.evaluation.intervals import crossed_mean, student_interval
+from nnunet_assft.evaluation.intervals import bootstrap_interval, crossed_mean, student_interval
 
 
 def test_an_interval_worked_by_hand():
@@ -29,6 +29,27 @@ def test_the_interval_is_scipys(seed: int, n: int):
     values = np.random.default_rng(seed).normal(0.02, 0.05, n)
     low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
     assert student_interval(values) == pytest.approx((values.mean(), low, high), abs=1e-9)
+
+
+def test_the_bootstrap_worked_by_hand():
+    # samples of (0, 1) have the means 0, 0.5 and 1 with probabilities 1/4, 1/2 and 1/4, so both ends are reached;
+    # of nine zeros and a one, k / 10 ones have the cumulative probabilities 0.349, 0.736, 0.930, 0.987, ...
+    assert bootstrap_interval([0, 1]) == (0.5, 0.0, 1.0)
+    assert bootstrap_interval([0] * 9 + [1]) == pytest.approx((0.1, 0.0, 0.3))
+    assert bootstrap_interval([0.25, 0.25, 0.25]) == (0.25, 0.25, 0.25)
+    assert bootstrap_interval([0.5]) == (
+        0.5,
+        pytest.approx(math.nan, nan_ok=True),
+        pytest.approx(math.nan, nan_ok=True),
+    )
+    assert all(math.isnan(value) for value in bootstrap_interval([]))
+
+
+def test_the_bootstrap_is_scipys():
+    values = np.random.default_rng(3).beta(5, 2, 30)
+    found = stats.bootstrap((values,), np.mean, method="percentile", rng=np.random.default_rng(4)).confidence_interval
+    assert bootstrap_interval(values) == pytest.approx((values.mean(), *found), abs=0.006)
+    assert bootstrap_interval(values) == bootstrap_interval(values)
 
 
 # Seeds and cases ------------------------------------------------------------------------------------------------------

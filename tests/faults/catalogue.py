@@ -102,6 +102,8 @@ COMMAND_LINES = (
             "predict -d 901 -i a -o",
             "predict -d 901 -o b -i",
             "report -d 901 -o",
+            "export -d 901 -o",
+            "export -d 901 -o a.zip --onnx",
         )
     ),
     option("compare -d 901 --seeds 0 1 0 1", "argument --seeds: seeds 0, 1 given twice; give each seed once"),
@@ -388,7 +390,11 @@ FOLDER_OPTIONS = (
     ("annotate export -d 901", "waiting"),
     ("demo", "nothing"),
 )
-FILE_OPTIONS = (("report -d 901", "trained"), ("score -i {given} -r 1 -R 3", "nothing"))
+FILE_OPTIONS = (
+    ("report -d 901", "trained"),
+    ("score -i {given} -r 1 -R 3", "nothing"),
+    ("export -d 901", "trained"),
+)
 IT = "a pipe or a device"
 ENDLESS = (  # what is no file, and would be waited for or read for ever
     planning("--test_split of a device", i.nothing, "neither a file nor a fraction", "--test_split /dev/zero"),
@@ -456,6 +462,27 @@ OUTPUTS = (
             ("/proc/x", "-o /proc/x"),
             ("/proc/x/y", "-o /proc/x/y: the folder /proc/x cannot be written to (no file or folder can be made in"),
         )
+    ),
+    Row(
+        "export -o of another file",
+        "trained",
+        i.holds("given/scan.nii.gz", b"a scan"),
+        "export -d 901 -o {given}/scan.nii.gz",
+        "scan.nii.gz exists and is no zip file. Choose another name.",
+    ),
+    Row(
+        "export --onnx of a folder",
+        "trained",
+        i.a_folder,
+        "export -d 901 -o {root}/out/model.zip --onnx {given}/out",
+        "out is a folder; expected the name of a file. Choose another name.",
+    ),
+    Row(
+        "export of a round that is not finished",
+        "trained",
+        i.nothing,
+        "export -d 901 -r 7 -o {root}/out/model.zip",
+        "Round 7 of experiment 'assft' is not finished; 3 of 3 rounds are.",
     ),
     Row(
         "plan --encoder of no encoder", "raw", i.no_encoder, "plan -d 901 --encoder {given}/encoder.pth", "encoder.pth"

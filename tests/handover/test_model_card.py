@@ -1,0 +1,78 @@
+"""The model card: what was measured, and on what."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from nnunet_assft.active.experiment import read_plans
+from nnunet_assft.active.state import Experiment, Round
+from nnunet_assft.handover.model_card import ALL, markdown, model_card
+from nnunet_assft.handover.stock_model import stock_plans
+from tests.conftest import Trained
+
+DICE = {
+    "mean": 0.5,
+    "sd": 0.1,
+    "n_cases": 2,
+    "per_structure": {"ball": 0.5, "box": 0.4, "tube": None},
+    "per_case": {
+        "case_08": {"ball": 0.25, "box": 0.25, "tube": None},
+        "case_09": {"ball": 0.75, "box": None, "tube": None},
+    },
+}
+
+
+def card_of(experiment: Experiment, done: Round) -> dict:
+    card = model_card(experiment, done, experiment.raw_dataset(), stock_plans(read_plans(experiment)))
+    return {**card, "files": {"plans.json": "00ff"}}
+
+
+def test_dice_with_intervals_worked_by_hand(trained: Trained) -> None:
+    card = card_of(trained.experiment, dataclasses.replace(trained.rounds[1], dice=DICE))
+    # two cases: their bootstrap means are the smaller, the middle and the larger value, 1 : 2 : 1
+    assert card["dice"]["structures"] == {
+        "ball": {"dice": 0.5, "low": 0.25, "high": 0.75, "n_cases": 2},
+        "box": {"dice": 0.25, "low": None, "high": None, "n_cases": 1},
+        "tube": {"dice": None, "low": None, "high": None, "n_cases": 0},
+        ALL: {"dice": 0.5, "low": 0.25, "high": 0.75, "n_cases": 2},
+    }
+    assert card["dice"]["measured_on"].startswith("2 test scans, on which no stage was trained.")
+    assert "as in a benchmark" in card["dice"]["measured_on"]
+    text = markdown(card)
+    assert "| ball | 0.5 | 0.25 | 0.75 | 2 |" in text
+    assert "| box | 0.25 | - | - | 1 |" in text
+    assert "No test scan shows tube, so nothing is known about it." in text
+    assert [line["round"] for line in card["rounds"]] == [0, 1]
+    assert "case_" not in text
+
+
+def test_a_model_that_was_never_measured_says_so(trained: Trained) -> None:
+    nothing = {"mean": None, "sd": None, "n_cases": 0, "per_structure": {"ball": None, "box": None}, "per_case": {}}
+    human = dataclasses.replace(trained.experiment.settings, annotator="human")
+    experiment = dataclasses.replace(trained.experiment, settings=human, test=(), test_source="none")
+    text = markdown(card_of(experiment, dataclasses.replace(trained.rounds[1], dice=nothing)))
+    assert "Measured on: Nothing: the experiment had no labelled test scans" in text
+    assert "| structure |" not in text
+    assert "Its quality is unknown." in text
+    assert "annotated by: annotators" in text
+
+
+@pytest.mark.parametrize(
+    ("encoder", "licence"), [("ct_fm", "weights Apache-2.0, code MIT"), ("removed", "not recorded")]
+)
+def test_the_encoder_and_its_licence(trained: Trained, encoder: str, licence: str) -> None:
+    assert card_of(trained.experiment, trained.rounds[0])["encoder"] is None
+    report = {"path": "/home/meier/weights/ct_fm.pt", "sha256": "ab", "encoder": encoder}
+    card = card_of(dataclasses.replace(trained.experiment, encoder_report=report), trained.rounds[0])
+    assert card["encoder"]["licence"] == licence
+    assert card["encoder"]["file"] == "ct_fm.pt"
+    assert "meier" not in markdown(card)
+
+
+def test_pseudo_labels_are_a_limit(trained: Trained) -> None:
+    done = trained.rounds[2]
+    assert done.pseudo_labelled
+    (limit,) = (line for line in card_of(trained.experiment, done)["limits"] if "pseudo-label" in line)
+    assert f"trained on {len(done.pseudo_labelled)} pseudo-label" in limit
