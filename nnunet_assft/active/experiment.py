@@ -19,6 +19,7 @@ from nnunet_assft.active.training.initial_network import write_initial_network
 from nnunet_assft.cluster.engines import HERE, Engine
 from nnunet_assft.errors import AssftError, DamagedFileError
 from nnunet_assft.network.checkpoints import load_weights, weights_sha256
+from nnunet_assft.network.presets import Preset
 from nnunet_assft.planning.choices import EXISTING
 from nnunet_assft.planning.domains import DOMAINS
 from nnunet_assft.planning.fingerprint import check_images, combine_fingerprint, sizes_of
@@ -85,12 +86,12 @@ def _create(dataset: RawDataset, wanted: Experiment, engine: Engine, check_label
     _require_a_question(dataset, wanted)
     paths, images = wanted.paths, image_files(dataset, wanted)
     # first, because an encoder that does not fit is refused in seconds, and reading all images may take hours
-    report = write_initial_network(paths.initial_network, dataset.dataset_json, wanted.settings)
+    preset, report = write_initial_network(paths.initial_network, dataset.dataset_json, wanted.settings)
     executor = engine.images(paths.jobs, images)
     checksums = check_images(images, dataset.reader, paths.fingerprint_cases, executor=executor)
     accepted = check_labels(dataset, wanted.labelled_at_start, executor)
     fingerprint = combine_fingerprint(wanted.pool, paths.fingerprint_cases)  # test images do not influence the plans
-    plans = _plan(wanted, dataset, fingerprint)
+    plans = _plan(wanted, dataset, fingerprint, preset)
     require_room_for_all(sizes_of(images, paths.fingerprint_cases), plans)
     _write_plans(paths, plans, fingerprint)
     _preprocess(dataset, wanted, plans, images, checksums, executor)  # last, as it takes longest
@@ -154,7 +155,7 @@ def _require_a_question(dataset: RawDataset, wanted: Experiment) -> None:
         )
 
 
-def _plan(experiment: Experiment, dataset: RawDataset, fingerprint: dict[str, Any]) -> dict[str, Any]:
+def _plan(experiment: Experiment, dataset: RawDataset, fingerprint: dict[str, Any], preset: Preset) -> dict[str, Any]:
     """Return nnU-Net's plans with the additional entry `assft`, which our trainers read."""
     settings = experiment.settings
     plans = plan_from_images(
@@ -162,7 +163,7 @@ def _plan(experiment: Experiment, dataset: RawDataset, fingerprint: dict[str, An
         fingerprint,
         plans_name=experiment.paths.plans_name,
         domain_patch_size=DOMAINS[settings.domain].patch_size,
-        preset=settings.preset,
+        preset=preset,
         normalization=settings.normalization,
     )
     return {**plans, "assft": {"experiment": experiment.name, "seed": settings.seed, **settings.training}}
@@ -300,7 +301,8 @@ def _refuse_other_images(experiment: Experiment, plans: dict[str, Any], checksum
 
 
 def restore_initial_network(experiment: Experiment, dataset: RawDataset) -> None:
-    """Write the initial network again if it was damaged or deleted. It is determined by the seed and the encoder."""
+    """Write the initial network again if it was damaged or deleted. It is determined by the seed and the file of
+    the encoder or model."""
     file, expected = experiment.paths.initial_network, experiment.initial_network_sha256
     with suppress(DamagedFileError):
         load_weights(file, expected or None)
@@ -309,7 +311,7 @@ def restore_initial_network(experiment: Experiment, dataset: RawDataset) -> None
     if weights_sha256(load_weights(file)) != expected:
         raise DamagedFileError(
             f"{file} was damaged, and the network that was made again in its place has other weights, perhaps because "
-            "the encoder file or the version of torch is another one. Restore it from a backup."
+            "the file that it starts from or the version of torch is another one. Restore it from a backup."
         )
 
 

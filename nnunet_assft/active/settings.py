@@ -16,6 +16,7 @@ from nnunet_assft.planning.domains import DOMAINS, ONE_SHOT_EPOCHS, resolve_doma
 from nnunet_assft.runtime.ranges import RANGES, check, parse_budget
 
 WEIGHT_DECAY = 3e-5
+OF_START = "start"  # in place of a preset: the network of the model that --start names
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,10 @@ class Settings:
     """The options of `nnUNetv2_assft_plan`, under the same names.
 
     rounds, budget, epochs: None means the value of the domain. epochs: per stage of a round r >= 1; round 0 has the
-    same share of it as in the paper, unless one_shot_epochs, which has no option, sets its number. encoder: path of the
-    pre-trained weights, None for a random start. test_split, labelled: see `planning.test_split`; `labels_known` is
-    what labelled means where it is None. Numbers: see `runtime.ranges`.
+    same share of it as in the paper, unless one_shot_epochs, which has no option, sets its number. preset: None means
+    the network of `start`, or `ctfm`. encoder: path of pre-trained weights. start: path of a whole nnU-Net model. With
+    neither, the network starts at random. test_split, labelled: see `planning.test_split`; `labels_known` is what
+    labelled means where it is None. Numbers: see `runtime.ranges`.
     """
 
     strategy: str = "assft"
@@ -33,8 +35,9 @@ class Settings:
     budget: str | None = None
     seed: int = 0
     domain: str = "auto"
-    preset: str = "ctfm"
+    preset: str | None = None
     encoder: str | None = None
+    start: str | None = None
     annotator: str = "oracle"
     test_split: str | None = None
     labelled: str | None = None
@@ -57,7 +60,12 @@ class Settings:
                 parse_budget(self.budget)
             except ValueError as error:
                 raise AssftError(f"--budget {error}.") from None
-        for name in ("encoder", "test_split", "labelled"):
+        if self.encoder is not None and self.start is not None:
+            raise AssftError(
+                "--encoder and --start both say where the encoder comes from; a model given with --start has one. Give "
+                "one of them."
+            )
+        for name in ("encoder", "start", "test_split", "labelled"):
             if getattr(self, name) == "":
                 raise AssftError(f"--{name} is empty; leave it out, or name a file.")
         if self.labelled == EXISTING and self.annotator == "oracle":
@@ -81,20 +89,23 @@ class Settings:
         Raises `AssftError` for a name that is in no table, and for an encoder that the preset cannot load.
         """
         _check_name("--strategy", self.strategy, STRATEGIES)
-        _check_name("--preset", self.preset, PRESETS)
+        preset = self.preset or (OF_START if self.start else "ctfm")
+        if not (self.start and preset == OF_START):
+            _check_name("--preset", preset, PRESETS)
         _check_name("--domain", self.domain, ("auto", *DOMAINS))
         _check_name("--normalization", self.normalization, NORMALIZATIONS)
         _check_name("--annotator", self.annotator, ANNOTATORS)
         domain = resolve_domain(self.domain, dataset)
         row = DOMAINS[domain]
-        if self.encoder is not None and not PRESETS[self.preset].encoders:
+        if self.encoder is not None and not PRESETS[preset].encoders:
             raise AssftError(
-                f"The preset {self.preset!r} accepts no pre-trained encoder ({PRESETS[self.preset].description}). "
+                f"The preset {preset!r} accepts no pre-trained encoder ({PRESETS[preset].description}). "
                 "Use --preset ctfm."
             )
         return replace(
             self,
             domain=domain,
+            preset=preset,
             rounds=row.rounds if self.rounds is None else self.rounds,
             budget=row.budget if self.budget is None else self.budget,
             epochs=row.epochs if self.epochs is None else self.epochs,
@@ -118,6 +129,11 @@ class Settings:
     def labels_known(self) -> str:
         """Which cases are labelled at the start: `existing`, `none`, or the name of a file that lists them."""
         return self.labelled or (EXISTING if self.annotator == "human" else NO_LABELS)
+
+    @property
+    def pretrained(self) -> str | None:
+        """The file or folder from which E(0) comes; None if it is random."""
+        return self.encoder or self.start
 
     @property
     def second_stage(self) -> str:

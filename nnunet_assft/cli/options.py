@@ -16,7 +16,7 @@ from nnunet_assft.cli.common import (
     number,
 )
 from nnunet_assft.cli.engine_options import add_engine_options, choose_engine
-from nnunet_assft.network.presets import PRESETS
+from nnunet_assft.network.presets import ENCODERS, PRESETS
 from nnunet_assft.planning.choices import ANNOTATORS, NORMALIZATIONS
 from nnunet_assft.planning.domains import DOMAINS
 from nnunet_assft.runtime.ranges import parse_budget
@@ -75,8 +75,10 @@ def add_shared_options(p: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"auto: by the name of the dataset; {', '.join(DOMAINS)}",
     )
-    p.add_argument("--preset", default="ctfm", metavar="NAME", help=f"network: {', '.join(PRESETS)}")
-    p.add_argument("--encoder", type=file_name, metavar="FILE", help="pre-trained, of CT-FM or nnssl (default: none)")
+    p.add_argument("--preset", metavar="NAME", help="network; see --list_encoders (default: ctfm, or that of --start)")
+    p.add_argument("--start", type=file_name, metavar="MODEL", help="folder or checkpoint of a whole nnU-Net v2 model")
+    p.add_argument("--encoder", type=file_name, metavar="FILE", help="pre-trained; see --list_encoders (default: none)")
+    p.add_argument("--list_encoders", action=PrintAndExit, const=print_encoders, help=argparse.SUPPRESS)
     p.add_argument(
         "--normalization",
         default="percentile",
@@ -98,9 +100,7 @@ def add_shared_options(p: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="a variant of the method; see --list_options; may be repeated",
     )
-    p.add_argument(
-        "--list_options", action=PrintAndExit, const=print_options, help="print the variants of the method and exit"
-    )
+    p.add_argument("--list_options", action=PrintAndExit, const=print_options, help=argparse.SUPPRESS)
     add_processes(p)
 
 
@@ -157,6 +157,18 @@ def print_strategies() -> None:
             print(f"{'':<18} costs {row.extra_cost}")
 
 
+def print_encoders() -> None:
+    """Print the table of networks, and that of pre-trained encoders."""
+    print("--preset: the networks")
+    for name, preset in PRESETS.items():
+        print(f"  {name:<16} {preset.description}")
+    print("--encoder: files of these are recognised by their keys")
+    for name, row in ENCODERS.items():
+        presets = [preset for preset, network in PRESETS.items() if name in network.encoders]
+        print(f"  {name:<16} {row.source}. Licence: {row.licence}")
+        print(f"  {'':<16} Presets: {', '.join(presets)}")
+
+
 def print_options() -> None:
     """Print the table of the variants of the method, and that of the selection strategies."""
     from nnunet_assft.active.options import table
@@ -177,7 +189,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
 
     values = {
         **vars(args),
-        "encoder": None if args.encoder is None else str(args.encoder.resolve()),
+        **{name: path and str(path.resolve()) for name, path in (("encoder", args.encoder), ("start", args.start))},
         "options": Options.parse(args.options or []),
     }
     return Settings(**{row.name: values[row.name] for row in fields(Settings) if row.name in values})

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from nnunet_assft.cli.common import make_parser, run
 from nnunet_assft.cli.options import add_plan_options, make_experiment
-from nnunet_assft.cli.printing import print_deviations
-from nnunet_assft.network.presets import ENCODERS, PRESETS
+from nnunet_assft.cli.printing import print_deviations, print_start
+from nnunet_assft.network.presets import divisors_of
 from nnunet_assft.planning.choices import EXISTING
 from nnunet_assft.planning.domains import DOMAINS
-from nnunet_assft.runtime.text import count, some
+from nnunet_assft.runtime.text import by, count, some
 
 if TYPE_CHECKING:
     from nnunet_assft.active.settings import Settings
@@ -30,7 +31,9 @@ def parser() -> argparse.ArgumentParser:
 
 def plan(args: argparse.Namespace) -> None:
     """Create the experiment, and print its settings and the next command."""
+    from nnunet_assft.active.experiment import read_plans
     from nnunet_assft.planning.fingerprint import remarks
+    from nnunet_assft.planning.planner import CONFIGURATION
     from nnunet_assft.volumes.names import shown
 
     experiment = make_experiment(args)
@@ -40,11 +43,14 @@ def plan(args: argparse.Namespace) -> None:
         f"{experiment.dataset}, experiment {experiment.name!r}: {settings.strategy}, domain {settings.domain}, "
         f"preset {settings.preset}"
     )
-    _print_change_of_patch(settings)
-    _print_encoder(experiment)
+    dataset, plan = experiment.raw_dataset(), read_plans(experiment)["configurations"][CONFIGURATION]
+    _print_change_of_patch(settings, plan)
+    print_start(experiment)
+    if experiment.encoder_report:
+        channels = dataset.dataset_json["channel_names"].values()
+        _print_contract(experiment.encoder_report.get("contract", {}), plan, list(channels))
     pool, test = count(len(experiment.pool), "case"), count(len(experiment.test), "test case")
     print(f"{pool} in the pool, {test} ({experiment.test_source})")
-    dataset = experiment.raw_dataset()
     if dataset.left_out:
         files = some(map(shown, dataset.left_out))
         print(
@@ -80,24 +86,23 @@ def _start(experiment: Experiment) -> str:
     return f"round 0 trains on {count(len(start), 'labelled case')}: {some(start)} ({source})"
 
 
-def _print_encoder(experiment: Experiment) -> None:
-    """Print which pre-trained encoder the network starts from, as what it was recognised, and its licence."""
-    report = experiment.encoder_report
-    if report is None:
-        print("pre-trained encoder: none; the encoder starts at random")
-    else:
-        licence = ENCODERS[report["encoder"]].licence
-        print(f"pre-trained encoder: {experiment.settings.encoder}, recognised as {report['encoder']} ({licence})")
-
-
-def _print_change_of_patch(settings: Settings) -> None:
-    """Print a line if the network cannot take the patch of the domain."""
-    patch, preset = DOMAINS[settings.domain].patch_size, PRESETS[settings.preset]
-    if patch is not None and (planned := preset.nearest_patch(patch)) != list(patch):
+def _print_change_of_patch(settings: Settings, plan: Mapping[str, Any]) -> None:
+    """Print a line if the network cannot take the patch of the domain. plan: that of the configuration."""
+    patch, planned = DOMAINS[settings.domain].patch_size, plan["patch_size"]
+    if patch is not None and planned != list(patch):
+        divisors = divisors_of(plan["architecture"]["arch_kwargs"]["strides"])
         print(
-            f"The patch of the domain, {' x '.join(map(str, patch))}, becomes {' x '.join(map(str, planned))}, the "
-            f"nearest that the network can take: its axes are multiples of {' x '.join(map(str, preset.divisors))}."
+            f"The patch of the domain, {by(patch)}, becomes {by(planned)}, the nearest that the network can take: its "
+            f"axes are multiples of {by(divisors)}."
         )
+
+
+def _print_contract(contract: Mapping[str, Any], plan: Mapping[str, Any], channels: Sequence[str]) -> None:
+    """Print what differs between the input of the network and that which its weights were trained with."""
+    from nnunet_assft.planning.contract import deviations
+
+    if found := deviations(contract, plan, channels):
+        print(f"planned here, and in brackets as the weights were trained: {'; '.join(found)}")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -4,10 +4,29 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nnunet_assft.runtime.text import count
+from nnunet_assft.network.presets import ENCODERS
+from nnunet_assft.runtime.text import count, some
 
 if TYPE_CHECKING:
     from nnunet_assft.active.state import Experiment, Round
+
+
+def print_start(experiment: Experiment) -> None:
+    """Print which weights the network starts from: a whole model, or an encoder as what it was recognised."""
+    settings, report = experiment.settings, experiment.encoder_report
+    if report is None:
+        print("pre-trained encoder: none; the encoder starts at random")
+        return
+    if report.get("structures") is None:
+        licence = ENCODERS[report["encoder"]].licence
+        print(f"pre-trained encoder: {settings.encoder}, recognised as {report['encoder']} ({licence})")
+    else:
+        kept = [name for name, is_kept in report["structures"].items() if is_kept]
+        new = [name for name, is_kept in report["structures"].items() if not is_kept]
+        rows = [f"{len(names)} {what} ({some(names)})" for names, what in ((kept, "kept"), (new, "new")) if names]
+        print(f"start: the model {report['path']}; rows of its last layer: {', '.join(rows)}")
+    if report["adapted"]:
+        print(f"adapted to the channels of the dataset: {report['adapted']}")
 
 
 def print_deviations(experiment: Experiment) -> None:

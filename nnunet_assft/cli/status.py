@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnunet_assft.cli.common import EXIT_ERROR, load_experiment, make_parser, run
-from nnunet_assft.cli.printing import print_deviations
+from nnunet_assft.cli.printing import print_deviations, print_start
 from nnunet_assft.runtime.text import count
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def status(args: argparse.Namespace) -> int:
         f"{count(experiment.n_rounds, 'round')} of {count(experiment.n_query, 'case')}, "
         f"pool of {len(experiment.pool)}, seed {settings.seed}"
     )
+    print_start(experiment)
     print_deviations(experiment)
     for line in AcceptedGeometry.load(experiment.paths.accepted_geometry_file).lines():
         print(line)

@@ -107,7 +107,7 @@ def _what_is_compared(comparison: Comparison, shared: Shared) -> list[str]:
         f"({training['one_shot_epochs']} in round 0) of "
         f"{count(training['iterations_per_epoch'], 'iteration')}. Preset {settings.preset}, {shared.device}.",
         "Pre-trained encoder: "
-        + (settings.encoder or "none. E(0) is a random network, so DKD measures the distance to a random network."),
+        + (settings.pretrained or "none. E(0) is a random network, so DKD measures the distance to a random network."),
     ]
     differences = [difference for arm in comparison.arms if (difference := arm.difference(comparison))]
     lines.append(f"What differs: {'; '.join([*dict.fromkeys(differences), 'the query'])}.")

@@ -21,7 +21,8 @@ from nnunet_assft.network.presets import (
 if TYPE_CHECKING:
     from nnunet_assft.network.architecture import CTFMSegmentationNet
     from nnunet_assft.network.interface import build_network
-    from nnunet_assft.network.pretrained import EncoderReport, PretrainedEncoderError, load_pretrained_encoder
+    from nnunet_assft.network.pretrained import EncoderReport, load_pretrained_encoder
+    from nnunet_assft.network.weight_files import PretrainedEncoderError
 
 __all__ = [
     "ENCODERS",
@@ -41,7 +42,7 @@ __all__ = [
 _WITH_TORCH = {
     "CTFMSegmentationNet": "architecture",
     "EncoderReport": "pretrained",
-    "PretrainedEncoderError": "pretrained",
+    "PretrainedEncoderError": "weight_files",
     "build_network": "interface",
     "load_pretrained_encoder": "pretrained",
 }

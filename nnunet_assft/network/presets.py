@@ -19,6 +19,11 @@ def level_strides(n_levels: int) -> list[list[int]]:
     return [[1, 1, 1], *([2, 2, 2] for _ in range(n_levels - 1))]
 
 
+def divisors_of(strides: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """Return what each axis of a patch must be divisible by, (z, y, x). strides: three numbers per level."""
+    return tuple(math.prod(axis) for axis in zip(*strides, strict=True))
+
+
 @dataclass(frozen=True)
 class Preset:
     """A named network, and what planning has to know of it.
@@ -27,7 +32,8 @@ class Preset:
     arguments besides input_channels, num_classes and deep_supervision, in JSON types. `strides` must be among them,
     with three numbers per level, finest level first. requires_import: the arguments that are dotted names of classes.
     smallest_bottleneck: how many voxels each axis of the deepest level needs at least. memory_gb: memory of the GPU for
-    which nnU-Net plans the patch, unless the domain sets the patch.
+    which nnU-Net plans the patch. patch_size: the patch of the network, None for one planned by nnU-Net. The patch of
+    the domain, if it sets one, takes precedence over both.
     """
 
     description: str
@@ -36,6 +42,7 @@ class Preset:
     requires_import: tuple[str, ...] = ()
     smallest_bottleneck: int = 1
     memory_gb: float = 8
+    patch_size: tuple[int, ...] | None = None
 
     @property
     def architecture(self) -> dict[str, Any]:
@@ -50,7 +57,7 @@ class Preset:
     @property
     def divisors(self) -> tuple[int, ...]:
         """What each axis of a patch must be divisible by, (z, y, x): the product of its strides."""
-        return tuple(math.prod(axis) for axis in zip(*self.arguments["strides"], strict=True))
+        return divisors_of(self.arguments["strides"])
 
     @property
     def encoders(self) -> list[str]:

@@ -15,7 +15,7 @@ from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 from nnunet_assft.errors import AssftError
-from nnunet_assft.network.presets import PRESETS
+from nnunet_assft.network.presets import PRESETS, Preset
 from nnunet_assft.nnunet_names import known_to
 from nnunet_assft.planning.choices import NORMALIZATIONS
 from nnunet_assft.runtime.files import read_json, sha256_of, write_json
@@ -29,13 +29,13 @@ BATCH_SIZE = 2
 class ASSFTPlanner(ExperimentPlanner):
     """Planner of the configuration `3d_fullres` alone.
 
-    The patch size is `domain_patch_size`, or nnU-Net's own choice, rounded to what the network can take, and the reader
-    of the plans is `reader`, or nnU-Net's own choice. `plan_from_images` sets the attributes below; with their
-    defaults, the class can be used like any nnU-Net planner.
+    The patch size is `domain_patch_size`, or that of the preset, or nnU-Net's own choice, rounded to what the network
+    can take. The reader of the plans is `reader`, or nnU-Net's own choice. `plan_from_images` sets the attributes
+    below; with their defaults, the class can be used like any nnU-Net planner.
     """
 
     domain_patch_size: tuple[int, int, int] | None = None
-    preset: str = "ctfm"
+    preset: Preset = PRESETS["ctfm"]
     normalization: str = "percentile"
     reader: type[BaseReaderWriter] | None = None
 
@@ -67,11 +67,11 @@ class ASSFTPlanner(ExperimentPlanner):
         """Return nnU-Net's plan of a configuration; a 3D one gets our network, patch, batch and normalisation."""
         plan = super().get_plans_for_configuration(spacing, median_shape, *args, **kwargs)
         if len(spacing) == 3:
-            n_channels, preset = len(plan["normalization_schemes"]), PRESETS[self.preset]
+            n_channels, preset = len(plan["normalization_schemes"]), self.preset
             plan.update(
                 batch_size=BATCH_SIZE,
                 batch_dice=False,
-                patch_size=preset.nearest_patch(self.domain_patch_size or plan["patch_size"]),
+                patch_size=preset.nearest_patch(self.domain_patch_size or preset.patch_size or plan["patch_size"]),
                 normalization_schemes=[NORMALIZATIONS[self.normalization]] * n_channels,
                 use_mask_for_norm=[False] * n_channels,
                 architecture=preset.architecture,
@@ -106,16 +106,16 @@ def plan_from_images(
     *,
     plans_name: str,
     domain_patch_size: tuple[int, int, int] | None,
-    preset: str,
+    preset: Preset,
     normalization: str,
 ) -> dict[str, Any]:
     """Return the plans for a fingerprint that was computed from images alone.
 
-    The plans record the reader of the dataset. domain_patch_size: voxels (z, y, x), None for nnU-Net's own choice.
-    preset, normalization: names in PRESETS and NORMALIZATIONS.
+    The plans record the reader of the dataset. domain_patch_size: voxels (z, y, x), None for that of the preset, or
+    nnU-Net's own choice. preset: the network. normalization: name in NORMALIZATIONS.
     """
     with scratch_folders(dataset, fingerprint) as preprocessed, redirect_stdout(StringIO()):
-        planner = ASSFTPlanner(dataset.name, PRESETS[preset].memory_gb, plans_name=plans_name)
+        planner = ASSFTPlanner(dataset.name, preset.memory_gb, plans_name=plans_name)
         planner.domain_patch_size, planner.preset, planner.normalization = domain_patch_size, preset, normalization
         planner.reader = type(dataset.reader)
         planner.plan_experiment()

@@ -237,4 +237,4 @@ def read_finished_comparison(folder: Path) -> FinishedComparison:
     findings = draw_conclusions(spec, shared, results, runs, of_pseudo_labels)
     first = next((arm for arm in spec.strategies if arm.id == "assft"), spec.first_strategy)
     name = spec.paths(first, spec.seeds[0]).experiment
-    return FinishedComparison(folder, spec, spec.settings.encoder, name, results, findings)
+    return FinishedComparison(folder, spec, spec.settings.pretrained, name, results, findings)

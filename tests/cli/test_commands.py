@@ -24,10 +24,11 @@ from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.cli import annotate, compare, convert, demo, export, plan, predict, report, round, run, score, status
 from nnunet_assft.cli.common import make_parser, parse
 from nnunet_assft.cli.options import settings_of
-from nnunet_assft.network import PRESETS, build_network
+from nnunet_assft.network import ENCODERS, PRESETS, build_network
 from nnunet_assft.planning.domains import DOMAINS
 from nnunet_assft.runtime import files
 from tests.conftest import SHAPE, write_volume
+from tests.network.nnunet_model import save
 
 COMMANDS = {
     "convert": convert,
@@ -101,9 +102,8 @@ def test_help_is_quick_and_fits_a_screen():
         assert max(map(len, lines)) <= 120, name
 
 
-def test_help_of_plan_names_every_row_of_the_tables():
+def test_help_of_plan_names_every_domain():
     text = " ".join(plan.parser().format_help().split())
-    assert f"network: {', '.join(PRESETS)} (default: ctfm)" in text
     assert f"{', '.join(DOMAINS)} (default: auto)" in text
 
 
@@ -461,7 +461,9 @@ def test_plan_says_what_it_decided_and_what_comes_next(blobs, call):
     ],
 )
 def test_plan_says_if_the_network_cannot_take_the_patch_of_the_domain(capsys, preset, line):
-    plan._print_change_of_patch(Settings(domain="amos_mri", preset=preset))
+    network = PRESETS[preset]
+    planned = {"patch_size": network.nearest_patch((48, 160, 224)), "architecture": network.architecture}
+    plan._print_change_of_patch(Settings(domain="amos_mri"), planned)
     assert capsys.readouterr().out == line
 
 
@@ -474,6 +476,31 @@ def test_plan_says_as_what_an_encoder_was_recognised(blobs, call, tmp_path):
     code, _, lines = call("plan -d 901 -e other --preset tiny --encoder", str(tmp_path / "mae.pth"))
     assert code == 1
     assert "Use one of the presets resenc_l, resenc_m, resenc_tiny." in lines[-1]
+
+
+def test_plan_and_status_say_from_which_model_the_network_starts(blobs, call, tmp_path):
+    def of_blobs(content):
+        content["init_args"]["dataset_json"]["labels"] = {"background": 0, "box": 1, "cone": 2}
+
+    checkpoint = save(tmp_path / "model", of_blobs)
+    code, out, _ = call("plan -d 901 --start", str(tmp_path / "model"))
+    assert code == 0
+    assert "domain generic, preset start\n" in out
+    line = f"start: the model {checkpoint}; rows of its last layer: 2 kept (background, box), 1 new (ball)\n"
+    assert line in out
+    assert (
+        "planned here, and in brackets as the weights were trained: spacing 1 x 1 x 1 mm (1.5 x 1 x 1 mm); "
+        "normalization PercentileZScoreNormalization (CTNormalization); channels MRI (CT)\n"
+    ) in out
+    assert line in call("status -d 901")[1]
+
+
+def test_the_tables_of_networks_and_encoders(call):
+    code, out, lines = call("plan --list_encoders")
+    assert (code, lines) == (0, [])
+    assert [line.split()[0] for line in out.splitlines() if re.match(r"  \w", line)] == [*PRESETS, *ENCODERS]
+    assert "Licence: weights Apache-2.0, code MIT\n" in out
+    assert "Presets: resenc_l, resenc_m, resenc_tiny\n" in out
 
 
 def test_status_before_the_first_round(planned, call):

@@ -272,6 +272,20 @@ CODE_IN_FILES = (
         "plan -d 901 --encoder {given}/encoder.pth",
         "which this network cannot take. Use one of the presets resenc_l, resenc_m, resenc_tiny.",
     ),
+    Row(
+        "code in --start",
+        "raw",
+        i.evil_encoder,
+        "plan -d 901 --start {given}/encoder.pth",
+        "encoder.pth holds objects other than tensors, which could run code when loaded; expected tensors only.",
+    ),
+    Row(
+        "--start of an encoder",
+        "raw",
+        i.encoder_of_another_network,
+        "plan -d 901 --start {given}/encoder.pth",
+        "encoder.pth has no init_args; expected a checkpoint that nnU-Net v2 has written. Give an encoder alone with",
+    ),
     Row("a checkpoint outside of the results", "trained", i.model_elsewhere, ROUND_1, "leads out of"),
 )
 
@@ -399,6 +413,9 @@ IT = "a pipe or a device"
 ENDLESS = (  # what is no file, and would be waited for or read for ever
     planning("--test_split of a device", i.nothing, "neither a file nor a fraction", "--test_split /dev/zero"),
     planning("--encoder of a device", i.nothing, "/dev/zero is not a file", "--encoder /dev/zero"),
+    planning("--start of a device", i.nothing, "/dev/zero is not a file", "--start /dev/zero"),
+    planning("--start of a folder", i.nothing, "has no fold_*/checkpoint_final.pth but", "--start {raw}"),
+    planning("--start and --encoder", i.nothing, "both say where the encoder comes from", "--start a --encoder b"),
     Row(
         "--times of a device",
         "waiting",

@@ -53,7 +53,9 @@ def plan(fingerprint: dict[str, Any], **changes: Any) -> dict[str, Any]:
         "preset": "tiny",
         "normalization": "percentile",
     }
-    return plan_from_images(find_dataset(NAME), fingerprint, **{**settings, **changes})
+    settings |= changes
+    settings["preset"] = PRESETS[settings["preset"]]
+    return plan_from_images(find_dataset(NAME), fingerprint, **settings)
 
 
 def fullres(plans: dict[str, Any]) -> dict[str, Any]:

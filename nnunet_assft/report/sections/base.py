@@ -54,7 +54,7 @@ def uses_dkd(strategy: str) -> bool:
 
 def dkd_warning(material: Material) -> str:
     """Return the warning for everything that contains DKD; empty with a pre-trained encoder."""
-    return "" if material.experiment.settings.encoder else BESIDE
+    return "" if material.experiment.settings.pretrained else BESIDE
 
 
 def query_warning(material: Material) -> str:
@@ -96,6 +96,9 @@ def no_picture(case: str, error: Exception) -> str:
 
 
 def encoder_name(material: Material) -> str:
-    """Return the file name of the pre-trained encoder, without its folder, so that reports reveal no local paths."""
-    encoder = material.experiment.settings.encoder
-    return Path(encoder).name if encoder else "none (E⁽⁰⁾ is random)"
+    """Return the name of the file or folder with the pre-trained encoder, without the folders around it, so that
+    reports reveal no local paths."""
+    settings = material.experiment.settings
+    if settings.start:
+        return f"that of the model {Path(settings.start).name}, whose decoder is taken as well"
+    return Path(settings.encoder).name if settings.encoder else "none (E⁽⁰⁾ is random)"

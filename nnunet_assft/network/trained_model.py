@@ -1,0 +1,237 @@
+"""A whole model that nnU-Net has trained, as the network from which an experiment starts.
+
+A model is the folder that nnU-Net's training writes, or one of the checkpoints in it:
+
+    MODEL/plans.json  MODEL/dataset.json  MODEL/fold_0/checkpoint_final.pth
+
+Encoder and decoder are taken as they are. Of the last layer, each structure takes the row of the structure of the same
+name. No code from the checkpoint is run, and no class that it names is imported, unless it is the class of a preset.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import Tensor, nn
+
+from nnunet_assft.network.interface import build_network, last_layer, layers_of_deep_supervision
+from nnunet_assft.network.presets import PRESETS, Preset
+from nnunet_assft.network.pretrained import EncoderReport
+from nnunet_assft.network.weight_files import (
+    WRAPPER,
+    PretrainedEncoderError,
+    adapt_input_channels,
+    fitted,
+    read_weights,
+)
+from nnunet_assft.runtime.files import read_json, sha256_file
+from nnunet_assft.runtime.text import count, reason, some
+
+FINAL = "checkpoint_final.pth"
+NEEDED = ("network_weights", "init_args")  # entries of a checkpoint
+OF_TORCH = "torch.nn."  # where the classes of layers are, which plans name
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model of nnU-Net. preset: its network. contract: the input that it was trained with, see `EncoderReport`.
+    structures: name -> row of the last layer, background included; empty for a model with regions, whose rows mean
+    something else. weights: those of its network."""
+
+    checkpoint: Path
+    preset: Preset
+    contract: dict[str, Any]
+    structures: dict[str, int]
+    weights: dict[str, Any]
+
+
+def read_model(path: str | Path) -> TrainedModel:
+    """Read a model from its folder or from a checkpoint. Raises `PretrainedEncoderError` if it cannot be used."""
+    checkpoint = find_checkpoint(Path(path))
+    content, _ = read_weights(checkpoint, "nnU-Net checkpoint", NEEDED)
+    entries = content if isinstance(content, Mapping) else {}
+    if missing := [name for name in NEEDED if not isinstance(entries.get(name), Mapping)]:
+        raise PretrainedEncoderError(
+            f"{checkpoint} has no {' and no '.join(missing)}; expected a checkpoint that nnU-Net v2 has written. Give "
+            "an encoder alone with --encoder."
+        )
+    try:
+        plans, dataset_json, configuration = _trained_with(content["init_args"], checkpoint)
+        planned = _configuration(plans, configuration)
+        preset, structures = preset_of(planned, configuration), _rows(dataset_json["labels"])
+        contract = {
+            "spacing": [float(edge) for edge in planned.spacing],
+            "patch_size": [int(edge) for edge in planned.patch_size],
+            "normalization": list(planned.normalization_schemes),
+            "channels": list(dataset_json["channel_names"].values()),
+        }
+    except PretrainedEncoderError as error:
+        raise PretrainedEncoderError(f"{checkpoint} {error}") from error
+    except Exception as error:  # plans of any content
+        raise PretrainedEncoderError(
+            f"The plans or the labels in {checkpoint} cannot be used ({reason(error)}); expected those of a model for "
+            "volumes of nnU-Net v2. Use a checkpoint as nnU-Net has written it."
+        ) from error
+    weights = {WRAPPER.sub("", str(key)): value for key, value in content["network_weights"].items()}
+    return TrainedModel(checkpoint, preset, contract, structures, weights)
+
+
+def find_checkpoint(path: Path) -> Path:
+    """Return the checkpoint of a model: `path` itself, or the only final checkpoint in the folder `path`.
+
+    Raises `PretrainedEncoderError` if there is none or a choice.
+    """
+    if not path.is_dir():
+        return path
+    found = sorted([*path.glob(FINAL), *path.glob(f"fold_*/{FINAL}")])
+    if len(found) == 1:
+        return found[0]
+    if found:
+        folds = some(file.parent.name for file in found)
+        raise PretrainedEncoderError(
+            f"{path} has the models of {len(found)} folds ({folds}); a network starts from one. Name one of them, such "
+            f"as {found[0]}."
+        )
+    there = some(sorted(file.name for file in path.iterdir()), 3) or "nothing"
+    raise PretrainedEncoderError(
+        f"{path} has no fold_*/{FINAL} but {there}; expected the folder of a model that nnU-Net has trained, such as "
+        "nnUNetTrainer__nnUNetPlans__3d_fullres, or a checkpoint. Give one of them."
+    )
+
+
+def _trained_with(arguments: Mapping[str, Any], checkpoint: Path) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """Return plans, dataset.json and configuration of a checkpoint: its own, or those beside it if it has none."""
+    folder = checkpoint.parent.parent
+    plans = arguments.get("plans") or read_json(folder / "plans.json")
+    dataset_json = arguments.get("dataset_json") or read_json(folder / "dataset.json")
+    return plans, dataset_json, arguments["configuration"]
+
+
+def _configuration(plans: Mapping[str, Any], configuration: str) -> ConfigurationManager:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the plans are old, which nnU-Net converts
+        return PlansManager(dict(plans)).get_configuration(configuration)
+
+
+def preset_of(planned: ConfigurationManager, configuration: str) -> Preset:
+    """Return the network of a configuration of nnU-Net's plans, with the patch that they have.
+
+    Raises `PretrainedEncoderError`, whose text continues a sentence that names the file, for one of an unknown class.
+    """
+    name = planned.network_arch_class_name.rsplit(".", 1)[-1]
+    arguments, imported = planned.network_arch_init_kwargs, tuple(planned.network_arch_init_kwargs_req_import)
+    known = {row.network_class.rsplit(".", 1)[-1]: row for row in PRESETS.values()}
+    if name not in known:
+        raise PretrainedEncoderError(
+            f"is a model of the network {name}; expected one of {', '.join(sorted(known))}. Use another model."
+        )
+    row = known[name]
+    if len(planned.patch_size) != 3:
+        raise PretrainedEncoderError(
+            f"is a model of the configuration {configuration}, for slices; expected one for volumes. Use another model."
+        )
+    layers = [arguments[argument] for argument in imported if arguments[argument] is not None]
+    if set(imported) - set(row.requires_import) or not all(layer.startswith(OF_TORCH) for layer in layers):
+        raise PretrainedEncoderError(
+            f"has plans that name layers outside of torch ({some(layers)}), which are not imported. Use another model."
+        )
+    return replace(
+        row,
+        description="the network of the model that --start names",
+        arguments=arguments,
+        requires_import=imported,
+        patch_size=tuple(planned.patch_size),
+    )
+
+
+def require_same(preset: str, model: TrainedModel) -> None:
+    """Raise `PretrainedEncoderError`, which names a preset that would fit, unless the preset is the model's network."""
+    if PRESETS[preset].architecture == model.preset.architecture:
+        return
+    same = [name for name, row in PRESETS.items() if row.architecture == model.preset.architecture]
+    use = f"Use --preset {same[0]}, or leave" if same else "No preset is this network; leave"
+    raise PretrainedEncoderError(
+        f"{model.checkpoint} is {shown(model.preset)}; the preset {preset!r} is {shown(PRESETS[preset])}, with other "
+        f"layers. {use} out --preset, which takes the network of the model."
+    )
+
+
+def shown(preset: Preset) -> str:
+    """Return class, levels and widths of a network as a phrase."""
+    arguments = preset.arguments
+    widths = arguments.get("features_per_stage") or arguments.get("widths") or ()
+    name, levels = preset.network_class.rsplit(".", 1)[-1], count(len(arguments["strides"]), "level")
+    return f"a {name} of {levels}, widths {', '.join(map(str, widths))}"
+
+
+def build_model(model: TrainedModel, input_channels: int, num_classes: int) -> nn.Module:
+    """Build the network of a model, with random weights. Raises `PretrainedEncoderError` if that is not possible."""
+    try:
+        return build_network(model.preset.architecture, input_channels, num_classes, initialise=True)
+    except Exception as error:  # arguments of any content
+        raise PretrainedEncoderError(
+            f"The network that the plans in {model.checkpoint} describe cannot be built ({reason(error)}). Use a "
+            "checkpoint as nnU-Net has written it."
+        ) from error
+
+
+def load_model(network: nn.Module, model: TrainedModel, labels: Mapping[str, Any]) -> EncoderReport:
+    """Load a model into a new network of the same architecture.
+
+    labels: those of the dataset that the network is to segment. A row of the last layers, also of those of deep
+    supervision, is taken from the structure of the same name, and is not changed if there is none. Raises
+    `PretrainedEncoderError`, and leaves the network unchanged, if anything does not fit.
+    """
+    pairs = {row: model.structures[name] for name, row in _rows(labels).items() if name in model.structures}
+    weights, adapted = adapt_input_channels(dict(model.weights), network)
+    own, kept = network.state_dict(), len(model.structures)
+    for name in _keys_of_last_layers(network):
+        if isinstance(weights.get(name), Tensor) and (not kept or len(weights[name]) == kept):
+            weights[name] = _with_rows(own[name], weights[name], pairs)
+    cast, problems = fitted(weights, network)
+    if problems:
+        raise PretrainedEncoderError(
+            f"{model.checkpoint} does not fit the network that its plans describe: {problems}. Nothing was loaded. Use "
+            "a complete, unchanged checkpoint."
+        )
+    network.load_state_dict(cast, strict=True)
+    return EncoderReport(
+        path=str(model.checkpoint),
+        sha256=sha256_file(model.checkpoint),
+        encoder="nnunet",
+        layout="torch, network_weights",
+        n_keys=len(cast),
+        adapted=adapted,
+        ignored=(),
+        contract=model.contract,
+        structures={name: row in pairs for name, row in _rows(labels).items()},
+    )
+
+
+def _rows(labels: Mapping[str, Any]) -> dict[str, int]:
+    """Return structure -> row of the last layer, background included; empty if the labels are regions."""
+    values = {name: value for name, value in labels.items() if name != "ignore"}
+    if any(isinstance(value, list | tuple) for value in values.values()):
+        return {}
+    return {name: int(value) for name, value in values.items()}
+
+
+def _keys_of_last_layers(network: nn.Module) -> list[str]:
+    layers = [*layers_of_deep_supervision(network), last_layer(network)]
+    of_layers = {id(tensor) for layer in layers for tensor in layer.parameters()}
+    return [name for name, tensor in network.state_dict(keep_vars=True).items() if id(tensor) in of_layers]
+
+
+def _with_rows(own: Tensor, theirs: Tensor, pairs: Mapping[int, int]) -> Tensor:
+    """Return a tensor of a last layer with the rows of another one in it. pairs: row -> row of the other tensor."""
+    if own.shape[1:] != theirs.shape[1:]:
+        return theirs
+    merged = own.clone()
+    for row, other in pairs.items():
+        merged[row] = theirs[other]
+    return merged
