@@ -229,7 +229,7 @@ class _Previews:
         return self.folder / "uncertainty" / f"{case}.nii.gz"
 
     def done(self, case: str) -> dict[str, Any] | None:
-        """Return the content of the JSON file of a case, see `preview.write_preview`, or None if something is missing."""
+        """Return the content of the JSON file of a case, see `preview.write_preview`, or None if a file is missing."""
         drawn = self.overlay(case).is_file() and (self.map_file(case).is_file() or not self.options.uncertainty)
         return preview_or_none(self.context, self.request.round, case, self.model) if drawn else None
 

@@ -111,7 +111,9 @@ def test_export_again_keeps_what_is_there_and_what_somebody_changed(
     (work / "prelabels/case_03.nii.gz").unlink()
     before = {file: file.stat().st_mtime_ns for file in (work / "overlays").iterdir()}
     mine = sha256_file(work / "prelabels/case_01.nii.gz")
-    monkeypatch.setattr("nnunet_assft.annotation.export.open_scorer", lambda *_: pytest.fail("no forward pass is needed"))
+    monkeypatch.setattr(
+        "nnunet_assft.annotation.export.open_scorer", lambda *_: pytest.fail("no forward pass is needed")
+    )
     code, out, lines = call("export", "-o", work, "-device", "cpu")
     assert (code, lines) == (0, [])
     assert "case_01: the pre-segmentation in" in out
