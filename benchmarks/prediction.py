@@ -100,7 +100,7 @@ def predict(context: Any, scorer: Any, cases: list[str], folder: Path, writers: 
     model = context.experiment.initial_model
     staged = prediction.prediction_of(context, model, partial(prediction._write, context, folder, {}), mirroring=True)
     loaded = Once(lambda: scorer)  # so that the network is not loaded again
-    staged = replace(staged, compute=partial(prediction._predict, loaded, True, False), writers=writers)
+    staged = replace(staged, compute=partial(prediction._predict, loaded, True, False), writers=partial(int, writers))
     for_each_case(staged if writers else (lambda case: Staged.__call__(staged, case)), cases, desc="predicting")
 
 

@@ -35,7 +35,7 @@ def write_pseudo_labels(
     files = {case: context.pseudo_label(r, case) for case in selected}
     options, write = experiment.options, partial(_write_pseudo_label, context, r)
     mirroring, margin = options.pseudo_mirroring, options.ignore_margin > 0
-    entries = for_each_case(
+    entries: dict[str, dict[str, Any]] = for_each_case(
         prediction_of(context, model, write, mirroring=mirroring, margin=margin),
         list(selected),
         desc=f"round {r}: pseudo-labels",

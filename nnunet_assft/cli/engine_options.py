@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from nnunet_assft.cli.common import PrintAndExit, choose_device, file_name, number
 from nnunet_assft.errors import AssftError
@@ -27,7 +28,7 @@ HELP = """\
 def add_engine_options(parser: argparse.ArgumentParser, *, trains: bool = True) -> None:
     """Add --engine and what belongs to it. trains: whether the command trains, and so can use --gpus."""
     parser.epilog = EPILOG
-    kinds = {"engine": str, "parts": number("parts"), "slurm": str}
+    kinds: dict[str, Callable[[str], Any]] = {"engine": str, "parts": number("parts"), "slurm": str}
     for name, kind in (kinds | {"gpus": number("gpus")} if trains else kinds).items():
         parser.add_argument(f"--{name}", type=kind, help=argparse.SUPPRESS)
     parser.add_argument("--engine_file", type=file_name, help=argparse.SUPPRESS)

@@ -210,7 +210,7 @@ class Attempt(Generic[Result]):
         else:
             contents = one_ahead(read, items)
         left = len(items)
-        with InBackground(write, staged.writers, lambda computed: staged.bytes_to_write(computed[1])) as writing:
+        with InBackground(write, staged.writers(), lambda computed: staged.bytes_to_write(computed[1])) as writing:
             for i, content in contents:
                 left, case = left - 1, items[i][0]
                 begins(case)

@@ -43,15 +43,16 @@ class Staged:
     """A function of a case in three steps. All of them are picklable.
 
     read: argument of the case -> what `compute` needs. compute: -> what `write` needs; called in one process, for one
-    case at a time. write: -> the result of the case. readers, writers: how many processes may read and write, at most;
-    without readers, one case is read ahead in this process. bytes_to_write: memory that `write` takes.
+    case at a time. write: -> the result of the case. readers: how many processes read; without any, one case is read
+    ahead in this process. writers: returns how many processes may write, on the machine that computes. bytes_to_write:
+    memory that `write` takes.
     """
 
     read: Callable[[Any], Any]
     compute: Callable[[Any], Any]
     write: Callable[[Any], Any] = as_it_is
     readers: int = 0
-    writers: int = 0
+    writers: Callable[[], int] = int  # which returns 0
     bytes_to_write: Callable[[Any], int] = no_bytes
 
     def __call__(self, item: Any) -> Any:

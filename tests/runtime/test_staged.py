@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,12 +56,13 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(params=["one process", "readers", "writers", "both"])
-def way(request: pytest.FixtureRequest, at_once: None) -> dict[str, int]:
+def way(request: pytest.FixtureRequest, at_once: None) -> dict[str, Any]:
     ways = {"one process": (0, 0), "readers": (2, 0), "writers": (0, 2), "both": (1, 1)}
-    return dict(zip(("readers", "writers"), ways[request.param], strict=True))
+    readers, writers = ways[request.param]
+    return {"readers": readers, "writers": partial(int, writers)}
 
 
-def test_the_steps_follow_each_other(way: dict[str, int]) -> None:
+def test_the_steps_follow_each_other(way: dict[str, Any]) -> None:
     function = Staged(refuse_four, square, text_of, **way)
     assert function(3) == "9"
     failures: dict[str, AssftError] = {}
@@ -69,7 +71,7 @@ def test_the_steps_follow_each_other(way: dict[str, int]) -> None:
 
 
 @pytest.mark.parametrize("step", range(3))
-def test_an_error_in_any_step_names_its_case(way: dict[str, int], step: int) -> None:
+def test_an_error_in_any_step_names_its_case(way: dict[str, Any], step: int) -> None:
     steps: list[Callable[[int], float]] = [staged.as_it_is] * 3
     steps[step] = divide_by_zero
     with pytest.raises(ZeroDivisionError) as raised:
@@ -78,7 +80,7 @@ def test_an_error_in_any_step_names_its_case(way: dict[str, int], step: int) -> 
 
 
 def test_other_executors_take_all_steps_of_a_case_together() -> None:
-    function = Staged(refuse_four, square, text_of, writers=2)
+    function = Staged(refuse_four, square, text_of, writers=partial(int, 2))
     assert for_each_case(function, {"a": 1, "b": 2}, desc="texts", executor=in_processes(2)) == {"a": "1", "b": "4"}
 
 
@@ -109,7 +111,7 @@ def test_nothing_is_read_ahead_where_it_cannot_help(
 
 
 def writers_of(n: int, **how: object) -> dict[str, int]:
-    return for_each_case(Staged(square, square, process_of, writers=n, **how), CASES, desc="processes")
+    return for_each_case(Staged(square, square, process_of, writers=partial(int, n), **how), CASES, desc="processes")
 
 
 def test_after_the_first_case_other_processes_write(at_once: None) -> None:
@@ -136,7 +138,7 @@ def test_no_process_writes_what_does_not_fit_into_memory(
 
 
 def test_a_process_that_is_killed_costs_no_case(at_once: None, capsys: pytest.CaptureFixture[str]) -> None:
-    function = Staged(square, square, partial(killed_in_another_process, os.getpid()), writers=2)
+    function = Staged(square, square, partial(killed_in_another_process, os.getpid()), writers=partial(int, 2))
     assert for_each_case(function, CASES, desc="numbers") == {case: n**4 for case, n in CASES.items()}
     assert capsys.readouterr().err.count("A process that writes results was killed, most likely because the mem") == 1
 
@@ -148,7 +150,7 @@ def touch_slowly(file: Path) -> None:
 
 def test_no_more_calls_than_processes_are_waiting(at_once: None, tmp_path: Path) -> None:
     computed: list[Path] = []
-    function = Staged(Path, lambda file: computed.append(file) or file, touch_slowly, writers=1)
+    function = Staged(Path, lambda file: computed.append(file) or file, touch_slowly, writers=partial(int, 1))
     results = each_case(function, {str(i): tmp_path / str(i) for i in range(5)}, desc="touching")
     for case, _ in results:
         # the case that is finished, the one that a process works on, and the one that waits for a process

@@ -102,7 +102,7 @@ def predict_images(
         compute=partial(_predict, Once(how.open)),
         write=partial(_export, plans, dataset_json, how.options.save_probabilities),
         readers=how.options.preprocessing,
-        writers=how.options.export,
+        writers=partial(int, how.options.export),
         bytes_to_write=_bytes_to_export,
     )
     folder = how.folder.absolute()  # parts work in other folders

@@ -94,7 +94,7 @@ def prediction_of(
         read=partial(_read, context),
         compute=partial(_predict, Once(partial(open_scorer, context, model)), mirroring, margin),
         write=write,
-        writers=idle_cores(context.device),
+        writers=partial(idle_cores, context.device),
         bytes_to_write=Predicted.bytes_to_export,
     )
 
