@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import redirect_stdout, suppress
+from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -85,8 +85,12 @@ def rehearse(n: int, n_rounds: int, channels: int) -> dict[str, float]:
         run_round(experiment, r, torch.device("cpu"))
     finished = time.process_time()
     begun = time.perf_counter()
-    with redirect_stdout(StringIO()), suppress(SystemExit):
-        status(["-d", "999"])
+    try:
+        with redirect_stdout(StringIO()) as printed:
+            status(["-d", "999"])
+    except SystemExit as exit_:
+        if exit_.code or "All rounds are done." not in printed.getvalue():
+            raise RuntimeError(f"nnUNetv2_assft_status ended with {exit_.code}: {printed.getvalue()}") from exit_
     files = sum(len(names) for _, _, names in os.walk(experiment.paths.results))
     return {
         "cases": n,

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,10 +98,10 @@ def report(args: argparse.Namespace) -> None:
     print(f"peak memory of b: {few:.2f} GiB after 1 case, {many:.2f} GiB after 10")
 
 
-def set_up(args: argparse.Namespace) -> tuple[Any, Any, Any, list[str]]:
+def set_up(args: argparse.Namespace, spacings: Sequence[float] = (1.0,)) -> tuple[Any, Any, Any, list[str]]:
     """Plan an experiment on smooth noise, and return its context, scorer, request and case ids.
 
-    It also writes a model folder that nnU-Net can read.
+    It also writes a model folder that nnU-Net can read. spacings: of the images in turn, in mm along each axis.
     """
     import SimpleITK as sitk
     import torch
@@ -120,7 +120,9 @@ def set_up(args: argparse.Namespace) -> tuple[Any, Any, Any, list[str]]:
     rng = np.random.default_rng(0)
     for i in range(max(2, args.cases)):
         image = 100 * gaussian_filter(rng.normal(size=args.size), 2).astype(np.float32) + 500
-        sitk.WriteImage(sitk.GetImageFromArray(image), str(raw / "imagesTr" / f"case_{i:02d}_0000.nii.gz"))
+        volume = sitk.GetImageFromArray(image)
+        volume.SetSpacing(3 * [spacings[i % len(spacings)]])
+        sitk.WriteImage(volume, str(raw / "imagesTr" / f"case_{i:02d}_0000.nii.gz"))
     labels = {"background": 0, **{f"structure_{c}": c for c in range(1, args.classes)}}
     write_json(
         raw / "dataset.json",

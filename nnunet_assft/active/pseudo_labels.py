@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from nnunetv2.postprocessing.remove_connected_components import remove_all_but_largest_component_from_segmentation
 
 from nnunet_assft.active.context import Context
-from nnunet_assft.active.scoring.prediction import open_scorer
-from nnunet_assft.active.scoring.scorer import Scorer
-from nnunet_assft.active.scoring.voxel_statistics import margin_of_logits
+from nnunet_assft.active.scoring.prediction import Predicted, prediction_of
 from nnunet_assft.active.state import PROVENANCE, Model
-from nnunet_assft.runtime.cases import Once, for_each_case
+from nnunet_assft.runtime.cases import for_each_case
 from nnunet_assft.runtime.files import sha256_file, write_json
 from nnunet_assft.runtime.sealed import write_sealed
 from nnunet_assft.volumes.segmentations import write_segmentation
@@ -34,8 +33,10 @@ def write_pseudo_labels(
     """
     experiment, folder = context.experiment, context.paths.pseudo_label_folder(r)
     files = {case: context.pseudo_label(r, case) for case in selected}
-    entries = for_each_case(
-        partial(_write_pseudo_label, context, r, Once(partial(open_scorer, context, model))),
+    options, write = experiment.options, partial(_write_pseudo_label, context, r)
+    mirroring, margin = options.pseudo_mirroring, options.ignore_margin > 0
+    entries: dict[str, dict[str, Any]] = for_each_case(
+        prediction_of(context, model, write, mirroring=mirroring, margin=margin),
         list(selected),
         desc=f"round {r}: pseudo-labels",
         executor=context.cases,
@@ -49,33 +50,31 @@ def write_pseudo_labels(
         "experiment": experiment.name,
         "round": r,
         "model": asdict(model),
-        "mirroring": experiment.options.pseudo_mirroring,
-        "largest_component": experiment.options.largest_component,
-        "ignore_margin": experiment.options.ignore_margin,
+        "mirroring": mirroring,
+        "largest_component": options.largest_component,
+        "ignore_margin": options.ignore_margin,
         "cases": {case: {**selected[case], **entry} for case, entry in entries.items()},
     }
     write_sealed(folder / PROVENANCE, provenance)  # last: its existence means that the other files are complete
 
 
-def _write_pseudo_label(context: Context, r: int, scorer: Once[Scorer], case: str) -> dict[str, Any]:
+def _write_pseudo_label(context: Context, r: int, found: Predicted) -> dict[str, Any]:
     """Write the pseudo-label of a case, and return its entry in the provenance."""
-    file, properties = context.pseudo_label(r, case), context.properties(case)
-    segmentation = _pseudo_label(context, scorer(), context.image(case), properties)
-    write_segmentation(context.dataset.reader, segmentation, file, properties)
+    file, segmentation = context.pseudo_label(r, found.case), _pseudo_label(context, found)
+    write_segmentation(context.dataset.reader, segmentation, file, found.properties)
     counts = np.bincount(segmentation.ravel(), minlength=max(context.dataset.labels.values()) + 1)
     return {"sha256": sha256_file(file), "voxels": counts.tolist()}
 
 
-def _pseudo_label(context: Context, scorer: Scorer, image: np.ndarray, properties: dict[str, Any]) -> np.ndarray:
+def _pseudo_label(context: Context, found: Predicted) -> np.ndarray:
     """Return the argmax prediction on the original grid, (z, y, x), with the refinements that the options ask for."""
-    options = context.experiment.options
-    logits = scorer.logits(image, mirroring=options.pseudo_mirroring)
-    segmentation = scorer.segmentation(logits, properties)
+    options, grid = context.experiment.options, found.on(context)
+    segmentation = grid.segmentation(torch.from_numpy(found.logits), found.properties)
     if options.largest_component:  # smaller components of each structure become background
         for value in context.dataset.foreground_labels:
             segmentation = remove_all_but_largest_component_from_segmentation(segmentation, value)
-    if options.ignore_margin > 0:  # voxels with a smaller p_(1) - p_(2) get the ignore label
-        margin = scorer.to_original_grid(margin_of_logits(logits), properties, outside=1.0)
+    if found.margin is not None:  # voxels with a smaller p_(1) - p_(2) get the ignore label
+        margin = grid.to_original_grid(torch.from_numpy(found.margin), found.properties, outside=1.0)
         segmentation[margin < options.ignore_margin] = context.dataset.labels["ignore"]
     return segmentation
 

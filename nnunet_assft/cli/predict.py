@@ -7,20 +7,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nnunet_assft.cli.common import (
-    add_device,
-    choose_device,
-    file_name,
-    load_experiment,
-    make_parser,
-    number,
-    round_of,
-    run,
-)
+from nnunet_assft.cli.common import add_device, file_name, load_experiment, make_parser, number, round_of, run
+from nnunet_assft.cli.engine_options import add_engine_options, choose_where
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.text import printable
 
 if TYPE_CHECKING:
+    from nnunet_assft.active.scoring.new_images import PredictionOptions
     from nnunet_assft.volumes.image_files import ImageFiles
 
 
@@ -46,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
         "-part_id", type=number("part_id"), default=0, metavar="I", help="the part that this call predicts, from 0"
     )
     add_device(p)
+    add_engine_options(p, trains=False)
     return p
 
 
@@ -57,26 +51,25 @@ def predict(args: argparse.Namespace) -> None:
     """
     from tqdm import tqdm
 
-    from nnunet_assft.active.scoring.new_images import Processes, open_predictor, predict_images
-    from nnunet_assft.runtime.processes import let_workers_die_with_us
+    from nnunet_assft.active.scoring.new_images import Prediction, predict_images
     from nnunet_assft.runtime.writable import require_folder
 
     if args.part_id >= args.num_parts:
         parser().error(f"argument -part_id: {args.part_id}; expected 0 to {args.num_parts - 1} with this -num_parts")
     experiment = load_experiment(args)
     done = round_of(experiment, args.r)
-    predictor = open_predictor(
-        experiment, done.model, choose_device(args.device), args.step_size, use_mirroring=not args.disable_tta
-    )
-    file_ending = str(predictor.dataset_json["file_ending"])
-    images = list_cases(args.i, predictor.dataset_json)
+    device, engine = choose_where(args)
+    if engine.name != "here" and args.num_parts > 1:
+        parser().error("argument -num_parts: the engine divides the cases by itself; see --parts in --list_engines")
+    dataset_json = experiment.raw_dataset().dataset_json
+    file_ending = str(dataset_json["file_ending"])
+    images = list_cases(args.i, dataset_json)
     cases = cases_of_part(images, args)
     unusable = {**images.misnamed, **images.incomplete} if args.part_id == 0 else {}
     if not cases and not unusable:
         print("This part contains no case that is left to predict.")
         return
     require_folder(args.o, "-o")
-    let_workers_die_with_us()
     refused: list[str] = []
 
     def refuse(case: str, error: AssftError) -> None:
@@ -92,12 +85,25 @@ def predict(args: argparse.Namespace) -> None:
             f"nnUNetv2_assft_predict: {printable(name)} is left out, because it does not end with {file_ending}.",
             file=sys.stderr,
         )
-    processes, probabilities = Processes(args.npp, args.nps), args.save_probabilities
     if cases:
-        predict_images(predictor, cases, args.o, processes, save_probabilities=probabilities, refused=refuse)
+        how = Prediction(experiment, done.model, device, args.o, options_of(args))
+        predict_images(how, cases, refuse, engine)
     if refused:
         n_cases = len(cases) + len(unusable)
         raise AssftError(f"{len(refused)} of {n_cases} cases could not be predicted. The lines above say why.")
+
+
+def options_of(args: argparse.Namespace) -> PredictionOptions:
+    """Return how images are predicted, in nnU-Net's terms."""
+    from nnunet_assft.active.scoring.new_images import PredictionOptions
+
+    return PredictionOptions(
+        step_size=args.step_size,
+        use_mirroring=not args.disable_tta,
+        save_probabilities=args.save_probabilities,
+        preprocessing=args.npp,
+        export=args.nps,
+    )
 
 
 def cases_of_part(images: ImageFiles, args: argparse.Namespace) -> dict[str, tuple[Path, ...]]:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from nnunet_assft.cluster.job import Job, Sweep, open_job, write_function
 from nnunet_assft.errors import AssftError
-from nnunet_assft.runtime.cases import Executor, here
+from nnunet_assft.runtime.cases import Attempt, Executor, here
 from nnunet_assft.runtime.text import count, named, some
 
 
@@ -51,7 +51,7 @@ class InParts:
     def __reduce__(self) -> tuple[Callable[[], Executor], tuple[()]]:
         return _here, ()
 
-    def __call__(self, function: Callable[[Any], Any], items: Sequence[Any], desc: str) -> Iterator[tuple[int, Any]]:
+    def __call__(self, function: Attempt[Any], items: Sequence[Any], desc: str) -> Iterator[tuple[int, Any]]:
         if not items:
             return
         folder = self.folder / re.sub(r"\W+", "_", desc).strip("_")
@@ -71,23 +71,29 @@ class InParts:
     def _results(self, job: Job, left: dict[str, Any], number: dict[str, int], desc: str) -> Iterator[tuple[int, Any]]:
         """Yield (number of the case, result) until nothing is left."""
         known: object = None  # what had been achieved when the last sweep was submitted
-        while left:
-            running = any(self.launcher.running(sweep) for sweep in job.sweeps)  # asked before the files are read
-            for case, result in job.new_results():
-                if left.pop(case, None) is not None:
-                    yield number[case], result
-            if running:
-                time.sleep(self.launcher.pause)
-            elif left:
-                achieved = (len(left), job.progress())
-                if achieved == known:
-                    raise AssftError(self._no_progress(job, list(left)))
-                known = achieved
-                sweep = job.submit(list(left.items()), min(self.parts, len(left)))
-                self.launcher.submit(job, sweep)
-                if sweep.ids():
-                    told = f"{count(sweep.parts, 'part')} submitted as {named('job', sweep.ids())}"
-                    tqdm.write(f"{desc}: {count(len(left), 'case')} left, {told}", file=sys.stderr)
+        with tqdm(bar_format="{desc}", leave=False, delay=1e-9) as line:  # is not shown before it says something
+            while left:
+                running = any(self.launcher.running(sweep) for sweep in job.sweeps)  # asked before the files are read
+                for case, result in job.new_results():
+                    if left.pop(case, None) is not None:
+                        yield number[case], result
+                if running:
+                    if said := "; ".join(f"{case}: {text}" for case, text in job.at_work().items()):
+                        line.set_description_str(f"{desc}, {said}")
+                    time.sleep(self.launcher.pause)
+                elif left:
+                    achieved = (len(left), job.progress())
+                    if achieved == known:
+                        raise AssftError(self._no_progress(job, list(left)))
+                    known = achieved
+                    self._submit(job, left, desc)
+
+    def _submit(self, job: Job, left: dict[str, Any], desc: str) -> None:
+        sweep = job.submit(list(left.items()), min(self.parts, len(left)))
+        self.launcher.submit(job, sweep)
+        if sweep.ids():
+            told = f"{count(sweep.parts, 'part')} submitted as {named('job', sweep.ids())}"
+            tqdm.write(f"{desc}: {count(len(left), 'case')} left, {told}", file=sys.stderr)
 
     def _no_progress(self, job: Job, left: Sequence[str]) -> str:
         last = job.sweeps[-1]

@@ -26,12 +26,13 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from nnunet_assft.errors import AssftError, DamagedFileError, in_one_line
+from nnunet_assft.runtime.cases import Attempt
 from nnunet_assft.runtime.files import write_bytes
 from nnunet_assft.runtime.sealed import read_sealed, write_sealed
 from nnunet_assft.runtime.untrusted import load_result
@@ -72,6 +73,11 @@ class Job:
     def progress(self) -> set[tuple[str, str]]:
         """Return what parts have said about their progress within a case, such as the epochs of a training."""
         return {(report["case"], report["progress"]) for sweep in self.sweeps for report in sweep.reports()}
+
+    def at_work(self) -> dict[str, str]:
+        """Return case -> how far it is, of the cases of which parts say that."""
+        reports = [report for sweep in self.sweeps for report in sweep.reports() if report["state"] == "running"]
+        return {report["case"]: report["progress"] for report in reports if report["progress"]}
 
     def remove(self) -> None:
         """Delete the folder."""
@@ -130,31 +136,29 @@ def write_function(job: Job, function: Callable[[Any], Any]) -> None:
 # Working on a part ----------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class _Part:
-    """The process that works on a part, as it describes itself in its file."""
-
-    file: Path
-    content: dict[str, Any]
-
-    def say(self, **changes: Any) -> None:
-        self.content.update(changes)
-        write_sealed(self.file, self.content)
+_PART = (
+    "NNUNET_ASSFT_PART"  # environment variable with the file in which a part, and what it starts, says how far it is
+)
 
 
-_at_work: _Part | None = None
+def _say(file: Path, **changes: Any) -> None:
+    """Change what the file of a part says. A process that the part has started may have changed it meanwhile."""
+    known: dict[str, Any] = {}
+    with suppress(DamagedFileError):
+        known = read_sealed(file)
+    write_sealed(file, {**known, **changes})
 
 
 def is_part() -> bool:
-    """Return whether this process works on a part."""
-    return _at_work is not None
+    """Return whether this process works on a part, or was started by one that does."""
+    return _PART in os.environ
 
 
 def say_progress(text: str) -> None:
     """Say how far a long case is, such as the epoch that a training can be continued from. Does nothing elsewhere than
     in a part."""
-    if _at_work is not None:
-        _at_work.say(progress=text)
+    if _PART in os.environ:
+        _say(Path(os.environ[_PART]), progress=text)
 
 
 def run_part(sweep: Path, num_parts: int, part_id: int, function_sha256: str) -> None:
@@ -162,42 +166,38 @@ def run_part(sweep: Path, num_parts: int, part_id: int, function_sha256: str) ->
 
     function_sha256: that of the file of the function, as the coordinator knows it, so that nothing else is run.
     """
-    global _at_work
     content = (sweep.parent / FUNCTION).read_bytes()
     if hashlib.sha256(content).hexdigest() != function_sha256:
         raise AssftError(f"{sweep.parent} belongs to another step by now. Nothing is left to do for this part.")
     cases: list[tuple[str, Any]] = pickle.loads((sweep / CASES).read_bytes())[part_id::num_parts]
     name = f"part_{part_id:03d}_{socket.gethostname()}_{os.getpid()}"
+    file = sweep / f"{name}.json"
+    os.environ[_PART] = str(file)
     who = {"part": part_id, "host": socket.gethostname(), "pid": os.getpid(), "job": os.environ.get("SLURM_JOB_ID", "")}
     what = {"state": "running", "finished": 0, "of": len(cases), "case": "", "progress": "", "error": ""}
-    _at_work = part = _Part(sweep / f"{name}.json", {**who, **what})
-    part.say()
+    _say(file, **who, **what)
     for number in (signal.SIGTERM, signal.SIGUSR2):  # of SLURM, when the time is up or another job comes first
         signal.signal(number, _end)
+    finished: list[str] = []
     try:
-        function = pickle.loads(content)
+        # an error is the result of its case, which the coordinator raises or collects
+        attempt: Attempt[Any] = replace(pickle.loads(content), returns=(Exception,))
         with open(sweep / f"{name}.bin", "ab") as results:
-            for n, (case, item) in enumerate(cases):
-                part.say(case=case, progress="", finished=n)
-                _add(results, (case, _result(function, (case, item))))
+            for i, result in attempt.to_all(cases, partial(_begin, file, finished)):
+                _add(results, (cases[i][0], result))
+                finished.append(cases[i][0])
     except BaseException as error:
-        part.say(state="failed", error=in_one_line(error) if isinstance(error, Exception) else str(error))
+        _say(file, state="failed", error=in_one_line(error) if isinstance(error, Exception) else str(error))
         raise
-    part.say(state="finished", finished=len(cases), case="")
+    _say(file, state="finished", finished=len(cases), case="")
+
+
+def _begin(file: Path, finished: Sequence[str], case: str) -> None:
+    _say(file, case=case, progress="", finished=len(finished))
 
 
 def _end(number: int, _: object) -> None:
     raise SystemExit(f"ended by {signal.Signals(number).name}")
-
-
-def _result(function: Callable[[Any], Any], case_and_item: tuple[str, Any]) -> Any:
-    """Return the result of a case, or its error as an `AssftError`, which the coordinator raises or collects."""
-    try:
-        return function(case_and_item)
-    except AssftError as error:
-        return error
-    except Exception as error:
-        return AssftError(f"{in_one_line(error)}.")
 
 
 def _add(results: io.BufferedWriter, result: tuple[str, Any]) -> None:

@@ -20,6 +20,7 @@ from nnunet_assft.runtime.files import write_text
 from nnunet_assft.runtime.processes import die_with_parent
 
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+OF_SUBMITIT = ("time", "array_parallelism", "signal_delay_s")  # which it needs to know; all others are given to sbatch
 MINUTES = 240  # that a job of SLURM may take; what it has not finished then is submitted again
 
 
@@ -84,9 +85,10 @@ class Slurm:
     def submit(self, job: Job, sweep: Sweep) -> None:
         submitit = _submitit()
         logs = sweep.folder / "logs"
-        known = set(submitit.SlurmExecutor._valid_parameters())
         options: dict[str, Any] = {"time": MINUTES, **self.options}
-        others = {name: value for name, value in options.items() if name not in known}
+        named = {name: number for name, number in options.items() if name in OF_SUBMITIT}
+        named |= {name: int(number) for name, number in named.items() if str(number).isdigit()}
+        others = {name: value for name, value in options.items() if name not in named}
         # the user's working directory may contain a folder that shadows a package
         others["chdir"] = str(sweep.folder)
         work = partial(run_part, sweep.folder, sweep.parts, function_sha256=job.function_sha256)
@@ -94,10 +96,8 @@ class Slurm:
         try:
             for parts in _chunks(range(sweep.parts), _longest_array()):
                 executor = submitit.SlurmExecutor(logs)
-                named = {name: value for name, value in options.items() if name in known}
-                executor.update_parameters(
-                    job_name=f"assft_{job.folder.name}"[:60], **named, additional_parameters=others
-                )
+                name = f"assft_{job.folder.name}"[:60]
+                executor.update_parameters(job_name=name, **named, additional_parameters=others)
                 ids += [array.job_id.partition("_")[0] for array in executor.map_array(work, parts)[:1]]
                 sweep.write(sweep.parts, ids)
         except (submitit.core.utils.FailedJobError, FileNotFoundError, RuntimeError, ValueError) as error:

@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Generic, Protocol, TypeVar
 
 from tqdm import tqdm
 
-from nnunet_assft.errors import AssftError, doing
+from nnunet_assft.errors import AssftError, doing, in_one_line
 from nnunet_assft.runtime.processes import die_with_parent_if_spawned
+from nnunet_assft.runtime.staged import InBackground, Staged, one_ahead
 
 Result = TypeVar("Result")
 
@@ -31,14 +32,13 @@ class Executor(Protocol):
     """
 
     def __call__(
-        self, function: Callable[[Any], Any], items: Sequence[tuple[str, Any]], desc: str
+        self, function: Attempt[Any], items: Sequence[tuple[str, Any]], desc: str
     ) -> Iterator[tuple[int, Any]]: ...
 
 
-def here(function: Callable[[Any], Any], items: Sequence[tuple[str, Any]], desc: str) -> Iterator[tuple[int, Any]]:
+def here(function: Attempt[Any], items: Sequence[tuple[str, Any]], desc: str) -> Iterator[tuple[int, Any]]:
     """Apply the function in this process, to one item after the other."""
-    for i, item in enumerate(items):
-        yield i, function(item)
+    yield from function.to_all(items)
 
 
 def in_processes(n: int, *, never_here: bool = False) -> Executor:
@@ -50,9 +50,7 @@ def in_processes(n: int, *, never_here: bool = False) -> Executor:
     there as well is an `AssftError`. Workers are spawned, because forking after torch was loaded can hang.
     """
 
-    def execute(
-        function: Callable[[Any], Any], items: Sequence[tuple[str, Any]], desc: str
-    ) -> Iterator[tuple[int, Any]]:
+    def execute(function: Attempt[Any], items: Sequence[tuple[str, Any]], desc: str) -> Iterator[tuple[int, Any]]:
         workers = min(n, len(items))
         if workers < 2 and not never_here:
             yield from here(function, items, desc)
@@ -119,7 +117,7 @@ def nothing_done(case: str) -> None:
 
 
 def for_each_case(  # seven parameters: everything in which the loops over cases differ
-    function: Callable[[Any], Result],
+    function: Callable[[Any], Result] | Staged,
     cases: Mapping[str, Any] | Sequence[str],
     *,
     desc: str,
@@ -130,11 +128,12 @@ def for_each_case(  # seven parameters: everything in which the loops over cases
 ) -> dict[str, Result]:
     """Apply `function` to every case, and return case -> result in the order of `cases`.
 
-    A progress bar counts the cases that are not done yet. cases: case id -> argument of `function`, or a sequence of
-    ids that are the arguments themselves. desc: text of the progress bar. done: returns the result of a case that an
-    earlier call has finished, usually from its file, or None. finished: called in this process with the id and the
-    result of each case as it completes. failures: if given, an `AssftError` of a case is stored here and the other
-    cases continue; otherwise the first error ends the loop.
+    A progress bar counts the cases that are not done yet. function: with a `Staged` one, cases are read and written
+    while others are computed. cases: case id -> argument of `function`, or a sequence of ids that are the arguments
+    themselves. desc: text of the progress bar. done: returns the result of a case that an earlier call has finished,
+    usually from its file, or None. finished: called in this process with the id and the result of each case as it
+    completes. failures: if given, an `AssftError` of a case is stored here and the other cases continue; otherwise the
+    first error ends the loop.
     """
     items = cases if isinstance(cases, Mapping) else {case: case for case in cases}
     results = {case: kept for case in items if (kept := done(case)) is not None}
@@ -153,7 +152,7 @@ def for_each_case(  # seven parameters: everything in which the loops over cases
 
 
 def each_case(
-    function: Callable[[Any], Result],
+    function: Callable[[Any], Result] | Staged,
     items: Mapping[str, Any],
     *,
     desc: str,
@@ -167,29 +166,59 @@ def each_case(
     otherwise it is yielded in place of the result of its case.
     """
     cases = list(items)
-    for i, result in executor(_Attempt(function, desc, collects=not raises), list(items.items()), desc):
+    attempt = Attempt(function, desc, () if raises else (AssftError,))
+    for i, result in executor(attempt, list(items.items()), desc):
         if raises and isinstance(result, AssftError):  # raised by no function, which would end the loop: it was killed
             raise AssftError(f"{cases[i]}: {result} Finished cases are kept.")
         yield cases[i], result
 
 
 @dataclass(frozen=True)
-class _Attempt(Generic[Result]):
-    """Calls a function, and says in any other error than an `AssftError` on which case it was at work.
+class Attempt(Generic[Result]):
+    """Calls a function with the argument of a case, and says in any other error than an `AssftError` on which case it
+    was at work.
 
-    collects: return an `AssftError` instead of raising it. It is a class so that it can be pickled.
+    returns: errors that are returned, as an `AssftError`, instead of raised. It is a class so that it can be pickled.
     """
 
-    function: Callable[[Any], Result]
+    function: Callable[[Any], Result] | Staged
     desc: str
-    collects: bool
+    returns: tuple[type[Exception], ...]
 
     def __call__(self, case_and_item: tuple[str, Any]) -> Result | AssftError:
         case, item = case_and_item
         try:
             with doing(f"{self.desc} {case}"):
                 return self.function(item)
-        except AssftError as error:
-            if self.collects:
-                return error
-            raise
+        except self.returns as error:
+            return error if isinstance(error, AssftError) else AssftError(f"{in_one_line(error)}.")
+
+    def to_all(
+        self, items: Sequence[tuple[str, Any]], begins: Callable[[str], object] = nothing_done
+    ) -> Iterator[tuple[int, Any]]:
+        """Yield (index, result) of all items in the order of completion. The work is done in this process, apart from
+        the reading and writing of a `Staged` function. begins: called with each case before it is computed."""
+        staged = self.function
+        if not isinstance(staged, Staged):
+            for i, item in enumerate(items):
+                begins(item[0])
+                yield i, self(item)
+            return
+        read, compute, write = (replace(self, function=step) for step in (staged.read, staged.compute, staged.write))
+        if staged.readers:
+            contents = in_processes(staged.readers, never_here=True)(read, items, self.desc)
+        else:
+            contents = one_ahead(read, items)
+        left = len(items)
+        with InBackground(write, staged.writers(), lambda computed: staged.bytes_to_write(computed[1])) as writing:
+            for i, content in contents:
+                left, case = left - 1, items[i][0]
+                begins(case)
+                computed = content if isinstance(content, AssftError) else compute((case, content))
+                del content  # no more than the next case is held in memory
+                if isinstance(computed, AssftError):
+                    yield i, computed
+                else:
+                    yield from writing.call(i, (case, computed), left)
+                del computed
+            yield from writing.rest()

@@ -16,8 +16,10 @@ from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from nnunet_assft.active.context import open_context
 from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.pseudo_labels import write_pseudo_labels
+from nnunet_assft.active.scoring import prediction
 from nnunet_assft.active.scoring.prediction import open_scorer
 from nnunet_assft.active.state import Experiment, read_provenance
+from nnunet_assft.runtime import staged
 from nnunet_assft.volumes.raw_dataset import find_dataset
 from nnunet_assft.volumes.segmentations import write_segmentation
 from tests.conftest import CPU, blob_case, built_once, copy_template, plan_experiment, write_dataset
@@ -94,9 +96,21 @@ def test_a_pseudo_label_is_the_prediction_in_the_geometry_of_its_image(written, 
         assert label.GetOrigin() == pytest.approx(image.GetOrigin())
         assert label.GetDirection() == pytest.approx(image.GetDirection(), abs=1e-6)
         logits = scorer.logits(context.image(case))
-        prediction = scorer.segmentation(logits, context.properties(case))
-        np.testing.assert_array_equal(sitk.GetArrayFromImage(label), prediction)
-        assert len(np.unique(prediction)) > 1
+        segmentation = scorer.segmentation(logits, context.properties(case))
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(label), segmentation)
+        assert len(np.unique(segmentation)) > 1
+
+
+@pytest.mark.slow
+def test_another_process_writes_the_same_files(written, monkeypatch):
+    context, _, files = written
+    monkeypatch.setattr(staged, "START", 0.0)
+    monkeypatch.setattr(prediction, "idle_cores", lambda device: 1)
+    write_pseudo_labels(context, 3, context.experiment.initial_model, HUMAN, SELECTED)
+    for case, file in files.items():
+        assert context.pseudo_label(3, case).read_bytes() == file.read_bytes()
+    cases = [read_provenance(context.paths.pseudo_label_folder(r))["cases"] for r in (2, 3)]
+    assert cases[0] == cases[1]
 
 
 def test_labelsTr_is_never_touched(written, blobs):  # noqa: N802 - nnU-Net's name

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import nibabel
+import numpy as np
 import pytest
 
 from nnunet_assft.active.scoring import new_images
 from nnunet_assft.cli import predict
 from nnunet_assft.errors import AssftError
+from nnunet_assft.runtime import staged
 from nnunet_assft.runtime.cases import KILLED
 from tests.conftest import Trained, blob_case, write_volume
 from tests.volumes.damaged import REFUSED
 
+ROOT = Path(__file__).parents[2]
 Call = Callable[..., tuple[int, list[str]]]
 # kinds that must never give a segmentation; `tests/volumes/test_images.py` has them all
 NEVER = ("half of the gzip", "NaN", "2D", "text", "time", "a gzip bomb", "a header of 2000^3 voxels", "spacing 500")
@@ -100,12 +104,31 @@ def test_a_process_that_is_killed_costs_its_case_alone(
     assert "a is not predicted: the process working on it was killed" in lines[0]
 
 
-def test_an_exporter_that_is_killed_is_one_line(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def killed(*_: object, **__: object) -> object:
-        raise RuntimeError("Segmentation export worker died. It was likely killed by your OS")
+@pytest.mark.slow
+def test_other_processes_write_the_same_bytes(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setattr(staged, "START", 0.0)
+    for i in range(3):
+        write_volume(tmp_path / f"in/case_{i}_0000.nii.gz", blob_case(30 + i)[0])
+    (tmp_path / "in/case_2_0000.nii.gz").write_bytes(b"no image")
+    ways = {"here": HERE, "pools": ("-npp", "2", "-nps", "2"), "parts": (*HERE, "--engine", "local", "--parts", "2")}
+    for way, options in ways.items():
+        code, lines = call(tmp_path / "in", tmp_path / way, "--save_probabilities", *options)
+        assert code == 1
+        assert ": case_2 is not predicted: " in lines[0]
+    expected = {file.name: file.read_bytes() for file in (tmp_path / "here").iterdir()}
+    assert {"case_0.nii.gz", "case_0.npz", "case_1.nii.gz"} <= set(expected)
+    for way in ("pools", "parts"):
+        made = {file.name: file.read_bytes() for file in (tmp_path / way).iterdir()}
+        assert made.keys() == expected.keys()
+        assert [name for name in made if made[name] != expected[name] and not name.endswith((".npz", ".pkl"))] == []
+        for name in ("case_0.npz", "case_1.npz"):  # a zip holds times
+            with np.load(tmp_path / way / name) as found, np.load(tmp_path / "here" / name) as same:
+                np.testing.assert_array_equal(found["probabilities"], same["probabilities"])
 
+
+def test_an_engine_divides_the_cases_by_itself(call: Call, tmp_path: Path) -> None:
     write_volume(tmp_path / "in/a_0000.nii.gz", blob_case(0)[0])
-    monkeypatch.setattr(new_images.nnUNetPredictor, "predict_from_data_iterator", killed)
-    code, lines = call(tmp_path / "in", tmp_path / "out", "-npp", "0", "-nps", "1")
-    assert (code, len(lines)) == (1, 1)
-    assert "error: A process that writes segmentations was killed, most likely because the memory" in lines[0]
+    code, _ = call(tmp_path / "in", tmp_path / "out", "--engine", "local", "-num_parts", "2")
+    assert code == 2
+    assert not (tmp_path / "out").exists()

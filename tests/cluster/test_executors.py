@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from nnunet_assft.cluster.executors import InParts
+from nnunet_assft.cluster.job import is_part
 from nnunet_assft.cluster.launchers import Local, Print
 from nnunet_assft.errors import AssftError, WaitingForParts
 from nnunet_assft.runtime.cases import for_each_case
+from nnunet_assft.runtime.staged import Staged
 from tests.cluster import work
 
 CASES = {"a": 1, "b": 2, "c": 3, "d": 4, "e": 5}
@@ -27,7 +29,7 @@ def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], In
     return lambda parts: InParts(tmp_path / "jobs", Local(), parts)
 
 
-@pytest.mark.parametrize("parts", [1, 3, 9])
+@pytest.mark.parametrize("parts", [1, 3, 7])
 def test_results_are_those_of_one_process(local: Callable[[int], InParts], parts: int, tmp_path: Path) -> None:
     found = for_each_case(work.square, CASES, desc="squares: of 5", executor=local(parts))
     assert found == {"a": 1, "b": 4, "c": 9, "d": 16, "e": 25}
@@ -79,6 +81,26 @@ def test_a_case_that_gets_further_each_time_is_submitted_until_it_is_done(
 ) -> None:
     found = for_each_case(work.killed_after_every_step, {"training": tmp_path / "steps"}, desc="t", executor=local(1))
     assert found == {"training": 4}
+
+
+def test_the_coordinator_shows_how_far_a_long_case_is(
+    local: Callable[[int], InParts], capsys: pytest.CaptureFixture[str]
+) -> None:
+    executor = local(1)
+    assert for_each_case(work.say_in_another_process, {"semi": 2.0}, desc="training", executor=executor) == {
+        "semi": True
+    }
+    assert "training, semi: 3 epochs of 10" in capsys.readouterr().err
+    assert not is_part()
+
+
+def test_a_function_in_three_steps_is_applied_to_the_cases_of_a_part(local: Callable[[int], InParts]) -> None:
+    failures: dict[str, AssftError] = {}
+    function = Staged(work.refuse_even, work.square, work.process_of)
+    found = for_each_case(function, CASES, desc="processes", executor=local(2), failures=failures)
+    assert list(found) == ["a", "c", "e"]
+    assert os.getpid() not in found.values()
+    assert {case: str(error) for case, error in failures.items()} == {"b": "2 is even.", "d": "4 is even."}
 
 
 def test_in_a_part_the_executor_is_its_own_process(local: Callable[[int], InParts]) -> None:

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from nnunet_assft.active.context import open_context
 from nnunet_assft.active.rounds import run_round
+from nnunet_assft.active.scoring.records import request_of, score
 from nnunet_assft.active.state import Experiment
 from nnunet_assft.cluster.engines import Engine
 from nnunet_assft.runtime.files import sha256_file
@@ -38,3 +40,14 @@ def test_decisions_and_files_are_those_of_one_process(
     assert len(files) > 30
     different = [file for file in files if sha256_file(file) != sha256_file(expected / file.relative_to(root.parent))]
     assert different == []
+
+
+@pytest.mark.slow
+def test_seven_parts_score_as_one_process(planned: Experiment) -> None:
+    context = open_context(planned, CPU, Engine("local", parts=7))
+    records = score(context, planned.initial_model, planned.pool, request_of(context, 1), "seven")
+    alone = score(open_context(planned, CPU), planned.initial_model, planned.pool, request_of(context, 1), "one")
+    assert len(records) == len(alone) == 8
+    files = {name: sorted(planned.paths.records(name).glob("*.npz")) for name in ("seven", "one")}
+    assert len(files["seven"]) == 8
+    assert [file.read_bytes() for file in files["seven"]] == [file.read_bytes() for file in files["one"]]

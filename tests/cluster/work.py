@@ -6,10 +6,11 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
-from nnunet_assft.cluster.job import say_progress
+from nnunet_assft.cluster.job import is_part, say_progress
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.cases import Executor
 
@@ -97,6 +98,16 @@ def longer_than_its_time(file: Path) -> int:
             return steps
         time.sleep(2)
         file.write_text("x" * (steps + 1))
+
+
+def say_in_another_process(seconds: float) -> bool:
+    """Like a training on several GPUs, whose processes say how far it is."""
+    code = (
+        "from nnunet_assft.cluster.job import is_part, say_progress; say_progress('3 epochs of 10'); assert is_part()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    time.sleep(seconds)
+    return is_part()
 
 
 def name_of(executor: Executor, n: int) -> str:

@@ -6,9 +6,10 @@ image that cannot be used does not stop the others.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -18,100 +19,101 @@ import numpy as np
 import torch
 from nnunetv2.inference.export_prediction import export_prediction_from_logits
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from tqdm import tqdm
 
 from nnunet_assft.active.experiment import read_plans
+from nnunet_assft.active.scoring.original_grid import bytes_to_export
 from nnunet_assft.active.scoring.scorer import Scorer
 from nnunet_assft.active.state import Experiment, Model
+from nnunet_assft.cluster.engines import HERE, Engine
 from nnunet_assft.errors import AssftError
 from nnunet_assft.network.checkpoints import load_weights
+from nnunet_assft.planning.planner import CONFIGURATION
 from nnunet_assft.planning.preprocessing import preprocess
-from nnunet_assft.runtime.cases import each_case, here, in_processes
-from nnunet_assft.runtime.files import write_json
+from nnunet_assft.runtime.cases import Once, each_case
+from nnunet_assft.runtime.files import sha256_of, write_json
+from nnunet_assft.runtime.staged import Staged
 from nnunet_assft.runtime.text import reason
 from nnunet_assft.volumes.whole_files import whole_file
 
 
 @dataclass(frozen=True)
-class Processes:
-    """Numbers of processes for preprocessing and for export. 0: the work is done in this process."""
+class PredictionOptions:
+    """Options in nnU-Net's terms.
 
+    step_size: of the sliding window, in patches. save_probabilities: also write the softmax as CASE.npz.
+    preprocessing, export: numbers of processes; 0: none.
+    """
+
+    step_size: float = 0.5
+    use_mirroring: bool = True
+    save_probabilities: bool = False
     preprocessing: int = 0
     export: int = 0
 
 
 @dataclass(frozen=True)
-class _Job:
-    files: tuple[Path, ...]
-    plans: dict[str, Any]
-    dataset_json: dict[str, Any]
+class Prediction:
+    """With which network new images are predicted, where, and how. folder: of the segmentations."""
+
+    experiment: Experiment
+    model: Model
+    device: torch.device
+    folder: Path
+    options: PredictionOptions
+
+    def open(self) -> nnUNetPredictor:
+        """Return nnU-Net's own predictor with the network. Plans and weights are compared with their checksums; raises
+        `DamagedFileError` if they do not match."""
+        weights = load_weights(self.experiment.paths.result(self.model.checkpoint), self.model.weights_sha256)
+        plans, dataset_json = read_plans(self.experiment), self.experiment.raw_dataset().dataset_json
+        loaded = Scorer(plans, dataset_json, weights, self.device)
+        with redirect_stdout(StringIO()):  # nnU-Net prints a line about the CPU each time
+            predictor = nnUNetPredictor(
+                tile_step_size=self.options.step_size,
+                use_mirroring=self.options.use_mirroring,
+                device=self.device,
+                allow_tqdm=False,
+            )
+        predictor.manual_initialization(
+            loaded.network, loaded.plans_manager, loaded.configuration, [dict(weights)], dataset_json, "", (0, 1, 2)
+        )
+        return predictor
 
 
-def open_predictor(
-    experiment: Experiment, model: Model, device: torch.device, step_size: float, *, use_mirroring: bool
-) -> nnUNetPredictor:
-    """Return nnU-Net's own predictor with the network of a stage. step_size: of the sliding window, in patches.
-
-    Plans and weights are compared with their checksums. Raises `DamagedFileError` if they do not match.
-    """
-    weights = load_weights(experiment.paths.result(model.checkpoint), model.weights_sha256)
-    plans, dataset_json = read_plans(experiment), experiment.raw_dataset().dataset_json
-    loaded = Scorer(plans, dataset_json, weights, device)
-    with redirect_stdout(StringIO()):  # nnU-Net prints a line about the CPU each time
-        predictor = nnUNetPredictor(tile_step_size=step_size, use_mirroring=use_mirroring, device=device)
-    predictor.manual_initialization(
-        loaded.network, loaded.plans_manager, loaded.configuration, [dict(weights)], dataset_json, "", (0, 1, 2)
-    )
-    return predictor
-
-
-# five parameters and what is told to the caller while cases are predicted
 def predict_images(
-    predictor: nnUNetPredictor,
+    how: Prediction,
     cases: Mapping[str, tuple[Path, ...]],
-    folder: Path,
-    processes: Processes,
-    *,
-    save_probabilities: bool = False,
     refused: Callable[[str, AssftError], object],
+    engine: Engine = HERE,
 ) -> None:
-    """Write CASE with the file ending of the dataset to `folder` for every image that can be used.
+    """Write CASE with the file ending of the dataset to the folder for every image that can be used.
 
-    predictor: with the model loaded. cases: case -> its files, one per channel. save_probabilities: also write the
-    softmax as CASE.npz. refused: called with each case that is not predicted, and the reason. Raises an `AssftError` if
-    a process that writes segmentations is killed.
+    cases: case -> its files, one per channel. refused: called with each case that is not predicted, and the reason.
+    engine: where the cases are worked on. Raises `DamagedFileError` if the network cannot be used.
     """
-    plans, dataset_json = predictor.plans_manager.plans, predictor.dataset_json
+    load_weights(how.experiment.paths.result(how.model.checkpoint), how.model.weights_sha256)  # an error of no case
+    plans, dataset_json = read_plans(how.experiment), how.experiment.raw_dataset().dataset_json
     for name, content in (("dataset.json", dataset_json), ("plans.json", plans)):  # for nnU-Net's postprocessing
-        write_json(folder / name, content)
-    jobs = {case: _Job(files, plans, dataset_json) for case, files in cases.items()}
-    executor = in_processes(processes.preprocessing, never_here=True) if processes.preprocessing else here
-
-    def preprocessed() -> Iterator[dict[str, Any]]:
-        for case, result in each_case(_prepare, jobs, desc="preprocessing", executor=executor):
+        write_json(how.folder / name, content)
+    function = Staged(
+        read=partial(_preprocess, plans, dataset_json),
+        compute=partial(_predict, Once(how.open)),
+        write=partial(_export, plans, dataset_json, how.options.save_probabilities),
+        readers=how.options.preprocessing,
+        writers=partial(int, how.options.export),
+        bytes_to_write=_bytes_to_export,
+    )
+    folder = how.folder.absolute()  # parts work in other folders
+    jobs = {case: (folder / case, [file.absolute() for file in files]) for case, files in cases.items()}
+    desc = f"predicting {folder.name} {sha256_of(str(folder))[:6]}"  # two commands may predict at the same time
+    executor = engine.cases(how.experiment.paths.jobs)
+    with tqdm(total=len(cases), desc="predicting", unit="case", leave=False) as bar:
+        for case, result in each_case(function, jobs, desc=desc, executor=executor):
             if isinstance(result, AssftError):
                 refused(case, result)
-            else:
-                data, properties = result
-                yield {
-                    "data": torch.from_numpy(data),
-                    "data_properties": properties,
-                    "ofile": str(folder / case),
-                }
-
-    if not processes.export:
-        for item in tqdm(preprocessed(), total=len(cases), desc="predicting", unit="case", leave=False):
-            _predict_here(predictor, item, save_probabilities=save_probabilities)
-        return
-    try:
-        predictor.predict_from_data_iterator(preprocessed(), save_probabilities, processes.export)
-    except RuntimeError as error:
-        if "worker" not in str(error):
-            raise
-        raise AssftError(
-            "A process that writes segmentations was killed, most likely because the memory was exhausted. Use a "
-            "smaller -nps, and --continue_prediction to keep the segmentations that exist."
-        ) from error
+            bar.update()
 
 
 def is_predicted(folder: Path, case: str, file_ending: str, *, probabilities: bool) -> bool:
@@ -124,24 +126,37 @@ def is_predicted(folder: Path, case: str, file_ending: str, *, probabilities: bo
     return not probabilities or is_zipfile(folder / f"{case}.npz")
 
 
-def _prepare(job: _Job) -> tuple[np.ndarray, dict[str, Any]]:
+# The steps of a prediction: file without ending, and what the step before has made ------------------------------------
+
+_Preprocessed = tuple[Path, np.ndarray, dict[str, Any]]
+
+
+def _preprocess(plans: dict[str, Any], dataset_json: dict[str, Any], job: tuple[Path, Sequence[Path]]) -> _Preprocessed:
     try:
-        data, _, properties = preprocess(job.files, job.plans, job.dataset_json)
+        data, _, properties = preprocess(tuple(job[1]), plans, dataset_json)
     except AssftError:
         raise
     except Exception as error:  # one image must not stop the others
         raise AssftError(f"it cannot be preprocessed ({reason(error)})") from error
-    return data, properties
+    return job[0], data, properties
 
 
-def _predict_here(predictor: nnUNetPredictor, item: dict[str, Any], *, save_probabilities: bool) -> None:
-    logits = predictor.predict_logits_from_preprocessed_data(item["data"]).cpu()
+def _predict(predictor: Once[nnUNetPredictor], found: _Preprocessed) -> _Preprocessed:
+    file, data, properties = found
+    logits = predictor().predict_logits_from_preprocessed_data(torch.from_numpy(data))
+    return file, logits.cpu().numpy(), properties
+
+
+def _export(
+    plans: dict[str, Any], dataset_json: dict[str, Any], save_probabilities: bool, found: _Preprocessed
+) -> None:
+    file, logits, properties = found
+    manager = PlansManager(plans)
+    configuration = manager.get_configuration(CONFIGURATION)
     export_prediction_from_logits(
-        logits,
-        item["data_properties"],
-        predictor.configuration_manager,
-        predictor.plans_manager,
-        predictor.dataset_json,
-        item["ofile"],
-        save_probabilities,
+        torch.from_numpy(logits), properties, configuration, manager, dataset_json, str(file), save_probabilities
     )
+
+
+def _bytes_to_export(found: _Preprocessed) -> int:
+    return bytes_to_export(*found[1:])

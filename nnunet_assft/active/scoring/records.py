@@ -23,6 +23,7 @@ from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.active.training.committee import train_committee
 from nnunet_assft.runtime.cached import cached, cached_or_none
 from nnunet_assft.runtime.cases import Once, for_each_case
+from nnunet_assft.runtime.staged import Staged
 
 
 def build_query_pool(context: Context, r: int, before: Round, cases: Sequence[str]) -> QueryPool:
@@ -94,7 +95,7 @@ def embed(context: Context, model: Model, cases: Sequence[str], name: str) -> di
 
     name: folder of the records. Records that exist are not computed again.
     """
-    compute = partial(_embed, context, Once(partial(open_scorer, context, model)))
+    compute = partial(_embed, Once(partial(open_scorer, context, model)))
     return _records(context, cases, context.paths.records(name), {"model": model.weights_sha256}, compute)
 
 
@@ -114,7 +115,7 @@ def score(  # six parameters: which model scores which cases, and where the reco
     if committee:
         inputs["committee"] = [member.weights_sha256 for member in committee.values()]
     models = [model, *(committee or {}).values()]
-    compute = partial(_score, context, request, [Once(partial(open_scorer, context, each)) for each in models])
+    compute = partial(_score, request, [Once(partial(open_scorer, context, each)) for each in models])
     return _records(context, cases, context.paths.records(name), inputs, compute)
 
 
@@ -128,11 +129,14 @@ def _records(
     cases: Sequence[str],
     folder: Path,
     inputs: Mapping[str, Any],
-    compute: Callable[[str], CaseRecord],
+    compute: Callable[[str, np.ndarray], CaseRecord],
 ) -> dict[str, CaseRecord]:
-    """Return the record of each case: from its file in the folder if its inputs are unchanged, otherwise computed."""
+    """Return the record of each case: from its file in the folder if its inputs are unchanged, otherwise computed.
+
+    compute: called with a case and its preprocessed image. The image of the next case is read meanwhile.
+    """
     return for_each_case(
-        partial(_record, folder, inputs, compute),
+        Staged(read=partial(_read, context), compute=partial(_record, folder, inputs, compute)),
         cases,
         desc=f"scoring ({folder.name.replace('_', ' ')})",
         done=lambda case: cached_or_none(_file(folder, case), inputs, store=RECORDS),
@@ -144,14 +148,23 @@ def _file(folder: Path, case: str) -> Path:
     return folder / f"{case}.npz"
 
 
-def _record(folder: Path, inputs: Mapping[str, Any], compute: Callable[[str], CaseRecord], case: str) -> CaseRecord:
-    return cached(_file(folder, case), inputs, partial(compute, case), store=RECORDS)
+def _read(context: Context, case: str) -> tuple[str, np.ndarray]:
+    return case, context.image(case)
 
 
-def _embed(context: Context, scorer: Once[Scorer], case: str) -> CaseRecord:
-    return scorer().embed(case, context.image(case))
+def _record(
+    folder: Path,
+    inputs: Mapping[str, Any],
+    compute: Callable[[str, np.ndarray], CaseRecord],
+    found: tuple[str, np.ndarray],
+) -> CaseRecord:
+    return cached(_file(folder, found[0]), inputs, partial(compute, *found), store=RECORDS)
 
 
-def _score(context: Context, request: ScoringRequest, scorers: Sequence[Once[Scorer]], case: str) -> CaseRecord:
+def _embed(scorer: Once[Scorer], case: str, image: np.ndarray) -> CaseRecord:
+    return scorer().embed(case, image)
+
+
+def _score(request: ScoringRequest, scorers: Sequence[Once[Scorer]], case: str, image: np.ndarray) -> CaseRecord:
     scorer, *members = (each() for each in scorers)
-    return compute_record(scorer, case, context.image(case), request, members)
+    return compute_record(scorer, case, image, request, members)

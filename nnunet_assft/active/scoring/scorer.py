@@ -14,23 +14,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from acvl_utils.cropping_and_padding.bounding_boxes import insert_crop_into_image
 from acvl_utils.cropping_and_padding.padding import pad_nd_image
-from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_assft.active.scoring.case_record import CaseRecord
+from nnunet_assft.active.scoring.original_grid import OriginalGrid
 from nnunet_assft.active.scoring.views import MIRRORINGS
 from nnunet_assft.active.scoring.voxel_statistics import head_gradient
 from nnunet_assft.errors import AssftError
 from nnunet_assft.network.interface import build_network, encoder_of, is_slow_alone, last_layer
-from nnunet_assft.planning.planner import CONFIGURATION
 
 
-class Scorer:
-    """A segmentation network in nnU-Net's sliding-window predictor.
+class Scorer(OriginalGrid):
+    """A segmentation network in nnU-Net's sliding-window predictor, and the way from its grid to that of an image.
 
     plans, dataset_json: those of the experiment. weights: state dict of the segmentation network. device: device of the
     forward passes.
@@ -43,9 +40,7 @@ class Scorer:
         weights: Mapping[str, torch.Tensor],
         device: torch.device,
     ) -> None:
-        self.plans_manager = PlansManager(plans)
-        self.configuration = self.plans_manager.get_configuration(CONFIGURATION)
-        self.label_manager = self.plans_manager.get_label_manager(dataset_json)
+        super().__init__(plans, dataset_json)
         with redirect_stdout(io.StringIO()):  # nnU-Net prints a line about the CPU each time
             self.predictor = _Predictor(use_mirroring=False, device=device, allow_tqdm=False)
         self.network = build_network(
@@ -82,32 +77,6 @@ class Scorer:
         finally:
             self.predictor.use_mirroring = False
         return logits
-
-    def segmentation(self, logits: torch.Tensor, properties: dict[str, Any]) -> np.ndarray:
-        """Return the argmax on the original grid, (z, y, x), as nnU-Net's own prediction exports it."""
-        segmentation: np.ndarray = convert_predicted_logits_to_segmentation_with_correct_shape(
-            logits.cpu(),
-            self.plans_manager,
-            self.configuration,
-            self.label_manager,
-            properties,
-            num_threads_torch=torch.get_num_threads(),
-        )
-        return segmentation
-
-    def to_original_grid(self, volume: torch.Tensor, properties: dict[str, Any], *, outside: float) -> np.ndarray:
-        """Resample a volume of the network grid, (z, y, x), to the original grid, as logits are.
-
-        outside: the value of the voxels outside nnU-Net's crop to the nonzero region.
-        """
-        spacing = [properties["spacing"][axis] for axis in self.plans_manager.transpose_forward]
-        shape = properties["shape_after_cropping_and_before_resampling"]
-        cropped = self.configuration.resampling_fn_probabilities(
-            volume[None].cpu(), shape, self.configuration.spacing, spacing
-        )
-        whole = np.full(properties["shape_before_cropping"], outside, dtype=np.float32)
-        whole = insert_crop_into_image(whole, np.asarray(cropped)[0], properties["bbox_used_for_cropping"])
-        return whole.transpose(self.plans_manager.transpose_backward)
 
     @contextmanager
     def bottleneck(self) -> Iterator[WindowMean]:
