@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pydicom
 import pytest
@@ -13,13 +14,18 @@ from pydicom.dataset import FileDataset
 from pydicom.sr.codedict import codes
 
 from nnunet_assft.annotation.dicom_labels import read_dicom_label
+from nnunet_assft.annotation.gate import gate
+from nnunet_assft.dataset_conversion.datasets import READER
 from nnunet_assft.errors import AssftError
 from nnunet_assft.volumes.dicom.codes import ANATOMY, CHANGE, CHANGES, SIDES, STRUCTURES, TISSUE, meaning_of
 from nnunet_assft.volumes.dicom.segmentation import origin_of
 from nnunet_assft.volumes.dicom.slices import find_slices
 from nnunet_assft.volumes.dicom.stack import Stack, stack
+from nnunet_assft.volumes.dicom.voxels import nifti_bytes, read_volume
 from nnunet_assft.volumes.dicom.writing import write_dicom_segmentation
 from nnunet_assft.volumes.grid import Grid
+from nnunet_assft.volumes.readers import reader_named
+from nnunet_assft.volumes.segmentations import write_segmentation
 from tests.volumes.dicom.seg_files import HIGHDICOM, highdicom, make_seg, places
 from tests.volumes.dicom.series_files import ORIENTATIONS, PATIENT, SHAPE, affine_of, headers, save, scan
 
@@ -87,6 +93,22 @@ def test_no_voxel_of_a_written_label_moves(tmp_path: Path, orientation: str) -> 
     assert places(volume.array, lps_to_ras @ volume.affine) == places(label.T, scene.series.affine)
     returned = read_dicom_label(tmp_path / "seg.dcm", LABELS, scene.grid, scene.slices, "refuse")
     np.testing.assert_array_equal(returned.array, label.T)
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_no_voxel_moves_on_the_way_into_the_dataset(tmp_path: Path, orientation: str) -> None:
+    """Image and label as files, by the reader of converted datasets, which turns all of them to RAS."""
+    scene = Scene(tmp_path, orientation)
+    image, label, reader = tmp_path / "case_0000.nii.gz", tmp_path / "case.nii.gz", reader_named(READER)
+    image.write_bytes(nifti_bytes(read_volume(scene.series), scene.series.affine))
+    scene.seg().save_as(tmp_path / "returned")
+    gated = gate(tmp_path / "returned", image, LABELS, slices=scene.slices)
+    _, properties = reader.read_images([str(image)])
+    write_segmentation(reader, gated.label, label, properties)
+    stored = nibabel.load(label)
+    assert places(np.asarray(stored.dataobj).astype(int), stored.affine) == places(TRUTH, scene.affine)
+    scanned = nibabel.load(image)
+    assert places(np.asarray(scanned.dataobj), scanned.affine) == places(scan(), scene.affine)
 
 
 def test_frames_that_are_turned_or_cropped_are_put_back(scene: Scene) -> None:
