@@ -68,9 +68,9 @@ def merge(segments: Sequence[Segment], shape: tuple[int, ...], overlap: str) -> 
     shared: list[tuple[str, str, int]] = []
     for segment in order:
         voxels = segment.voxels()
-        before = np.bincount(merged[voxels], minlength=1)
-        shared += [(names[int(n)], segment.name, int(before[n])) for n in np.flatnonzero(before) if n]
-        merged[voxels] = segment.number
+        before = np.bincount(merged[voxels & (merged > 0)])
+        shared += [(names[int(n)], segment.name, int(before[n])) for n in np.flatnonzero(before)]
+        np.copyto(merged, segment.number, where=voxels)
     if not shared:
         return merged, ""
     if overlap == REFUSE:

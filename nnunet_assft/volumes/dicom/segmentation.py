@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -68,29 +69,38 @@ class DicomSegmentation:
     def voxels(self, number: int) -> np.ndarray:
         """Return the voxels of a segment, (z, y, x) bool on the grid of the image. Raises `AssftError` if some lie
         outside of the image, or cannot be decoded."""
-        whole = np.zeros(self._image.size, bool)
-        lost = 0
-        own = [frame for frame in self._frames if frame.segment in (0, number)]
-        for frame, pixels in zip(own, self._pixels([frame.index for frame in own]), strict=True):
-            inside = pixels == number if self._is_labelmap else pixels != 0
-            label = frame.where.oriented(inside.T[:, :, None])
-            target, source = common_box(label.shape, frame.where, self._image.size)
-            whole[target] |= label[source]
-            lost += int(label.sum() - label[source].sum())
-        if lost:
-            raise AssftError(f"{count(lost, 'voxel')} of segment {self.names[number]!r} lie outside of its image.")
-        return whole.transpose(2, 1, 0)
+        if self._is_labelmap:
+            return self._numbers == number
+        own = [frame for frame in self._frames if frame.segment == number]
+        return self._placed(own, np.dtype(bool), f"segment {self.names[number]!r}")
 
     def numbers_without_a_name(self) -> set[int]:
-        """Return the numbers above 0 that pixels have and no segment, which only label maps can have."""
-        if not self._is_labelmap:
-            return {frame.segment for frame in self._frames} - set(self.names)
-        found: set[int] = set()
-        for pixels in self._pixels([frame.index for frame in self._frames]):
-            found |= set(map(int, np.unique(pixels)))
-        return found - set(self.names) - {0}
+        """Return the numbers of segments that frames or pixels have and the file does not describe; 0 is the
+        background."""
+        if self._is_labelmap:
+            return set(map(int, np.unique(self._numbers))) - {0, *self.names}
+        return {frame.segment for frame in self._frames} - set(self.names)
+
+    @cached_property
+    def _numbers(self) -> np.ndarray:
+        """The number of every voxel in a label map, (z, y, x)."""
+        return self._placed(self._frames, np.dtype(np.uint16), "its segments")
+
+    def _placed(self, frames: Sequence[Frame], kind: np.dtype[Any], whose: str) -> np.ndarray:
+        """Put the pixels of frames on the grid of the image, (z, y, x). kind: of the voxels. whose: in messages."""
+        whole = np.zeros(self._image.size, kind, order="F")
+        lost = 0
+        for frame, pixels in zip(frames, self._pixels([frame.index for frame in frames]), strict=True):
+            label = frame.where.oriented(pixels.astype(kind).T[:, :, None])
+            target, source = common_box(label.shape, frame.where, self._image.size)
+            whole[target] |= label[source]
+            lost += np.count_nonzero(label) - np.count_nonzero(label[source])
+        if lost:
+            raise AssftError(f"{count(lost, 'voxel')} of {whose} lie outside of its image.")
+        return whole.transpose(2, 1, 0)
 
     def _pixels(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
+        """Yield the pixels of some frames, (row, column)."""
         from pydicom.pixels import iter_pixels
 
         if not indices:
