@@ -19,7 +19,7 @@ from nnunet_assft.dataset_conversion.case_conversion import (
     merged_findings,
 )
 from nnunet_assft.dataset_conversion.convert import id_clash
-from nnunet_assft.dataset_conversion.datasets import CT, MRI
+from nnunet_assft.dataset_conversion.datasets import CONVERTED_FROM, CT, DICOM, MRI
 from nnunet_assft.dataset_conversion.file_placement import processes_for
 from nnunet_assft.dataset_conversion.findings import Finding, found, ordered
 from nnunet_assft.dataset_conversion.headers import Tolerances
@@ -51,7 +51,7 @@ def check(folder: Path, tolerances: Tolerances, num_processes: int | None, *, vo
             f"{folder.name} has files that end with {ending}; only NIfTI files can be checked ({', '.join(ENDINGS)})."
         )
     dataset, findings = _complete_images(folder, content)
-    labelled, unlabelled, of_labels = _cases(dataset)
+    labelled, unlabelled, of_labels = _cases(dataset, annotated=content.get(CONVERTED_FROM) != DICOM)
     findings += [*of_labels, *(id_clash(folder.name, folder.parent) if re.match(r"Dataset\d{3}_", folder.name) else [])]
     reorient = turns_to_ras(dataset.reader) if dataset.images else False
     by_itk = bool(dataset.images) and isinstance(dataset.reader, SimpleITKIO)
@@ -62,13 +62,15 @@ def check(folder: Path, tolerances: Tolerances, num_processes: int | None, *, vo
     records = _read_all(planned, conversion, num_processes) if voxels else {}
     findings += [*_judged_by_reader(dataset, scanned), *merged_findings(list(records.values())), *duplicates(records)]
     findings += absent_structures(records.values(), dataset.structures)
+    waiting = sum(finding.code == "not_annotated" for finding in of_labels)
     n_pool = sum(case.part == POOL for case in labelled)
     counts = [
-        ("training cases", content["numTraining"], n_pool),
+        ("training cases", content["numTraining"], n_pool + waiting),
+        *([("  not annotated yet", None, waiting)] if waiting else []),
         ("labelled test cases", None, len(labelled) - n_pool),
         ("test images without label", None, len(unlabelled)),
     ]
-    if content["numTraining"] != n_pool:
+    if content["numTraining"] != n_pool + waiting:
         text = f"numTraining is {content['numTraining']}, but {n_pool} training cases with image and label were found"
         findings.append(found("count_differs", "", text))
     return Report(f"Check of {folder.name}", counts, ordered(findings))
@@ -120,8 +122,9 @@ def _labels_without_image(folder: Path, images: ImageFiles) -> Iterator[Finding]
             yield found("missing_image", shown(name.removesuffix(images.file_ending))[1:-1], text)
 
 
-def _cases(dataset: RawDataset) -> tuple[list[SourceCase], list[str], list[Finding]]:
-    """Return the cases with a label, the names of test images without a label, and findings."""
+def _cases(dataset: RawDataset, *, annotated: bool) -> tuple[list[SourceCase], list[str], list[Finding]]:
+    """Return the cases with a label, the names of test images without a label, and findings. annotated: whether every
+    training image should have a label."""
     labelled: list[SourceCase] = []
     unlabelled: list[str] = []
     findings: list[Finding] = []
@@ -135,6 +138,8 @@ def _cases(dataset: RawDataset) -> tuple[list[SourceCase], list[str], list[Findi
             if part == TEST and not meant:
                 unlabelled.append(name)
                 findings.append(found("unlabelled_image", name, f"{images[0].name} has no label in labelsTs", "info"))
+            elif not annotated and not meant:
+                findings.append(found("not_annotated", name, f"{images[0].name} has no label in labelsTr yet"))
             else:
                 advice = meant.removesuffix(".") or "Add it, or move the image out of imagesTr"
                 text = f"there is the image {images[0].name}, but no label. {advice}"

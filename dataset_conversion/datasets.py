@@ -19,6 +19,7 @@ from nnunet_assft.runtime.tables import Table
 
 CT, MRI = "CT", "MRI"  # channel names; nnU-Net chooses the normalisation by them
 READER = "NibabelIOWithReorient"  # reorients to RAS, and reads headers that ITK refuses
+CONVERTED_FROM, DICOM = "converted_from", "DICOM"  # in dataset.json: there were no labels to convert
 
 
 @dataclass(frozen=True)

@@ -132,6 +132,7 @@ CODES = {
     ),
     "labels_removed": Code(INFO, "structures that this dataset drops were set to background"),
     "unlabelled_image": Code(INFO, "an image without a public label", "It is left out."),
+    "not_annotated": Code(INFO, "an image made from DICOM that nobody has annotated yet"),
     "other_modality": Code(INFO, "a case of the other modality", "It belongs to the other dataset."),
     "not_in_split": Code(INFO, "a case that the split file does not name", "It is left out."),
     # of --verify_only

@@ -18,7 +18,7 @@ from nnunet_assft import __version__
 from nnunet_assft.dataset_conversion.apply import duplicates, open_manifest, require_untouched
 from nnunet_assft.dataset_conversion.case_conversion import merged_findings
 from nnunet_assft.dataset_conversion.convert import REPORT, id_and_name, id_clash, refuse_own_folder
-from nnunet_assft.dataset_conversion.datasets import CT, MRI, READER
+from nnunet_assft.dataset_conversion.datasets import CONVERTED_FROM, CT, DICOM, MRI, READER
 from nnunet_assft.dataset_conversion.dicom.voxels import ENDING, Job, convert_series
 from nnunet_assft.dataset_conversion.file_placement import COPIES_IN_MEMORY
 from nnunet_assft.dataset_conversion.findings import ERROR, Finding, errors, found, ordered
@@ -45,7 +45,6 @@ from nnunet_assft.volumes.dicom.slices import (
 from nnunet_assft.volumes.dicom.stack import Refused, Stack, stack
 from nnunet_assft.volumes.names import DATASET
 
-NAME = "DICOM"  # of a dataset to which -d gives an id only
 CHANNELS = {"CT": CT, "MR": MRI}
 ONE, ALL = "one", "all"  # series of a patient; otherwise, a file lists them
 CASE_EXAMPLE = "dcm_k7m2qx_01"
@@ -177,7 +176,7 @@ def _folder(raw: Path, dataset: str) -> Path:
     existing = sorted(path for path in raw.glob(f"Dataset{number:03d}_*") if path.is_dir())
     if not name and len(existing) == 1:
         return existing[0]
-    folder = f"Dataset{number:03d}_{name or NAME}"
+    folder = f"Dataset{number:03d}_{name or DICOM}"
     DATASET.check(folder, "-d")
     return raw / folder
 
@@ -331,6 +330,7 @@ def _write_results(plan: DicomPlan, manifest: Manifest, findings: list[Finding],
         "file_ending": ENDING,
         "overwrite_image_reader_writer": READER,
         "converted_by": f"nnunet_assft {__version__}",
+        CONVERTED_FROM: DICOM,
     }
     file = plan.folder / "dataset.json"
     if keep and file.exists():

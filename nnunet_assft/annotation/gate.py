@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from nnunet_assft.annotation.dicom_labels import read_dicom_label
 from nnunet_assft.annotation.label_files import ReturnedLabel, image_grid, read_returned_label
+from nnunet_assft.annotation.segments import REFUSE
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.text import by
 from nnunet_assft.volumes.grid import Grid
@@ -52,15 +54,18 @@ class Expected:
 class GatedLabel:
     """A label that has passed the gate.
 
-    label: integers on the grid of the image. notes: what was repaired. warnings: what a person must accept.
+    label: integers on the grid of the image. notes: what was repaired. warnings: what a person must accept. overlap:
+    the rule that decided about overlapping segments; None if none overlapped.
     """
 
     label: InFileAxes
     summary: LabelSummary
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
+    overlap: str | None = None
 
 
+# seven parameters: a label, what it belongs to, and what a person has accepted
 def gate(
     file: Path,
     image_file: Path,
@@ -68,15 +73,21 @@ def gate(
     expected: Expected = Expected(),
     *,
     accept_geometry: bool = False,
+    overlap: str = REFUSE,
+    slices: Sequence[str] | None = None,
 ) -> GatedLabel:
     """Read the label in `file`, put it on the grid of its image and check it.
 
     labels: name -> number, as in dataset.json. accept_geometry: whether to take the voxels as they are stored if the
-    header places the label elsewhere than its image; it must have the shape of the image. Raises `AssftError` for a
-    label that must not be used.
+    header places the label elsewhere than its image; it must have the shape of the image. overlap: see
+    `segments.merge`. slices: of a DICOM SEG, the SOPInstanceUIDs of the slices of its series, in the order of the
+    image; None for other files. Raises `AssftError` for a label that must not be used.
     """
     grid = image_grid(image_file)
-    returned, two_forms = read_returned_label(file, labels, grid), forms_disagree(file)
+    if slices is None:
+        returned, two_forms = read_returned_label(file, labels, grid, overlap), forms_disagree(file)
+    else:
+        returned, two_forms = read_dicom_label(file, labels, grid, slices, overlap), False
     try:
         label, notes, warnings = _on_grid(returned, grid)
         if two_forms:
@@ -95,11 +106,13 @@ def gate(
             ) from error
         label = InFileAxes(returned.array.transpose(2, 1, 0))
         notes, warnings = [f"its voxels were taken as they are stored, although {reason}"], []
+    notes += [returned.overlapped] if returned.overlapped else []
     summary = summarize(label, grid, labels)
     if expected.prelabel is not None and label.array.any() and np.array_equal(expected.prelabel.array, label.array):
         warnings.append("it is the pre-segmentation, unchanged")
     warnings += warnings_of(summary, labels, expected)
-    return GatedLabel(label, summary, tuple(notes), tuple(warnings))
+    decided = overlap if returned.overlapped else None
+    return GatedLabel(label, summary, tuple(notes), tuple(warnings), decided)
 
 
 def _on_grid(returned: ReturnedLabel, image: Grid) -> tuple[InFileAxes, list[str], list[str]]:

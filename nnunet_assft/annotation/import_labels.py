@@ -18,11 +18,13 @@ from nnunet_assft.annotation.minutes import Times
 from nnunet_assft.annotation.preview import prelabel_file, preview_or_none
 from nnunet_assft.annotation.records import keep_aside, load_readings, reading_of, save_record, summaries_so_far
 from nnunet_assft.annotation.returned import Returned, find_returned
+from nnunet_assft.annotation.segments import REFUSE
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.cases import for_each_case
 from nnunet_assft.runtime.files import sha256_file
 from nnunet_assft.runtime.text import count, some
 from nnunet_assft.volumes.accepted_geometry import ALL, check_accepted
+from nnunet_assft.volumes.dicom.key_file import KeyFile
 from nnunet_assft.volumes.segmentations import InFileAxes, write_segmentation
 
 
@@ -32,13 +34,14 @@ class Consent:
 
     cases: cases whose warnings are accepted. all_warnings: whether all warnings are accepted. replace: whether existing
     labels may be replaced. geometry: cases whose voxels are taken as they are stored, whatever their header says; ALL
-    stands for every case.
+    stands for every case. overlap: who keeps the voxels of several segments, see `segments.merge`.
     """
 
     cases: Collection[str] = ()
     all_warnings: bool = False
     replace: bool = False
     geometry: Collection[str] = ()
+    overlap: str = REFUSE
 
     def covers(self, case: str) -> bool:
         return self.all_warnings or case in self.cases
@@ -57,17 +60,19 @@ class ImportReport:
     doubtful: list[str] = field(default_factory=list)
 
 
-def import_labels(context: Context, folder: Path, consent: Consent, times: Times) -> ImportReport:
+def import_labels(
+    context: Context, folder: Path, consent: Consent, times: Times, keys: KeyFile | None = None
+) -> ImportReport:
     """Import every label in `folder` that passes the gate. The others are reported and change nothing.
 
-    folder: see `find_returned`; it may hold the labels of some of the cases only. Raises `AssftError` if the experiment
-    is not waiting for labels, or if the folder holds none.
+    folder, keys: see `find_returned`; it may hold the labels of some of the cases only. Raises `AssftError` if the
+    experiment is not waiting for labels, or if the folder holds none.
     """
     request = open_request(context.experiment)
     require_plain_volumes(context.dataset)
     require_own_labels(context.dataset, request.cases)
     _check_names(context, consent, times)
-    returned, problems = find_returned(context.experiment, folder, request, times, replace=consent.replace)
+    returned, problems = find_returned(context.experiment, folder, request, times, keys, replace=consent.replace)
     earlier = summaries_so_far(context) if returned else {}
 
     def take(label: Returned) -> _Outcome:
@@ -124,7 +129,7 @@ class _Import:
         """
         source = sha256_file(self.returned.file)
         known = self._known(source)
-        if known and known["source_sha256"] == source and self._is_in(known):
+        if known and known["source_sha256"] == source and self._is_in(known) and self._is_as_wanted(known):
             return self._is_in_already(known)
         case, target = self.returned.case, self.target
         gated = self._gated(earlier)
@@ -159,6 +164,10 @@ class _Import:
     def _is_in(self, known: Mapping[str, Any]) -> bool:
         return self.target.is_file() and sha256_file(self.target) == known["label_sha256"]
 
+    def _is_as_wanted(self, known: Mapping[str, Any]) -> bool:
+        """Whether its overlapping segments, if it had any, were treated as this command says, if it says anything."""
+        return self.consent.overlap == REFUSE or known.get("overlap") in (None, self.consent.overlap)
+
     def _is_in_already(self, known: Mapping[str, Any]) -> _Outcome:
         minutes = self.times.of(self.returned.case, known["annotator"], known["minutes"])
         if minutes != known["minutes"]:
@@ -179,6 +188,8 @@ class _Import:
             self.context.dataset.labels,
             expected,
             accept_geometry=self.consent.covers_geometry(case),
+            overlap=self.consent.overlap,
+            slices=self.returned.slices,
         )
 
     def _entry(self, gated: GatedLabel, source: str, known: Mapping[str, Any]) -> dict[str, Any]:
@@ -191,6 +202,7 @@ class _Import:
             "label_sha256": sha256_file(self.target),
             "notes": list(gated.notes),
             "accepted": list(gated.warnings),
+            "overlap": gated.overlap,
             **asdict(gated.summary),
         }
 

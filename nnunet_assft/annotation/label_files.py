@@ -7,15 +7,16 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
+from nnunet_assft.annotation.segments import REFUSE, Segment, merge, structures_named
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.text import by, count, reason, some
 from nnunet_assft.volumes.grid import Grid, itk_grid, read_itk_grid
-from nnunet_assft.volumes.names import simplified
 from nnunet_assft.volumes.one_file import refuse_unsafe
 from nnunet_assft.volumes.whole_files import require_readable, whole_file
 
@@ -38,13 +39,14 @@ class ReturnedLabel:
 
     array: (i, j, k) int64, with the numbers of dataset.json. is_segmentation: whether it is one of Slicer's, which are
     cropped to what is drawn. reference_offset: index of its first voxel in the volume that it was drawn on, if the file
-    states it.
+    states it. overlapped: a sentence about voxels that several segments had, or "".
     """
 
     array: np.ndarray
     grid: Grid
     is_segmentation: bool = False
     reference_offset: tuple[int, ...] | None = None
+    overlapped: str = ""
 
 
 def ending_of(name: str) -> str | None:
@@ -52,8 +54,9 @@ def ending_of(name: str) -> str | None:
     return next((ending for ending in FORMATS if name.lower().endswith(ending)), None)
 
 
-def read_returned_label(file: Path, labels: Mapping[str, int], image: Grid) -> ReturnedLabel:
-    """Read the label in `file`. labels: name -> number, as in dataset.json. image: the grid of its image.
+def read_returned_label(file: Path, labels: Mapping[str, int], image: Grid, overlap: str = REFUSE) -> ReturnedLabel:
+    """Read the label in `file`. labels: name -> number, as in dataset.json. image: the grid of its image. overlap: see
+    `segments.merge`.
 
     Raises `AssftError`, which says what was found, for a file that is not a label map of this dataset.
     """
@@ -64,9 +67,10 @@ def read_returned_label(file: Path, labels: Mapping[str, int], image: Grid) -> R
         return ReturnedLabel(np.zeros(volume.GetSize(), np.int64), itk_grid(volume), is_segmentation=True)
     if _segment_numbers(volume):
         _refuse_fractions(volume)
-        merged = _merge_segments(volume, array, labels)
+        layers = array if array.ndim == 4 else array[..., None]  # (z, y, x, layer)
+        merged, overlapped = merge(_segments(volume, layers, labels), layers.shape[:3], overlap)
         offset = _numbers(volume, "Segmentation_ReferenceImageExtentOffset", 3)
-        return ReturnedLabel(merged.transpose(2, 1, 0), itk_grid(volume), True, offset)
+        return ReturnedLabel(merged.transpose(2, 1, 0), itk_grid(volume), True, offset, overlapped)
     if is_segmentation:
         raise AssftError(
             "it is a .seg.nrrd that names no segments, so the meaning of its numbers is unknown. Save it from Slicer "
@@ -173,60 +177,18 @@ def _listed(values: list[tuple[float, int]]) -> str:
 # Slicer's segmentations -----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Segment:
-    name: str
-    number: int  # in dataset.json
-    voxels: np.ndarray  # (z, y, x) bool
+def _segments(image: sitk.Image, layers: np.ndarray, labels: Mapping[str, int]) -> list[Segment]:
+    """Return the segments of the file, in its order. Older versions of Slicer write one layer per segment, with the
+    value 1.
 
-
-def _merge_segments(image: sitk.Image, array: np.ndarray, labels: Mapping[str, int]) -> np.ndarray:
-    """Merge the segments of a Slicer file into one label map, (z, y, x) int64.
-
-    A segment is identified by its name; the label values in the file do not matter.
+    A segment is identified by its name; the label values in the file do not matter. Raises `AssftError` if a voxel
+    belongs to no segment.
     """
-    layers = array if array.ndim == 4 else array[..., None]  # (z, y, x, layer)
-    segments = _segments(image, layers, labels)
+    numbers = _segment_numbers(image)
+    names = [_text(image, f"Segment{i}_Name") or _text(image, f"Segment{i}_ID") for i in numbers]
+    found: list[Segment] = []
     explained = np.zeros(layers.shape, dtype=bool)
-    merged = np.zeros(layers.shape[:3], np.int64)
-    owner = np.full(layers.shape[:3], -1)
-    for i, (segment, layer) in enumerate(segments):
-        explained[..., layer] |= segment.voxels
-        if segment.number == 0:  # the background, which structures may overlap
-            continue
-        both = segment.voxels & (owner >= 0)
-        if both.any():
-            other = segments[int(owner[both][0])][0].name
-            raise AssftError(
-                f"the segments {other!r} and {segment.name!r} overlap in {int(both.sum())} voxels; a voxel can have "
-                "only one label. Remove the overlap (Masking in Slicer's Segment Editor) and save again."
-            )
-        owner[segment.voxels] = i
-        merged[segment.voxels] = segment.number
-    stray = (layers != 0) & ~explained
-    if stray.any():
-        found = ", ".join(f"{v:g}" for v in np.unique(layers[stray])[:5])
-        raise AssftError(
-            f"{int(stray.sum())} voxels belong to no segment of the file (values {found}), which was changed outside "
-            "of Slicer. Save it from Slicer again."
-        )
-    return merged
-
-
-def _segments(image: sitk.Image, layers: np.ndarray, labels: Mapping[str, int]) -> list[tuple[_Segment, int]]:
-    """Return the segments of the file, each with its layer. Older versions of Slicer write one layer per segment, with
-    the value 1."""
-    found: list[tuple[_Segment, int]] = []
-    names: dict[str, str] = {}
-    for i in _segment_numbers(image):
-        name = _text(image, f"Segment{i}_Name") or _text(image, f"Segment{i}_ID")
-        known = _structure_named(name, labels)
-        if known in names and labels[known]:  # several segments of the background do no harm
-            raise AssftError(
-                f"two segments are called {known!r} ({names[known]!r} and {name!r}). Merge them, or delete one, in "
-                "Slicer."
-            )
-        names[known] = name
+    for i, name, known in zip(numbers, names, structures_named(names, labels), strict=True):
         (layer,) = _numbers(image, f"Segment{i}_Layer") or (min(i, layers.shape[3] - 1),)
         (value,) = _numbers(image, f"Segment{i}_LabelValue") or (1,)
         extent = _numbers(image, f"Segment{i}_Extent", 6)
@@ -237,19 +199,20 @@ def _segments(image: sitk.Image, layers: np.ndarray, labels: Mapping[str, int]) 
             raise AssftError(f"segment {name!r} is {place}. Save it from Slicer again.")
         voxels = layers[..., layer] == value
         _require_within_extent(voxels, extent, name)
-        found.append((_Segment(known, labels[known], voxels), layer))
+        explained[..., layer] |= voxels
+        found.append(Segment(known, labels[known], partial(np.equal, layers[..., layer], value)))
+    _require_explained(layers, explained)
     return found
 
 
-def _structure_named(name: str, labels: Mapping[str, int]) -> str:
-    """Return the structure whose `simplified` name is that of a segment; no two structures have the same."""
-    known = next((known for known in labels if simplified(known) == simplified(name)), None)
-    if known is not None:
-        return known
-    raise AssftError(
-        f"segment {name!r} is not a structure of the dataset; expected {', '.join(labels)}. Rename it in Slicer, or "
-        "delete it if it was only a drawing aid."
-    )
+def _require_explained(layers: np.ndarray, explained: np.ndarray) -> None:
+    stray = (layers != 0) & ~explained
+    if stray.any():
+        values = ", ".join(f"{v:g}" for v in np.unique(layers[stray])[:5])
+        raise AssftError(
+            f"{int(stray.sum())} voxels belong to no segment of the file (values {values}), which was changed outside "
+            "of Slicer. Save it from Slicer again."
+        )
 
 
 def _refuse_fractions(image: sitk.Image) -> None:

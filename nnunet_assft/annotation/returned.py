@@ -16,12 +16,15 @@ from nnunet_assft.annotation.label_files import FORMATS, ending_of
 from nnunet_assft.annotation.minutes import Times
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.text import some
+from nnunet_assft.volumes.dicom.key_file import KeyFile
+from nnunet_assft.volumes.dicom.segmentation import is_dicom, origin_of
 from nnunet_assft.volumes.one_file import kind_of_special_file
 
 KNOWN = ", ".join(FORMATS)
+DICOM = "DICOM"
 NOT_READ = {  # what annotators save or send as well; a folder may hold pictures and texts beside the labels
     "one of two files, a header and its voxels": (".nhdr", ".mhd", ".hdr", ".img", ".raw", ".zraw", ".raw.gz"),
-    "DICOM": (".dcm", ".ima"),
+    DICOM: (".dcm", ".ima"),
     "a scene or project, not a segmentation": (".mrml", ".mrb", ".mitk", ".itksnap"),
     "a surface, not a label map": (".seg.vtm", ".vtm", ".vtp", ".vtk", ".stl", ".obj", ".ply"),
     "an archive that must be unpacked": (".zip", ".7z", ".rar", ".tar", ".tgz", ".gz", ".bz2", ".xz"),
@@ -39,12 +42,17 @@ class Asked:
 
 @dataclass(frozen=True)
 class Returned:
-    """A file that holds a label of this case. annotator: who drew it, None if unknown."""
+    """A file that holds a label of this case.
+
+    annotator: who drew it, None if unknown. slices: of a DICOM SEG, the SOPInstanceUIDs of the slices of the case's
+    series, in the order of the image; None for other files.
+    """
 
     case: str
     annotator: str | None
     file: Path
     asked: Asked
+    slices: tuple[str, ...] | None = None
 
     @property
     def is_first(self) -> bool:
@@ -55,14 +63,21 @@ class Returned:
         return f"{self.case} ({self.file})"
 
 
+# six parameters: where to look, and what is known about the cases
 def find_returned(
-    experiment: Experiment, folder: Path, request: AnnotationRequest, times: Times, *, replace: bool
+    experiment: Experiment,
+    folder: Path,
+    request: AnnotationRequest,
+    times: Times,
+    keys: KeyFile | None = None,
+    *,
+    replace: bool,
 ) -> tuple[list[Returned], list[str]]:
     """Return the labels in a folder whose case and annotator are clear, sorted by case, and the problems of the others.
 
     folder: a work folder, or any folder of files such as CASE.nii.gz, which may be in subfolders named after the
-    annotators. replace: whether labels of finished rounds are accepted as well. Raises `AssftError` if the folder holds
-    no label.
+    annotators. keys: says which case a DICOM SEG belongs to, whatever the file is called; without it, DICOM is refused.
+    replace: whether labels of finished rounds are accepted as well. Raises `AssftError` if the folder holds no label.
     """
     base = folder / "annotations" if (folder / EXPORT_FILE).is_file() else folder
     if not base.is_dir():
@@ -78,9 +93,10 @@ def find_returned(
     for file, subfolder in _entries(base, folder):
         name = str(file)
         try:
-            if not _is_label(file, folder, asked, in_subfolder=subfolder is not None):
+            _require_openable(file, folder)
+            stem = _name_of_case(file, asked, keys, in_subfolder=subfolder is not None)
+            if stem is None:
                 continue
-            stem = file.name[: -len(ending_of(file.name) or "")]
             name = f"{stem} ({file})"
             case = _asked_case(stem, asked, experiment, request.round)
             annotator = _annotator(case, subfolder, asked[case].annotators, names, times)
@@ -90,7 +106,8 @@ def find_returned(
     returned = []
     for (case, annotator), found in sorted(files.items(), key=lambda item: (item[0][0], item[0][1] or "")):
         if len(found) == 1:
-            returned.append(Returned(case, annotator, found[0], asked[case]))
+            slices = keys.slices_of(case) if keys and not ending_of(found[0].name) else None
+            returned.append(Returned(case, annotator, found[0], asked[case], slices))
         else:
             listed = some((file.relative_to(base) for file in found), separator=" and ")
             problems.append(f"{case} ({base}): {listed} are labels of the same case. Keep the one to be imported.")
@@ -124,12 +141,8 @@ def _leads_inside(path: Path, folder: Path) -> bool:
     return path.resolve(strict=True).is_relative_to(folder.resolve())
 
 
-def _is_label(path: Path, folder: Path, asked: Collection[str], *, in_subfolder: bool) -> bool:
-    """Whether a path is a file that holds a label. Nothing is opened.
-
-    Returns False for a file that has nothing to do with labels. Raises `AssftError`, which says what it is, for one
-    that looks as if it should be imported and cannot be.
-    """
+def _require_openable(path: Path, folder: Path) -> None:
+    """Raise `AssftError`, which says what it is, for a path that must not be opened. Nothing is opened."""
     try:
         inside, special = _leads_inside(path, folder), kind_of_special_file(path)
     except (OSError, RuntimeError) as error:  # a link to nothing, or to itself
@@ -138,6 +151,14 @@ def _is_label(path: Path, folder: Path, asked: Collection[str], *, in_subfolder:
         raise AssftError(f"it is a link that leads out of {folder}, to {path.resolve()}. Put a copy there instead.")
     if special:
         raise AssftError(f"it is a {special} and is not opened. Remove it.")
+
+
+def _is_label(path: Path, asked: Collection[str], *, in_subfolder: bool) -> bool:
+    """Whether a path is a file that holds a label, by its name.
+
+    Returns False for a file that has nothing to do with labels. Raises `AssftError`, which says what it is, for one
+    that looks as if it should be imported and cannot be.
+    """
     if ending_of(path.name) and path.is_file():
         return True
     is_named = any(path.name == case or path.name.startswith(f"{case}.") for case in asked)
@@ -147,8 +168,41 @@ def _is_label(path: Path, folder: Path, asked: Collection[str], *, in_subfolder:
         return False
     what = next((kind for kind, endings in NOT_READ.items() if path.name.lower().endswith(endings)), None)
     if what or is_named:
-        raise AssftError(f"it is {what or 'of a format that is not read'}; expected a file that ends with {KNOWN}.")
+        remedy = ", or --key_file for a DICOM SEG" if what == DICOM else ""
+        raise AssftError(
+            f"it is {what or 'of a format that is not read'}; expected a file that ends with {KNOWN}{remedy}."
+        )
     return False
+
+
+def _name_of_case(path: Path, asked: Collection[str], keys: KeyFile | None, *, in_subfolder: bool) -> str | None:
+    """Return the name of the case whose label a path is; None for a file that has nothing to do with labels.
+
+    Raises `AssftError`, which says what it is, for one that looks as if it should be imported and cannot be.
+    """
+    if keys and path.is_file() and not ending_of(path.name):
+        if is_dicom(path):
+            return _case_of_dicom(path, keys)
+        if path.name.lower().endswith(NOT_READ[DICOM]):
+            raise AssftError("it is called a DICOM file, but is none. Save it again.")
+    is_label = _is_label(path, asked, in_subfolder=in_subfolder)
+    return path.name[: -len(ending_of(path.name) or "")] if is_label else None
+
+
+def _case_of_dicom(path: Path, keys: KeyFile) -> str | None:
+    """Return the case that a DICOM SEG belongs to; None for a slice of a case's scan, which may lie beside it."""
+    origin = origin_of(path)
+    if not origin.is_segmentation:
+        if keys.case_of([origin.own_series], ()):
+            return None
+        raise AssftError(f"it is DICOM of the kind {origin.kind!r}; expected a DICOM SEG. Save the segments as one.")
+    case = keys.case_of(origin.series, origin.instances)
+    if case is None:
+        raise AssftError(
+            "it is a DICOM SEG of a series that is not in the key file, or of several series; expected one of a case "
+            "of the dataset. Draw on the series of the case, or give the key file of this dataset."
+        )
+    return case
 
 
 # Cases and annotators -------------------------------------------------------------------------------------------------

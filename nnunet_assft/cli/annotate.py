@@ -51,7 +51,12 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("--uncertainty", action="store_true", help="also write the entropy (nats) as NIfTI")
     add_device(export)
     add_engine_options(export, trains=False)
-    back = make_command(commands, "import", "check returned labels and copy them to labelsTr")
+    _add_import(make_command(commands, "import", "check returned labels and copy them to labelsTr"))
+    make_command(commands, "status", "show which labels have been imported, who drew them, and which are missing")
+    return p
+
+
+def _add_import(back: argparse.ArgumentParser) -> None:
     back.add_argument(
         "folder", type=file_name, metavar="FOLDER", help="work folder, or a folder of CASE.nii.gz or CASE.seg.nrrd"
     )
@@ -64,12 +69,20 @@ def parser() -> argparse.ArgumentParser:
     )
     add_accept_geometry(back)
     back.add_argument(
+        "--overlap",
+        default="refuse",
+        choices=["refuse", "first", "last", "smaller"],
+        metavar="RULE",
+        help="voxels of several segments belong to the first, last or smaller one (default: refuse the label)",
+    )
+    back.add_argument(
+        "--key_file", type=file_name, metavar="FILE", help="of convert dicom: the case of each returned DICOM SEG"
+    )
+    back.add_argument(
         "--annotator_name", metavar="NAME", help="annotator of the labels (default: the subfolder's name)"
     )
     back.add_argument("--minutes", metavar="M", help="annotation time per case, in minutes")
     back.add_argument("--times", type=file_name, metavar="CSV", help="table with the columns case, annotator, minutes")
-    make_command(commands, "status", "show which labels have been imported, who drew them, and which are missing")
-    return p
 
 
 def annotate(args: argparse.Namespace) -> int:
@@ -123,15 +136,17 @@ def import_labels(args: argparse.Namespace, experiment: Any) -> int:
     from nnunet_assft.annotation.import_labels import Consent
     from nnunet_assft.annotation.import_labels import import_labels as take
     from nnunet_assft.annotation.minutes import Times, checked_minutes
+    from nnunet_assft.volumes.dicom.key_file import KeyFile
 
     minutes = None if args.minutes is None else checked_minutes(args.minutes, "--minutes")
-    consent = Consent(args.accept or (), args.accept_warnings, args.replace, args.accept_geometry or ())
+    consent = Consent(args.accept or (), args.accept_warnings, args.replace, args.accept_geometry or (), args.overlap)
+    keys = KeyFile.read(args.key_file) if args.key_file else None
     times = Times.read(args.times, args.annotator_name, minutes) if args.times else Times(args.annotator_name, minutes)
     context = open_context(experiment, torch.device("cpu"))
     require_space(experiment.dataset)
     require_folder(context.paths.raw / "labelsTr", "The folder of labels")
     with only_process(experiment):
-        report = take(context, args.folder, consent, times)
+        report = take(context, args.folder, consent, times, keys)
         print_report(report)
         agreement = write_agreement(context, open_request(experiment))
     if agreement:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,16 +14,27 @@ from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.text import printable
 
 if TYPE_CHECKING:
-    from nnunet_assft.active.scoring.new_images import PredictionOptions
+    from nnunet_assft.active.scoring.new_images import Prediction, PredictionOptions
+    from nnunet_assft.cluster.engines import Engine
+    from nnunet_assft.volumes.dicom.stack import Stack
     from nnunet_assft.volumes.image_files import ImageFiles
 
 
 def parser() -> argparse.ArgumentParser:
     p = make_parser("predict", "Run nnU-Net's prediction with the model of a finished round.")
     p.add_argument(
-        "-i", type=file_name, required=True, metavar="FOLDER", help="folder of images named CASE_0000.nii.gz"
+        "-i",
+        type=file_name,
+        required=True,
+        metavar="FOLDER",
+        help="folder of images named CASE_0000.nii.gz; with --dicom, of DICOM series",
     )
     p.add_argument("-o", type=file_name, required=True, metavar="FOLDER", help="folder for the segmentations")
+    p.add_argument(
+        "--dicom",
+        action="store_true",
+        help="predict every CT or MR series below -i, and also write each segmentation as DICOM SEG",
+    )
     p.add_argument("-r", type=number("r"), metavar="R", help="round (default: the last finished round)")
     p.add_argument(
         "-step_size", type=number("step_size"), default=0.5, metavar="S", help="sliding-window step, in patches"
@@ -49,9 +61,7 @@ def predict(args: argparse.Namespace) -> None:
     An image that cannot be used is one line on stderr, and the others are predicted. Raises `AssftError` at the end if
     there was one.
     """
-    from tqdm import tqdm
-
-    from nnunet_assft.active.scoring.new_images import Prediction, predict_images
+    from nnunet_assft.active.scoring.new_images import Prediction
     from nnunet_assft.runtime.writable import require_folder
 
     if args.part_id >= args.num_parts:
@@ -62,35 +72,124 @@ def predict(args: argparse.Namespace) -> None:
     if engine.name != "here" and args.num_parts > 1:
         parser().error("argument -num_parts: the engine divides the cases by itself; see --parts in --list_engines")
     dataset_json = experiment.raw_dataset().dataset_json
-    file_ending = str(dataset_json["file_ending"])
-    images = list_cases(args.i, dataset_json)
-    cases = cases_of_part(images, args)
-    unusable = {**images.misnamed, **images.incomplete} if args.part_id == 0 else {}
-    if not cases and not unusable:
+    inputs = dicom_inputs(args, dataset_json) if args.dicom else image_inputs(args, dataset_json)
+    if not inputs.names and not inputs.unusable:
         print("This part contains no case that is left to predict.")
         return
     require_folder(args.o, "-o")
+    refused = predict_inputs(args, Prediction(experiment, done.model, device, args.o, options_of(args)), engine, inputs)
+    if refused:
+        n_cases = len(inputs.names) + len(inputs.unusable)
+        raise AssftError(f"{len(refused)} of {n_cases} cases could not be predicted. The lines above say why.")
+
+
+@dataclass
+class Inputs:
+    """What a call is to predict.
+
+    files: case -> its image files, which are there already. series: SeriesInstanceUID -> a series that becomes an image
+    first, and whose segmentation is also written as DICOM. unusable: other inputs, and why they cannot be predicted.
+    remarks: lines about files that are left out.
+    """
+
+    files: dict[str, tuple[Path, ...]] = field(default_factory=dict)
+    series: dict[str, Stack] = field(default_factory=dict)
+    unusable: dict[str, str] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+
+    @property
+    def names(self) -> list[str]:
+        return [*self.files, *self.series]
+
+
+def image_inputs(args: argparse.Namespace, dataset_json: dict[str, Any]) -> Inputs:
+    """Return the images of a folder that this call is to predict. dataset_json: that of the model."""
+    images = list_cases(args.i, dataset_json)
+    ending = f"because it does not end with {dataset_json['file_ending']}"
+    return Inputs(
+        files=cases_of_part(images, args),
+        unusable={**images.misnamed, **images.incomplete} if args.part_id == 0 else {},
+        remarks=[f"{name} is left out, {ending}." for name in images.left_out] if args.part_id == 0 else [],
+    )
+
+
+def dicom_inputs(args: argparse.Namespace, dataset_json: dict[str, Any]) -> Inputs:
+    """Return the series below a folder that this call is to predict. dataset_json: that of the model."""
+    from nnunet_assft.active.scoring.new_images import is_predicted
+    from nnunet_assft.volumes.dicom.folder import ENDING, require_one_channel, series_below
+    from nnunet_assft.volumes.dicom.writing import require_highdicom
+
+    require_highdicom()
+    require_one_channel(dataset_json)
+    if not args.i.is_dir():
+        raise AssftError(f"-i {args.i} is no folder. Give the folder of a DICOM export.")
+    found = series_below(args.i, dataset_json)
+    part = sorted(found.usable)[args.part_id :: args.num_parts]
+
+    def is_done(uid: str) -> bool:
+        written = (args.o / f"{uid}.dcm").is_file()
+        return written and is_predicted(args.o, uid, ENDING, probabilities=args.save_probabilities)
+
+    return Inputs(
+        series={uid: found.usable[uid] for uid in part if not (args.continue_prediction and is_done(uid))},
+        unusable=found.refused if args.part_id == 0 else {},
+        remarks=[f"{uid} is left out: {why}." for uid, why in found.left_out.items()] if args.part_id == 0 else [],
+    )
+
+
+def predict_inputs(args: argparse.Namespace, how: Prediction, engine: Engine, inputs: Inputs) -> list[str]:
+    """Predict what can be predicted, and print a line about the rest. Returns the names of what could not be."""
+    from tqdm import tqdm
+
+    from nnunet_assft.active.scoring.new_images import predict_images
+    from nnunet_assft.runtime.cases import for_each_case
+    from nnunet_assft.runtime.partial import private_path
+    from nnunet_assft.volumes.dicom.folder import write_image
+
+    dataset_json = how.experiment.raw_dataset().dataset_json
     refused: list[str] = []
 
     def refuse(case: str, error: AssftError) -> None:
         refused.append(case)
-        old = args.o / f"{case}{file_ending}"
+        old = args.o / f"{case}{dataset_json['file_ending']}"
         earlier = f" {old} is from an earlier call." if old.is_file() else ""
         tqdm.write(f"nnUNetv2_assft_predict: {case} is not predicted: {error}.{earlier}", file=sys.stderr)
 
-    for name, problem in unusable.items():
-        refuse(name, AssftError(f"it {problem}"))
-    for name in images.left_out if args.part_id == 0 else ():
-        tqdm.write(
-            f"nnUNetv2_assft_predict: {printable(name)} is left out, because it does not end with {file_ending}.",
-            file=sys.stderr,
-        )
-    if cases:
-        how = Prediction(experiment, done.model, device, args.o, options_of(args))
-        predict_images(how, cases, refuse, engine)
-    if refused:
-        n_cases = len(cases) + len(unusable)
-        raise AssftError(f"{len(refused)} of {n_cases} cases could not be predicted. The lines above say why.")
+    for name, problem in inputs.unusable.items():
+        refuse(name, AssftError(problem if args.dicom else f"it {problem}"))
+    for remark in inputs.remarks:
+        tqdm.write(f"nnUNetv2_assft_predict: {printable(remark)}", file=sys.stderr)
+    unreadable: dict[str, AssftError] = {}
+    unwritable: dict[str, AssftError] = {}
+    with private_path(how.folder / "series") as folder:  # beside the segmentations, where jobs of an engine find it
+
+        def image(uid: str) -> tuple[Path]:
+            return (write_image(folder, uid, inputs.series[uid]),)
+
+        images = for_each_case(image, list(inputs.series), desc="reading series", failures=unreadable)
+        for uid, error in unreadable.items():
+            refuse(uid, error)
+        if files := {**inputs.files, **images}:
+            predict_images(how, files, refuse, engine)
+
+    def dicom(uid: str) -> None:
+        write_as_dicom(args.o, uid, inputs.series[uid], dataset_json["labels"])
+
+    for_each_case(dicom, [uid for uid in images if uid not in refused], desc="writing DICOM", failures=unwritable)
+    for uid, error in unwritable.items():
+        refuse(uid, error)
+    return refused
+
+
+def write_as_dicom(folder: Path, uid: str, series: Stack, labels: dict[str, int]) -> None:
+    """Write the segmentation of a series, which is in the folder, as UID.dcm beside it."""
+    import SimpleITK as sitk
+
+    from nnunet_assft.volumes.dicom.folder import ENDING
+    from nnunet_assft.volumes.dicom.writing import write_dicom_segmentation
+
+    label = sitk.GetArrayFromImage(sitk.ReadImage(str(folder / f"{uid}{ENDING}")))
+    write_dicom_segmentation(folder / f"{uid}.dcm", series, label, labels)
 
 
 def options_of(args: argparse.Namespace) -> PredictionOptions:

@@ -38,8 +38,8 @@ class DoesNotFitError(ValueError):
     """A label whose voxels are not voxels of the image."""
 
 
-def placement(label: Grid, image: Grid) -> Placement:
-    """Find the voxels of the image that the voxels of the label are.
+def placement(label: Grid, image: Grid, tolerance: float = TOLERANCE) -> Placement:
+    """Find the voxels of the image that the voxels of the label are. tolerance: in voxels of the image.
 
     Raises `DoesNotFitError`, which says by how many mm they lie apart, if the label is not on voxels of the image.
     """
@@ -51,14 +51,14 @@ def placement(label: Grid, image: Grid) -> Placement:
     along = np.abs(turn) if is_permutation else np.abs(image.directions.T @ label.directions)
     axes = along.argmax(axis=1)
     extent = np.array(label.size)[axes]
-    if (np.abs(label.spacing[axes] / image.spacing - 1) * np.maximum(extent - 1, 1) > TOLERANCE).any():
+    if (np.abs(label.spacing[axes] / image.spacing - 1) * np.maximum(extent - 1, 1) > tolerance).any():
         raise DoesNotFitError(f"its spacing is {_mm(label.spacing)} mm, its image has {_mm(image.spacing)} mm")
     residual = to_image[:3] @ label.corners() - turn @ label.corners()[:3]
-    if not is_permutation or np.ptp(residual, axis=1).max() > TOLERANCE:
+    if not is_permutation or np.ptp(residual, axis=1).max() > tolerance:
         raise DoesNotFitError(_turned_words(label, image, residual))
     first = residual.mean(axis=1) + np.minimum(turn @ (np.array(label.size) - 1), 0)
     offset = np.rint(first)
-    if np.abs(first - offset).max() > TOLERANCE:
+    if np.abs(first - offset).max() > tolerance:
         same_size = tuple(extent) == image.size  # otherwise it was cropped, and only the fraction of a voxel is wrong
         raise DoesNotFitError(_shifted_words(image, first if same_size else first - offset))
     noise = residual - np.rint(residual.mean(axis=1, keepdims=True))
@@ -103,14 +103,25 @@ def put_back(label: np.ndarray, where: Placement, size: tuple[int, int, int]) ->
     label: (i, j, k) along the axes of the image, possibly cropped; see `Placement.oriented`.
     """
     whole = np.zeros(size, dtype=label.dtype)
+    target, source = common_box(label.shape, where, size)
+    inside = label[source]
+    whole[target] = inside
+    return whole, int(np.count_nonzero(label) - np.count_nonzero(inside))
+
+
+def common_box(
+    shape: tuple[int, ...], where: Placement, size: tuple[int, int, int]
+) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Return what a label and its image have in common: as slices of the image, and of the label.
+
+    shape: of the label along the axes of the image. size: of the image.
+    """
     target, source = [], []
-    for start, n, limit in zip(where.offset, label.shape, size, strict=True):
+    for start, n, limit in zip(where.offset, shape, size, strict=True):
         low, high = max(start, 0), max(min(start + n, limit), 0)
         target.append(slice(low, max(low, high)))
         source.append(slice(low - start, max(low, high) - start))
-    inside = label[tuple(source)]
-    whole[tuple(target)] = inside
-    return whole, int(np.count_nonzero(label) - np.count_nonzero(inside))
+    return tuple(target), tuple(source)
 
 
 def _ints(values: np.ndarray) -> tuple[int, int, int]:

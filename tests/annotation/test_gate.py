@@ -224,6 +224,29 @@ def test_a_segment_of_the_background_may_overlap(scene: tuple[Path, sitk.Image, 
     np.testing.assert_array_equal(gate(tmp_path / "a.seg.nrrd", image_file, LABELS).label.array, label)
 
 
+@pytest.mark.parametrize(("rule", "ball"), [("first", 1), ("last", 0), ("smaller", 1)])
+@pytest.mark.parametrize("crop", [True, False])
+def test_layers_that_overlap_need_a_rule(  # a rule, a form of the file, and fixtures
+    scene: tuple[Path, sitk.Image, np.ndarray], tmp_path: Path, rule: str, ball: int, crop: bool
+) -> None:
+    """A box around everything is drawn in a layer of its own, after the ball, and is larger."""
+    image_file, image, label = scene
+    segments = {"ball": label == 1, "box": label > 0}
+    save_slicer(tmp_path / "a.seg.nrrd", segments, image, layers={"ball": 0, "box": 1}, crop=crop)
+    n = int((label == 1).sum())
+    with pytest.raises(
+        AssftError, match=rf"the segments 'ball' and 'box' overlap in {n} voxels; .* --overlap first, l"
+    ):
+        gate(tmp_path / "a.seg.nrrd", image_file, LABELS)
+    gated = gate(tmp_path / "a.seg.nrrd", image_file, LABELS, overlap=rule)
+    np.testing.assert_array_equal(gated.label.array, label if ball else 2 * (label > 0))
+    winner, loser = ("ball", "box") if ball else ("box", "ball")
+    assert f"--overlap {rule} decided: {winner!r} took {n} voxels of {loser!r}" in gated.notes[-1]
+    assert gated.overlap == rule
+    save_slicer(tmp_path / "b.seg.nrrd", segments_of(label, LABELS), image)
+    assert gate(tmp_path / "b.seg.nrrd", image_file, LABELS, overlap=rule).overlap is None
+
+
 def test_slicer_labels_outside_of_the_image_are_refused(
     scene: tuple[Path, sitk.Image, np.ndarray], tmp_path: Path
 ) -> None:

@@ -140,7 +140,8 @@ def test_formats_that_are_named(tmp_path: Path, names: str, what: str) -> None:
     assert len(problems) == len(names.split())
     for problem in problems:
         assert what in problem
-        assert problem.endswith("expected a file that ends with .seg.nrrd, .nrrd, .nii.gz, .nii, .mha, .gipl.")
+        remedy = ", or --key_file for a DICOM SEG" if what == "DICOM" else ""
+        assert problem.endswith(f"expected a file that ends with .seg.nrrd, .nrrd, .nii.gz, .nii, .mha, .gipl{remedy}.")
 
 
 def test_files_that_are_no_labels_are_passed_over(tmp_path: Path) -> None:

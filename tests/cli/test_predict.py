@@ -132,3 +132,57 @@ def test_an_engine_divides_the_cases_by_itself(call: Call, tmp_path: Path) -> No
     code, _ = call(tmp_path / "in", tmp_path / "out", "--engine", "local", "-num_parts", "2")
     assert code == 2
     assert not (tmp_path / "out").exists()
+
+
+# DICOM ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def export(tmp_path: Path) -> Path:
+    """A folder with two scans, one of which lacks a slice, and a localizer."""
+    pytest.importorskip("highdicom", reason="highdicom is not installed (extra dicom)")
+    from tests.volumes.dicom.series_files import ORIENTATIONS, headers, save
+
+    stored = blob_case(20)[0].round().astype("int16").T
+    affine = np.eye(4)
+    affine[:3, :3] = np.diag([-1.0, -1.0, 1.0]) @ ORIENTATIONS["reversed sagittal"]
+    made = [headers(stored, affine, modality="MR", SeriesInstanceUID=f"1.2.{n}") for n in range(3)]
+    for data in made[2]:
+        data.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+    for n, slices in enumerate((made[0], [*made[1][:5], *made[1][6:]], made[2])):
+        save(tmp_path / f"export/{n}", slices, n)
+    return tmp_path / "export"
+
+
+def test_a_dicom_folder_gives_dicom_segmentations(call: Call, export: Path, tmp_path: Path) -> None:
+    from tests.volumes.dicom.seg_files import highdicom, places
+
+    output = tmp_path / "out"
+    code, lines = call(export, output, "--dicom", *HERE)
+    assert (code, len(lines)) == (1, 3)
+    assert "1.2.1 is not predicted: 1 slice is missing: there is a gap of 2 mm between slices" in lines[0]
+    assert "1.2.2 is left out: it is a localizer, by which a scan is planned (localizer)." in lines[1]
+    assert lines[2].endswith("1 of 2 cases could not be predicted. The lines above say why.")
+    assert sorted(file.name for file in output.iterdir()) == ["1.2.0.dcm", "1.2.0.nii.gz", "dataset.json", "plans.json"]
+    written = nibabel.load(output / "1.2.0.nii.gz")
+    label = np.asarray(written.dataobj).astype(int)
+    assert label.any()
+    volume = highdicom.segread(output / "1.2.0.dcm").get_volume(combine_segments=True)
+    to_ras = np.diag([-1.0, -1.0, 1.0, 1.0])
+    assert places(np.asarray(volume.array), to_ras @ volume.affine) == places(label, written.affine)
+    before = (output / "1.2.0.dcm").read_bytes()
+    call(export, output, "--dicom", "--continue_prediction", *HERE)
+    assert (output / "1.2.0.dcm").read_bytes() == before
+
+
+def test_a_dicom_folder_of_another_modality_or_without_images(call: Call, export: Path, tmp_path: Path) -> None:
+    from tests.volumes.dicom.series_files import affine_of, scan, write_series
+
+    write_series(tmp_path / "ct", scan(), affine_of(), SeriesInstanceUID="1.2.9")
+    code, lines = call(tmp_path / "ct", tmp_path / "out", "--dicom", *HERE)
+    assert code == 1
+    assert "1.2.9 is not predicted: it is CT; the model was trained on MR" in lines[0]
+    (tmp_path / "empty").mkdir()
+    code, lines = call(tmp_path / "empty", tmp_path / "out", "--dicom", *HERE)
+    assert (code, len(lines)) == (1, 1)
+    assert "No DICOM image was found among 0 files" in lines[0]

@@ -207,6 +207,7 @@ OTHER = {  # codes of other datasets or other commands, and the tests below that
     "count_differs",
     "labels_removed",
     "unlabelled_image",
+    "not_annotated",  # of images made from DICOM
     "other_modality",
     "not_in_split",
     "output_missing",

@@ -506,6 +506,7 @@ OUTPUTS = (
     ),
 )
 
+KEYS = f"{IMPORT} --key_file"
 DICOM = "convert dicom -i {given} -d 902 --labels liver --key_file"
 OF_DICOM = (
     Row("a folder without DICOM", "nothing", i.holds("given/a.dcm", b"x"), f"{DICOM} {{root}}/out/key", "among 1 file"),
@@ -525,6 +526,37 @@ OF_DICOM = (
         i.a_folder,
         "convert dicom -i {given} -d 902 --labels liver Liver --key_file {root}/out/key",
         "--labels",
+    ),
+    Row(
+        "no key file for an import",
+        "waiting",
+        i.a_folder,
+        f"{IMPORT} --key_file {{root}}/no",
+        "no does not exist. Give",
+    ),
+    Row(
+        "a device as key file for an import", "waiting", i.a_folder, f"{IMPORT} --key_file /dev/zero", "is no key file"
+    ),
+    *(
+        Row(
+            f"returned DICOM: {name}",
+            "waiting",
+            i.returned_dicom(content),
+            f"{IMPORT} --key_file {{root}}/key.json",
+            line,
+        )
+        for name, content, line in (
+            ("no DICOM", b"x" * 200, "it is called a DICOM file, but is none"),
+            ("damaged", i.DICM + b"\xff" * 300, "it is DICOM of the kind 'unknown'; expected a DICOM SEG"),
+            ("cut off", i.DICM + b"\x02\x00\x00\x00UL\x04\x00", "it is"),
+        )
+    ),
+    Row(
+        "a folder without DICOM for a prediction",
+        "trained",
+        i.a_folder,
+        "predict -d 901 -i {given} -o {root}/out/o --dicom -device cpu",
+        "No DICOM image was found among 0 files",
     ),
 )
 

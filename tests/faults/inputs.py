@@ -18,6 +18,7 @@ import SimpleITK as sitk
 import torch
 
 from nnunet_assft.runtime.sealed import read_sealed, write_sealed
+from nnunet_assft.volumes.dicom.key_file import KeyFile
 from tests.annotation.annotators import save_itksnap
 from tests.cli.annotate.experiment import image_of, truth
 from tests.conftest import blob_case, write_volume
@@ -289,6 +290,19 @@ def returned(write: Callable[[Path, sitk.Image, np.ndarray], object]) -> Make:
     def make(place: Place) -> None:
         place.given.mkdir()
         write(place.given, image_of(place.root, "case_03"), truth("case_03"))
+
+    return make
+
+
+DICM = b"\0" * 128 + b"DICM"  # how a DICOM file starts
+
+
+def returned_dicom(content: bytes) -> Make:
+    """A returned file that is called a DICOM file, and a key file, root/key.json."""
+
+    def make(place: Place) -> None:
+        anew(place.given / "a.dcm", content)
+        KeyFile(place.root / "key.json").save()
 
     return make
 

@@ -150,6 +150,10 @@ class KeyFile:
         ]
         return cases[0] if len(cases) == 1 else None
 
+    def slices_of(self, case: str) -> tuple[str, ...]:
+        """Return the SOPInstanceUIDs of the slices of a case, in the order of its image."""
+        return tuple(self.entries[case].get("sop_instance_uids", ()))
+
     def save(self) -> None:
         """Write the file, which only its owner can read. Raises `AssftError` if that is not possible."""
         content: Mapping[str, Any] = {

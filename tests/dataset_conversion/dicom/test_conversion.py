@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import threading
+import time
 from pathlib import Path
 
 import nibabel
@@ -11,10 +13,10 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 
-from nnunet_assft.volumes.dicom.key_file import CASE
+from nnunet_assft.volumes.dicom.key_file import CASE, KeyFile, held
 from nnunet_assft.volumes.raw_dataset import read_dataset
 from tests.conftest import set_folders
-from tests.dataset_conversion.conftest import run_convert
+from tests.dataset_conversion.conftest import Result, run_convert
 from tests.dataset_conversion.dicom.conftest import Conversion, ConvertDicom, run_dicom
 from tests.volumes.dicom.series_files import (
     NAME,
@@ -143,6 +145,47 @@ def test_verify_only_finds_a_damaged_image(convert_dicom: ConvertDicom, tmp_path
     assert run_convert("dicom", options="-d 50 --verify_only").code == 0
     next((done.folder / "imagesTr").iterdir()).write_bytes(b"")
     assert "[output_changed]" in run_convert("dicom", options="-d 50 --verify_only").errors[0]
+
+
+def test_check_takes_images_without_a_label_for_what_they_are(convert_dicom: ConvertDicom, tmp_path: Path) -> None:
+    for seed in range(2):
+        write_series(tmp_path / f"export/{seed}", scan(seed), affine_of(), seed, patient=f"P{seed}")
+    folder = convert_dicom().folder
+    first, second = sorted(file.name.removesuffix("_0000.nii.gz") for file in (folder / "imagesTr").iterdir())
+    image = nibabel.load(folder / f"imagesTr/{first}_0000.nii.gz")
+    (folder / "labelsTr").mkdir(exist_ok=True)
+    labels = np.arange(np.prod(SHAPE)).reshape(SHAPE) % 3
+    nibabel.save(nibabel.Nifti1Image(labels.astype(np.uint8), image.affine), folder / f"labelsTr/{first}.nii.gz")
+    checked = run_convert("check", folder)
+    assert (checked.code, checked.errors) == (0, [])
+    report = Result(0, "", [], folder)
+    assert ("info", "not_annotated", second) in report.findings("check_report")
+    assert report.counts("check_report")["training cases"] == (2, 2)
+    assert report.counts("check_report")["  not annotated yet"] == (None, 1)
+    (folder / f"labelsTr/{second}.nii").write_bytes(b"")  # a label that was meant for it
+    assert f"{second}.nii; expected a label that ends with .nii.gz" in run_convert("check", folder).errors[0]
+
+
+# Two conversions with one key file at the same time -------------------------------------------------------------------
+
+
+def test_the_key_file_waits_for_the_other_conversion(tmp_path: Path) -> None:
+    """Both add a patient, and neither entry is lost."""
+    file = tmp_path / "key.json"
+
+    def add(patient: str) -> None:
+        with held(file):
+            keys = KeyFile.open(file, [])
+            time.sleep(0.2)  # in which the other one would read the file as it was
+            keys.name_all([(patient, "", "study", "series")])
+            keys.save()
+
+    others = [threading.Thread(target=add, args=(patient,)) for patient in "AB"]
+    for other in others:
+        other.start()
+    for other in others:
+        other.join()
+    assert len(KeyFile.read(file).entries) == 2
 
 
 # Several series -------------------------------------------------------------------------------------------------------

@@ -1,0 +1,83 @@
+"""The series of a DICOM folder that a model can predict, as images on the disk."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nnunet_assft.errors import AssftError
+from nnunet_assft.runtime.files import write_bytes
+from nnunet_assft.runtime.text import count
+from nnunet_assft.volumes.dicom.key_file import Identity, identity
+from nnunet_assft.volumes.dicom.slices import Slice, find_slices
+from nnunet_assft.volumes.dicom.stack import Refused, Stack, stack
+from nnunet_assft.volumes.dicom.voxels import CannotDecodeError, nifti_bytes, read_volume
+
+ENDING = ".nii.gz"
+UID = re.compile(r"[0-9.]{1,64}")  # of which file names are made
+NO_SCANS = ("localizer", "not_a_scan", "not_ct_or_mr")  # what an export holds beside scans
+MODALITIES = {"ct": "CT", "mr": "MR", "mri": "MR"}  # name of a channel in lower case -> modality
+
+
+@dataclass
+class SeriesFound:
+    """The series of a folder, by their SeriesInstanceUID. refused: scans that are no volume, and why. left_out: what is
+    no scan, and why."""
+
+    usable: dict[str, Stack] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+
+def require_one_channel(dataset_json: Mapping[str, Any]) -> None:
+    """Raise `AssftError` unless a model takes images such as a DICOM series can give."""
+    n, ending = len(dataset_json["channel_names"]), dataset_json["file_ending"]
+    if n != 1 or ending != ENDING:
+        raise AssftError(
+            f"The model takes {count(n, 'channel')} in {ending} files; --dicom works with one channel in {ENDING} "
+            "files. Predict converted images instead."
+        )
+
+
+def series_below(folder: Path, dataset_json: Mapping[str, Any]) -> SeriesFound:
+    """Find the series below a folder and check that each is one volume of the model's modality.
+
+    dataset_json: of the model, see `require_one_channel`. Raises `AssftError` if there is none at all.
+    """
+    files = find_slices([folder], None)
+    members: dict[Identity, list[Slice]] = defaultdict(list)
+    for slice_ in files.slices:
+        members[identity([slice_])].append(slice_)
+    if not members:
+        raise AssftError(
+            f"No DICOM image was found among {count(files.n_files, 'file')} in {folder}. Give the folder of a DICOM "
+            "export with -i."
+        )
+    found = SeriesFound()
+    wanted = MODALITIES.get(str(dataset_json["channel_names"]["0"]).lower())
+    for one, slices in sorted(members.items()):
+        uid, volume = one[-1], stack(slices)
+        if not UID.fullmatch(uid) or sum(other[-1] == uid for other in members) > 1:
+            found.refused[uid or "a series"] = "its SeriesInstanceUID is none, or that of another study as well"
+        elif isinstance(volume, Refused):
+            (found.left_out if volume.code in NO_SCANS else found.refused)[uid] = f"{volume.text} ({volume.code})"
+        elif wanted and volume.modality != wanted:
+            found.refused[uid] = f"it is {volume.modality}; the model was trained on {wanted}"
+        else:
+            found.usable[uid] = volume
+    return found
+
+
+def write_image(folder: Path, uid: str, volume: Stack) -> Path:
+    """Write the image of a series as UID_0000.nii.gz. Raises `AssftError` if its voxels cannot be decoded."""
+    try:
+        voxels = read_volume(volume)
+    except CannotDecodeError as error:
+        raise AssftError(str(error)) from error
+    file = folder / f"{uid}_0000{ENDING}"
+    write_bytes(file, nifti_bytes(voxels, volume.affine))
+    return file
