@@ -14,8 +14,8 @@ from nnunet_assft.runtime.text import count, printable
 from nnunet_assft.volumes.structures import colour, structures
 
 OF_DICOM = (
-    "DICOM viewers: prelabels/CASE.dcm is the pre-segmentation as DICOM SEG, if there is one. Save yours as DICOM SEG in "
-    "{where}, under any name. These files name the patients."
+    "DICOM viewers: prelabels/CASE.dcm is the pre-segmentation as DICOM SEG, if there is one. Save yours as DICOM SEG "
+    "in {where}, under any name. These files name the patients."
 )
 
 
