@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,9 @@ from nnunet_assft.runtime.files import (
     write_text,
 )
 from nnunet_assft.runtime.sealed import read_sealed, write_sealed
+from nnunet_assft.volumes.dicom.folder import series_of
+from nnunet_assft.volumes.dicom.key_file import KeyFile
+from nnunet_assft.volumes.dicom.writing import write_dicom_segmentation
 from nnunet_assft.volumes.display import window_of
 from nnunet_assft.volumes.images import read_image
 from nnunet_assft.volumes.raw_dataset import RawDataset
@@ -48,13 +51,14 @@ class ExportOptions:
 
     annotators, double_read: see `assignment.assign`; without names, an earlier assignment is kept. prelabel: whether
     the annotators get the model's segmentation. uncertainty: whether the entropy, in nats, is also written as a NIfTI
-    file.
+    file. keys: the key file of a dataset that came from DICOM, if the pre-segmentations are also wanted as DICOM SEG.
     """
 
     annotators: Sequence[str] = ()
     double_read: float = 0.0
     prelabel: bool = True
     uncertainty: bool = False
+    keys: KeyFile | None = None
 
 
 @dataclass(frozen=True)
@@ -92,11 +96,15 @@ def export_work(context: Context, folder: Path, options: ExportOptions = ExportO
     if model and options.prelabel:
         sources = {case: prelabel_file(context, request.round, case) for case in request.cases}
         kept = [case for case, source in sources.items() if not _copied(source, folder / "prelabels")]
+        if options.keys:
+            for case in [case for case in request.cases if case in options.keys.entries]:
+                _write_dicom(sources[case], folder / "prelabels" / f"{case}.dcm", options.keys, dataset.labels)
     rows = work_list(request, experiment.paths.scores_file(request.round), previews, dataset.labels)
     write_csv(folder / "worklist.csv", rows)
     write_text(folder / "labels.ctbl", slicer_colours(dataset.labels))
     write_text(folder / "labels_itksnap.txt", itksnap_labels(dataset.labels))
-    write_text(folder / "README.txt", readme(context, request, has_model=bool(model), prelabel=options.prelabel))
+    about = readme(context, request, has_model=bool(model), prelabel=options.prelabel, dicom=options.keys is not None)
+    write_text(folder / "README.txt", about)
     return Export(request, model is not None, tuple(kept))
 
 
@@ -206,6 +214,18 @@ def _copied(source: Path, folder: Path) -> bool:
     with atomic_path(target) as partial_file:
         shutil.copyfile(source, partial_file)
     return True
+
+
+def _write_dicom(prelabel: Path, target: Path, keys: KeyFile, labels: Mapping[str, int]) -> None:
+    """Write a pre-segmentation as DICOM SEG for the series of its case, unless it is there."""
+    case = target.stem
+    if target.is_file():
+        return
+    try:
+        label = sitk.GetArrayFromImage(sitk.ReadImage(str(prelabel)))
+        write_dicom_segmentation(target, series_of(keys, case), label, labels)
+    except AssftError as error:
+        raise AssftError(f"The pre-segmentation of case {case} cannot be written as DICOM: {error}") from error
 
 
 # The model's view -----------------------------------------------------------------------------------------------------

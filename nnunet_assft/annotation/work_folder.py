@@ -13,6 +13,11 @@ from nnunet_assft.runtime.csv_files import read_csv
 from nnunet_assft.runtime.text import count, printable
 from nnunet_assft.volumes.structures import colour, structures
 
+OF_DICOM = (
+    "DICOM viewers: prelabels/CASE.dcm is the pre-segmentation as DICOM SEG, if there is one. Save yours as DICOM SEG "
+    "in {where}, under any name. These files name the patients."
+)
+
 
 def slicer_colours(labels: Mapping[str, int]) -> str:
     """Return a colour table of 3D Slicer (.ctbl). Each line has the number, the name, and R G B A from 0 to 255.
@@ -72,8 +77,9 @@ def work_list(
     return rows
 
 
-def readme(context: Context, request: AnnotationRequest, *, has_model: bool, prelabel: bool) -> str:
-    """Return the text of README.txt. prelabel: whether the annotators get the model's segmentation."""
+def readme(context: Context, request: AnnotationRequest, *, has_model: bool, prelabel: bool, dicom: bool) -> str:
+    """Return the text of README.txt. prelabel: whether the annotators get the model's segmentation. dicom: whether it
+    is also there as DICOM."""
     ending, labels = context.dataset.file_ending, sorted(context.dataset.labels.items(), key=lambda item: item[1])
     where = "annotations/YOUR_NAME/" if any(request.annotators.values()) else "annotations/"
     known = ", ".join(f"{value} {printable(name)}" for name, value in labels)
@@ -88,6 +94,7 @@ def readme(context: Context, request: AnnotationRequest, *, has_model: bool, pre
         "Keep the names of the segments.",
         f"  Save the segmentation as {where}CASE.seg.nrrd. Segments must not overlap (Segment Editor, Masking).",
         f"ITK-SNAP: open the image, load labels_itksnap.txt, and save the segmentation as {where}CASE.nii.gz.",
+        *([OF_DICOM.format(where=where)] if dicom else []),
         "Do not resample, crop or reorient anything. Save one file per case.",
         *_who_decides([case for case, names in request.annotators.items() if len(names) > 1]),
         "",

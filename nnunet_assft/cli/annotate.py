@@ -48,6 +48,12 @@ def parser() -> argparse.ArgumentParser:
         help="fraction of the cases that two annotators label; the label of the first is used",
     )
     export.add_argument("--no_prelabel", action="store_true", help="do not write the pre-segmentations of the model")
+    export.add_argument(
+        "--key_file",
+        type=file_name,
+        metavar="FILE",
+        help="of convert dicom: also write the pre-segmentations as DICOM SEG, which name the patients",
+    )
     export.add_argument("--uncertainty", action="store_true", help="also write the entropy (nats) as NIfTI")
     add_device(export)
     add_engine_options(export, trains=False)
@@ -97,9 +103,14 @@ def export_work(args: argparse.Namespace, experiment: Any) -> int:
     from nnunet_assft.active.state import only_process
     from nnunet_assft.annotation import export as annotation_export
     from nnunet_assft.annotation.assignment import readings
+    from nnunet_assft.volumes.dicom.key_file import KeyFile
+    from nnunet_assft.volumes.dicom.writing import require_highdicom
 
+    keys = KeyFile.read(args.key_file) if args.key_file else None
+    if keys:
+        require_highdicom()
     options = annotation_export.ExportOptions(
-        args.annotators or (), args.double_read, prelabel=not args.no_prelabel, uncertainty=args.uncertainty
+        args.annotators or (), args.double_read, not args.no_prelabel, args.uncertainty, keys
     )
     require_folder(args.o, "-o")
     require_space(experiment.dataset)

@@ -1,4 +1,4 @@
-"""The series of a DICOM folder that a model can predict, as images on the disk."""
+"""The series of a DICOM folder that a model can predict, and those of the cases of a dataset."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.files import write_bytes
 from nnunet_assft.runtime.text import count
-from nnunet_assft.volumes.dicom.key_file import Identity, identity
-from nnunet_assft.volumes.dicom.slices import Slice, find_slices
+from nnunet_assft.volumes.dicom.key_file import Identity, KeyFile, identity
+from nnunet_assft.volumes.dicom.slices import Slice, find_slices, read_header, require_pydicom
 from nnunet_assft.volumes.dicom.stack import Refused, Stack, stack
 from nnunet_assft.volumes.dicom.voxels import CannotDecodeError, nifti_bytes, read_volume
 
@@ -70,6 +70,22 @@ def series_below(folder: Path, dataset_json: Mapping[str, Any]) -> SeriesFound:
         else:
             found.usable[uid] = volume
     return found
+
+
+def series_of(keys: KeyFile, case: str) -> Stack:
+    """Return the series of a case from its files, which must still be where the key file says.
+
+    Raises `AssftError`, which names neither file nor patient, if they are not, or are others.
+    """
+    headers = [read_header(Path(file), require_pydicom()) for file in keys.entries[case].get("files", ())]
+    slices = [header for header in headers if isinstance(header, Slice)]
+    volume = stack(slices) if len(slices) == len(headers) > 1 else None
+    if not isinstance(volume, Stack) or tuple(one.sop_instance for one in slices) != keys.slices_of(case):
+        raise AssftError(
+            "the DICOM files of its series are no longer where the key file says, or have changed. Put them back, or "
+            "convert the dataset again with the folder in which they are now."
+        )
+    return volume
 
 
 def write_image(folder: Path, uid: str, volume: Stack) -> Path:

@@ -107,6 +107,26 @@ def test_the_consent_to_an_overlap_is_recorded(root: Path, series: list[FileData
     assert "--replace" in lines[0]
 
 
+def test_pre_segmentations_go_out_as_dicom_and_come_back(
+    root: Path, work: Path, series: list[FileDataset], call: Call
+) -> None:
+    """The case that came from DICOM has one; it is not written anew; and without its scan, the case is named."""
+    export = ("export", "-o", work, "--key_file", root / "key.json", "-device", "cpu")
+    assert call(*export)[0] == 0
+    assert [file.name for file in (work / "prelabels").glob("*.dcm")] == [f"{CASE}.dcm"]
+    assert "Save yours as DICOM SEG in annotations/, under any name" in (work / "README.txt").read_text()
+    time = (work / f"prelabels/{CASE}.dcm").stat().st_mtime_ns
+    assert call(*export)[0] == 0
+    assert (work / f"prelabels/{CASE}.dcm").stat().st_mtime_ns == time
+    (work / f"prelabels/{CASE}.dcm").rename(work / "annotations/edited.dcm")
+    code, _, lines = call("import", work, "--key_file", root / "key.json")
+    assert (code, "it is the pre-segmentation, unchanged" in lines[0]) == (1, True)
+    next(file for file in (root / "export").iterdir() if file.is_file()).unlink()
+    code, _, lines = call(*export)
+    assert (code, len(lines)) == (1, 1)
+    assert f"The pre-segmentation of case {CASE} cannot be written as DICOM: the DICOM files of its series" in lines[0]
+
+
 def test_the_rules_of_the_command_are_those_of_the_package() -> None:
     for rule in OVERLAPS:
         assert parser().parse_args(["import", "-d", "1", "x", "--overlap", rule]).overlap == rule

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from nnunet_assft.volumes.dicom.segmentation import origin_of
 from nnunet_assft.volumes.dicom.slices import find_slices
 from nnunet_assft.volumes.dicom.stack import Stack, stack
 from nnunet_assft.volumes.dicom.voxels import nifti_bytes, read_volume
-from nnunet_assft.volumes.dicom.writing import write_dicom_segmentation
+from nnunet_assft.volumes.dicom.writing import require_highdicom, write_dicom_segmentation
 from nnunet_assft.volumes.grid import Grid
 from nnunet_assft.volumes.readers import reader_named
 from nnunet_assft.volumes.segmentations import write_segmentation
@@ -271,6 +272,12 @@ def test_a_series_whose_files_are_gone_is_named_without_the_patient(scene: Scene
     with pytest.raises(AssftError, match=r"Slice 3 of 5 of the series cannot be read \(FileNotFoundError\)") as error:
         write_dicom_segmentation(scene.folder / "seg.dcm", scene.series, TRUTH.T, LABELS)
     assert "Meier" not in str(error.value)
+
+
+def test_without_highdicom_one_line_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "highdicom.seg", None)
+    with pytest.raises(AssftError, match=r"needs highdicom\. Install it with: pip install 'nnunet_assft\[dicom\]'"):
+        require_highdicom()
 
 
 def test_codes_are_those_of_the_standard() -> None:
