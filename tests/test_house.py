@@ -26,6 +26,7 @@ LEVELS = {
     "comparison": 8,
     "verification": 8,
     "annotation": 7,
+    "pretraining": 7,
     "active": 6,
     "trainers": 5,  # their plans name the normalisations of planning
     "evaluation": 4,

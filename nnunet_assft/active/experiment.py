@@ -147,6 +147,17 @@ def image_folder(paths: ExperimentPaths, plans: Mapping[str, Any]) -> Path:
     return paths.preprocessed / str(plans["configurations"][CONFIGURATION]["data_identifier"])
 
 
+def input_of_network(dataset: RawDataset, plans: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the network is shown, as the header of an encoder file describes it (`network.encoder_file`)."""
+    plan = plans["configurations"][CONFIGURATION]
+    return {
+        "channels": list(dataset.dataset_json["channel_names"].values()),
+        "normalization": plan["normalization_schemes"],
+        "spacing": plan["spacing"],
+        "patch_size": plan["patch_size"],
+    }
+
+
 def _preprocess(  # six parameters: the experiment with its plans, and the images with their checksums
     dataset: RawDataset,
     experiment: Experiment,

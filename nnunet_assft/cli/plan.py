@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nnunet_assft.cli.common import make_parser, run
 from nnunet_assft.cli.options import add_plan_options, make_experiment
 from nnunet_assft.cli.printing import print_deviations
 from nnunet_assft.network.presets import ENCODERS, PRESETS
 from nnunet_assft.planning.domains import DOMAINS
-from nnunet_assft.runtime.text import count, some
+from nnunet_assft.runtime.text import count, printable, some
 
 if TYPE_CHECKING:
     from nnunet_assft.active.settings import Settings
@@ -77,6 +77,22 @@ def _print_encoder(experiment: Experiment) -> None:
     else:
         licence = ENCODERS[report["encoder"]].licence
         print(f"pre-trained encoder: {experiment.settings.encoder}, recognised as {report['encoder']} ({licence})")
+        if report.get("contract"):
+            _print_contract(experiment, report["contract"])
+
+
+def _print_contract(experiment: Experiment, contract: dict[str, Any]) -> None:
+    """Print what an encoder of nnUNetv2_assft_pretrain was trained on, and where this experiment shows it another
+    input."""
+    from nnunet_assft.active.experiment import input_of_network, read_plans
+    from nnunet_assft.network.encoder_file import deviations
+
+    training = contract["training"]
+    images, steps = count(training["n_images"], "image"), count(training["steps"], "step")
+    print(printable(f"pre-trained by {contract['method']} on {images} of {contract['dataset']}, {steps}"))
+    others = deviations(contract, input_of_network(experiment.raw_dataset(), read_plans(experiment)))
+    if others:
+        print(printable(f"The input differs from that of its pre-training: {'; '.join(others)}."))
 
 
 def _print_change_of_patch(settings: Settings) -> None:

@@ -22,6 +22,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from nnunet_assft.network.encoder_file import OWN, read_contract
 from nnunet_assft.network.interface import encoder_of, first_convolution, names_of_tensors
 from nnunet_assft.network.presets import ENCODERS, PRESETS, EncoderSpec
 from nnunet_assft.runtime.downloads import failed_download, first_bytes, text_instead
@@ -50,13 +51,15 @@ class EncoderReport:
     n_keys: int
     adapted: str | None  # how conv_init was adapted to several input channels, None if it was not
     ignored: tuple[str, ...]  # other content of the file: known prefixes of keys, or whole keys
+    contract: dict[str, Any] | None = None  # header of a file of `network.encoder_file`
 
 
 def load_pretrained_encoder(net: nn.Module, path: str | Path, encoder: str | None = None) -> EncoderReport:
     """Load all parameters and statistics of the encoder of a network from a local file. The decoder is not changed.
 
     path: a safetensors file, or a torch file with a state dict or with dictionaries around it, as checkpoints have
-    them. encoder: row of ENCODERS; None for the first row that the network can take and whose keys the file has. If
+    them. encoder: row of ENCODERS; None for the first row that the network can take and whose keys the file has. A file
+    of `network.encoder_file` says itself what it is. If
     the network has several input channels and the file has one, the first convolution is repeated and divided by their
     number, so that equal channels give the same features. Raises PretrainedEncoderError, and leaves `net` unchanged,
     if a key is missing (even a counter `num_batches_tracked`), unknown, of another shape, or not finite, or if two
@@ -64,7 +67,9 @@ def load_pretrained_encoder(net: nn.Module, path: str | Path, encoder: str | Non
     """
     if encoder is not None and encoder not in ENCODERS:
         raise PretrainedEncoderError(f"encoder is {encoder!r}; expected one of {sorted(ENCODERS)}.")
-    rows, path = _rows_for(net, encoder), Path(path)
+    path = Path(path)
+    contract = read_contract(path)
+    rows = [OWN] if contract else _rows_for(net, encoder)
     content, layout = _read_file(path)
     module = encoder_of(net)
     found = list(_state_dicts(content)) if isinstance(content, Mapping) else []
@@ -85,6 +90,7 @@ def load_pretrained_encoder(net: nn.Module, path: str | Path, encoder: str | Non
         n_keys=len(weights),
         adapted=adapted,
         ignored=ignored,
+        contract=contract,
     )
 
 

@@ -11,6 +11,7 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from nnunet_assft.active.settings import Settings
 from nnunet_assft.errors import AssftError
+from nnunet_assft.network.encoder_file import read_contract, require_fit
 from nnunet_assft.network.interface import build_network
 from nnunet_assft.network.presets import PRESETS
 from nnunet_assft.network.pretrained import load_pretrained_encoder
@@ -26,9 +27,13 @@ def write_initial_network(file: Path, dataset_json: dict[str, Any], settings: Se
     n_classes = LabelManager(dataset_json["labels"], regions_class_order=None).num_segmentation_heads
     n_channels = len(dataset_json["channel_names"])
     torch.manual_seed(settings.seed)
-    network = build_network(PRESETS[settings.preset].architecture, n_channels, n_classes, initialise=True)
+    architecture = PRESETS[settings.preset].architecture
+    network = build_network(architecture, n_channels, n_classes, initialise=True)
     report = None
     if settings.encoder is not None:
+        contract = read_contract(Path(settings.encoder))
+        if contract is not None:
+            require_fit(contract, architecture, Path(settings.encoder))
         try:
             report = load_pretrained_encoder(network, settings.encoder)
         except ValueError as error:
