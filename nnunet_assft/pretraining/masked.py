@@ -41,12 +41,13 @@ def hidden_blocks(patch_size: Sequence[int], block: Sequence[int], rng: np.rando
 
 
 def masked_error(predicted: Tensor, image: Tensor, where: Tensor) -> Tensor:
-    """Return the mean squared difference over all channels of the voxels `where`.
+    """Return the mean squared difference over all channels of the voxels `where` of a patch, averaged over the patches.
 
-    predicted, image: (B, C, z, y, x). where: (B, 1, z, y, x) bool. If there is no such voxel, the error is 0.
+    predicted, image: (B, C, z, y, x). where: (B, 1, z, y, x) bool. A patch without such voxels counts as 0.
     """
-    difference = (predicted.float() - image) ** 2 * where
-    return difference.sum() / (where.sum() * image.shape[1]).clamp(min=1)
+    squared = ((predicted.float() - image) ** 2 * where).flatten(1).sum(1)
+    of_patch: Tensor = squared / (where.flatten(1).sum(1) * image.shape[1]).clamp(min=1)
+    return of_patch.mean()
 
 
 @dataclass(frozen=True)

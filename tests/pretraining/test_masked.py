@@ -42,6 +42,10 @@ def test_the_error_is_that_of_the_hidden_voxels_alone() -> None:
     # of the first channel 0.5^2 and 3^2, of the second one 2^2 and 1^2, over four values
     assert float(masked_error(predicted, image, where)) == (0.25 + 9 + 4 + 1) / 4
     assert float(masked_error(predicted, image, torch.zeros_like(where))) == 0
+    one_channel = torch.cat([image, image])[:, :1], torch.cat([predicted, predicted])[:, :1]
+    where = torch.cat([where, torch.tensor([False, True, True, False]).reshape(where.shape)])
+    # each patch counts the same
+    assert float(masked_error(*one_channel, where)) == ((0.25 + 9) / 2 + (0.25 + 0) / 2) / 2
 
 
 def test_the_network_is_not_shown_what_is_hidden() -> None:
@@ -63,6 +67,5 @@ def test_the_first_error_is_the_variance_of_what_is_hidden() -> None:
     model = MaskedAutoencoder(PRESETS["tiny"].architecture, 2)
     image = torch.randn(2, 2, 16, 16, 16)
     hidden, inside = (torch.rand(2, 1, 16, 16, 16) < 0.5 for _ in range(2))
-    both = (hidden & inside).expand_as(image)
-    error = float(model(image, hidden, inside).detach())
-    assert error == pytest.approx(float((image[both] ** 2).mean()), rel=1e-5)
+    expected = [(patch[:, where[0]] ** 2).mean() for patch, where in zip(image, hidden & inside, strict=True)]
+    assert model(image, hidden, inside).item() == pytest.approx(float(sum(expected)) / 2, rel=1e-5)

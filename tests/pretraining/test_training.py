@@ -109,6 +109,5 @@ def test_two_processes_train_the_network_of_one(task: Task, tmp_path: Path) -> N
     state = torch.load(task.checkpoint, weights_only=True)
     alone = replace(task, folder=tmp_path / "alone")
     train(alone, CPU)
-    # not equal, because the patches of one process may have more voxels outside of the image than those of the other
-    assert state["losses"] == pytest.approx(losses_of(alone), rel=0.01)
+    assert state["losses"] == pytest.approx(losses_of(alone), rel=1e-3)
     assert state["network_weights"].keys() == task.module().state_dict().keys()  # no prefix of a wrapper
