@@ -27,6 +27,7 @@ LEVELS = {
     "verification": 8,
     "handover": 7,
     "annotation": 7,
+    "pretraining": 7,
     "active": 6,
     "trainers": 5,  # their plans name the normalisations of planning
     "evaluation": 4,

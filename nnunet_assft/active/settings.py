@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
 from nnunet_assft import __version__
 from nnunet_assft.active.options import NONE, OF_STRATEGY, PSEUDO, Options
 from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.errors import AssftError
+from nnunet_assft.network.encoder_file import read_contract
 from nnunet_assft.network.presets import PRESETS
 from nnunet_assft.planning.choices import ANNOTATORS, EXISTING, NO_LABELS, NORMALIZATIONS
 from nnunet_assft.planning.domains import DOMAINS, ONE_SHOT_EPOCHS, resolve_domain
@@ -97,7 +99,7 @@ class Settings:
         _check_name("--annotator", self.annotator, ANNOTATORS)
         domain = resolve_domain(self.domain, dataset)
         row = DOMAINS[domain]
-        if self.encoder is not None and not PRESETS[preset].encoders:
+        if self.encoder is not None and not PRESETS[preset].encoders and not read_contract(Path(self.encoder)):
             raise AssftError(
                 f"The preset {preset!r} accepts no pre-trained encoder ({PRESETS[preset].description}). "
                 "Use --preset ctfm."

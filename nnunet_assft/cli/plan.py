@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from nnunet_assft.cli.common import make_parser, run
@@ -12,7 +12,7 @@ from nnunet_assft.cli.printing import print_deviations, print_start
 from nnunet_assft.network.presets import divisors_of
 from nnunet_assft.planning.choices import EXISTING
 from nnunet_assft.planning.domains import DOMAINS
-from nnunet_assft.runtime.text import by, count, some
+from nnunet_assft.runtime.text import by, count, printable, some
 
 if TYPE_CHECKING:
     from nnunet_assft.active.settings import Settings
@@ -47,8 +47,7 @@ def plan(args: argparse.Namespace) -> None:
     _print_change_of_patch(settings, plan)
     print_start(experiment)
     if experiment.encoder_report:
-        channels = dataset.dataset_json["channel_names"].values()
-        _print_contract(experiment.encoder_report.get("contract", {}), plan, list(channels))
+        _print_contract(experiment.encoder_report, plan, dataset.dataset_json)
     pool, test = count(len(experiment.pool), "case"), count(len(experiment.test), "test case")
     print(f"{pool} in the pool, {test} ({experiment.test_source})")
     if dataset.left_out:
@@ -97,12 +96,17 @@ def _print_change_of_patch(settings: Settings, plan: Mapping[str, Any]) -> None:
         )
 
 
-def _print_contract(contract: Mapping[str, Any], plan: Mapping[str, Any], channels: Sequence[str]) -> None:
-    """Print what differs between the input of the network and that which its weights were trained with."""
-    from nnunet_assft.planning.contract import deviations
+def _print_contract(report: Mapping[str, Any], plan: Mapping[str, Any], dataset_json: Mapping[str, Any]) -> None:
+    """Print how the weights were pre-trained, if they say it, and what differs between their input and that of the
+    network here. plan: that of the configuration."""
+    from nnunet_assft.planning.contract import deviations, input_of
 
-    if found := deviations(contract, plan, channels):
-        print(f"planned here, and in brackets as the weights were trained: {'; '.join(found)}")
+    if header := report.get("header"):
+        training = header["training"]
+        images, steps = count(training["n_images"], "image"), count(training["steps"], "step")
+        print(printable(f"pre-trained by {header['method']} on {images} of {header['dataset']}, {steps}"))
+    if found := deviations(report.get("contract", {}), input_of(plan, dataset_json)):
+        print(printable(f"planned here, and in brackets as the weights were trained: {'; '.join(found)}"))
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from nnunet_assft.network.encoder_file import OWN
 from nnunet_assft.runtime.tables import Table
 
 BlockOrder = Literal["preactivation", "postactivation"]
@@ -254,6 +255,18 @@ ENCODERS: Table[EncoderSpec] = Table(
             network_class="ResidualEncoderUNet",
             arguments={},
             width_of_level="stages.{}.blocks.0.conv1.norm.weight",
+        ),
+        OWN: EncoderSpec(
+            source="nnUNetv2_assft_pretrain: the encoder of any preset, pre-trained on images of one's own",
+            licence="its licence is that of the images",
+            prefixes=("",),
+            ignored=(),
+            widths=(),
+            orientation=None,
+            hu_window=None,
+            intensity_range=None,
+            network_class="",  # that of the preset: these files are recognised by their header, not by their keys
+            width_of_level="",
         ),
     },
 )

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from nnunet_assft.network.encoder_file import OWN, read_contract
 from nnunet_assft.network.interface import encoder_of
 from nnunet_assft.network.presets import ENCODERS, PRESETS, EncoderSpec
 from nnunet_assft.network.weight_files import (
@@ -34,7 +35,8 @@ class EncoderReport:
 
     contract: the input that the weights were trained with, as far as the file says it: `spacing` and `patch_size`
     (z, y, x), `normalization`, the names of nnU-Net's schemes, and `channels`, the names of the input channels.
-    structures: name -> whether its row of the last layer was loaded; None if an encoder alone was.
+    structures: name -> whether its row of the last layer was loaded; None if an encoder alone was. header: of a file of
+    `network.encoder_file`.
     """
 
     path: str
@@ -46,21 +48,24 @@ class EncoderReport:
     ignored: tuple[str, ...]  # other content of the file: known prefixes of keys, or whole keys
     contract: dict[str, Any] = field(default_factory=dict)
     structures: dict[str, bool] | None = None
+    header: dict[str, Any] | None = None
 
 
 def load_pretrained_encoder(net: nn.Module, path: str | Path, encoder: str | None = None) -> EncoderReport:
     """Load all parameters and statistics of the encoder of a network from a local file. The decoder is not changed.
 
     path: a safetensors file, or a torch file with a state dict or with dictionaries around it, as checkpoints have
-    them. encoder: row of ENCODERS; None for the first row that the network can take and whose keys the file has. If
-    the network has several input channels and the file has one, the first convolution is repeated and divided by their
-    number, so that equal channels give the same features. Raises PretrainedEncoderError, and leaves `net` unchanged,
-    if a key is missing (even a counter `num_batches_tracked`), unknown, of another shape, or not finite, or if two
-    names of one tensor have different values.
+    them. encoder: row of ENCODERS; None for the first row that the network can take and whose keys the file has. A file
+    of `network.encoder_file` says itself what it is. If the network has several input channels and the file has one,
+    the first convolution is repeated and divided by their number, so that equal channels give the same features. Raises
+    PretrainedEncoderError, and leaves `net` unchanged, if a key is missing (even a counter `num_batches_tracked`),
+    unknown, of another shape, or not finite, or if two names of one tensor have different values.
     """
     if encoder is not None and encoder not in ENCODERS:
         raise PretrainedEncoderError(f"encoder is {encoder!r}; expected one of {sorted(ENCODERS)}.")
-    rows, path = _rows_for(net, encoder), Path(path)
+    path = Path(path)
+    header = read_contract(path)
+    rows = [OWN] if header else _rows_for(net, encoder)
     content, layout = read_weights(path)
     module = encoder_of(net)
     found = list(state_dicts(content)) if isinstance(content, Mapping) else []
@@ -81,6 +86,8 @@ def load_pretrained_encoder(net: nn.Module, path: str | Path, encoder: str | Non
         n_keys=len(weights),
         adapted=adapted,
         ignored=ignored,
+        contract=header["input"] if header else {},
+        header=header,
     )
 
 

@@ -188,10 +188,11 @@ def whole_files(folder: Path, case: str) -> dict[str, str]:
     """
     for ending in ENDINGS:
         _whole_file(folder, case, ending)
-    return _checksums(folder, case)
+    return checksums_of(folder, case)
 
 
-def _checksums(folder: Path, case: str) -> dict[str, str]:
+def checksums_of(folder: Path, case: str) -> dict[str, str]:
+    """Return the same as `whole_files` from the record alone; the files themselves are not read."""
     checksums: dict[str, str] = kept_result(checksum_file(folder, case), "It is made again.")
     return checksums
 
@@ -217,7 +218,7 @@ def load_properties(folder: Path, case: str) -> dict[str, Any]:
 
 def _whole_file(folder: Path, case: str, ending: str) -> bytes:
     """Return the content of a file of a case. Raises `DamagedFileError` if it is not what was written."""
-    file, expected = folder / f"{case}{ending}", _checksums(folder, case)
+    file, expected = folder / f"{case}{ending}", checksums_of(folder, case)
     content = file.read_bytes() if file.is_file() else b""
     if hashlib.sha256(content).hexdigest() != expected.get(file.name):
         raise DamagedFileError(f"{file} does not match its checksum. It is made again.")

@@ -20,34 +20,41 @@ from nnunet_assft.comparison.printed_table import Cell
 from nnunet_assft.report.material import Material
 from nnunet_assft.report.plot import Plot, label_colour
 from nnunet_assft.report.sections.base import MAX_ROWS, Section, SectionTable
-from nnunet_assft.report.sections.head import head
+from nnunet_assft.report.sections.head import Head, head
 from nnunet_assft.report.sections.order import build_sections
 from nnunet_assft.runtime.csv_files import write_csv_table
 from nnunet_assft.runtime.files import write_bytes, write_text
 from nnunet_assft.runtime.writable import require_file, require_folder
+from nnunet_assft.volumes.raw_dataset import RawDataset
 
 ASSETS = Path(__file__).parent / "assets"
 SUPERSCRIPTS = {"⁰": "0", "ⁱ": "i"}
 
 
 def write_report(material: Material, file: Path) -> Path:
+    """Write the report of an experiment, of a comparison, or of both. Returns `file`."""
+    require_file(file, "The report")
+    return write_page(file, head(material), build_sections(material), material.dataset)
+
+
+def write_page(file: Path, top: Head, sections: Sequence[Section], dataset: RawDataset) -> Path:
     """Write the page `file` and, beside it, the folder STEM_files with every figure as PNG and SVG and all numbers as
     CSV. STEM is the name of the file without its ending. Returns `file`."""
     folder = file.with_name(f"{file.stem}_files")
     require_file(file, "The report")
     require_folder(folder, "The folder of figures")
-    sections = build_sections(material)
     plots = [plot for section in sections for plot in section.plots]
     for plot in tqdm(plots, desc="figures", unit="figure", leave=False):
         _write_plot(plot, folder)
     for table in (table for section in sections for table in section.tables):
         write_csv_table(folder / f"{table.name}.csv", table.data)
-    write_text(file, render(material, sections, folder.name))
+    write_text(file, render(top, sections, folder.name, dataset))
     return file
 
 
-def render(material: Material, sections: Sequence[Section], folder: str) -> str:
-    """Return the HTML of the page. folder: name of the folder that its links point to."""
+def render(top: Head, sections: Sequence[Section], folder: str, dataset: RawDataset) -> str:
+    """Return the HTML of the page. folder: name of the folder that its links point to. dataset: whose structures the
+    viewer shows."""
     environment = Environment(
         loader=FileSystemLoader(ASSETS),
         autoescape=True,
@@ -59,13 +66,13 @@ def render(material: Material, sections: Sequence[Section], folder: str) -> str:
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # the pre-segmentation comes first
     viewer_cases = [asdict(case) for section in sections for case in section.viewer]
     return environment.get_template("report.html").render(
-        head=head(material),
+        head=top,
         sections=sections,
         folder=folder,
         max_rows=MAX_ROWS,
         viewer_cases=viewer_cases,
-        colours=_label_colours(material.dataset.labels),
-        legend=[(name, label_colour(value)) for name, value in material.dataset.structures.items()],
+        colours=_label_colours(dataset.labels),
+        legend=[(name, label_colour(value)) for name, value in dataset.structures.items()],
         niivue=Markup(niivue()) if viewer_cases else "",
         written=datetime.now().strftime("%Y-%m-%d %H:%M"),
         version=__version__,

@@ -63,6 +63,8 @@ RANGES = {
     "iterations_per_epoch": Range(1, 10**6),
     "initial_lr": FRACTION,
     "seed": SEED,
+    # of a pre-training
+    "batch_size": Range(1, 10**4),
     # of a comparison
     "seeds": SEED,
     "test_folds": Range(1, 1000),

@@ -40,7 +40,7 @@ def reason(error: BaseException) -> str:
     return line if len(line) <= LONGEST_REASON else f"{line[:LONGEST_REASON]} ..."
 
 
-def by(size: Sequence[int]) -> str:
+def by(size: Sequence[float]) -> str:
     """Return the size of a volume, such as "24 x 26 x 18"."""
     return " x ".join(map(str, size))
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,8 @@ from nnunet_assft.trainers.folds import training_set_of_fold
 from nnunet_assft.trainers.stage_file import read_stage_file
 
 STAGES = ("supervised", "semi", "member")  # the index of a stage is part of its seed
-MAX_ROTATION = math.radians(30)
+ROTATION = (-math.radians(30), math.radians(30))
+MIRROR_AXES = (0, 1, 2)
 MAX_NOISE_VARIANCE = 0.1
 CHECKPOINTS_PER_TRAINING = 20
 SECONDS_BETWEEN_PLOTS = 60
@@ -57,6 +58,51 @@ def draw_noise_sd(*_: Any) -> float:
     batchgeneratorsv2 uses its `noise_variance` as a standard deviation, so this returns the square root.
     """
     return math.sqrt(np.random.uniform(0, MAX_NOISE_VARIANCE))  # noqa: NPY002 - seeded per epoch
+
+
+def patch_to_cut(patch_size: Sequence[int]) -> np.ndarray:
+    """Return the size of the patch that is cut out, (z, y, x), so that it can be rotated and scaled before the patch of
+    the network is cut out of it. nnU-Net uses the same range of scales; a patch that is scaled further is padded."""
+    size: np.ndarray = get_patch_size(patch_size, ROTATION, ROTATION, ROTATION, (0.85, 1.25))
+    return size
+
+
+def spatial_augmentation(
+    patch_size: np.ndarray | Sequence[int], rotation: Any = ROTATION, mirror_axes: tuple[int, ...] = MIRROR_AXES
+) -> list[BasicTransform]:
+    """Return rotation, scaling and mirroring as in the paper (section 4.2). What comes from outside of the patch that
+    was cut out is 0 in the image and -1 in the segmentation."""
+    return [
+        SpatialTransform(
+            patch_size,
+            patch_center_dist_from_border=0,
+            random_crop=False,
+            p_rotation=0.2,
+            rotation=rotation,
+            p_scaling=0.2,
+            scaling=(0.7, 1.4),
+            p_synchronize_scaling_across_axes=1,
+            border_mode_seg="constant",
+            padding_value_seg=-1,
+        ),
+        MirrorTransform(allowed_axes=mirror_axes),  # with probability 0.5 per axis
+    ]
+
+
+def intensity_augmentation() -> list[BasicTransform]:
+    """Return noise and brightness as in the paper (section 4.2)."""
+    return [
+        RandomTransform(
+            GaussianNoiseTransform(noise_variance=draw_noise_sd, p_per_channel=1, synchronize_channels=True),
+            apply_probability=0.15,
+        ),
+        RandomTransform(
+            MultiplicativeBrightnessTransform(
+                multiplier_range=(0.75, 1.25), synchronize_channels=False, p_per_channel=1
+            ),
+            apply_probability=0.15,
+        ),
+    ]
 
 
 @known_to(nnunet_trainer_module)
@@ -183,14 +229,8 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
         self,
     ) -> tuple[tuple[float, float], bool, np.ndarray, tuple[int, int, int]]:
         """Rotate about all three axes regardless of anisotropy, and mirror all axes, also at test time."""
-        rotation = (-MAX_ROTATION, MAX_ROTATION)
-        # nnU-Net uses the same range of scales; a patch that is scaled further is padded
-        initial_patch_size = get_patch_size(
-            self.configuration_manager.patch_size, rotation, rotation, rotation, (0.85, 1.25)
-        )
-        mirror_axes = (0, 1, 2)
-        self.inference_allowed_mirroring_axes = mirror_axes
-        return rotation, False, initial_patch_size, mirror_axes
+        self.inference_allowed_mirroring_axes = MIRROR_AXES
+        return ROTATION, False, patch_to_cut(self.configuration_manager.patch_size), MIRROR_AXES
 
     # nnU-Net passes all of these parameters
     @staticmethod
@@ -207,30 +247,9 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
         ignore_label: int | None = None,
     ) -> BasicTransform:
         """Return the augmentation of the paper (section 4.2), with its order and its probabilities."""
-        transforms: list[BasicTransform] = [
-            SpatialTransform(
-                patch_size,
-                patch_center_dist_from_border=0,
-                random_crop=False,
-                p_rotation=0.2,
-                rotation=rotation_for_DA,
-                p_scaling=0.2,
-                scaling=(0.7, 1.4),
-                p_synchronize_scaling_across_axes=1,
-                border_mode_seg="constant",
-                padding_value_seg=-1,
-            ),
-            MirrorTransform(allowed_axes=mirror_axes),  # with probability 0.5 per axis
-            RandomTransform(
-                GaussianNoiseTransform(noise_variance=draw_noise_sd, p_per_channel=1, synchronize_channels=True),
-                apply_probability=0.15,
-            ),
-            RandomTransform(
-                MultiplicativeBrightnessTransform(
-                    multiplier_range=(0.75, 1.25), synchronize_channels=False, p_per_channel=1
-                ),
-                apply_probability=0.15,
-            ),
+        transforms = [
+            *spatial_augmentation(patch_size, rotation_for_DA, mirror_axes),
+            *intensity_augmentation(),
             RemoveLabelTansform(-1, 0),
         ]
         if deep_supervision_scales is not None:

@@ -21,7 +21,21 @@ from nnunet_assft.active.selection import SELECTIONS
 from nnunet_assft.active.settings import Settings
 from nnunet_assft.active.state import Experiment, Model, Round, finished_rounds
 from nnunet_assft.active.strategies import STRATEGIES
-from nnunet_assft.cli import annotate, compare, convert, demo, export, plan, predict, report, round, run, score, status
+from nnunet_assft.cli import (
+    annotate,
+    compare,
+    convert,
+    demo,
+    export,
+    plan,
+    predict,
+    pretrain,
+    report,
+    round,
+    run,
+    score,
+    status,
+)
 from nnunet_assft.cli.common import make_parser, parse
 from nnunet_assft.cli.options import settings_of
 from nnunet_assft.network import ENCODERS, PRESETS, build_network
@@ -40,6 +54,7 @@ COMMANDS = {
     "status": status,
     "score": score,
     "predict": predict,
+    "pretrain": pretrain,
     "report": report,
     "export": export,
     "demo": demo,

@@ -403,6 +403,7 @@ FOLDER_OPTIONS = (
     ("predict -d 901 -i {raw}/imagesTs -device cpu", "trained"),
     ("annotate export -d 901", "waiting"),
     ("demo", "nothing"),
+    ("pretrain -d 901 -device cpu", "planned"),
 )
 FILE_OPTIONS = (
     ("report -d 901", "trained"),
@@ -507,6 +508,49 @@ OUTPUTS = (
 )
 
 KEYS = f"{IMPORT} --key_file"
+PRETRAIN = "pretrain -d 901 -device cpu"
+PRETRAINING = (
+    option(f"{PRETRAIN} --method vae", "argument --method: invalid choice: 'vae' (choose from"),
+    *(
+        option(f"{PRETRAIN} --{name} {value}", f"argument --{name}: '{value}'; expected {expected}")
+        for name, value, expected in (
+            ("batch_size", "0", "a whole number from 1 to 10000"),
+            ("epochs", "1.5", "a whole number from 1 to 1000000"),
+            ("initial_lr", "0", "a number above 0 and at most 1"),
+        )
+    ),
+    option(f"{PRETRAIN} --images ''", "argument --images: ''; expected the name of a file or folder"),
+    option(PRETRAIN, "Dataset901_Blobs has no experiment 'assft'", code=1),
+    *(
+        Row(f"pretrain --images: {name}", "planned", make, f"{PRETRAIN} --images {folder}", line)
+        for name, make, folder, line in (
+            ("no folder", i.nothing, "{given}", "given does not exist. Name a folder of images such as CASE_0000.nii"),
+            ("a file", i.a_file, "{given}", "given is a file; expected a folder. Name a folder of images"),
+            ("no image", i.a_folder, "{given}", "given holds no image named CASE_0000.nii.gz; it holds 'out'"),
+            ("a name", i.holds("given/a.nii.gz", b""), "{given}", "'a.nii.gz' has no channel number; expected a name"),
+            (
+                "no NIfTI",
+                i.holds("given/a_0000.nii.gz", b""),
+                "{given}",
+                "1 of 1 images cannot be used (a: it is empty or holds",
+            ),
+            (
+                "test images",
+                i.nothing,
+                "{raw}/imagesTs",
+                "holds the test images case_08, case_09, case_10 of experiment",
+            ),
+        )
+    ),
+    Row("pretrain -o: another content", "planned", i.a_folder, f"{PRETRAIN} -o {{given}}", "given holds other files."),
+    planning(
+        "--encoder of another preset",
+        i.encoder_of_resenc_tiny,
+        "encoder.safetensors was pre-trained with the preset 'resenc_tiny', whose encoder is another one. Use --preset",
+        "--encoder {given}/encoder.safetensors --preset tiny",
+    ),
+)
+
 DICOM = "convert dicom -i {given} -d 902 --labels liver --key_file"
 OF_DICOM = (
     Row("a folder without DICOM", "nothing", i.holds("given/a.dcm", b"x"), f"{DICOM} {{root}}/out/key", "among 1 file"),
@@ -575,5 +619,6 @@ ROWS = (
     *TEXT_HEADERS,
     *ENDLESS,
     *OUTPUTS,
+    *PRETRAINING,
     *OF_DICOM,
 )

@@ -17,6 +17,8 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
+from nnunet_assft.network import PRESETS, build_network
+from nnunet_assft.network.encoder_file import write_encoder
 from nnunet_assft.runtime.sealed import read_sealed, write_sealed
 from nnunet_assft.volumes.dicom.key_file import KeyFile
 from tests.annotation.annotators import save_itksnap
@@ -428,6 +430,15 @@ def no_encoder(place: Place) -> None:
     """A file of an encoder that is refused, beside an image that cannot be read: the file is looked at first."""
     image("noise")(place)
     anew(place.given / "encoder.pth", b"no encoder")
+
+
+def encoder_of_resenc_tiny(place: Place) -> None:
+    """A file that `nnUNetv2_assft_pretrain` could have written, for another network."""
+    architecture = PRESETS["resenc_tiny"].architecture
+    shown = {"channels": ["MRI"], "normalization": [], "spacing": [1.0] * 3, "patch_size": [32] * 3}
+    contract = {"method": "mae", "preset": "resenc_tiny", "architecture": architecture, "input": shown}
+    contract |= {"training": {}, "dataset": "Dataset902_Other"}
+    write_encoder(place.given / "encoder.safetensors", build_network(architecture, 1, 1).encoder, contract)
 
 
 def label_elsewhere(place: Place) -> None:

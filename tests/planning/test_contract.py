@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from nnunet_assft.planning.contract import deviations
+from nnunet_assft.planning.contract import deviations, input_of
 
 PLAN: dict[str, Any] = {
     "spacing": [3.0, 0.7421875, 0.7421875],
@@ -32,4 +32,5 @@ PLAN: dict[str, Any] = {
     ],
 )
 def test_what_differs_from_the_training_of_the_weights(contract: dict[str, Any], found: list[str]) -> None:
-    assert deviations(contract, PLAN, ["CT", "PET"]) == found
+    given = input_of(PLAN, {"channel_names": {"0": "CT", "1": "PET"}})
+    assert deviations(contract, given) == found

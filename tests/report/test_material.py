@@ -14,6 +14,7 @@ from nnunet_assft.active.state import REMOVED_OPTIONS, Experiment, Round
 from nnunet_assft.errors import AssftError
 from nnunet_assft.report.material import EPOCH_COLUMNS, Material, epochs_of, gather, read_finished_comparison
 from nnunet_assft.report.page import render
+from nnunet_assft.report.sections.head import head
 from nnunet_assft.report.sections.order import build_sections
 from nnunet_assft.runtime.files import read_json, write_json
 from tests.report.conftest import DATASET, LOG, NASTY, POOL, write_comparison
@@ -136,7 +137,7 @@ def test_an_experiment_and_a_comparison_of_version_2_have_a_report(experiment: E
     material = gather(DATASET, "assft", "compare")
     assert material.comparison is not None
     assert material.comparison.encoder == "/x/a.pth"
-    page = render(material, build_sections(material), "files")
+    page = render(head(material), build_sections(material), "files", material.dataset)
     assert "a.pth, sha256 e" in page
     assert "tau_c=3.0" in page
     assert "1 of 2 query rounds" in page

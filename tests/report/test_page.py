@@ -14,6 +14,7 @@ from nnunet_assft.comparison.printed_table import Cell
 from nnunet_assft.report.page import columns_of, niivue, render
 from nnunet_assft.report.plot import CSS
 from nnunet_assft.report.sections.base import BESIDE, SectionTable, dkd_warning, uses_dkd
+from nnunet_assft.report.sections.head import head
 from nnunet_assft.report.sections.order import build_sections
 from nnunet_assft.report.sections.query_scores import DKD_COLUMNS
 from tests.report.conftest import BALL, NASTY, STRUCTURES, Report, with_settings
@@ -91,7 +92,9 @@ def test_nothing_is_loaded_from_outside(report: Report) -> None:
 
 
 def test_links_to_the_files_hold_for_any_name_of_their_folder(report: Report) -> None:
-    html = render(report.material, list(report.sections.values()), "javascript:a#1?_files")
+    html = render(
+        head(report.material), list(report.sections.values()), "javascript:a#1?_files", report.material.dataset
+    )
     assert 'href="javascript%3Aa%231%3F_files/learning_curve.png"' in html
     assert 'href="javascript:' not in html
 

@@ -11,6 +11,7 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from nnunet_assft.active.settings import OF_START, Settings
 from nnunet_assft.errors import AssftError
+from nnunet_assft.network.encoder_file import read_contract, require_fit
 from nnunet_assft.network.interface import build_network
 from nnunet_assft.network.presets import PRESETS, Preset
 from nnunet_assft.network.pretrained import EncoderReport, load_pretrained_encoder
@@ -51,5 +52,9 @@ def _initial_network(
         return network, model.preset, load_model(network, model, dataset_json["labels"])
     preset = PRESETS[settings.preset]
     network = build_network(preset.architecture, n_channels, n_classes, initialise=True)
-    report = None if settings.encoder is None else load_pretrained_encoder(network, settings.encoder)
-    return network, preset, report
+    if settings.encoder is None:
+        return network, preset, None
+    file = Path(settings.encoder)
+    if (header := read_contract(file)) is not None:
+        require_fit(header, preset.architecture, file)
+    return network, preset, load_pretrained_encoder(network, file)

@@ -23,8 +23,9 @@ class Head:
 
     title: str
     facts: Mapping[str, str]
-    advice: tuple[str, ...]
-    warning: str
+    advice: tuple[str, ...] = ()
+    warning: str = ""
+    kind: str = "ASSFT experiment report"
 
 
 def head(material: Material) -> Head:

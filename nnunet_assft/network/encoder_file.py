@@ -1,0 +1,74 @@
+"""Encoder files that this package has pre-trained: safetensors files with the keys of the encoder of a preset, and with
+what it was trained on in their header. Reading the header needs no torch.
+
+The content of the header, under the key `nnunet_assft`, is a JSON object with the keys of CONTRACT:
+
+    version, nnunet_assft      of this layout, and of the package that wrote the file
+    method                     how it was pre-trained, such as mae
+    preset, architecture       the network whose encoder it is: name, class and arguments
+    input                      what it was shown: channels, normalization, spacing in mm and patch_size, both (z, y, x)
+    training                   n_images, steps, batch_size, seed, loss
+    dataset                    the dataset whose plans describe the input
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nnunet_assft import __version__
+from nnunet_assft.errors import AssftError
+from nnunet_assft.runtime.files import write_bytes
+
+if TYPE_CHECKING:
+    from torch import nn
+
+OWN = "nnunet_assft"  # the row of ENCODERS of these files, and the key of their header
+VERSION = 1
+CONTRACT = {"version", "nnunet_assft", "method", "preset", "architecture", "input", "training", "dataset"}
+LONGEST_HEADER = 10**8  # bytes, as safetensors has it
+
+
+def write_encoder(file: Path, encoder: nn.Module, contract: Mapping[str, Any]) -> None:
+    """Write the parameters and statistics of an encoder. contract: all of CONTRACT but the two versions."""
+    import safetensors.torch
+
+    header = {"version": VERSION, "nnunet_assft": __version__, **contract}
+    # a copy of each, because the networks of nnU-Net have two names for one tensor
+    weights = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in encoder.state_dict().items()}
+    write_bytes(file, safetensors.torch.save(weights, {OWN: json.dumps(header, allow_nan=False)}))
+
+
+def read_contract(file: Path) -> dict[str, Any] | None:
+    """Return the header of an encoder file that `write_encoder` wrote, and None for any other file."""
+    try:
+        if not file.is_file():
+            return None
+        with open(file, "rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            metadata = json.loads(stream.read(length))["__metadata__"] if length <= LONGEST_HEADER else {}
+        contract = json.loads(metadata[OWN])
+        return contract if set(contract) == CONTRACT and contract["version"] == VERSION else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def require_fit(contract: Mapping[str, Any], architecture: Mapping[str, Any], file: Path) -> None:
+    """Raise `AssftError` unless the encoder of a network of this architecture computes the same function. The decoder
+    may be another one."""
+    if _of_encoder(contract["architecture"]) != _of_encoder(architecture):
+        raise AssftError(
+            f"{file} was pre-trained with the preset {contract['preset']!r}, whose encoder is another one. "
+            f"Use --preset {contract['preset']}."
+        )
+
+
+def _of_encoder(architecture: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the class of a network, and the arguments that concern its encoder."""
+    arguments = architecture["arch_kwargs"]
+    return {
+        "network_class_name": architecture["network_class_name"],
+        **{name: value for name, value in arguments.items() if "decoder" not in name},
+    }

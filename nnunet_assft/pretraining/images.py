@@ -1,0 +1,80 @@
+"""The images of a pre-training: those of the pool, and of further folders. No label and no test image is among them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunet_assft.active.context import Context
+from nnunet_assft.errors import AssftError
+from nnunet_assft.planning.fingerprint import check_images, sizes_of
+from nnunet_assft.planning.preprocessing import checksums_of, preprocess_images, require_room_for_all, whole_files
+from nnunet_assft.runtime.files import sha256_of
+from nnunet_assft.runtime.text import count, named
+from nnunet_assft.runtime.writable import readable_folder
+from nnunet_assft.volumes.image_files import list_images
+
+
+@dataclass(frozen=True)
+class Images:
+    """Preprocessed images. files: the .b2nd files. checksums: of these files, in the same order."""
+
+    files: tuple[Path, ...]
+    checksums: tuple[str, ...]
+
+
+def collect_images(context: Context, folders: Sequence[Path]) -> Images:
+    """Return the images of the pool and those of further folders, which are preprocessed by the same plans first.
+
+    An image that is there twice is taken once. Raises `AssftError` for a folder with a test image, whatever its name:
+    an image is known by the checksum of its preprocessed voxels. The files of test images are not opened.
+    """
+    experiment = context.experiment
+    pool = {
+        context.image_folder / f"{case}.b2nd": _checksum(context.whole_files(case), case) for case in experiment.pool
+    }
+    test = {_checksum(checksums_of(context.image_folder, case), case): case for case in experiment.test}
+    found = dict(pool)
+    for folder in folders:
+        others = dict(_preprocessed(context, folder))
+        seen = [test[sha256] for sha256 in others.values() if sha256 in test]
+        if seen:
+            raise AssftError(
+                f"--images {folder} holds the {named('test image', seen)} of experiment {experiment.name!r}. Remove "
+                "them: an encoder that has seen the test cases cannot be judged by them."
+            )
+        found |= others
+    once: dict[str, Path] = {}
+    for file, sha256 in found.items():
+        once.setdefault(sha256, file)
+    return Images(tuple(once.values()), tuple(once))
+
+
+def _preprocessed(context: Context, folder: Path) -> Iterator[tuple[Path, str]]:
+    """Preprocess the images of a folder, unless that was done before, and yield each file with its checksum."""
+    if what := readable_folder(folder):
+        raise AssftError(f"--images {folder} {what}. Name a folder of images such as CASE_0000.nii.gz.")
+    dataset, plans = context.dataset, context.plans
+    listed = list_images(folder, dataset.file_ending, list(dataset.dataset_json["channel_names"].values()), any_id=True)
+    if listed.is_empty:
+        raise AssftError(f"--images {folder}: {listed.describe_emptiness()}")
+    listed.require_sound()
+    images: Mapping[str, tuple[Path, ...]] = listed.cases
+    target = context.image_folder.with_name(f"{context.image_folder.name}_{sha256_of(str(folder.resolve()))[:8]}")
+    executor = context.engine.images(context.paths.jobs, images)
+    checksums = check_images(images, dataset.reader, target / "fingerprint", executor=executor)
+    require_room_for_all(sizes_of(images, target / "fingerprint"), plans)
+    preprocess_images(images, checksums, plans, dataset.dataset_json, target, executor=executor)
+    for case in images:
+        yield target / f"{case}.b2nd", _checksum(whole_files(target, case), case)
+
+
+def _checksum(checksums: Mapping[str, str], case: str) -> str:
+    return checksums[f"{case}.b2nd"]
+
+
+def describe(n_images: int, n_pool: int) -> str:
+    """Return in words how many images there are, and how many of them are not of the pool."""
+    more = n_images - n_pool
+    return count(n_pool, "image") + " of the pool" + (f" and {count(more, 'further image')}" if more else "")

@@ -1,0 +1,286 @@
+"""The training of an encoder by itself: epochs, checkpoints, and the encoder file in the end.
+
+A checkpoint is written after every epoch. All that is random is drawn from the seed and the number of a patch, so a
+training that was interrupted ends with the same weights on the same machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from nnunet_assft.cluster.job import say_progress
+from nnunet_assft.errors import AssftError
+from nnunet_assft.network.checkpoints import remove_if_damaged
+from nnunet_assft.network.encoder_file import write_encoder
+from nnunet_assft.network.interface import encoder_of
+from nnunet_assft.network.presets import PRESETS
+from nnunet_assft.pretraining.masked import MaskedAutoencoder, MaskedPatches, block_size
+from nnunet_assft.pretraining.patches import Patches
+from nnunet_assft.pretraining.settings import Pretraining
+from nnunet_assft.runtime.files import atomic_path
+from nnunet_assft.runtime.processes import die_with_parent
+from nnunet_assft.runtime.seeding import seed_generators
+from nnunet_assft.runtime.text import count
+from nnunet_assft.runtime.untrusted import load_torch
+from nnunet_assft.trainers.distributed import train_on_gpus
+
+WEIGHT_DECAY = 3e-5
+MAX_GRADIENT = 12  # norm to which gradients are clipped, as in nnU-Net
+POWER = 0.9  # of the polynomial decay of the learning rate
+STATISTICS = 50  # patches from which the statistics of batch normalisation are taken in the end
+N_PICTURES = 3
+PICTURES = ("image", "hidden", "inside", "reconstruction")
+
+
+@dataclass(frozen=True)
+class Task:
+    """Everything that a pre-training needs, so that another process can do it.
+
+    files: the preprocessed images. n_pool: how many of them are of the pool, which come first. contract: what the
+    encoder file will say, without the final loss. patch_size: (z, y, x). folder: where all files of it are.
+    """
+
+    settings: Pretraining
+    batch_size: int
+    files: tuple[Path, ...]
+    n_pool: int
+    contract: dict[str, Any]
+    patch_size: tuple[int, ...]
+    folder: Path
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint_latest.pth"
+
+    @property
+    def encoder_file(self) -> Path:
+        """Named like the folder, so that the files of several pre-trainings have names of their own."""
+        return self.folder / f"{self.folder.name}.safetensors"
+
+    @property
+    def pictures_file(self) -> Path:
+        return self.folder / "reconstructions.npz"
+
+    @property
+    def patches(self) -> Patches:
+        return Patches(self.files, self.patch_size, self.settings.seed)
+
+    @property
+    def n_patches(self) -> int:
+        """The number of patches that the whole training is shown."""
+        return self.settings.epochs * self.settings.iterations_per_epoch * self.batch_size
+
+    @property
+    def samples(self) -> MaskedPatches:
+        return MaskedPatches(self.patches, block_size(self.patch_size, PRESETS[self.contract["preset"]].divisors))
+
+    def module(self) -> MaskedAutoencoder:
+        """Return the network with its first weights, which the seed determines."""
+        seed_generators([self.settings.seed])
+        return MaskedAutoencoder(self.contract["architecture"], len(self.contract["input"]["channels"]))
+
+
+def run_task(task: Task, device: torch.device, gpus: int) -> list[float]:
+    """Do a pre-training, or what is left of it, and write its encoder file and pictures. Returns the loss of every
+    epoch."""
+    remove_if_damaged(task.checkpoint)
+    if len(losses_of(task)) < task.settings.epochs:
+        if gpus > 1:
+            if task.batch_size % gpus:
+                raise AssftError(f"--batch_size {task.batch_size} cannot be divided among {gpus} GPUs.")
+            train_on_gpus(partial(train, task, device), gpus, task.batch_size)
+        else:
+            train(task, device)
+    losses = losses_of(task)
+    module = task.module()
+    module.load_state_dict(load_torch(task.checkpoint)["network_weights"])
+    module.to(device)
+    take_pictures(task, module, device)
+    take_statistics(task, module, device)
+    training = {**task.contract["training"], "loss": losses[-1]}
+    write_encoder(task.encoder_file, encoder_of(module.network), {**task.contract, "training": training})
+    return losses
+
+
+def losses_of(task: Task) -> list[float]:
+    """Return the loss of every epoch so far, from the checkpoint."""
+    if not task.checkpoint.is_file():
+        return []
+    losses: list[float] = load_torch(task.checkpoint)["losses"]
+    return losses
+
+
+def train(task: Task, device: torch.device) -> None:
+    """Train from the latest checkpoint on, in this process, which may be one of several that share the batches."""
+    rank, n = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    settings, trainer = task.settings, _Trainer(task, device, n)
+    batches = _batches(task, len(trainer.losses), rank, n, device)
+    with tqdm(
+        total=settings.epochs,
+        initial=len(trainer.losses),
+        desc=f"pre-training by {settings.method}",
+        unit="epoch",
+        leave=False,
+        disable=rank > 0,
+    ) as bar:
+        while len(trainer.losses) < settings.epochs:
+            trainer.train_epoch(batches)
+            if rank == 0:
+                trainer.save()
+            bar.set_postfix(loss=f"{trainer.losses[-1]:.3f}", refresh=False)
+            bar.update()
+            say_progress(f"{count(len(trainer.losses), 'epoch')} of {settings.epochs}")
+
+
+class _Trainer:
+    """The network, its optimiser, and the loss of every epoch so far. n: processes that share the batches."""
+
+    def __init__(self, task: Task, device: torch.device, n: int) -> None:
+        self.task, self.device, self.n = task, device, n
+        self.module = task.module().to(device)
+        self.optimizer = torch.optim.AdamW(
+            self.module.parameters(), task.settings.initial_lr, weight_decay=WEIGHT_DECAY
+        )
+        self.scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
+        self.losses: list[float] = []
+        if task.checkpoint.is_file():
+            state = load_torch(task.checkpoint)
+            self.module.load_state_dict(state["network_weights"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+            self.losses = list(state["losses"])
+        self.model: nn.Module = self.module
+        if n > 1:
+            on_gpu = device.type == "cuda"
+            synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(self.module) if on_gpu else self.module
+            self.model = DistributedDataParallel(synchronised)
+        elif device.type == "cpu":
+            self.module.to(memory_format=torch.channels_last_3d)  # a third faster there
+
+    def train_epoch(self, batches: Iterator[Sequence[Tensor]]) -> None:
+        """Do the steps of one epoch. Raises `AssftError` if the loss is not finite."""
+        settings, epoch = self.task.settings, len(self.losses)
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.initial_lr * (1 - epoch / settings.epochs) ** POWER
+        self.model.train()
+        losses = torch.stack([self._step(next(batches)) for _ in range(settings.iterations_per_epoch)])
+        loss = losses.mean()
+        if self.n > 1:
+            dist.all_reduce(loss)
+            loss /= self.n
+        if not torch.isfinite(loss):
+            raise AssftError(
+                f"The loss of epoch {epoch} is not finite. Use a smaller --initial_lr than {settings.initial_lr:g} and "
+                "another folder with -o."
+            )
+        self.losses.append(float(loss))
+
+    def _step(self, batch: Sequence[Tensor]) -> Tensor:
+        self.optimizer.zero_grad(set_to_none=True)
+        with _mixed_precision(self.device):
+            loss = self.model(*(tensor.to(self.device, non_blocking=True) for tensor in batch))
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        nn.utils.clip_grad_norm_(self.module.parameters(), MAX_GRADIENT)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return loss.detach().float()
+
+    def save(self) -> None:
+        state = {
+            "network_weights": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "losses": self.losses,
+        }
+        with atomic_path(self.task.checkpoint) as partial:
+            torch.save(state, partial)
+
+
+def _mixed_precision(device: torch.device) -> Any:
+    return torch.autocast("cuda") if device.type == "cuda" else nullcontext()
+
+
+def _batches(task: Task, epoch: int, rank: int, n: int, device: torch.device) -> Iterator[Sequence[Tensor]]:
+    """Return the batches from an epoch on, or the share of process `rank` of n in each of them."""
+    first = epoch * task.settings.iterations_per_epoch * task.batch_size
+    return iter(_loader(task.samples, range(first + rank, task.n_patches, n), task.batch_size // n, device))
+
+
+def _loader(samples: Dataset[Any], numbers: Sequence[int], batch_size: int, device: torch.device) -> DataLoader[Any]:
+    """Return a loader of these patches. On a GPU, other processes make them."""
+    on_gpu = device.type == "cuda"
+    n_processes = get_allowed_n_proc_DA() if on_gpu else 0
+    return DataLoader(
+        samples,
+        batch_size,
+        sampler=numbers,
+        num_workers=n_processes,
+        pin_memory=on_gpu,
+        worker_init_fn=_start_worker,
+        multiprocessing_context="spawn" if n_processes else None,
+    )
+
+
+def _start_worker(_: int) -> None:
+    die_with_parent()
+    torch.set_num_threads(1)
+
+
+# In the end -----------------------------------------------------------------------------------------------------------
+
+
+def take_statistics(task: Task, module: MaskedAutoencoder, device: torch.device) -> None:
+    """Take the mean and the variance of batch normalisation in the encoder anew, from patches without hidden blocks.
+
+    Those of the training are of patches that are zero for the most part, which no experiment shows the encoder. Does
+    nothing for a network without such statistics.
+    """
+    encoder = encoder_of(module.network)
+    norms = [layer for layer in encoder.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
+    if not norms:
+        return
+    before = [layer.momentum for layer in norms]
+    for layer in norms:
+        layer.reset_running_stats()
+        layer.momentum = None  # the mean over all batches
+    encoder.train()
+    numbers = range(task.n_patches, task.n_patches + max(STATISTICS, 2 * task.batch_size))
+    with torch.no_grad():
+        for image, _, _ in _loader(task.samples, numbers, max(2, task.batch_size), device):
+            encoder(image.to(device))
+    for layer, momentum in zip(norms, before, strict=True):
+        layer.momentum = momentum
+
+
+def take_pictures(task: Task, module: MaskedAutoencoder, device: torch.device) -> None:
+    """Write some patches with their hidden voxels and their reconstruction for the report, which draws them.
+
+    Their images are those of the training, but the network has not seen these patches of them. The file has the arrays
+    PICTURES, (n, z, y, x), of the first channel.
+    """
+    module.eval()
+    found = []
+    with torch.no_grad():
+        for number in range(task.n_patches, task.n_patches + N_PICTURES):
+            image, hidden, inside = (tensor[None].to(device) for tensor in task.samples[number])
+            filled = torch.where(hidden, module.reconstruct(image, hidden), image)
+            found.append([tensor[0, 0].cpu().numpy() for tensor in (image, hidden, inside, filled)])
+    with atomic_path(task.pictures_file) as partial, open(partial, "wb") as file:
+        arrays: dict[str, Any] = dict(zip(PICTURES, map(np.stack, zip(*found, strict=True)), strict=True))
+        np.savez_compressed(file, **arrays)

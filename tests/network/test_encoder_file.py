@@ -1,0 +1,100 @@
+"""Encoder files of our own: their header, which networks take them, and which files are none."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from nnunet_assft import __version__
+from nnunet_assft.errors import AssftError
+from nnunet_assft.network import PRESETS, build_network, load_pretrained_encoder
+from nnunet_assft.network.encoder_file import read_contract, require_fit, write_encoder
+
+SHOWN = {
+    "channels": ["CT"],
+    "normalization": ["CTFMNormalization"],
+    "spacing": [3.0, 1.0, 1.0],
+    "patch_size": [32, 32, 32],
+}
+
+
+def contract(preset: str, **changes: Any) -> dict[str, Any]:
+    return {
+        "method": "mae",
+        "preset": preset,
+        "architecture": PRESETS[preset].architecture,
+        "input": SHOWN,
+        "training": {"n_images": 3, "steps": 10, "batch_size": 2, "seed": 0, "loss": 0.5},
+        "dataset": "Dataset901_Blobs",
+        **changes,
+    }
+
+
+@pytest.mark.parametrize("preset", ["tiny", "resenc_tiny"])
+def test_a_file_is_read_back_without_a_guess(preset: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    source = build_network(PRESETS[preset].architecture, 1, 3, initialise=True)
+    file = tmp_path / "a.safetensors"
+    write_encoder(file, source.encoder, contract(preset))
+    assert read_contract(file) == {"version": 1, "nnunet_assft": __version__, **contract(preset)}
+    target = build_network(PRESETS[preset].architecture, 1, 5, initialise=True)
+    report = load_pretrained_encoder(target, file)
+    assert (report.encoder, report.layout, report.header) == (
+        "nnunet_assft",
+        "safetensors, no prefix",
+        read_contract(file),
+    )
+    image = torch.randn(2, 1, 16, 16, 16)
+    for a, b in zip(source.eval().encoder(image), target.eval().encoder(image), strict=True):
+        assert torch.equal(a, b)
+    umask = os.umask(0)
+    os.umask(umask)
+    assert file.stat().st_mode & 0o777 == 0o666 & ~umask  # others can read it as any other file of ours
+
+
+def test_several_channels_are_made_of_one(tmp_path: Path) -> None:
+    file = tmp_path / "a.safetensors"
+    write_encoder(file, build_network(PRESETS["tiny"].architecture, 1, 3).encoder, contract("tiny"))
+    report = load_pretrained_encoder(build_network(PRESETS["tiny"].architecture, 3, 3), file)
+    assert report.adapted is not None
+
+
+def test_the_decoder_may_be_another_one_and_the_encoder_may_not(tmp_path: Path) -> None:
+    require_fit(contract("ctfm"), PRESETS["ctfm_dec1224"].architecture, tmp_path / "a")
+    with pytest.raises(AssftError, match=r"a was pre-trained with the preset 'tiny'.*Use --preset tiny\."):
+        require_fit(contract("tiny"), PRESETS["ctfm"].architecture, tmp_path / "a")
+    architecture = PRESETS["tiny"].architecture
+    architecture["arch_kwargs"]["block"] = "postactivation"  # the same keys and shapes, and another function
+    with pytest.raises(AssftError, match="Use --preset tiny"):
+        require_fit(contract("tiny"), architecture, tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        None,
+        {"format": "pt"},
+        {"nnunet_assft": "no JSON"},
+        {"nnunet_assft": "[]"},
+        {"nnunet_assft": json.dumps({"method": "mae"})},
+        {"nnunet_assft": json.dumps({"version": 2, "nnunet_assft": "9", **contract("tiny")})},
+    ],
+)
+def test_a_file_without_our_header_is_none_of_ours(metadata: dict[str, str] | None, tmp_path: Path) -> None:
+    file = tmp_path / "a.safetensors"
+    safetensors.torch.save_file({"a": torch.zeros(1)}, file, metadata)
+    assert read_contract(file) is None
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 20, b"\x02\0\0\0\0\0\0\0{}", b"\x03\0\0\0\0\0\0\0[[["])
+def test_what_is_no_safetensors_file_is_none_of_ours(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(content)
+    os.mkfifo(tmp_path / "pipe")
+    assert read_contract(tmp_path / "a") is None
+    assert read_contract(tmp_path / "pipe") is read_contract(tmp_path) is read_contract(tmp_path / "none") is None
