@@ -25,6 +25,7 @@ LEVELS = {
     "report": 9,
     "comparison": 8,
     "verification": 8,
+    "extension": 8,
     "annotation": 7,
     "active": 6,
     "trainers": 5,  # their plans name the normalisations of planning

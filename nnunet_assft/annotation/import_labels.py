@@ -85,7 +85,7 @@ def import_labels(context: Context, folder: Path, consent: Consent, times: Times
 
 
 def _check_names(context: Context, consent: Consent, times: Times) -> None:
-    pool = context.experiment.pool
+    pool = context.experiment.now.pool
     for option, named in (("--accept", consent.cases), ("--times", times.cases)):
         unknown = sorted(set(named) - set(pool))
         if unknown:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -21,8 +21,10 @@ def open_scorer(context: Context, model: Model) -> Scorer:
     return Scorer(context.plans, context.dataset.dataset_json, weights, context.device)
 
 
-def predict_test_cases(context: Context, model: Model, folder: Path, desc: str) -> dict[str, Path]:
-    """Write the segmentations of the test cases to `folder`, as `nnUNetv2_predict` makes them, with mirroring.
+def predict_test_cases(
+    context: Context, model: Model, cases: Sequence[str], folder: Path, desc: str
+) -> dict[str, Path]:
+    """Write the segmentations of test cases to `folder`, as `nnUNetv2_predict` makes them, with mirroring.
 
     Segmentations that the same model wrote before are kept. desc: text of the progress bar. Returns case -> file.
     """
@@ -33,7 +35,7 @@ def predict_test_cases(context: Context, model: Model, folder: Path, desc: str) 
 
     return for_each_case(
         partial(_predict, context, Once(partial(open_scorer, context, model)), folder, made_from),
-        context.experiment.test,
+        cases,
         desc=desc,
         done=done,
         executor=context.cases,
