@@ -144,8 +144,8 @@ def _added(
     missing = [case for case in needed if not dataset.label_file(case).is_file()]
     if missing:
         raise AssftError(
-            f"{count(len(missing), 'new case')} of {dataset.name} have no label file ({some(missing)}). A test case "
-            "needs one, and with the annotator oracle every case does. Add the labels, or take these images away."
+            f"There is no label file for {count(len(missing), 'new case')} of {dataset.name} ({some(missing)}). A test "
+            "case needs one, and with the annotator oracle every case does. Add the labels, or take these images away."
         )
     if not oracle:
         for case in added:

@@ -103,7 +103,7 @@ def _checks_of_stage(stage_file: Path, experiment: Experiment, dataset: RawDatas
         may_be_deleted = case in experiment.withdrawn
         if file.is_file() or not may_be_deleted:
             yield Check(f"label of {case}", partial(_require_same, file, entry["label_sha256"], text))
-        if may_be_deleted and not any(folder.glob(f"{case}*.b2nd")):
+        if may_be_deleted and not (folder / f"{case}.b2nd").is_file():
             continue
         yield Check(f"training set {folder.name}, {case}", partial(whole_files, folder, case))
 

@@ -90,6 +90,14 @@ def test_a_round_after_changes_and_noise_in_place_of_its_hidden_labels(
     assert (found.planned, found.rounds["queried"], found.rounds["labelled"]) == (True, [0], [0, 1, 2])
     assert [model.rpartition("/")[2] for model in found.models] == ["fold_0", "fold_1", "fold_2", "fold_1", "fold_2"]
 
+    # its files may be deleted: nobody misses them
+    for root in (experiment.paths.raw, experiment.paths.preprocessed, experiment.paths.results):
+        for file in root.rglob(f"{first}*"):
+            if "records" not in file.parts:
+                file.unlink()
+    assert verify(experiment).findings == []
+    assert run_round(experiment, 2, CPU) == rounds[2]
+
     # the same again, where nobody knows the labels that were hidden, and those of the pool cannot even be read
     (tmp_path / "again").mkdir()
     copy_template(trained_template, tmp_path / "again")
@@ -205,8 +213,8 @@ def test_a_history_that_is_lost_is_noticed(trained: Trained) -> None:
         (Wish(n_rounds=1), "--rounds 1: round 2 has begun or is finished; expected 2 or more"),
         (Wish(test=["case_01"]), "--test names case_01; expected cases that are new. A case of the pool, or one"),
         (Wish(test=["case_99"]), "--test names case_99; there is no such image"),
-        (Wish(test=["case_12"]), r"1 new case of Dataset901_Blobs have no label file \(case_12\)"),
-        (Wish(), r"1 new case of Dataset901_Blobs have no label file \(case_12\)"),  # of an oracle
+        (Wish(test=["case_12"]), r"no label file for 1 new case of Dataset901_Blobs \(case_12\)"),
+        (Wish(), r"no label file for 1 new case of Dataset901_Blobs \(case_12\)"),  # of an oracle
         (Wish(withdrawn=["cas_01"]), "--withdraw names cas_01; neither the experiment nor the dataset has such a case"),
         (Wish(test=["case_12"], withdrawn=["case_12"]), "--withdraw and --test both name case_12"),
     ],
