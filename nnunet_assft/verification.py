@@ -13,7 +13,7 @@ from tqdm import tqdm
 from nnunet_assft.active.experiment import image_files, image_folder, read_plans, sound_json
 from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.scoring.case_record import RECORDS
-from nnunet_assft.active.state import Experiment, Round, damaged_files, is_table, recorded_tables
+from nnunet_assft.active.state import Experiment, Round, damaged_files, is_table, recorded_tables, require_its_history
 from nnunet_assft.annotation.records import load_readings
 from nnunet_assft.errors import AssftError, DamagedFileError
 from nnunet_assft.network.checkpoints import load_weights
@@ -64,7 +64,7 @@ def _checks(experiment: Experiment, dataset: RawDataset) -> Iterator[Check]:
     yield Check("accepted geometry", partial(AcceptedGeometry.load, paths.accepted_geometry_file))
     yield from _checks_of_images(experiment, dataset)
     for stage_file in sorted(paths.stages.glob("round_*.json")):
-        yield from _checks_of_stage(stage_file, paths, dataset)
+        yield from _checks_of_stage(stage_file, experiment, dataset)
     for r in range(experiment.n_rounds + 1):
         if paths.round_file(r).is_file():
             yield Check(f"round {r}", partial(_check_round, experiment, r))
@@ -87,7 +87,8 @@ def _checks_of_images(experiment: Experiment, dataset: RawDataset) -> Iterator[C
         yield Check(f"preprocessed image of {case}", partial(whole_files, folder, case))
 
 
-def _checks_of_stage(stage_file: Path, paths: ExperimentPaths, dataset: RawDataset) -> Iterator[Check]:
+def _checks_of_stage(stage_file: Path, experiment: Experiment, dataset: RawDataset) -> Iterator[Check]:
+    paths = experiment.paths
     try:
         content = read_stage_file(stage_file)
     except DamagedFileError as error:
@@ -98,8 +99,12 @@ def _checks_of_stage(stage_file: Path, paths: ExperimentPaths, dataset: RawDatas
         if entry["kind"] == "pseudo":
             file = paths.pseudo_label_folder(content["round"]) / "pseudo_labels" / f"{case}{dataset.file_ending}"
         text = f"It was replaced after stage {stage_file.stem} was trained with it, or it is damaged."
-        yield Check(f"label of {case}", partial(_require_same, file, entry["label_sha256"], text))
         folder = stage_file.with_suffix("")
+        may_be_deleted = case in experiment.withdrawn
+        if file.is_file() or not may_be_deleted:
+            yield Check(f"label of {case}", partial(_require_same, file, entry["label_sha256"], text))
+        if may_be_deleted and not (folder / f"{case}.b2nd").is_file():
+            continue
         yield Check(f"training set {folder.name}, {case}", partial(whole_files, folder, case))
 
 
@@ -120,6 +125,7 @@ def _check_step(paths: ExperimentPaths, step: Path) -> None:
 
 def _check_round(experiment: Experiment, r: int) -> None:
     done, paths = Round.load(experiment.paths, r), experiment.paths
+    require_its_history(experiment, done)
     load_weights(paths.result(done.model.checkpoint), done.model.weights_sha256)
     files = damaged_files(experiment, done)
     files += [file for file, text in recorded_tables(paths, r).items() if not is_table(file, text)]

@@ -26,6 +26,7 @@ LEVELS = {
     "comparison": 8,
     "verification": 8,
     "handover": 7,
+    "extension": 8,
     "annotation": 7,
     "pretraining": 7,
     "active": 6,

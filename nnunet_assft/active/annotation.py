@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_assft.active.context import Context
-from nnunet_assft.active.state import Experiment, finished_rounds
+from nnunet_assft.active.state import Experiment, finished_rounds, is_over
 from nnunet_assft.errors import AssftError, DamagedFileError, WaitingForAnnotation
 from nnunet_assft.runtime.cached import cached, cached_or_none, kept_result
 from nnunet_assft.runtime.cases import for_each_case
@@ -34,7 +34,7 @@ def annotate(context: Context, r: int, queried: Sequence[str], *, proceed_with_p
     cases = counted_cases(experiment, r, queried)
     missing = missing_labels(context.dataset, cases)
     if experiment.settings.annotator == "human" and missing:
-        decided = len(cases) < len(queried)
+        decided = _decision(experiment, r, queried) is not None
         if not proceed_with_partial or decided or len(missing) == len(cases):
             raise WaitingForAnnotation(_what_to_do(experiment, r, cases, missing, proceed_with_partial))
         cases = [case for case in cases if case not in missing]
@@ -51,15 +51,22 @@ def _check_label(context: Context, case: str) -> bool:
 
 
 def counted_cases(experiment: Experiment, r: int, queried: Sequence[str]) -> list[str]:
-    """Return all queried cases, or only those that were labelled when the round proceeded without the others.
+    """Return the queried cases without those that were withdrawn since, and without those that had no label when the
+    round proceeded without them.
 
     Raises `DamagedFileError` if the record of that decision is damaged.
     """
+    decided, left = _decision(experiment, r, queried), experiment.scope(r).left
+    return [case for case in (queried if decided is None else decided) if case in left]
+
+
+def _decision(experiment: Experiment, r: int, queried: Sequence[str]) -> list[str] | None:
+    """Return the cases with which the round proceeded without the others; None if that was not decided."""
     file = experiment.paths.step_file(r, "annotate")
     if file.is_file():
         kept_result(file, REMEDY)  # people have decided this, so a damaged file is never replaced
     decided = cached_or_none(file, {"queried": list(queried)})
-    return list(decided["annotated"] if decided else queried)
+    return None if decided is None else list(decided["annotated"])
 
 
 def missing_labels(dataset: RawDataset, cases: Sequence[str]) -> list[str]:
@@ -108,14 +115,13 @@ def open_request(experiment: Experiment) -> AnnotationRequest:
         )
     done = finished_rounds(experiment)
     r = len(done)
-    if r > experiment.n_rounds or (done and not done[-1].unlabelled):
+    if is_over(experiment, done):
         raise AssftError("All rounds are done, so there is nothing to annotate.")
-    queried = queried_cases(experiment, r)
-    if not queried:
+    cases = tuple(counted_cases(experiment, r, queried_cases(experiment, r)))
+    if not cases:
         again = experiment.command("round", "-r", str(r))
         raise AssftError(f"Round {r} has not queried its cases yet. Run {again}; it stops when it needs labels.")
-    cases = tuple(counted_cases(experiment, r, queried))
-    recorded = read_assignment(experiment.paths.annotators_file(r), experiment.pool)
+    recorded = read_assignment(experiment.paths.annotators_file(r), experiment.scope(r).pool)
     return AnnotationRequest(r, cases, {case: recorded.get(case, ()) for case in cases})
 
 

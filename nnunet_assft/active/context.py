@@ -72,6 +72,8 @@ class Context:
         try:
             return read(self.image_folder, case)
         except DamagedFileError as error:
+            if case not in self.images_sha256:
+                raise DamagedFileError(f"{error} But case {case} was withdrawn, so it is not read again.") from error
             tqdm.write(str(error))
         forget(self.image_folder, case)
         images = {case: self.dataset.images_of(case)}

@@ -58,12 +58,12 @@ def create_experiment(
     used, and if the experiment exists with other settings.
     """
     dataset = find_dataset(dataset_name_or_id)
-    wanted = _decide(dataset, name, settings)
+    existing = _existing(dataset, name, settings)
     require_space(dataset.name)
-    existing = _existing(wanted)
     if existing is None:
+        wanted = _decide(dataset, name, settings)
         with only_process(wanted):
-            existing = _existing(wanted)
+            existing = _existing(dataset, name, settings)
             if existing is None:
                 return _create(dataset, wanted, engine, check_labels)
     raw_dataset = existing.raw_dataset()
@@ -72,12 +72,19 @@ def create_experiment(
     return existing
 
 
-def _existing(wanted: Experiment) -> Experiment | None:
+def _existing(dataset: RawDataset, name: str, settings: Settings) -> Experiment | None:
     """Load the experiment if it exists. Raises `AssftError` if it has other settings."""
-    if not wanted.paths.experiment_file.is_file():
+    paths = ExperimentPaths(dataset.name, name)
+    if not paths.experiment_file.is_file():
         return None
-    existing = Experiment.load(wanted.paths)
-    _refuse_other_settings(existing, wanted)
+    existing = Experiment.load(paths)
+    # after a change, the images and labels that are there now no longer say which cases were there at the start
+    wanted = None if existing.history else _decide(dataset, name, settings)
+    settings = wanted.settings if wanted else settings.resolved(dataset.name)
+    changed = existing.settings.differences(settings)
+    if "encoder" in changed and _is_encoder_of(existing, settings.encoder):
+        del changed["encoder"]
+    _refuse_other_settings(existing, changed | (_other_cases(existing, wanted) if wanted else {}))
     return existing
 
 
@@ -170,9 +177,10 @@ def _plan(experiment: Experiment, dataset: RawDataset, fingerprint: dict[str, An
 
 
 def image_files(dataset: RawDataset, experiment: Experiment) -> dict[str, tuple[Path, ...]]:
-    """Return case -> image files of all cases of an experiment: those of the pool first, then the test cases."""
-    return {case: dataset.images[case] for case in experiment.pool} | {
-        case: dataset.test_images.get(case) or dataset.images[case] for case in experiment.test
+    """Return case -> image files of all cases that an experiment has now: the pool first, then the test cases."""
+    now = experiment.now
+    return {case: dataset.images[case] for case in now.pool} | {
+        case: dataset.test_images.get(case) or dataset.images[case] for case in now.test
     }
 
 
@@ -212,12 +220,13 @@ def prepare(experiment: Experiment, dataset: RawDataset, engine: Engine = HERE) 
     files in nnUNet_preprocessed can be made again. Raises `AssftError` if images, labels or channels have been
     changed since the experiment was planned, and for damaged files that cannot be made again.
     """
-    missing = [case for case in experiment.pool if case not in dataset.images]
-    missing += [case for case in experiment.test if case not in {**dataset.images, **dataset.test_images}]
+    missing = [case for case in experiment.now.pool if case not in dataset.images]
+    missing += [case for case in experiment.now.test if case not in {**dataset.images, **dataset.test_images}]
     if missing:
         raise AssftError(
             f"{dataset.folder} lacks the images of {len(missing)} cases that the experiment was planned with: "
-            f"{some(missing)}. Put them back and run the same command again."
+            f"{some(missing)}. Put them back and run the same command again. If they were withdrawn for good, run "
+            f"{experiment.command('extend', '--withdraw', *missing[:5])}."
         )
     _refuse_other_labels(experiment, dataset)
     images = image_files(dataset, experiment)
@@ -289,11 +298,13 @@ def _refuse_other_labels(experiment: Experiment, dataset: RawDataset) -> None:
 
 
 def _refuse_other_images(experiment: Experiment, plans: dict[str, Any], checksums: Mapping[str, str]) -> None:
-    expected = experiment.checksums.get("images")
+    expected = experiment.images_sha256
     if expected is None or expected == sha256_of(checksums):
         return
     folder = image_folder(experiment.paths, plans)
     changed = [case for case, sha256 in checksums.items() if made_from_others(folder, case, sha256)]
+    if not expected and not changed:  # a change is being made, and has no checksum yet
+        return
     raise AssftError(
         f"The {named('image', changed) or 'images'} changed after experiment {experiment.name!r} of "
         f"{experiment.dataset} was planned. Put the old images back, or plan a new experiment with -e."
@@ -315,20 +326,23 @@ def restore_initial_network(experiment: Experiment, dataset: RawDataset) -> None
         )
 
 
-def _refuse_other_settings(existing: Experiment, wanted: Experiment) -> None:
-    changed = existing.settings.differences(wanted.settings)
-    both_existing = existing.settings.labels_known == wanted.settings.labels_known == EXISTING
-    # labels that were added since the experiment was planned are no other setting
-    for key in ("pool", "test", "n_query", *([] if both_existing else ["labelled_at_start"])):
-        if getattr(existing, key) != getattr(wanted, key):
-            changed[key] = (getattr(existing, key), getattr(wanted, key))
-    if "encoder" in changed and _is_encoder_of(existing, wanted.settings.encoder):
-        del changed["encoder"]
+def _other_cases(existing: Experiment, wanted: Experiment) -> dict[str, tuple[Any, Any]]:
+    """Return name -> (value there, value wanted) of what follows from the images and labels that are there."""
+    names = ["pool", "test", "n_query"]
+    if not existing.settings.labels_known == wanted.settings.labels_known == EXISTING:
+        names.append("labelled_at_start")  # otherwise, labels may have been added since
+    pairs = {name: (getattr(existing, name), getattr(wanted, name)) for name in names}
+    return {name: (had, want) for name, (had, want) in pairs.items() if had != want}
+
+
+def _refuse_other_settings(existing: Experiment, changed: Mapping[str, tuple[Any, Any]]) -> None:
     if changed:
         shown = some((f"{name} was {_short(had)}, now {_short(want)}" for name, (had, want) in changed.items()), 3)
+        grown = "pool" in changed and set(changed["pool"][0]) < set(changed["pool"][1])
+        extend = f" {existing.command('extend')} adds new images." if grown else ""
         raise AssftError(
             f"Experiment {existing.name!r} of {existing.dataset} exists with other settings ({shown}). "
-            "Use the options it was planned with, or choose a new name with -e."
+            f"Use the options it was planned with, or choose a new name with -e.{extend}"
         )
 
 

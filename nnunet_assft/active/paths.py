@@ -114,6 +114,11 @@ class ExperimentPaths:
         return self.results / "experiment.json"
 
     @property
+    def history_file(self) -> Path:
+        """What was changed after the experiment was planned."""
+        return self.results / "history.json"
+
+    @property
     def initial_network(self) -> Path:
         """E^(p) and D^(0): the network that round 0 starts from."""
         return self.results / "initial_network.pth"

@@ -14,6 +14,7 @@ import torch
 from nnunet_assft.active import metrics
 from nnunet_assft.active.annotation import annotate
 from nnunet_assft.active.context import Context, open_context
+from nnunet_assft.active.history import read_history
 from nnunet_assft.active.options import NONE, PSEUDO
 from nnunet_assft.active.pseudo_labels import write_pseudo_labels
 from nnunet_assft.active.query.budget import query_candidates
@@ -33,6 +34,7 @@ from nnunet_assft.active.state import (
     finished_rounds,
     only_process,
     restore_tables,
+    seen_by_next,
     write_splits,
 )
 from nnunet_assft.active.strategies import STRATEGIES
@@ -74,10 +76,12 @@ def run_round(
         require_folder(experiment.paths.pseudo_label_folder(r), "The folder of pseudo-labels")
     context = open_context(experiment, device, engine)
     with only_process(experiment), doing(f"round {r}"):
+        _require_current(experiment)
+        scope = experiment.scope(r)
         queried, excluded = _query(context, r, before)  # lines 6, 10-13
         queried = annotate(context, r, queried, proceed_with_partial=proceed_with_partial)  # lines 6, 13
-        labelled = tuple(sorted({*(before.labelled if before else ()), *queried}))  # lines 7, 14
-        unlabelled = tuple(sorted(set(experiment.pool) - set(labelled)))
+        labelled = tuple(sorted(scope.left & {*(before.labelled if before else ()), *queried}))  # lines 7, 14
+        unlabelled = tuple(sorted(scope.left.difference(labelled)))
         start = before.model if before else experiment.initial_model  # line 2
         model = _train(context, r, "supervised", labelled, start)  # lines 6, 15
         reliability: dict[str, float] = {}
@@ -96,7 +100,7 @@ def run_round(
             excluded=tuple(excluded),
             pseudo_labelled=tuple(sorted(reliability)),
             reliability=reliability,
-            test=experiment.test,
+            test=scope.test,
             model=model,
             dice=_evaluate(context, r, model),
         )
@@ -117,6 +121,12 @@ def _require_unchanged(experiment: Experiment, done: Round) -> None:
         )
 
 
+def _require_current(experiment: Experiment) -> None:
+    """Raise `AssftError` if another command has changed the experiment since it was loaded."""
+    if read_history(experiment.paths.history_file) != experiment.history:
+        raise AssftError("The experiment was changed by another command meanwhile. Run the same command again.")
+
+
 def _round_before(experiment: Experiment, r: int, device: torch.device, engine: Engine) -> Round | None:
     if not 0 <= r <= experiment.n_rounds:
         raise AssftError(
@@ -134,9 +144,10 @@ def _round_before(experiment: Experiment, r: int, device: torch.device, engine: 
             f"Round {r} starts from round {r - 1}, which is not finished; {len(done)} of {experiment.n_rounds + 1} "
             f"rounds are. Run {experiment.command('round', '-r', str(len(done)))}"
         )
-    if not done[r - 1].unlabelled:
+    before = seen_by_next(experiment, done[r - 1])
+    if not before.unlabelled:
         raise AssftError(f"Every case of the pool is labelled after round {r - 1}, so there is nothing left to query.")
-    return done[r - 1]
+    return before
 
 
 # Query: Eqs. 1-16 ---------------------------------------------------------------------------------------------------
@@ -145,15 +156,17 @@ def _round_before(experiment: Experiment, r: int, device: torch.device, engine: 
 @doing("query")
 def _query(context: Context, r: int, before: Round | None) -> tuple[list[str], list[str]]:
     """Return the cases to annotate, best first, and the cases that section 3.4 excludes from this query."""
+    experiment, options, scope = context.experiment, context.experiment.options, context.experiment.scope(r)
     if before is None:
-        return list(context.experiment.start) or [_medoid(context)], []  # the same for every strategy
-    experiment, options = context.experiment, context.experiment.options
+        if not scope.left:
+            raise AssftError("Every case of the pool was withdrawn. Add others with nnUNetv2_assft_extend.")
+        return list(experiment.start) or [_medoid(context)], []  # the same for every strategy
     strategy = STRATEGIES[experiment.settings.strategy]
     excluded = before.pseudo_labelled if strategy.excludes_pseudo_labelled and options.exclude_pseudo else ()
-    candidates = query_candidates(before.unlabelled, excluded, before.reliability, experiment.n_query)
+    candidates = query_candidates(before.unlabelled, excluded, before.reliability, scope.n_query)
 
     def compute() -> dict[str, Any]:
-        query = strategy.query(build_query_pool(context, r, before, candidates), experiment.n_query)
+        query = strategy.query(build_query_pool(context, r, before, candidates), scope.n_query)
         rank = {case: i + 1 for i, case in enumerate(query.ids)}
         rows = [
             {
@@ -169,7 +182,7 @@ def _query(context: Context, r: int, before: Round | None) -> tuple[list[str], l
     inputs = {
         "model": before.model.weights_sha256,
         "pool": candidates,
-        "n_query": experiment.n_query,
+        "n_query": scope.n_query,
         "strategy": experiment.settings.strategy,
         "options": asdict(options),
     }
@@ -179,13 +192,13 @@ def _query(context: Context, r: int, before: Round | None) -> tuple[list[str], l
 
 
 def _medoid(context: Context) -> str:
-    experiment = context.experiment
+    experiment, pool = context.experiment, context.experiment.scope(0).pool
 
     def compute() -> dict[str, Any]:
-        e_pre = embeddings(pretrained_records(context), experiment.pool)
-        return {"queried": [experiment.pool[metrics.medoid(e_pre, experiment.pool)]]}
+        e_pre = embeddings(pretrained_records(context, pool), pool)
+        return {"queried": [pool[metrics.medoid(e_pre, pool)]]}
 
-    inputs = {"model": experiment.initial_network_sha256, "pool": experiment.pool}
+    inputs = {"model": experiment.initial_network_sha256, "pool": pool}
     return str(cached(experiment.paths.step_file(0, "query"), inputs, compute)["queried"][0])
 
 
@@ -229,12 +242,12 @@ def _copies(labelled: Sequence[str], pseudo_labels: Mapping[str, Path], pseudo_w
 def _select(
     context: Context, r: int, model: Model, labelled: Sequence[str], unlabelled: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
-    """Select N_SU = N_B r unlabelled cases to pseudo-label.
+    """Select N_SU unlabelled cases to pseudo-label.
 
     Returns case -> confidence, distance, reliability and rank, best first.
     """
     experiment, options = context.experiment, context.experiment.options
-    n_select = experiment.n_query * r
+    n_select = experiment.n_select(r)
 
     def compute() -> dict[str, Any]:
         pool = build_selection_pool(context, r, model, labelled, unlabelled)
@@ -307,15 +320,16 @@ def _evaluate(context: Context, r: int, model: Model) -> dict[str, Any]:
     No other step of a round reads a test label.
     """
     experiment, dataset = context.experiment, context.dataset
-    if not experiment.test:
+    cases = experiment.scope(r).test
+    if not cases:
         return {"mean": None, "sd": None, "n_cases": 0, "per_structure": {}, "per_case": {}}
-    references = {case: dataset.label_file(case) for case in experiment.test}
+    references = {case: dataset.label_file(case) for case in cases}
 
     def compute() -> dict[str, Any]:
         for case, file in references.items():
             context.checked_label(case, file)
         folder = experiment.paths.test_predictions(r)
-        predictions = predict_test_cases(context, model, folder, f"round {r}: predicting test cases")
+        predictions = predict_test_cases(context, model, cases, folder, f"round {r}: predicting test cases")
         return evaluate_cases(
             predictions,
             references,

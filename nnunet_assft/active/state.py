@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from nnunet_assft import __version__
+from nnunet_assft.active.history import Change, Scope, read_history, scope_of
 from nnunet_assft.active.options import Options
 from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.settings import Settings
@@ -59,7 +60,7 @@ class Experiment:
     dataset: str
     name: str
     settings: Settings  # resolved: without None or `auto` for a value of the domain
-    n_query: int  # N_B, cases per round
+    n_query: int  # N_B, cases per round, as planned; `scope` has that of a round, and so it is with the next two
     pool: tuple[str, ...]  # T, ascending
     test: tuple[str, ...]
     test_source: str
@@ -73,12 +74,40 @@ class Experiment:
     accepted_at_start: dict[str, list[str]] = field(default_factory=dict)  # of these: case -> warnings of the gate
     pseudo_labels_with_results: bool = False  # because the raw dataset could only be read when this was planned
     schema_version: int = SCHEMA_VERSION
+    history: tuple[Change, ...] = ()  # in a file of its own
+
+    def scope(self, r: int) -> Scope:
+        """Return what round r works with: pool, test cases, N_B and R."""
+        return scope_of(self._planned, self.history, r)
+
+    @property
+    def now(self) -> Scope:
+        """What there is after all changes."""
+        return scope_of(self._planned, self.history, None)
+
+    @property
+    def _planned(self) -> Scope:
+        assert self.settings.rounds is not None
+        return Scope(self.pool, self.test, self.permutation, self.n_query, self.settings.rounds)
 
     @property
     def n_rounds(self) -> int:
-        """R, the number of query rounds; round 0 is not counted."""
-        assert self.settings.rounds is not None
-        return self.settings.rounds
+        """R, the number of query rounds, after all changes; round 0 is not counted."""
+        return self.now.n_rounds
+
+    def n_select(self, r: int) -> int:
+        """N_SU of round r: the number of cases that rounds 1 to r query, which is N_B r if N_B never changed."""
+        return sum(self.scope(k).n_query for k in range(1, r + 1))
+
+    @property
+    def withdrawn(self) -> frozenset[str]:
+        """All cases that were ever withdrawn."""
+        return frozenset(case for change in self.history for case in change.withdrawn)
+
+    @property
+    def images_sha256(self) -> str | None:
+        """Checksum of the images of all cases of `now`; None if it is not known."""
+        return self.history[-1].images_sha256 if self.history else self.checksums.get("images")
 
     @property
     def options(self) -> Options:
@@ -91,9 +120,11 @@ class Experiment:
     @property
     def start(self) -> tuple[str, ...]:
         """The cases that round 0 trains on: those labelled at the start, or else x_1; empty before x_1 is computed."""
-        if self.labelled_at_start:
-            return self.labelled_at_start
-        return self.permutation[:1] if self.options.first_case == "random" else ()
+        scope = self.scope(0)
+        labelled = tuple(case for case in self.labelled_at_start if case in scope.left)
+        if labelled or self.options.first_case != "random":
+            return labelled
+        return tuple(case for case in scope.permutation if case in scope.left)[:1]
 
     @property
     def initial_model(self) -> Model:
@@ -110,7 +141,9 @@ class Experiment:
         return dataset.read_with(self.reader) if self.reader else dataset
 
     def save(self) -> None:
-        write_sealed(self.paths.experiment_file, asdict(self))
+        content = asdict(self)
+        del content["history"]
+        write_sealed(self.paths.experiment_file, content)
 
     @classmethod
     def load(cls, paths: ExperimentPaths) -> Experiment:
@@ -127,7 +160,14 @@ class Experiment:
         )
         content = read_sealed(file, KEYS, remedy=remedy)
         with understanding(file, remedy):
-            return cls._from_content(content, file, remedy)
+            planned = cls._from_content(content, file, remedy)
+        experiment = replace(planned, history=read_history(paths.history_file))
+        if paths.round_file(experiment.n_rounds + 1).is_file():
+            raise DamagedFileError(
+                f"{paths.round_file(experiment.n_rounds + 1)} exists, but there are {experiment.n_rounds} rounds. "
+                f"{paths.history_file} is lost; restore it from a backup."
+            )
+        return experiment
 
     @classmethod
     def _from_content(cls, content: dict[str, Any], file: Path, remedy: str) -> Experiment:
@@ -148,7 +188,7 @@ class Experiment:
         return cls(**{**content, "settings": Settings.from_json(content["settings"])})
 
 
-KEYS = {row.name for row in fields(Experiment)} | KEYS_OF_VERSION_2
+KEYS = {row.name for row in fields(Experiment) if row.name != "history"} | KEYS_OF_VERSION_2
 
 
 def require_fields(kind: type, content: Mapping[str, Any], file: Path, remedy: str) -> None:
@@ -258,6 +298,37 @@ def finished_rounds(experiment: Experiment, *, before: int | None = None) -> lis
     return rounds
 
 
+def seen_by_next(experiment: Experiment, done: Round) -> Round:
+    """Return a finished round as the next one starts from it: without the cases that were withdrawn, and with those
+    that were added among its unlabelled ones.
+
+    Raises `DamagedFileError` if the history is not the one with which the round was run.
+    """
+    require_its_history(experiment, done)
+    pool = frozenset(experiment.scope(done.round + 1).pool)
+    return replace(
+        done,
+        labelled=tuple(case for case in done.labelled if case in pool),
+        unlabelled=tuple(sorted(pool.difference(done.labelled))),
+        pseudo_labelled=tuple(case for case in done.pseudo_labelled if case in pool),
+    )
+
+
+def require_its_history(experiment: Experiment, done: Round) -> None:
+    """Raise `DamagedFileError` unless a finished round has the pool and the test cases that follow from the history."""
+    scope = experiment.scope(done.round)
+    if scope.left != {*done.labelled, *done.unlabelled} or scope.test != done.test:
+        raise DamagedFileError(
+            f"{experiment.paths.round_file(done.round)} has other cases than follow from "
+            f"{experiment.paths.history_file}, which is damaged or lost. Restore it from a backup."
+        )
+
+
+def is_over(experiment: Experiment, done: Sequence[Round]) -> bool:
+    """Return whether nothing is left to do after these finished rounds: no round, or no unlabelled case."""
+    return len(done) > experiment.n_rounds or bool(done and not seen_by_next(experiment, done[-1]).unlabelled)
+
+
 def write_splits(experiment: Experiment) -> None:
     """Write splits.json, with one entry per finished round, unless it has this content already.
 
@@ -317,17 +388,18 @@ def damaged_files(experiment: Experiment, done: Round) -> list[Path]:
 
     Checkpoints are only looked for: whoever loads their weights compares the checksum. Tables are left out, because
     `restore_tables` needs no more than the steps. A folder of predictions or pseudo-labels that was deleted as a whole
-    is not missed.
+    is not missed, and nothing of a case that was withdrawn.
     """
     paths, r, dataset = experiment.paths, done.round, experiment.raw_dataset()
+    test = [case for case in done.test if case not in experiment.withdrawn]
     damaged = [file for step in STEPS if (file := paths.step_file(r, step)).is_file() and not _is_sound(file)]
     if not paths.result(done.model.checkpoint).is_file():
         damaged.append(paths.result(done.model.checkpoint))
     folder, made_from = paths.test_predictions(r), {"model": done.model.weights_sha256}
-    lost = altered(folder, done.test, dataset.file_ending, made_from) if folder.is_dir() else []
+    lost = altered(folder, test, dataset.file_ending, made_from) if folder.is_dir() else []
     damaged += [folder / f"{case}{dataset.file_ending}" for case in lost]
     has_labels = done.pseudo_labelled and paths.pseudo_label_folder(r).is_dir()
-    return damaged + (_damaged_pseudo_labels(paths, done, dataset) if has_labels else [])
+    return damaged + (_damaged_pseudo_labels(experiment, done, dataset) if has_labels else [])
 
 
 def _is_sound(step_file: Path) -> bool:
@@ -343,13 +415,14 @@ def read_provenance(folder: Path) -> dict[str, Any]:
     return read_sealed(folder / PROVENANCE, PROVENANCE_KEYS)
 
 
-def _damaged_pseudo_labels(paths: ExperimentPaths, done: Round, dataset: RawDataset) -> list[Path]:
-    folder = paths.pseudo_label_folder(done.round)
+def _damaged_pseudo_labels(experiment: Experiment, done: Round, dataset: RawDataset) -> list[Path]:
+    folder = experiment.paths.pseudo_label_folder(done.round)
     try:
         entries = read_provenance(folder)["cases"]
     except DamagedFileError:
         return [folder / PROVENANCE]
-    files = {case: folder / "pseudo_labels" / f"{case}{dataset.file_ending}" for case in done.pseudo_labelled}
+    cases = [case for case in done.pseudo_labelled if case not in experiment.withdrawn]
+    files = {case: folder / "pseudo_labels" / f"{case}{dataset.file_ending}" for case in cases}
     return [file for case, file in files.items() if not file.is_file() or sha256_file(file) != entries[case]["sha256"]]
 
 

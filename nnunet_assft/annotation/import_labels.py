@@ -90,7 +90,7 @@ def import_labels(
 
 
 def _check_names(context: Context, consent: Consent, times: Times) -> None:
-    pool = context.experiment.pool
+    pool = context.experiment.now.pool
     for option, named in (("--accept", consent.cases), ("--times", times.cases)):
         unknown = sorted(set(named) - set(pool))
         if unknown:

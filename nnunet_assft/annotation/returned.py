@@ -212,8 +212,9 @@ def _labelled_before(experiment: Experiment) -> dict[str, Asked]:
     """Return the requests of finished rounds, whose labels may be replaced, by case."""
     cases: dict[str, Asked] = {}
     for done in finished_rounds(experiment):
-        annotators = read_assignment(experiment.paths.annotators_file(done.round), experiment.pool)
-        cases |= {case: Asked(done.round, annotators.get(case, ())) for case in done.queried}
+        annotators = read_assignment(experiment.paths.annotators_file(done.round), experiment.scope(done.round).pool)
+        queried = [case for case in done.queried if case not in experiment.withdrawn]
+        cases |= {case: Asked(done.round, annotators.get(case, ())) for case in queried}
     return cases
 
 
@@ -224,11 +225,13 @@ def _asked_case(name: str, asked: Collection[str], experiment: Experiment, r: in
     if case is not None:
         return case
     expected = f"expected {some(sorted(asked))}"
-    if name in experiment.pool:
+    if name in experiment.withdrawn:
+        raise AssftError("this case was withdrawn, so its label is not taken. Delete the file.")
+    if name in experiment.now.pool:
         raise AssftError(
             f"round {r} does not ask for this case; {expected}. Add --replace to replace a label of an earlier round."
         )
-    meant = _meant(name, {*experiment.pool, *experiment.test})
+    meant = _meant(name, {*experiment.now.pool, *experiment.now.test})
     hint = f" Did you mean {meant}? Then rename it." if meant in asked else ""
     raise AssftError(f"the dataset has no case {name!r}; {expected}.{hint}")
 

@@ -103,7 +103,11 @@ def accept_geometry(args: argparse.Namespace, experiment: Experiment) -> None:
     """Record the cases that the user has accepted with --accept_geometry."""
     from nnunet_assft.volumes.accepted_geometry import accept_geometry as accept
 
-    accept(experiment.paths.accepted_geometry_file, args.accept_geometry or (), (*experiment.pool, *experiment.test))
+    accept(
+        experiment.paths.accepted_geometry_file,
+        args.accept_geometry or (),
+        (*experiment.now.pool, *experiment.now.test),
+    )
 
 
 def add_processes(parser: argparse.ArgumentParser) -> None:

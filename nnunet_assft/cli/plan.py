@@ -37,7 +37,8 @@ def plan(args: argparse.Namespace) -> None:
     from nnunet_assft.volumes.names import shown
 
     experiment = make_experiment(args)
-    settings, n_rounds, n_query = experiment.settings, experiment.n_rounds, experiment.n_query
+    settings, now = experiment.settings, experiment.now
+    n_rounds, n_query = now.n_rounds, now.n_query
     training = settings.training
     print(
         f"{experiment.dataset}, experiment {experiment.name!r}: {settings.strategy}, domain {settings.domain}, "
@@ -48,7 +49,7 @@ def plan(args: argparse.Namespace) -> None:
     print_start(experiment)
     if experiment.encoder_report:
         _print_contract(experiment.encoder_report, plan, dataset.dataset_json)
-    pool, test = count(len(experiment.pool), "case"), count(len(experiment.test), "test case")
+    pool, test = count(len(now.pool), "case"), count(len(now.test), "test case")
     print(f"{pool} in the pool, {test} ({experiment.test_source})")
     if dataset.left_out:
         files = some(map(shown, dataset.left_out))
@@ -71,7 +72,7 @@ def plan(args: argparse.Namespace) -> None:
         print(f"{experiment.paths.raw} can only be read, so pseudo-labels will be written to {folder}.")
         if settings.annotator == "human":
             print("nnUNetv2_assft_annotate import needs to write to labelsTr; make that folder writable before.")
-    if max(1, len(experiment.start)) + n_query * n_rounds > len(experiment.pool):
+    if max(1, len(experiment.start)) + n_query * n_rounds > len(now.pool):
         print("The budget of all rounds exceeds the pool, so the last rounds will query fewer cases, or none.")
     if to_look_at := remarks(experiment.paths.fingerprint_cases):
         print(to_look_at)

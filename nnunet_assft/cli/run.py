@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from nnunet_assft.cli.common import accept_geometry, add_device, load_experiment, make_parser, run
 from nnunet_assft.cli.engine_options import ENGINE_OPTIONS, choose_where
 from nnunet_assft.cli.options import add_plan_options, make_experiment
 from nnunet_assft.cli.printing import print_round
+
+if TYPE_CHECKING:
+    from nnunet_assft.active.state import Round
 
 
 def parser() -> argparse.ArgumentParser:
@@ -23,6 +27,7 @@ def run_all(args: argparse.Namespace) -> None:
     """Plan if necessary, then run every round until the last one or until all cases are labelled."""
     from nnunet_assft.active.paths import ExperimentPaths
     from nnunet_assft.active.rounds import run_round
+    from nnunet_assft.active.state import Experiment, is_over
     from nnunet_assft.volumes.raw_dataset import find_dataset
 
     planned = ExperimentPaths(find_dataset(args.d).name, args.e).experiment_file.is_file()
@@ -34,11 +39,11 @@ def run_all(args: argparse.Namespace) -> None:
     else:
         experiment = make_experiment(args)
     device, engine = choose_where(args)
-    for r in range(experiment.n_rounds + 1):
-        done = run_round(experiment, r, device, engine=engine)
-        print_round(experiment, done)
-        if not done.unlabelled:
-            break
+    done: list[Round] = []
+    while not is_over(experiment, done):
+        done.append(run_round(experiment, len(done), device, engine=engine))
+        print_round(experiment, done[-1])
+        experiment = Experiment.load(experiment.paths)  # which another command may have changed during the round
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -39,7 +39,7 @@ def status(args: argparse.Namespace) -> int:
         return 0
     if args.d is None:
         parser().error("-d is required (or --ext_trainer_path)")
-    from nnunet_assft.active.state import finished_rounds
+    from nnunet_assft.active.state import finished_rounds, is_over
     from nnunet_assft.active.stopping import advice
     from nnunet_assft.volumes.accepted_geometry import AcceptedGeometry
 
@@ -50,18 +50,20 @@ def status(args: argparse.Namespace) -> int:
     settings = experiment.settings
     print(
         f"{experiment.dataset}, experiment {experiment.name!r}: {settings.strategy}, "
-        f"{count(experiment.n_rounds, 'round')} of {count(experiment.n_query, 'case')}, "
-        f"pool of {len(experiment.pool)}, seed {settings.seed}"
+        f"{count(experiment.n_rounds, 'round')} of {count(experiment.now.n_query, 'case')}, "
+        f"pool of {len(experiment.now.pool)}, seed {settings.seed}"
     )
     print_start(experiment)
     print_deviations(experiment)
+    for change in experiment.history:
+        print(f"changed on {change.sentence()}")
     for line in AcceptedGeometry.load(experiment.paths.accepted_geometry_file).lines():
         print(line)
     print_rounds(experiment, done)
     if len(done) >= 2:
         stopping = advice(done)
         print(f"Stopping advice: {stopping.sentence} {stopping.caveat}".rstrip())
-    if len(done) > experiment.n_rounds or (done and not done[-1].unlabelled):
+    if is_over(experiment, done):
         print("All rounds are done.")
     else:
         print_next(experiment, len(done))

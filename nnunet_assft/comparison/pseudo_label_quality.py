@@ -147,6 +147,6 @@ def _selected(context: Context, done: Round, model: Model) -> dict[str, set[str]
     """Return row of SELECTIONS -> the cases that it chooses from the pool of this round."""
     experiment = context.experiment
     pool = build_selection_pool(context, done.round, model, done.labelled, done.unlabelled)
-    n_select = experiment.n_query * done.round
+    n_select = experiment.n_select(done.round)
     selected = {name: {pool.ids[i] for i in row.function(pool, n_select).indices} for name, row in SELECTIONS.items()}
     return {**selected, experiment.options.selection: set(done.pseudo_labelled)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -129,6 +129,40 @@ def sizes_of(cases: Iterable[str], folder: Path) -> dict[str, tuple[list[int], l
     """Return case -> shape after the crop to the nonzero region and spacing, both (z, y, x)."""
     parts = {case: kept_result(folder / f"{case}.json", AGAIN) for case in cases}
     return {case: (part["shape_after_crop"], part["spacing"]) for case, part in parts.items()}
+
+
+def far_away(cases: Sequence[str], planned: Sequence[str], folder: Path) -> list[str]:
+    """Return a sentence for every case whose image is unlike those that the plans were made from.
+
+    A spacing is far away if it is less than half the smallest or more than twice the largest one along its axis.
+    Intensities are if their median, over the nonzero voxels of a channel, lies outside the range of the medians by more
+    than the width of that range and by more than a tenth of the spread of the intensities.
+    """
+    parts = {case: kept_result(folder / f"{case}.json", AGAIN) for case in (*planned, *cases)}
+    known = [parts[case] for case in planned]
+    return [f"{case}: {text}" for case in cases for text in _differences(parts[case], known)] if known else []
+
+
+def _differences(part: Mapping[str, Any], planned: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    spacings = np.array([other["spacing"] for other in planned])
+    low, high = spacings.min(axis=0), spacings.max(axis=0)
+    if (np.array(part["spacing"]) < low / 2).any() or (np.array(part["spacing"]) > 2 * high).any():
+        yield f"its spacing is {_mm(part['spacing'])} mm; the images of the plans have {_mm(low)} to {_mm(high)} mm"
+    for channel, sample in enumerate(part["intensities"]):
+        median = np.median(sample)
+        medians = [np.median(other["intensities"][channel]) for other in planned]
+        spread = np.ptp(np.concatenate([np.percentile(other["intensities"][channel], (5, 95)) for other in planned]))
+        margin = max(np.ptp(medians), 0.1 * spread)
+        if not min(medians) - margin <= median <= max(medians) + margin:
+            yield (
+                f"the median intensity of its channel {channel} is {median:.4g}; those of the images of the plans are "
+                f"{min(medians):.4g} to {max(medians):.4g}"
+            )
+
+
+def _mm(spacing: Sequence[float]) -> str:
+    """Return a spacing, (z, y, x), as "x x y x z"."""
+    return " x ".join(f"{mm:.3g}" for mm in spacing[::-1])
 
 
 def _analyse_once(job: _Job) -> dict[str, Any]:

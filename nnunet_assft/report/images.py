@@ -60,10 +60,14 @@ class Volume:
 
 
 def queried_cases(material: Material, max_cases: int = MAX_CASES) -> list[QueriedCase]:
-    """Return the queried cases, those of the last round first and by rank, at most max_cases of them."""
+    """Return the queried cases, those of the last round first and by rank, at most max_cases of them. No case that was
+    withdrawn is shown."""
     found = []
     for done in reversed(material.rounds):
-        found += [_queried(material, done, case, rank) for rank, case in enumerate(done.queried, 1)]
+        ranked = [
+            (rank, case) for rank, case in enumerate(done.queried, 1) if case not in material.experiment.withdrawn
+        ]
+        found += [_queried(material, done, case, rank) for rank, case in ranked]
     return found[:max_cases]
 
 

@@ -126,7 +126,7 @@ def gather(dataset: str | int, experiment: str | None, comparison: str | None) -
         scores=scores,
         quality=pd.concat(quality, ignore_index=True) if quality else None,
         embeddings=embeddings,
-        pretrained=_embeddings(paths.records("pretrained"), planned.pool),
+        pretrained=_embeddings(paths.records("pretrained"), planned.now.pool),
         training=training_curves(paths, rounds),
         minutes=annotation_minutes(paths.annotations),
         comparison=compared,

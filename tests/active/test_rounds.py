@@ -239,7 +239,7 @@ def test_every_strategy_queries_from_what_round_0_has_left(strategy: str, traine
 def test_a_committee_of_bootstrap_samples_is_trained_as_extra_folds(trained: Trained) -> None:
     """The supervised stage of round 1 again and again: same start, same epochs, other samples and seeds."""
     experiment, paths = trained.experiment, trained.experiment.paths
-    committee = train_committee(open_context(experiment, CPU), 1)
+    committee = train_committee(open_context(experiment, CPU), finished_rounds(experiment)[1])
     assert {model.checkpoint for model in committee.values()} == {
         f"nnUNetTrainerASSFTCommittee__nnUNetASSFTPlans__3d_fullres/fold_{fold}/checkpoint_final.pth"
         for fold in (11, 12, 13, 14)
@@ -256,7 +256,9 @@ def test_a_committee_of_bootstrap_samples_is_trained_as_extra_folds(trained: Tra
         assert set(samples[-1]) <= set(trained.rounds[1].labelled)
         assert sum(samples[-1].values()) == len(trained.rounds[1].labelled)
     assert any(sample != samples[0] for sample in samples)
-    assert train_committee(open_context(experiment, CPU), 1) == committee  # kept, not trained again
+    assert (
+        train_committee(open_context(experiment, CPU), finished_rounds(experiment)[1]) == committee
+    )  # kept, not trained again
 
 
 def with_ignore_label(folder: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from nnunet_assft.active.state import Model, Round
@@ -95,6 +97,12 @@ def test_where_nothing_can_be_said(dice, why):
 def test_what_has_no_gain_is_refused():
     with pytest.raises(ValueError, match="1 finished rounds; expected at least 2"):
         advice(rounds_with([0.5, 0.6]))
-    one, two = rounds_with([0.5, 0.6]), rounds_with([0.5, 0.6], [0.5, 0.6], test=("x", "y"))
-    with pytest.raises(ValueError, match="the test cases differ"):
-        advice([one[0], two[1]])
+
+
+def test_only_test_cases_of_both_rounds_count():
+    """In the second round, b was withdrawn and d is new: the differences of a and c are 0.1 and 0.3."""
+    one, two = rounds_with([0.5, 0.9, 0.5], [0.6, 0.7, 0.8])
+    del two.dice["per_case"][two.test[1]]
+    two.dice["per_case"]["d"] = {"ball": 0.9}
+    (gain,) = advice([one, replace(two, test=(two.test[0], two.test[2], "d"))]).gains
+    assert (gain.n_cases, gain.mean) == (2, pytest.approx(0.2))

@@ -27,6 +27,7 @@ from nnunet_assft.cli import (
     convert,
     demo,
     export,
+    extend,
     plan,
     predict,
     pretrain,
@@ -41,13 +42,14 @@ from nnunet_assft.cli.options import settings_of
 from nnunet_assft.network import ENCODERS, PRESETS, build_network
 from nnunet_assft.planning.domains import DOMAINS
 from nnunet_assft.runtime import files
-from tests.conftest import SHAPE, write_volume
+from tests.conftest import SHAPE, blob_case, write_volume
 from tests.network.nnunet_model import save
 
 COMMANDS = {
     "convert": convert,
     "plan": plan,
     "round": round,
+    "extend": extend,
     "run": run,
     "annotate": annotate,
     "compare": compare,
@@ -405,6 +407,34 @@ def test_a_disk_that_fills_up_in_a_round_is_said(planned, call, monkeypatch):
 
     monkeypatch.setattr(files.os, "replace", full)
     assert "is full. Free some space" in the_error(call("round -d 901 -r 0 -device cpu"), "round")
+
+
+# Changes after planning ----------------------------------------------------------------------------------------------
+
+
+def test_changes_are_printed_and_shown_by_status(planned, call):
+    image, label = blob_case(12)
+    write_volume(planned.paths.raw / "imagesTr/case_12_0000.nii.gz", image)
+    write_volume(planned.paths.raw / "labelsTr/case_12.nii.gz", label)
+    assert "-e. nnUNetv2_assft_extend -d 901 adds new images." in the_error(
+        call("plan -d 901 --preset tiny --rounds 2 --budget 2 --epochs 2 --iterations_per_epoch 2"), "plan"
+    )
+    code, out, _ = call("extend -d 901 --rounds 3 --budget 1 --withdraw case_02")
+    assert code == 0
+    first, *lines = out.splitlines()
+    assert first.startswith("changed on 20")
+    change = "case case_12 joined the pool in round 0; case case_02 withdrawn from round 0 on; R = 3 and N_B = 1 from"
+    assert change in first
+    assert lines == [
+        "case_02: the plans were made from its image",
+        "No later round uses these cases. None of their files was deleted.",
+        "8 cases in the pool, 3 test cases; 3 rounds of 1 case",
+        "Next: nnUNetv2_assft_round -d 901 -r 0",
+    ]
+    assert f"3 rounds of 1 case, pool of 8, seed 0\n{first}\n" in call("status -d 901")[1]
+    _, again, _ = call("extend -d 901 --rounds 3 --withdraw case_02")
+    assert again.splitlines()[0].startswith("Nothing was changed: there is no new image in imagesTr")
+    assert again.splitlines()[1:] == lines
 
 
 # Waiting is exit code 3 ----------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_assft.cli import annotate, compare, convert, demo, plan, predict, report, round, run, score
+from nnunet_assft.cli import annotate, compare, convert, demo, extend, plan, predict, report, round, run, score
 from nnunet_assft.runtime.ranges import RANGES
 
 MAIN = {
@@ -17,6 +17,7 @@ MAIN = {
     "compare": compare,
     "convert": convert,
     "demo": demo,
+    "extend": extend,
     "plan": plan,
     "predict": predict,
     "report": report,
@@ -47,6 +48,7 @@ NUMBERS = {
     "run": ("-d 901", [*PLANNING, "--seed"]),
     "compare": ("-d 901", [*PLANNING, "--seeds", "--test_folds"]),
     "round": ("-d 901", ["-r"]),
+    "extend": ("-d 901", ["--rounds", "-np"]),
     "predict": ("-d 901 -i a -o b", ["-r", "-step_size", "-npp", "-nps", "-num_parts", "-part_id"]),
     "score": ("-i a -o b -r 1 -R 1", ["-r", "-R", "-np"]),
     "convert": ("check -d 901", ["-np"]),

@@ -149,6 +149,38 @@ LABELLED = (
     ),
 )
 
+EXTEND = (
+    option("extend -d 901 --budget 0", "'0'; expected a number of cases (2) or a fraction of the pool"),
+    option("extend -d 901 --withdraw", "argument --withdraw: expected at least one argument"),
+    *(
+        Row(f"extend {words}", "trained", i.nothing, f"extend -d 901 {words}", line)
+        for words, line in (
+            ("--rounds 1", "--rounds 1: round 2 has begun or is finished; expected 2 or more"),
+            ("--withdraw case_7", "--withdraw names case_7; neither the experiment nor the dataset has such a case"),
+            ("--withdraw ../case_01", "--withdraw names ../case_01; neither"),
+            ("--test case_01", "--test names case_01; expected cases that are new"),
+            ("--test case_7", "--test names case_7; there is no such image"),
+        )
+    ),
+    *(
+        Row(f"extend: a new image {name}", "planned", i.new_image(content), "extend -d 901", line)
+        for name, content, line in (
+            ("empty", b"", "1 of 12 images cannot be used (case_77: "),
+            ("a text", b"no image", "1 of 12 images cannot be used (case_77: "),
+        )
+    ),
+    *(
+        Row(f"history.json {name}", "planned", i.experiment_is(content, file="history.json"), command, line)
+        for name, content, line in (
+            ("empty", b"", "history.json is damaged (it is empty)"),
+            ("an empty object", b"{}", "history.json is damaged ('schema_version' is missing)"),
+            ("of strange changes", b'{"schema_version": 1, "changes": [3]}', "history.json is damaged ("),
+            ("of a later version", b'{"schema_version": 2, "changes": []}', "has schema version 2; expected 1"),
+        )
+        for command in ("status -d 901", "extend -d 901")
+    ),
+)
+
 DATASET_JSON = (
     *(
         planning(f"dataset.json: {name}", i.dataset_json_is(content), line)
@@ -609,6 +641,7 @@ ROWS = (
     *COMMAND_LINES,
     *TEST_SPLIT,
     *LABELLED,
+    *EXTEND,
     *DATASET_JSON,
     *CASE_IDS,
     *IMAGES,

@@ -98,6 +98,16 @@ def holds(file: str, content: bytes) -> Make:
     return lambda place: anew(place.root / file, content)
 
 
+def new_image(content: bytes) -> Make:
+    """case_77, with a label, joins imagesTr."""
+
+    def make(place: Place) -> None:
+        anew(place.raw / "imagesTr/case_77_0000.nii.gz", content)
+        shutil.copy(place.raw / "labelsTr/case_02.nii.gz", place.raw / "labelsTr/case_77.nii.gz")
+
+    return make
+
+
 def dataset_json(**changes: Any) -> Make:
     """Change keys of dataset.json."""
 

@@ -10,7 +10,7 @@ from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor impo
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from nnunet_assft.errors import AssftError, DamagedFileError
-from nnunet_assft.planning.fingerprint import check_images, combine_fingerprint, remarks
+from nnunet_assft.planning.fingerprint import check_images, combine_fingerprint, far_away, remarks
 from nnunet_assft.runtime import sealed
 from nnunet_assft.runtime.cases import in_processes
 from nnunet_assft.volumes.raw_dataset import RawDataset, read_dataset
@@ -218,3 +218,27 @@ def test_a_long_list_of_bad_images_is_cut_short(nnunet_folders: Path, tmp_path: 
         write_volume(file, np.zeros((4, 4, 4), np.float32))
     with pytest.raises(AssftError, match=r"^7 of 7 .*case_2: all voxels are 0 and 4 more\)"):
         check_images(images, SimpleITKIO(), tmp_path / "parts")
+
+
+def test_an_image_unlike_those_of_the_plans_is_described_with_numbers(tmp_path: Path):
+    """The planned medians are 99.5 and 109.5, so 89.5 to 119.5 is near; along z, 0.5 to 4 mm are."""
+    values = np.arange(50, 150, dtype=np.float32).reshape(4, 5, 5)
+    made = {
+        "a": (0, 1.0),
+        "b": (10, 2.0),
+        "near": (-10, 4.0),
+        "dark": (-11, 1.0),
+        "thick": (20, 4.5),
+        "both": (21, 0.4),
+    }
+    images = {}
+    for case, (shift, z) in made.items():
+        images[case] = (tmp_path / f"{case}_0000.nii.gz",)
+        write_volume(images[case][0], values + shift, (1.0, 1.0, z))
+    check_images(images, SimpleITKIO(), tmp_path / "parts")
+    assert far_away([case for case in made if case not in "ab"], ["a", "b"], tmp_path / "parts") == [
+        "dark: the median intensity of its channel 0 is 88.5; those of the images of the plans are 99.5 to 109.5",
+        "thick: its spacing is 1 x 1 x 4.5 mm; the images of the plans have 1 x 1 x 1 to 1 x 1 x 2 mm",
+        "both: its spacing is 1 x 1 x 0.4 mm; the images of the plans have 1 x 1 x 1 to 1 x 1 x 2 mm",
+        "both: the median intensity of its channel 0 is 120.5; those of the images of the plans are 99.5 to 109.5",
+    ]

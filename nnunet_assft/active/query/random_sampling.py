@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -14,6 +14,24 @@ def random_permutation(ids: Sequence[str], seed: int) -> tuple[str, ...]:
     """Return the sorted ids in random order. Store the result, because another numpy version may draw another order."""
     ordered = sorted(ids)
     return tuple(ordered[i] for i in np.random.default_rng(seed).permutation(len(ordered)))
+
+
+def spread(
+    permutation: Sequence[str], fixed: Collection[str], added: Sequence[str], seed: Sequence[int]
+) -> tuple[str, ...]:
+    """Return a random order of the cases of a permutation and the added ones, in which the next case is equally likely
+    to be any that is left.
+
+    The fixed cases come first, in their old order. The others keep their order among themselves, and the added ones
+    take places among them that are drawn at random.
+    """
+    first = [case for case in permutation if case in fixed]
+    others = iter([case for case in permutation if case not in fixed])
+    ordered, rng = sorted(added), np.random.default_rng(np.random.SeedSequence(seed))
+    new = iter([ordered[i] for i in rng.permutation(len(ordered))])
+    n = len(permutation) - len(first) + len(added)
+    places = set(rng.choice(n, len(added), replace=False).tolist())
+    return (*first, *(next(new) if place in places else next(others) for place in range(n)))
 
 
 def query_random(pool: QueryPool, n_query: int) -> Query:

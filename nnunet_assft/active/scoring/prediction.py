@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,8 +30,10 @@ def open_scorer(context: Context, model: Model) -> Scorer:
     return Scorer(context.plans, context.dataset.dataset_json, weights, context.device)
 
 
-def predict_test_cases(context: Context, model: Model, folder: Path, desc: str) -> dict[str, Path]:
-    """Write the segmentations of the test cases to `folder`, as `nnUNetv2_predict` makes them, with mirroring.
+def predict_test_cases(
+    context: Context, model: Model, cases: Sequence[str], folder: Path, desc: str
+) -> dict[str, Path]:
+    """Write the segmentations of test cases to `folder`, as `nnUNetv2_predict` makes them, with mirroring.
 
     Segmentations that the same model wrote before are kept. desc: text of the progress bar. Returns case -> file.
     """
@@ -42,7 +44,7 @@ def predict_test_cases(context: Context, model: Model, folder: Path, desc: str) 
 
     return for_each_case(
         prediction_of(context, model, partial(_write, context, folder, made_from), mirroring=True),
-        context.experiment.test,
+        cases,
         desc=desc,
         done=done,
         executor=context.cases,

@@ -28,12 +28,12 @@ from nnunet_assft.runtime.staged import Staged
 
 def build_query_pool(context: Context, r: int, before: Round, cases: Sequence[str]) -> QueryPool:
     """Return the query pool of round r with the fields that the strategy needs. before: the previous round."""
-    experiment = context.experiment
+    experiment, scope = context.experiment, context.experiment.scope(r)
     needs = STRATEGIES[experiment.settings.strategy].needs_with(experiment.options)
     statistics = tuple(sorted(needs & set(STATISTICS)))
     fields: dict[str, Any] = {}
     if statistics or needs & {"sums", "embeddings", "labelled_embeddings"}:
-        committee = train_committee(context, before.round) if "committee_spread" in needs else {}
+        committee = train_committee(context, before) if "committee_spread" in needs else {}
         request = request_of(context, r, statistics)
         records = score(context, before.model, cases, request, f"round_{r:02d}_query", committee)
         fields["sums"] = tuple(records[case].sums for case in cases)
@@ -41,14 +41,15 @@ def build_query_pool(context: Context, r: int, before: Round, cases: Sequence[st
         fields |= {name: np.stack([records[case].statistics[name] for case in cases]) for name in statistics}
     if "labelled_embeddings" in needs:
         labelled = embed(context, before.model, before.labelled, f"round_{r:02d}_labelled")
-        fields["labelled_embeddings"] = embeddings(labelled, before.labelled)
+        none = fields["embeddings"][:0]  # all labelled cases were withdrawn
+        fields["labelled_embeddings"] = embeddings(labelled, before.labelled) if labelled else none
     if "pretrained_embeddings" in needs:
-        fields["pretrained_embeddings"] = embeddings(pretrained_records(context), cases)
+        fields["pretrained_embeddings"] = embeddings(pretrained_records(context, scope.pool), cases)
     return QueryPool(
         ids=tuple(cases),
-        permutation=experiment.permutation,
+        permutation=scope.permutation,
         round=r,
-        n_rounds=experiment.n_rounds,
+        n_rounds=scope.n_rounds,
         seed=experiment.settings.seed,
         options=experiment.options,
         **fields,
@@ -81,13 +82,13 @@ def build_selection_pool(
 def request_of(context: Context, r: int, statistics: tuple[str, ...] = ()) -> ScoringRequest:
     """Return what to compute for a case in round r."""
     experiment = context.experiment
-    tau = metrics.temperature(r, experiment.n_rounds)
+    tau = metrics.temperature(r, experiment.scope(r).n_rounds)
     return ScoringRequest(tau=tau, statistics=statistics, seed=(experiment.settings.seed, r))
 
 
-def pretrained_records(context: Context) -> dict[str, CaseRecord]:
-    """Return the embeddings of the whole pool by the pre-trained encoder E^(p), computed once per experiment."""
-    return embed(context, context.experiment.initial_model, context.experiment.pool, "pretrained")
+def pretrained_records(context: Context, pool: Sequence[str]) -> dict[str, CaseRecord]:
+    """Return the embeddings of the whole pool by the pre-trained encoder E^(p), computed once per case."""
+    return embed(context, context.experiment.initial_model, pool, "pretrained")
 
 
 def embed(context: Context, model: Model, cases: Sequence[str], name: str) -> dict[str, CaseRecord]:

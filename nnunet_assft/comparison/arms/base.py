@@ -17,6 +17,7 @@ from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.settings import Settings
 from nnunet_assft.active.state import Experiment
 from nnunet_assft.annotation.records import annotation_minutes
+from nnunet_assft.errors import AssftError
 from nnunet_assft.evaluation.case_metrics import DTYPES, cached_metrics
 from nnunet_assft.planning.test_split import DEFAULT_TEST_FRACTION
 
@@ -190,7 +191,13 @@ class Arm(ABC):
         """Load the experiment that the arm uses, and plan it first if it is not planned yet."""
         arm = self.experiment_arm(comparison)
         name = comparison.paths(arm, seed).experiment
-        return create_experiment(comparison.dataset, name, arm.settings(comparison, seed))
+        experiment = create_experiment(comparison.dataset, name, arm.settings(comparison, seed))
+        if experiment.history:
+            raise AssftError(
+                f"Experiment {name!r} was changed by nnUNetv2_assft_extend, so it can no longer be compared with the "
+                "others. Start another comparison with -e."
+            )
+        return experiment
 
     def load_experiment_or_none(self, comparison: Comparison, seed: int) -> Experiment | None:
         """Load the experiment that the arm uses; None if it is not planned yet."""

@@ -227,7 +227,7 @@ class LowerBound(Arm):
     def run(self, comparison: Comparison, seed: int, device: torch.device) -> list[float]:
         experiment = self.experiment(comparison, seed)
         context, desc = open_context(experiment, device), "predicting test cases before round 0"
-        predict_test_cases(context, experiment.initial_model, _before_round_0(experiment), desc)
+        predict_test_cases(context, experiment.initial_model, experiment.test, _before_round_0(experiment), desc)
         return self.mean_dice(comparison, seed)
 
     def predictions(self, comparison: Comparison, experiment: Experiment, seed: int) -> Iterator[Predictions]:

@@ -21,11 +21,31 @@ def section(material: Material) -> Section:
     facts = _facts(material)
     tables = (
         SectionTable("provenance", "Experiment", pd.DataFrame(facts.items(), columns=["what", "value"])),
+        *_history(material),
         SectionTable("models", "Models", pd.DataFrame(models), "The checksum is that of the weights alone."),
         SectionTable("options", "All options", pd.DataFrame(options), folded=True),
     )
     text = f"Written by {experiment.command('report')} from the files of the experiment."
     return Section("provenance", "Provenance", (text,), tables=tables)
+
+
+def _history(material: Material) -> tuple[SectionTable, ...]:
+    """Return a table of what was changed after the experiment was planned; none if nothing was."""
+    rows = [
+        {
+            "from round": change.first_round,
+            "date": change.date,
+            "added to the pool": ", ".join(change.added),
+            "added test cases": ", ".join(change.added_test),
+            "withdrawn": ", ".join(change.withdrawn),
+            "R": change.n_rounds,
+            "N_B": change.n_query,
+            "look at": "; ".join(change.remarks),
+        }
+        for change in material.experiment.history
+    ]
+    text = "What was changed after the experiment was planned. Rounds before that had the cases of their time."
+    return (SectionTable("history", "History", pd.DataFrame(rows), text),) if rows else ()
 
 
 def _facts(material: Material) -> dict[str, str]:
@@ -42,10 +62,11 @@ def _facts(material: Material) -> dict[str, str]:
         "initial network, sha256": experiment.initial_network_sha256,
         "seed": settings.seed,
         "domain, preset, normalization": f"{settings.domain}, {settings.preset}, {settings.normalization}",
-        "rounds, cases per round, budget": f"{experiment.n_rounds}, {experiment.n_query}, {settings.budget}",
+        "rounds, cases per round, budget, as planned": f"{settings.rounds}, {experiment.n_query}, {settings.budget}",
         "annotator": settings.annotator,
-        "pool": f"{len(experiment.pool)} cases",
-        "test": f"{len(experiment.test)} cases ({experiment.test_source})",
+        "labelled at the start": f"{len(experiment.labelled_at_start)} cases",
+        "pool, as planned": f"{len(experiment.pool)} cases",
+        "test, as planned": f"{len(experiment.test)} cases ({experiment.test_source})",
         **{name.replace("_", " "): value for name, value in settings.training.items()},
         **{f"version of {name}": version for name, version in experiment.versions.items()},
     }

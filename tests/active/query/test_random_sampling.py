@@ -8,7 +8,7 @@ from hypothesis import given
 
 from nnunet_assft.active.metrics import VoxelSums
 from nnunet_assft.active.query.pool import QueryPool
-from nnunet_assft.active.query.random_sampling import random_permutation
+from nnunet_assft.active.query.random_sampling import random_permutation, spread
 from nnunet_assft.active.strategies import STRATEGIES
 from tests.active.query.pools import budgets, coarse_pool, few, seeds, sizes
 from tests.worked_examples import worked_example
@@ -89,3 +89,23 @@ def test_random_foreground_draws_cases_for_what_they_show(seed: int, n: int, n_q
     assert dict(zip(pool.ids, query.scores["drawn_class"], strict=True)) == {
         case: int(case in first) for case in pool.ids
     }
+
+
+# Cases that join later ------------------------------------------------------------------------------------------------
+
+
+def test_cases_that_join_take_random_places_behind_the_fixed_ones() -> None:
+    order = spread("dbca", {"d", "b"}, ["f", "e"], [0, 0])
+    assert sorted(order) == list("abcdef")
+    assert order[:2] == ("d", "b")
+    assert [case for case in order if case in "ca"] == ["c", "a"]  # as before
+    assert order == spread("dbca", {"d", "b"}, ["e", "f"], [0, 0])
+
+
+def test_every_place_is_equally_likely() -> None:
+    orders = [spread("xcab", {"x"}, ["n", "m"], [seed, 1]) for seed in range(1000)]
+    firsts = Counter(order[1] for order in orders)
+    # the next case: each new one in a fifth of the orders; of the old ones it can only be c, in three fifths
+    assert set(firsts) == {"c", "n", "m"}
+    assert firsts["c"] == pytest.approx(600, abs=60)  # four standard deviations
+    assert firsts["n"] == pytest.approx(200, abs=51)
