@@ -41,7 +41,7 @@ def model_card(experiment: Experiment, done: Round, dataset: RawDataset, plans: 
         "data": {
             "dataset": experiment.dataset,
             "licence": str(stated.get("licence") or stated.get("license") or NOT_STATED),
-            "scans in the pool": len(experiment.pool),
+            "scans in the pool": len(experiment.scope(done.round).left),
             "annotated scans, which the model was trained on": len(done.labelled),
             "scans with pseudo-labels of an earlier model, which it was trained on": len(done.pseudo_labelled),
             "scans that were left without a label": len(done.unlabelled),
@@ -51,7 +51,7 @@ def model_card(experiment: Experiment, done: Round, dataset: RawDataset, plans: 
             "strategy": f"{settings.strategy}: {STRATEGIES[settings.strategy].description}",
             "options that differ from the method": experiment.options.changed() or "none",
             "annotated by": "annotators" if settings.annotator == "human" else "the labels of a benchmark dataset",
-            "scans per round": experiment.n_query,
+            "scans per round": experiment.scope(done.round).n_query,
             "seed": settings.seed,
         },
         "rounds": [_round(one) for one in finished_rounds(experiment, before=done.round + 1)],
@@ -169,6 +169,10 @@ def _limits(experiment: Experiment, done: Round) -> list[str]:
             f"It was also trained on {count(len(done.pseudo_labelled), 'pseudo-label')}: segmentations by an earlier "
             "model that were selected by a rule and that nobody has corrected."
         )
+    rounds = finished_rounds(experiment, before=done.round + 1)
+    seen = {case for one in rounds for case in (*one.labelled, *one.pseudo_labelled)}
+    if withdrawn := seen & experiment.withdrawn:
+        limits.append(f"{count(len(withdrawn), 'scan')} that it was trained on had to be withdrawn afterwards.")
     if experiment.settings.normalization == "ctfm":
         limits.append("Images have to be CT in Hounsfield units.")
     limits.append("It is no medical device. A qualified person has to check every segmentation that is acted on.")

@@ -9,7 +9,13 @@ from pathlib import Path
 from nnunet_assft.active.context import Context
 from nnunet_assft.errors import AssftError
 from nnunet_assft.planning.fingerprint import check_images, sizes_of
-from nnunet_assft.planning.preprocessing import checksums_of, preprocess_images, require_room_for_all, whole_files
+from nnunet_assft.planning.preprocessing import (
+    checksum_file,
+    checksums_of,
+    preprocess_images,
+    require_room_for_all,
+    whole_files,
+)
 from nnunet_assft.runtime.files import sha256_of
 from nnunet_assft.runtime.text import count, named
 from nnunet_assft.runtime.writable import readable_folder
@@ -27,22 +33,30 @@ class Images:
 def collect_images(context: Context, folders: Sequence[Path]) -> Images:
     """Return the images of the pool and those of further folders, which are preprocessed by the same plans first.
 
-    An image that is there twice is taken once. Raises `AssftError` for a folder with a test image, whatever its name:
-    an image is known by the checksum of its preprocessed voxels. The files of test images are not opened.
+    An image that is there twice is taken once. Raises `AssftError` for a folder with a test image, or with one that was
+    withdrawn, whatever its name: an image is known by the checksum of its preprocessed voxels. The files of these
+    images are not opened.
     """
-    experiment = context.experiment
-    pool = {
-        context.image_folder / f"{case}.b2nd": _checksum(context.whole_files(case), case) for case in experiment.pool
+    experiment, folder_of_images = context.experiment, context.image_folder
+    now = experiment.now
+    found = {folder_of_images / f"{case}.b2nd": _checksum(context.whole_files(case), case) for case in sorted(now.left)}
+    test = {_checksum(checksums_of(folder_of_images, case), case): case for case in now.test}
+    withdrawn = {
+        _checksum(checksums_of(folder_of_images, case), case): case
+        for case in experiment.withdrawn
+        if checksum_file(folder_of_images, case).is_file()
     }
-    test = {_checksum(checksums_of(context.image_folder, case), case): case for case in experiment.test}
-    found = dict(pool)
     for folder in folders:
         others = dict(_preprocessed(context, folder))
-        seen = [test[sha256] for sha256 in others.values() if sha256 in test]
-        if seen:
+        if seen := [test[sha256] for sha256 in others.values() if sha256 in test]:
             raise AssftError(
                 f"--images {folder} holds the {named('test image', seen)} of experiment {experiment.name!r}. Remove "
                 "them: an encoder that has seen the test cases cannot be judged by them."
+            )
+        if seen := [withdrawn[sha256] for sha256 in others.values() if sha256 in withdrawn]:
+            raise AssftError(
+                f"--images {folder} holds the {named('image', seen)}, withdrawn from experiment {experiment.name!r}. "
+                "Remove them."
             )
         found |= others
     once: dict[str, Path] = {}

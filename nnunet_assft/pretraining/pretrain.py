@@ -79,7 +79,7 @@ def make_task(context: Context, settings: Pretraining, images: Images, folder: P
         },
         "dataset": context.experiment.dataset,
     }
-    n_pool = len(set(images.files) & {context.image_folder / f"{case}.b2nd" for case in context.experiment.pool})
+    n_pool = len(set(images.files) & {context.image_folder / f"{case}.b2nd" for case in context.experiment.now.pool})
     return Task(settings, batch_size, images.files, n_pool, contract, tuple(plan["patch_size"]), folder)
 
 

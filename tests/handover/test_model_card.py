@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 
 from nnunet_assft.active.experiment import read_plans
+from nnunet_assft.active.history import Change
 from nnunet_assft.active.state import Experiment, Round
 from nnunet_assft.handover.model_card import ALL, markdown, model_card
 from nnunet_assft.handover.stock_model import stock_plans
@@ -76,3 +77,15 @@ def test_pseudo_labels_are_a_limit(trained: Trained) -> None:
     assert done.pseudo_labelled
     (limit,) = (line for line in card_of(trained.experiment, done)["limits"] if "pseudo-label" in line)
     assert f"trained on {len(done.pseudo_labelled)} pseudo-label" in limit
+
+
+def test_scans_that_were_withdrawn_are_a_limit(trained: Trained) -> None:
+    experiment, (case, *_) = trained.experiment, trained.rounds[0].labelled
+    limits = card_of(experiment, trained.rounds[1])["limits"]
+    now = experiment.now
+    change = Change(3, False, now.n_rounds, now.n_query, now.permutation, withdrawn=(case,))
+    after = card_of(dataclasses.replace(experiment, history=(change,)), trained.rounds[1])
+    assert [line for line in after["limits"] if line not in limits] == [
+        "1 scan that it was trained on had to be withdrawn afterwards."
+    ]
+    assert after["data"]["scans in the pool"] == len(experiment.pool)  # that of the round

@@ -16,6 +16,7 @@ import torch
 from nnunet_assft.active.context import open_context
 from nnunet_assft.active.state import Experiment
 from nnunet_assft.errors import AssftError
+from nnunet_assft.extension import Wish, extend
 from nnunet_assft.network.checkpoints import load_weights
 from nnunet_assft.network.encoder_file import read_contract
 from nnunet_assft.planning import preprocessing
@@ -187,6 +188,19 @@ def test_a_test_image_among_them_is_refused_under_any_name(
     assert (sha256_file(copy) == sha256_file(source)) == same_file
     with pytest.raises(AssftError, match=f"holds the test image {planned.test[1]} of experiment 'assft'"):
         run(planned, tmp_path / "mine", replace(SHORT, images=(folder,)))
+
+
+def test_a_withdrawn_image_is_left_out_and_refused_elsewhere(planned: Experiment, tmp_path: Path) -> None:
+    case = planned.pool[-1]
+    source = planned.paths.raw / "imagesTr" / f"{case}_0000.nii.gz"
+    (tmp_path / "more").mkdir()
+    shutil.copy(source, tmp_path / "more" / "other_0000.nii.gz")
+    changed = extend(planned, Wish(withdrawn=[case]))
+    done = run(changed, tmp_path / "mine")
+    assert len(done.task.files) == done.task.n_pool == len(planned.pool) - 1
+    assert not any(file.name == f"{case}.b2nd" for file in done.task.files)
+    with pytest.raises(AssftError, match=f"holds the image {case}, withdrawn from experiment 'assft'"):
+        run(changed, tmp_path / "other", replace(SHORT, images=(tmp_path / "more",)))
 
 
 def test_another_pre_training_is_not_overwritten(planned: Experiment, tmp_path: Path) -> None:
