@@ -177,8 +177,8 @@ def predict_inputs(args: argparse.Namespace, how: Prediction, engine: Engine, in
 
     for_each_case(dicom, [uid for uid in images if uid not in refused], desc="writing DICOM", failures=unwritable)
     for uid, error in unwritable.items():
-        refuse(uid, error)
-    return refused
+        tqdm.write(f"nnUNetv2_assft_predict: {uid} is predicted, but not as DICOM: {error}", file=sys.stderr)
+    return [*refused, *unwritable]
 
 
 def write_as_dicom(folder: Path, uid: str, series: Stack, labels: dict[str, int]) -> None:

@@ -31,8 +31,8 @@ SLICE_TOLERANCE = MOST_SHARE + TOLERANCE
 class Origin:
     """What the header of a DICOM object says about its kind and where it comes from.
 
-    kind: name of its SOP class, or of its modality. series: SeriesInstanceUIDs, its own and those that it refers to.
-    instances: SOPInstanceUIDs of slices that it refers to.
+    kind: name of its SOP class, or its modality. own_series: its own SeriesInstanceUID. series, instances: the
+    SeriesInstanceUIDs, and the SOPInstanceUIDs of slices, that it refers to.
     """
 
     sop_class: str
@@ -93,6 +93,8 @@ class DicomSegmentation:
         for frame, pixels in zip(frames, self._pixels([frame.index for frame in frames]), strict=True):
             label = frame.where.oriented(pixels.astype(kind).T[:, :, None])
             target, source = common_box(label.shape, frame.where, self._image.size)
+            if self._is_labelmap and (whole[target].astype(bool) & label[source].astype(bool)).any():
+                raise AssftError(f"its frame {frame.index + 1} lies on voxels of another frame. Save it again.")
             whole[target] |= label[source]
             lost += np.count_nonzero(label) - np.count_nonzero(label[source])
         if lost:
@@ -226,16 +228,16 @@ def _frames(
         try:
             place = _place(group, shared)
             referred = {numbers.get(str(source.get("ReferencedSOPInstanceUID"))) for source in _sources(group)}
-            where = _on_slice(size, referred, image) if place is None else known.get(place)
-            if where is None and place is not None:
-                where = known[place] = place_frame(size, place, image)
-            _require_agreement(where, referred, image, is_placed=place is not None)
+            if place is None:
+                where = _on_slice(size, referred, image)
+            else:
+                where = known[place] = known.get(place) or place_frame(size, place, image)
+                _require_agreement(where, referred, image)
         except DoesNotFitError as error:
             raise AssftError(
                 f"frame {index + 1} of {n}{of} lies on no slice of its series: {error}. Draw on the series of the "
                 "case, and do not resample."
             ) from error
-        assert where is not None
         yield Frame(index, segment, where)
 
 
@@ -282,12 +284,13 @@ def _on_slice(size: tuple[int, int], referred: set[int | None], image: Grid) -> 
     return Placement((0, 1, 2), (False, False, False), (0, 0, k), 0.0)
 
 
-def _require_agreement(where: Placement | None, referred: set[int | None], image: Grid, *, is_placed: bool) -> None:
+def _require_agreement(where: Placement, referred: set[int | None], image: Grid) -> None:
     """Raise `DoesNotFitError` if a frame lies outside of the image, or not on the slice that it refers to."""
-    assert where is not None
-    k, across = where.offset[2], where.axes[2] == 2  # otherwise its frames cut the slices
-    if across and not 0 <= k < image.size[2]:
+    if where.axes[2] != 2:  # it cuts the slices
+        return
+    k = where.offset[2]
+    if not 0 <= k < image.size[2]:
         raise DoesNotFitError(f"it would be slice {k + 1} of {image.size[2]}")
-    if across and is_placed and len(referred) == 1 and referred != {None} and referred != {k}:
-        (other,) = referred
-        raise DoesNotFitError(f"it lies on slice {k + 1}, but refers to slice {(other or 0) + 1}")
+    (other, *more) = referred or {None}
+    if not more and other is not None and other != k:
+        raise DoesNotFitError(f"it lies on slice {k + 1}, but refers to slice {other + 1}")

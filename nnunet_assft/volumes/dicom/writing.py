@@ -45,8 +45,8 @@ def write_dicom_segmentation(file: Path, series: Stack, label: np.ndarray, label
     """Write a SEG of the type BINARY with one segment per structure.
 
     label: (z, y, x) on the grid of the series. labels: name -> number, as in dataset.json. A structure without a voxel
-    is described, too, and has no frame. Patient and study are those of the series, as the standard requires. Raises
-    `AssftError` if a file of the series cannot be read any more.
+    is described, too, and has no frames unless no structure has a voxel. Patient and study are those of the series, as
+    the standard requires. Raises `AssftError` if a file of the series cannot be read any more.
     """
     highdicom = require_highdicom()
     if label.shape != series.shape[::-1]:

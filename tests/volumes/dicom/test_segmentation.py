@@ -226,6 +226,15 @@ def test_what_is_no_segmentation_of_this_series(
         scene.read(seg)
 
 
+def test_two_frames_of_a_label_map_on_one_slice(scene: Scene) -> None:
+    seg = scene.seg("LABELMAP")
+    first, second = frames(seg)[:2]
+    second.PlanePositionSequence = first.PlanePositionSequence
+    second.DerivationImageSequence = first.DerivationImageSequence
+    with pytest.raises(AssftError, match=r"its frame 2 lies on voxels of another frame"):
+        scene.read(seg)
+
+
 def test_fractions_are_refused_with_a_remedy(scene: Scene) -> None:
     with pytest.raises(AssftError, match=r"its segments are fractional: .* Convert them to binary segments with a thr"):
         scene.read(scene.seg("FRACTIONAL"))
