@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Generic, Protocol, TypeVar
@@ -205,12 +205,9 @@ class Attempt(Generic[Result]):
                 yield i, self(item)
             return
         read, compute, write = (replace(self, function=step) for step in (staged.read, staged.compute, staged.write))
-        if staged.readers:
-            contents = in_processes(staged.readers, never_here=True)(read, items, self.desc)
-        else:
-            contents = one_ahead(read, items)
-        left = len(items)
-        with InBackground(write, staged.writers(), lambda computed: staged.bytes_to_write(computed[1])) as writing:
+        contents, left = _contents(read, items, staged.readers), len(items)
+        writing = InBackground(write, staged.writers(), lambda computed: staged.bytes_to_write(computed[1]))
+        with closing(contents), writing:  # after an error, processes and threads end now, not when memory is tidied up
             for i, content in contents:
                 left, case = left - 1, items[i][0]
                 begins(case)
@@ -222,3 +219,13 @@ class Attempt(Generic[Result]):
                     yield from writing.call(i, (case, computed), left)
                 del computed
             yield from writing.rest()
+
+
+def _contents(
+    read: Attempt[Any], items: Sequence[tuple[str, Any]], readers: int
+) -> Generator[tuple[int, Any], None, None]:
+    """Yield (index, what was read), ahead of the caller."""
+    if readers:
+        yield from in_processes(readers, never_here=True)(read, items, read.desc)
+    else:
+        yield from one_ahead(read, items)
