@@ -34,6 +34,12 @@ def add_plan_options(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--annotator", default="oracle", choices=ANNOTATORS, help="oracle: all labels are in labelsTr already"
     )
+    p.add_argument(
+        "--encoder",
+        type=file_name,
+        metavar="FILE",
+        help="pre-trained: of CT-FM, of nnssl, or of nnUNetv2_assft_pretrain (default: none)",
+    )
     add_accept_geometry(p)
     add_shared_options(p)
     add_engine_options(p)
@@ -62,7 +68,6 @@ def add_shared_options(p: argparse.ArgumentParser) -> None:
         help=f"auto: by the name of the dataset; {', '.join(DOMAINS)}",
     )
     p.add_argument("--preset", default="ctfm", metavar="NAME", help=f"network: {', '.join(PRESETS)}")
-    p.add_argument("--encoder", type=file_name, metavar="FILE", help="pre-trained, of CT-FM or nnssl (default: none)")
     p.add_argument(
         "--normalization",
         default="percentile",
@@ -163,7 +168,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
 
     values = {
         **vars(args),
-        "encoder": None if args.encoder is None else str(args.encoder.resolve()),
+        "encoder": str(args.encoder.resolve()) if getattr(args, "encoder", None) else None,
         "options": Options.parse(args.options or []),
     }
     return Settings(**{row.name: values[row.name] for row in fields(Settings) if row.name in values})
