@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import re
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
-from nnunet_assft.cli.common import EXIT_ERROR, add_device, make_parser, number, run
+from nnunet_assft.cli.common import EXIT_ERROR, add_device, file_name, make_parser, number, run
 from nnunet_assft.cli.engine_options import add_engine_options, choose_where
 from nnunet_assft.cli.options import add_shared_options, settings_of
 from nnunet_assft.errors import AssftError
@@ -65,6 +68,14 @@ def _add_arms(p: argparse.ArgumentParser) -> None:
         "those of assft; lower_bound; upper_bound; none (default: nnunet lower_bound upper_bound)",
     )
     p.add_argument(
+        "--encoders",
+        type=file_name,
+        nargs="+",
+        metavar="FILE",
+        default=[Path("none")],
+        help="starts of every strategy: none, or pre-trained encoders (default: none)",
+    )
+    p.add_argument(
         "--match",
         choices=["steps", "epochs"],
         default="steps",
@@ -118,22 +129,43 @@ def make_comparison(args: argparse.Namespace):  # type: ignore[no-untyped-def]
 
     dataset, strategies, references, seeds = find_dataset(args.d).name, args.strategies, args.references, args.seeds
     settings, match, test_folds = settings_of(args), args.match, args.test_folds
+    encoder, encoders = _encoders(args.encoders)
+    settings = replace(settings, encoder=encoder)
     file = Comparison(dataset, args.e, (), (), settings).file
     if file.is_file():
         known, _ = read_comparison(file)
         if "strategies" not in args.typed:
-            strategies = [arm.id for arm in known.strategies]
+            strategies = [arm.id for arm in known.strategies if arm.encoder is None]
         if "references" not in args.typed:
             references = [arm.id for arm in known.arms if arm not in known.strategies]
         seeds = seeds if "seeds" in args.typed else known.seeds
         match = match if "match" in args.typed else known.match
         test_folds = test_folds if "test_folds" in args.typed else known.test_folds
-        typed = args.typed & set(vars(settings))
+        encoders = encoders if "encoders" in args.typed else dict(known.encoders)
+        typed = args.typed & set(vars(settings)) | ({"encoder"} if "encoders" in args.typed else set())
         settings = replace(known.settings, **{name: getattr(settings, name) for name in typed})
-    arms = parse_arms(strategies, references)
-    comparison = Comparison(dataset, args.e, arms, tuple(seeds), settings.resolved(dataset), match, test_folds)
+    arms = parse_arms(strategies, references, encoders)
+    comparison = Comparison(
+        dataset, args.e, arms, tuple(seeds), settings.resolved(dataset), match, test_folds, encoders=encoders
+    )
     require_valid(comparison)
     return comparison
+
+
+def _encoders(files: Sequence[Path]) -> tuple[str | None, dict[str, str | None]]:
+    """Return the first of --encoders, from which arms start that name none, and name -> file of the others; None stands
+    for a random start. Raises `AssftError` for two files of one name."""
+    found: dict[str, str | None] = {}
+    for file in files:
+        name = re.sub("[^A-Za-z0-9_]", "_", file.stem)
+        if name in found:
+            raise AssftError(
+                f"--encoders names two files {name!r}, which would give their arms one name. Copy one of them to "
+                "another name."
+            )
+        found[name] = None if str(file) == "none" else str(file.resolve())
+    first = next(iter(found.values()), None)
+    return first, dict(list(found.items())[1:])
 
 
 def main(argv: list[str] | None = None) -> None:

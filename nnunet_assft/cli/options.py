@@ -48,6 +48,7 @@ def add_plan_options(p: argparse.ArgumentParser) -> None:
         metavar="CASE",
         help="start with this label despite its warnings; all: every label; may be repeated",
     )
+    p.add_argument("--encoder", type=file_name, metavar="FILE", help="pre-trained; see --list_encoders (default: none)")
     add_accept_geometry(p)
     add_shared_options(p)
     add_engine_options(p)
@@ -77,7 +78,6 @@ def add_shared_options(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument("--preset", metavar="NAME", help="network; see --list_encoders (default: ctfm, or that of --start)")
     p.add_argument("--start", type=file_name, metavar="MODEL", help="folder or checkpoint of a whole nnU-Net v2 model")
-    p.add_argument("--encoder", type=file_name, metavar="FILE", help="pre-trained; see --list_encoders (default: none)")
     p.add_argument("--list_encoders", action=PrintAndExit, const=print_encoders, help=argparse.SUPPRESS)
     p.add_argument(
         "--normalization",
@@ -189,7 +189,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
 
     values = {
         **vars(args),
-        **{name: path and str(path.resolve()) for name, path in (("encoder", args.encoder), ("start", args.start))},
+        **{name: path and str(path.resolve()) for name in ("encoder", "start") if (path := getattr(args, name, None))},
         "options": Options.parse(args.options or []),
     }
     return Settings(**{row.name: values[row.name] for row in fields(Settings) if row.name in values})

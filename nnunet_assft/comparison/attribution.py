@@ -64,7 +64,7 @@ def _cells(comparison: Comparison, there: set[str]) -> dict[Cell, str]:
     for arm in sorted(comparison.arms, key=lambda arm: arm.id != METHOD):
         if not isinstance(arm, StrategyArm) or arm.row is None or arm.id not in there:
             continue
-        if arm.variant in (None, *SECOND_STAGES):
+        if arm.variant in (None, *SECOND_STAGES) and arm.encoder is None:
             query = METHOD if arm.row.function is function else arm.kind
             cells.setdefault((query, arm.second_stage(comparison)), arm.id)
     return cells

@@ -69,10 +69,12 @@ def _run_all(
 def _waves(runs: list[Run]) -> Iterator[list[Run]]:
     """Yield runs that may be executed at the same time: each wave uses what the ones before it have finished.
 
-    Strategies reuse round 0 of the first one, and the references use the cases of a strategy.
+    Strategies reuse round 0 of the first one with their encoder, and the references use the cases of a strategy.
     """
-    yield [run for run in runs if run[1] == run[0].first_strategy]
-    yield [run for run in runs if run[1] in run[0].strategies and run[1] != run[0].first_strategy]
+    strategies = [run for run in runs if run[1] in run[0].strategies]
+    first = [run for run in strategies if run[1] == run[0].first_with_encoder_of(run[1])]
+    yield first
+    yield [run for run in strategies if run not in first]
     yield [run for run in runs if run[1] not in run[0].strategies]
 
 

@@ -108,6 +108,7 @@ def _what_is_compared(comparison: Comparison, shared: Shared) -> list[str]:
         f"{count(training['iterations_per_epoch'], 'iteration')}. Preset {settings.preset}, {shared.device}.",
         "Pre-trained encoder: "
         + (settings.pretrained or "none. E(0) is a random network, so DKD measures the distance to a random network."),
+        *(f"Encoder {name} of further arms: {file or 'none'}." for name, file in comparison.encoders.items()),
     ]
     differences = [difference for arm in comparison.arms if (difference := arm.difference(comparison))]
     lines.append(f"What differs: {'; '.join([*dict.fromkeys(differences), 'the query'])}.")

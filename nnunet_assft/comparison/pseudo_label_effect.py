@@ -53,7 +53,7 @@ def _counterpart(comparison: Comparison, arm: StrategyArm, there: set[str]) -> s
         return ""
     for other in comparison.strategies:
         if isinstance(other, StrategyArm) and other.row is not None and other.id in there:
-            same_query = other.row.function is arm.row.function
+            same_query = other.row.function is arm.row.function and other.encoder == arm.encoder
             if same_query and other.second_stage(comparison) == SUPERVISED:
                 return other.id
     return ""

@@ -35,6 +35,7 @@ class Shared:
 KEYS_OF_VERSION_1 = {"n_rounds", "training", "estimate", *(row.name for row in fields(Settings))}
 KEYS = {
     *("schema_version", "dataset", "name", "arms", "match", "test_folds", "seeds", "settings", "experiments"),
+    "encoders",
     *(row.name for row in fields(Shared)),
 }
 REMEDY = (
@@ -63,10 +64,12 @@ def _with_known_runs(comparison: Comparison) -> Comparison:
     if not comparison.file.is_file():
         return comparison
     known, _ = read_comparison(comparison.file)
-    if replace(known, seeds=(), arms=()) != replace(comparison, seeds=(), arms=()):
+    encoders = {**known.encoders, **comparison.encoders}
+    old, new = (replace(spec, seeds=(), arms=(), encoders={}) for spec in (known, comparison))
+    if old != new or encoders != {**comparison.encoders, **known.encoders}:
         return comparison
     seeds, arms = sorted({*known.seeds, *comparison.seeds}), dict.fromkeys([*known.arms, *comparison.arms])
-    return replace(comparison, seeds=tuple(seeds), arms=tuple(arms))
+    return replace(comparison, seeds=tuple(seeds), arms=tuple(arms), encoders=encoders)
 
 
 def _write_comparison(comparison: Comparison, shared: Shared) -> None:
@@ -81,6 +84,7 @@ def _write_comparison(comparison: Comparison, shared: Shared) -> None:
             "test_folds": comparison.test_folds,
             "seeds": comparison.seeds,
             "settings": asdict(comparison.settings),
+            "encoders": dict(comparison.encoders),
             **asdict(shared),
             "experiments": {
                 arm.id: {
@@ -122,6 +126,7 @@ def _from_content(content: dict[str, Any], file: Path) -> tuple[Comparison, Shar
         settings,
         content["match"],
         content.get("test_folds", 1),
+        encoders=content.get("encoders", {}),
     )
     shared = {row.name: content[row.name] for row in fields(Shared)}
     return comparison, Shared(**{**shared, "pool": tuple(content["pool"]), "test": tuple(content["test"])})

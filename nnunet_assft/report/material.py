@@ -55,14 +55,12 @@ class TrainingCurves:
 class FinishedComparison:
     """The finished part of a comparison, and its findings.
 
-    spec: what is compared. encoder: the pre-trained encoder of its runs; None if E^(0) is random. experiment: name of
-    the run that the rest of the report shows, which is the first seed of ASSFT if it is an arm. results: one row per
-    arm, seed, round, case and structure.
+    spec: what is compared. experiment: name of the run that the rest of the report shows, which is the first seed of
+    ASSFT if it is an arm. results: one row per arm, seed, round, case and structure.
     """
 
     folder: Path
     spec: Comparison
-    encoder: str | None
     experiment: str
     results: pd.DataFrame
     findings: Findings
@@ -237,4 +235,4 @@ def read_finished_comparison(folder: Path) -> FinishedComparison:
     findings = draw_conclusions(spec, shared, results, runs, of_pseudo_labels)
     first = next((arm for arm in spec.strategies if arm.id == "assft"), spec.first_strategy)
     name = spec.paths(first, spec.seeds[0]).experiment
-    return FinishedComparison(folder, spec, spec.settings.pretrained, name, results, findings)
+    return FinishedComparison(folder, spec, name, results, findings)

@@ -252,3 +252,50 @@ def test_nothing_is_shared_between_experiments_that_differ(copied: Comparison) -
         target = plan_experiment(DATASET, name, strategy="random", **{**SETTINGS, **changed})
         reuse_round_0(source, target, CPU)
         assert not target.paths.checkpoint(0, "supervised").exists()
+
+
+# Encoders -------------------------------------------------------------------------------------------------------------
+
+
+def test_every_strategy_starts_from_every_encoder() -> None:
+    arms = parse_arms(["assft", "random+pseudo"], ["nnunet"], ["mae"])
+    assert [arm.id for arm in arms] == [
+        "assft",
+        "random+pseudo",
+        "assft+encoder=mae",
+        "random+pseudo+encoder=mae",
+        "nnunet@assft",
+    ]
+    assert all(arm_of(arm.id) == arm for arm in arms)
+    assert [arm.title for arm in arms[2:4]] == [
+        "ASSFT, encoder mae",
+        "RAND, second stage with pseudo-labels, encoder mae",
+    ]
+
+
+def test_an_arm_is_planned_with_its_encoder_and_shares_round_0_with_that_of_its_start() -> None:
+    made = replace(
+        comparison_of("assft", "random", encoder="/a/ct.safetensors"), encoders={"mae": "/a/mae.pt", "none": None}
+    )
+    made = replace(
+        made,
+        arms=(*made.arms, *(arm_of(f"{name}+encoder={e}") for e in ("mae", "none") for name in ("assft", "random"))),
+    )
+    require_valid(made)
+    starts = {arm.id: (arm.settings(made, 0).encoder, made.first_with_encoder_of(arm).id) for arm in made.arms}
+    assert starts == {
+        "assft": ("/a/ct.safetensors", "assft"),
+        "random": ("/a/ct.safetensors", "assft"),
+        "assft+encoder=mae": ("/a/mae.pt", "assft+encoder=mae"),
+        "random+encoder=mae": ("/a/mae.pt", "assft+encoder=mae"),
+        "assft+encoder=none": (None, "assft+encoder=none"),
+        "random+encoder=none": (None, "assft+encoder=none"),
+    }
+    assert len({made.paths(arm, 0).experiment for arm in made.arms}) == 6
+    assert arm_of("assft+encoder=mae").difference(made) == "ASSFT, encoder mae, starts from mae.pt"
+    assert arm_of("assft+encoder=none").difference(made) == "ASSFT, encoder none, starts from a random network"
+
+
+def test_the_encoder_is_not_named_with_the_strategy() -> None:
+    with pytest.raises(AssftError, match="name the encoder with --encoders, and the strategy without it"):
+        parse_arms(["assft+encoder=mae"], ["none"])

@@ -13,16 +13,22 @@ import pandas as pd
 import pytest
 import torch
 
-from nnunet_assft.active.state import finished_rounds
+from nnunet_assft.active.paths import ExperimentPaths
+from nnunet_assft.active.state import Experiment, finished_rounds
 from nnunet_assft.comparison.arms import Comparison, StrategyArm, arm_of
 from nnunet_assft.comparison.collection import collect, write_tables
 from nnunet_assft.comparison.comparison import run_comparison
 from nnunet_assft.comparison.spec import read_comparison
 from nnunet_assft.errors import AssftError
+from nnunet_assft.network import PRESETS, build_network
+from nnunet_assft.network.checkpoints import load_weights
+from nnunet_assft.network.encoder_file import write_encoder
 from nnunet_assft.runtime.locks import only_process
-from tests.comparison.conftest import compare, comparison_of
+from tests.comparison.conftest import DATASET, compare, comparison_of
+from tests.network.test_encoder_file import contract
 
 ROOT = Path(__file__).parents[2]
+STARTS = ("random", "entropy", "random-encoder-mae", "entropy-encoder-mae")  # arms in the names of experiments
 
 
 @pytest.mark.slow
@@ -242,3 +248,24 @@ def test_estimate_runs_nothing(blobs: Path, capsys: pytest.CaptureFixture[str]) 
     assert {file.name for file in blobs.parents[1].rglob("*.pth")} == {"initial_network.pth"}
     assert compare("--collect") == 1
     assert "has no finished round" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_strategies_start_from_each_encoder_and_share_its_round_0(blobs: Path, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    source = build_network(PRESETS["tiny"].architecture, 1, 1, initialise=True)
+    write_encoder(tmp_path / "mae.safetensors", source.encoder, contract("tiny"))
+    starts = ["--encoders", "none", str(tmp_path / "mae.safetensors")]
+    assert compare("--strategies", "random", "entropy", "--references", "none", "--epochs", "1", *starts) == 0
+    of = {arm: Experiment.load(ExperimentPaths(DATASET, f"compare_{arm}_s0")) for arm in STARTS}
+    weights = {arm: load_weights(experiment.paths.initial_network) for arm, experiment in of.items()}
+    stem = source.encoder.conv_init.weight
+    assert [torch.equal(weights[arm]["encoder.conv_init.weight"], stem) for arm in STARTS] == [False, False, True, True]
+    files = [experiment.paths.checkpoint(0, "supervised").stat().st_ino for experiment in of.values()]
+    assert files[0] == files[1] != files[2] == files[3]
+    known, _ = read_comparison(of["random"].paths.results_of_dataset / "assft_compare" / "compare" / "comparison.json")
+    results = pd.read_csv(known.folder / "results.csv")
+    assert set(results["arm"]) == {"random", "entropy", "random+encoder=mae", "entropy+encoder=mae"}
+    text = (known.folder / "tables" / "conclusions.md").read_text()
+    assert f"Encoder mae of further arms: {tmp_path / 'mae.safetensors'}." in text
+    assert "encoder mae, starts from mae.safetensors" in text

@@ -122,3 +122,24 @@ def test_settings_are_stored_once(nnunet_folders: Path) -> None:
     assert not content.keys() & content["settings"].keys()
     assert content["experiments"]["upper_bound"] == {"0": "compare_upper_bound_s0"}
     assert set(content["experiments"]) == {"assft", "random", "upper_bound"}
+
+
+def test_encoders_are_arms_and_are_kept(blobs: Path, tmp_path: Path) -> None:
+    mae, ct = (str(tmp_path / f"{name}.safetensors") for name in ("mae", "ct-fm"))
+    made = asked(*OPTIONS, "--references", "none", "--encoders", "none", mae)
+    assert (made.settings.encoder, made.encoders) == (None, {"mae": mae})
+    assert [arm.id for arm in made.arms] == ["assft", "random", "assft+encoder=mae", "random+encoder=mae"]
+    write_comparison(made, shared := plan_shared(made, CPU))
+    assert read_comparison(made.file)[0] == asked() == made
+    assert [arm.id for arm in asked("--strategies", "cup").arms] == ["cup", "cup+encoder=mae"]
+    more = asked("--encoders", "none", mae, ct)
+    write_comparison(more, shared)
+    assert read_comparison(made.file)[0].encoders == {"mae": mae, "ct_fm": ct}
+    assert [arm.id for arm in asked().arms][4:] == ["assft+encoder=ct_fm", "random+encoder=ct_fm"]
+    other = asked("--encoders", mae, "none")
+    assert (other.settings.encoder, other.encoders) == (mae, {"none": None})
+
+
+def test_two_encoders_of_one_name_are_refused(blobs: Path) -> None:
+    with pytest.raises(AssftError, match=r"--encoders names two files 'mae', which would give their arms one name"):
+        asked("--encoders", "a/mae.pt", "b/mae.pt")

@@ -8,6 +8,7 @@ kind of arm is one class, and each reference is one row of REFERENCES. In files 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from nnunet_assft.active.options import OF_STRATEGY, SECOND_STAGES, Options
 from nnunet_assft.active.strategies import STRATEGIES
@@ -75,7 +76,9 @@ def competing(arm_ids: Iterable[str]) -> list[str]:
     return [arm_id for arm_id in ordered(arm_ids) if arm_id not in BOUNDS]
 
 
-def parse_arms(strategies: Sequence[str], references: Sequence[str] = ()) -> tuple[Arm, ...]:
+def parse_arms(
+    strategies: Sequence[str], references: Sequence[str] = (), encoders: Iterable[str] = ()
+) -> tuple[Arm, ...]:
     """Return the arms in the order in which they run: strategies first, because references use their cases.
 
     strategies: names of strategies, `paper` for the eleven strategies of the paper, `all` for every strategy; with
@@ -84,7 +87,8 @@ def parse_arms(strategies: Sequence[str], references: Sequence[str] = ()) -> tup
     of `random` (or of the first strategy if `random` is not among them); `nnunet@assft`, which uses the cases of assft
     instead; `nnunet_finetuned`, which trains in each round from the weights of the round before; `nnunet_full`, for as
     long as its authors do; `nnunet_resenc`, with the network that they recommend today; `lower_bound`; `upper_bound`;
-    `none`. Raises `AssftError` for an unknown name, and for a reference that uses the cases of a strategy that is not
+    `none`. encoders: names of encoders; for each of them, every strategy is one more arm. Raises `AssftError` for an
+    unknown name, and for a reference that uses the cases of a strategy that is not
     among the arms.
     """
     groups = {"paper": paper_strategies(), "all": tuple(STRATEGIES)}
@@ -97,7 +101,9 @@ def parse_arms(strategies: Sequence[str], references: Sequence[str] = ()) -> tup
             raise AssftError(
                 f"--strategies {name!r} does not exist; the choices are {', '.join((*groups, *STRATEGIES))}.{instead}"
             )
-        if "+" in name and "=" not in name and arm.variant not in SECOND_STAGES:
+        if arm.encoder:
+            raise AssftError(f"--strategies {name!r}: name the encoder with --encoders, and the strategy without it.")
+        if arm.variant and "=" not in arm.variant and arm.variant not in SECOND_STAGES:
             raise AssftError(
                 f"--strategies {name!r}: expected {arm.kind}+{f', {arm.kind}+'.join(SECOND_STAGES)}, "
                 f"{arm.kind}+OPTION=VALUE, or {arm.kind}."
@@ -107,6 +113,7 @@ def parse_arms(strategies: Sequence[str], references: Sequence[str] = ()) -> tup
             "--strategies names no strategy, but the bounds and nnU-Net need the cases of a strategy. Add random."
         )
     arms: list[Arm] = [strategy_arm(name) for name in names]
+    arms += [replace(arm, encoder=encoder) for encoder in encoders for arm in arms[: len(names)]]
     if list(references) != ["none"]:
         arms += [_reference(reference, names) for reference in references]
     return tuple(dict.fromkeys(arms))
@@ -126,11 +133,11 @@ def require_valid(comparison: Comparison) -> None:
             f"--test_folds {comparison.test_folds} needs the size of a fold. Give it as a fraction of imagesTr, for "
             f"example --test_split {1 / comparison.test_folds:.2g}."
         )
-    known: dict[tuple[str, Options], Arm] = {}
+    known: dict[tuple[str, Options, str | None], Arm] = {}
     for arm in comparison.arms:
         comparison.paths(arm, max(comparison.seeds, default=0))  # raises for a name that gets too long
         if isinstance(arm, StrategyArm):
-            other = known.setdefault((arm.kind, arm.options(comparison)), arm)
+            other = known.setdefault((arm.kind, arm.options(comparison), arm.encoder), arm)
             if other != arm:
                 raise AssftError(
                     f"--strategies {other.id} and {arm.id} are the same arm with --match {comparison.match}. Name one "

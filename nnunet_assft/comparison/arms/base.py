@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -36,7 +36,9 @@ class Comparison:
 
     arms: in the order in which they run. settings: those of all runs, with defaults filled in; every run replaces the
     strategy, the seed and the second stage. match: what is the same for all arms, `steps` or `epochs`; see MATCHES.
-    test_folds: number of disjoint test sets on which all arms are run. fold: the one whose runs are meant.
+    test_folds: number of disjoint test sets on which all arms are run. fold: the one whose runs are meant. encoders:
+    name -> file of the encoders from which arms start that name one, None for a random start; the other arms start from
+    that of the settings.
     """
 
     dataset: str
@@ -47,6 +49,7 @@ class Comparison:
     match: str = STEPS
     test_folds: int = 1
     fold: int = 0
+    encoders: Mapping[str, str | None] = field(default_factory=dict)
 
     @property
     def folds(self) -> Iterator[Comparison]:
@@ -88,6 +91,14 @@ class Comparison:
     def first_strategy(self) -> Arm:
         """The arm whose experiment plans the dataset, and with whose network the bounds are measured."""
         return self.strategies[0]
+
+    def first_with_encoder_of(self, arm: Arm) -> Arm:
+        """Return the first strategy whose network starts like that of this arm, so that they share round 0."""
+        return next(strategy for strategy in self.strategies if strategy.encoder == arm.encoder)
+
+    def encoder_of(self, arm: Arm) -> str | None:
+        """Return the file of the encoder from which the network of an arm starts, or None if it starts at random."""
+        return self.settings.encoder if arm.encoder is None else self.encoders[arm.encoder]
 
     @property
     def n_rounds(self) -> int:
@@ -135,10 +146,13 @@ class Arm(ABC):
     """One arm of a comparison. An arm with a seed is a run.
 
     kind: the name of the strategy or of the row of REFERENCES. source: the strategy that its id names after the @.
+    encoder: the name in `Comparison.encoders` of the encoder from which its network starts; None for that of the
+    settings.
     """
 
     kind: str
     source: str | None = None
+    encoder: str | None = None
 
     is_strategy: ClassVar[bool] = False
     is_bound: ClassVar[bool] = False  # a bound is shown, but takes part in no test

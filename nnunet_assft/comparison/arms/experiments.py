@@ -24,6 +24,7 @@ from nnunet_assft.comparison.pseudo_label_quality import pseudo_label_quality
 from nnunet_assft.runtime.cached import claim, seconds_of, set_aside
 from nnunet_assft.runtime.files import link_or_copy, write_json
 
+ENCODER = "encoder="  # in the id of an arm, before the name of its encoder
 SECOND_STAGE_TITLES = {
     PSEUDO: "second stage with pseudo-labels",
     SUPERVISED: "supervised second stage",
@@ -36,7 +37,8 @@ class StrategyArm(Arm):
     """A query strategy, in an ordinary experiment named NAME_ARM_sSEED.
 
     variant: what differs from the options of the comparison, which the id names after a +: the second stage of its
-    rounds, such as `random+pseudo`, or an option, such as `assft+confidence=foreground_mean`.
+    rounds, such as `random+pseudo`, or an option, such as `assft+confidence=foreground_mean`. After another +, the id
+    names its encoder, such as `assft+encoder=mae` or `random+pseudo+encoder=mae`.
     """
 
     variant: str | None = None
@@ -45,13 +47,14 @@ class StrategyArm(Arm):
 
     @property
     def id(self) -> str:
-        return f"{self.kind}+{self.variant}" if self.variant else self.kind
+        return "+".join([self.kind, *filter(None, [self.variant]), *([ENCODER + self.encoder] if self.encoder else [])])
 
     @property
     def title(self) -> str:
-        """The paper's name of the strategy if it has one, otherwise its own name; and the variant."""
+        """The paper's name of the strategy if it has one, otherwise its own name; the variant, and the encoder."""
         name = paper_names().get(self.kind, self.kind)
-        return f"{name}, {SECOND_STAGE_TITLES.get(self.variant, self.variant)}" if self.variant else name
+        variant = [SECOND_STAGE_TITLES.get(self.variant, self.variant)] if self.variant else []
+        return ", ".join([name, *variant, *([f"encoder {self.encoder}"] if self.encoder else [])])
 
     @property
     def cases_of(self) -> str:
@@ -87,6 +90,9 @@ class StrategyArm(Arm):
         return range(n_rounds + 1)
 
     def difference(self, comparison: Comparison) -> str:
+        if self.encoder:
+            start = comparison.encoder_of(self)
+            return f"{self.title}, starts from {Path(start).name if start else 'a random network'}"
         last = comparison.n_rounds
         more = self.epochs_by(comparison, last) - comparison.epochs_by(last)
         if more:
@@ -107,12 +113,13 @@ class StrategyArm(Arm):
         return self
 
     def settings(self, comparison: Comparison, seed: int) -> Settings:
-        return replace(comparison.settings, strategy=self.kind, seed=seed, options=self.options(comparison))
+        encoder, options = comparison.encoder_of(self), self.options(comparison)
+        return replace(comparison.settings, strategy=self.kind, seed=seed, options=options, encoder=encoder)
 
     def run(self, comparison: Comparison, seed: int, device: torch.device) -> list[float]:
         experiment = self.experiment(comparison, seed)
-        if self != comparison.first_strategy:
-            reuse_round_0(comparison.first_strategy.experiment(comparison, seed), experiment, device)
+        if self != (first := comparison.first_with_encoder_of(self)):
+            reuse_round_0(first.experiment(comparison, seed), experiment, device)
         dice = [run_round(experiment, r, device).dice["mean"] for r in self.rounds(experiment.n_rounds)]
         if self.second_stage(comparison) == PSEUDO:
             for r in range(1, experiment.n_rounds + 1):
@@ -138,9 +145,10 @@ class StrategyArm(Arm):
 
 
 def strategy_arm(arm_id: str) -> StrategyArm:
-    """Return the arm with this id, such as `random` or `random+pseudo`."""
-    name, _, variant = arm_id.partition("+")
-    return StrategyArm(name, variant=variant or None)
+    """Return the arm with this id, such as `random`, `random+pseudo` or `random+pseudo+encoder=mae`."""
+    rest, _, encoder = arm_id.partition(f"+{ENCODER}")
+    name, _, variant = rest.partition("+")
+    return StrategyArm(name, variant=variant or None, encoder=encoder or None)
 
 
 @dataclass(frozen=True)

@@ -72,8 +72,15 @@ def arm_uses_dkd(arm: str) -> bool:
 
 
 def arms_with_dkd(compared: FinishedComparison, arms: Iterable[str]) -> list[str]:
-    """Return those of these arms that depend on a random E^(0). With a pre-trained encoder, there are none."""
-    return [] if compared.encoder else [arm for arm in arms if arm_uses_dkd(arm)]
+    """Return those of these arms that depend on a random E^(0), and not on a pre-trained encoder."""
+    return [arm for arm in arms if arm_uses_dkd(arm) and _starts_at_random(compared, arm)]
+
+
+def _starts_at_random(compared: FinishedComparison, arm: str) -> bool:
+    if compared.spec.settings.start is not None:
+        return False
+    cases = arm_of(arm).cases_of
+    return cases is None or compared.spec.encoder_of(arm_of(cases)) is None
 
 
 def arms_warning(with_dkd: Sequence[str]) -> str:
