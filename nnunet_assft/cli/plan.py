@@ -10,11 +10,15 @@ from nnunet_assft.cli.common import make_parser, run
 from nnunet_assft.cli.options import add_plan_options, make_experiment
 from nnunet_assft.cli.printing import print_deviations, print_start
 from nnunet_assft.network.presets import divisors_of
+from nnunet_assft.planning.choices import NORMALIZATIONS
 from nnunet_assft.planning.domains import DOMAINS
 from nnunet_assft.runtime.text import by, count, some
 
 if TYPE_CHECKING:
     from nnunet_assft.active.settings import Settings
+
+
+SCHEMES = "normalization_schemes"  # in the plan of a configuration
 
 
 def parser() -> argparse.ArgumentParser:
@@ -91,6 +95,9 @@ def _print_contract(contract: Mapping[str, Any], plan: Mapping[str, Any], channe
 
     if found := deviations(contract, plan, channels):
         print(f"planned here, and in brackets as the weights were trained: {'; '.join(found)}")
+    schemes = set(contract.get("normalization", []))
+    if same := [name for name, scheme in NORMALIZATIONS.items() if {scheme} == schemes != {*plan[SCHEMES]}]:
+        print(f"--normalization {same[0]} would be that of the weights")
 
 
 def main(argv: list[str] | None = None) -> None:

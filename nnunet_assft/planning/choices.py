@@ -4,7 +4,8 @@ from __future__ import annotations
 
 ANNOTATORS = ("oracle", "human")
 
-NORMALIZATIONS = {  # name -> class in `planning.normalization`, which the plans refer to by name
+NORMALIZATIONS = {  # name -> class of `planning.normalization` or of nnU-Net, which the plans refer to by name
     "percentile": "PercentileZScoreNormalization",
+    "zscore": "ZScoreNormalization",
     "ctfm": "CTFMNormalization",
 }

@@ -120,6 +120,7 @@ def test_settings_are_what_the_options_say(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     line = (
         "-d 901 --strategy random --seed 3 --rounds 4 --budget 5% --domain amos_ct --preset tiny --encoder weights.pth "
+        "--encoder_format ct_fm "
         "--normalization ctfm --annotator human --test_split 0.1 --epochs 7 --iterations_per_epoch 9 --initial_lr 0.01 "
         "--deep_supervision --option tau_c=1.5 --option pd_weights=reversed"
     )
@@ -131,6 +132,7 @@ def test_settings_are_what_the_options_say(tmp_path, monkeypatch):
         domain="amos_ct",
         preset="tiny",
         encoder=str(tmp_path / "weights.pth"),
+        encoder_format="ct_fm",
         normalization="ctfm",
         annotator="human",
         test_split="0.1",
@@ -444,10 +446,20 @@ def test_plan_says_if_the_network_cannot_take_the_patch_of_the_domain(capsys, pr
 
 def test_plan_says_as_what_an_encoder_was_recognised(blobs, call, tmp_path):
     network = build_network(PRESETS["resenc_tiny"].architecture, 1, 2, initialise=True)
-    torch.save({"network_weights": network.state_dict()}, tmp_path / "mae.pth")
+    configuration = {"spacing": [1, 1, 1], "normalization_schemes": ["ZScoreNormalization"]}
+    pretraining = {"pretrain_plan": {"configurations": {"onemmiso": configuration}}}
+    content = {"network_weights": network.state_dict(), "nnssl_adaptation_plan": pretraining}
+    torch.save(content, tmp_path / "mae.pth")
     code, out, _ = call("plan -d 901 --preset resenc_tiny --encoder", str(tmp_path / "mae.pth"))
     assert code == 0
     assert f"pre-trained encoder: {tmp_path / 'mae.pth'}, recognised as nnssl (that of the checkpoint, CC BY" in out
+    assert "layout of the file: torch, network_weights, prefix 'encoder.'\n" in out
+    assert "as the weights were trained: normalization PercentileZScoreNormalization (ZScoreNormalization)\n" in out
+    assert "--normalization zscore would be that of the weights\n" in out
+    _, out, _ = call(
+        "plan -d 901 -e second --encoder_format nnunet --preset resenc_tiny --encoder", str(tmp_path / "mae.pth")
+    )
+    assert f"pre-trained encoder: {tmp_path / 'mae.pth'}, read as nnunet (that of the model)\n" in out
     code, _, lines = call("plan -d 901 -e other --preset tiny --encoder", str(tmp_path / "mae.pth"))
     assert code == 1
     assert "Use one of the presets resenc_l, resenc_m, resenc_tiny." in lines[-1]
@@ -468,6 +480,7 @@ def test_plan_and_status_say_from_which_model_the_network_starts(blobs, call, tm
         "normalization PercentileZScoreNormalization (CTNormalization); channels MRI (CT)\n"
     ) in out
     assert line in call("status -d 901")[1]
+    assert "would be that of the weights" not in out  # there is no --normalization for CTNormalization
 
 
 def test_the_tables_of_networks_and_encoders(call):
