@@ -71,7 +71,7 @@ def add_shared_options(p: argparse.ArgumentParser) -> None:
         default="percentile",
         choices=list(NORMALIZATIONS),
         metavar="NAME",
-        help="of intensities: percentile; zscore: unclipped; ctfm: HU window",
+        help="percentile; zscore: unclipped; ctfm: HU window, CT only",
     )
     p.add_argument(
         "--test_split",
