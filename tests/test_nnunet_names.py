@@ -12,6 +12,7 @@ from types import ModuleType
 
 import nnunetv2
 import pytest
+from nnunetv2.preprocessing.normalization import default_normalization_schemes
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
@@ -59,7 +60,8 @@ def test_trainers_are_found_by_name(name: str) -> None:
 
 @pytest.mark.parametrize("name", NORMALIZATIONS.values())
 def test_normalisations_are_found_by_the_name_that_the_plans_carry(name: str) -> None:
-    assert find("preprocessing.normalization", name) is getattr(normalization, name)
+    module = normalization if hasattr(normalization, name) else default_normalization_schemes
+    assert find("preprocessing.normalization", name) is getattr(module, name)
 
 
 def test_the_planner_is_found_by_name() -> None:

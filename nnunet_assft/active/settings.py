@@ -12,7 +12,7 @@ from nnunet_assft.active.options import NONE, OF_STRATEGY, PSEUDO, Options
 from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.errors import AssftError
 from nnunet_assft.network.encoder_file import read_contract
-from nnunet_assft.network.presets import PRESETS
+from nnunet_assft.network.presets import ENCODERS, PRESETS
 from nnunet_assft.planning.choices import ANNOTATORS, EXISTING, NO_LABELS, NORMALIZATIONS
 from nnunet_assft.planning.domains import DOMAINS, ONE_SHOT_EPOCHS, resolve_domain
 from nnunet_assft.runtime.ranges import RANGES, check, parse_budget
@@ -27,9 +27,10 @@ class Settings:
 
     rounds, budget, epochs: None means the value of the domain. epochs: per stage of a round r >= 1; round 0 has the
     same share of it as in the paper, unless one_shot_epochs, which has no option, sets its number. preset: None means
-    the network of `start`, or `ctfm`. encoder: path of pre-trained weights. start: path of a whole nnU-Net model. With
-    neither, the network starts at random. test_split, labelled: see `planning.test_split`; `labels_known` is what
-    labelled means where it is None. Numbers: see `runtime.ranges`.
+    the network of `start`, or `ctfm`. encoder: path of pre-trained weights. encoder_format: row of ENCODERS, None for
+    what the file looks like. start: path of a whole nnU-Net model. With neither, the network starts at random.
+    test_split, labelled: see `planning.test_split`; `labels_known` is what labelled means where it is None. Numbers:
+    see `runtime.ranges`.
     """
 
     strategy: str = "assft"
@@ -39,6 +40,7 @@ class Settings:
     domain: str = "auto"
     preset: str | None = None
     encoder: str | None = None
+    encoder_format: str | None = None
     start: str | None = None
     annotator: str = "oracle"
     test_split: str | None = None
@@ -67,6 +69,10 @@ class Settings:
                 "--encoder and --start both say where the encoder comes from; a model given with --start has one. Give "
                 "one of them."
             )
+        if self.encoder_format is not None and self.encoder is None:
+            raise AssftError(
+                "--encoder_format says what the file of --encoder is; there is none. Give --encoder as well."
+            )
         for name in ("encoder", "start", "test_split", "labelled"):
             if getattr(self, name) == "":
                 raise AssftError(f"--{name} is empty; leave it out, or name a file.")
@@ -94,6 +100,8 @@ class Settings:
         preset = self.preset or (OF_START if self.start else "ctfm")
         if not (self.start and preset == OF_START):
             _check_name("--preset", preset, PRESETS)
+        if self.encoder_format is not None:
+            _check_name("--encoder_format", self.encoder_format, ENCODERS)
         _check_name("--domain", self.domain, ("auto", *DOMAINS))
         _check_name("--normalization", self.normalization, NORMALIZATIONS)
         _check_name("--annotator", self.annotator, ANNOTATORS)

@@ -16,7 +16,7 @@ from nnunet_assft.cli.common import (
     number,
 )
 from nnunet_assft.cli.engine_options import add_engine_options, choose_engine
-from nnunet_assft.network.presets import ENCODERS, PRESETS
+from nnunet_assft.network.presets import ENCODERS, PRESETS, EncoderSpec
 from nnunet_assft.planning.choices import ANNOTATORS, NORMALIZATIONS
 from nnunet_assft.planning.domains import DOMAINS
 from nnunet_assft.runtime.ranges import parse_budget
@@ -49,6 +49,7 @@ def add_plan_options(p: argparse.ArgumentParser) -> None:
         help="start with this label despite its warnings; all: every label; may be repeated",
     )
     p.add_argument("--encoder", type=file_name, metavar="FILE", help="pre-trained; see --list_encoders (default: none)")
+    p.add_argument("--encoder_format", metavar="NAME", help="what the file of --encoder is (default: by its keys)")
     add_accept_geometry(p)
     add_shared_options(p)
     add_engine_options(p)
@@ -84,7 +85,7 @@ def add_shared_options(p: argparse.ArgumentParser) -> None:
         default="percentile",
         choices=list(NORMALIZATIONS),
         metavar="NAME",
-        help="of intensities: percentile; ctfm: HU window, CT only",
+        help="percentile; zscore: unclipped; ctfm: HU window, CT only",
     )
     p.add_argument(
         "--test_split",
@@ -166,7 +167,17 @@ def print_encoders() -> None:
     for name, row in ENCODERS.items():
         presets = [preset for preset, network in PRESETS.items() if name in network.encoders]
         print(f"  {name:<16} {row.source}. Licence: {row.licence}")
-        print(f"  {'':<16} Presets: {', '.join(presets)}")
+        print(f"  {'':<16} Images: {row.domain}; {_input(row)}. Presets: {', '.join(presets)}")
+
+
+def _input(row: EncoderSpec) -> str:
+    """Return the input that an encoder expects, as far as it is known."""
+    contract = row.contract
+    known = [f"axes {row.orientation}"] if row.orientation else []
+    if "spacing" in contract:
+        known.append(f"{' x '.join(f'{edge:g}' for edge in contract['spacing'])} mm")
+    known += contract.get("normalization", [])
+    return f"input: {', '.join(known) or 'as the file says'}"
 
 
 def print_options() -> None:

@@ -10,13 +10,16 @@ from nnunet_assft.cli.common import make_parser, run
 from nnunet_assft.cli.options import add_plan_options, make_experiment
 from nnunet_assft.cli.printing import print_deviations, print_start
 from nnunet_assft.network.presets import divisors_of
-from nnunet_assft.planning.choices import EXISTING
+from nnunet_assft.planning.choices import EXISTING, NORMALIZATIONS
 from nnunet_assft.planning.domains import DOMAINS
 from nnunet_assft.runtime.text import by, count, printable, some
 
 if TYPE_CHECKING:
     from nnunet_assft.active.settings import Settings
     from nnunet_assft.active.state import Experiment
+
+
+SCHEMES = "normalization_schemes"  # in the plan of a configuration
 
 
 def parser() -> argparse.ArgumentParser:
@@ -106,8 +109,12 @@ def _print_contract(report: Mapping[str, Any], plan: Mapping[str, Any], dataset_
         training = header["training"]
         images, steps = count(training["n_images"], "image"), count(training["steps"], "step")
         print(printable(f"pre-trained by {header['method']} on {images} of {header['dataset']}, {steps}"))
-    if found := deviations(report.get("contract", {}), input_of(plan, dataset_json)):
+    contract = report.get("contract", {})
+    if found := deviations(contract, input_of(plan, dataset_json)):
         print(printable(f"planned here, and in brackets as the weights were trained: {'; '.join(found)}"))
+    schemes = set(contract.get("normalization", []))
+    if same := [name for name, scheme in NORMALIZATIONS.items() if {scheme} == schemes != {*plan[SCHEMES]}]:
+        print(f"--normalization {same[0]} would be that of the weights")
 
 
 def main(argv: list[str] | None = None) -> None:

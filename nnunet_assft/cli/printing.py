@@ -19,7 +19,13 @@ def print_start(experiment: Experiment) -> None:
         return
     if report.get("structures") is None:
         licence = ENCODERS[report["encoder"]].licence
-        print(f"pre-trained encoder: {settings.encoder}, recognised as {report['encoder']} ({licence})")
+        as_what = "read as" if settings.encoder_format else "recognised as"
+        print(f"pre-trained encoder: {settings.encoder}, {as_what} {report['encoder']} ({licence})")
+        print(f"layout of the file: {report['layout']}")
+        if report.get("alike"):
+            print(
+                f"Files of {' and '.join(report['alike'])} have the same keys. --encoder_format NAME says which it is."
+            )
     else:
         kept = [name for name, is_kept in report["structures"].items() if is_kept]
         new = [name for name, is_kept in report["structures"].items() if not is_kept]

@@ -21,8 +21,8 @@ from nnunet_assft.network.presets import (
 if TYPE_CHECKING:
     from nnunet_assft.network.architecture import CTFMSegmentationNet
     from nnunet_assft.network.interface import build_network
-    from nnunet_assft.network.pretrained import EncoderReport, load_pretrained_encoder
-    from nnunet_assft.network.weight_files import PretrainedEncoderError
+    from nnunet_assft.network.pretrained import load_pretrained_encoder
+    from nnunet_assft.network.weight_files import EncoderReport, PretrainedEncoderError
 
 __all__ = [
     "ENCODERS",
@@ -41,7 +41,7 @@ __all__ = [
 
 _WITH_TORCH = {
     "CTFMSegmentationNet": "architecture",
-    "EncoderReport": "pretrained",
+    "EncoderReport": "weight_files",
     "PretrainedEncoderError": "weight_files",
     "build_network": "interface",
     "load_pretrained_encoder": "pretrained",

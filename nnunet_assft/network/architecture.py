@@ -23,7 +23,8 @@ from nnunet_assft.network.presets import BlockOrder, NormName, level_strides
 
 NORMS: dict[str, Callable[[int], nn.Module]] = {
     "batch": nn.BatchNorm3d,  # CT-FM: running statistics, eps 1e-5, momentum 0.1
-    "instance": partial(nn.InstanceNorm3d, affine=True),  # another function, for which pre-trained weights do not fit
+    "instance": partial(nn.InstanceNorm3d, affine=True),  # VISTA3D
+    "group": partial(nn.GroupNorm, 8),  # SuPreM
 }
 
 
@@ -194,7 +195,7 @@ class CTFMSegmentationNet(nn.Module):
 
     widths: feature maps per level, finest first, bottleneck last. n_blocks: residual blocks per level, same order.
     n_blocks_decoder: residual blocks per decoder level, DEEPEST FIRST, one entry fewer, as the bottleneck has none.
-    norm: "batch" (CT-FM) or "instance". block: "preactivation" (CT-FM) or "postactivation" (see PostActivationBlock).
+    norm: "batch" (CT-FM), "instance" or "group". block: "preactivation" (CT-FM) or "postactivation", see its class.
     strides: read by nnU-Net from the plans for deep supervision; must be [[1, 1, 1], [2, 2, 2], ...].
 
     forward: (B, input_channels, Z, Y, X), with every axis divisible by 2^(levels - 1), which is 16 for five levels.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from tqdm import tqdm
 
 from nnunet_assft.errors import DamagedFileError
 from nnunet_assft.runtime.untrusted import load_torch
+
+IN_LIST = re.compile(r"\.all_modules\.\d+\.")  # in a block of layers of dynamic_network_architectures
 
 
 def load_weights(file: Path, sha256: str | None = None) -> dict[str, torch.Tensor]:
@@ -61,9 +64,24 @@ def remove_if_damaged(checkpoint: Path) -> None:
 
 
 def weights_sha256(weights: Mapping[str, torch.Tensor]) -> str:
-    """Return a checksum of the weights alone, so that equal weights have equal checksums in any checkpoint."""
+    """Return a checksum of the weights alone, so that equal weights have equal checksums in any checkpoint.
+
+    Of a tensor that nnU-Net's networks have under several names, the values are read once.
+    """
     digest = hashlib.sha256()
     for name in sorted(weights):
         digest.update(name.encode())
+        if any(torch.equal(weights[name], weights[other]) for other in _other_names(name) & weights.keys()):
+            continue
         digest.update(weights[name].detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _other_names(name: str) -> set[str]:
+    """Return the names under which a network of nnU-Net may have the same tensor, if `name` is not the first of them.
+
+    Its decoder holds the encoder as well, and every block of layers a list of them.
+    """
+    outside = name.removeprefix("decoder.") if name.startswith("decoder.encoder.") else name
+    by_kind = {IN_LIST.sub(f".{kind}.", outside) for kind in ("conv", "norm")}
+    return {outside, *by_kind} - {name}

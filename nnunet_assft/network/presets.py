@@ -12,7 +12,7 @@ from nnunet_assft.network.encoder_file import OWN
 from nnunet_assft.runtime.tables import Table
 
 BlockOrder = Literal["preactivation", "postactivation"]
-NormName = Literal["batch", "instance"]
+NormName = Literal["batch", "instance", "group"]
 
 
 def level_strides(n_levels: int) -> list[list[int]]:
@@ -96,6 +96,7 @@ def ctfm_preset(
             "block": block,
             "strides": level_strides(len(widths)),
         },
+        smallest_bottleneck=2 if norm == "instance" else 1,  # in training it refuses a single voxel
     )
 
 
@@ -176,6 +177,20 @@ PRESETS: Table[Preset] = Table(
             n_blocks=(1, 1, 2, 2, 2),
             n_blocks_decoder=(1, 1, 1, 1),
         ),
+        "vista3d": ctfm_preset(
+            "CT-FM's network with the widths and the instance norm of VISTA3D, whose weights it accepts",
+            widths=(48, 96, 192, 384, 768),
+            n_blocks=(1, 2, 2, 4, 4),
+            n_blocks_decoder=(1, 1, 1, 1),
+            norm="instance",
+        ),
+        "suprem": ctfm_preset(
+            "CT-FM's network with four levels and the group norm of SuPreM's SegResNet, whose weights it accepts",
+            widths=(16, 32, 64, 128),
+            n_blocks=(1, 2, 2, 4),
+            n_blocks_decoder=(1, 1, 1),
+            norm="group",
+        ),
         "resenc_l": residual_encoder_preset(
             "nnU-Net's U-Net with a residual encoder of six levels; its patch is planned for a GPU of 24 GB",
             widths=(32, 64, 128, 256, 320, 320),
@@ -203,30 +218,77 @@ PRESETS: Table[Preset] = Table(
 class EncoderSpec:
     """A pre-trained encoder: the layout of its files, and the input that it expects.
 
-    network_class, arguments: class, and some of its arguments, of the networks whose encoders compute its function.
-    With others, weights of equal names and shapes would compute another one. width_of_level: key of a tensor with one
-    value per feature map of a level, whose number stands in place of {}. hu_window: intensities are clipped to it, then
-    mapped linearly to intensity_range. It, the range and the orientation are None if they differ between files.
+    source: who made it, and where its files are. domain: the images that it was trained on.
+
+    The layout. prefixes: what may stand before the key names of the encoder. ignored: beginnings of keys, after such a
+    prefix if they have it, that are not part of the encoder. renamed: text in the keys of the files -> text in those of
+    the network. marker: name of an entry that only these files have, beside the weights; "" if there is none.
+
+    The network. network_classes, arguments: classes, and some of the arguments, of the networks whose encoders compute
+    the same function. With others, weights of equal names and shapes would compute another one. widths: feature maps
+    per level of the released weights. width_of_level: keys of a tensor with one value per feature map of a level, whose
+    number stands in place of {}; one per class.
+
+    The input; None for what differs between files or is not known. orientation: direction of the axes (Z, Y, X).
+    spacing: mm (Z, Y, X). hu_window: intensities are clipped to it, then mapped linearly to intensity_range.
+    normalization: name of one of nnU-Net's schemes that gives this input.
     """
 
     source: str
     licence: str
-    prefixes: tuple[str, ...]  # before the key names of the encoder, one per file layout
-    ignored: tuple[str, ...]  # prefixes of keys in those files that are not part of the encoder
-    widths: tuple[int, ...]  # feature maps per level of the released weights
-    orientation: str | None  # direction of the axes (Z, Y, X)
-    hu_window: tuple[float, float] | None
-    intensity_range: tuple[float, float] | None
-    network_class: str = "CTFMSegmentationNet"
+    prefixes: tuple[str, ...]
+    ignored: tuple[str, ...]
+    widths: tuple[int, ...]
+    orientation: str | None = None
+    hu_window: tuple[float, float] | None = None
+    intensity_range: tuple[float, float] | None = None
+    spacing: tuple[float, ...] | None = None
+    normalization: str | None = None
+    domain: str = "not said"
+    network_classes: tuple[str, ...] = ("CTFMSegmentationNet",)
     arguments: Mapping[str, Any] = field(default_factory=lambda: {"norm": "batch", "block": "preactivation"})
-    width_of_level: str = "layers.{}.blocks.0.norm1.weight"
+    width_of_level: tuple[str, ...] = ("layers.{}.blocks.0.norm1.weight",)
+    renamed: tuple[tuple[str, str], ...] = ()
+    marker: str = ""
 
     def fits(self, network_class: str, arguments: Mapping[str, Any]) -> bool:
         """Return whether the encoder of a network computes its function, by class and arguments of the network."""
-        return network_class == self.network_class and all(
+        return network_class in self.network_classes and all(
             arguments.get(name) == value for name, value in self.arguments.items()
         )
 
+    @property
+    def contract(self) -> dict[str, Any]:
+        """The input that it expects, as far as it is known, in the form of `EncoderReport.contract`."""
+        scheme = self.normalization
+        if scheme is None and self.hu_window is not None and self.intensity_range is not None:
+            (low, high), (lowest, highest) = self.hu_window, self.intensity_range
+            scheme = f"HU {low:g} to {high:g} mapped to {lowest:g} to {highest:g}"
+        known = {"spacing": self.spacing and list(self.spacing), "normalization": scheme and [scheme]}
+        return {name: value for name, value in known.items() if value}
+
+
+# the names of MONAI's SegResNet, and those of CTFMSegmentationNet; both have one numbering per level
+_SEGRESNET = (
+    ("convInit.conv.", "conv_init."),
+    *((f"down_layers.{level}.0.conv.", f"layers.{level - 1}.downsample.") for level in (1, 2, 3)),
+    *(
+        (f"down_layers.{level}.{block + 1}.", f"layers.{level}.blocks.{block}.")
+        for level in range(4)
+        for block in range(4)
+    ),
+    (".conv1.conv.", ".conv1."),
+    (".conv2.conv.", ".conv2."),
+)
+_PLAIN_UNET: dict[str, Any] = {
+    "prefixes": ("encoder.", ""),
+    "ignored": ("decoder.",),
+    "widths": (32, 64, 128, 256, 320, 320),
+    "network_classes": ("PlainConvUNet",),
+    "arguments": {},
+    "width_of_level": ("stages.{}.0.convs.0.norm.weight",),
+    "normalization": "ZScoreNormalization",
+}
 
 ENCODERS: Table[EncoderSpec] = Table(
     "nnunet_assft.encoders",
@@ -235,38 +297,89 @@ ENCODERS: Table[EncoderSpec] = Table(
         "ct_fm": EncoderSpec(
             source="CT-FM (Pai et al., 2025): project-lighter/ct_fm_feature_extractor on the Hugging Face hub",
             licence="weights Apache-2.0, code MIT",
+            domain="CT of all regions",
             # in the files of the feature extractor, the segmentation network and the Lightning checkpoint
             prefixes=("", "encoder.", "model.backbone."),
             ignored=("up_layers.", "decoder.", "model.projection_head."),
             widths=(32, 64, 128, 256, 512),
             orientation="SPL",
+            spacing=(3.0, 1.0, 1.0),
             hu_window=(-1024.0, 2048.0),
             intensity_range=(0.0, 1.0),
+            normalization="CTFMNormalization",
         ),
         "nnssl": EncoderSpec(
-            source="nnssl (Wald et al., 2025): checkpoints of ResEnc L, pre-trained on OpenMind by MAE and others",
+            source="nnssl (Wald et al., 2025): ResEnc L by MAE and others, of MIC-DKFZ on the Hugging Face hub",
             licence="that of the checkpoint, CC BY 4.0 or CC BY-SA 4.0",
-            prefixes=("encoder.", ""),
+            domain="MR of the head (OpenMind), CT and others, by checkpoint",
+            prefixes=("encoder.", "", "online_encoder."),
+            ignored=("decoder.", "target_encoder."),
+            widths=(32, 64, 128, 256, 320, 320),
+            network_classes=("ResidualEncoderUNet",),
+            arguments={},
+            width_of_level=("stages.{}.blocks.0.conv1.norm.weight",),
+            marker="nnssl_adaptation_plan",
+        ),
+        "vista3d": EncoderSpec(
+            source="VISTA3D (He et al., 2024): model.pt, see Project-MONAI/VISTA on GitHub",
+            licence="NVIDIA's, whose pages contradict each other about commercial use; read it",
+            domain="CT of all regions",
+            prefixes=("image_encoder.encoder.", "encoder.", ""),
+            ignored=("image_encoder.up_layers", "point_head.", "class_head."),
+            widths=(48, 96, 192, 384, 768),
+            orientation="RAS",
+            spacing=(1.5, 1.5, 1.5),
+            hu_window=(-963.82, 1053.68),
+            intensity_range=(0.0, 1.0),
+            arguments={"norm": "instance", "block": "preactivation"},
+        ),
+        "suprem_segresnet": EncoderSpec(
+            source="SuPreM (Li et al., 2024): the SegResNet of MrGiovanni/SuPreM on GitHub",
+            licence="CC BY-NC-ND 4.0 in the repository, another one on the hub; read both",
+            domain="CT of the abdomen",
+            prefixes=("backbone.", ""),
+            ignored=("up_", "conv_final."),
+            widths=(16, 32, 64, 128),
+            orientation="RAS",
+            spacing=(1.5, 1.5, 1.5),
+            hu_window=(-175.0, 250.0),
+            intensity_range=(0.0, 1.0),
+            arguments={"norm": "group", "block": "preactivation"},
+            renamed=_SEGRESNET,
+        ),
+        "vocomni": EncoderSpec(
+            source="VoCo (Wu et al., 2024): VoComni_nnunet.pt",
+            licence="Apache-2.0 in the repository",
+            domain="CT of all regions",
+            **_PLAIN_UNET,
+        ),
+        "triad": EncoderSpec(
+            source="Triad (Wang et al., 2025): its PlainConvUNet",
+            licence="not stated",
+            domain="MR",
+            **_PLAIN_UNET,
+        ),
+        "nnunet": EncoderSpec(
+            source="checkpoints of nnU-Net v2: TotalSegmentator, MultiTalent, your own",
+            licence="that of the model",
+            domain="that of the model",
+            prefixes=("encoder.",),
             ignored=("decoder.",),
             widths=(32, 64, 128, 256, 320, 320),
-            orientation=None,
-            hu_window=None,
-            intensity_range=None,
-            network_class="ResidualEncoderUNet",
+            network_classes=("PlainConvUNet", "ResidualEncoderUNet"),
             arguments={},
-            width_of_level="stages.{}.blocks.0.conv1.norm.weight",
+            width_of_level=("stages.{}.0.convs.0.norm.weight", "stages.{}.blocks.0.conv1.norm.weight"),
+            marker="init_args",
         ),
         OWN: EncoderSpec(
-            source="nnUNetv2_assft_pretrain: the encoder of any preset, pre-trained on images of one's own",
-            licence="its licence is that of the images",
+            source="nnUNetv2_assft_pretrain: the encoder of any preset, pre-trained on your own images",
+            licence="up to you, as the images are yours",
+            domain="that of the images",
             prefixes=("",),
             ignored=(),
             widths=(),
-            orientation=None,
-            hu_window=None,
-            intensity_range=None,
-            network_class="",  # that of the preset: these files are recognised by their header, not by their keys
-            width_of_level="",
+            network_classes=(),  # the header of these files names the preset; they are not recognised by their keys
+            width_of_level=(),
         ),
     },
 )

@@ -1,23 +1,25 @@
 """Strict loading of pre-trained encoders: the whole encoder is loaded, or nothing.
 
-The keys of a file differ from those of the network's encoder only by a prefix. The loader removes it and checks every
-key, shape and value before it changes the network.
+The keys of a file differ from those of the network's encoder by a prefix, and in some files by names that the table of
+encoders translates. The loader checks every key, shape and value before it changes the network.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from nnunet_assft.network.encoder_file import OWN, read_contract
-from nnunet_assft.network.interface import encoder_of
+from nnunet_assft.network.interface import encoder_of, first_convolution
 from nnunet_assft.network.presets import ENCODERS, PRESETS, EncoderSpec
+from nnunet_assft.network.trained_model import NEEDED, build_model, model_in, shown
 from nnunet_assft.network.weight_files import (
     WRAPPER,
+    EncoderReport,
     PretrainedEncoderError,
     StateDict,
     adapt_input_channels,
@@ -28,54 +30,38 @@ from nnunet_assft.network.weight_files import (
 from nnunet_assft.runtime.files import sha256_file
 from nnunet_assft.runtime.text import some
 
-
-@dataclass(frozen=True)
-class EncoderReport:
-    """What was loaded from an encoder file, or from a whole model, as recorded with the experiment.
-
-    contract: the input that the weights were trained with, as far as the file says it: `spacing` and `patch_size`
-    (z, y, x), `normalization`, the names of nnU-Net's schemes, and `channels`, the names of the input channels.
-    structures: name -> whether its row of the last layer was loaded; None if an encoder alone was. header: of a file of
-    `network.encoder_file`.
-    """
-
-    path: str
-    sha256: str
-    encoder: str  # row of ENCODERS
-    layout: str  # such as "safetensors, prefix 'encoder.'"
-    n_keys: int
-    adapted: str | None  # how conv_init was adapted to several input channels, None if it was not
-    ignored: tuple[str, ...]  # other content of the file: known prefixes of keys, or whole keys
-    contract: dict[str, Any] = field(default_factory=dict)
-    structures: dict[str, bool] | None = None
-    header: dict[str, Any] | None = None
+# names of networks inside of networks, which may stand before the keys
+OUTER = ("", "student.", "teacher.", "net.", "network.", "model.", "backbone.")
 
 
 def load_pretrained_encoder(net: nn.Module, path: str | Path, encoder: str | None = None) -> EncoderReport:
     """Load all parameters and statistics of the encoder of a network from a local file. The decoder is not changed.
 
     path: a safetensors file, or a torch file with a state dict or with dictionaries around it, as checkpoints have
-    them. encoder: row of ENCODERS; None for the first row that the network can take and whose keys the file has. A file
-    of `network.encoder_file` says itself what it is. If the network has several input channels and the file has one,
-    the first convolution is repeated and divided by their number, so that equal channels give the same features. Raises
+    them. encoder: row of ENCODERS; None for the one that the network can take and whose keys the file has. A file of
+    `network.encoder_file` says itself what it is. If the network has several input channels and the file has one, the
+    first convolution is repeated and divided by their number, so that equal channels give the same features. Raises
     PretrainedEncoderError, and leaves `net` unchanged, if a key is missing (even a counter `num_batches_tracked`),
     unknown, of another shape, or not finite, or if two names of one tensor have different values.
     """
     if encoder is not None and encoder not in ENCODERS:
         raise PretrainedEncoderError(f"encoder is {encoder!r}; expected one of {sorted(ENCODERS)}.")
     path = Path(path)
-    header = read_contract(path)
+    header = read_contract(path) if encoder in (None, OWN) else None
+    if encoder == OWN and header is None:
+        raise PretrainedEncoderError(f"{path} lacks the header of a file that nnUNetv2_assft_pretrain has written.")
     rows = [OWN] if header else _rows_for(net, encoder)
     content, layout = read_weights(path)
     module = encoder_of(net)
     found = list(state_dicts(content)) if isinstance(content, Mapping) else []
     keys = module.state_dict().keys()
-    encoder = next((name for name in rows if _places(found, keys, ENCODERS[name])), rows[0])
+    encoder, *alike = _recognised(rows, found, keys, content)
     _check_kind(found, keys, encoder, path)
     spec = ENCODERS[encoder]
     place, weights, ignored = _find_encoder(content, found, keys, spec, path)
     weights, adapted = adapt_input_channels(weights, module)
     weights = _check_weights(weights, module, spec, path)
+    contract = header["input"] if header else _contract_in(content, encoder, module, path)
     sha256 = sha256_file(path)
     module.load_state_dict(weights, strict=True)  # everything that could fail has been checked
     return EncoderReport(
@@ -86,7 +72,8 @@ def load_pretrained_encoder(net: nn.Module, path: str | Path, encoder: str | Non
         n_keys=len(weights),
         adapted=adapted,
         ignored=ignored,
-        contract=header["input"] if header else {},
+        contract=contract,
+        alike=tuple(alike),
         header=header,
     )
 
@@ -101,11 +88,23 @@ def _rows_for(net: nn.Module, encoder: str | None) -> list[str]:
         theirs = "".join(f", {argument} {value}" for argument, value in spec.arguments.items())
         ours = "".join(f", {argument} {vars(net)[argument]}" for argument in spec.arguments if argument in vars(net))
         raise PretrainedEncoderError(
-            f"the network is a {kind}{ours}; {name} weights exist only for a {spec.network_class}{theirs}, with widths "
-            f"{_listed(spec.widths)}. Use one of the presets {_presets_for(name)}, or train without a pre-trained "
-            "encoder."
+            f"the network is a {kind}{ours}; {name} weights exist only for a {' or a '.join(spec.network_classes)}"
+            f"{theirs}, with widths {_listed(spec.widths)}. Use one of the presets {_presets_for(name)}, or train "
+            "without a pre-trained encoder."
         )
     return rows
+
+
+def _recognised(rows: list[str], found: list[StateDict], keys: Collection[str], content: Any) -> list[str]:
+    """Return the row that a file belongs to, then others whose files have the same keys.
+
+    An entry that only the files of one row have decides. Without it, it is the first row whose keys the file has, if
+    possible behind a prefix that the row names itself.
+    """
+    exactly = [name for name in rows if _places(found, keys, ENCODERS[name], ("",))]
+    there = exactly or [name for name in rows if _places(found, keys, ENCODERS[name])] or rows[:1]
+    marked = [name for name in there if isinstance(content, Mapping) and ENCODERS[name].marker in content]
+    return marked[:1] or [there[0], *(name for name in there[1:] if not ENCODERS[name].marker)]
 
 
 def _check_kind(found: list[StateDict], keys: Collection[str], encoder: str, path: Path) -> None:
@@ -113,7 +112,7 @@ def _check_kind(found: list[StateDict], keys: Collection[str], encoder: str, pat
     if _places(found, keys, ENCODERS[encoder]):
         return
     for name, spec in ENCODERS.items():
-        if name != encoder and _places(found, [spec.width_of_level.format(0)], spec):
+        if name != encoder and _places(found, [key.format(0) for key in spec.width_of_level], spec):
             raise PretrainedEncoderError(
                 f"{path} has the keys of {name} ({spec.source}), which this network cannot take. "
                 f"Use one of the presets {_presets_for(name)}."
@@ -124,15 +123,66 @@ def _presets_for(encoder: str) -> str:
     return _listed(name for name, preset in PRESETS.items() if encoder in preset.encoders)
 
 
+# The input that it was trained with ----------------------------------------------------------------------------------
+
+
+def _contract_in(content: Any, encoder: str, module: nn.Module, path: Path) -> dict[str, Any]:
+    """Return the input that the encoder was trained with, as the file says it, or else its row.
+
+    Raises an error for a checkpoint of nnU-Net whose plans describe another encoder of the same names and shapes.
+    """
+    if encoder == "nnunet" and all(name in content for name in NEEDED):
+        model = model_in(content, path)
+        with torch.device("meta"):
+            theirs = encoder_of(build_model(model, first_convolution(module).in_channels, 2))
+        if repr(theirs) != repr(module):  # which shows strides, norms and the slope of every layer
+            raise PretrainedEncoderError(
+                f"{path} holds the encoder of {shown(model.preset)}, with other layers than this network. Use --start, "
+                "which takes the network of the model."
+            )
+        return model.contract
+    if encoder == "nnssl" and isinstance(plan := content.get("nnssl_adaptation_plan"), Mapping):
+        return _contract_of_nnssl(plan)
+    return ENCODERS[encoder].contract
+
+
+def _contract_of_nnssl(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the contract in an adaptation plan of nnssl. An entry of another form than nnssl's is left out."""
+    configuration: Any = plan.get("pretrain_plan")
+    for step in ("configurations", None):  # of its configurations there is one
+        entries = configuration if isinstance(configuration, Mapping) else {}
+        configuration = entries.get(step) if step else next(iter(entries.values()), {})
+    entries = configuration if isinstance(configuration, Mapping) else {}
+    spacing: Any
+    schemes: Any
+    spacing, schemes = entries.get("spacing"), entries.get("normalization_schemes")
+    patch: Any = plan.get("recommended_downstream_patchsize") or entries.get("patch_size")
+    contract: dict[str, Any] = {}
+    if _are(spacing, int | float):
+        contract["spacing"] = [float(edge) for edge in spacing]
+    if _are(patch, int):
+        contract["patch_size"] = list(patch)
+    if _are(schemes, str):
+        contract["normalization"] = list(schemes)
+    return contract
+
+
+def _are(values: Any, kind: Any) -> bool:
+    return isinstance(values, list | tuple) and len(values) > 0 and all(isinstance(value, kind) for value in values)
+
+
 # Its encoder ---------------------------------------------------------------------------------------------------------
 
 
-def _places(found: list[StateDict], expected: Collection[str], spec: EncoderSpec) -> list[tuple[StateDict, str]]:
+def _places(
+    found: list[StateDict], expected: Collection[str], spec: EncoderSpec, outer: Collection[str] = OUTER
+) -> list[tuple[StateDict, str]]:
     """Return the state dicts that have keys of the encoder, each with the prefix that these keys have."""
+    prefixes = [before + WRAPPER.sub("", prefix) for prefix in spec.prefixes for before in outer]
     return [
         (state, prefix)
-        for state in found
-        for prefix in dict.fromkeys(WRAPPER.sub("", prefix) for prefix in spec.prefixes)
+        for state in (state.renamed(spec.renamed) for state in found)
+        for prefix in dict.fromkeys(prefixes)
         if any(prefix + name in state.weights for name in expected)
     ]
 
@@ -150,12 +200,14 @@ def _find_encoder(
     if len(hits) != 1:
         raise PretrainedEncoderError(f"{path} {_not_one_encoder(found, hits, expected, spec)}")
     ((state, prefix),) = hits
-    keys = sorted(state.weights)
-    inside = {key for key in keys if key.startswith(prefix) and not (prefix == "" and key.startswith(spec.ignored))}
-    ignored = {
-        next((start for start in spec.ignored if key.startswith(start)), key) for key in keys if key not in inside
-    }
-    weights = {key.removeprefix(prefix): state.weights[key] for key in keys if key in inside}
+    weights, ignored = {}, set()
+    for key, value in state.weights.items():
+        inner = key.removeprefix(prefix)
+        known = next((start for start in spec.ignored if inner.startswith(start)), None)
+        if known is not None or not key.startswith(prefix):
+            ignored.add(known or key)
+        else:
+            weights[inner] = value
     return state.place(prefix), weights, tuple(sorted(ignored))
 
 
@@ -189,8 +241,8 @@ def _check_weights(weights: dict[str, Any], encoder: nn.Module, spec: EncoderSpe
 
 def _widths(weights: Mapping[str, Any], spec: EncoderSpec) -> list[int]:
     """Return the number of feature maps of each level."""
-    of_levels = (weights.get(spec.width_of_level.format(level)) for level in range(len(weights)))
-    return [tensor.numel() for tensor in of_levels if isinstance(tensor, Tensor)]
+    names = [key.format(level) for level in range(len(weights)) for key in spec.width_of_level]
+    return [weights[name].numel() for name in names if isinstance(weights.get(name), Tensor)]
 
 
 def _listed(items: Iterable[object]) -> str:

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from nnunet_assft.network.interface import build_network, last_layer, layers_of_deep_supervision
 from nnunet_assft.network.presets import PRESETS, Preset
-from nnunet_assft.network.pretrained import EncoderReport
 from nnunet_assft.network.weight_files import (
     WRAPPER,
+    EncoderReport,
     PretrainedEncoderError,
     adapt_input_channels,
     fitted,
@@ -54,6 +54,11 @@ def read_model(path: str | Path) -> TrainedModel:
     """Read a model from its folder or from a checkpoint. Raises `PretrainedEncoderError` if it cannot be used."""
     checkpoint = find_checkpoint(Path(path))
     content, _ = read_weights(checkpoint, "nnU-Net checkpoint", NEEDED)
+    return model_in(content, checkpoint)
+
+
+def model_in(content: Any, checkpoint: Path) -> TrainedModel:
+    """Return the model in the content of a checkpoint. Raises `PretrainedEncoderError` if it cannot be used."""
     entries = content if isinstance(content, Mapping) else {}
     if missing := [name for name in NEEDED if not isinstance(entries.get(name), Mapping)]:
         raise PretrainedEncoderError(

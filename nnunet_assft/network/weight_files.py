@@ -12,7 +12,7 @@ import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,15 +48,23 @@ def read_weights(path: Path, kind: str = "encoder file", needed: Sequence[str] =
             f"{path} is not a file but a folder, with {some(files, 3) or 'no files'}. Give the {kind} itself."
         )
     if not path.is_file():
-        raise PretrainedEncoderError(
-            f"{path} is not a file; expected an {kind}. Download it first; nothing is downloaded automatically."
-        )
+        raise PretrainedEncoderError(f"{path} is not a file; expected an {kind}. {_how_to_get(path)}")
     start = first_bytes(path)
     if start[8:9] == b"{":  # after eight bytes with the length of the header
         return _read_safetensors(path), "safetensors"
     if other := failed_download(start) or text_instead(start):
         raise PretrainedEncoderError(f"{path} is no {kind}: {other}.")
     return _read_torch(path, needed), "torch"
+
+
+def _how_to_get(path: Path) -> str:
+    """Return what to do about a file that is not there, which may be the address or the id of one."""
+    if {"https:", "http:", "hf:", "s3:"} & set(path.parts):
+        return "It looks like an address: download the file first; nothing is downloaded automatically."
+    if not path.suffix and not path.parent.exists():
+        name = "/".join(path.parts[-2:])
+        return f"If {name} is the id of a model on a hub, download the file with its weights first, and give that file."
+    return "Download it first; nothing is downloaded automatically."
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -76,9 +84,11 @@ def _read_torch(path: Path, needed: Sequence[str]) -> Any:
         why = str(error.__cause__).lower()
         if isinstance(error.__cause__, pickle.UnpicklingError):
             if "unsupported global" in why or "unsupported class" in why:
+                how = _how_to_save(path, needed)
+                what = "a whole pickled network" if ".state_dict()" in how else "objects other than tensors"
                 raise PretrainedEncoderError(
-                    f"{path} holds objects other than tensors, which could run code when loaded; expected tensors "
-                    f"only. Only if you trust the file, save its weights alone: {_how_to_save(path, needed)}."
+                    f"{path} holds {what}, which could run code when loaded; expected tensors only. Only if you trust "
+                    f"the file, save its weights alone: {how}."
                 ) from error
             # torch's own message would suggest unpickling the file anyway
             error = ValueError("no tensors saved by torch")
@@ -104,6 +114,29 @@ def _how_to_save(path: Path, needed: Sequence[str]) -> str:
 
 
 @dataclass(frozen=True)
+class EncoderReport:
+    """What was loaded from an encoder file, or from a whole model, as recorded with the experiment.
+
+    contract: the input that the weights were trained with, as far as the file says it: `spacing` and `patch_size`
+    (z, y, x), `normalization`, the names of nnU-Net's schemes, and `channels`, the names of the input channels.
+    structures: name -> whether its row of the last layer was loaded; None if an encoder alone was. alike: other rows of
+    ENCODERS whose files have the same keys. header: of a file of `network.encoder_file`.
+    """
+
+    path: str
+    sha256: str
+    encoder: str  # row of ENCODERS
+    layout: str  # such as "safetensors, prefix 'encoder.'"
+    n_keys: int
+    adapted: str | None  # how conv_init was adapted to several input channels, None if it was not
+    ignored: tuple[str, ...]  # other content of the file: known prefixes of keys, or whole keys
+    contract: dict[str, Any] = field(default_factory=dict)
+    structures: dict[str, bool] | None = None
+    alike: tuple[str, ...] = ()
+    header: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
 class StateDict:
     """A state dict in a file. where: the names of the dictionaries around it. wrappers: what was removed from its keys
     (`module.` and `_orig_mod.`). weights: under the keys that are left."""
@@ -116,6 +149,15 @@ class StateDict:
         """Return where the encoder is, such as "net, wrapper 'module.', no prefix"."""
         wrappers = [f"wrapper {wrapper!r}" for wrapper in self.wrappers]
         return ", ".join([*filter(None, [self.where]), *wrappers, f"prefix {prefix!r}" if prefix else "no prefix"])
+
+    def renamed(self, names: Sequence[tuple[str, str]]) -> StateDict:
+        """Return it with other keys. names: text in a key -> the text in its place."""
+        weights = {}
+        for key, value in self.weights.items():
+            for text, other in names:
+                key = key.replace(text, other)
+            weights[key] = value
+        return replace(self, weights=weights)
 
 
 def state_dicts(content: Mapping[Any, Any], where: tuple[str, ...] = ()) -> Iterator[StateDict]:

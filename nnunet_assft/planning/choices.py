@@ -6,7 +6,8 @@ ANNOTATORS = ("oracle", "human")
 
 EXISTING, NO_LABELS = "existing", "none"  # of --labelled, besides the name of a file
 
-NORMALIZATIONS = {  # name -> class in `planning.normalization`, which the plans refer to by name
+NORMALIZATIONS = {  # name -> class of `planning.normalization` or of nnU-Net, which the plans refer to by name
     "percentile": "PercentileZScoreNormalization",
+    "zscore": "ZScoreNormalization",
     "ctfm": "CTFMNormalization",
 }

@@ -140,6 +140,7 @@ def test_settings_are_what_the_options_say(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     line = (
         "-d 901 --strategy random --seed 3 --rounds 4 --budget 5% --domain amos_ct --preset tiny --encoder weights.pth "
+        "--encoder_format ct_fm "
         "--normalization ctfm --annotator human --labelled existing --test_split 0.1 --epochs 7 "
         "--iterations_per_epoch 9 --initial_lr 0.01 --deep_supervision --option tau_c=1.5 --option pd_weights=reversed"
     )
@@ -151,6 +152,7 @@ def test_settings_are_what_the_options_say(tmp_path, monkeypatch):
         domain="amos_ct",
         preset="tiny",
         encoder=str(tmp_path / "weights.pth"),
+        encoder_format="ct_fm",
         normalization="ctfm",
         annotator="human",
         labelled="existing",
@@ -431,7 +433,9 @@ def test_changes_are_printed_and_shown_by_status(planned, call):
         "8 cases in the pool, 3 test cases; 3 rounds of 1 case",
         "Next: nnUNetv2_assft_round -d 901 -r 0",
     ]
-    assert f"3 rounds of 1 case, pool of 8, seed 0\n{first}\n" in call("status -d 901")[1]
+    shown = call("status -d 901")[1].splitlines()
+    assert shown[0].endswith("3 rounds of 1 case, pool of 8, seed 0")
+    assert shown[2] == first
     _, again, _ = call("extend -d 901 --rounds 3 --withdraw case_02")
     assert again.splitlines()[0].startswith("Nothing was changed: there is no new image in imagesTr")
     assert again.splitlines()[1:] == lines
@@ -514,10 +518,20 @@ def test_plan_says_if_the_network_cannot_take_the_patch_of_the_domain(capsys, pr
 
 def test_plan_says_as_what_an_encoder_was_recognised(blobs, call, tmp_path):
     network = build_network(PRESETS["resenc_tiny"].architecture, 1, 2, initialise=True)
-    torch.save({"network_weights": network.state_dict()}, tmp_path / "mae.pth")
+    configuration = {"spacing": [1, 1, 1], "normalization_schemes": ["ZScoreNormalization"]}
+    pretraining = {"pretrain_plan": {"configurations": {"onemmiso": configuration}}}
+    content = {"network_weights": network.state_dict(), "nnssl_adaptation_plan": pretraining}
+    torch.save(content, tmp_path / "mae.pth")
     code, out, _ = call("plan -d 901 --preset resenc_tiny --encoder", str(tmp_path / "mae.pth"))
     assert code == 0
     assert f"pre-trained encoder: {tmp_path / 'mae.pth'}, recognised as nnssl (that of the checkpoint, CC BY" in out
+    assert "layout of the file: torch, network_weights, prefix 'encoder.'\n" in out
+    assert "as the weights were trained: normalization PercentileZScoreNormalization (ZScoreNormalization)\n" in out
+    assert "--normalization zscore would be that of the weights\n" in out
+    _, out, _ = call(
+        "plan -d 901 -e second --encoder_format nnunet --preset resenc_tiny --encoder", str(tmp_path / "mae.pth")
+    )
+    assert f"pre-trained encoder: {tmp_path / 'mae.pth'}, read as nnunet (that of the model)\n" in out
     code, _, lines = call("plan -d 901 -e other --preset tiny --encoder", str(tmp_path / "mae.pth"))
     assert code == 1
     assert "Use one of the presets resenc_l, resenc_m, resenc_tiny." in lines[-1]
@@ -538,6 +552,7 @@ def test_plan_and_status_say_from_which_model_the_network_starts(blobs, call, tm
         "normalization PercentileZScoreNormalization (CTNormalization); channels MRI (CT)\n"
     ) in out
     assert line in call("status -d 901")[1]
+    assert "would be that of the weights" not in out  # there is no --normalization for CTNormalization
 
 
 def test_the_tables_of_networks_and_encoders(call):
@@ -560,7 +575,7 @@ def test_status_advises_on_stopping_from_the_second_round_on(planned, call):
         mean, per_case = (0.5 if dice_of else None), {case: {"ball": dice} for case, dice in dice_of.items()}
         dice = {"mean": mean, "sd": None, "n_cases": len(dice_of), "per_structure": {}, "per_case": per_case}
         model = Model("supervised", "", "")
-        Round(r, (), planned.pool, (), (), (), {}, tuple(dice_of), model, dice).save(planned.paths)
+        Round(r, (), planned.pool, (), (), (), {}, planned.test, model, dice).save(planned.paths)
 
     for r in (0, 1):
         assert "Stopping advice" not in call("status -d 901")[1]

@@ -79,7 +79,9 @@ def test_the_commands_list_the_rows(installed: Path, tmp_path: Path) -> None:
     )
     assert "\n  typical          nearest to the mean" in command(installed, "plan --list_options", tmp_path)
     text = " ".join(command(installed, "plan -h", tmp_path).split())
-    assert "resenc_tiny, narrow (default: ctfm)" in text
+    rows = command(installed, "plan --list_encoders", tmp_path)
+    assert "\n  narrow           CT-FM's block, a quarter of its widths\n" in rows
+    assert "\n  my_encoder       own pretraining on 1,000 CTs. Licence: not released\n" in rows
     assert "generic, wrist (default: auto)" in text
     assert "wrist" in command(installed, "convert -h", tmp_path)
 

@@ -448,6 +448,9 @@ ENDLESS = (  # what is no file, and would be waited for or read for ever
     planning("--encoder of a device", i.nothing, "/dev/zero is not a file", "--encoder /dev/zero"),
     planning("--start of a device", i.nothing, "/dev/zero is not a file", "--start /dev/zero"),
     planning("--start of a folder", i.nothing, "has no fold_*/checkpoint_final.pth but", "--start {raw}"),
+    planning("--encoder of a hub", i.nothing, "If MIC/ResEncL is the id of a model on a hub", "--encoder MIC/ResEncL"),
+    planning("--encoder_format alone", i.nothing, "there is none. Give --encoder as well.", "--encoder_format ct_fm"),
+    planning("--encoder_format unknown", i.nothing, "'vit' does not exist", "--encoder a --encoder_format vit"),
     planning("--start and --encoder", i.nothing, "both say where the encoder comes from", "--start a --encoder b"),
     Row(
         "--times of a device",

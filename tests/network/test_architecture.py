@@ -216,7 +216,7 @@ def test_refuses_a_wrong_input(shape: tuple[int, ...], message: str):
         ({"n_blocks": (1, 2, 2, 4, 0)}, "n_blocks is"),
         ({"n_blocks_decoder": (1, 2, 2, 4, 4)}, "n_blocks_decoder is .*expected 4 positive"),
         ({"widths": (32,)}, "at least two levels"),
-        ({"norm": "group"}, "norm is 'group'; expected one of"),
+        ({"norm": "layer"}, "norm is 'layer'; expected one of"),
         ({"block": "bottleneck"}, "block is 'bottleneck'; expected one of"),
     ],
     ids=lambda value: None if isinstance(value, str) else next(iter(value)),

@@ -66,10 +66,23 @@ def test_an_architecture_is_a_copy_in_json_types(preset: str) -> None:
 def test_only_encoders_that_compute_the_same_function_take_the_weights() -> None:
     taken = {encoder: [name for name, preset in PRESETS.items() if encoder in preset.encoders] for encoder in ENCODERS}
     assert taken.pop("nnunet_assft") == []  # such a file says itself which preset it is of
-    assert taken == {"ct_fm": ["ctfm", "ctfm_dec1224", "tiny"], "nnssl": ["resenc_l", "resenc_m", "resenc_tiny"]}
+    resenc = ["resenc_l", "resenc_m"]
+    assert taken == {
+        "ct_fm": ["ctfm", "ctfm_dec1224", "tiny"],
+        "nnssl": [*resenc, "resenc_tiny"],
+        "vista3d": ["vista3d"],
+        "suprem_segresnet": ["suprem"],
+        "vocomni": ["plain"],
+        "triad": ["plain"],
+        "nnunet": [*resenc, "plain", "resenc_tiny"],
+    }
     same: dict[str, Any] = {"widths": (1, 1), "n_blocks": (1, 1), "n_blocks_decoder": (1,)}
     assert ctfm_preset("", **same).encoders == ["ct_fm"]
-    assert ctfm_preset("", **same, norm="instance").encoders == []
+    assert ctfm_preset("", **same, norm="instance").encoders == ["vista3d"]
+    assert ctfm_preset("", **same, norm="instance", block="postactivation").encoders == []
+    for name in ("vista3d", "suprem"):
+        (encoder,) = PRESETS[name].encoders
+        assert PRESETS[name].arguments["widths"] == ENCODERS[encoder].widths
 
 
 @pytest.mark.parametrize(
@@ -78,6 +91,8 @@ def test_only_encoders_that_compute_the_same_function_take_the_weights() -> None
         ("ctfm", (16, 16, 16), (96, 160, 160), [96, 160, 160]),
         ("ctfm", (16, 16, 16), (7, 23, 24), [16, 16, 32]),
         ("tiny", (16, 16, 16), (48, 160, 224), [48, 160, 224]),
+        ("vista3d", (16, 16, 16), (7, 23, 40), [32, 32, 48]),  # instance norm refuses a single voxel
+        ("suprem", (8, 8, 8), (7, 19, 21), [8, 16, 24]),
         ("resenc_l", (32, 32, 32), (96, 192, 160), [96, 192, 160]),
         ("resenc_l", (32, 32, 32), (48, 160, 224), [64, 160, 224]),  # a half is rounded up
         ("plain", (32, 32, 32), (20, 79, 80), [64, 64, 96]),  # two voxels at least at the deepest level

@@ -17,6 +17,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from scipy.ndimage import binary_dilation
 
 from nnunet_assft.errors import AssftError, DamagedFileError
+from nnunet_assft.network.presets import PRESETS
 from nnunet_assft.planning import preprocessing
 from nnunet_assft.planning.fingerprint import check_images, combine_fingerprint
 from nnunet_assft.planning.planner import plan_from_images
@@ -75,7 +76,7 @@ def make(
         combine_fingerprint(dataset.images, parts),
         plans_name="nnUNetASSFTPlans",
         domain_patch_size=(16, 16, 16),
-        preset="tiny",
+        preset=PRESETS["tiny"],
         normalization="percentile",
     )
     target = raw.parent / "nnUNet_preprocessed" / NAME / "images"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ from nnunet_assft.errors import AssftError
 from nnunet_assft.network.encoder_file import read_contract, require_fit
 from nnunet_assft.network.interface import build_network
 from nnunet_assft.network.presets import PRESETS, Preset
-from nnunet_assft.network.pretrained import EncoderReport, load_pretrained_encoder
+from nnunet_assft.network.pretrained import load_pretrained_encoder
 from nnunet_assft.network.trained_model import build_model, load_model, read_model, require_same
-from nnunet_assft.network.weight_files import PretrainedEncoderError
+from nnunet_assft.network.weight_files import EncoderReport, PretrainedEncoderError
 from nnunet_assft.runtime.files import atomic_path
 
 
@@ -34,7 +35,8 @@ def write_initial_network(
         raise AssftError(str(error)) from error
     with atomic_path(file) as partial:
         torch.save({"network_weights": network.state_dict()}, partial)
-    return preset, None if report is None else {**dataclasses.asdict(report), "ignored": list(report.ignored)}
+    # in JSON types, so that a report that was just made equals one that was loaded
+    return preset, None if report is None else json.loads(json.dumps(dataclasses.asdict(report)))
 
 
 def _initial_network(
@@ -57,4 +59,4 @@ def _initial_network(
     file = Path(settings.encoder)
     if (header := read_contract(file)) is not None:
         require_fit(header, preset.architecture, file)
-    return network, preset, load_pretrained_encoder(network, file)
+    return network, preset, load_pretrained_encoder(network, file, settings.encoder_format)

@@ -1,0 +1,251 @@
+"""Every row of ENCODERS: files of its layout, made with random weights of the class of the library that defines it."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
+from monai.networks.nets import SegResNet
+from monai.networks.nets.segresnet_ds import SegResEncoder, SegResNetDS2
+from torch import Tensor, nn
+
+from nnunet_assft.network import ENCODERS, PRESETS, CTFMSegmentationNet, PretrainedEncoderError, build_network
+from nnunet_assft.network import load_pretrained_encoder as load
+from nnunet_assft.network.encoder_file import OWN
+from tests.network.nnunet_model import ARCHITECTURE, checkpoint, theirs
+
+State = dict[str, Any]
+
+
+class Case(NamedTuple):
+    """library: the network that the file was saved from. levels: its encoder. around: state dict -> content of a file.
+    ours: a network that takes it. key: a key in the state dict, and its name in our encoder. layout: as it is reported.
+    """
+
+    library: Callable[[], nn.Module]
+    levels: Callable[[Any, Tensor], list[Tensor]]
+    around: Callable[[State], Any]
+    ours: Callable[[], nn.Module]
+    key: tuple[str, str]
+    layout: str
+
+
+def behind(prefix: str, state: State) -> State:
+    return {prefix + key: value for key, value in state.items()}
+
+
+def segresnet(norm: Any, n_levels: int) -> Callable[[], nn.Module]:
+    widths = [8 * 2**level for level in range(n_levels)]
+    blocks = [1, 2, 2, 4][:n_levels]
+    return lambda: CTFMSegmentationNet(
+        1, 2, widths=widths, n_blocks=blocks, n_blocks_decoder=[1] * (n_levels - 1), norm=norm
+    )
+
+
+def residual_unet() -> nn.Module:
+    options = {"norm_op_kwargs": {"eps": 1e-5, "affine": True}, "nonlin_kwargs": {"inplace": True}}
+    layers = {"conv_bias": True, "norm_op": nn.InstanceNorm3d, "nonlin": nn.LeakyReLU, **options}
+    return ResidualEncoderUNet(1, 4, (4, 16, 32, 64), nn.Conv3d, 3, (1, 2, 2, 2), (1, 1, 2, 2), 5, 1, **layers)
+
+
+def plain() -> nn.Module:
+    return build_network(ARCHITECTURE, 1, 2)
+
+
+def of_encoder(network: Any, image: Tensor) -> list[Tensor]:
+    return list(network.encoder(image))
+
+
+PLAIN_KEY = ("encoder.stages.1.0.convs.0.conv.weight", "stages.1.0.convs.0.conv.weight")
+CASES = {
+    "ct_fm": Case(
+        lambda: SegResEncoder(init_filters=8, blocks_down=(1, 2, 2), norm="batch"),
+        lambda network, image: list(network(image)),
+        lambda state: state,
+        segresnet("batch", 3),
+        ("layers.1.blocks.1.conv2.weight", "layers.1.blocks.1.conv2.weight"),
+        "torch, no prefix",
+    ),
+    "nnssl": Case(
+        residual_unet,
+        of_encoder,
+        lambda state: {"network_weights": state, "nnssl_adaptation_plan": {"key_to_encoder": "encoder.stages"}},
+        lambda: build_network(PRESETS["resenc_tiny"].architecture, 1, 2),
+        ("encoder.stages.2.blocks.1.conv1.conv.weight", "stages.2.blocks.1.conv1.conv.weight"),
+        "torch, network_weights, prefix 'encoder.'",
+    ),
+    "vista3d": Case(
+        lambda: SegResNetDS2(init_filters=8, blocks_down=(1, 2, 2), norm="instance", out_channels=8, dsdepth=1),
+        of_encoder,
+        lambda state: behind("image_encoder.", state) | {"point_head.0.weight": torch.ones(1)},
+        segresnet("instance", 3),
+        ("image_encoder.encoder.layers.0.downsample.weight", "layers.0.downsample.weight"),
+        "torch, prefix 'image_encoder.encoder.'",
+    ),
+    "suprem_segresnet": Case(
+        lambda: SegResNet(init_filters=8, blocks_down=(1, 2, 2, 4), blocks_up=(1, 1, 1)),
+        lambda network, image: network.encode(image)[1],
+        lambda state: {
+            "net": behind("module.backbone.", state) | {"module.organs": torch.ones(3)},
+            "epoch": 1,
+        },
+        segresnet("group", 4),
+        ("module.backbone.down_layers.3.0.conv.weight", "layers.2.downsample.weight"),
+        "torch, net, wrapper 'module.', prefix 'backbone.'",
+    ),
+    "vocomni": Case(theirs, of_encoder, lambda state: state, plain, PLAIN_KEY, "torch, prefix 'encoder.'"),
+    "triad": Case(
+        theirs,
+        of_encoder,
+        lambda state: {"student": {key: value for key, value in state.items() if key.startswith("encoder.")}},
+        plain,
+        PLAIN_KEY,
+        "torch, student, prefix 'encoder.'",
+    ),
+    "nnunet": Case(
+        theirs,
+        of_encoder,
+        lambda state: {**checkpoint(), "network_weights": state},
+        plain,
+        PLAIN_KEY,
+        "torch, network_weights, prefix 'encoder.'",
+    ),
+}
+
+
+def random(library: Callable[[], nn.Module]) -> nn.Module:
+    """The network with weights and statistics that no initialisation gives."""
+    torch.manual_seed(5)
+    network = library().eval()
+    with torch.no_grad():
+        for tensor in [*network.parameters(), *network.buffers()]:
+            if tensor.is_floating_point():
+                tensor.copy_(torch.rand_like(tensor) * 0.5 + 0.1)
+            else:
+                tensor.fill_(7)
+    return network
+
+
+def save(case: Case, path: Path, change: Callable[[State, str], object] = lambda state, key: None) -> Path:
+    """A file of a layout. change: is applied to its state dict, in which the key of the case is."""
+    state = {key: value.clone() for key, value in random(case.library).state_dict().items()}
+    content = case.around(state)
+    inside = next(part for part in (content, *content.values()) if isinstance(part, dict) and case.key[0] in part)
+    change(inside, case.key[0])
+    torch.save(content, path)
+    return path
+
+
+def test_every_row_is_tested() -> None:
+    assert [*CASES, OWN] == list(ENCODERS)  # the files of the last one are tested in test_encoder_file
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_file_of_the_layout_computes_what_the_library_does(name: str, tmp_path: Path) -> None:
+    case = CASES[name]
+    network, library = case.ours().eval(), random(case.library)
+    report = load(network, save(case, tmp_path / "file.pt"), name if name == "triad" else None)
+    assert (report.encoder, report.layout) == (name, case.layout)
+    assert report.alike == (("triad",) if name == "vocomni" else ())
+    image = torch.randn(1, 1, 16, 16, 24)
+    with torch.inference_mode():
+        ours, expected = of_encoder(network, image), case.levels(library, image)
+    assert len(ours) == len(expected)
+    for level, other in zip(ours, expected, strict=True):
+        scale = float(other.abs().max())  # of float32: some levels have values of 1e5
+        torch.testing.assert_close(level / scale, other / scale, rtol=0, atol=1e-6)
+
+
+CHANGES: dict[str, tuple[Callable[[State, str], object], str]] = {
+    "less": (lambda state, key: state.pop(key), "1 missing: {}"),
+    "more": (lambda state, key: state.update({f"{key}_more": torch.ones(1)}), "1 unexpected: {}_more"),
+    "misshapen": (lambda state, key: state.update({key: torch.ones(2)}), r"1 of another shape: {} \(2,\) for"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("name", CASES)
+def test_a_key_less_or_more_or_misshapen_is_refused_by_name(name: str, change: str, tmp_path: Path) -> None:
+    case, (apply, message) = CASES[name], CHANGES[change]
+    network = case.ours()
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    with pytest.raises(PretrainedEncoderError, match=message.format(case.key[1])):
+        load(network, save(case, tmp_path / "file.pt", apply))
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_file_that_was_saved_on_a_gpu_is_loaded_on_the_cpu(name: str, tmp_path: Path) -> None:
+    case, network = CASES[name], CASES[name].ours()
+    file, on_gpu = save(case, tmp_path / "file.pt"), tmp_path / "gpu.pt"
+    with zipfile.ZipFile(file) as source, zipfile.ZipFile(on_gpu, "w") as target:
+        for entry in source.namelist():
+            content = source.read(entry)
+            if entry.endswith("/data.pkl"):
+                assert b"X\x03\x00\x00\x00cpu" in content
+                content = content.replace(b"X\x03\x00\x00\x00cpu", b"X\x06\x00\x00\x00cuda:0")
+            target.writestr(entry, content)
+    assert load(network, on_gpu).n_keys == len(network.encoder.state_dict())
+    assert {tensor.device.type for tensor in network.state_dict().values()} == {"cpu"}
+
+
+@pytest.mark.parametrize("outer", ["student.", "teacher.", "net.", "model."])
+def test_networks_inside_of_networks(outer: str, tmp_path: Path) -> None:
+    case = CASES["vocomni"]
+    state = random(case.library).state_dict()
+    torch.save({"state_dict": behind(f"module.{outer}", state)}, tmp_path / "one.pt")
+    report = load(case.ours(), tmp_path / "one.pt")
+    assert report.layout == f"torch, state_dict, wrapper 'module.', prefix '{outer}encoder.'"
+    torch.save(behind("student.", state) | behind("teacher.", state), tmp_path / "two.pt")
+    with pytest.raises(
+        PretrainedEncoderError, match=r"'student\.encoder\.'.*'teacher\.encoder\.'.*expected exactly one"
+    ):
+        load(case.ours(), tmp_path / "two.pt")
+
+
+def test_a_checkpoint_of_nnunet_with_other_layers_of_the_same_shapes_is_refused(tmp_path: Path) -> None:
+    content = checkpoint()
+    configuration = content["init_args"]["plans"]["configurations"]["3d_fullres"]
+    configuration["architecture"]["arch_kwargs"]["strides"] = [[1, 1, 1], [2, 2, 2], [2, 2, 2]]
+    torch.save(content, tmp_path / "checkpoint_final.pth")
+    message = "holds the encoder of a PlainConvUNet of 3 levels, widths 4, 8, 16, with other layers.*Use --start"
+    with pytest.raises(PretrainedEncoderError, match=message):
+        load(plain(), tmp_path / "checkpoint_final.pth")
+
+
+def test_what_a_file_says_about_its_input_is_recorded(tmp_path: Path) -> None:
+    plan = {
+        "pretrain_plan": {
+            "configurations": {
+                "onemmiso": {
+                    "spacing": [1, 1, 1],
+                    "patch_size": [64, 64, 64],
+                    "normalization_schemes": ["ZScoreNormalization"],
+                }
+            }
+        },
+        "recommended_downstream_patchsize": (160, 160, 160),
+    }
+    case = CASES["nnssl"]
+    content = case.around(residual_unet().state_dict())
+    torch.save({**content, "nnssl_adaptation_plan": plan}, tmp_path / "mae.pth")
+    assert load(case.ours(), tmp_path / "mae.pth").contract == {
+        "spacing": [1.0, 1.0, 1.0],
+        "patch_size": [160, 160, 160],
+        "normalization": ["ZScoreNormalization"],
+    }
+    for other in ({}, {"pretrain_plan": 3}, {"pretrain_plan": {"configurations": {"a": {"spacing": None}}}}):
+        torch.save({**content, "nnssl_adaptation_plan": other}, tmp_path / "mae.pth")
+        assert load(case.ours(), tmp_path / "mae.pth").contract == {}
+    nnunet = CASES["nnunet"]
+    assert load(nnunet.ours(), save(nnunet, tmp_path / "file.pt")).contract["channels"] == ["CT"]
+    vista = CASES["vista3d"]
+    assert load(vista.ours(), save(vista, tmp_path / "file.pt")).contract == {
+        "spacing": [1.5, 1.5, 1.5],
+        "normalization": ["HU -963.82 to 1053.68 mapped to 0 to 1"],
+    }
