@@ -92,6 +92,7 @@ def predict(args: argparse.Namespace) -> None:
             f"nnUNetv2_assft_predict: {printable(name)} is left out, because it does not end with {file_ending}.",
             file=sys.stderr,
         )
+    print(f"Model: round {done.round} of experiment {experiment.name!r}, {done.model.checkpoint}. Output: {args.o}")
     processes, probabilities = Processes(args.npp, args.nps), args.save_probabilities
     if cases:
         predict_images(predictor, cases, args.o, processes, save_probabilities=probabilities, refused=refuse)

@@ -17,6 +17,7 @@ from tests.conftest import CPU, Trained, blob_case, plan_experiment, set_folders
 
 pytestmark = pytest.mark.slow
 HERE = ("-device", "cpu", "-npp", 0, "-nps", 0)
+IN_PROCESSES = ("-device", "cpu", "-npp", 1, "-nps", 1)  # which have to find the normalisation as well
 REPOSITORY = str(Path(__file__).parents[2])
 WITHOUT_US = "import sys\nsys.modules['nnunet_assft'] = None  # as if it were not installed\n"
 OURS = "from nnunet_assft.cli.{0} import main as entry"
@@ -40,7 +41,7 @@ def command(folder: Path, entry: str, *arguments: object, before: str = "", **va
         stderr=subprocess.STDOUT,
         text=True,
         env=environment,
-        timeout=300,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stdout
@@ -75,10 +76,9 @@ def hand_over(root: Path, elsewhere: Path, fold: int, before: str) -> None:
     (line,) = (line for line in printed.splitlines() if "nnUNetv2_predict" in line)
     folders = {"IMAGES": str(scans), "SEGMENTATIONS": str(elsewhere / "stock")}
     arguments = [folders.get(word, word) for word in line.split()[1:]]
-    in_processes = ("-device", "cpu", "-npp", 1, "-nps", 1)  # which have to find the normalisation as well
-    command(elsewhere, STOCK["predict"], *arguments, *in_processes, before=before, **results)
+    command(elsewhere, STOCK["predict"], *arguments, *IN_PROCESSES, before=before, **results)
     model = elsewhere / "nnUNet_results/Dataset901_Blobs/nnUNetTrainer__nnUNetASSFTPlans__3d_fullres"
-    arguments = ["-i", scans, "-o", elsewhere / "folder", "-m", model, "-f", fold, *HERE]
+    arguments = ["-i", scans, "-o", elsewhere / "folder", "-m", model, "-f", fold, *IN_PROCESSES]
     command(elsewhere, STOCK["predict_from_folder"], *arguments, before=before)
     expected = voxels(root / "ours")
     assert len(expected) == 2
