@@ -2,7 +2,7 @@
 
 nnUNetv2_assft_demo && python docs/demo_picture.py nnunet_assft_demo docs/demo.png
 
-It shows one test scan of the phantom with its reference, with the segmentations of rounds 0, 1 and 2, and the Dice of
+It shows one test scan of the phantom with its reference, with the segmentations of all finished rounds, and the Dice of
 all test scans. The scan is the one with the median Dice after the last round.
 """
 
@@ -17,6 +17,7 @@ import numpy as np
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from nnunet_assft.evaluation.dice import mean_of
 from nnunet_assft.report.images import Volume, load_volume
@@ -49,6 +50,11 @@ def main(demo: Path, picture: Path) -> None:
             draw_scan(axes, volume, name)
             axes.set_title(title, fontsize=9)
         draw_curve(curve, rounds, dice)
+        labels = json.loads((raw / "dataset.json").read_text())["labels"]
+        organs = [
+            Patch(color=label_colour(value), label=name.replace("_", " ")) for name, value in labels.items() if value
+        ]
+        figure.legend(handles=organs, loc="outside lower left", ncols=len(organs), fontsize=8)
         figure.savefig(picture, metadata={"Software": ""})
     print(
         f"Wrote {picture} ({picture.stat().st_size / 1000:.0f} kB): {case} and the Dice of {len(dice[-1])} test scans."
