@@ -193,3 +193,9 @@ class ExperimentPaths:
     def trained_on(self, r: int, stage: str) -> Path:
         """The copy of the stage file beside the checkpoint, which is kept if nnUNet_preprocessed is deleted."""
         return self.checkpoint(r, stage).with_name("stage.json")
+
+
+def experiments_in_results() -> list[ExperimentPaths]:
+    """Return the paths of all experiments in nnUNet_results, in the order of their datasets and names."""
+    files = Path(str(nnUNet_results)).glob("Dataset[0-9][0-9][0-9]_*/assft/*/experiment.json")
+    return [ExperimentPaths(file.parents[2].name, file.parent.name) for file in sorted(files)]

@@ -11,7 +11,7 @@ from typing import Any
 from nnunet_assft import __version__
 from nnunet_assft.active.history import Change, Scope, read_history, scope_of
 from nnunet_assft.active.options import Options
-from nnunet_assft.active.paths import ExperimentPaths
+from nnunet_assft.active.paths import ExperimentPaths, experiments_in_results
 from nnunet_assft.active.settings import Settings
 from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.errors import AssftError, DamagedFileError
@@ -20,7 +20,7 @@ from nnunet_assft.runtime import locks
 from nnunet_assft.runtime.cached import kept_result
 from nnunet_assft.runtime.files import read_json, sha256_file, write_json, write_text
 from nnunet_assft.runtime.sealed import read_sealed, understanding, write_sealed
-from nnunet_assft.runtime.text import some
+from nnunet_assft.runtime.text import named, some
 from nnunet_assft.trainers.stage_file import read_stage_file
 from nnunet_assft.volumes.raw_dataset import RawDataset, find_dataset
 
@@ -151,7 +151,7 @@ class Experiment:
         file = paths.experiment_file
         if not file.is_file():
             raise AssftError(
-                f"{paths.dataset} has no experiment {paths.experiment!r}: {file} does not exist. "
+                f"{paths.dataset} has no experiment {paths.experiment!r}: {file} does not exist. {_others(paths)}"
                 f"Run {paths.command('plan')} to create it."
             )
         remedy = (
@@ -186,6 +186,12 @@ class Experiment:
                 f"{written_by(content)}"
             )
         return cls(**{**content, "settings": Settings.from_json(content["settings"])})
+
+
+def _others(paths: ExperimentPaths) -> str:
+    """Return a sentence about the experiments that the dataset has, in case the name was mistyped."""
+    others = [other.experiment for other in experiments_in_results() if other.dataset == paths.dataset]
+    return f"The dataset has the {named('experiment', others)}; -e chooses one. " if others else ""
 
 
 KEYS = {row.name for row in fields(Experiment) if row.name != "history"} | KEYS_OF_VERSION_2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,7 +28,6 @@ from nnunet_assft.runtime.cases import Once, for_each_case
 from nnunet_assft.runtime.csv_files import write_csv
 from nnunet_assft.runtime.files import (
     atomic_path,
-    link_or_copy,
     sha256_file,
     write_text,
 )
@@ -88,7 +86,7 @@ def export_work(context: Context, folder: Path, options: ExportOptions = ExportO
     _claim(context, folder, request, model, options)
     for case in request.cases:
         for channel, source in enumerate(dataset.images[case]):
-            _link(source, folder / "images" / f"{case}_{channel:04d}{dataset.file_ending}")
+            _copy(source, folder / "images" / f"{case}_{channel:04d}{dataset.file_ending}")
         for name in request.annotators[case] or ("",):
             (folder / "annotations" / name).mkdir(parents=True, exist_ok=True)
     previews = _previews(context, request, model, folder, options) if model else {}
@@ -101,6 +99,9 @@ def export_work(context: Context, folder: Path, options: ExportOptions = ExportO
                 _write_dicom(sources[case], folder / "prelabels" / f"{case}.dcm", options.keys, dataset.labels)
     rows = work_list(request, experiment.paths.scores_file(request.round), previews, dataset.labels)
     write_csv(folder / "worklist.csv", rows)
+    if not (folder / "times.csv").exists():  # which annotators fill in
+        named = [(case, name) for case in request.cases for name in request.annotators[case] or ("",)]
+        write_csv(folder / "times.csv", [{"case": case, "annotator": name, "minutes": ""} for case, name in named])
     write_text(folder / "labels.ctbl", slicer_colours(dataset.labels))
     write_text(folder / "labels_itksnap.txt", itksnap_labels(dataset.labels))
     about = readme(context, request, has_model=bool(model), prelabel=options.prelabel, dicom=options.keys is not None)
@@ -200,9 +201,11 @@ def _refuse(folder: Path) -> None:
     )
 
 
-def _link(source: Path, target: Path) -> None:
-    if not (target.is_file() and (os.path.samefile(source, target) or sha256_file(source) == sha256_file(target))):
-        link_or_copy(source, target)
+def _copy(source: Path, target: Path) -> None:
+    """Copy an image, so that a program that saves over it does not change the original."""
+    if not (target.is_file() and sha256_file(source) == sha256_file(target)):
+        with atomic_path(target) as partial_file:
+            shutil.copyfile(source, partial_file)
 
 
 def _copied(source: Path, folder: Path) -> bool:

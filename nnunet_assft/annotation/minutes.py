@@ -44,14 +44,18 @@ class Times:
 
     @classmethod
     def read(cls, file: Path, annotator: str | None = None, minutes: float | None = None) -> Times:
-        """Read a CSV file with the columns case, annotator and minutes, of which the last two may be empty.
+        """Read a CSV file with the columns case, annotator and minutes, of which the last two may be empty. Cells are
+        separated by commas, or by semicolons as European spreadsheets write them, with decimal commas then.
 
         Raises `AssftError` if the file cannot be read or holds anything else.
         """
         try:
             refuse_endless(file)
             with open(file, encoding="utf-8-sig", newline="") as stream:  # Excel writes a byte order mark
-                header, *lines = [[bare(cell) for cell in row] for row in csv.reader(stream)] or [[]]
+                text = stream.read()
+            semicolons = ";" in text.partition("\n")[0]  # of a spreadsheet whose decimal sign is the comma
+            table = csv.reader(text.splitlines(keepends=True), delimiter=";" if semicolons else ",")
+            header, *lines = [[bare(cell) for cell in row] for row in table] or [[]]
         except (OSError, ValueError, csv.Error) as error:
             raise AssftError(
                 f"--times {file} cannot be read: {reason(error)}. Expected a CSV with the columns case, annotator, "
@@ -61,7 +65,8 @@ class Times:
         if not {"case", "minutes"} <= set(columns) or len(set(columns)) < len(columns):
             found = some(map(repr, columns)) if columns else "no columns"
             raise AssftError(
-                f"--times {file} has {found}; expected the columns case, annotator, minutes, separated by commas."
+                f"--times {file} has {found}; expected the columns case, annotator, minutes, separated by commas or "
+                "semicolons."
             )
         rows: dict[tuple[str, str], float | None] = {}
         for number, cells in enumerate(lines, 2):
@@ -75,6 +80,7 @@ class Times:
             if not any(line.values()):
                 continue  # spreadsheets write empty lines
             case, text = line.get("case", ""), line.get("minutes", "")
+            text = text.replace(",", ".") if semicolons else text
             key = (case, line.get("annotator", ""))
             if not case or key in rows:
                 wrong = f"{case} is listed twice" if case else "no case is named"

@@ -47,9 +47,12 @@ class Overlay:
         FigureCanvasAgg(figure)
         black, white = grey_range(grey, self.window, segmentation > 0)
         left, right = figure.subplots(1, 2)
-        for axes in (left, right):
+        for axes, title in ((left, "pre-segmentation" if self.contours else "image"), (right, "uncertainty")):
             axes.imshow(grey, cmap="gray", aspect=pixel, vmin=black, vmax=white)
             axes.set_axis_off()
+            axes.set_title(title, fontsize=9)
+            for side, x in (("R", 0.01), ("L", 0.97)):  # of the patient; the front is above
+                axes.text(x, 0.5, side, transform=axes.transAxes, color="white", fontsize=9)
         if self.contours:
             _draw_contours(left, segmentation, self.labels)
         shown = right.imshow(np.ma.masked_equal(entropy[k], 0), cmap="inferno", alpha=0.6, aspect=pixel, vmin=0)

@@ -67,7 +67,7 @@ def work_list(
         row: dict[str, Any] = {"case": case, "rank": rank}
         if any(request.annotators.values()):
             row["annotators"] = " ".join(request.annotators[case])
-        row |= {name: value for name, value in scores.get(case, {}).items() if name != "query_rank"}
+        row |= {name: _short(value) for name, value in scores.get(case, {}).items() if name != "query_rank"}
         seen = previews.get(case)
         if seen:
             row |= {f"predicted_ml_{name}": round(seen["volumes_ml"][name], 3) for name in structures(labels)}
@@ -77,28 +77,43 @@ def work_list(
     return rows
 
 
+def _short(value: str) -> str:
+    """Return a number with four significant digits; the file of scores has all of them."""
+    try:
+        return f"{float(value):.4g}"
+    except ValueError:
+        return value
+
+
 def readme(context: Context, request: AnnotationRequest, *, has_model: bool, prelabel: bool, dicom: bool) -> str:
     """Return the text of README.txt. prelabel: whether the annotators get the model's segmentation. dicom: whether it
     is also there as DICOM."""
     ending, labels = context.dataset.file_ending, sorted(context.dataset.labels.items(), key=lambda item: item[1])
     where = "annotations/YOUR_NAME/" if any(request.annotators.values()) else "annotations/"
     known = ", ".join(f"{value} {printable(name)}" for name, value in labels)
+    in_slicer, in_snap = "make a segmentation with the colour table labels.ctbl, which names its segments.", ""
+    if has_model and prelabel:
+        in_slicer = (
+            "load the pre-segmentation as Segmentation with the colour table labels.ctbl. Keep the segments' names."
+        )
+        in_snap = f"open prelabels/CASE{ending} as the segmentation, "
     lines = [
         f"Round {request.round}: {count(len(request.cases), 'case')} to annotate, in the order of worklist.csv.",
         "",
-        f"images/CASE_0000{ending} is the image. Never overwrite it: it may be the original file.",
+        f"images/CASE_0000{ending} is the image, as a copy.",
         *_what_the_model_says(ending, has_model=has_model, prelabel=prelabel),
         f"Labels: {known}.",
         "",
-        "3D Slicer: load the image, and load the pre-segmentation as Segmentation with the colour table labels.ctbl. "
-        "Keep the names of the segments.",
+        f"3D Slicer: load the image, and {in_slicer}",
         f"  Save the segmentation as {where}CASE.seg.nrrd. Segments must not overlap (Segment Editor, Masking).",
-        f"ITK-SNAP: open the image, load labels_itksnap.txt, and save the segmentation as {where}CASE.nii.gz.",
+        f"ITK-SNAP: open the image, load labels_itksnap.txt, {in_snap}and save the result as {where}CASE.nii.gz.",
         *([OF_DICOM.format(where=where)] if dicom else []),
         "Do not resample, crop or reorient anything. Save one file per case.",
+        "Write the minutes that each case took into times.csv.",
         *_who_decides([case for case, names in request.annotators.items() if len(names) > 1]),
         "",
-        f"When you have finished one or more cases, run {context.experiment.command('annotate import', 'WORK_FOLDER')}",
+        "When you have finished one or more cases, run "
+        + context.experiment.command("annotate import", "WORK_FOLDER", "--times", "WORK_FOLDER/times.csv"),
     ]
     return "\n".join([*lines, ""])
 

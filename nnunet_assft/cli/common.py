@@ -14,9 +14,11 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
+from nnunet_assft import __version__
 from nnunet_assft.errors import AssftError, WaitingForAnnotation, WaitingForParts, in_one_line
 from nnunet_assft.nnunet_names import check_nnunet_version
 from nnunet_assft.runtime.environment import require_numbers
@@ -37,7 +39,7 @@ die_with_parent_if_spawned()  # a worker of nnU-Net's imports the command that s
 
 def make_parser(name: str, description: str, *, dataset: bool = True) -> argparse.ArgumentParser:
     """Return the parser of the command nnUNetv2_assft_NAME. dataset: add the options -d and -e."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"nnUNetv2_assft_{name}",
         usage=f"%(prog)s {'-d ID ' if dataset else ''}[options]",
         description=description,
@@ -47,6 +49,8 @@ def make_parser(name: str, description: str, *, dataset: bool = True) -> argpars
     if dataset:
         add_experiment(parser)
     parser.add_argument("--verbose", action="store_true", help="show the traceback of an error")
+    # not shown, so that the help of every command fits a screen
+    parser.add_argument("--version", action="version", version=f"nnunet_assft {__version__}", help=argparse.SUPPRESS)
     return parser
 
 
@@ -69,6 +73,19 @@ def make_command(
 def add_experiment(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-d", required=True, metavar="ID", help="dataset id or name (218 or Dataset218_NAME)")
     parser.add_argument("-e", default="assft", metavar="NAME", help="name of the experiment")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Add to the message about an unknown option the one that may be meant."""
+        known = list(self._option_string_actions)
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                known += [option for command in action.choices.values() for option in command._option_string_actions]
+        unknown = message.removeprefix("unrecognized arguments: ").split() if "unrecognized" in message else []
+        meant = [near[0] for word in unknown if (near := get_close_matches(word.partition("=")[0], known, n=1))]
+        hint = f". Did you mean {' and '.join(meant)}?" if meant else ""
+        super().error(f"{message}{hint}")
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -196,6 +213,9 @@ def _warn_of_slow_convolutions() -> None:
 def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
     """Parse the arguments. `typed` holds the names of those on the command line, even if given their default value."""
     defaults = {action.dest: action.default for action in parser._actions if action.default != argparse.SUPPRESS}
+    has_device = "-device" in {option for action in parser._actions for option in action.option_strings}
+    if "-device" in (sys.argv[1:] if argv is None else argv) and not (has_device or parser._subparsers):
+        parser.error("argument -device: this command has none; those that train or predict have it")  # not -d evice
     unset: list[str] = []  # argparse sets no default for a name that has a value, and can append to a list
     args = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(defaults, unset)))
     typed = {name: value for name, value in vars(args).items() if value is not unset}

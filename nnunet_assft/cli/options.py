@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -206,16 +206,23 @@ def settings_of(args: argparse.Namespace) -> Settings:
     return Settings(**{row.name: values[row.name] for row in fields(Settings) if row.name in values})
 
 
-def make_experiment(args: argparse.Namespace) -> Experiment:
-    """Plan the experiment -e of the dataset -d with the options of `add_plan_options`, and return it."""
+def make_experiment(args: argparse.Namespace, existing: Experiment | None = None) -> Experiment:
+    """Plan the experiment -e of the dataset -d with the options of `add_plan_options`, and return it.
+
+    existing: the experiment, if it is there and the options that were not typed are to be those of its plan.
+    """
     from nnunet_assft.active.experiment import create_experiment
     from nnunet_assft.annotation.existing import check_existing
     from nnunet_assft.annotation.import_labels import Consent
     from nnunet_assft.volumes.accepted_geometry import ALL
 
+    settings = settings_of(args)
+    if existing:
+        typed = {row.name: getattr(settings, row.name) for row in fields(settings) if row.name in args.typed}
+        settings = replace(existing.settings, **typed)
     accepted = args.accept or ()
     consent = Consent(accepted, all_warnings=ALL in accepted, geometry=args.accept_geometry or ())
     check = partial(check_existing, consent)
-    experiment = create_experiment(args.d, args.e, settings_of(args), choose_engine(args), check)
+    experiment = create_experiment(args.d, args.e, settings, choose_engine(args), check)
     accept_geometry(args, experiment)
     return experiment

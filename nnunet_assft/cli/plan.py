@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from nnunet_assft.active.settings import Settings
     from nnunet_assft.active.state import Experiment
 
-
+MANY_STEPS_OF_A_CPU = 20_000  # with the smallest preset, a day or so
 SCHEMES = "normalization_schemes"  # in the plan of a configuration
 
 
@@ -35,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
 def plan(args: argparse.Namespace) -> None:
     """Create the experiment, and print its settings and the next command."""
     from nnunet_assft.active.experiment import read_plans
+    from nnunet_assft.active.state import finished_rounds, is_over
     from nnunet_assft.planning.fingerprint import remarks
     from nnunet_assft.planning.planner import CONFIGURATION
     from nnunet_assft.volumes.names import shown
@@ -79,7 +80,28 @@ def plan(args: argparse.Namespace) -> None:
         print("The budget of all rounds exceeds the pool, so the last rounds will query fewer cases, or none.")
     if to_look_at := remarks(experiment.paths.fingerprint_cases):
         print(to_look_at)
-    print(f"Next: {experiment.command('round', '-r', '0')}")
+    _print_length_of_training(experiment)
+    done = finished_rounds(experiment)
+    next_one = ("status",) if is_over(experiment, done) else ("round", "-r", str(len(done)))
+    print(f"Next: {experiment.command(*next_one)}")
+
+
+def _print_length_of_training(experiment: Experiment) -> None:
+    """Print how many steps all trainings have together, and a warning if they would be taken on a CPU."""
+    import torch
+
+    from nnunet_assft.active.options import NONE
+
+    training, n_stages = experiment.settings.training, 1 + (experiment.settings.second_stage != NONE)
+    epochs = training["one_shot_epochs"] + experiment.n_rounds * n_stages * training["epochs"]
+    steps = epochs * training["iterations_per_epoch"]
+    print(f"all rounds together: {steps:,} training steps")
+    if steps > MANY_STEPS_OF_A_CPU and not torch.cuda.is_available():
+        print(
+            "There is no GPU here, and so many steps may take weeks on a CPU. nnUNetv2_assft_compare --estimate with "
+            "these options measures how long one takes. For a CPU, use --preset tiny and fewer --epochs and "
+            "--iterations_per_epoch."
+        )
 
 
 def _start(experiment: Experiment) -> str:

@@ -19,7 +19,7 @@ from nnunet_assft.cli.printing import print_round
 
 def parser() -> argparse.ArgumentParser:
     p = make_parser("round", "Run or resume one round: query, annotate, train, select, pseudo-label, train, evaluate.")
-    p.add_argument("-r", type=number("r"), required=True, metavar="R", help="round; 0 is the one-shot start")
+    p.add_argument("-r", type=number("r"), metavar="R", help="round; 0 is the one-shot start (default: the next one)")
     p.add_argument(
         "--proceed_with_partial",
         action="store_true",
@@ -34,14 +34,16 @@ def parser() -> argparse.ArgumentParser:
 def round_(args: argparse.Namespace) -> None:
     """Run the round, and print its result and the next command."""
     from nnunet_assft.active.rounds import run_round
+    from nnunet_assft.active.state import finished_rounds
 
     experiment = load_experiment(args)
     accept_geometry(args, experiment)
     device, engine = choose_where(args)
+    r = min(len(finished_rounds(experiment)), experiment.n_rounds) if args.r is None else args.r
     partial = args.proceed_with_partial
-    print_round(experiment, run_round(experiment, args.r, device, engine=engine, proceed_with_partial=partial))
-    if args.r < experiment.n_rounds:
-        print(f"Next: {experiment.command('round', '-r', str(args.r + 1))}")
+    print_round(experiment, run_round(experiment, r, device, engine=engine, proceed_with_partial=partial))
+    if r < experiment.n_rounds:
+        print(f"Next: {experiment.command('round', '-r', str(r + 1))}")
 
 
 def main(argv: list[str] | None = None) -> None:

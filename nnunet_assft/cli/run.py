@@ -31,13 +31,13 @@ def run_all(args: argparse.Namespace) -> None:
     from nnunet_assft.volumes.raw_dataset import find_dataset
 
     planned = ExperimentPaths(find_dataset(args.d).name, args.e).experiment_file.is_file()
-    # if options are given, planning checks that the experiment was planned with them
+    existing = load_experiment(args) if planned else None
     given = args.typed - {"d", "e", "device", "verbose", "np", "accept", "accept_geometry", *ENGINE_OPTIONS}
-    if planned and not given:
-        experiment = load_experiment(args)
+    if existing and not given:
+        experiment = existing
         accept_geometry(args, experiment)
-    else:
-        experiment = make_experiment(args)
+    else:  # if options are given, planning checks that an existing experiment was planned with them
+        experiment = make_experiment(args, existing)
     device, engine = choose_where(args)
     done: list[Round] = []
     while not is_over(experiment, done):

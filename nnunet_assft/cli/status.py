@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def parser() -> argparse.ArgumentParser:
     p = make_parser("status", "Show the finished rounds, what is missing, and the next command.", dataset=False)
-    p.add_argument("-d", metavar="ID", help="dataset id or name")
+    p.add_argument("-d", metavar="ID", help="dataset id or name (without it, all experiments are listed)")
     p.add_argument("-e", default="assft", metavar="NAME", help="name of the experiment")
     p.add_argument(
         "--ext_trainer_path",
@@ -38,7 +38,8 @@ def status(args: argparse.Namespace) -> int:
         print(Path(__file__).parents[1] / "trainers" / "ext_trainer")
         return 0
     if args.d is None:
-        parser().error("-d is required (or --ext_trainer_path)")
+        print_experiments()
+        return 0
     from nnunet_assft.active.state import finished_rounds, is_over
     from nnunet_assft.active.stopping import advice
     from nnunet_assft.volumes.accepted_geometry import AcceptedGeometry
@@ -68,6 +69,19 @@ def status(args: argparse.Namespace) -> int:
     else:
         print_next(experiment, len(done))
     return 0
+
+
+def print_experiments() -> None:
+    """Print one line per experiment in nnUNet_results, with the command that shows more of it."""
+    from nnunet_assft.active.paths import ExperimentPaths, experiments_in_results
+
+    found = experiments_in_results()
+    for paths in found:
+        n_done = len(list(paths.results.glob("round_[0-9]*.json")))
+        of = f"{paths.dataset}, experiment {paths.experiment!r}"
+        print(f"{of}: {count(n_done, 'finished round')}. {paths.command('status')}")
+    if not found:
+        print(f"There is no experiment yet. {ExperimentPaths('Dataset218_NAME', 'assft').command('plan')} makes one.")
 
 
 def print_verification(experiment: Experiment) -> int:

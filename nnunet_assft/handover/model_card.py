@@ -81,15 +81,14 @@ def _use(experiment: Experiment, done: Round, plans: Mapping[str, Any]) -> dict[
 
 
 def _input_and_output(plans: Mapping[str, Any], dataset: RawDataset) -> dict[str, Any]:
-    """The spacing and the patch are given in the order (x, y, z)."""
     configuration = plans["configurations"][CONFIGURATION]
     in_zyx = [plans["transpose_forward"].index(axis) for axis in range(3)]
     return {
         "channels": dataset.dataset_json["channel_names"],
         "structures": dict(dataset.structures),
         "file_ending": dataset.file_ending,
-        "spacing_mm": [round(float(configuration["spacing"][axis]), 4) for axis in reversed(in_zyx)],
-        "patch": [int(configuration["patch_size"][axis]) for axis in reversed(in_zyx)],
+        "spacing_mm_xyz": [round(float(configuration["spacing"][axis]), 4) for axis in reversed(in_zyx)],
+        "patch_xyz": [int(configuration["patch_size"][axis]) for axis in reversed(in_zyx)],
     }
 
 
@@ -216,7 +215,7 @@ def _rows(rounds: Sequence[Mapping[str, Any]]) -> list[tuple[Any, ...]]:
 
 
 def _list(facts: Mapping[str, Any]) -> str:
-    return "\n".join(f"* {name.replace('_', ' ')}: {_text(value)}" for name, value in facts.items())
+    return "\n".join(f"* {name}: {_text(value)}" for name, value in facts.items())
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

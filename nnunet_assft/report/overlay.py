@@ -18,7 +18,9 @@ from nnunet_assft.report.images import Volume
 from nnunet_assft.report.plot import INK, STYLE, WIDE, Plot, label_colour
 
 PLANES = {"axial": 0, "coronal": 1, "sagittal": 2}  # -> axis of a Volume
-LINES = {"label": "solid", "pre-segmentation": "dashed"}
+LINES = {"label": "solid", "pre-segmentation": "dashed", "segmentation": "dashed"}
+# plane -> what is at the left, right, top and bottom: right, left, anterior, posterior, head, feet
+SIDES = {"axial": "RLAP", "coronal": "RLHF", "sagittal": "APHF"}
 TELLABLE = 7  # number of colours that can be distinguished; with more structures, their numbers are drawn, too
 
 
@@ -104,6 +106,12 @@ class _Overlay:
                 self._draw_contour(axes, array.take(k, axis) == value, steps, value, LINES[source])
         axes.set(xlim=(0.0, right), ylim=(bottom, top))  # the padded contours extend the limits by one voxel
         axes.set_title(f"{plane} {k + 1}/{volume.image.shape[axis]}", fontsize=7.5, pad=2)
+        for mark, (x, y) in zip(SIDES[plane], ((0.01, 0.5), (0.99, 0.5), (0.5, 0.99), (0.5, 0.01)), strict=True):
+            where: dict[str, Any] = {
+                "ha": {0.01: "left", 0.99: "right"}.get(x, "center"),
+                "va": {0.99: "top", 0.01: "bottom"}.get(y, "center"),
+            }
+            axes.text(x, y, mark, transform=axes.transAxes, color="white", fontsize=6.5, **where)
         axes.set_axis_off()
 
     def _draw_contour(self, axes: Axes, mask: np.ndarray, steps: tuple[float, float], value: int, line: str) -> None:

@@ -35,7 +35,7 @@ def test_tables_that_are_read(tmp_path: Path, content: bytes) -> None:
     [
         (b"", "has no columns; expected the columns case, annotator, minutes"),
         (b"id,time\n", "has 'id', 'time'; expected"),
-        (b"case;annotator;minutes\ncase_1;anna;3\n", "has 'case;annotator;minutes'; expected .* separated by commas"),
+        (b"case\tannotator\tminutes\ncase_1\tanna\t3\n", "expected .* separated by commas or semicolons"),
         (b"case\tminutes\n", "has 'case.tminutes'; expected"),
         (b"case,minutes,case\n", "has 'case', 'minutes', 'case'; expected"),
         (b"PK\x03\x04\xff\xfe" + bytes(40), "cannot be read"),  # a workbook of Excel
@@ -64,3 +64,10 @@ def test_tables_that_are_refused(tmp_path: Path, content: bytes, message: str) -
 def test_what_is_no_file(tmp_path: Path, name: str) -> None:
     with pytest.raises(AssftError, match="cannot be read"):
         Times.read(tmp_path / name)
+
+
+def test_a_table_of_a_european_spreadsheet(tmp_path: Path) -> None:
+    file = tmp_path / "times.csv"
+    file.write_bytes(b"\xef\xbb\xbfcase;annotator;minutes\r\ncase_1;anna;12,5\r\ncase_2;;\r\n")
+    times = Times.read(file)
+    assert times.rows == {("case_1", "anna"): 12.5, ("case_2", ""): None}

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from nnunet_assft import __version__
 from nnunet_assft.active.options import Options, table
 from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.selection import SELECTIONS
@@ -314,10 +315,53 @@ def test_wrong_usage_is_exit_code_2(blobs, call, options):
     assert lines[0].startswith("usage: nnUNetv2_assft_plan")
 
 
-def test_status_needs_a_dataset(nnunet_folders, call):
-    code, _, lines = call("status")
+def test_status_without_a_dataset_lists_the_experiments(nnunet_folders, call):
+    assert call("status")[:2] == (0, "There is no experiment yet. nnUNetv2_assft_plan -d 218 makes one.\n")
+    for name in ("assft", "pilot"):
+        folder = nnunet_folders / "nnUNet_results/Dataset901_Blobs/assft" / name
+        folder.mkdir(parents=True)
+        (folder / "experiment.json").touch()
+    (folder / "round_00.json").touch()
+    assert call("status")[1].splitlines() == [
+        "Dataset901_Blobs, experiment 'assft': 0 finished rounds. nnUNetv2_assft_status -d 901",
+        "Dataset901_Blobs, experiment 'pilot': 1 finished round. nnUNetv2_assft_status -d 901 -e pilot",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("plan -d 901 --bugdet 3", "unrecognized arguments: --bugdet 3. Did you mean --budget?"),
+        ("round -d 901 --device cpu", "unrecognized arguments: --device cpu. Did you mean -device?"),
+        ("plan -d 901 -device cpu", "argument -device: this command has none; those that train or predict have it"),
+        ("annotate import -d 901 work --minuts 3", "unrecognized arguments: --minuts 3. Did you mean --minutes?"),
+        ("round -d 901 --xyz", "unrecognized arguments: --xyz"),
+    ],
+)
+def test_a_mistyped_option_is_told_what_may_be_meant(nnunet_folders, call, line, expected):
+    code, _, lines = call(line)
     assert code == 2
-    assert "-d is required" in lines[-1]
+    assert lines[-1].endswith(f"error: {expected}")
+
+
+def test_every_command_tells_its_version(call):
+    assert call("status --version")[:2] == (0, f"nnunet_assft {__version__}\n")
+
+
+def test_a_mistyped_experiment_is_told_which_there_are(planned, call):
+    expected = "The dataset has the experiment assft; -e chooses one. Run nnUNetv2_assft_plan -d 901 -e asft to create"
+    assert expected in the_error(call("status -d 901 -e asft"), "status")
+
+
+def test_run_takes_what_is_not_typed_from_the_plan(planned, call):
+    """An experiment of annotators needs no --annotator again, and another number of rounds is refused by name."""
+    assert "rounds was 2, now 3" in the_error(call("run -d 901 --rounds 3 -device cpu"), "run")
+
+
+def test_the_round_that_is_not_typed_is_the_next_one(trained, call):
+    code, out, _ = call("round -d 901 -device cpu")
+    assert code == 0
+    assert out.startswith("round 2: ")
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from tests.conftest import CPU, Trained, blob_case, plan_experiment, set_folders
 
 pytestmark = pytest.mark.slow
 HERE = ("-device", "cpu", "-npp", 0, "-nps", 0)
+IN_PROCESSES = ("-device", "cpu", "-npp", 1, "-nps", 1)  # which have to find the normalisation as well
 REPOSITORY = str(Path(__file__).parents[2])
 WITHOUT_US = "import sys\nsys.modules['nnunet_assft'] = None  # as if it were not installed\n"
 OURS = "from nnunet_assft.cli.{0} import main as entry"
@@ -40,7 +41,7 @@ def command(folder: Path, entry: str, *arguments: object, before: str = "", **va
         stderr=subprocess.STDOUT,
         text=True,
         env=environment,
-        timeout=300,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stdout
@@ -62,12 +63,15 @@ def voxels(folder: Path) -> list[np.ndarray]:
     return [sitk.GetArrayFromImage(sitk.ReadImage(str(file))) for file in sorted(folder.glob("*.nii.gz"))]
 
 
-def hand_over(root: Path, elsewhere: Path, fold: int, before: str) -> None:
-    """Export the model of round `fold`, install it and predict with it in both ways, and compare the voxels."""
+def hand_over(root: Path, elsewhere: Path, fold: int, before: str, *options: str) -> None:
+    """Export the model of round `fold`, install it and predict with it in both ways, and compare the voxels.
+
+    before: the first lines of the stock commands. options: of every prediction.
+    """
     scans, here = images(root / "scans"), own(root)
     printed = command(root, OURS.format("export"), "-d", 901, "-r", fold, "-o", root / "model.zip", **here)
     assert "nnUNetv2_install_pretrained_model_from_zip" in printed
-    arguments = ["-d", 901, "-r", fold, "-i", scans, "-o", root / "ours", *HERE]
+    arguments = ["-d", 901, "-r", fold, "-i", scans, "-o", root / "ours", *HERE, *options]
     command(root, OURS.format("predict"), *arguments, **here)
     results = {"nnUNet_results": str(elsewhere / "nnUNet_results")}
     (elsewhere / "nnUNet_results").mkdir(parents=True)
@@ -75,10 +79,9 @@ def hand_over(root: Path, elsewhere: Path, fold: int, before: str) -> None:
     (line,) = (line for line in printed.splitlines() if "nnUNetv2_predict" in line)
     folders = {"IMAGES": str(scans), "SEGMENTATIONS": str(elsewhere / "stock")}
     arguments = [folders.get(word, word) for word in line.split()[1:]]
-    in_processes = ("-device", "cpu", "-npp", 1, "-nps", 1)  # which have to find the normalisation as well
-    command(elsewhere, STOCK["predict"], *arguments, *in_processes, before=before, **results)
+    command(elsewhere, STOCK["predict"], *arguments, *IN_PROCESSES, *options, before=before, **results)
     model = elsewhere / "nnUNet_results/Dataset901_Blobs/nnUNetTrainer__nnUNetASSFTPlans__3d_fullres"
-    arguments = ["-i", scans, "-o", elsewhere / "folder", "-m", model, "-f", fold, *HERE]
+    arguments = ["-i", scans, "-o", elsewhere / "folder", "-m", model, "-f", fold, *IN_PROCESSES, *options]
     command(elsewhere, STOCK["predict_from_folder"], *arguments, before=before)
     expected = voxels(root / "ours")
     assert len(expected) == 2
@@ -91,7 +94,7 @@ def hand_over(root: Path, elsewhere: Path, fold: int, before: str) -> None:
 def test_a_network_of_ours_needs_our_package_and_no_variable(
     trained: Trained, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    hand_over(trained.root, tmp_path_factory.mktemp("elsewhere"), 2, before="")
+    hand_over(trained.root, tmp_path_factory.mktemp("elsewhere"), 2, "", "--disable_tta")
 
 
 def test_a_network_of_nnunet_needs_nothing_of_ours(
@@ -104,4 +107,4 @@ def test_a_network_of_nnunet_needs_nothing_of_ours(
     settings = {"preset": "resenc_tiny", "normalization": "ctfm", "epochs": 3, "iterations_per_epoch": 6}
     experiment = plan_experiment("Dataset901_Blobs", rounds=1, budget="1", initial_lr=1e-2, **settings)
     run_round(experiment, 0, CPU)
-    hand_over(tmp_path, tmp_path_factory.mktemp("elsewhere"), 0, before=WITHOUT_US)
+    hand_over(tmp_path, tmp_path_factory.mktemp("elsewhere"), 0, WITHOUT_US)

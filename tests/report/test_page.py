@@ -21,10 +21,11 @@ from tests.report.conftest import BALL, NASTY, STRUCTURES, Report, with_settings
 
 
 def test_all_sections_of_a_whole_experiment(report: Report) -> None:
-    order = ["learning", "structures", "query", "cases", "viewer", "embeddings", "pseudo_labels", "training"]
-    order += ["comparison", "qualitative", "provenance"]
+    order = ["learning", "structures", "test_cases", "query", "cases", "viewer", "embeddings", "pseudo_labels"]
+    order += ["training", "comparison", "qualitative", "methods", "provenance"]
     assert [attributes["id"] for tag, attributes in report.page.tags if tag == "section"] == order
-    assert report.html.count('class="missing"') == 1  # the run that the comparison lacks
+    # the run that the comparison lacks, and the segmentations of three test cases
+    assert report.html.count('class="missing"') == 4
     assert "nnU-Net" in report.page.texts["training"]
 
 

@@ -56,7 +56,7 @@
     canvas.hidden = controls.hidden = false;
     view = new niivue.Niivue({
       backColor: [0, 0, 0, 1], crosshairColor: [0.9, 0.6, 0, 0.7], crosshairWidth: 0.3, crosshairWidthUnit: "percent", dragAndDropEnabled: false,
-      fontColor: [1, 1, 1, 1], fontMinPx: 16, isRadiologicalConvention: true, loadingText: "", logLevel: "error",
+      fontColor: [1, 1, 1, 1], fontMinPx: 16, isRadiologicalConvention: true, sagittalNoseLeft: true, loadingText: "", logLevel: "error",
       multiplanarShowRender: niivue.SHOW_RENDER.NEVER, scrollRequiresFocus: true,
     });
     await view.attachToCanvas(canvas);

@@ -7,6 +7,7 @@ from tqdm import tqdm
 from nnunet_assft.report.images import (
     MAX_CASES,
     MAX_VOXELS,
+    QueriedCase,
     load_volume,
     queried_cases,
     why_no_images,
@@ -30,7 +31,7 @@ def section(material: Material) -> Section:
             missing.append(no_picture(queried.case, error))
             continue
         shown = " and ".join(queried.segmentations) or "there is no segmentation"
-        caption = f"Round {queried.round}, rank {queried.rank}; {shown}."
+        caption = f"Round {queried.round}, rank {queried.rank}; {shown}.{_why(material, queried)}"
         plots.append(overlay_plot(f"case_{i + 1:02d}", queried.case, caption, volume, material.dataset.structures))
     if without := [q.case for q in chosen if q.round and "pre-segmentation" not in q.segmentations]:
         missing.append(
@@ -38,6 +39,18 @@ def section(material: Material) -> Section:
         )
     text = _text(len(chosen), sum(len(done.queried) for done in material.rounds), window)
     return Section("cases", title, (text,), query_warning(material), tuple(missing), tuple(plots))
+
+
+def _why(material: Material, queried: QueriedCase) -> str:
+    """Return a sentence on the scores that the case was queried for, or nothing if its strategy has no ranks."""
+    scores = material.scores.get(queried.round)
+    if scores is None or not {"dkd_rank", "asd_rank"} <= set(scores) or queried.case not in set(scores["case"]):
+        return ""
+    row = scores.set_index("case").loc[queried.case]
+    return (
+        f" Why it was queried: of the other cases of the query pool, {row['dkd_rank']:.0%} have changed less in the "
+        f"features of the network (DKD), and the network is surer of {row['asd_rank']:.0%} (ASD)."
+    )
 
 
 def _text(n_shown: int, n_queried: int, window: tuple[float, float] | None) -> str:

@@ -8,15 +8,18 @@ from tqdm import tqdm
 
 from nnunet_assft.report.material import Material
 from nnunet_assft.report.sections import (
+    annotation,
     cases,
     comparison,
     embeddings,
     learning_curve,
+    methods,
     provenance,
     pseudo_labels,
     qualitative,
     query_scores,
     structures,
+    test_cases,
     training,
     viewer,
 )
@@ -26,6 +29,8 @@ from nnunet_assft.report.sections.base import Section
 SECTIONS: tuple[Callable[[Material], Section | None], ...] = (
     learning_curve.section,
     structures.section,
+    test_cases.section,
+    annotation.section,
     query_scores.section,
     cases.section,
     viewer.section,
@@ -34,6 +39,7 @@ SECTIONS: tuple[Callable[[Material], Section | None], ...] = (
     training.section,
     comparison.section,
     qualitative.section,
+    methods.section,
     provenance.section,
 )
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict
 
 import pandas as pd
 
+from nnunet_assft.active.experiment import read_plans
 from nnunet_assft.active.options import table as options_table
+from nnunet_assft.active.state import STEPS
+from nnunet_assft.errors import DamagedFileError
+from nnunet_assft.planning.planner import CONFIGURATION
 from nnunet_assft.report.material import Material
 from nnunet_assft.report.sections.base import Section, SectionTable, encoder_name
+from nnunet_assft.runtime.cached import seconds_of
 
 
 def section(material: Material) -> Section:
@@ -19,12 +25,18 @@ def section(material: Material) -> Section:
         for name, _, meaning in options_table()
     ]
     facts = _facts(material)
-    tables = (
+    tables: tuple[SectionTable, ...] = (
         SectionTable("provenance", "Experiment", pd.DataFrame(facts.items(), columns=["what", "value"])),
         *_history(material),
         SectionTable("models", "Models", pd.DataFrame(models), "The checksum is that of the weights alone."),
         SectionTable("options", "All options", pd.DataFrame(options), folded=True),
     )
+    steps = _seconds_per_step(material)
+    if len(steps):
+        said = (
+            "Of the last run of each step, on whatever machine it was; a step that was interrupted counts from there."
+        )
+        tables += (SectionTable("seconds", "Seconds per step", steps, said, folded=True),)
     text = f"Written by {experiment.command('report')} from the files of the experiment."
     return Section("provenance", "Provenance", (text,), tables=tables)
 
@@ -48,6 +60,34 @@ def _history(material: Material) -> tuple[SectionTable, ...]:
     return (SectionTable("history", "History", pd.DataFrame(rows), text),) if rows else ()
 
 
+def _seconds_per_step(material: Material) -> pd.DataFrame:
+    """Return one row per round with the seconds that each of its steps took; NaN for a step that it does not have."""
+    paths, rows = material.experiment.paths, []
+    for done in material.rounds:
+        files = {step: paths.step_file(done.round, step) for step in STEPS}
+        known: dict[str, float] = {}
+        for step, file in files.items():
+            with suppress(DamagedFileError):
+                known[step] = seconds_of(file)
+        rows.append({"round": done.round, **known})
+    table = pd.DataFrame(rows)
+    return table if len(table.columns) > 1 else table.iloc[:0]
+
+
+def _grid(material: Material) -> dict[str, str]:
+    """Return the spacing and the patch of the plans, (x, y, z); empty if the plans cannot be read."""
+    try:
+        plans = read_plans(material.experiment)
+    except (OSError, DamagedFileError):
+        return {}
+    configuration = plans["configurations"][CONFIGURATION]
+    axes = [plans["transpose_forward"].index(axis) for axis in (2, 1, 0)]
+    return {
+        "spacing in mm (x, y, z)": " x ".join(f"{configuration['spacing'][axis]:.3g}" for axis in axes),
+        "patch (x, y, z)": " x ".join(str(configuration["patch_size"][axis]) for axis in axes),
+    }
+
+
 def _facts(material: Material) -> dict[str, str]:
     """Return everything that determines the experiment: name -> value."""
     experiment, settings = material.experiment, material.experiment.settings
@@ -67,6 +107,8 @@ def _facts(material: Material) -> dict[str, str]:
         "labelled at the start": f"{len(experiment.labelled_at_start)} cases",
         "pool, as planned": f"{len(experiment.pool)} cases",
         "test, as planned": f"{len(experiment.test)} cases ({experiment.test_source})",
+        "channels": ", ".join(map(str, material.dataset.dataset_json["channel_names"].values())),
+        **_grid(material),
         **{name.replace("_", " "): value for name, value in settings.training.items()},
         **{f"version of {name}": version for name, version in experiment.versions.items()},
     }

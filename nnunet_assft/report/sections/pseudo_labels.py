@@ -18,7 +18,10 @@ SELECTED, UNSELECTED = BoxLook(SERIES[2], width=0.3), BoxLook(MUTED, filled=Fals
 def section(material: Material) -> Section:
     title, experiment = "Selected and unselected pseudo-labels", material.experiment
     if material.quality is None:
-        why = "The quality of the pseudo-labels has not been computed (pseudo_label_quality_round_RR.csv is missing)."
+        why = (
+            "The quality of the pseudo-labels has not been computed (pseudo_label_quality_round_RR.csv is missing). "
+            "nnUNetv2_assft_compare computes it for its own runs; for a single experiment there is no command."
+        )
         return Section(
             "pseudo_labels",
             title,

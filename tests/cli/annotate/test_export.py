@@ -47,11 +47,19 @@ def test_the_work_folder(root: Path, call: Call) -> None:
         "labels.ctbl",
         "labels_itksnap.txt",
         "worklist.csv",
+        "times.csv",
         "README.txt",
         "export.json",
     }
     image_file = work / "images/case_03_0000.nii.gz"
-    assert os.path.samefile(image_file, root / "nnUNet_raw/Dataset901_Blobs/imagesTr/case_03_0000.nii.gz")
+    original = root / "nnUNet_raw/Dataset901_Blobs/imagesTr/case_03_0000.nii.gz"
+    assert image_file.read_bytes() == original.read_bytes()
+    assert not os.path.samefile(image_file, original)  # so that nobody can save over it
+    assert (work / "times.csv").read_text().splitlines() == [
+        "case,annotator,minutes",
+        *(f"{case},," for case in ("case_03", "case_01", "case_06")),
+    ]
+    assert "open prelabels/CASE.nii.gz as the segmentation" in (work / "README.txt").read_text()
     image = sitk.ReadImage(str(image_file))
     for kind in ("prelabels", "uncertainty"):
         volume = sitk.ReadImage(str(work / kind / "case_03.nii.gz"))
@@ -69,9 +77,9 @@ def test_the_work_folder(root: Path, call: Call) -> None:
     with open(work / "worklist.csv") as file:
         rows = list(csv.DictReader(file))
     assert [(row["case"], row["rank"], row["q"], row["dkd"]) for row in rows] == [
-        ("case_03", "1", "2.0", "0.5"),
+        ("case_03", "1", "2", "0.5"),
         ("case_01", "2", "1.5", "0.5"),
-        ("case_06", "3", "1.0", "0.5"),
+        ("case_06", "3", "1", "0.5"),
     ]
     prelabel = sitk.GetArrayFromImage(sitk.ReadImage(str(work / "prelabels/case_03.nii.gz")))
     for name, value in (("kidney_right", 1), ("kidney_left", 2)):

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from nnunet_assft.report.material import Material
+from nnunet_assft.report.material import Material, gather
 from nnunet_assft.report.sections.provenance import section
+from tests.conftest import Trained
 from tests.report.conftest import with_settings
 
 
@@ -23,3 +24,14 @@ def test_the_encoder_is_named_without_its_folder(material: Material) -> None:
     material = replace(material, experiment=replace(material.experiment, encoder_report={"sha256": "ef01"}))
     facts = dict(section(material).tables[0].data.to_numpy())
     assert facts["pre-trained encoder"] == "ct_fm.safetensors, sha256 ef01"
+
+
+def test_the_grid_and_the_seconds_of_a_real_experiment(trained: Trained) -> None:
+    found = section(gather("Dataset901_Blobs", "assft", None))
+    facts = dict(found.tables[0].data.to_numpy())
+    assert (facts["channels"], facts["spacing in mm (x, y, z)"]) == ("MRI", "1 x 1 x 1")
+    assert facts["patch (x, y, z)"] == "32 x 32 x 16"
+    seconds = found.tables[-1].data
+    assert list(seconds["round"]) == [0, 1, 2]
+    assert (seconds["supervised"] > 0).all()
+    assert seconds["semi"].isna().tolist() == [True, False, False]

@@ -1,0 +1,56 @@
+"""A paragraph for the methods section of a paper, made from what the experiment has recorded."""
+
+from __future__ import annotations
+
+from nnunet_assft.active.options import PSEUDO
+from nnunet_assft.active.strategies import STRATEGIES
+from nnunet_assft.network.presets import ENCODERS
+from nnunet_assft.report.material import Material
+from nnunet_assft.report.sections.base import Section
+from nnunet_assft.runtime.text import count
+
+REFERENCES = (
+    "Isensee et al. Nature Methods 18, 203-211 (2021), for nnU-Net.",
+    "Yang, Marcus, Sotiras. arXiv 2509.10784, for ASSFT, if the strategy is assft or a part of it.",
+)
+
+
+def section(material: Material) -> Section:
+    """Return sentences that can be copied, and the references that belong to them."""
+    return Section("methods", "Methods, to be copied", (paragraph(material), " ".join(REFERENCES)))
+
+
+def paragraph(material: Material) -> str:
+    """Return the paragraph. It states what was done and leaves the reasons to the author."""
+    experiment, settings, last = material.experiment, material.experiment.settings, material.rounds[-1]
+    training, row, versions = settings.training, STRATEGIES[settings.strategy], experiment.versions
+    report = experiment.encoder_report
+    encoder = "random weights"
+    if report is not None:
+        source = ENCODERS[report["encoder"]].source if report.get("encoder") in ENCODERS else "a pre-trained encoder"
+        encoder = f"the pre-trained encoder of {source}"
+    annotated = "by annotators" if settings.annotator == "human" else "with the reference labels of the dataset"
+    options = experiment.options.changed()
+    sentences = [
+        f"From a pool of {count(len(experiment.pool), 'scan')}, {len(last.labelled)} were annotated {annotated} in "
+        f"{count(last.round, 'round')} of up to {count(experiment.n_query, 'scan')} after a first one.",
+        f"They were chosen with the strategy {settings.strategy} ({row.description}; {row.source}).",
+        f"The network (preset {settings.preset}) started from {encoder} and was trained with nnU-Net "
+        f"{versions.get('nnunetv2', '')} and nnunet_assft {versions.get('nnunet_assft', '')}: AdamW, initial learning "
+        f"rate {training['initial_lr']:g}, {training['one_shot_epochs']} epochs on the first scan and then "
+        f"{training['epochs']} per stage, of {training['iterations_per_epoch']} iterations.",
+    ]
+    if settings.second_stage == PSEUDO:
+        sentences.append(
+            f"In a second stage of each round, selected unlabelled scans were added with the segmentations of the "
+            f"network as labels, {len(last.pseudo_labelled)} in the last round."
+        )
+    if options:
+        sentences.append(f"Options: {', '.join(f'{name} = {value}' for name, value in options.items())}.")
+    n_cases = last.dice["n_cases"]
+    sentences.append(
+        f"The Dice was measured on {count(n_cases, 'test case')} that no stage was trained on."
+        if n_cases
+        else "No test cases with labels were available, so no Dice was measured."
+    )
+    return " ".join(sentences)

@@ -1,0 +1,68 @@
+"""The test cases after the last round: the Dice of each, and pictures of the best, the median and the worst one."""
+
+from __future__ import annotations
+
+import pandas as pd
+from tqdm import tqdm
+
+from nnunet_assft.report.images import MAX_VOXELS, load_volume, why_no_images
+from nnunet_assft.report.material import Material
+from nnunet_assft.report.overlay import overlay_plot
+from nnunet_assft.report.plot import Plot
+from nnunet_assft.report.sections.base import Section, SectionTable, grey_values, no_picture, query_warning
+from nnunet_assft.volumes.display import window_of
+
+MEAN = "mean"  # of the structures; the first column of numbers
+
+
+def section(material: Material) -> Section:
+    title, last = "Test cases", material.rounds[-1]
+    if material.dice["dice"].notna().sum() == 0:
+        return Section("test_cases", title, missing=("No test case has a Dice.",))
+    table = dice_of_cases(material.dice, last.round)
+    tables = (SectionTable("test_cases", f"Dice after round {last.round}", table, folded=True),)
+    if why := why_no_images(material.dataset):
+        return Section("test_cases", title, missing=(why,), tables=tables)
+    plots, missing, window = [], [], window_of(material.dataset)
+    for rule, case in tqdm(chosen_cases(table).items(), desc="test cases", unit="case", leave=False):
+        try:
+            plots.append(_picture(material, rule, case, float(table.set_index("case").loc[case, MEAN])))
+        except (RuntimeError, ValueError, KeyError) as error:  # noqa: PERF203 - one case must not stop the others
+            missing.append(no_picture(case, error))
+    text = (
+        f"The best, the median and the worst of {len(table)} test cases by their Dice after round {last.round}, mean "
+        "over the structures. Solid contours: the label. Dashed contours: the segmentation by the model. The slices "
+        f"are those with the largest segmented area, in radiological orientation. {grey_values(window)}"
+    )
+    return Section(
+        "test_cases", title, (text,), query_warning(material), missing=tuple(missing), plots=tuple(plots), tables=tables
+    )
+
+
+def dice_of_cases(dice: pd.DataFrame, r: int) -> pd.DataFrame:
+    """Return one row per test case of round r, the worst first: case, the mean over its structures, each structure.
+
+    dice: rows of `Material.dice`. Cases without a Dice are left out. Of equal cases, the smaller id comes first.
+    """
+    of_round = dice[dice["round"] == r]
+    table = of_round.pivot(index="case", columns="structure", values="dice")
+    table = table[list(dict.fromkeys(of_round["structure"]))]
+    table.insert(0, MEAN, table.mean(axis="columns"), allow_duplicates=True)
+    return table[table.iloc[:, 0].notna()].sort_index().sort_values(MEAN, kind="stable").reset_index()
+
+
+def chosen_cases(table: pd.DataFrame) -> dict[str, str]:
+    """Return rule -> case, from a table of `dice_of_cases`. The median is the lower one of the middle two. Fewer than
+    three cases give fewer rules."""
+    cases = [str(case) for case in table["case"]]
+    chosen = {"best": cases[-1], "median": cases[(len(cases) - 1) // 2], "worst": cases[0]}
+    return {rule: case for i, (rule, case) in enumerate(chosen.items()) if case not in list(chosen.values())[:i]}
+
+
+def _picture(material: Material, rule: str, case: str, dice: float) -> Plot:
+    dataset, last = material.dataset, material.rounds[-1]
+    prediction = material.experiment.paths.test_predictions(last.round) / f"{case}{dataset.file_ending}"
+    files = {"label": dataset.label_file(case), "segmentation": prediction}
+    volume = load_volume(dataset.images_of(case)[0], files, MAX_VOXELS, window_of(dataset))
+    caption = f"The {rule} test case: Dice {dice:.3f}, mean over the structures, after round {last.round}."
+    return overlay_plot(f"test_case_{rule}", case, caption, volume, dataset.structures)

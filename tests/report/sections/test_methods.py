@@ -1,0 +1,25 @@
+"""The paragraph for a paper says what was done."""
+
+from __future__ import annotations
+
+from nnunet_assft.report.material import Material
+from nnunet_assft.report.sections.methods import paragraph, section
+from tests.report.conftest import with_settings, without_dice
+
+
+def test_the_paragraph(material: Material) -> None:
+    text = paragraph(material)
+    assert text.startswith(
+        "From a pool of 8 scans, 3 were annotated with the reference labels of the dataset in 1 round of up to 2 scans "
+        "after a first one. They were chosen with the strategy assft ("
+    )
+    assert "started from random weights and was trained with nnU-Net 2.8.1" in text
+    assert "Options: tau_c = 3.0." in text
+    assert text.endswith("The Dice was measured on 3 test cases that no stage was trained on.")
+    assert "Isensee" in section(material).text[1]
+
+
+def test_what_was_not_measured_is_said(material: Material) -> None:
+    text = paragraph(without_dice(with_settings(material, annotator="human")))
+    assert "3 were annotated by annotators in" in text
+    assert text.endswith("No test cases with labels were available, so no Dice was measured.")
