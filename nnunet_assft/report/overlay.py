@@ -107,7 +107,7 @@ class _Overlay:
         axes.set(xlim=(0.0, right), ylim=(bottom, top))  # the padded contours extend the limits by one voxel
         axes.set_title(f"{plane} {k + 1}/{volume.image.shape[axis]}", fontsize=7.5, pad=2)
         for mark, (x, y) in zip(SIDES[plane], ((0.01, 0.5), (0.99, 0.5), (0.5, 0.99), (0.5, 0.01)), strict=True):
-            where = {
+            where: dict[str, Any] = {
                 "ha": {0.01: "left", 0.99: "right"}.get(x, "center"),
                 "va": {0.99: "top", 0.01: "bottom"}.get(y, "center"),
             }
