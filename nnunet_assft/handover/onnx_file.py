@@ -100,7 +100,7 @@ def _compare(network: nn.Module, image: np.ndarray, file: Path) -> Checked:
 
     with torch.inference_mode():
         expected = network(torch.from_numpy(image)).numpy()
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    (found,) = session.run(["logits"], {"image": image})
+    network_file = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    (found,) = network_file.run(["logits"], {"image": image})
     difference = float(np.abs(found - expected).max() / np.abs(expected).max())
     return Checked(difference, float((found.argmax(1) == expected.argmax(1)).mean()))
