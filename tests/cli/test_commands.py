@@ -513,7 +513,7 @@ def test_status_advises_on_stopping_from_the_second_round_on(planned, call):
         mean, per_case = (0.5 if dice_of else None), {case: {"ball": dice} for case, dice in dice_of.items()}
         dice = {"mean": mean, "sd": None, "n_cases": len(dice_of), "per_structure": {}, "per_case": per_case}
         model = Model("supervised", "", "")
-        Round(r, (), planned.pool, (), (), (), {}, tuple(dice_of), model, dice).save(planned.paths)
+        Round(r, (), planned.pool, (), (), (), {}, planned.test, model, dice).save(planned.paths)
 
     for r in (0, 1):
         assert "Stopping advice" not in call("status -d 901")[1]
