@@ -12,7 +12,7 @@ from typing import Any
 import SimpleITK as sitk
 
 from nnunet_assft.active.context import Context
-from nnunet_assft.active.state import finished_rounds, seen_by_next
+from nnunet_assft.active.state import finished_rounds
 from nnunet_assft.annotation.gate import LabelSummary, summarize
 from nnunet_assft.annotation.returned import Returned
 from nnunet_assft.errors import AssftError, DamagedFileError
@@ -105,7 +105,7 @@ def summaries_so_far(context: Context) -> dict[str, LabelSummary]:
     """Summarize the human labels of finished rounds. Those of the round in progress are left out, so that the result
     does not depend on the order in which they are returned."""
     done = finished_rounds(context.experiment)
-    cases = seen_by_next(context.experiment, done[-1]).labelled if done else ()
+    cases = [case for case in done[-1].labelled if case not in context.experiment.withdrawn] if done else []
     return {case: _summary_of(context, case) for case in cases if context.dataset.label_file(case).is_file()}
 
 

@@ -138,25 +138,42 @@ def far_away(cases: Sequence[str], planned: Sequence[str], folder: Path) -> list
     Intensities are if their median, over the nonzero voxels of a channel, lies outside the range of the medians by more
     than the width of that range and by more than a tenth of the spread of the intensities.
     """
+    if not planned:
+        return []
     parts = {case: kept_result(folder / f"{case}.json", AGAIN) for case in (*planned, *cases)}
-    known = [parts[case] for case in planned]
-    return [f"{case}: {text}" for case in cases for text in _differences(parts[case], known)] if known else []
+    spacings = np.array([parts[case]["spacing"] for case in planned])
+    channels = [_medians_and_margin([parts[case]["intensities"][c] for case in planned]) for c in _channels(parts)]
+    return [
+        f"{case}: {text}"
+        for case in cases
+        for text in (*_of_spacing(parts[case]["spacing"], spacings), *_of_intensities(parts[case], channels))
+    ]
 
 
-def _differences(part: Mapping[str, Any], planned: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    spacings = np.array([other["spacing"] for other in planned])
-    low, high = spacings.min(axis=0), spacings.max(axis=0)
-    if (np.array(part["spacing"]) < low / 2).any() or (np.array(part["spacing"]) > 2 * high).any():
-        yield f"its spacing is {_mm(part['spacing'])} mm; the images of the plans have {_mm(low)} to {_mm(high)} mm"
-    for channel, sample in enumerate(part["intensities"]):
-        median = np.median(sample)
-        medians = [np.median(other["intensities"][channel]) for other in planned]
-        spread = np.ptp(np.concatenate([np.percentile(other["intensities"][channel], (5, 95)) for other in planned]))
-        margin = max(np.ptp(medians), 0.1 * spread)
-        if not min(medians) - margin <= median <= max(medians) + margin:
+def _channels(parts: Mapping[str, Mapping[str, Any]]) -> range:
+    return range(len(next(iter(parts.values()))["intensities"]))
+
+
+def _medians_and_margin(samples: Sequence[Sequence[float]]) -> tuple[float, float, float]:
+    """Return the smallest and the largest median of the samples of a channel, and how far from them is far away."""
+    medians = [float(np.median(sample)) for sample in samples]
+    spread = float(np.ptp([np.percentile(sample, (5, 95)) for sample in samples]))
+    return min(medians), max(medians), max(max(medians) - min(medians), 0.1 * spread)
+
+
+def _of_spacing(spacing: Sequence[float], planned: np.ndarray) -> Iterator[str]:
+    low, high = planned.min(axis=0), planned.max(axis=0)
+    if (np.array(spacing) < low / 2).any() or (np.array(spacing) > 2 * high).any():
+        yield f"its spacing is {_mm(spacing)} mm; the images of the plans have {_mm(low)} to {_mm(high)} mm"
+
+
+def _of_intensities(part: Mapping[str, Any], channels: Sequence[tuple[float, float, float]]) -> Iterator[str]:
+    for channel, (low, high, margin) in enumerate(channels):
+        median = float(np.median(part["intensities"][channel]))
+        if not low - margin <= median <= high + margin:
             yield (
                 f"the median intensity of its channel {channel} is {median:.4g}; those of the images of the plans are "
-                f"{min(medians):.4g} to {max(medians):.4g}"
+                f"{low:.4g} to {high:.4g}"
             )
 
 

@@ -98,7 +98,7 @@ def test_all_who_write_segmentations_write_them_onto_the_image(context: Context,
     for case in QUERIED:
         assert_on_image(context.paths.previews(1) / f"{case}.nii.gz", context, case)
     # test predictions
-    for case, file in predict_test_cases(context, model, tmp_path / "test", "test").items():
+    for case, file in predict_test_cases(context, model, context.experiment.test, tmp_path / "test", "test").items():
         assert_on_image(file, context, case)
     # pseudo-labels
     write_pseudo_labels(context, 1, model, ["case_00"], {case: {"rank": i} for i, case in enumerate(UNLABELLED)})
