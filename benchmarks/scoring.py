@@ -126,7 +126,7 @@ def set_up(args: argparse.Namespace, spacings: Sequence[float] = (1.0,)) -> tupl
     labels = {"background": 0, **{f"structure_{c}": c for c in range(1, args.classes)}}
     write_json(
         raw / "dataset.json",
-        {"channel_names": {"0": "CT"}, "labels": labels, "numTraining": 0, "file_ending": ".nii.gz"},
+        {"channel_names": {"0": "CT"}, "labels": labels, "numTraining": max(2, args.cases), "file_ending": ".nii.gz"},
     )
     experiment = create_experiment(999, "assft", Settings(preset=args.preset, annotator="human"))
     context = open_context(experiment, torch.device(args.device))

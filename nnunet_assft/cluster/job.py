@@ -136,9 +136,8 @@ def write_function(job: Job, function: Callable[[Any], Any]) -> None:
 # Working on a part ----------------------------------------------------------------------------------------------------
 
 
-_PART = (
-    "NNUNET_ASSFT_PART"  # environment variable with the file in which a part, and what it starts, says how far it is
-)
+# environment variable with the file in which a part, and every process that it starts, says how far it is
+_PART = "NNUNET_ASSFT_PART"
 
 
 def _say(file: Path, **changes: Any) -> None:
