@@ -18,7 +18,8 @@ def print_start(experiment: Experiment) -> None:
         print("pre-trained encoder: none; the encoder starts at random")
         return
     if report.get("structures") is None:
-        licence = ENCODERS[report["encoder"]].licence
+        row = ENCODERS.get(report["encoder"])  # None if the package that adds it is no longer installed
+        licence = row.licence if row else "of another package"
         as_what = "read as" if settings.encoder_format else "recognised as"
         print(f"pre-trained encoder: {settings.encoder}, {as_what} {report['encoder']} ({licence})")
         print(f"layout of the file: {report['layout']}")

@@ -229,9 +229,9 @@ class EncoderSpec:
     per level of the released weights. width_of_level: keys of a tensor with one value per feature map of a level, whose
     number stands in place of {}; one per class.
 
-    The input; None for what differs between files or is not known. orientation: direction of the axes (Z, Y, X).
-    spacing: mm (Z, Y, X). hu_window: intensities are clipped to it, then mapped linearly to intensity_range.
-    normalization: name of one of nnU-Net's schemes that gives this input.
+    The input; None for what differs between files or is not known. orientation: directions of the axes of an image, the
+    first axis first. spacing: mm along these axes. hu_window: intensities are clipped to it, then mapped linearly to
+    intensity_range. normalization: name of one of nnU-Net's schemes that gives this input.
     """
 
     source: str

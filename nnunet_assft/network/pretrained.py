@@ -6,6 +6,7 @@ encoders translates. The loader checks every key, shape and value before it chan
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -158,7 +159,7 @@ def _contract_of_nnssl(plan: Mapping[str, Any]) -> dict[str, Any]:
     spacing, schemes = entries.get("spacing"), entries.get("normalization_schemes")
     patch: Any = plan.get("recommended_downstream_patchsize") or entries.get("patch_size")
     contract: dict[str, Any] = {}
-    if _are(spacing, int | float):
+    if _are(spacing, int | float) and all(math.isfinite(edge) for edge in spacing):
         contract["spacing"] = [float(edge) for edge in spacing]
     if _are(patch, int):
         contract["patch_size"] = list(patch)

@@ -10,6 +10,7 @@ name. No code from the checkpoint is run, and no class that it names is imported
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -29,7 +30,7 @@ from nnunet_assft.network.weight_files import (
     fitted,
     read_weights,
 )
-from nnunet_assft.runtime.files import read_json, sha256_file
+from nnunet_assft.runtime.files import json_text, read_json, sha256_file
 from nnunet_assft.runtime.text import count, reason, some
 
 FINAL = "checkpoint_final.pth"
@@ -72,9 +73,10 @@ def model_in(content: Any, checkpoint: Path) -> TrainedModel:
         contract = {
             "spacing": [float(edge) for edge in planned.spacing],
             "patch_size": [int(edge) for edge in planned.patch_size],
-            "normalization": list(planned.normalization_schemes),
-            "channels": list(dataset_json["channel_names"].values()),
+            "normalization": [str(scheme) for scheme in planned.normalization_schemes],
+            "channels": [str(name) for name in dataset_json["channel_names"].values()],
         }
+        json_text(contract)  # raises ValueError for a spacing that is not finite
     except PretrainedEncoderError as error:
         raise PretrainedEncoderError(f"{checkpoint} {error}") from error
     except Exception as error:  # plans of any content
@@ -129,7 +131,8 @@ def preset_of(planned: ConfigurationManager, configuration: str) -> Preset:
     Raises `PretrainedEncoderError`, whose text continues a sentence that names the file, for one of an unknown class.
     """
     name = planned.network_arch_class_name.rsplit(".", 1)[-1]
-    arguments, imported = planned.network_arch_init_kwargs, tuple(planned.network_arch_init_kwargs_req_import)
+    arguments = json.loads(json.dumps(planned.network_arch_init_kwargs))
+    imported = tuple(planned.network_arch_init_kwargs_req_import)
     known = {row.network_class.rsplit(".", 1)[-1]: row for row in PRESETS.values()}
     if name not in known:
         raise PretrainedEncoderError(
@@ -150,7 +153,7 @@ def preset_of(planned: ConfigurationManager, configuration: str) -> Preset:
         description="the network of the model that --start names",
         arguments=arguments,
         requires_import=imported,
-        patch_size=tuple(planned.patch_size),
+        patch_size=tuple(int(edge) for edge in planned.patch_size),
     )
 
 

@@ -155,6 +155,12 @@ REFUSED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     ),
     "no plans": (lambda content: content["init_args"].pop("plans"), r"plans or the labels in .* cannot be used"),
     "other plans": (lambda content: content["init_args"].update(plans={"configurations": 3}), "cannot be used"),
+    "without a spacing": (
+        lambda content: content["init_args"]["plans"]["configurations"]["3d_fullres"].update(
+            spacing=[1, 1, float("inf")]
+        ),
+        r"plans or the labels in .* cannot be used",
+    ),
     "for slices": (
         lambda content: content["init_args"]["plans"]["configurations"]["3d_fullres"].update(patch_size=[32, 32]),
         "of the configuration 3d_fullres, for slices; expected one for volumes",
