@@ -19,6 +19,7 @@ from nnunet_assft.active.training.initial_network import write_initial_network
 from nnunet_assft.cluster.engines import HERE, Engine
 from nnunet_assft.errors import AssftError, DamagedFileError
 from nnunet_assft.network.checkpoints import load_weights, weights_sha256
+from nnunet_assft.network.encoder_file import seen_by
 from nnunet_assft.planning.domains import DOMAINS
 from nnunet_assft.planning.fingerprint import check_images, combine_fingerprint, sizes_of
 from nnunet_assft.planning.planner import CONFIGURATION, plan_from_images
@@ -27,7 +28,7 @@ from nnunet_assft.planning.test_split import split
 from nnunet_assft.runtime.cases import Executor
 from nnunet_assft.runtime.environment import require_space
 from nnunet_assft.runtime.files import link_or_copy, read_json, sha256_of, write_json
-from nnunet_assft.runtime.text import named, some
+from nnunet_assft.runtime.text import count, named, some
 from nnunet_assft.runtime.writable import is_writable
 from nnunet_assft.volumes.names import EXPERIMENT
 from nnunet_assft.volumes.raw_dataset import RawDataset, find_dataset
@@ -74,6 +75,7 @@ def _create(dataset: RawDataset, wanted: Experiment, engine: Engine) -> Experime
     report = write_initial_network(paths.initial_network, dataset.dataset_json, wanted.settings)
     executor = engine.images(paths.jobs, images)
     checksums = check_images(images, dataset.reader, paths.fingerprint_cases, executor=executor)
+    _refuse_seen_test_images(wanted, report, checksums)
     fingerprint = combine_fingerprint(wanted.pool, paths.fingerprint_cases)  # test images do not influence the plans
     plans = _plan(wanted, dataset, fingerprint)
     require_room_for_all(sizes_of(images, paths.fingerprint_cases), plans)
@@ -94,6 +96,19 @@ def _create(dataset: RawDataset, wanted: Experiment, engine: Engine) -> Experime
     )
     experiment.save()
     return experiment
+
+
+def _refuse_seen_test_images(
+    wanted: Experiment, report: Mapping[str, Any] | None, images_sha256: Mapping[str, str]
+) -> None:
+    """Raise `AssftError` if the encoder says that it was pre-trained on images of the test cases."""
+    contract = report["contract"] if report else None
+    if contract and (seen := seen_by(contract, {case: images_sha256[case] for case in wanted.test})):
+        raise AssftError(
+            f"{wanted.settings.encoder} was pre-trained on the images of {count(len(seen), 'test case')} of experiment "
+            f"{wanted.name!r} ({some(seen)}), and cannot be judged by them. Use the test cases of the experiment that "
+            "it was pre-trained with (--test_split), or pre-train another one with nnUNetv2_assft_pretrain."
+        )
 
 
 def _decide(dataset: RawDataset, name: str, settings: Settings) -> Experiment:

@@ -18,10 +18,12 @@ from nnunet_assft.volumes.image_files import list_images
 
 @dataclass(frozen=True)
 class Images:
-    """Preprocessed images. files: the .b2nd files. checksums: of these files, in the same order."""
+    """Preprocessed images. files: the .b2nd files. checksums: of these files. sources: checksums of the images they were
+    made from. All in the same order."""
 
     files: tuple[Path, ...]
     checksums: tuple[str, ...]
+    sources: tuple[str, ...]
 
 
 def collect_images(context: Context, folders: Sequence[Path]) -> Images:
@@ -31,28 +33,29 @@ def collect_images(context: Context, folders: Sequence[Path]) -> Images:
     an image is known by the checksum of its preprocessed voxels. The files of test images are not opened.
     """
     experiment = context.experiment
-    pool = {
-        context.image_folder / f"{case}.b2nd": _checksum(context.whole_files(case), case) for case in experiment.pool
-    }
+    found = [
+        (context.image_folder / f"{case}.b2nd", _checksum(context.whole_files(case), case), context.images_sha256[case])
+        for case in experiment.pool
+    ]
     test = {_checksum(checksums_of(context.image_folder, case), case): case for case in experiment.test}
-    found = dict(pool)
     for folder in folders:
-        others = dict(_preprocessed(context, folder))
-        seen = [test[sha256] for sha256 in others.values() if sha256 in test]
+        others = list(_preprocessed(context, folder))
+        seen = [test[sha256] for _, sha256, _ in others if sha256 in test]
         if seen:
             raise AssftError(
                 f"--images {folder} holds the {named('test image', seen)} of experiment {experiment.name!r}. Remove "
                 "them: an encoder that has seen the test cases cannot be judged by them."
             )
-        found |= others
-    once: dict[str, Path] = {}
-    for file, sha256 in found.items():
-        once.setdefault(sha256, file)
-    return Images(tuple(once.values()), tuple(once))
+        found += others
+    once: dict[str, tuple[Path, str]] = {}
+    for file, sha256, source in found:
+        once.setdefault(sha256, (file, source))
+    return Images(tuple(file for file, _ in once.values()), tuple(once), tuple(source for _, source in once.values()))
 
 
-def _preprocessed(context: Context, folder: Path) -> Iterator[tuple[Path, str]]:
-    """Preprocess the images of a folder, unless that was done before, and yield each file with its checksum."""
+def _preprocessed(context: Context, folder: Path) -> Iterator[tuple[Path, str, str]]:
+    """Preprocess the images of a folder, unless that was done before, and yield each file with its checksum and that of
+    the image it was made from."""
     if what := readable_folder(folder):
         raise AssftError(f"--images {folder} {what}. Name a folder of images such as CASE_0000.nii.gz.")
     dataset, plans = context.dataset, context.plans
@@ -67,7 +70,7 @@ def _preprocessed(context: Context, folder: Path) -> Iterator[tuple[Path, str]]:
     require_room_for_all(sizes_of(images, target / "fingerprint"), plans)
     preprocess_images(images, checksums, plans, dataset.dataset_json, target, executor=executor)
     for case in images:
-        yield target / f"{case}.b2nd", _checksum(whole_files(target, case), case)
+        yield target / f"{case}.b2nd", _checksum(whole_files(target, case), case), checksums[case]
 
 
 def _checksum(checksums: Mapping[str, str], case: str) -> str:
