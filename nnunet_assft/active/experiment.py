@@ -19,6 +19,7 @@ from nnunet_assft.active.training.initial_network import write_initial_network
 from nnunet_assft.cluster.engines import HERE, Engine
 from nnunet_assft.errors import AssftError, DamagedFileError
 from nnunet_assft.network.checkpoints import load_weights, weights_sha256
+from nnunet_assft.network.encoder_file import seen_by
 from nnunet_assft.network.presets import Preset
 from nnunet_assft.planning.choices import EXISTING
 from nnunet_assft.planning.domains import DOMAINS
@@ -96,6 +97,7 @@ def _create(dataset: RawDataset, wanted: Experiment, engine: Engine, check_label
     preset, report = write_initial_network(paths.initial_network, dataset.dataset_json, wanted.settings)
     executor = engine.images(paths.jobs, images)
     checksums = check_images(images, dataset.reader, paths.fingerprint_cases, executor=executor)
+    _refuse_seen_test_images(wanted, report, checksums)
     accepted = check_labels(dataset, wanted.labelled_at_start, executor)
     fingerprint = combine_fingerprint(wanted.pool, paths.fingerprint_cases)  # test images do not influence the plans
     plans = _plan(wanted, dataset, fingerprint, preset)
@@ -118,6 +120,19 @@ def _create(dataset: RawDataset, wanted: Experiment, engine: Engine, check_label
     )
     experiment.save()
     return experiment
+
+
+def _refuse_seen_test_images(
+    wanted: Experiment, report: Mapping[str, Any] | None, images_sha256: Mapping[str, str]
+) -> None:
+    """Raise `AssftError` if the encoder says that it was pre-trained on images of the test cases."""
+    header = report["header"] if report else None
+    if header and (seen := seen_by(header, {case: images_sha256[case] for case in wanted.test})):
+        raise AssftError(
+            f"{wanted.settings.encoder} was pre-trained on the images of {count(len(seen), 'test case')} of experiment "
+            f"{wanted.name!r} ({some(seen)}), and cannot be judged by them. Use the test cases of the experiment that "
+            "it was pre-trained with (--test_split), or pre-train another one with nnUNetv2_assft_pretrain."
+        )
 
 
 def _decide(dataset: RawDataset, name: str, settings: Settings) -> Experiment:

@@ -7,7 +7,8 @@ The content of the header, under the key `nnunet_assft`, is a JSON object with t
     method                     how it was pre-trained, such as mae
     preset, architecture       the network whose encoder it is: name, class and arguments
     input                      what it was shown: channels, normalization, spacing in mm and patch_size, both (z, y, x)
-    training                   n_images, steps, batch_size, seed, loss
+    training                   n_images, steps, batch_size, seed, loss, and images: shortened checksums of the images,
+                               by which `plan` refuses an encoder that has seen test images
     dataset                    the dataset whose plans describe the input
 """
 
@@ -63,6 +64,17 @@ def require_fit(contract: Mapping[str, Any], architecture: Mapping[str, Any], fi
             f"{file} was pre-trained with the preset {contract['preset']!r}, whose encoder is another one. "
             f"Use --preset {contract['preset']}."
         )
+
+
+def short(sha256: str) -> str:
+    """Return the part of a checksum of an image by which the header of a file knows it."""
+    return sha256[:16]
+
+
+def seen_by(contract: Mapping[str, Any], images_sha256: Mapping[str, str]) -> list[str]:
+    """Return the cases whose images the encoder was pre-trained on. images_sha256: see `fingerprint.check_images`."""
+    images = set(contract["training"]["images"])
+    return [case for case, sha256 in images_sha256.items() if short(sha256) in images]
 
 
 def _of_encoder(architecture: Mapping[str, Any]) -> dict[str, Any]:

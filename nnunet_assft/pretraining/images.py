@@ -24,10 +24,12 @@ from nnunet_assft.volumes.image_files import list_images
 
 @dataclass(frozen=True)
 class Images:
-    """Preprocessed images. files: the .b2nd files. checksums: of these files, in the same order."""
+    """Preprocessed images. files: the .b2nd files. checksums: of these files. sources: checksums of the images from
+    which they were made. All in the same order."""
 
     files: tuple[Path, ...]
     checksums: tuple[str, ...]
+    sources: tuple[str, ...]
 
 
 def collect_images(context: Context, folders: Sequence[Path]) -> Images:
@@ -39,7 +41,10 @@ def collect_images(context: Context, folders: Sequence[Path]) -> Images:
     """
     experiment, folder_of_images = context.experiment, context.image_folder
     now = experiment.now
-    found = {folder_of_images / f"{case}.b2nd": _checksum(context.whole_files(case), case) for case in sorted(now.left)}
+    found = [
+        (folder_of_images / f"{case}.b2nd", _checksum(context.whole_files(case), case), context.images_sha256[case])
+        for case in sorted(now.left)
+    ]
     test = {_checksum(checksums_of(folder_of_images, case), case): case for case in now.test}
     withdrawn = {
         _checksum(checksums_of(folder_of_images, case), case): case
@@ -47,26 +52,27 @@ def collect_images(context: Context, folders: Sequence[Path]) -> Images:
         if checksum_file(folder_of_images, case).is_file()
     }
     for folder in folders:
-        others = dict(_preprocessed(context, folder))
-        if seen := [test[sha256] for sha256 in others.values() if sha256 in test]:
+        others = list(_preprocessed(context, folder))
+        if seen := [test[sha256] for _, sha256, _ in others if sha256 in test]:
             raise AssftError(
                 f"--images {folder} holds the {named('test image', seen)} of experiment {experiment.name!r}. Remove "
                 "them: an encoder that has seen the test cases cannot be judged by them."
             )
-        if seen := [withdrawn[sha256] for sha256 in others.values() if sha256 in withdrawn]:
+        if seen := [withdrawn[sha256] for _, sha256, _ in others if sha256 in withdrawn]:
             raise AssftError(
                 f"--images {folder} holds the {named('image', seen)}, withdrawn from experiment {experiment.name!r}. "
                 "Remove them."
             )
-        found |= others
-    once: dict[str, Path] = {}
-    for file, sha256 in found.items():
-        once.setdefault(sha256, file)
-    return Images(tuple(once.values()), tuple(once))
+        found += others
+    once: dict[str, tuple[Path, str]] = {}
+    for file, sha256, source in found:
+        once.setdefault(sha256, (file, source))
+    return Images(tuple(file for file, _ in once.values()), tuple(once), tuple(source for _, source in once.values()))
 
 
-def _preprocessed(context: Context, folder: Path) -> Iterator[tuple[Path, str]]:
-    """Preprocess the images of a folder, unless that was done before, and yield each file with its checksum."""
+def _preprocessed(context: Context, folder: Path) -> Iterator[tuple[Path, str, str]]:
+    """Preprocess the images of a folder, unless that was done before, and yield each file with its checksum and that of
+    the image it was made from."""
     if what := readable_folder(folder):
         raise AssftError(f"--images {folder} {what}. Name a folder of images such as CASE_0000.nii.gz.")
     dataset, plans = context.dataset, context.plans
@@ -81,7 +87,7 @@ def _preprocessed(context: Context, folder: Path) -> Iterator[tuple[Path, str]]:
     require_room_for_all(sizes_of(images, target / "fingerprint"), plans)
     preprocess_images(images, checksums, plans, dataset.dataset_json, target, executor=executor)
     for case in images:
-        yield target / f"{case}.b2nd", _checksum(whole_files(target, case), case)
+        yield target / f"{case}.b2nd", _checksum(whole_files(target, case), case), checksums[case]
 
 
 def _checksum(checksums: Mapping[str, str], case: str) -> str:

@@ -14,6 +14,7 @@ from nnunet_assft.active.context import Context, open_context
 from nnunet_assft.active.state import Experiment
 from nnunet_assft.cluster.engines import HERE, Engine
 from nnunet_assft.errors import AssftError, DamagedFileError, doing
+from nnunet_assft.network.encoder_file import short
 from nnunet_assft.network.presets import PRESETS
 from nnunet_assft.planning.contract import input_of
 from nnunet_assft.planning.planner import CONFIGURATION
@@ -76,6 +77,7 @@ def make_task(context: Context, settings: Pretraining, images: Images, folder: P
             "steps": settings.epochs * settings.iterations_per_epoch,
             "batch_size": batch_size,
             "seed": settings.seed,
+            "images": sorted(map(short, images.sources)),
         },
         "dataset": context.experiment.dataset,
     }

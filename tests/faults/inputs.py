@@ -447,7 +447,7 @@ def encoder_of_resenc_tiny(place: Place) -> None:
     architecture = PRESETS["resenc_tiny"].architecture
     shown = {"channels": ["MRI"], "normalization": [], "spacing": [1.0] * 3, "patch_size": [32] * 3}
     contract = {"method": "mae", "preset": "resenc_tiny", "architecture": architecture, "input": shown}
-    contract |= {"training": {}, "dataset": "Dataset902_Other"}
+    contract |= {"training": {"images": []}, "dataset": "Dataset902_Other"}
     write_encoder(place.given / "encoder.safetensors", build_network(architecture, 1, 1).encoder, contract)
 
 

@@ -30,7 +30,7 @@ def contract(preset: str, **changes: Any) -> dict[str, Any]:
         "preset": preset,
         "architecture": PRESETS[preset].architecture,
         "input": SHOWN,
-        "training": {"n_images": 3, "steps": 10, "batch_size": 2, "seed": 0, "loss": 0.5},
+        "training": {"n_images": 3, "steps": 10, "batch_size": 2, "seed": 0, "loss": 0.5, "images": []},
         "dataset": "Dataset901_Blobs",
         **changes,
     }

@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 
 from nnunet_assft.active.context import open_context
+from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.state import Experiment
 from nnunet_assft.errors import AssftError
 from nnunet_assft.extension import Wish, extend
@@ -54,6 +55,8 @@ def test_the_file_says_what_it_is_and_is_taken_by_plan(planned: Experiment, tmp_
     contract = read_contract(file)
     assert contract is not None
     assert (contract["method"], contract["preset"], contract["dataset"]) == ("mae", "tiny", "Dataset901_Blobs")
+    images = contract["training"].pop("images")
+    assert (len(set(images)), {len(image) for image in images}) == (8, {16})
     assert contract["training"] == {"n_images": 8, "steps": 4, "batch_size": 2, "seed": 7, "loss": done.losses[-1]}
     plan = read_json(planned.paths.plans)["configurations"]["3d_fullres"]
     assert contract["input"] == {
@@ -65,7 +68,7 @@ def test_the_file_says_what_it_is_and_is_taken_by_plan(planned: Experiment, tmp_
     assert "case_0" not in file.read_bytes()[:20_000].decode("latin-1")  # no id of a case
     other = plan_experiment(planned.dataset, "other", preset="tiny", encoder=str(file))
     assert other.encoder_report is not None
-    assert (other.encoder_report["encoder"], other.encoder_report["header"]) == ("nnunet_assft", contract)
+    assert (other.encoder_report["encoder"], other.encoder_report["header"]) == ("nnunet_assft", read_contract(file))
     start = load_weights(other.paths.initial_network)
     encoder = {name.removeprefix("encoder."): tensor for name, tensor in start.items() if name.startswith("encoder.")}
     assert same(encoder, weights(done))
@@ -141,6 +144,16 @@ def test_no_label_and_no_test_image_has_an_influence(planned: Experiment, tmp_pa
         canary.write_bytes(b"no image")
     assert same(weights(run(planned, tmp_path / "after")), expected)
     assert all(canary.read_bytes() == b"no image" for canary in canaries)  # who opens it makes it again
+
+
+def test_an_encoder_that_has_seen_test_images_is_refused(planned: Experiment, tmp_path: Path) -> None:
+    """Another test split, such as a fold of a comparison, has cases of the pool as test cases."""
+    file = str(run(planned, tmp_path / "mine").task.encoder_file)
+    with pytest.raises(
+        AssftError, match=r"was pre-trained on the images of 2 test cases of experiment 'other' \(case_0"
+    ):
+        plan_experiment(planned.dataset, "other", preset="tiny", encoder=file, test_split="0.25")
+    assert not ExperimentPaths(planned.dataset, "other").experiment_file.exists()
 
 
 def test_the_seed_makes_a_difference(planned: Experiment, tmp_path: Path) -> None:
