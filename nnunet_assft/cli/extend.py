@@ -19,7 +19,7 @@ def parser() -> argparse.ArgumentParser:
         "Add the new images of imagesTr to the pool, withdraw images, plan more rounds or another budget. Plans and "
         "finished rounds stay as they are. No label is read.",
     )
-    p.add_argument("--rounds", type=number("rounds"), metavar="R", help="number of query rounds from now on")
+    p.add_argument("--rounds", type=number("rounds"), metavar="R", help="query rounds in all, finished ones included")
     p.add_argument(
         "--budget", type=budget, metavar="B", help="cases per round from now on: 5%% of the present pool, or a number"
     )
