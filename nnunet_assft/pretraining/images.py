@@ -18,8 +18,10 @@ from nnunet_assft.volumes.image_files import list_images
 
 @dataclass(frozen=True)
 class Images:
-    """Preprocessed images. files: the .b2nd files. checksums: of these files. sources: checksums of the images they were
-    made from. All in the same order."""
+    """Preprocessed images, each at the same place in all three.
+
+    files: the .b2nd files. checksums: of these files. sources: checksums of the images that they were made from.
+    """
 
     files: tuple[Path, ...]
     checksums: tuple[str, ...]
