@@ -136,7 +136,7 @@ def test_an_experiment_and_a_comparison_of_version_2_have_a_report(experiment: E
     write_json(file, {**content, "settings": compared, "options": options, "encoder": old["encoder"]})
     material = gather(DATASET, "assft", "compare")
     assert material.comparison is not None
-    assert material.comparison.encoder == "/x/a.pth"
+    assert material.comparison.spec.settings.encoder == "/x/a.pth"
     page = render(head(material), build_sections(material), "files", material.dataset)
     assert "a.pth, sha256 e" in page
     assert "tau_c=3.0" in page
