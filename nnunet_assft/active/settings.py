@@ -11,7 +11,7 @@ from nnunet_assft import __version__
 from nnunet_assft.active.options import NONE, OF_STRATEGY, PSEUDO, Options
 from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.errors import AssftError
-from nnunet_assft.network.encoder_file import read_contract
+from nnunet_assft.network.encoder_file import read_header
 from nnunet_assft.network.presets import ENCODERS, PRESETS
 from nnunet_assft.planning.choices import ANNOTATORS, EXISTING, NO_LABELS, NORMALIZATIONS
 from nnunet_assft.planning.domains import DOMAINS, ONE_SHOT_EPOCHS, resolve_domain
@@ -107,7 +107,7 @@ class Settings:
         _check_name("--annotator", self.annotator, ANNOTATORS)
         domain = resolve_domain(self.domain, dataset)
         row = DOMAINS[domain]
-        if self.encoder is not None and not PRESETS[preset].encoders and not read_contract(Path(self.encoder)):
+        if self.encoder is not None and not PRESETS[preset].encoders and not read_header(Path(self.encoder)):
             raise AssftError(
                 f"The preset {preset!r} accepts no pre-trained encoder ({PRESETS[preset].description}). "
                 "Use --preset ctfm."

@@ -76,12 +76,12 @@ def pretrain(args: argparse.Namespace) -> None:
     page = write_pretraining_report(done, experiment.raw_dataset())
     task = done.task
     print(
-        f"{experiment.dataset}: the encoder of the preset {task.contract['preset']} was pre-trained by "
+        f"{experiment.dataset}: the encoder of the preset {task.header['preset']} was pre-trained by "
         f"{settings.method} on {describe(len(task.files), task.n_pool)}."
     )
     print(f"loss: {done.losses[0]:.3f} in the first epoch, {done.losses[-1]:.3f} in the last; {page} shows it")
     print(f"encoder: {task.encoder_file}")
-    command = f"nnUNetv2_assft_plan -d {args.d} -e NAME --preset {task.contract['preset']} --encoder"
+    command = f"nnUNetv2_assft_plan -d {args.d} -e NAME --preset {task.header['preset']} --encoder"
     print(f"Next: {command} {task.encoder_file}")
 
 

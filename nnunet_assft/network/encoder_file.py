@@ -1,7 +1,7 @@
 """Encoder files that this package has pre-trained: safetensors files with the keys of the encoder of a preset, and with
 what it was trained on in their header. Reading the header needs no torch.
 
-The content of the header, under the key `nnunet_assft`, is a JSON object with the keys of CONTRACT:
+The content of the header, under the key `nnunet_assft`, is a JSON object:
 
     version, nnunet_assft      of this layout, and of the package that wrote the file
     method                     how it was pre-trained, such as mae
@@ -28,21 +28,26 @@ if TYPE_CHECKING:
 
 OWN = "nnunet_assft"  # the row of ENCODERS of these files, and the key of their header
 VERSION = 1
-CONTRACT = {"version", "nnunet_assft", "method", "preset", "architecture", "input", "training", "dataset"}
+ENTRIES = {  # entry of the header -> entries that it must have itself, if it is an object
+    **dict.fromkeys(("version", "nnunet_assft", "method", "preset", "dataset")),
+    "architecture": {"network_class_name", "arch_kwargs", "_kw_requires_import"},
+    "input": {"channels", "normalization", "spacing", "patch_size"},
+    "training": {"n_images", "steps", "batch_size", "seed", "loss", "images"},
+}
 LONGEST_HEADER = 10**8  # bytes, as safetensors has it
 
 
-def write_encoder(file: Path, encoder: nn.Module, contract: Mapping[str, Any]) -> None:
-    """Write the parameters and statistics of an encoder. contract: all of CONTRACT but the two versions."""
+def write_encoder(file: Path, encoder: nn.Module, header: Mapping[str, Any]) -> None:
+    """Write the parameters and statistics of an encoder. header: all of ENTRIES but the two versions."""
     import safetensors.torch
 
-    header = {"version": VERSION, "nnunet_assft": __version__, **contract}
+    header = {"version": VERSION, "nnunet_assft": __version__, **header}
     # a copy of each, because the networks of nnU-Net have two names for one tensor
     weights = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in encoder.state_dict().items()}
     write_bytes(file, safetensors.torch.save(weights, {OWN: json.dumps(header, allow_nan=False)}))
 
 
-def read_contract(file: Path) -> dict[str, Any] | None:
+def read_header(file: Path) -> dict[str, Any] | None:
     """Return the header of an encoder file that `write_encoder` wrote, and None for any other file."""
     try:
         if not file.is_file():
@@ -50,19 +55,20 @@ def read_contract(file: Path) -> dict[str, Any] | None:
         with open(file, "rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
             metadata = json.loads(stream.read(length))["__metadata__"] if length <= LONGEST_HEADER else {}
-        contract = json.loads(metadata[OWN])
-        return contract if set(contract) == CONTRACT and contract["version"] == VERSION else None
+        header = json.loads(metadata[OWN])
+        whole = all(inner is None or set(header[name]) == inner for name, inner in ENTRIES.items())
+        return header if whole and set(header) == set(ENTRIES) and header["version"] == VERSION else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
-def require_fit(contract: Mapping[str, Any], architecture: Mapping[str, Any], file: Path) -> None:
+def require_fit(header: Mapping[str, Any], architecture: Mapping[str, Any], file: Path) -> None:
     """Raise `AssftError` unless the encoder of a network of this architecture computes the same function. The decoder
     may be another one."""
-    if _of_encoder(contract["architecture"]) != _of_encoder(architecture):
+    if _of_encoder(header["architecture"]) != _of_encoder(architecture):
         raise AssftError(
-            f"{file} was pre-trained with the preset {contract['preset']!r}, whose encoder is another one. "
-            f"Use --preset {contract['preset']}."
+            f"{file} was pre-trained with the preset {header['preset']!r}, whose encoder is another one. "
+            f"Use --preset {header['preset']}."
         )
 
 
@@ -71,9 +77,9 @@ def short(sha256: str) -> str:
     return sha256[:16]
 
 
-def seen_by(contract: Mapping[str, Any], images_sha256: Mapping[str, str]) -> list[str]:
+def seen_by(header: Mapping[str, Any], images_sha256: Mapping[str, str]) -> list[str]:
     """Return the cases whose images the encoder was pre-trained on. images_sha256: see `fingerprint.check_images`."""
-    images = set(contract["training"]["images"])
+    images = set(header["training"]["images"])
     return [case for case, sha256 in images_sha256.items() if short(sha256) in images]
 
 

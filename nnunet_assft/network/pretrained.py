@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nnunet_assft.network.encoder_file import OWN, read_contract
+from nnunet_assft.network.encoder_file import OWN, read_header
 from nnunet_assft.network.interface import encoder_of, first_convolution
 from nnunet_assft.network.presets import ENCODERS, PRESETS, EncoderSpec
 from nnunet_assft.network.trained_model import NEEDED, build_model, model_in, shown
@@ -48,7 +48,7 @@ def load_pretrained_encoder(net: nn.Module, path: str | Path, encoder: str | Non
     if encoder is not None and encoder not in ENCODERS:
         raise PretrainedEncoderError(f"encoder is {encoder!r}; expected one of {sorted(ENCODERS)}.")
     path = Path(path)
-    header = read_contract(path) if encoder in (None, OWN) else None
+    header = read_header(path) if encoder in (None, OWN) else None
     if encoder == OWN and header is None:
         raise PretrainedEncoderError(f"{path} lacks the header of a file that nnUNetv2_assft_pretrain has written.")
     rows = [OWN] if header else _rows_for(net, encoder)

@@ -67,7 +67,7 @@ def make_task(context: Context, settings: Pretraining, images: Images, folder: P
             "Pre-train with an experiment that was planned with a preset."
         )
     batch_size = settings.batch_size or plan["batch_size"]
-    contract = {
+    header = {
         "method": settings.method,
         "preset": preset,
         "architecture": PRESETS[preset].architecture,
@@ -82,16 +82,16 @@ def make_task(context: Context, settings: Pretraining, images: Images, folder: P
         "dataset": context.experiment.dataset,
     }
     n_pool = len(set(images.files) & {context.image_folder / f"{case}.b2nd" for case in context.experiment.now.pool})
-    return Task(settings, batch_size, images.files, n_pool, contract, tuple(plan["patch_size"]), folder)
+    return Task(settings, batch_size, images.files, n_pool, header, tuple(plan["patch_size"]), folder)
 
 
 def _content(task: Task, images: Images) -> dict[str, Any]:
     """Return what identifies a pre-training: everything that its weights depend on."""
     return {
         "settings": {**task.settings.numbers, "batch_size": task.batch_size},
-        "preset": task.contract["preset"],
-        "architecture": task.contract["architecture"],
-        "input": task.contract["input"],
+        "preset": task.header["preset"],
+        "architecture": task.header["architecture"],
+        "input": task.header["input"],
         "images": {"n": len(images.files), "sha256": sha256_of(images.checksums)},
     }
 

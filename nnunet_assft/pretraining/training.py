@@ -51,7 +51,7 @@ PICTURES = ("image", "hidden", "inside", "reconstruction")
 class Task:
     """Everything that a pre-training needs, so that another process can do it.
 
-    files: the preprocessed images. n_pool: how many of them are of the pool, which come first. contract: what the
+    files: the preprocessed images. n_pool: how many of them are of the pool, which come first. header: what the
     encoder file will say, without the final loss. patch_size: (z, y, x). folder: where all files of it are.
     """
 
@@ -59,7 +59,7 @@ class Task:
     batch_size: int
     files: tuple[Path, ...]
     n_pool: int
-    contract: dict[str, Any]
+    header: dict[str, Any]
     patch_size: tuple[int, ...]
     folder: Path
 
@@ -87,12 +87,12 @@ class Task:
 
     @property
     def samples(self) -> MaskedPatches:
-        return MaskedPatches(self.patches, block_size(self.patch_size, PRESETS[self.contract["preset"]].divisors))
+        return MaskedPatches(self.patches, block_size(self.patch_size, PRESETS[self.header["preset"]].divisors))
 
     def module(self) -> MaskedAutoencoder:
         """Return the network with its first weights, which the seed determines."""
         seed_generators([self.settings.seed])
-        return MaskedAutoencoder(self.contract["architecture"], len(self.contract["input"]["channels"]))
+        return MaskedAutoencoder(self.header["architecture"], len(self.header["input"]["channels"]))
 
 
 def run_task(task: Task, device: torch.device, gpus: int) -> list[float]:
@@ -112,8 +112,8 @@ def run_task(task: Task, device: torch.device, gpus: int) -> list[float]:
     module.to(device)
     take_pictures(task, module, device)
     take_statistics(task, module, device)
-    training = {**task.contract["training"], "loss": losses[-1]}
-    write_encoder(task.encoder_file, encoder_of(module.network), {**task.contract, "training": training})
+    training = {**task.header["training"], "loss": losses[-1]}
+    write_encoder(task.encoder_file, encoder_of(module.network), {**task.header, "training": training})
     return losses
 
 

@@ -37,18 +37,18 @@ def write_pretraining_report(pretrained: Pretrained, dataset: RawDataset) -> Pat
 
 def _head(pretrained: Pretrained) -> Head:
     task = pretrained.task
-    method, training, shown = task.contract["method"], task.contract["training"], task.contract["input"]
+    method, training, shown = task.header["method"], task.header["training"], task.header["input"]
     spacing = [round(edge, 2) for edge in shown["spacing"][::-1]]
     facts = {
         "Method": METHODS[method],
-        "Network": f"the encoder of the preset {task.contract['preset']}",
+        "Network": f"the encoder of the preset {task.header['preset']}",
         "Images": f"{describe(len(task.files), task.n_pool)}; no label and no test image",
         "Input": f"{', '.join(dict.fromkeys(shown['normalization']))}, voxels of {by(spacing)} mm",
         "Training": f"{count(training['steps'], 'step')} with batches of {task.batch_size}, seed {training['seed']}",
         "Loss": f"{pretrained.losses[0]:.3f} in the first epoch, {pretrained.losses[-1]:.3f} in the last",
         "Encoder file": task.encoder_file.name,
     }
-    return Head(task.contract["dataset"], facts, kind="Pre-training of an encoder")
+    return Head(task.header["dataset"], facts, kind="Pre-training of an encoder")
 
 
 def loss_plot(losses: tuple[float, ...]) -> Plot:
@@ -73,7 +73,7 @@ def reconstructions(pretrained: Pretrained) -> Section:
     """Return the section with patches: the image, what the network is shown of it, and what it makes of that."""
     with np.load(pretrained.task.pictures_file) as arrays:
         found = [arrays[name] for name in PICTURES]
-    spacing = pretrained.task.contract["input"]["spacing"]
+    spacing = pretrained.task.header["input"]["spacing"]
     plots = []
     for i, (image, hidden, inside, reconstruction) in enumerate(zip(*found, strict=True), start=1):
         picture = _Picture(image, hidden, inside, reconstruction, spacing)

@@ -446,9 +446,10 @@ def encoder_of_resenc_tiny(place: Place) -> None:
     """A file that `nnUNetv2_assft_pretrain` could have written, for another network."""
     architecture = PRESETS["resenc_tiny"].architecture
     shown = {"channels": ["MRI"], "normalization": [], "spacing": [1.0] * 3, "patch_size": [32] * 3}
-    contract = {"method": "mae", "preset": "resenc_tiny", "architecture": architecture, "input": shown}
-    contract |= {"training": {"images": []}, "dataset": "Dataset902_Other"}
-    write_encoder(place.given / "encoder.safetensors", build_network(architecture, 1, 1).encoder, contract)
+    header = {"method": "mae", "preset": "resenc_tiny", "architecture": architecture, "input": shown}
+    training = {"n_images": 1, "steps": 1, "batch_size": 2, "seed": 0, "loss": 0.5, "images": []}
+    header |= {"training": training, "dataset": "Dataset902_Other"}
+    write_encoder(place.given / "encoder.safetensors", build_network(architecture, 1, 1).encoder, header)
 
 
 def label_elsewhere(place: Place) -> None:

@@ -14,7 +14,7 @@ import torch
 from nnunet_assft import __version__
 from nnunet_assft.errors import AssftError
 from nnunet_assft.network import PRESETS, build_network, load_pretrained_encoder
-from nnunet_assft.network.encoder_file import read_contract, require_fit, write_encoder
+from nnunet_assft.network.encoder_file import read_header, require_fit, write_encoder
 
 SHOWN = {
     "channels": ["CT"],
@@ -24,7 +24,7 @@ SHOWN = {
 }
 
 
-def contract(preset: str, **changes: Any) -> dict[str, Any]:
+def header(preset: str, **changes: Any) -> dict[str, Any]:
     return {
         "method": "mae",
         "preset": preset,
@@ -41,14 +41,14 @@ def test_a_file_is_read_back_without_a_guess(preset: str, tmp_path: Path) -> Non
     torch.manual_seed(0)
     source = build_network(PRESETS[preset].architecture, 1, 3, initialise=True)
     file = tmp_path / "a.safetensors"
-    write_encoder(file, source.encoder, contract(preset))
-    assert read_contract(file) == {"version": 1, "nnunet_assft": __version__, **contract(preset)}
+    write_encoder(file, source.encoder, header(preset))
+    assert read_header(file) == {"version": 1, "nnunet_assft": __version__, **header(preset)}
     target = build_network(PRESETS[preset].architecture, 1, 5, initialise=True)
     report = load_pretrained_encoder(target, file)
     assert (report.encoder, report.layout, report.header) == (
         "nnunet_assft",
         "safetensors, no prefix",
-        read_contract(file),
+        read_header(file),
     )
     image = torch.randn(2, 1, 16, 16, 16)
     for a, b in zip(source.eval().encoder(image), target.eval().encoder(image), strict=True):
@@ -60,19 +60,19 @@ def test_a_file_is_read_back_without_a_guess(preset: str, tmp_path: Path) -> Non
 
 def test_several_channels_are_made_of_one(tmp_path: Path) -> None:
     file = tmp_path / "a.safetensors"
-    write_encoder(file, build_network(PRESETS["tiny"].architecture, 1, 3).encoder, contract("tiny"))
+    write_encoder(file, build_network(PRESETS["tiny"].architecture, 1, 3).encoder, header("tiny"))
     report = load_pretrained_encoder(build_network(PRESETS["tiny"].architecture, 3, 3), file)
     assert report.adapted is not None
 
 
 def test_the_decoder_may_be_another_one_and_the_encoder_may_not(tmp_path: Path) -> None:
-    require_fit(contract("ctfm"), PRESETS["ctfm_dec1224"].architecture, tmp_path / "a")
+    require_fit(header("ctfm"), PRESETS["ctfm_dec1224"].architecture, tmp_path / "a")
     with pytest.raises(AssftError, match=r"a was pre-trained with the preset 'tiny'.*Use --preset tiny\."):
-        require_fit(contract("tiny"), PRESETS["ctfm"].architecture, tmp_path / "a")
+        require_fit(header("tiny"), PRESETS["ctfm"].architecture, tmp_path / "a")
     architecture = PRESETS["tiny"].architecture
     architecture["arch_kwargs"]["block"] = "postactivation"  # the same keys and shapes, and another function
     with pytest.raises(AssftError, match="Use --preset tiny"):
-        require_fit(contract("tiny"), architecture, tmp_path / "a")
+        require_fit(header("tiny"), architecture, tmp_path / "a")
 
 
 @pytest.mark.parametrize(
@@ -83,18 +83,20 @@ def test_the_decoder_may_be_another_one_and_the_encoder_may_not(tmp_path: Path) 
         {"nnunet_assft": "no JSON"},
         {"nnunet_assft": "[]"},
         {"nnunet_assft": json.dumps({"method": "mae"})},
-        {"nnunet_assft": json.dumps({"version": 2, "nnunet_assft": "9", **contract("tiny")})},
+        {"nnunet_assft": json.dumps({"version": 2, "nnunet_assft": "9", **header("tiny")})},
+        {"nnunet_assft": json.dumps({"version": 1, "nnunet_assft": "9", **header("tiny", input=[])})},
+        {"nnunet_assft": json.dumps({"version": 1, "nnunet_assft": "9", **header("tiny", training={"steps": 1})})},
     ],
 )
 def test_a_file_without_our_header_is_none_of_ours(metadata: dict[str, str] | None, tmp_path: Path) -> None:
     file = tmp_path / "a.safetensors"
     safetensors.torch.save_file({"a": torch.zeros(1)}, file, metadata)
-    assert read_contract(file) is None
+    assert read_header(file) is None
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff" * 20, b"\x02\0\0\0\0\0\0\0{}", b"\x03\0\0\0\0\0\0\0[[["])
 def test_what_is_no_safetensors_file_is_none_of_ours(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(content)
     os.mkfifo(tmp_path / "pipe")
-    assert read_contract(tmp_path / "a") is None
-    assert read_contract(tmp_path / "pipe") is read_contract(tmp_path) is read_contract(tmp_path / "none") is None
+    assert read_header(tmp_path / "a") is None
+    assert read_header(tmp_path / "pipe") is read_header(tmp_path) is read_header(tmp_path / "none") is None

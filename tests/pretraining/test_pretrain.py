@@ -19,7 +19,7 @@ from nnunet_assft.active.state import Experiment
 from nnunet_assft.errors import AssftError
 from nnunet_assft.extension import Wish, extend
 from nnunet_assft.network.checkpoints import load_weights
-from nnunet_assft.network.encoder_file import read_contract
+from nnunet_assft.network.encoder_file import read_header
 from nnunet_assft.planning import preprocessing
 from nnunet_assft.pretraining import training
 from nnunet_assft.pretraining.pretrain import Pretrained, pretrain
@@ -52,14 +52,14 @@ def test_the_file_says_what_it_is_and_is_taken_by_plan(planned: Experiment, tmp_
     done = run(planned, tmp_path / "mine")
     file = tmp_path / "mine" / "mine.safetensors"
     assert done.task.encoder_file == file
-    contract = read_contract(file)
-    assert contract is not None
-    assert (contract["method"], contract["preset"], contract["dataset"]) == ("mae", "tiny", "Dataset901_Blobs")
-    images = contract["training"].pop("images")
+    header = read_header(file)
+    assert header is not None
+    assert (header["method"], header["preset"], header["dataset"]) == ("mae", "tiny", "Dataset901_Blobs")
+    images = header["training"].pop("images")
     assert (len(set(images)), {len(image) for image in images}) == (8, {16})
-    assert contract["training"] == {"n_images": 8, "steps": 4, "batch_size": 2, "seed": 7, "loss": done.losses[-1]}
+    assert header["training"] == {"n_images": 8, "steps": 4, "batch_size": 2, "seed": 7, "loss": done.losses[-1]}
     plan = read_json(planned.paths.plans)["configurations"]["3d_fullres"]
-    assert contract["input"] == {
+    assert header["input"] == {
         "channels": ["MRI"],
         "normalization": ["PercentileZScoreNormalization"],
         "spacing": [1.0, 1.0, 1.0],
@@ -68,7 +68,7 @@ def test_the_file_says_what_it_is_and_is_taken_by_plan(planned: Experiment, tmp_
     assert "case_0" not in file.read_bytes()[:20_000].decode("latin-1")  # no id of a case
     other = plan_experiment(planned.dataset, "other", preset="tiny", encoder=str(file))
     assert other.encoder_report is not None
-    assert (other.encoder_report["encoder"], other.encoder_report["header"]) == ("nnunet_assft", read_contract(file))
+    assert (other.encoder_report["encoder"], other.encoder_report["header"]) == ("nnunet_assft", read_header(file))
     start = load_weights(other.paths.initial_network)
     encoder = {name.removeprefix("encoder."): tensor for name, tensor in start.items() if name.startswith("encoder.")}
     assert same(encoder, weights(done))

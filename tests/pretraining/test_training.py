@@ -19,7 +19,7 @@ from nnunet_assft.pretraining.settings import Pretraining
 from nnunet_assft.pretraining.training import Task, _batches, _Trainer, losses_of, run_task, take_statistics, train
 from nnunet_assft.trainers.distributed import free_port, with_process_group
 from tests.conftest import CPU
-from tests.network.test_encoder_file import contract
+from tests.network.test_encoder_file import header
 
 PATCH = (16, 16, 16)
 
@@ -34,7 +34,7 @@ def task(tmp_path: Path) -> Task:
         files.append(tmp_path / f"{i}.b2nd")
     (tmp_path / "out").mkdir()
     settings = Pretraining(epochs=3, iterations_per_epoch=2, batch_size=4, initial_lr=0.01)
-    return Task(settings, 4, tuple(files), 3, contract("tiny"), PATCH, tmp_path / "out")
+    return Task(settings, 4, tuple(files), 3, header("tiny"), PATCH, tmp_path / "out")
 
 
 def test_batches_are_the_patches_in_order_from_the_epoch_on(task: Task) -> None:
@@ -104,7 +104,7 @@ def run_rank(rank: int, port: int, task: Task) -> None:
 
 @pytest.mark.slow
 def test_two_processes_train_the_network_of_one(task: Task, tmp_path: Path) -> None:
-    task = replace(task, contract=contract("resenc_tiny"))  # whose normalisation is that of each patch alone
+    task = replace(task, header=header("resenc_tiny"))  # whose normalisation is that of each patch alone
     torch.multiprocessing.spawn(run_rank, (free_port(), task), nprocs=2)
     state = torch.load(task.checkpoint, weights_only=True)
     alone = replace(task, folder=tmp_path / "alone")

@@ -14,12 +14,12 @@ from nnunet_assft.pretraining.settings import Pretraining
 from nnunet_assft.pretraining.training import Task
 from nnunet_assft.report.pretraining import _Picture, write_pretraining_report
 from nnunet_assft.volumes.raw_dataset import find_dataset
-from tests.network.test_encoder_file import contract
+from tests.network.test_encoder_file import header
 
 
 def task_in(folder: Path) -> Task:
     files = tuple(Path(f"case_{i}.b2nd") for i in range(3))
-    return Task(Pretraining(epochs=2), 2, files, 2, contract("tiny"), (4, 4, 4), folder)
+    return Task(Pretraining(epochs=2), 2, files, 2, header("tiny"), (4, 4, 4), folder)
 
 
 def test_the_error_of_a_slice_is_that_of_its_hidden_voxels_inside_of_the_image() -> None:
