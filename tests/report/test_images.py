@@ -124,7 +124,7 @@ def test_numbers_tell_more_structures_apart_than_colours_do(n: int, numbers: lis
     both = {"label": label, "pre-segmentation": label}
     volume = Volume(np.zeros((4, 4, 4), np.uint8), both, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
     axial = overlay_plot("case", "case", "", volume, {f"s{i}": i for i in range(1, n + 1)}).figure.axes[0]
-    assert [text.get_text() for text in axial.texts] == numbers
+    assert [text.get_text() for text in axial.texts] == [*numbers, "R", "L", "A", "P"]
 
 
 # Which cases --------------------------------------------------------------------------------------------------------
