@@ -23,7 +23,8 @@ def find(
     folder: Path, asked: tuple[str, ...] = ASKED, pool: tuple[str, ...] = POOL, **annotators: tuple[str, ...]
 ) -> tuple[dict[str, str], list[str]]:
     """Return (name of the file -> its case, problems)."""
-    experiment = cast(Any, SimpleNamespace(pool=pool, test=("case_99",)))
+    now = SimpleNamespace(pool=pool, test=("case_99",))
+    experiment = cast(Any, SimpleNamespace(now=now, withdrawn=frozenset()))
     request = AnnotationRequest(1, asked, {case: annotators.get(case, ()) for case in asked})
     returned, problems = find_returned(experiment, folder, request, Times(), replace=False)
     return {str(entry.file.relative_to(folder)): entry.case for entry in returned}, problems
