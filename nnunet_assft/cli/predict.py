@@ -77,7 +77,8 @@ def predict(args: argparse.Namespace) -> None:
         print("This part contains no case that is left to predict.")
         return
     require_folder(args.o, "-o")
-    print(f"Model: round {done.round} of experiment {experiment.name!r}, {done.model.checkpoint}. Output: {args.o}")
+    if inputs.names:
+        print(f"Model: round {done.round} of experiment {experiment.name!r}, {done.model.checkpoint}. Output: {args.o}")
     refused = predict_inputs(args, Prediction(experiment, done.model, device, args.o, options_of(args)), engine, inputs)
     if refused:
         n_cases = len(inputs.names) + len(inputs.unusable)

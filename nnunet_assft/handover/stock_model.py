@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from nnunet_assft import __version__
+from nnunet_assft.planning import normalization
 from nnunet_assft.planning.choices import NORMALIZATIONS
 from nnunet_assft.planning.normalization import CTFM_WINDOW_HU
 from nnunet_assft.planning.planner import CONFIGURATION
@@ -50,7 +51,7 @@ def stock_plans(plans: Mapping[str, Any]) -> dict[str, Any]:
         window = {"percentile_00_5": low, "percentile_99_5": high, "mean": low, "std": high - low}
         configuration["normalization_schemes"] = ["CTNormalization"] * len(schemes)
         plans["foreground_intensity_properties_per_channel"] = {str(i): window for i in range(len(schemes))}
-    elif set(schemes) & set(NORMALIZATIONS.values()):
+    elif any(hasattr(normalization, scheme) for scheme in schemes):
         configuration["architecture"] = _built_by_receiver(configuration["architecture"])
     return {**plans, "configurations": {CONFIGURATION: configuration}}
 

@@ -212,7 +212,9 @@ def test_a_strategy_without_pseudo_labels_has_one_stage_per_round(trained: Train
 def test_every_strategy_queries_from_what_round_0_has_left(strategy: str, trained: Trained) -> None:
     """With a human as annotator, so that the round stops after its query. The labels are gone: no query reads one."""
     start = trained.rounds[0]
-    experiment = plan_experiment(BLOBS, "other", **{**TINY, "strategy": strategy, "annotator": "human"})
+    experiment = plan_experiment(
+        BLOBS, "other", **{**TINY, "strategy": strategy, "annotator": "human", "labelled": "none"}
+    )
     start.save(experiment.paths)
     trained_on = experiment.paths.trained_on(0, "supervised")  # read by the committee of sann
     trained_on.parent.mkdir(parents=True)

@@ -227,7 +227,7 @@ def test_options_that_deviate_are_recorded_and_shown(blobs, call):
 
 
 def test_help_of_plan_shows_defaults():
-    text = plan.parser().format_help()
+    text = " ".join(plan.parser().format_help().split())
     for default in ("(default: assft)", "(default: 0)", "(default: oracle)", "(default: 250)", "(default: 0.0001)"):
         assert default in text
 

@@ -32,11 +32,11 @@ def test_the_printed_command_plans_with_the_encoder(planned: Experiment, capsys:
     out = call(plan, arguments, capsys)
     assert f"pre-trained encoder: {file}, recognised as nnunet_assft" in out
     assert "pre-trained by mae on 8 images of Dataset901_Blobs, 1 step\n" in out
-    assert "differs" not in out
+    assert "as the weights were trained" not in out
     out = call(plan, [*arguments, "--normalization", "ctfm", "-e", "third"], capsys)
     assert (
-        "The input differs from that of its pre-training: normalisation CTFMNormalization instead of "
-        "PercentileZScoreNormalization." in out
+        "planned here, and in brackets as the weights were trained: normalization CTFMNormalization "
+        "(PercentileZScoreNormalization)\n--normalization percentile would be that of the weights\n" in out
     )
 
 

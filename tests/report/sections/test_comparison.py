@@ -31,7 +31,9 @@ def test_without_a_comparison_there_is_no_section(material: Material) -> None:
 
 def test_the_warning_is_that_of_the_runs_of_the_comparison(material: Material) -> None:
     assert material.comparison is not None
-    found = section(replace(material, comparison=replace(material.comparison, encoder="ct_fm.pth")))
+    spec = material.comparison.spec
+    pretrained = replace(spec, settings=replace(spec.settings, encoder="ct_fm.pth"))
+    found = section(replace(material, comparison=replace(material.comparison, spec=pretrained)))
     assert found is not None
     assert not [plot.name for plot in found.plots if plot.warning]
     assert not [table.name for table in found.tables if table.warning]
