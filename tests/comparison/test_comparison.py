@@ -25,7 +25,7 @@ from nnunet_assft.network.checkpoints import load_weights
 from nnunet_assft.network.encoder_file import write_encoder
 from nnunet_assft.runtime.locks import only_process
 from tests.comparison.conftest import DATASET, compare, comparison_of
-from tests.network.test_encoder_file import contract
+from tests.network.test_encoder_file import header
 
 ROOT = Path(__file__).parents[2]
 STARTS = ("random", "entropy", "random-encoder-mae", "entropy-encoder-mae")  # arms in the names of experiments
@@ -254,7 +254,7 @@ def test_estimate_runs_nothing(blobs: Path, capsys: pytest.CaptureFixture[str]) 
 def test_strategies_start_from_each_encoder_and_share_its_round_0(blobs: Path, tmp_path: Path) -> None:
     torch.manual_seed(5)
     source = build_network(PRESETS["tiny"].architecture, 1, 1, initialise=True)
-    write_encoder(tmp_path / "mae.safetensors", source.encoder, contract("tiny"))
+    write_encoder(tmp_path / "mae.safetensors", source.encoder, header("tiny"))
     starts = ["--encoders", "none", str(tmp_path / "mae.safetensors")]
     assert compare("--strategies", "random", "entropy", "--references", "none", "--epochs", "1", *starts) == 0
     of = {arm: Experiment.load(ExperimentPaths(DATASET, f"compare_{arm}_s0")) for arm in STARTS}

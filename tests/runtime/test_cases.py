@@ -190,7 +190,7 @@ def test_no_more_than_one_item_per_process_waits(tmp_path: Path) -> None:
     """While the caller is busy with the first result, the one process may work on one item and has one waiting."""
     files = {str(i): tmp_path / str(i) for i in range(6)}
     results = each_case(made, files, desc="making", executor=in_processes(1, never_here=True))
-    assert next(results) == ("0", None)
+    assert next(results) in [("0", None), ("1", None)]  # the second one, if both are finished by now
     time.sleep(0.5)
     assert len(list(tmp_path.iterdir())) <= 3
     assert len(list(results)) == 5

@@ -249,18 +249,19 @@ def test_an_embedding_that_is_not_finite_is_refused_with_the_case(planned):
 
 @pytest.fixture(scope="module")
 def resenc(tmp_path_factory):
-    """(context, weights) of `planned_once` with the preset `resenc_tiny`, whose patch need not have multiples of 16."""
+    """(folder, context, weights) of the preset `resenc_tiny`, whose patch need not have multiples of 16."""
     with pytest.MonkeyPatch.context() as patch:
         root = tmp_path_factory.mktemp("resenc")
         set_folders(root, patch)
         context, weights, _ = plan_and_open(write_dataset(root / "nnUNet_raw"), "resenc_tiny")
         assert tuple(context.plans["configurations"]["3d_fullres"]["patch_size"]) == (24, 32, 24)
-        yield context, weights
+    return root, context, weights
 
 
 @pytest.fixture
-def resenc_scorer(resenc):
-    context, weights = resenc
+def resenc_scorer(resenc, monkeypatch):
+    root, context, weights = resenc
+    set_folders(root, monkeypatch)
     return Scorer(context.plans, context.dataset.dataset_json, weights, CPU)
 
 
@@ -286,7 +287,7 @@ def test_embedding_and_gradient_of_nnunets_own_network(resenc_scorer):
 
 
 def test_nnunets_own_network_segments_as_nnunets_own_predictor(resenc, resenc_scorer, tmp_path):
-    context, weights = resenc
+    _, context, weights = resenc
     files = context.dataset.images["case_00"]
     image, properties = context.dataset.reader.read_images([str(file) for file in files])
     made = stock_predictor(context, weights, tmp_path / "model")(mirroring=True)
