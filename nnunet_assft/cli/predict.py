@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -163,7 +164,9 @@ def predict_inputs(args: argparse.Namespace, how: Prediction, engine: Engine, in
         tqdm.write(f"nnUNetv2_assft_predict: {printable(remark)}", file=sys.stderr)
     unreadable: dict[str, AssftError] = {}
     unwritable: dict[str, AssftError] = {}
-    with private_path(how.folder / "series") as folder:  # beside the segmentations, where jobs of an engine find it
+    # beside the segmentations, where jobs of an engine find it
+    beside = private_path(how.folder / "series") if inputs.series else nullcontext(how.folder)
+    with beside as folder:
 
         def image(uid: str) -> tuple[Path]:
             return (write_image(folder, uid, inputs.series[uid]),)

@@ -677,15 +677,17 @@ def test_predict_is_the_prediction_of_the_evaluation(trained, call, tmp_path):
 
 
 def test_predict_says_which_images_it_cannot_take(trained, call, tmp_path):
-    folder = tmp_path / "empty"
+    folder, output = tmp_path / "empty", tmp_path / "b"
     folder.mkdir()
-    assert "holds no image named CASE_0000.nii.gz" in the_error(call(f"predict -d 901 -i {folder} -o b"), "predict")
+    assert "holds no image named CASE_0000.nii.gz" in the_error(
+        call(f"predict -d 901 -i {folder} -o {output}"), "predict"
+    )
     (folder / "._scan_7_0000.nii.gz").touch()
     (folder / "scan_7.nii.gz").touch()
     (folder / "scan_8_0000.nii.gz").touch()
     (folder / "scan_8_0001.nii.gz").touch()
     (folder / "scan_9_0000.nii").touch()
-    code, out, (scan_7, scan_8, scan_9, error) = call(f"predict -d 901 -i {folder} -o b")
+    code, out, (scan_7, scan_8, scan_9, error) = call(f"predict -d 901 -i {folder} -o {output}")
     assert (code, out) == (1, "")
     assert "scan_7.nii.gz is not predicted: it has no channel number; expected a name such as CASE_0000" in scan_7
     assert "scan_8 is not predicted: it has 2 image files; expected 1, one per channel (MRI)" in scan_8
