@@ -80,7 +80,8 @@ def predict(args: argparse.Namespace) -> None:
     require_folder(args.o, "-o")
     if inputs.names:
         print(f"Model: round {done.round} of experiment {experiment.name!r}, {done.model.checkpoint}. Output: {args.o}")
-    refused = predict_inputs(args, Prediction(experiment, done.model, device, args.o, options_of(args)), engine, inputs)
+    how = Prediction(experiment, done.model, device, args.o, options_of(args))
+    refused = predict_inputs(args, how, engine, inputs, dataset_json)
     if refused:
         n_cases = len(inputs.names) + len(inputs.unusable)
         raise AssftError(f"{len(refused)} of {n_cases} cases could not be predicted. The lines above say why.")
@@ -140,8 +141,13 @@ def dicom_inputs(args: argparse.Namespace, dataset_json: dict[str, Any]) -> Inpu
     )
 
 
-def predict_inputs(args: argparse.Namespace, how: Prediction, engine: Engine, inputs: Inputs) -> list[str]:
-    """Predict what can be predicted, and print a line about the rest. Returns the names of what could not be."""
+def predict_inputs(
+    args: argparse.Namespace, how: Prediction, engine: Engine, inputs: Inputs, dataset_json: dict[str, Any]
+) -> list[str]:
+    """Predict what can be predicted, and print a line about the rest. Returns the names of what could not be.
+
+    dataset_json: that of the model.
+    """
     from tqdm import tqdm
 
     from nnunet_assft.active.scoring.new_images import predict_images
@@ -149,7 +155,6 @@ def predict_inputs(args: argparse.Namespace, how: Prediction, engine: Engine, in
     from nnunet_assft.runtime.partial import private_path
     from nnunet_assft.volumes.dicom.folder import write_image
 
-    dataset_json = how.experiment.raw_dataset().dataset_json
     refused: list[str] = []
 
     def refuse(case: str, error: AssftError) -> None:

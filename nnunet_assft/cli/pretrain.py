@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from dataclasses import fields
 
 from nnunet_assft.cli.common import (
@@ -82,7 +83,7 @@ def pretrain(args: argparse.Namespace) -> None:
     print(f"loss: {done.losses[0]:.3f} in the first epoch, {done.losses[-1]:.3f} in the last; {page} shows it")
     print(f"encoder: {task.encoder_file}")
     command = f"nnUNetv2_assft_plan -d {args.d} -e NAME --preset {task.header['preset']} --encoder"
-    print(f"Next: {command} {task.encoder_file}")
+    print(f"Next: {command} {shlex.quote(str(task.encoder_file))}")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -32,6 +32,7 @@ INTERVAL = (
 def model_card(experiment: Experiment, done: Round, dataset: RawDataset, plans: Mapping[str, Any]) -> dict[str, Any]:
     """Return the content of model_card.json. plans: those that are handed over, see `stock_model.stock_plans`."""
     settings, stated = experiment.settings, dataset.dataset_json
+    rounds = finished_rounds(experiment, before=done.round + 1)
     return {
         "model": f"{experiment.dataset}, experiment {experiment.name}, round {done.round}",
         "written_by": f"nnunet_assft {__version__}",
@@ -54,7 +55,7 @@ def model_card(experiment: Experiment, done: Round, dataset: RawDataset, plans: 
             "scans per round": experiment.scope(done.round).n_query,
             "seed": settings.seed,
         },
-        "rounds": [_round(one) for one in finished_rounds(experiment, before=done.round + 1)],
+        "rounds": [_round(one) for one in rounds],
         "training": {
             "last stage": done.model.stage,
             "network": settings.preset,
@@ -63,7 +64,7 @@ def model_card(experiment: Experiment, done: Round, dataset: RawDataset, plans: 
         },
         "encoder": _encoder(experiment),
         "dice": _dice(experiment, done),
-        "limits": _limits(experiment, done),
+        "limits": _limits(experiment, done, rounds),
         "versions": experiment.versions,
     }
 
@@ -153,7 +154,7 @@ def _with_interval(column: Iterable[float | None]) -> dict[str, Any]:
     return {"dice": mean, "low": low, "high": high, "n_cases": len(known)}
 
 
-def _limits(experiment: Experiment, done: Round) -> list[str]:
+def _limits(experiment: Experiment, done: Round, rounds: Sequence[Round]) -> list[str]:
     limits = [
         f"The model has seen {count(len(done.labelled), 'annotated scan')} of one dataset. On scans of other scanners, "
         "protocols or patients it can be worse than the numbers here.",
@@ -168,7 +169,6 @@ def _limits(experiment: Experiment, done: Round) -> list[str]:
             f"It was also trained on {count(len(done.pseudo_labelled), 'pseudo-label')}: segmentations by an earlier "
             "model that were selected by a rule and that nobody has corrected."
         )
-    rounds = finished_rounds(experiment, before=done.round + 1)
     seen = {case for one in rounds for case in (*one.labelled, *one.pseudo_labelled)}
     if withdrawn := seen & experiment.withdrawn:
         limits.append(f"{count(len(withdrawn), 'scan')} that it was trained on had to be withdrawn afterwards.")
