@@ -1,8 +1,10 @@
-"""The device that -device names."""
+"""The device that -device names; lists whose reader does not read to the end."""
 
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -61,3 +63,13 @@ def test_a_slow_installation_is_named(  # six parameters: fixtures and a row
     printed = capsys.readouterr().err
     assert (f"torch {version} with cuDNN 9.1" in printed) is warns
     assert ("Install cuDNN 9.15 or later" in printed) is warns
+
+
+@pytest.mark.parametrize("option", ["--list_encoders", "--list_strategies", "--list_engines"])
+def test_a_list_whose_reader_has_seen_enough(option: str) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    code = f"from nnunet_assft.cli.plan import main; main([{option!r}])"
+    ended = subprocess.run([sys.executable, "-c", code], stdout=write, stderr=subprocess.PIPE, check=False, timeout=60)
+    os.close(write)
+    assert (ended.returncode, ended.stderr) == (0, b"")
