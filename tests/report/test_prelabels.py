@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -42,3 +43,12 @@ def test_prelabel_segments_the_queried_cases_with_the_model_before_the_query(blo
     stages = gather("901", None, None).training.epochs  # what nnU-Net itself put into its checkpoints
     assert list(stages["stage"]) == ["supervised", "supervised", "semi"]
     assert np.isfinite(stages[["train_loss", "val_loss"]].to_numpy()).all()
+
+    # in two parts, each case is segmented by another process, into the same bytes
+    alone = {file: file.read_bytes() for file in experiment.paths.previews(1).iterdir()}
+    shutil.rmtree(experiment.paths.previews(1))
+    with pytest.raises(SystemExit) as exit_:
+        options = ["--prelabel", "-device", "cpu", "--engine", "local", "--parts", "2"]
+        main(["-d", "901", "-o", str(tmp_path / "r.html"), *options])
+    assert exit_.value.code == 0
+    assert {file: file.read_bytes() for file in experiment.paths.previews(1).iterdir()} == alone
