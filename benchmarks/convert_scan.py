@@ -9,17 +9,16 @@ and the peak memory of the largest process (the total is at most that times the 
 from __future__ import annotations
 
 import argparse
-import os
 import resource
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import nibabel
 import numpy as np
+from common import empty_folders
 
 from nnunet_assft.dataset_conversion.datasets import DATASETS
 
@@ -33,16 +32,12 @@ def main() -> None:
     parser.add_argument("-np", type=int, default=2, help="number of processes of the scan")
     parser.add_argument("--apply", action="store_true", help="also convert the cases")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
+    with empty_folders() as root:
         start = time.perf_counter()
         n_files = write_cases(root / "download", args.cases, masks=args.masks)
         print(
             f"{args.cases} cases, {n_files} files, written in {time.perf_counter() - start:.0f} s; {args.np} processes"
         )
-        for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-            (root / name).mkdir()
-            os.environ[name] = str(root / name)
         for words in ("--dry_run", "")[: 1 + args.apply]:
             measure([*words.split(), "-np", str(args.np)], root / "download", args.cases)
 

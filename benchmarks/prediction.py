@@ -16,35 +16,23 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import statistics
-import tempfile
 import time
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from scoring import set_up, synchronize
+from common import arguments, empty_folders, machine, synchronize
+from scoring import set_up
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Segmentations written by one process, or by others meanwhile.")
-    parser.add_argument("--preset", default="ctfm", help="network preset")
-    parser.add_argument(
-        "--size", type=int, nargs=3, default=(48, 96, 96), metavar="N", help="voxels (z y x) of an image"
-    )
-    parser.add_argument("--classes", type=int, default=16, help="number of classes, including the background")
+    parser = arguments("Segmentations written by one process, or by others meanwhile.")
     parser.add_argument("--cases", type=int, default=6, help="number of cases")
     parser.add_argument("--repeats", type=int, default=3, help="how often each way is measured")
     parser.add_argument("--writers", type=int, default=1, help="number of other processes")
-    parser.add_argument("-device", default="cpu", help="compute device")
     args = parser.parse_args()
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as our commands do
-    with tempfile.TemporaryDirectory() as folder:
-        for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-            os.environ[name] = str(Path(folder, name))
-            Path(folder, name).mkdir()
+    with empty_folders():
         report(args)
 
 
@@ -79,7 +67,7 @@ def report(args: argparse.Namespace) -> None:
     same = all(file.read_bytes() == (folder / "c" / file.name).read_bytes() for file in written)
     a, b, c = (statistics.median(seconds[way]) for way in ways)
     ratio = statistics.median(with_ / without for with_, without in zip(seconds["c"], seconds["b"], strict=True))
-    print(f"{platform.processor() or platform.machine()}, torch {version('torch')}, nnunetv2 {version('nnunetv2')}")
+    print(machine())
     print(f"device {args.device}, {torch.get_num_threads()} threads of torch, {available_cores()} cores")
     print(f"{args.cases} cases of {tuple(args.size)} voxels, {args.classes} classes, preset {args.preset}, mirroring")
     print(f"(a) forward passes alone  {a:8.2f} s per case")

@@ -17,15 +17,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import time
 from collections import Counter
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as our commands do
+from common import machine
+
 os.environ.setdefault("nnUNet_n_proc_DA", "0")  # so that augmentation is done, and counted, in this process
 
 PARTS = ("training", "forward passes", "checksums", "other")
@@ -126,7 +125,7 @@ def main() -> None:
     run_round(experiment, args.r, torch.device(args.device))
     clock.switch()
     total = sum(clock.seconds.values())
-    print(f"{platform.processor() or platform.machine()}, torch {version('torch')}, nnunetv2 {version('nnunetv2')}")
+    print(machine())
     print(f"round {args.r} of {experiment.dataset}, {total:.1f} s of processor time on {args.device}")
     for part in PARTS:
         print(f"{part:<16}{clock.seconds[part]:10.1f} s {100 * clock.seconds[part] / total:6.1f} %")

@@ -19,38 +19,28 @@ import resource
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import arguments, empty_folders, synchronize
 
 DATASET = "Dataset999_ScoringBenchmark"
 TAU = 1.97609  # round 3 of 5
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Scoring a pool: stock nnU-Net, our pass, and the forward pass alone.")
-    parser.add_argument("--preset", default="ctfm", help="network preset")
-    parser.add_argument(
-        "--size", type=int, nargs=3, default=(48, 96, 96), metavar="N", help="voxels (z y x) of an image"
-    )
-    parser.add_argument("--classes", type=int, default=16, help="number of classes, including the background")
+    parser = arguments("Scoring a pool: stock nnU-Net, our pass, and the forward pass alone.")
     parser.add_argument("--cases", type=int, default=2, help="number of cases")
     parser.add_argument("--repeats", type=int, default=3, help="pairs of b and c per case")
-    parser.add_argument("-device", default="cpu", help="compute device")
     parser.add_argument("--memory_of", type=int, metavar="N", help=argparse.SUPPRESS)  # used in a separate process
     args = parser.parse_args()
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as our commands do
     if args.memory_of:
         print(peak_memory(args.memory_of, args.device))
         return
-    with tempfile.TemporaryDirectory() as folder:
-        for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-            os.environ[name] = str(Path(folder, name))
-            Path(folder, name).mkdir()
+    with empty_folders():
         report(args)
 
 
@@ -153,6 +143,8 @@ def stock_way(context: Any, cases: list[str]) -> tuple[float, dict[str, float], 
 
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
+    import nnunet_assft.trainers.assft_trainers  # noqa: F401 - so that nnU-Net finds the trainer of the checkpoint
+
     folder = Path(os.environ["nnUNet_results"], "stock")
     folder.mkdir()
     predictor = nnUNetPredictor(use_mirroring=False, device=context.device, allow_tqdm=False)
@@ -189,14 +181,6 @@ def timed(function: Callable[[str], None], case: str) -> float:
     start = time.perf_counter()
     function(case)
     return time.perf_counter() - start
-
-
-def synchronize(device: str) -> None:
-    """Wait for the GPU, if there is one."""
-    if device.startswith("cuda"):
-        import torch
-
-        torch.cuda.synchronize()
 
 
 def memory_in_own_process(args: argparse.Namespace, n: int) -> float:

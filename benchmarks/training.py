@@ -17,39 +17,28 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
-from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as our commands do
 os.environ["nnUNet_n_proc_DA"] = "0"  # so that augmentation is done, and measured, in this process
 
 import numpy as np
-from scoring import synchronize
+from common import arguments, empty_folders, machine, synchronize
 
 DATASET = "Dataset999_TrainingBenchmark"
 CASES = 4
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="A training step of our trainer against one of nnU-Net's own.")
-    parser.add_argument("--preset", default="ctfm", help="network preset")
-    parser.add_argument("--size", type=int, nargs=3, default=(48, 96, 96), metavar="N", help="voxels (z y x)")
-    parser.add_argument("--classes", type=int, default=16, help="number of classes, including the background")
+    parser = arguments("A training step of our trainer against one of nnU-Net's own.")
     parser.add_argument("--steps", type=int, default=5, help="measured steps of each way")
-    parser.add_argument("-device", default="cpu", help="compute device")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-            os.environ[name] = str(Path(folder, name))
-            Path(folder, name).mkdir()
+    with empty_folders():
         report(args)
 
 
@@ -82,7 +71,7 @@ def report(args: argparse.Namespace) -> None:
         return statistics.median(x / y for x, y in zip(seconds[one], seconds[other], strict=True))
 
     patch = ours.configuration_manager.patch_size
-    print(f"{platform.processor() or platform.machine()}, torch {version('torch')}, nnunetv2 {version('nnunetv2')}")
+    print(machine())
     print(f"device {args.device}, {torch.get_num_threads()} threads of torch, preset {args.preset}")
     print(f"patch {patch}, batches of {ours.batch_size}, {args.classes} classes, {args.steps} steps")
     for way, found in seconds.items():

@@ -47,8 +47,8 @@ def test_prelabel_segments_the_queried_cases_with_the_model_before_the_query(blo
     # in two parts, each case is segmented by another process, into the same bytes
     alone = {file: file.read_bytes() for file in experiment.paths.previews(1).iterdir()}
     shutil.rmtree(experiment.paths.previews(1))
+    in_parts = ["--engine", "local", "--parts", "2"]
     with pytest.raises(SystemExit) as exit_:
-        options = ["--prelabel", "-device", "cpu", "--engine", "local", "--parts", "2"]
-        main(["-d", "901", "-o", str(tmp_path / "r.html"), *options])
+        main(["-d", "901", "-o", str(tmp_path / "r.html"), "--prelabel", "-device", "cpu", *in_parts])
     assert exit_.value.code == 0
     assert {file: file.read_bytes() for file in experiment.paths.previews(1).iterdir()} == alone
