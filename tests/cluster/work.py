@@ -94,7 +94,7 @@ def longer_than_its_time(file: Path) -> int:
     while True:
         steps = len(file.read_text()) if file.exists() else 0
         say_progress(f"step {steps}")
-        if steps == 8:
+        if steps == 22:
             return steps
         time.sleep(2)
         file.write_text("x" * (steps + 1))
