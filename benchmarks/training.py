@@ -90,7 +90,7 @@ def trainers(args: argparse.Namespace) -> tuple[Any, Any]:
     from nnunet_assft.active.experiment import create_experiment
     from nnunet_assft.active.settings import Settings
     from nnunet_assft.active.training.training_set import Stage, write_training_set
-    from nnunet_assft.planning.planner import CONFIGURATION
+    from nnunet_assft.nnunet_names import CONFIGURATION
     from nnunet_assft.trainers.assft_trainers import nnUNetTrainerASSFTSupervised
 
     write_dataset(args)

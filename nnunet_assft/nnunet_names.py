@@ -1,4 +1,4 @@
-"""The interface to nnU-Net by names: supported versions, a seed, and the way in which nnU-Net finds our classes.
+"""The interface to nnU-Net by names: supported versions, a configuration, a seed, and how nnU-Net finds our classes.
 
 nnU-Net looks up some classes by name within its own package: the trainer named in a checkpoint, the planner, and the
 normalisation schemes named in the plans. The decorator `known_to` makes a class an attribute of a module that this
@@ -16,6 +16,7 @@ from typing import TypeVar
 from nnunet_assft.errors import AssftError
 
 SUPPORTED_NNUNET = ((2, 8, 1), (2, 9))  # at least, below; the same range as in pyproject.toml
+CONFIGURATION = "3d_fullres"  # the only one that is planned, trained and predicted with
 SPLIT_SEED = 12345  # seed of nnU-Net's splits, which this package uses as well
 
 Class = TypeVar("Class", bound=type)

@@ -6,15 +6,17 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nnunet_assft.active.context import Context
 from nnunet_assft.active.state import Experiment, finished_rounds, is_over
 from nnunet_assft.errors import AssftError, DamagedFileError, WaitingForAnnotation
 from nnunet_assft.runtime.cached import cached, cached_or_none, kept_result
 from nnunet_assft.runtime.cases import for_each_case
 from nnunet_assft.runtime.sealed import read_sealed
 from nnunet_assft.volumes.raw_dataset import RawDataset
+
+if TYPE_CHECKING:
+    from nnunet_assft.active.context import Context  # with torch
 
 REMEDY = (
     "Restore it from a backup. If nobody can, move it away; if the round had proceeded without some labels, run it "

@@ -21,10 +21,11 @@ from nnunet_assft.errors import AssftError, DamagedFileError
 from nnunet_assft.network.checkpoints import load_weights, weights_sha256
 from nnunet_assft.network.encoder_file import seen_by
 from nnunet_assft.network.presets import Preset
+from nnunet_assft.nnunet_names import CONFIGURATION
 from nnunet_assft.planning.choices import EXISTING
 from nnunet_assft.planning.domains import DOMAINS
 from nnunet_assft.planning.fingerprint import check_images, combine_fingerprint, sizes_of
-from nnunet_assft.planning.planner import CONFIGURATION, plan_from_images
+from nnunet_assft.planning.planner import plan_from_images
 from nnunet_assft.planning.preprocessing import made_from_others, preprocess_images, require_room_for_all
 from nnunet_assft.planning.test_split import labelled_cases, split
 from nnunet_assft.runtime.cases import Executor

@@ -26,7 +26,6 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 from scipy.special import entr
-from scipy.stats import rankdata
 
 from nnunet_assft.active.arrays import (
     check_choice,
@@ -303,6 +302,8 @@ def rank01(scores: np.ndarray) -> np.ndarray:
     scores are equal, all ranks are 0.
     """
     scores = check_vector(scores, "scores")
+    from scipy.stats import rankdata  # a second to import, which `status` does not need
+
     ranks = rankdata(scores, method="average") - 1
     ranks[scores == scores.max()] = len(scores) - 1
     ranks[scores == scores.min()] = 0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
 
-from nnunet_assft.planning.planner import CONFIGURATION
+from nnunet_assft.nnunet_names import CONFIGURATION
 from nnunet_assft.runtime.files import inside
 from nnunet_assft.trainers.folds import TRAINERS, fold_of, training_set_of
 from nnunet_assft.volumes.names import EXPERIMENT

@@ -36,8 +36,8 @@ def plan(args: argparse.Namespace) -> None:
     """Create the experiment, and print its settings and the next command."""
     from nnunet_assft.active.experiment import read_plans
     from nnunet_assft.active.state import finished_rounds, is_over
+    from nnunet_assft.nnunet_names import CONFIGURATION
     from nnunet_assft.planning.fingerprint import remarks
-    from nnunet_assft.planning.planner import CONFIGURATION
     from nnunet_assft.volumes.names import shown
 
     experiment = make_experiment(args)

@@ -16,7 +16,8 @@ from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner
 
 from nnunet_assft.comparison.arms import Comparison
 from nnunet_assft.network.interface import build_network
-from nnunet_assft.planning.planner import CONFIGURATION, scratch_folders
+from nnunet_assft.nnunet_names import CONFIGURATION
+from nnunet_assft.planning.planner import scratch_folders
 from nnunet_assft.runtime.files import read_json
 from nnunet_assft.volumes.raw_dataset import RawDataset
 

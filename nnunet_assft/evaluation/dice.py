@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nnunetv2.evaluation.evaluate_predictions import compute_tp_fp_fn_tn, region_or_label_to_mask
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 from nnunet_assft.runtime.cases import Executor, for_each_case, here
@@ -59,6 +58,11 @@ def case_dice(
     segmentation: np.ndarray, reference: np.ndarray, labels: Mapping[str, int], *, ignore_label: int | None = None
 ) -> dict[str, float | None]:
     """Compute Dice per structure of one case, from arrays of the same shape; otherwise like `evaluate_cases`."""
+    from nnunetv2.evaluation.evaluate_predictions import (  # with torch
+        compute_tp_fp_fn_tn,
+        region_or_label_to_mask,
+    )
+
     ignored = reference == ignore_label if ignore_label is not None else None
     dice: dict[str, float | None] = {}
     for name, value in labels.items():

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from scipy import optimize, special, stats
+from scipy import special
 
 CONFIDENCE = 0.95
 SAMPLES = 10_000  # of a bootstrap
@@ -24,7 +24,7 @@ def student_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float
     if values.size < 2:
         return (float(values[0]) if values.size else math.nan), math.nan, math.nan
     mean, error = float(values.mean()), float(values.std(ddof=1)) / math.sqrt(values.size)
-    half = float(stats.t.interval(CONFIDENCE, values.size - 1)[1]) * error  # 0 if all values are equal
+    half = _t(CONFIDENCE, values.size - 1) * error  # 0 if all values are equal
     return mean, mean - half, mean + half
 
 
@@ -71,7 +71,7 @@ class CrossedMean:
         error, df = self._widest(confidence)
         if error == 0:
             return 1.0
-        return float(stats.nct.sf(_t(confidence, df), df, abs(true_mean) / error))
+        return _exceeds(_t(confidence, df), df, abs(true_mean) / error)
 
     def smallest_shown(self, power: float, confidence: float = CONFIDENCE) -> float:
         """Return the smallest true mean that is shown with this power; NaN if the error is not known."""
@@ -147,15 +147,24 @@ def _t(confidence: float, df: float) -> float:
 @cache
 def _noncentrality(df: int, power: float, confidence: float) -> float:
     """Return the noncentrality of Student's t that exceeds the limit of this confidence with this probability."""
+    from scipy import optimize  # slow to import, and most commands compare nothing
+
     limit = _t(confidence, df)
 
     def missing_power(noncentrality: float) -> float:
-        return float(stats.nct.sf(limit, df, noncentrality)) - power
+        return _exceeds(limit, df, noncentrality) - power
 
     high = limit
     while missing_power(high) < 0:
         high *= 2
     return float(optimize.brentq(missing_power, 0, high, xtol=1e-6))
+
+
+def _exceeds(limit: float, df: float, noncentrality: float) -> float:
+    """Return the probability that noncentral t exceeds a limit."""
+    from scipy import stats  # slow to import, and most commands compare nothing
+
+    return float(stats.nct.sf(limit, df, noncentrality))
 
 
 def _two_sided_p(mean: float, error: float, df: float) -> float:

@@ -17,7 +17,7 @@ from nnunet_assft.evaluation.dice import mean_of
 from nnunet_assft.evaluation.intervals import bootstrap_interval
 from nnunet_assft.handover.stock_model import TRAINER, requirements
 from nnunet_assft.network.presets import ENCODERS
-from nnunet_assft.planning.planner import CONFIGURATION
+from nnunet_assft.nnunet_names import CONFIGURATION
 from nnunet_assft.runtime.text import count
 from nnunet_assft.volumes.raw_dataset import RawDataset
 

@@ -14,7 +14,7 @@ from nnunet_assft.errors import AssftError
 from nnunet_assft.handover.model_card import markdown, model_card
 from nnunet_assft.handover.stock_model import TRAINER, stock_checkpoint, stock_dataset_json, stock_plans
 from nnunet_assft.network.checkpoints import load_weights
-from nnunet_assft.planning.planner import CONFIGURATION
+from nnunet_assft.nnunet_names import CONFIGURATION
 from nnunet_assft.runtime.files import atomic_path, json_text
 from nnunet_assft.runtime.writable import require_file
 

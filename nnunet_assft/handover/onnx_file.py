@@ -21,7 +21,7 @@ from nnunet_assft.active.scoring.scorer import Scorer
 from nnunet_assft.active.state import Experiment, Round
 from nnunet_assft.errors import AssftError
 from nnunet_assft.network.checkpoints import load_weights
-from nnunet_assft.planning.planner import CONFIGURATION
+from nnunet_assft.nnunet_names import CONFIGURATION
 from nnunet_assft.runtime.files import atomic_path
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 
 from nnunet_assft import __version__
+from nnunet_assft.nnunet_names import CONFIGURATION
 from nnunet_assft.planning import normalization
 from nnunet_assft.planning.choices import NORMALIZATIONS
 from nnunet_assft.planning.normalization import CTFM_WINDOW_HU
-from nnunet_assft.planning.planner import CONFIGURATION
 
 TRAINER = "nnUNetTrainer"  # builds its network from the plans alone
 RECEIVER = "nnunet_assft.handover.receiver.build_network"

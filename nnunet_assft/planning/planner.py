@@ -16,12 +16,11 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 from nnunet_assft.errors import AssftError
 from nnunet_assft.network.presets import PRESETS, Preset
-from nnunet_assft.nnunet_names import known_to
+from nnunet_assft.nnunet_names import CONFIGURATION, known_to
 from nnunet_assft.planning.choices import NORMALIZATIONS
 from nnunet_assft.runtime.files import read_json, sha256_of, write_json
 from nnunet_assft.volumes.raw_dataset import RawDataset
 
-CONFIGURATION = "3d_fullres"
 BATCH_SIZE = 2
 
 

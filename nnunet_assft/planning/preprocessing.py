@@ -18,8 +18,8 @@ from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnU
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_assft.errors import AssftError, DamagedFileError
+from nnunet_assft.nnunet_names import CONFIGURATION
 from nnunet_assft.planning import normalization  # noqa: F401 - registers its schemes, also in spawned workers
-from nnunet_assft.planning.planner import CONFIGURATION
 from nnunet_assft.runtime.cached import cached_or_none, keep, kept_result
 from nnunet_assft.runtime.cases import Executor, for_each_case, here
 from nnunet_assft.runtime.files import atomic_path, sha256_file

@@ -16,8 +16,8 @@ from nnunet_assft.cluster.engines import HERE, Engine
 from nnunet_assft.errors import AssftError, DamagedFileError, doing
 from nnunet_assft.network.encoder_file import short
 from nnunet_assft.network.presets import PRESETS
+from nnunet_assft.nnunet_names import CONFIGURATION
 from nnunet_assft.planning.contract import input_of
-from nnunet_assft.planning.planner import CONFIGURATION
 from nnunet_assft.pretraining.images import Images, collect_images
 from nnunet_assft.pretraining.settings import Pretraining
 from nnunet_assft.pretraining.training import Task, run_task

@@ -242,6 +242,21 @@ def test_console_scripts_resolve():
         assert importlib.import_module(module).parser().prog == script
 
 
+def test_status_starts_without_torch(trained):
+    """Its import takes several seconds, and status is typed often."""
+    code = """if True:
+        import sys
+        from nnunet_assft.cli.status import main
+        try:
+            main(["-d", "901"])
+        finally:
+            print([name for name in ("torch", "scipy.stats") if name in sys.modules])
+    """
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "Stopping advice" in printed
+    assert printed.splitlines()[-1] == "[]"
+
+
 # Errors are one line and exit code 1 ---------------------------------------------------------------------------------
 
 NEED_A_DATASET = [

@@ -29,7 +29,7 @@ from nnunet_assft.active.state import Experiment, Model
 from nnunet_assft.cluster.engines import HERE, Engine
 from nnunet_assft.errors import AssftError
 from nnunet_assft.network.checkpoints import load_weights
-from nnunet_assft.planning.planner import CONFIGURATION
+from nnunet_assft.nnunet_names import CONFIGURATION
 from nnunet_assft.planning.preprocessing import preprocess
 from nnunet_assft.runtime.cases import Once, each_case
 from nnunet_assft.runtime.files import sha256_of, write_json

@@ -14,7 +14,7 @@ from acvl_utils.cropping_and_padding.bounding_boxes import insert_crop_into_imag
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_assft.planning.planner import CONFIGURATION
+from nnunet_assft.nnunet_names import CONFIGURATION
 
 
 class OriginalGrid:

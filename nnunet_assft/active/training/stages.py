@@ -17,7 +17,7 @@ from nnunet_assft.active.training.training_set import Stage, write_training_set
 from nnunet_assft.cluster.job import is_part, say_progress
 from nnunet_assft.errors import doing
 from nnunet_assft.network.checkpoints import load_weights, remove_if_damaged, weights_sha256
-from nnunet_assft.planning.planner import CONFIGURATION
+from nnunet_assft.nnunet_names import CONFIGURATION
 from nnunet_assft.runtime.cached import cached, claim, is_claimed, set_aside
 from nnunet_assft.runtime.cases import each_case
 from nnunet_assft.runtime.processes import let_workers_die_with_us

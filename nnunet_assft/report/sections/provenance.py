@@ -11,7 +11,7 @@ from nnunet_assft.active.experiment import read_plans
 from nnunet_assft.active.options import table as options_table
 from nnunet_assft.active.state import STEPS
 from nnunet_assft.errors import DamagedFileError
-from nnunet_assft.planning.planner import CONFIGURATION
+from nnunet_assft.nnunet_names import CONFIGURATION
 from nnunet_assft.report.material import Material
 from nnunet_assft.report.sections.base import Section, SectionTable, encoder_name
 from nnunet_assft.runtime.cached import seconds_of
