@@ -17,7 +17,7 @@ from typing import Any
 from nnunet_assft.cluster.job import Job, Sweep, run_part
 from nnunet_assft.errors import AssftError, WaitingForParts
 from nnunet_assft.runtime.files import write_text
-from nnunet_assft.runtime.processes import die_with_parent
+from nnunet_assft.runtime.processes import die_with_parent, restrict_to, share_of_cores
 
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 OF_SUBMITIT = ("time", "array_parallelism", "signal_delay_s")  # which it needs to know; all others are given to sbatch
@@ -33,8 +33,9 @@ def _command(job: Job, sweep: Sweep) -> list[str]:
 
 @dataclass
 class Local:
-    """Starts a process on this machine for every part. They end with this process.
+    """Starts a process on this machine for every part. They end with this process, and share its cores.
 
+    Without a share of its own, every part would start threads and processes for all cores.
     gpus: the values of CUDA_VISIBLE_DEVICES that the parts get in turn; none: the parts see what this process sees.
     """
 
@@ -54,7 +55,7 @@ class Local:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    preexec_fn=die_with_parent,
+                    preexec_fn=partial(_begin, share_of_cores(part, sweep.parts)),
                 )
             self._processes.setdefault(sweep.folder, []).append(process)
 
@@ -68,6 +69,11 @@ class Local:
 
     def logs(self, sweep: Sweep) -> list[Path]:
         return sorted(sweep.folder.glob("part_*.log"))
+
+
+def _begin(cores: set[int]) -> None:
+    die_with_parent()
+    restrict_to(cores)
 
 
 @dataclass

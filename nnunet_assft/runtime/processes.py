@@ -38,6 +38,25 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
+def share_of_cores(i: int, n: int) -> set[int]:
+    """Return the cores that the i-th of n processes may use, so that together they use those of this process.
+
+    With more processes than cores, several share one. Empty where the system does not tell cores apart (macOS).
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return set()
+    cores = sorted(os.sched_getaffinity(0))
+    if n >= len(cores):
+        return {cores[i % len(cores)]}
+    return set(cores[i * len(cores) // n : (i + 1) * len(cores) // n])
+
+
+def restrict_to(cores: set[int]) -> None:
+    """Let this process, and those that it starts, run on these cores only; without cores, change nothing."""
+    if cores:
+        os.sched_setaffinity(0, cores)
+
+
 def free_memory(root: Path = Path("/")) -> int | None:
     """Return the free memory in bytes, or None if it is not known.
 

@@ -43,6 +43,14 @@ def test_every_part_is_a_process_with_every_nth_case(local: Callable[[int], InPa
     assert found["a"] == found["c"] == found["e"] != found["b"] == found["d"]
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system does not tell cores apart")
+def test_parts_on_one_machine_share_its_cores(local: Callable[[int], InParts]) -> None:
+    found = for_each_case(work.cores_of, ["a", "b"], desc="cores", executor=local(2))
+    ours = sorted(os.sched_getaffinity(0))
+    assert sorted(found["a"] + found["b"]) == (ours if len(ours) > 1 else 2 * ours)
+    assert for_each_case(work.cores_of, ["a", "b"], desc="cores", executor=local(1))["a"] == ours
+
+
 def test_errors_of_cases_are_collected_or_end_the_loop(local: Callable[[int], InParts]) -> None:
     failures: dict[str, AssftError] = {}
     found = for_each_case(work.refuse_even, CASES, desc="odd", executor=local(2), failures=failures)

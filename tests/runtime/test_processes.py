@@ -12,10 +12,19 @@ from pathlib import Path
 import pytest
 
 from nnunet_assft.runtime import processes
-from nnunet_assft.runtime.processes import BYTES_WORTH_A_PROCESS, PROCESS_BYTES, number_of_processes
+from nnunet_assft.runtime.processes import BYTES_WORTH_A_PROCESS, PROCESS_BYTES, number_of_processes, share_of_cores
 from tests.kills import ended_process
 
 GB = 10**9
+
+
+def test_shares_of_the_cores_are_disjoint_and_complete(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {9, 2, 3, 4, 8}, raising=False)
+    assert [share_of_cores(i, 1) for i in range(1)] == [{2, 3, 4, 8, 9}]
+    assert [share_of_cores(i, 2) for i in range(2)] == [{2, 3}, {4, 8, 9}]
+    assert [share_of_cores(i, 7) for i in range(7)] == [{2}, {3}, {4}, {8}, {9}, {2}, {3}]
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert share_of_cores(0, 2) == set()
 
 
 @pytest.fixture
