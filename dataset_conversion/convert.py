@@ -23,7 +23,7 @@ from nnunet_assft.dataset_conversion.case_conversion import Conversion, absent_s
 from nnunet_assft.dataset_conversion.datasets import DATASETS, DatasetRow
 from nnunet_assft.dataset_conversion.file_placement import possible_mode, require_space
 from nnunet_assft.dataset_conversion.findings import Finding, errors, found, ordered
-from nnunet_assft.dataset_conversion.labels import LabelMap, canonical_name, map_labels
+from nnunet_assft.dataset_conversion.labels import LabelMap, map_labels
 from nnunet_assft.dataset_conversion.manifest import NAME, Manifest, Record
 from nnunet_assft.dataset_conversion.options import ConversionOptions
 from nnunet_assft.dataset_conversion.report import Report, dataset_json, label_rows, table_of_counts, text_of
@@ -42,6 +42,8 @@ from nnunet_assft.runtime.files import sha256_of, write_text
 from nnunet_assft.runtime.text import count
 from nnunet_assft.volumes.dataset_json import check_channel_names, check_labels
 from nnunet_assft.volumes.names import DATASET, dataset_id, shown
+from nnunet_assft.volumes.not_annotated import NAME as NOT_ANNOTATED
+from nnunet_assft.volumes.not_annotated import save_not_annotated
 
 REPORT = "conversion_report"
 
@@ -65,8 +67,7 @@ def scan(name: str, roots: Sequence[Path], raw: Path, dataset: str | None, optio
     rule = SPLITS[split][1] if lists is None else "split file"
     plan = Plan(row, raw / row.folder, label_map, most_frequent_ending(usable), rule, options.tolerances)
     parts, unsplit = split_cases(row, usable, split, lists)
-    structures = tuple(canonical_name(structure) for structure in row.labels)
-    scanning = Scanning(options.tolerances, row.channel, plan.file_ending, structures)
+    scanning = Scanning(options.tolerances, row.channel, plan.file_ending)
     plan.cases, scanned = scan_cases(usable, parts, scanning, options.num_processes)
     plan.counts = counts
     findings += [
@@ -293,5 +294,9 @@ def _write_results(plan: Plan, manifest: Manifest, findings: list[Finding], mode
     keep_edited = nothing_new and manifest.edited_dataset_json()
     manifest.dataset_json = sha256_of(text)
     manifest.finish()
+    if not (plan.folder / "dataset.json").is_file():  # something has changed
+        (plan.folder / NOT_ANNOTATED).unlink(missing_ok=True)
+        of_cases = {name: record.get("not_annotated", ()) for name, record in manifest.cases.items()}
+        save_not_annotated(plan.folder, of_cases)
     if not keep_edited:
         write_text(plan.folder / "dataset.json", text)

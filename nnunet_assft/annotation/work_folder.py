@@ -9,6 +9,7 @@ from typing import Any
 
 from nnunet_assft.active.annotation import AnnotationRequest
 from nnunet_assft.active.context import Context
+from nnunet_assft.annotation.progress import least_annotated
 from nnunet_assft.runtime.csv_files import read_csv
 from nnunet_assft.runtime.text import count, printable
 from nnunet_assft.volumes.structures import colour, structures
@@ -110,6 +111,7 @@ def readme(context: Context, request: AnnotationRequest, *, has_model: bool, pre
         *([OF_DICOM.format(where=where)] if dicom else []),
         "Do not resample, crop or reorient anything. Save one file per case.",
         "Write the minutes that each case took into times.csv.",
+        *([f"{rare} Draw above all what is rare."] if (rare := least_annotated(context.experiment)) else []),
         *_who_decides([case for case, names in request.annotators.items() if len(names) > 1]),
         "",
         "When you have finished one or more cases, run "

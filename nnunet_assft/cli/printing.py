@@ -43,6 +43,15 @@ def print_deviations(experiment: Experiment) -> None:
         print(f"deviations from the method: {', '.join(f'{name}={value}' for name, value in changed.items())}")
 
 
+def print_least_annotated(experiment: Experiment) -> None:
+    """Print which structures some labelled cases lack, if there are any."""
+    from nnunet_assft.annotation.progress import least_annotated
+
+    sentence = least_annotated(experiment)
+    if sentence:
+        print(sentence)
+
+
 def print_round(experiment: Experiment, done: Round) -> None:
     """Print one line about a finished round: its cases and its test Dice."""
     dice = done.dice
