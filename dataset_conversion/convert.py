@@ -296,7 +296,7 @@ def _write_results(plan: Plan, manifest: Manifest, findings: list[Finding], mode
     manifest.finish()
     if not (plan.folder / "dataset.json").is_file():  # something has changed
         (plan.folder / NOT_ANNOTATED).unlink(missing_ok=True)
-        of_cases = {name: record.get("not_annotated", ()) for name, record in manifest.cases.items()}
-        save_not_annotated(plan.folder, of_cases)
+        written = {name: record for name, record in manifest.cases.items() if record["outputs"]}
+        save_not_annotated(plan.folder, {name: record.get("not_annotated", ()) for name, record in written.items()})
     if not keep_edited:
         write_text(plan.folder / "dataset.json", text)

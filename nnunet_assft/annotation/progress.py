@@ -1,4 +1,4 @@
-"""Which labels have been returned, by whom, and which structures are annotated least."""
+"""Which labels of the round in progress have been returned, and by whom."""
 
 from __future__ import annotations
 
@@ -7,33 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunet_assft.active.annotation import AnnotationRequest, counted_cases, missing_labels, queried_cases
-from nnunet_assft.active.state import Experiment, finished_rounds
+from nnunet_assft.active.annotation import AnnotationRequest
+from nnunet_assft.active.state import Experiment
 from nnunet_assft.annotation.records import load_readings
-from nnunet_assft.runtime.text import count, some
-
-
-def annotated_counts(experiment: Experiment) -> tuple[int, dict[str, int]]:
-    """Return the number of labelled cases, and structure -> number of them in which it is annotated, the least first.
-
-    Labelled are the cases of the finished rounds and those of the round in progress that have a label already.
-    """
-    dataset, done = experiment.raw_dataset(), finished_rounds(experiment)
-    r = len(done)
-    queried = counted_cases(experiment, r, queried_cases(experiment, r)) if r <= experiment.n_rounds else []
-    cases = {*(done[-1].labelled if done else ()), *queried}.difference(missing_labels(dataset, queried))
-    cases -= experiment.withdrawn
-    counts = dataset.count_annotated(cases)
-    return len(cases), dict(sorted(counts.items(), key=lambda item: item[1]))
-
-
-def least_annotated(experiment: Experiment) -> str:
-    """Return a sentence about the structures that some labelled cases lack, the rarest first; "" if there are none."""
-    n_cases, counts = annotated_counts(experiment)
-    lacking = [f"{name} in {n}" for name, n in counts.items() if n < n_cases]
-    if not lacking:
-        return ""
-    return f"Of {count(n_cases, 'labelled case')}, not all have every structure annotated: {some(lacking, 10)}."
 
 
 @dataclass(frozen=True)

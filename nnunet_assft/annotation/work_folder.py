@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nnunet_assft.active.annotation import AnnotationRequest
+from nnunet_assft.active.annotation import AnnotationRequest, least_annotated
 from nnunet_assft.active.context import Context
-from nnunet_assft.annotation.progress import least_annotated
 from nnunet_assft.runtime.csv_files import read_csv
 from nnunet_assft.runtime.text import count, printable
 from nnunet_assft.volumes.structures import colour, structures
