@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,8 +42,7 @@ from nnunet_assft.runtime.files import sha256_of, write_text
 from nnunet_assft.runtime.text import count
 from nnunet_assft.volumes.dataset_json import check_channel_names, check_labels
 from nnunet_assft.volumes.names import DATASET, dataset_id, shown
-from nnunet_assft.volumes.not_annotated import NAME as NOT_ANNOTATED
-from nnunet_assft.volumes.not_annotated import save_not_annotated
+from nnunet_assft.volumes.not_annotated import read_entries, save_not_annotated
 
 REPORT = "conversion_report"
 
@@ -107,7 +106,9 @@ def convert(
     require_no_foreign_files(manifest, (target for case in plan.cases for target in conversion.targets(case)))
     if mode == "copy" and not manifest.cases:
         require_space(plan.folder, sum(case.image_bytes + case.label_bytes for case in plan.cases))
+    said = _not_annotated(manifest.cases)
     records = apply(plan.cases, conversion, manifest, options, say)
+    _update_not_annotated(plan.folder, said, _not_annotated(records))
     structures = {name: value for name, value in plan.row.target_labels.items() if value}
     findings = ordered(
         [
@@ -274,6 +275,21 @@ def _conversion(plan: Plan, mode: str) -> Conversion:
     )
 
 
+def _not_annotated(records: Mapping[str, Record]) -> dict[str, list[str]]:
+    """Return converted case -> structures that nobody drew in its label, according to the download."""
+    return {name: record.get("not_annotated", []) for name, record in records.items() if record["outputs"]}
+
+
+def _update_not_annotated(folder: Path, before: Mapping[str, list[str]], now: Mapping[str, list[str]]) -> None:
+    """Write what the download says to not_annotated.json; what somebody else has written there about a case is kept.
+
+    before, now: what the last conversion and this one say of all their cases.
+    """
+    there = read_entries(folder)
+    entries = {case: names for case, names in now.items() if there.get(case, []) == before.get(case, [])}
+    save_not_annotated(folder, {**entries, **{case: () for case in there if case not in now}})
+
+
 def _write_results(plan: Plan, manifest: Manifest, findings: list[Finding], mode: str, message: str) -> None:
     """Write the report, the manifest, and then dataset.json, which marks the dataset as complete."""
     row = plan.row
@@ -294,9 +310,5 @@ def _write_results(plan: Plan, manifest: Manifest, findings: list[Finding], mode
     keep_edited = nothing_new and manifest.edited_dataset_json()
     manifest.dataset_json = sha256_of(text)
     manifest.finish()
-    if not (plan.folder / "dataset.json").is_file():  # something has changed
-        (plan.folder / NOT_ANNOTATED).unlink(missing_ok=True)
-        written = {name: record for name, record in manifest.cases.items() if record["outputs"]}
-        save_not_annotated(plan.folder, {name: record.get("not_annotated", ()) for name, record in written.items()})
     if not keep_edited:
         write_text(plan.folder / "dataset.json", text)

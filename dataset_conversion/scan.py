@@ -77,8 +77,8 @@ class Plan:
 class Scanning:
     """How a case is scanned.
 
-    reorient: whether grids are compared after
-    reorientation to RAS, as by nnU-Net's reorienting reader. by_itk: whether the reader of the dataset is one of ITK.
+    reorient: whether grids are compared after reorientation to RAS, as by nnU-Net's reorienting reader. by_itk: whether
+    the reader of the dataset is one of ITK.
     """
 
     tolerances: Tolerances

@@ -32,13 +32,8 @@ def read_not_annotated(folder: Path, labels: Mapping[str, int], cases: Collectio
     folder: of a raw dataset. labels: name -> value, as in dataset.json. cases: all cases of the dataset. Raises
     `AssftError` that names every entry that cannot be used.
     """
-    file = folder / NAME
-    if not file.is_file():
-        return {}
-    where = f"{folder.name}/{NAME}"
-    content = _content(file, where)
     problems, found = [], {}
-    for case, names in content.items():
+    for case, names in read_entries(folder).items():
         try:
             if case not in cases:
                 raise AssftError("the dataset has no such case")
@@ -46,11 +41,19 @@ def read_not_annotated(folder: Path, labels: Mapping[str, int], cases: Collectio
         except AssftError as error:  # noqa: PERF203 - every entry is to be named
             problems.append(f"{shown(case)}: {error}")
     if problems:
+        where = f"{folder.name}/{NAME}"
         raise AssftError(f"{where} cannot be used ({some(problems, 3, '; ')}). Expected for example {EXAMPLE}.")
     return {case: names for case, names in found.items() if names}
 
 
-def _content(file: Path, where: str) -> dict[str, Any]:
+def read_entries(folder: Path) -> dict[str, Any]:
+    """Return the entries as they are in the file, whatever they say; none without a file.
+
+    Raises `AssftError` unless it is a JSON object.
+    """
+    file, where = folder / NAME, f"{folder.name}/{NAME}"
+    if not file.is_file():
+        return {}
     try:
         content = read_json(file)
     except (OSError, ValueError) as error:
@@ -85,7 +88,7 @@ def save_not_annotated(folder: Path, of_cases: Mapping[str, Collection[str]]) ->
     if not file.is_file() and not any(of_cases.values()):
         return
     with only_process(folder / f".{NAME}.lock", str(file), patience=math.inf):
-        before = _content(file, f"{folder.name}/{NAME}") if file.is_file() else {}
+        before = read_entries(folder)
         after = before | {case: list(names) for case, names in of_cases.items()}
         after = {case: names for case, names in sorted(after.items()) if names}
         if after != before:

@@ -480,13 +480,15 @@ def test_a_missing_mask_is_a_structure_that_nobody_drew(convert: Convert, tmp_pa
     assert "1 structure without a mask: colon" in result.message("structure_not_annotated")
     file = result.folder / "not_annotated.json"
     assert json.loads(file.read_text()) == {"BDMAP_00000012": ["colon"]}
-    file.write_text("{}")  # somebody knows better, and nothing has to be converted
-    convert("abdomen_atlas", *roots)
-    assert file.read_text() == "{}"
-    save(roots[0] / "BDMAP_00000012/segmentations/colon.nii.gz", label(1))  # the download is complete now
+    by_hand = {"BDMAP_00000006": ["rectum"], "BDMAP_00000012": ["colon"]}
+    file.write_text(json.dumps(by_hand))
+    save(roots[1] / "BDMAP_00009000/ct.nii.gz", downloads.ct(9))  # of a label that had no image
+    assert convert("abdomen_atlas", *roots).code == 0
+    assert json.loads(file.read_text()) == by_hand
+    save(roots[0] / "BDMAP_00000012/segmentations/colon.nii.gz", label(1))  # now it is complete
     result = convert("abdomen_atlas", *roots)
     assert "structure_not_annotated" not in str(result.findings())
-    assert not file.exists()
+    assert json.loads(file.read_text()) == {"BDMAP_00000006": ["rectum"]}
 
 
 def test_the_masks_beside_a_label_say_what_is_annotated_in_it(convert: Convert, tmp_path: Path) -> None:

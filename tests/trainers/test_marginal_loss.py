@@ -1,18 +1,24 @@
-"""The loss of labels that lack structures: by hand, against a literal implementation, and against nnU-Net's own."""
+"""The loss of labels that lack structures: by hand, against a literal implementation and nnU-Net's own, and in use."""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from pathlib import Path
 
 import pytest
+import SimpleITK as sitk
 import torch
 from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from torch import nn
 
+from nnunet_assft.active.rounds import run_round
+from nnunet_assft.phantom import write_phantom_dataset
 from nnunet_assft.trainers.marginal_loss import MarginalLoss, merge_into_background
+from tests.conftest import CPU, plan_experiment
 
 MISSING = {"no_kidney": [2], "only_liver": [2, 3]}  # case -> values; class 1 is the liver, 2 the kidney, 3 the spleen
 SMOOTH = 1e-5
@@ -162,3 +168,43 @@ def test_extreme_logits_give_a_finite_loss_and_gradient(dtype: torch.dtype, size
     value.backward()
     assert math.isfinite(value.item())
     assert torch.isfinite(logits.grad).all()
+
+
+# A training -----------------------------------------------------------------------------------------------------------
+
+
+def half_without_liver(folder: Path, half: Collection[str]) -> None:
+    """A phantom whose labels have liver and spleen only, in the part of the volume where these are. `half` of the
+    labels are without the liver."""
+    for file in folder.rglob("*.nii.gz"):
+        volume = sitk.ReadImage(str(file))[4:36, 4:36, 4:20]
+        array = sitk.GetArrayFromImage(volume)
+        if file.parent.name.startswith("labels"):
+            array[array > 2] = 0
+            array[(array == 1) & (file.name.removesuffix(".nii.gz") in half)] = 0
+        cropped = sitk.GetImageFromArray(array)
+        cropped.CopyInformation(volume)
+        sitk.WriteImage(cropped, str(file))
+    content = json.loads((folder / "dataset.json").read_text()) | {"labels": {"background": 0, "liver": 1, "spleen": 2}}
+    (folder / "dataset.json").write_text(json.dumps(content))
+
+
+@pytest.mark.slow
+def test_half_of_the_livers_are_better_not_annotated_than_background(nnunet_folders: Path, tmp_path: Path):
+    """Two trainings on the same eight labels, of which four are without the liver. Only one of them is told."""
+    folder = write_phantom_dataset(
+        nnunet_folders / "nnUNet_raw/Dataset700_Phantom", n_pool=9, n_test=4, difficulty=0.0, seed=0
+    )
+    labelled = sorted(file.name.removesuffix(".nii.gz") for file in (folder / "labelsTr").iterdir())[:8]
+    half_without_liver(folder, labelled[::2])
+    (tmp_path / "start.txt").write_text(" ".join(labelled))
+    training = {"preset": "tiny", "one_shot_epochs": 4, "iterations_per_epoch": 50, "initial_lr": 3e-3}
+    dice = {}
+    for name, missing in (("told", {case: ["liver"] for case in labelled[::2]}), ("not_told", {})):
+        (folder / "not_annotated.json").write_text(json.dumps(missing))
+        experiment = plan_experiment(
+            700, name, rounds=1, budget="1", epochs=1, labelled=str(tmp_path / "start.txt"), **training
+        )
+        dice[name] = run_round(experiment, 0, CPU).dice["per_structure"]
+    assert dice["told"]["liver"] > dice["not_told"]["liver"] + 0.1, dice
+    assert dice["told"]["spleen"] > 0.3, dice  # which all labels have
