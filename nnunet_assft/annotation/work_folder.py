@@ -115,6 +115,7 @@ def readme(context: Context, request: AnnotationRequest, *, has_model: bool, pre
         "",
         "When you have finished one or more cases, run "
         + context.experiment.command("annotate import", "WORK_FOLDER", "--times", "WORK_FOLDER/times.csv"),
+        "If you have not drawn a structure, add --not_annotated STRUCTURE. Otherwise it counts as absent.",
     ]
     return "\n".join([*lines, ""])
 

@@ -41,6 +41,7 @@ from nnunet_assft.nnunet_names import known_to
 from nnunet_assft.planning import normalization  # noqa: F401 - the plans of these trainers name its schemes
 from nnunet_assft.runtime.files import atomic_path, inside
 from nnunet_assft.runtime.seeding import seed_generators
+from nnunet_assft.runtime.text import count
 from nnunet_assft.trainers.folds import training_set_of_fold
 from nnunet_assft.trainers.marginal_loss import MarginalLoss
 from nnunet_assft.trainers.stage_file import read_stage_file
@@ -272,7 +273,8 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
         }
         if not not_annotated:
             return loss
-        self.print_to_log_file(f"Structures that are not annotated in {len(not_annotated)} cases count as background.")
+        cases = count(len(not_annotated), "case")
+        self.print_to_log_file(f"Marginal loss: what is not annotated in {cases} is a part of the background.")
         return MarginalLoss(loss, not_annotated, self.label_manager.num_segmentation_heads)
 
     def train_step(self, batch: dict) -> dict:
