@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -58,6 +58,7 @@ class Conversion:
                 self.mode,
                 case.part,
                 case.rewrite,
+                *case.source.not_annotated,
             ]
         )
 
@@ -99,10 +100,14 @@ def convert_case(case: PlannedCase, conversion: Conversion) -> Record:
     findings: list[Finding] = []
     sources: list[dict[str, Any]] = []
     outputs: list[dict[str, Any]] = []
-    content, structures = "", None
+    content, structures, missing = "", None, []
     try:
         image, content = _read_images(case, conversion, findings, sources)
         label, structures = _read_label(case, conversion, image, findings, sources)
+        missing = _not_annotated(case, conversion, structures or ())
+        if missing:
+            text = f"{count(len(missing), 'structure')} without a mask: {some(missing, 20)}"
+            findings.append(found("structure_not_annotated", case.name, text))
         if conversion.mode is not None and not errors(findings):
             outputs = _write(case, conversion, image, label, sources)
     except _Unreadable as unreadable:
@@ -116,6 +121,7 @@ def convert_case(case: PlannedCase, conversion: Conversion) -> Record:
         "outputs": outputs,
         "content": content,
         "structures": structures,
+        **({"not_annotated": missing} if missing else {}),
         "findings": [asdict(finding) for finding in findings],
     }
 
@@ -187,6 +193,14 @@ def _read_label(
     return _NewLabel(array, reason), structures
 
 
+def _not_annotated(case: PlannedCase, conversion: Conversion, structures: Collection[int]) -> list[str]:
+    """Return the structures that nobody drew in a label. structures: ids of those that have voxels in it, and that
+    somebody must have drawn."""
+    ids = {name: conversion.label_map.structures[canonical_name(name)] for name in conversion.label_names}
+    undrawn = [name for name in conversion.label_names if canonical_name(name) in case.source.not_annotated]
+    return [name for name in undrawn if ids[name] not in structures]
+
+
 def _merge(
     case: PlannedCase,
     conversion: Conversion,
@@ -194,10 +208,11 @@ def _merge(
     findings: list[Finding],
     sources: list[dict[str, Any]],
 ) -> npt.NDArray[np.uint8] | None:
-    """Merge one mask per structure, in the order of the labels. Where masks overlap, the later structure is kept."""
+    """Merge the masks of the structures that have one, in the order of the labels. Where masks overlap, the later
+    structure is kept."""
     merged: npt.NDArray[np.uint8] | None = None
     overlaps = []
-    for name in conversion.label_names:
+    for name in [name for name in conversion.label_names if canonical_name(name) in case.source.masks]:
         volume = _read(case, case.source.masks[canonical_name(name)], sources)
         problems = count_values(volume.array).findings(case.name, f"segmentations/{name}")
         findings += problems

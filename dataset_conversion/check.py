@@ -30,10 +30,12 @@ from nnunet_assft.dataset_conversion.scan import PlannedCase, Scanning, scan_cas
 from nnunet_assft.dataset_conversion.source_cases import ENDINGS, POOL, TEST, SourceCase
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.cases import for_each_case, in_processes
+from nnunet_assft.runtime.text import some
 from nnunet_assft.volumes.dataset_json import read_dataset_json
 from nnunet_assft.volumes.grid import read_grid, turns_to_ras
 from nnunet_assft.volumes.image_files import ImageFiles, meant_instead
 from nnunet_assft.volumes.names import shown
+from nnunet_assft.volumes.not_annotated import NAME, read_not_annotated
 from nnunet_assft.volumes.raw_dataset import RawDataset, channels_of, in_both, list_test_images, pool_images
 
 REPORT = "check_report"
@@ -42,7 +44,7 @@ REPORT = "check_report"
 def check(folder: Path, tolerances: Tolerances, num_processes: int | None, *, voxels: bool) -> Report:
     """Check the names and headers of a raw dataset and, with `voxels`, read every file.
 
-    Raises `AssftError`, as planning does, if dataset.json cannot be used or if there is no image.
+    Raises `AssftError`, as planning does, if dataset.json or not_annotated.json cannot be used or if there is no image.
     """
     content = read_dataset_json(folder)
     ending, channels = str(content["file_ending"]), tuple(map(_channel, channels_of(content)))
@@ -61,7 +63,7 @@ def check(folder: Path, tolerances: Tolerances, num_processes: int | None, *, vo
     conversion = Conversion(folder, _identity(dataset.labels), (), channels, ending, by_id=False, mode=None)
     records = _read_all(planned, conversion, num_processes) if voxels else {}
     findings += [*_judged_by_reader(dataset, scanned), *merged_findings(list(records.values())), *duplicates(records)]
-    findings += absent_structures(records.values(), dataset.structures)
+    findings += [*absent_structures(records.values(), dataset.structures), *_not_annotated(dataset, records)]
     waiting = sum(finding.code == "not_annotated" for finding in of_labels)
     n_pool = sum(case.part == POOL for case in labelled)
     counts = [
@@ -110,7 +112,9 @@ def _complete_images(folder: Path, content: dict[str, Any]) -> tuple[RawDataset,
     tested = {case: files for case, files in test.cases.items() if case not in pool.cases}
     findings += _labels_without_image(folder / "labelsTr", pool) if "dataset" not in content else []
     findings += _labels_without_image(folder / "labelsTs", test)
-    return RawDataset(folder.name, folder, content, pool.cases, tested), findings
+    known = {case for images in (pool, test) for case in (*images.cases, *images.incomplete)}
+    missing = read_not_annotated(folder, content["labels"], known)
+    return RawDataset(folder.name, folder, content, pool.cases, tested, not_annotated=missing), findings
 
 
 def _labels_without_image(folder: Path, images: ImageFiles) -> Iterator[Finding]:
@@ -156,6 +160,17 @@ def _judged_by_reader(dataset: RawDataset, findings: list[Finding]) -> list[Find
         else finding
         for finding in findings
     ]
+
+
+def _not_annotated(dataset: RawDataset, records: Mapping[str, Record]) -> Iterator[Finding]:
+    """Yield one finding per case in not_annotated.json. records: of the labels, if they were read."""
+    for case, missing in dataset.not_annotated.items():
+        present = records.get(case, {}).get("structures") or ()
+        drawn = [name for name in missing if dataset.labels[name] in present]
+        text = f"{some(missing, 20)}, as {NAME} says"
+        if drawn:
+            text += f"; nevertheless, its label has voxels of {some(drawn, 20)}, which are not used"
+        yield found("structure_not_annotated", case, text, "warning" if drawn else "info")
 
 
 def _opens(dataset: RawDataset, case: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from nnunet_assft.dataset_conversion.case_conversion import Conversion, absent_s
 from nnunet_assft.dataset_conversion.datasets import DATASETS, DatasetRow
 from nnunet_assft.dataset_conversion.file_placement import possible_mode, require_space
 from nnunet_assft.dataset_conversion.findings import Finding, errors, found, ordered
-from nnunet_assft.dataset_conversion.labels import LabelMap, canonical_name, map_labels
+from nnunet_assft.dataset_conversion.labels import LabelMap, map_labels
 from nnunet_assft.dataset_conversion.manifest import NAME, Manifest, Record
 from nnunet_assft.dataset_conversion.options import ConversionOptions
 from nnunet_assft.dataset_conversion.report import Report, dataset_json, label_rows, table_of_counts, text_of
@@ -42,6 +42,7 @@ from nnunet_assft.runtime.files import sha256_of, write_text
 from nnunet_assft.runtime.text import count
 from nnunet_assft.volumes.dataset_json import check_channel_names, check_labels
 from nnunet_assft.volumes.names import DATASET, dataset_id, shown
+from nnunet_assft.volumes.not_annotated import read_entries, save_not_annotated
 
 REPORT = "conversion_report"
 
@@ -65,8 +66,7 @@ def scan(name: str, roots: Sequence[Path], raw: Path, dataset: str | None, optio
     rule = SPLITS[split][1] if lists is None else "split file"
     plan = Plan(row, raw / row.folder, label_map, most_frequent_ending(usable), rule, options.tolerances)
     parts, unsplit = split_cases(row, usable, split, lists)
-    structures = tuple(canonical_name(structure) for structure in row.labels)
-    scanning = Scanning(options.tolerances, row.channel, plan.file_ending, structures)
+    scanning = Scanning(options.tolerances, row.channel, plan.file_ending)
     plan.cases, scanned = scan_cases(usable, parts, scanning, options.num_processes)
     plan.counts = counts
     findings += [
@@ -106,7 +106,9 @@ def convert(
     require_no_foreign_files(manifest, (target for case in plan.cases for target in conversion.targets(case)))
     if mode == "copy" and not manifest.cases:
         require_space(plan.folder, sum(case.image_bytes + case.label_bytes for case in plan.cases))
+    said = _not_annotated(manifest.cases)
     records = apply(plan.cases, conversion, manifest, options, say)
+    _update_not_annotated(plan.folder, said, _not_annotated(records))
     structures = {name: value for name, value in plan.row.target_labels.items() if value}
     findings = ordered(
         [
@@ -271,6 +273,21 @@ def _conversion(plan: Plan, mode: str) -> Conversion:
     return Conversion(
         plan.folder, plan.label_map, row.labels, (row.channel,), plan.file_ending, row.case_numbers is not None, mode
     )
+
+
+def _not_annotated(records: Mapping[str, Record]) -> dict[str, list[str]]:
+    """Return converted case -> structures that nobody drew in its label, according to the download."""
+    return {name: record.get("not_annotated", []) for name, record in records.items() if record["outputs"]}
+
+
+def _update_not_annotated(folder: Path, before: Mapping[str, list[str]], now: Mapping[str, list[str]]) -> None:
+    """Write what the download says to not_annotated.json; what somebody else has written there about a case is kept.
+
+    before, now: what the last conversion and this one say of all their cases.
+    """
+    there = read_entries(folder)
+    entries = {case: names for case, names in now.items() if there.get(case, []) == before.get(case, [])}
+    save_not_annotated(folder, {**entries, **{case: () for case in there if case not in now}})
 
 
 def _write_results(plan: Plan, manifest: Manifest, findings: list[Finding], mode: str, message: str) -> None:

@@ -103,6 +103,11 @@ CODES = {
     "absent_structure": Code(
         WARNING, "structures that no label has", "Check that these are the right labels for this dataset."
     ),
+    "structure_not_annotated": Code(
+        WARNING,
+        "structures that nobody drew in a label",
+        "They are in not_annotated.json; training and evaluation leave them out in this case.",
+    ),
     "empty_label": Code(WARNING, "a label is all background", "Check whether the case was ever annotated."),
     "ct_range": Code(WARNING, "the intensities are not those of a CT in HU", "Look at the image."),
     "modality_conflict": Code(WARNING, "the intensities contradict the modality", "Look at the image."),

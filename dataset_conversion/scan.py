@@ -77,14 +77,13 @@ class Plan:
 class Scanning:
     """How a case is scanned.
 
-    structures: canonical names of the masks that a case must have. reorient: whether grids are compared after
-    reorientation to RAS, as by nnU-Net's reorienting reader. by_itk: whether the reader of the dataset is one of ITK.
+    reorient: whether grids are compared after reorientation to RAS, as by nnU-Net's reorienting reader. by_itk: whether
+    the reader of the dataset is one of ITK.
     """
 
     tolerances: Tolerances
     channel: str
     file_ending: str
-    structures: tuple[str, ...] = ()
     reorient: bool = True
     by_itk: bool = False
 
@@ -180,10 +179,6 @@ def scan_case(case: SourceCase, scanning: Scanning) -> PlannedCase:
         headers[file] = header
         same = first is not None and np.array_equal(header.affine, first.affine)
         findings += [problem for problem in problems if not same or problem in errors([problem])]
-    missing = [name for name in scanning.structures if name not in case.masks] if case.masks else []
-    if missing:
-        text = f"{len(missing)} masks are missing: {', '.join(missing)}. {AGAIN}"
-        findings.append(found("missing_label", case.name, text))
     findings += _image_findings(case, headers, scanning)
     if errors(findings):
         return PlannedCase(case, "", tuple(ordered(findings)))

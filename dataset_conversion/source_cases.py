@@ -27,14 +27,16 @@ class SourceCase:
     """The files of one case.
 
     images: one file per channel. label: a file with all structures. masks: canonical name of a structure -> file, if
-    there is no such label. part: the part that the download assigns the case to: POOL, TEST, UNLABELLED, or "" if it
-    assigns none. listed: whether dataset.json of the download names the case.
+    there is no such label. not_annotated: canonical names of the structures that nobody drew, as far as the layout
+    knows. part: the part that the download assigns the case to: POOL, TEST, UNLABELLED, or "" if it assigns none.
+    listed: whether dataset.json of the download names the case.
     """
 
     name: str
     images: tuple[Path, ...] = ()
     label: Path | None = None
     masks: dict[str, Path] = field(default_factory=dict)
+    not_annotated: tuple[str, ...] = ()
     part: str = ""
     listed: bool = False
 

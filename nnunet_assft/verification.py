@@ -6,14 +6,22 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
 from nnunet_assft.active.experiment import image_files, image_folder, read_plans, sound_json
 from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.scoring.case_record import RECORDS
-from nnunet_assft.active.state import Experiment, Round, damaged_files, is_table, recorded_tables, require_its_history
+from nnunet_assft.active.state import (
+    Experiment,
+    Round,
+    damaged_files,
+    is_table,
+    other_structures,
+    recorded_tables,
+    require_its_history,
+)
 from nnunet_assft.annotation.records import load_readings
 from nnunet_assft.errors import AssftError, DamagedFileError
 from nnunet_assft.network.checkpoints import load_weights
@@ -103,6 +111,8 @@ def _checks_of_stage(stage_file: Path, experiment: Experiment, dataset: RawDatas
         may_be_deleted = case in experiment.withdrawn
         if file.is_file() or not may_be_deleted:
             yield Check(f"label of {case}", partial(_require_same, file, entry["label_sha256"], text))
+            if entry["kind"] == "human":
+                yield Check(f"label of {case}", partial(_require_structures, dataset, case, entry, stage_file.stem))
         if may_be_deleted and not (folder / f"{case}.b2nd").is_file():
             continue
         yield Check(f"training set {folder.name}, {case}", partial(whole_files, folder, case))
@@ -165,6 +175,11 @@ def _require_meaning(file: Path, dataset: RawDataset) -> None:
 def _require_same(file: Path, sha256: str, text: str) -> None:
     if not file.is_file() or sha256_file(file) != sha256:
         raise AssftError(f"{file} is missing or differs. {text}")
+
+
+def _require_structures(dataset: RawDataset, case: str, entry: dict[str, Any], stage: str) -> None:
+    if lacked := other_structures(dataset, case, entry):
+        raise AssftError(f"{lacked}, when stage {stage} was trained. Restore it, or leave it: later stages use it.")
 
 
 def _raise(error: Exception) -> None:

@@ -19,7 +19,8 @@ IMAGE, LABEL, MASKS = "ct", "combined_labels", "segmentations"  # ct.nii.gz, com
 def case_folders(row: DatasetRow, roots: list[Path]) -> Sources:
     """Treat each folder whose name matches `row.image` as a case. Its image and label may be below different roots.
 
-    A label is one file with all structures or, if there is none, one mask for each structure.
+    A label is one file with all structures or, if there is none, one mask for each structure. In a case with masks, a
+    structure that has none is not annotated.
     """
     sources = Sources(row)
     wanted = {canonical_name(name) for name in row.labels}
@@ -39,6 +40,8 @@ def case_folders(row: DatasetRow, roots: list[Path]) -> Sources:
             elif stem == LABEL and not in_masks:
                 sources.add_label(case, file)
     for case in sources.cases.values():
+        if case.masks:
+            case.not_annotated = tuple(sorted(wanted - case.masks.keys()))
         if case.label:
             case.masks = {}
     return sources

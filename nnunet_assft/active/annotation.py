@@ -13,6 +13,7 @@ from nnunet_assft.errors import AssftError, DamagedFileError, WaitingForAnnotati
 from nnunet_assft.runtime.cached import cached, cached_or_none, kept_result
 from nnunet_assft.runtime.cases import for_each_case
 from nnunet_assft.runtime.sealed import read_sealed
+from nnunet_assft.runtime.text import count, some
 from nnunet_assft.volumes.raw_dataset import RawDataset
 
 if TYPE_CHECKING:
@@ -168,3 +169,20 @@ def queried_cases(experiment: Experiment, r: int) -> list[str]:
 def labels_to_come(experiment: Experiment, r: int) -> list[str]:
     """Return the cases that count as queried in round r and have no label yet."""
     return missing_labels(experiment.raw_dataset(), counted_cases(experiment, r, queried_cases(experiment, r)))
+
+
+def least_annotated(experiment: Experiment) -> str:
+    """Return a sentence about the structures that some labelled cases lack, the rarest first; "" if there are none.
+
+    Labelled are the cases of the finished rounds and those of the round in progress that have a label already.
+    """
+    dataset, done = experiment.raw_dataset(), finished_rounds(experiment)
+    r = len(done)
+    queried = counted_cases(experiment, r, queried_cases(experiment, r)) if r <= experiment.n_rounds else []
+    cases = {*(done[-1].labelled if done else ()), *queried}.difference(missing_labels(dataset, queried))
+    cases -= experiment.withdrawn
+    counts = sorted(dataset.count_annotated(cases).items(), key=lambda item: item[1])
+    lacking = [f"{name} in {n}" for name, n in counts if n < len(cases)]
+    if not lacking:
+        return ""
+    return f"Of {count(len(cases), 'labelled case')}, not all have every structure annotated: {some(lacking, 10)}."

@@ -47,7 +47,9 @@ from nnunet_assft.runtime.cached import cached
 from nnunet_assft.runtime.csv_files import csv_text
 from nnunet_assft.runtime.environment import require_space
 from nnunet_assft.runtime.files import sha256_file
+from nnunet_assft.runtime.text import some
 from nnunet_assft.runtime.writable import require_folder
+from nnunet_assft.volumes.not_annotated import NAME
 
 
 def run_round(
@@ -214,6 +216,7 @@ def _train(  # six parameters: those of a line of Algorithm 1, and the context
     pseudo_labels: Mapping[str, Path] | None = None,
 ) -> Model:
     """Run one stage of fine-tuning, starting from the weights of `start`."""
+    _require_each_structure(context, labelled)
     settings, pseudo_labels = context.experiment.settings, pseudo_labels or {}
     return fine_tune(
         context,
@@ -225,8 +228,21 @@ def _train(  # six parameters: those of a line of Algorithm 1, and the context
             start=start,
             epochs=settings.training["one_shot_epochs" if r == 0 else "epochs"],
             copies=_copies(labelled, pseudo_labels, settings.options.pseudo_weight),
+            not_annotated=context.dataset.not_annotated,
         ),
     )
+
+
+def _require_each_structure(context: Context, labelled: Sequence[str]) -> None:
+    """Raise `AssftError` if a structure is annotated in none of the labelled cases. The loss would then leave its part
+    of the network to chance, and pseudo-labels would have it anywhere in the background."""
+    lacking = [name for name, n in context.dataset.count_annotated(labelled).items() if not n]
+    if lacking:
+        raise AssftError(
+            f"{some(lacking)} is annotated in none of the labelled cases ({some(labelled)}), as {NAME} of "
+            f"{context.dataset.name} says, so no network can learn it. Import a label in which it is drawn, or start "
+            "with more labelled cases."
+        )
 
 
 def _copies(labelled: Sequence[str], pseudo_labels: Mapping[str, Path], pseudo_weight: float) -> dict[str, int]:
@@ -336,10 +352,11 @@ def _evaluate(context: Context, r: int, model: Model) -> dict[str, Any]:
             dataset.reader,
             dataset.structures,
             ignore_label=dataset.labels.get("ignore"),
+            not_annotated=dataset.not_annotated,
             executor=context.cases,
         )
 
     test = {case: sha256_file(file) for case, file in references.items() if file.is_file()}
-    inputs = {"model": model.weights_sha256, "test": test}
+    inputs = {"model": model.weights_sha256, "test": test, **dataset.not_annotated_of(cases)}
     predictions = [experiment.paths.test_predictions(r) / f"{case}{dataset.file_ending}" for case in references]
     return cached(experiment.paths.step_file(r, "evaluate"), inputs, compute, outputs=lambda _: predictions)

@@ -22,6 +22,7 @@ from nnunet_assft.runtime.files import read_json, sha256_file, write_json, write
 from nnunet_assft.runtime.sealed import read_sealed, understanding, write_sealed
 from nnunet_assft.runtime.text import named, some
 from nnunet_assft.trainers.stage_file import read_stage_file
+from nnunet_assft.volumes.not_annotated import NAME
 from nnunet_assft.volumes.raw_dataset import RawDataset, find_dataset
 
 SCHEMA_VERSION = 3
@@ -442,6 +443,20 @@ def _require_the_same_labels(experiment: Experiment, r: int, damaged: list[Path]
                 f"Round {r} is finished, but {some(damaged, 3)} does not match its record. It cannot be made again, "
                 f"because the label of case {case} has changed since. Restore the file, or that label: {label}."
             )
+        if lacked := other_structures(dataset, case, entry):
+            raise AssftError(
+                f"Round {r} is finished, but {some(damaged, 3)} does not match its record. It cannot be made again, "
+                f"because {lacked}. Restore the file, or that entry."
+            )
+
+
+def other_structures(dataset: RawDataset, case: str, entry: Mapping[str, Any]) -> str:
+    """Return a clause if other structures are annotated in the label of a case than when a stage was trained with it,
+    otherwise "". entry: that of the case in the stage file."""
+    then, now = entry.get("not_annotated", []), list(dataset.not_annotated.get(case, ()))
+    if then == now:
+        return ""
+    return f"{NAME} of {dataset.name} says {now or 'nothing'} of case {case}; it said {then or 'nothing'} then"
 
 
 # Tables for people ----------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from typing import Any
 
 from nnunet_assft.active.annotation import AnnotationRequest
 from nnunet_assft.active.context import Context
+from nnunet_assft.annotation.records import load_readings, reading_of
 from nnunet_assft.evaluation.dice import evaluate_cases, mean_of
 from nnunet_assft.runtime.csv_files import write_csv
 from nnunet_assft.volumes.labels import read_label
@@ -18,11 +19,12 @@ def write_agreement(context: Context, request: AnnotationRequest) -> list[dict[s
 
     Returns an empty list and writes nothing if there is no such case yet. The Dice is that of nnU-Net's evaluator, with
     the first annotator's label as the reference (Dice is symmetric). It is None where neither annotator has drawn the
-    structure. The column of a structure begins with DICE, because a structure may be called like any other column.
-    Raises `AssftError` for a label that was damaged since it was imported.
+    structure, and where it is not annotated in one of the two labels. The column of a structure begins with DICE,
+    because a structure may be called like any other column. Raises `AssftError` for a label that was damaged since it
+    was imported.
     """
-    dataset = context.dataset
-    first, second = {}, {}
+    dataset = context.experiment.raw_dataset()  # as it is after an import
+    first, second, missing = {}, {}, {}
     for case, names in request.annotators.items():
         if len(names) > 1:
             other = context.paths.second_reading(names[1], case, dataset.file_ending)
@@ -30,10 +32,18 @@ def write_agreement(context: Context, request: AnnotationRequest) -> list[dict[s
                 first[case], second[case] = dataset.label_file(case), other
                 for file in (first[case], second[case]):
                     read_label(dataset, case, file)
+                reading = reading_of(load_readings(context.paths.annotation_file(case)), names[1])
+                missing[case] = {*dataset.not_annotated.get(case, ()), *(reading.get("not_annotated") or ())}
     if not first:
         return []
-    ignore_label = dataset.labels.get("ignore")
-    found = evaluate_cases(second, first, dataset.reader, dataset.structures, ignore_label=ignore_label)
+    found = evaluate_cases(
+        second,
+        first,
+        dataset.reader,
+        dataset.structures,
+        ignore_label=dataset.labels.get("ignore"),
+        not_annotated=missing,
+    )
     rows = []
     for case, dice in found["per_case"].items():
         reader_1, reader_2 = request.annotators[case]

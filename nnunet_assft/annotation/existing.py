@@ -7,7 +7,7 @@ from functools import partial
 
 import SimpleITK as sitk
 
-from nnunet_assft.annotation.gate import Expected, LabelSummary, summarize, warnings_of
+from nnunet_assft.annotation.gate import Expected, LabelSummary, summarize, undrawn, warnings_of
 from nnunet_assft.annotation.import_labels import Consent
 from nnunet_assft.annotation.label_files import image_grid
 from nnunet_assft.errors import AssftError
@@ -15,6 +15,7 @@ from nnunet_assft.runtime.cases import Executor, for_each_case
 from nnunet_assft.runtime.text import count, some
 from nnunet_assft.volumes.accepted_geometry import ALL
 from nnunet_assft.volumes.labels import find_misfit, misplaced, read_label
+from nnunet_assft.volumes.not_annotated import annotated
 from nnunet_assft.volumes.raw_dataset import RawDataset
 from nnunet_assft.volumes.readers import PLAIN_READERS
 from nnunet_assft.volumes.segmentations import InFileAxes
@@ -36,7 +37,7 @@ def check_existing(
             f"--accept names {some(unknown)}; expected cases to start with ({some(cases) or 'none here'}), or {ALL}."
         )
     failures: dict[str, AssftError] = {}
-    summaries = for_each_case(
+    seen = for_each_case(
         partial(_look_at, dataset, consent), cases, desc="checking labels", failures=failures, executor=executor
     )
     if failures:
@@ -44,7 +45,7 @@ def check_existing(
             f"{count(len(failures), 'label')} of the {len(cases)} to start with cannot be used "
             f"({some(failures.values(), 3, '; ')})."
         )
-    found = {case: _warnings(case, summaries, dataset) for case in summaries}
+    found = {case: _warnings(case, seen, dataset) for case in seen}
     doubtful = {case: warnings for case, warnings in found.items() if warnings}
     open_ = [f"{case}: {'; '.join(warnings)}" for case, warnings in doubtful.items() if not consent.covers(case)]
     if open_:
@@ -55,22 +56,29 @@ def check_existing(
     return doubtful
 
 
-def _look_at(dataset: RawDataset, consent: Consent, case: str) -> LabelSummary:
-    """Return the volumes and positions of the structures. Raises `AssftError` for a label that must not be used."""
+def _look_at(dataset: RawDataset, consent: Consent, case: str) -> tuple[LabelSummary, list[str]]:
+    """Return the volumes and positions of the structures, and warnings about structures that should not be there.
+
+    Raises `AssftError` for a label that must not be used.
+    """
     file = dataset.label_file(case)
     misfit = find_misfit(dataset, case, file)
     if misfit and not (misfit.same_shape and consent.covers_geometry(case)):
         raise misplaced(case, file, misfit)
     read_label(dataset, case, file)
     if type(dataset.reader).__name__ not in PLAIN_READERS:
-        return LabelSummary({}, {})
+        return LabelSummary({}, {}), []
     voxels = InFileAxes(sitk.GetArrayFromImage(sitk.ReadImage(str(file))))
-    return summarize(voxels, image_grid(dataset.images[case][0]), dataset.labels)
+    missing = dataset.not_annotated.get(case, ())
+    labels = annotated(dataset.labels, missing)
+    _, warnings = undrawn(voxels, dataset.labels, Expected(not_annotated=missing))
+    return summarize(voxels, image_grid(dataset.images[case][0]), labels), warnings
 
 
-def _warnings(case: str, summaries: dict[str, LabelSummary], dataset: RawDataset) -> list[str]:
-    summary = summaries[case]
+def _warnings(case: str, seen: dict[str, tuple[LabelSummary, list[str]]], dataset: RawDataset) -> list[str]:
+    summary, warnings = seen[case]
     if not summary.volumes_ml:  # not measured
         return []
-    others = [other for name, other in summaries.items() if name != case]
-    return warnings_of(summary, dataset.labels, Expected(earlier=others))
+    others = [other for name, (other, _) in seen.items() if name != case]
+    expected = Expected(earlier=others, not_annotated=dataset.not_annotated.get(case, ()))
+    return [*warnings, *warnings_of(summary, dataset.labels, expected)]

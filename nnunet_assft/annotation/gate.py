@@ -3,7 +3,7 @@ accept."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,9 +13,10 @@ from nnunet_assft.annotation.dicom_labels import read_dicom_label
 from nnunet_assft.annotation.label_files import ReturnedLabel, image_grid, read_returned_label
 from nnunet_assft.annotation.segments import REFUSE
 from nnunet_assft.errors import AssftError
-from nnunet_assft.runtime.text import by
+from nnunet_assft.runtime.text import by, count
 from nnunet_assft.volumes.grid import Grid
 from nnunet_assft.volumes.nifti import forms_disagree
+from nnunet_assft.volumes.not_annotated import annotated
 from nnunet_assft.volumes.placement import DoesNotFitError, Placement, placement, put_back, require_same_box
 from nnunet_assft.volumes.segmentations import InFileAxes
 from nnunet_assft.volumes.structures import pairs, structures
@@ -29,8 +30,8 @@ SEEN_FRACTION = 0.1  # the model has seen a structure if it predicts more than t
 class LabelSummary:
     """Where the structures of a label are, and how large.
 
-    volumes_ml: structure -> volume in ml, 0 if it is absent. left_mm: structure -> coordinate of its centre of mass
-    along the axis to the patient's left, in mm; absent structures are left out.
+    volumes_ml: structure -> volume in ml, 0 if it is absent; without structures that nobody drew. left_mm: structure ->
+    coordinate of its centre of mass along the axis to the patient's left, in mm; absent structures are left out.
     """
 
     volumes_ml: Mapping[str, float]
@@ -42,12 +43,13 @@ class Expected:
     """What is known about a case before its label is returned.
 
     prelabel: the pre-segmentation; predicted_ml: its volumes in ml by structure; None and empty if there was no model.
-    earlier: summaries of the human labels so far.
+    earlier: summaries of the human labels so far. not_annotated: structures that nobody was to draw.
     """
 
     prelabel: InFileAxes | None = None
     predicted_ml: Mapping[str, float] = field(default_factory=dict)
     earlier: Sequence[LabelSummary] = ()
+    not_annotated: Collection[str] = ()
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,9 @@ def gate(
         label = InFileAxes(returned.array.transpose(2, 1, 0))
         notes, warnings = [f"its voxels were taken as they are stored, although {reason}"], []
     notes += [returned.overlapped] if returned.overlapped else []
-    summary = summarize(label, grid, labels)
+    undrawn_notes, undrawn_warnings = undrawn(label, labels, expected)
+    notes, warnings = [*notes, *undrawn_notes], [*warnings, *undrawn_warnings]
+    summary = summarize(label, grid, annotated(labels, expected.not_annotated))
     if expected.prelabel is not None and label.array.any() and np.array_equal(expected.prelabel.array, label.array):
         warnings.append("it is the pre-segmentation, unchanged")
     warnings += warnings_of(summary, labels, expected)
@@ -191,8 +195,25 @@ def summarize(label: InFileAxes, grid: Grid, labels: Mapping[str, int]) -> Label
     return LabelSummary(volumes, left)
 
 
+def undrawn(label: InFileAxes, labels: Mapping[str, int], expected: Expected) -> tuple[list[str], list[str]]:
+    """Return notes and warnings about the voxels of structures that nobody was to draw, which are not used."""
+    notes, warnings = [], []
+    for name in expected.not_annotated:
+        voxels = label.array == labels[name]
+        if not voxels.any():
+            continue
+        text = f"{name} is not annotated, so its {count(int(voxels.sum()), 'voxel')} are not used"
+        prelabel = expected.prelabel
+        if prelabel is not None and np.array_equal(voxels, prelabel.array == labels[name]):
+            notes.append(f"{text}; they are those of the pre-segmentation")
+        else:
+            warnings.append(f"{text}; if somebody drew it, import the case with another --not_annotated")
+    return notes, warnings
+
+
 def warnings_of(summary: LabelSummary, labels: Mapping[str, int], expected: Expected) -> list[str]:
     """Describe what is unusual about a label, one sentence for each finding."""
+    labels = annotated(labels, expected.not_annotated)
     if not any(summary.volumes_ml.values()):
         return ["it is empty: no structure has a voxel"]
     warnings = []

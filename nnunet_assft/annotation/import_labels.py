@@ -25,6 +25,7 @@ from nnunet_assft.runtime.files import sha256_file
 from nnunet_assft.runtime.text import count, some
 from nnunet_assft.volumes.accepted_geometry import ALL, check_accepted
 from nnunet_assft.volumes.dicom.key_file import KeyFile
+from nnunet_assft.volumes.not_annotated import check_structures, save_not_annotated
 from nnunet_assft.volumes.segmentations import InFileAxes, write_segmentation
 
 
@@ -60,24 +61,31 @@ class ImportReport:
     doubtful: list[str] = field(default_factory=list)
 
 
-def import_labels(
-    context: Context, folder: Path, consent: Consent, times: Times, keys: KeyFile | None = None
+def import_labels(  # six parameters: the labels, and what is said about them
+    context: Context,
+    folder: Path,
+    consent: Consent,
+    times: Times,
+    keys: KeyFile | None = None,
+    not_annotated: Sequence[str] | None = None,
 ) -> ImportReport:
     """Import every label in `folder` that passes the gate. The others are reported and change nothing.
 
-    folder, keys: see `find_returned`; it may hold the labels of some of the cases only. Raises `AssftError` if the
+    folder, keys: see `find_returned`; it may hold the labels of some of the cases only. not_annotated: structures that
+    nobody drew in these labels; None if what is known about each case still holds. Raises `AssftError` if the
     experiment is not waiting for labels, or if the folder holds none.
     """
     request = open_request(context.experiment)
     require_plain_volumes(context.dataset)
     require_own_labels(context.dataset, request.cases)
     _check_names(context, consent, times)
+    missing = None if not_annotated is None else _structures(context, not_annotated)
     returned, problems = find_returned(context.experiment, folder, request, times, keys, replace=consent.replace)
     earlier = summaries_so_far(context) if returned else {}
 
     def take(label: Returned) -> _Outcome:
         others = [summary for case, summary in earlier.items() if case != label.case]
-        return _Import(context, label, consent, times).run(others)
+        return _Import(context, label, consent, times, missing).run(others)
 
     failures: dict[str, AssftError] = {}
     labels = {str(label): label for label in returned}
@@ -100,6 +108,13 @@ def _check_names(context: Context, consent: Consent, times: Times) -> None:
     check_accepted(consent.geometry, pool)
 
 
+def _structures(context: Context, names: Sequence[str]) -> tuple[str, ...]:
+    try:
+        return check_structures(names, context.dataset.labels)
+    except AssftError as error:
+        raise AssftError(f"--not_annotated: {error}.") from error
+
+
 @dataclass(frozen=True)
 class _Outcome:
     imported: str = ""
@@ -108,12 +123,13 @@ class _Outcome:
 
 @dataclass(frozen=True)
 class _Import:
-    """The import of one label into `target`."""
+    """The import of one label into `target`. wanted: structures that nobody drew in it; None if nothing is said."""
 
     context: Context
     returned: Returned
     consent: Consent
     times: Times
+    wanted: tuple[str, ...] | None = None
 
     @property
     def target(self) -> Path:
@@ -121,6 +137,25 @@ class _Import:
         if self.returned.is_first:
             return dataset.label_to_write(case)
         return self.context.paths.second_reading(self.returned.annotator or "", case, dataset.file_ending)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The structures that nobody drew in the label: those that the command names, or else what is known."""
+        if self.wanted is not None:
+            return self.wanted
+        if self.returned.is_first:
+            return self._noted
+        readings = load_readings(self.context.paths.annotation_file(self.returned.case))
+        return tuple(reading_of(readings, self.returned.annotator).get("not_annotated") or ())
+
+    @property
+    def _noted(self) -> tuple[str, ...]:
+        """What the dataset says about the label in labelsTr."""
+        return self.context.dataset.not_annotated.get(self.returned.case, ())
+
+    def _note(self, missing: Collection[str]) -> None:
+        if self.returned.is_first:
+            save_not_annotated(self.context.dataset.folder, {self.returned.case: missing})
 
     def run(self, earlier: Sequence[LabelSummary]) -> _Outcome:
         """Import the label. earlier: summaries of the human labels of other cases.
@@ -144,10 +179,12 @@ class _Import:
             advice = f"Add --accept {case} if this is correct."
             return _Outcome(doubtful=[f"{self.returned}: {warning}. {advice}" for warning in gated.warnings])
         kept = keep_aside(self.context, case, target) if differing else None
+        self._note(sorted({*self._noted, *self.missing}))  # neither label is ever taken for a complete one
         if differing or not is_there:
             write_segmentation(self.context.dataset.reader, gated.label, target, self.context.properties(case))
+        self._note(self.missing)
         save_record(self.context, self.returned, self._entry(gated, source, known))
-        return _Outcome(_imported(self.returned, gated, kept))
+        return _Outcome(_imported(self.returned, gated, self.missing, kept))
 
     def _known(self, source: str) -> dict[str, Any]:
         """The recorded entry of this annotator's label, or else that of this very file.
@@ -165,7 +202,11 @@ class _Import:
         return self.target.is_file() and sha256_file(self.target) == known["label_sha256"]
 
     def _is_as_wanted(self, known: Mapping[str, Any]) -> bool:
-        """Whether its overlapping segments, if it had any, were treated as this command says, if it says anything."""
+        """Whether its overlapping segments, if it had any, were treated as this command says, if it says anything, and
+        whether the same structures are annotated."""
+        missing = list(self.missing)
+        if (known.get("not_annotated") or []) != missing or (self.returned.is_first and list(self._noted) != missing):
+            return False
         return self.consent.overlap == REFUSE or known.get("overlap") in (None, self.consent.overlap)
 
     def _is_in_already(self, known: Mapping[str, Any]) -> _Outcome:
@@ -178,10 +219,11 @@ class _Import:
         """Put the label through the gate, which compares it with the pre-segmentation of the case, if there is one."""
         case, r = self.returned.case, self.returned.asked.round
         described = preview_or_none(self.context, r, case, Round.load(self.context.paths, r - 1).model) if r else None
-        expected = Expected(earlier=earlier)
+        expected = Expected(earlier=earlier, not_annotated=self.missing)
         if described:
             prelabel = sitk.ReadImage(str(prelabel_file(self.context, r, case)))
-            expected = Expected(InFileAxes(sitk.GetArrayFromImage(prelabel)), described["volumes_ml"], earlier)
+            voxels = InFileAxes(sitk.GetArrayFromImage(prelabel))
+            expected = Expected(voxels, described["volumes_ml"], earlier, self.missing)
         return gate(
             self.returned.file,
             self.context.dataset.images[case][0],
@@ -203,6 +245,7 @@ class _Import:
             "notes": list(gated.notes),
             "accepted": list(gated.warnings),
             "overlap": gated.overlap,
+            "not_annotated": list(self.missing),
             **asdict(gated.summary),
         }
 
@@ -220,9 +263,10 @@ def _by(annotator: str | None) -> str:
     return f"the label by {annotator}" if annotator else "the label"
 
 
-def _imported(returned: Returned, gated: GatedLabel, replaced: str | None) -> str:
+def _imported(returned: Returned, gated: GatedLabel, missing: Sequence[str], replaced: str | None) -> str:
     volumes = ", ".join(f"{name} {ml:.3g} ml" for name, ml in gated.summary.volumes_ml.items() if ml) or "no structure"
     remarks = [*gated.notes, *(["warnings accepted: " + "; ".join(gated.warnings)] if gated.warnings else [])]
+    remarks += [f"not annotated: {', '.join(missing)}"] if missing else []
     remarks += [f"old label kept as {replaced}"] if replaced else []
     kind = _by(returned.annotator) if returned.is_first else f"second reading by {returned.annotator}"
     return f"{returned.case}: {kind} imported, {volumes}" + (f" ({'; '.join(remarks)})" if remarks else "")

@@ -20,6 +20,7 @@ from nnunet_assft.runtime.files import atomic_path, sha256_file
 from nnunet_assft.runtime.sealed import read_sealed, write_sealed
 from nnunet_assft.runtime.text import reason
 from nnunet_assft.volumes.grid import itk_grid
+from nnunet_assft.volumes.not_annotated import annotated
 from nnunet_assft.volumes.segmentations import InFileAxes
 
 SCHEMA_VERSION = 1
@@ -32,6 +33,7 @@ ENTRY: dict[str, Any] = {  # what is read of an entry -> its types
     "label_sha256": str,
     "volumes_ml": dict,
     "left_mm": dict,
+    "not_annotated": (list, type(None)),  # None in files of earlier versions: nothing is missing
 }
 
 
@@ -111,14 +113,15 @@ def summaries_so_far(context: Context) -> dict[str, LabelSummary]:
 
 def _summary_of(context: Context, case: str) -> LabelSummary:
     """Take the summary from the record of a label, or measure the file if it was put into labelsTr by hand."""
-    file = context.dataset.label_file(case)
+    file, missing = context.dataset.label_file(case), context.dataset.not_annotated.get(case, ())
     digest = sha256_file(file)
     for entry in load_readings(context.paths.annotation_file(case)):
         if entry["label_sha256"] == digest:
-            return LabelSummary(entry["volumes_ml"], entry["left_mm"])
+            return LabelSummary(annotated(entry["volumes_ml"], missing), annotated(entry["left_mm"], missing))
     try:
         label = sitk.ReadImage(str(file))
-        return summarize(InFileAxes(sitk.GetArrayFromImage(label)), itk_grid(label), context.dataset.labels)
+        labels = annotated(context.dataset.labels, missing)
+        return summarize(InFileAxes(sitk.GetArrayFromImage(label)), itk_grid(label), labels)
     except (RuntimeError, ValueError) as error:
         raise AssftError(
             f"The label of case {case} in labelsTr cannot be read ({file}): {reason(error)}. "

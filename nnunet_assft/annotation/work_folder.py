@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nnunet_assft.active.annotation import AnnotationRequest
+from nnunet_assft.active.annotation import AnnotationRequest, least_annotated
 from nnunet_assft.active.context import Context
 from nnunet_assft.runtime.csv_files import read_csv
 from nnunet_assft.runtime.text import count, printable
@@ -110,10 +110,12 @@ def readme(context: Context, request: AnnotationRequest, *, has_model: bool, pre
         *([OF_DICOM.format(where=where)] if dicom else []),
         "Do not resample, crop or reorient anything. Save one file per case.",
         "Write the minutes that each case took into times.csv.",
+        *([f"{rare} Draw above all what is rare."] if (rare := least_annotated(context.experiment)) else []),
         *_who_decides([case for case, names in request.annotators.items() if len(names) > 1]),
         "",
         "When you have finished one or more cases, run "
         + context.experiment.command("annotate import", "WORK_FOLDER", "--times", "WORK_FOLDER/times.csv"),
+        "If you have not drawn a structure, add --not_annotated STRUCTURE. Otherwise it counts as absent.",
     ]
     return "\n".join([*lines, ""])
 

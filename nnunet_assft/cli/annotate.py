@@ -19,6 +19,7 @@ from nnunet_assft.cli.common import (
     run,
 )
 from nnunet_assft.cli.engine_options import add_engine_options, choose_where
+from nnunet_assft.cli.printing import print_least_annotated
 from nnunet_assft.runtime.environment import require_space
 from nnunet_assft.runtime.text import count, printable
 from nnunet_assft.runtime.writable import require_folder
@@ -82,6 +83,12 @@ def _add_import(back: argparse.ArgumentParser) -> None:
         help="voxels of several segments belong to the first, last or smaller one (default: refuse the label)",
     )
     back.add_argument(
+        "--not_annotated",
+        nargs="*",
+        metavar="STRUCTURE",
+        help="structures that nobody drew in these labels; without a name: all are drawn (default: as recorded)",
+    )
+    back.add_argument(
         "--key_file", type=file_name, metavar="FILE", help="of convert dicom: the case of each returned DICOM SEG"
     )
     back.add_argument(
@@ -132,6 +139,7 @@ def export_work(args: argparse.Namespace, experiment: Any) -> int:
             "Cases with two annotators: the label of the one named first after --annotators is used; the other one "
             "serves to measure agreement."
         )
+    print_least_annotated(experiment)
     print(f"Next: {experiment.command('annotate import', str(args.o))}")
     return 0
 
@@ -157,7 +165,7 @@ def import_labels(args: argparse.Namespace, experiment: Any) -> int:
     require_space(experiment.dataset)
     require_folder(context.paths.raw / "labelsTr", "The folder of labels")
     with only_process(experiment):
-        report = take(context, args.folder, consent, times, keys)
+        report = take(context, args.folder, consent, times, keys, args.not_annotated)
         print_report(report)
         agreement = write_agreement(context, open_request(experiment))
     if agreement:
@@ -208,6 +216,7 @@ def print_status(args: argparse.Namespace, experiment: Any) -> int:
     total = sum(row.minutes or 0 for row in rows)
     if total:
         print(f"{total:g} minutes so far")
+    print_least_annotated(experiment)
     print_next(experiment)
     return 0
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from nnunet_assft.errors import AssftError
 from nnunet_assft.network.presets import ENCODERS
 from nnunet_assft.runtime.text import count, some
 
@@ -41,6 +43,16 @@ def print_deviations(experiment: Experiment) -> None:
     changed = experiment.options.changed()
     if changed:
         print(f"deviations from the method: {', '.join(f'{name}={value}' for name, value in changed.items())}")
+
+
+def print_least_annotated(experiment: Experiment) -> None:
+    """Print which structures some labelled cases lack, if there are any."""
+    from nnunet_assft.active.annotation import least_annotated
+
+    with suppress(AssftError):  # without the raw dataset, status shows the rest
+        sentence = least_annotated(experiment)
+        if sentence:
+            print(sentence)
 
 
 def print_round(experiment: Experiment, done: Round) -> None:

@@ -73,6 +73,7 @@ def pseudo_label_quality(experiment: Experiment, r: int, device: torch.device) -
         "selections": list(SELECTIONS),
         "columns": COLUMNS,
         "options": asdict(experiment.options),
+        **context.dataset.not_annotated_of(done.unlabelled),
     }
     cached(experiment.paths.step_file(r, "pseudo_label_quality"), inputs, compute)
     restore_tables(experiment.paths, r)
@@ -121,9 +122,9 @@ def _quality(
     ignore_label = dataset.labels.get("ignore")
 
     def quality_of(case: str) -> dict[str, Any]:
-        reference = context.checked_label(case, dataset.label_file(case))[0]
+        reference = dataset.as_annotated(case, context.checked_label(case, dataset.label_file(case))[0])
         logits = scorer.logits(context.image(case), mirroring=mirroring)
-        segmentation = scorer.segmentation(logits, context.properties(case))
+        segmentation = dataset.as_annotated(case, scorer.segmentation(logits, context.properties(case)))
         return {
             "dice": case_dice(segmentation, reference, dataset.structures, ignore_label=ignore_label),
             "wrong": wrong_share(segmentation, reference, ignore_label=ignore_label),
@@ -136,6 +137,7 @@ def _quality(
             "labels": dataset.labels,
             "mirroring": mirroring,
             "columns": COLUMNS,
+            **dataset.not_annotated_of([case]),
         }
         return cached(folder / f"{case}.json", inputs, partial(quality_of, case))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,26 +24,29 @@ from nnunet_assft.runtime.csv_files import bare_table, write_csv_table
 from nnunet_assft.runtime.files import sha256_file
 from nnunet_assft.runtime.sealed import read_sealed, write_sealed
 from nnunet_assft.runtime.text import some
+from nnunet_assft.volumes.not_annotated import EVERYTHING_ANNOTATED, as_annotated
 from nnunet_assft.volumes.raw_dataset import RawDataset
 
 METRICS = ("dice", "nsd", "hd95_mm")
 DTYPES = {"case": str, "structure": str, **dict.fromkeys(METRICS, float)}
 
 
-def case_metrics(
+def case_metrics(  # six parameters: files, how they are read, and what is compared
     predictions: Mapping[str, Path],
     references: Mapping[str, Path],
     reader: BaseReaderWriter,
     labels: Mapping[str, int],
     *,
     ignore_label: int | None = None,
+    not_annotated: Mapping[str, Collection[str]] = EVERYTHING_ANNOTATED,
 ) -> pd.DataFrame:
     """Compute the metrics of every case and structure.
 
     labels: structure -> value, foreground only. Returns the columns case, structure, dice, nsd and hd95_mm, with cases
     in ascending order and structures in that of `labels`. Dice is nnU-Net's, in [0, 1]; NSD and HD95 are those of
     `surface`, with the spacing of the prediction, which is that of the image. All three are NaN for a structure that is
-    absent in reference and prediction; if it is absent in one of them, Dice and NSD are 0 and HD95 is inf. Voxels with
+    absent in reference and prediction, and for one that nobody drew in the reference (not_annotated: case -> its
+    structures); if it is absent in one of them, Dice and NSD are 0 and HD95 is inf. Voxels with
     the ignore label are background in both masks. Raises `AssftError` if a prediction and its reference differ in
     shape.
     """
@@ -56,6 +59,8 @@ def case_metrics(
                 f"{predictions[case]} has the shape {prediction.shape[1:]}, but its reference {references[case]} has "
                 f"{reference.shape[1:]}. Remove the prediction and predict the case again."
             )
+        missing = not_annotated.get(case, ())
+        prediction, reference = (as_annotated(array, labels, missing) for array in (prediction, reference))
         dice = case_dice(prediction, reference, labels, ignore_label=ignore_label)
         counted = np.ones(reference.shape, bool) if ignore_label is None else reference != ignore_label
         rows = []
@@ -92,11 +97,18 @@ def cached_metrics(
         **made_from,
         "references": {case: sha256_file(file) for case, file in references.items()},
         "tolerance_mm": DEFAULT_TOLERANCE_MM,
+        **dataset.not_annotated_of(cases),
     }
 
     def compute() -> pd.DataFrame:
-        ignore_label = dataset.labels.get("ignore")
-        return case_metrics(predictions, references, dataset.reader, dataset.structures, ignore_label=ignore_label)
+        return case_metrics(
+            predictions,
+            references,
+            dataset.reader,
+            dataset.structures,
+            ignore_label=dataset.labels.get("ignore"),
+            not_annotated=dataset.not_annotated,
+        )
 
     return cached(folder / "metrics.csv", inputs, compute, store=_MetricsStore())
 

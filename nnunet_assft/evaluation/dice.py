@@ -6,7 +6,7 @@ and is left out of every mean; that of a structure that is absent in one of them
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,26 +15,31 @@ import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 from nnunet_assft.runtime.cases import Executor, for_each_case, here
+from nnunet_assft.volumes.not_annotated import EVERYTHING_ANNOTATED, as_annotated
 
 
-def evaluate_cases(  # six parameters: files, how they are read, and where
+def evaluate_cases(  # seven parameters: files, how they are read, what is compared, and where
     predictions: Mapping[str, Path],
     references: Mapping[str, Path],
     reader: BaseReaderWriter,
     labels: Mapping[str, int],
     *,
     ignore_label: int | None = None,
+    not_annotated: Mapping[str, Collection[str]] = EVERYTHING_ANNOTATED,
     executor: Executor = here,
 ) -> dict[str, Any]:
     """Compute Dice per case and structure, and mean and SD as in the paper: the Dice of a case is the mean over its
     structures, and mean and SD (n - 1) are over cases.
 
-    labels: structure -> value, foreground only. Dice is in [0, 1], and None where nnU-Net has NaN. Returns the keys
-    mean, sd, n_cases (cases with a Dice), per_structure and per_case.
+    labels: structure -> value, foreground only. not_annotated: case -> structures that nobody drew in its reference;
+    their Dice is None. Dice is in [0, 1], and None where nnU-Net has NaN. Returns the keys mean, sd, n_cases (cases
+    with a Dice), per_structure and per_case.
     """
-    files = {case: (predictions[case], references[case]) for case in sorted(predictions)}
+    of_cases = {
+        case: (predictions[case], references[case], not_annotated.get(case, ())) for case in sorted(predictions)
+    }
     per_case = for_each_case(
-        partial(_dice_of_files, reader, labels, ignore_label), files, desc="evaluation", executor=executor
+        partial(_dice_of_files, reader, labels, ignore_label), of_cases, desc="evaluation", executor=executor
     )
     case_means = [mean_of(dice.values()) for dice in per_case.values()]
     known = [mean for mean in case_means if mean is not None]
@@ -48,9 +53,13 @@ def evaluate_cases(  # six parameters: files, how they are read, and where
 
 
 def _dice_of_files(
-    reader: BaseReaderWriter, labels: Mapping[str, int], ignore_label: int | None, files: tuple[Path, Path]
+    reader: BaseReaderWriter,
+    labels: Mapping[str, int],
+    ignore_label: int | None,
+    of_case: tuple[Path, Path, Collection[str]],
 ) -> dict[str, float | None]:
-    segmentation, reference = (reader.read_seg(str(file))[0] for file in files)
+    *files, missing = of_case
+    segmentation, reference = (as_annotated(reader.read_seg(str(file))[0], labels, missing) for file in files)
     return case_dice(segmentation, reference, labels, ignore_label=ignore_label)
 
 

@@ -44,6 +44,7 @@ def model_card(experiment: Experiment, done: Round, dataset: RawDataset, plans: 
             "licence": str(stated.get("licence") or stated.get("license") or NOT_STATED),
             "scans in the pool": len(experiment.scope(done.round).left),
             "annotated scans, which the model was trained on": len(done.labelled),
+            **_partly_annotated(done, dataset),
             "scans with pseudo-labels of an earlier model, which it was trained on": len(done.pseudo_labelled),
             "scans that were left without a label": len(done.unlabelled),
             "test scans, which it was not trained on": len(done.dice["per_case"]),
@@ -91,6 +92,13 @@ def _input_and_output(plans: Mapping[str, Any], dataset: RawDataset) -> dict[str
         "spacing_mm_xyz": [round(float(configuration["spacing"][axis]), 4) for axis in reversed(in_zyx)],
         "patch_xyz": [int(configuration["patch_size"][axis]) for axis in reversed(in_zyx)],
     }
+
+
+def _partly_annotated(done: Round, dataset: RawDataset) -> dict[str, str]:
+    """Return an entry about the structures that nobody drew in some of the labelled scans, or none."""
+    counts = dataset.count_annotated(done.labelled)
+    lacking = [f"{name} in {n}" for name, n in counts.items() if n < len(done.labelled)]
+    return {"of these, scans in which a structure was drawn, where not in all": ", ".join(lacking)} if lacking else {}
 
 
 def _round(done: Round) -> dict[str, Any]:
@@ -163,7 +171,7 @@ def _limits(experiment: Experiment, done: Round, rounds: Sequence[Round]) -> lis
         limits.append("Its quality is unknown. Compare its segmentations with labels of your own before you use it.")
     absent = [name for name, mean in done.dice["per_structure"].items() if mean is None]
     if done.dice["per_case"] and absent:
-        limits.append(f"No test scan shows {', '.join(absent)}, so nothing is known about it.")
+        limits.append(f"No label of a test scan has {', '.join(absent)}, so nothing is known about it.")
     if done.pseudo_labelled:
         limits.append(
             f"It was also trained on {count(len(done.pseudo_labelled), 'pseudo-label')}: segmentations by an earlier "

@@ -41,7 +41,9 @@ from nnunet_assft.nnunet_names import known_to
 from nnunet_assft.planning import normalization  # noqa: F401 - the plans of these trainers name its schemes
 from nnunet_assft.runtime.files import atomic_path, inside
 from nnunet_assft.runtime.seeding import seed_generators
+from nnunet_assft.runtime.text import count
 from nnunet_assft.trainers.folds import training_set_of_fold
+from nnunet_assft.trainers.marginal_loss import MarginalLoss
 from nnunet_assft.trainers.stage_file import read_stage_file
 
 STAGES = ("supervised", "semi", "member")  # the index of a stage is part of its seed
@@ -110,7 +112,8 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
     """Trainer of the semi-supervised stage, on the labelled and the pseudo-labelled cases of round `fold`.
 
     It overrides build_network_architecture, initialize, configure_optimizers, the two augmentation hooks, do_split,
-    on_train_epoch_start, on_epoch_end, save_checkpoint and load_checkpoint.
+    on_train_epoch_start, on_epoch_end, save_checkpoint and load_checkpoint, and, if a label of the stage lacks a
+    structure, the loss.
     """
 
     stage = "semi"
@@ -216,14 +219,16 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
 
         Every labelled case is needed for training, and test cases must not be seen, so nnU-Net's online validation runs
         on the training cases with human labels. The "pseudo Dice" in the log is therefore that of training cases, and
-        the final checkpoint is the model. A case that is listed twice is drawn twice as often.
+        the final checkpoint is the model. A case that is listed twice is drawn twice as often. Cases that lack a
+        structure do not serve for validation, unless there are no others.
         """
         cases = self.stage_plan["cases"]
         self.print_to_log_file(
             f"Training on {len(cases)} cases; the validation loss and the pseudo Dice are those of training cases."
         )
         drawn_from = sorted(case for case, entry in cases.items() for _ in range(entry.get("copies", 1)))
-        return drawn_from, sorted(case for case, entry in cases.items() if entry["kind"] == "human")
+        human = sorted(case for case, entry in cases.items() if entry["kind"] == "human")
+        return drawn_from, [case for case in human if "not_annotated" not in cases[case]] or human
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(  # noqa: N802
         self,
@@ -257,6 +262,36 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
         return ComposeTransforms(transforms)
 
     # optimisation
+
+    def _build_loss(self) -> nn.Module:
+        """Return nnU-Net's loss, which is the marginal loss if a label of the stage lacks a structure."""
+        loss: nn.Module = super()._build_loss()
+        not_annotated = {
+            case: [self.dataset_json["labels"][name] for name in entry["not_annotated"]]
+            for case, entry in self.stage_plan["cases"].items()
+            if "not_annotated" in entry
+        }
+        if not not_annotated:
+            return loss
+        cases = count(len(not_annotated), "case")
+        self.print_to_log_file(f"Marginal loss: what is not annotated in {cases} is a part of the background.")
+        return MarginalLoss(loss, not_annotated, self.label_manager.num_segmentation_heads)
+
+    def train_step(self, batch: dict) -> dict:
+        """Tell the loss which cases the batch has, and train as nnU-Net does."""
+        self._tell_loss(batch)
+        result: dict = super().train_step(batch)
+        return result
+
+    def validation_step(self, batch: dict) -> dict:
+        """Tell the loss which cases the batch has, and validate as nnU-Net does."""
+        self._tell_loss(batch)
+        result: dict = super().validation_step(batch)
+        return result
+
+    def _tell_loss(self, batch: dict) -> None:
+        if isinstance(self.loss, MarginalLoss):
+            self.loss.batch = list(batch["keys"])
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
         """Return AdamW and nnU-Net's polynomial learning rate schedule over the epochs of the stage."""

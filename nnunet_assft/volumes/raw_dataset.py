@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.paths import nnUNet_raw
 from nnunetv2.utilities.dataset_name_id_conversion import convert_id_to_dataset_name
@@ -19,6 +20,7 @@ from nnunet_assft.runtime.environment import require_folders
 from nnunet_assft.volumes.dataset_json import read_dataset_json
 from nnunet_assft.volumes.image_files import ImageFiles, list_images
 from nnunet_assft.volumes.names import DATASET, dataset_id, shown
+from nnunet_assft.volumes.not_annotated import as_annotated, count_annotated, read_not_annotated
 from nnunet_assft.volumes.readers import choose_reader, reader_named
 from nnunet_assft.volumes.structures import structures
 
@@ -29,8 +31,9 @@ class RawDataset:
 
     name: such as `Dataset218_NAME`. images, test_images: case id -> one file per channel, with ids in ascending order
     as strings. reader_name: nnU-Net's reader that the plans of an experiment record; None if it is to be chosen.
-    left_out: files in the folders of images that may have been meant as images, see `ImageFiles.left_out`. No label is
-    opened here; `label_file` only returns where the label of a case is expected.
+    left_out: files in the folders of images that may have been meant as images, see `ImageFiles.left_out`.
+    not_annotated: case -> structures that nobody drew in its label, for the cases that lack some. No label is opened
+    here; `label_file` only returns where the label of a case is expected.
     """
 
     name: str
@@ -40,6 +43,7 @@ class RawDataset:
     test_images: dict[str, tuple[Path, ...]]
     reader_name: str | None = None
     left_out: tuple[str, ...] = ()
+    not_annotated: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def file_ending(self) -> str:
@@ -53,6 +57,20 @@ class RawDataset:
     def structures(self) -> dict[str, int]:
         """name -> value of every label except background and the ignore label."""
         return structures(self.labels)
+
+    def as_annotated(self, case: str, segmentation: np.ndarray) -> np.ndarray:
+        """Return a segmentation with the structures that are not annotated in the label of this case as background."""
+        return as_annotated(segmentation, self.labels, self.not_annotated.get(case, ()))
+
+    def not_annotated_of(self, cases: Iterable[str]) -> dict[str, Any]:
+        """The entry for the inputs of a result that depends on the labels of these cases: none if nothing is missing in
+        them, so that such a result is that of a dataset without not_annotated.json."""
+        missing = {case: list(names) for case in sorted(cases) if (names := self.not_annotated.get(case))}
+        return {"not_annotated": missing} if missing else {}
+
+    def count_annotated(self, cases: Iterable[str]) -> dict[str, int]:
+        """structure -> number of these labelled cases in which it is annotated."""
+        return count_annotated(cases, self.labels, self.not_annotated)
 
     @property
     def foreground_labels(self) -> list[int]:
@@ -126,7 +144,16 @@ def read_dataset(folder: Path) -> RawDataset:
             "remove it from one of them."
         )
     left_out = tuple(f"{images.folder.name}/{name}" for images in (pool, test) for name in images.left_out)
-    return RawDataset(folder.name, folder, dataset_json, pool.cases, test.cases, left_out=left_out)
+    not_annotated = read_not_annotated(folder, dataset_json["labels"], {*pool.cases, *test.cases})
+    return RawDataset(
+        folder.name,
+        folder,
+        dataset_json,
+        pool.cases,
+        test.cases,
+        left_out=left_out,
+        not_annotated=not_annotated,
+    )
 
 
 def in_both(pool: ImageFiles, test: ImageFiles) -> list[str]:

@@ -522,6 +522,59 @@ def test_a_training_of_other_labels_is_moved_aside_not_resumed(trained: Trained)
     assert (paths.model_folder("supervised") / "outdated_fold_0_1" / "checkpoint_final.pth").is_file()
 
 
+# Structures that nobody drew ------------------------------------------------------------------------------------------
+
+
+def lacking(experiment: Experiment, **of_cases: list[str]) -> None:
+    (experiment.paths.raw / "not_annotated.json").write_text(json.dumps(of_cases))
+
+
+def test_a_training_is_repeated_if_other_structures_are_annotated(trained: Trained) -> None:
+    experiment, first = trained.experiment, trained.rounds[1]
+    paths, case = experiment.paths, first.labelled[0]
+    paths.round_file(2).unlink()
+    paths.round_file(1).unlink()  # as if somebody had said it before the round was closed
+    hidden = {c: ["ball"] for c in first.unlabelled}
+    lacking(experiment, **hidden)
+    assert run_round(experiment, 1, CPU) == first  # what is said of labels that nobody has seen changes nothing
+    paths.round_file(1).unlink()
+    lacking(experiment, **{case: ["ball"]})
+    again = run_round(experiment, 1, CPU)
+    assert again.queried == first.queried
+    assert again.model.weights_sha256 != first.model.weights_sha256
+    assert (paths.model_folder("supervised") / "outdated_fold_1_1" / "checkpoint_final.pth").is_file()
+    for stage in ("supervised", "semi"):
+        cases = read_json(paths.stage_file(1, stage))["cases"]
+        assert {c: entry["not_annotated"] for c, entry in cases.items() if "not_annotated" in entry} == {case: ["ball"]}
+    assert run_round(experiment, 1, CPU) == again
+    paths.result(again.model.checkpoint).unlink()
+    lacking(experiment)
+    with pytest.raises(AssftError, match=f"says nothing of case {case}; it said .'ball'. then"):
+        run_round(experiment, 1, CPU)
+
+
+def test_a_structure_that_no_labelled_case_has_stops_the_round(planned: Experiment) -> None:
+    (first,) = planned.start
+    lacking(planned, **{first: ["box"]})
+    with pytest.raises(AssftError, match=rf"box is annotated in none of the labelled cases \({first}\)") as caught:
+        run_round(planned, 0, CPU)
+    assert "Import a label in which it is drawn" in str(caught.value)
+    assert not planned.paths.stages.joinpath("round_00_supervised").exists()
+
+
+def test_test_cases_count_for_what_is_annotated_in_them(trained: Trained) -> None:
+    experiment, before = trained.experiment, trained.rounds[2].dice
+    for name in ("round_02.json", "steps/round_02_evaluate.json"):
+        (experiment.paths.results / name).unlink()
+    case, *others = before["per_case"]
+    lacking(experiment, **{case: ["ball"]})
+    dice = run_round(experiment, 2, CPU).dice
+    assert dice["per_case"][case] == before["per_case"][case] | {"ball": None}
+    assert all(dice["per_case"][other] == before["per_case"][other] for other in others)
+    assert dice["per_structure"]["box"] == before["per_structure"]["box"]
+    assert dice["per_structure"]["ball"] == pytest.approx(np.mean([before["per_case"][c]["ball"] for c in others]))
+
+
 # Stock nnU-Net and real images ----------------------------------------------------------------------------------------
 
 

@@ -68,3 +68,18 @@ def test_with_a_reader_that_measures_nothing_position_and_values_are_checked(
     put(blobs, "case_01", np.full_like(blob_case(1)[1], 9))
     with pytest.raises(AssftError, match="1 label of the 4 to start with cannot be used"):
         check()
+
+
+def test_a_structure_that_nobody_drew_is_no_finding(blobs: Path) -> None:
+    """Its volume is not compared, and a label that has nothing else is empty."""
+    label = blob_case(1)[1]
+    put(blobs, "case_01", np.where(label == 1, 0, label))
+    (blobs / "not_annotated.json").write_text('{"case_01": ["ball"]}')
+    assert check() == {}
+    put(blobs, "case_01", np.zeros_like(label))
+    with pytest.raises(AssftError, match="case_01: it is empty"):
+        check()
+    put(blobs, "case_01", label)
+    with pytest.raises(AssftError, match=r"case_01: ball is not annotated, so its \d+ voxels are not used"):
+        check()
+    assert list(check(Consent(cases=["case_01"]))) == ["case_01"]

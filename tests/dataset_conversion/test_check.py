@@ -128,6 +128,18 @@ def test_the_ignore_label_is_expected_and_need_not_occur(convert: Convert, datas
     assert checked(convert, dataset).findings("check_report") == []
 
 
+def test_structures_that_nobody_drew_are_listed(convert: Convert, dataset: Path) -> None:
+    """Each label has voxels of both structures; that of c1 is without b."""
+    save(dataset / "labelsTr/c1.nii.gz", label(1))
+    (dataset / "not_annotated.json").write_text('{"c1": ["b"], "c3": ["a"]}')
+    result = checked(convert, dataset)
+    assert result.findings("check_report") == [
+        ("warning", "structure_not_annotated", "c3"),
+        ("info", "structure_not_annotated", "c1"),
+    ]
+    assert "its label has voxels of a, which are not used" in result.message("structure_not_annotated", "check_report")
+
+
 def test_structures_that_no_label_has_are_named(convert: Convert, dataset: Path) -> None:
     content = json.loads((dataset / "dataset.json").read_text())
     content["labels"] |= {"c": 3, "d": 4}

@@ -16,6 +16,7 @@ import nibabel
 import numpy as np
 import pytest
 
+from nnunet_assft.dataset_conversion.datasets import ABDOMEN_ATLAS_STRUCTURES
 from nnunet_assft.dataset_conversion.findings import CODES
 from nnunet_assft.volumes.labels import find_misfit
 from nnunet_assft.volumes.raw_dataset import read_dataset
@@ -471,12 +472,39 @@ def test_a_structure_that_the_dataset_does_not_have_stops_everything(convert: Co
     assert not result.folder.exists()
 
 
-def test_a_missing_mask_is_a_missing_label(convert: Convert, tmp_path: Path) -> None:
+def test_a_missing_mask_is_a_structure_that_nobody_drew(convert: Convert, tmp_path: Path) -> None:
     roots = downloads.abdomen_atlas(tmp_path / "download")
     (roots[0] / "BDMAP_00000012/segmentations/colon.nii.gz").unlink()
     result = convert("abdomen_atlas", *roots)
-    assert ("error", "missing_label", "BDMAP_00000012") in result.findings()
-    assert "colon" in result.message("missing_label")
+    assert ("warning", "structure_not_annotated", "BDMAP_00000012") in result.findings()
+    assert "1 structure without a mask: colon" in result.message("structure_not_annotated")
+    file = result.folder / "not_annotated.json"
+    assert json.loads(file.read_text()) == {"BDMAP_00000012": ["colon"]}
+    by_hand = {"BDMAP_00000006": ["rectum"], "BDMAP_00000012": ["colon"]}
+    file.write_text(json.dumps(by_hand))
+    save(roots[1] / "BDMAP_00009000/ct.nii.gz", downloads.ct(9))  # of a label that had no image
+    assert convert("abdomen_atlas", *roots).code == 0
+    assert json.loads(file.read_text()) == by_hand
+    save(roots[0] / "BDMAP_00000012/segmentations/colon.nii.gz", label(1))  # now it is complete
+    result = convert("abdomen_atlas", *roots)
+    assert "structure_not_annotated" not in str(result.findings())
+    assert json.loads(file.read_text()) == {"BDMAP_00000006": ["rectum"]}
+
+
+def test_the_masks_beside_a_label_say_what_is_annotated_in_it(convert: Convert, tmp_path: Path) -> None:
+    """The label has voxels of the left kidney (3), so somebody drew it, although it has no mask."""
+    roots = downloads.abdomen_atlas(tmp_path / "download")
+    case = roots[0] / "BDMAP_00000006"
+    save(case / "combined_labels.nii.gz", label(3, 5, 8))
+    for name in ("aorta", "liver", "spleen"):
+        save(case / f"segmentations/{name}.nii.gz", label(1))
+    result = convert("abdomen_atlas", *roots)
+    assert result.code == 0
+    missing = json.loads((result.folder / "not_annotated.json").read_text())
+    assert missing == {
+        case.name: [s for s in ABDOMEN_ATLAS_STRUCTURES if s not in ("aorta", "kidney_left", "liver", "spleen")]
+    }
+    assert read_dataset(result.folder).not_annotated == {case.name: tuple(missing[case.name])}
 
 
 def test_a_mask_on_another_grid_or_with_fractions(convert: Convert, tmp_path: Path) -> None:

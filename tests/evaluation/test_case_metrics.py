@@ -155,3 +155,22 @@ def test_a_table_is_read_as_it_was_written(tmp_path):
     assert list(read["case"]) == ["007", "NA"]
     for name in ("dice", "hd95_mm"):
         np.testing.assert_array_equal(read[name], table[name])
+
+
+def test_a_structure_that_nobody_drew_has_no_metric(measure):
+    cases = {"a": (volume((1, slice(1, 3))), volume((1, slice(1, 3)), (2, slice(6, 8))))}
+    assert values(measure(cases), "a", "spleen") == (0.0, 0.0, math.inf)
+    found = measure(cases, not_annotated={"a": ("spleen",)})
+    assert all(math.isnan(value) for value in values(found, "a", "spleen"))
+    assert values(found, "a", "liver") == (1.0, 1.0, 0.0)
+
+
+def test_the_kept_table_is_made_again_if_other_structures_are_annotated(blobs):
+    folder, case = blobs.parent / "predictions", "case_08"
+    folder.mkdir()
+    (folder / f"{case}.nii.gz").write_bytes((blobs / f"labelsTs/{case}.nii.gz").read_bytes())
+    assert m.cached_metrics(find_dataset(901), [case], folder, {})["dice"].tolist() == [1.0, 1.0]
+    (blobs / "not_annotated.json").write_text('{"case_08": ["ball"]}')
+    again = m.cached_metrics(find_dataset(901), [case], folder, {})["dice"].tolist()
+    assert math.isnan(again[0])
+    assert again[1] == 1.0

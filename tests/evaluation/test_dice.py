@@ -120,3 +120,22 @@ def test_dice_of_a_case_in_memory_is_that_of_its_files(evaluate):
     for ignore_label in (None, 4):
         on_disk = evaluate({"a": (reference, segmentation)}, ignore_label=ignore_label)["per_case"]["a"]
         assert case_dice(np.array(segmentation), np.array(reference), LABELS, ignore_label=ignore_label) == on_disk
+
+
+def test_a_structure_that_nobody_drew_has_no_dice(evaluate):
+    """In case a nobody drew the spleen, of which the prediction has two voxels; one of them is a missed liver voxel."""
+    cases = {
+        "a": ([1, 1, 1, 0, 0, 0, 0, 0], [1, 1, 2, 2, 0, 0, 0, 0]),  # liver 2*2/(3+2)
+        "b": ([1, 1, 2, 2, 0, 0, 0, 0], [1, 1, 2, 0, 0, 0, 0, 0]),  # liver 1, spleen 2*1/(2+1)
+    }
+    found = evaluate(cases, not_annotated={"a": ("spleen",), "c": ("liver",)})
+    assert found["per_case"]["a"] == {"liver": pytest.approx(0.8), "spleen": None, "kidney": None}
+    assert found["per_case"]["b"] == {"liver": 1.0, "spleen": pytest.approx(2 / 3), "kidney": None}
+    assert found["per_structure"]["spleen"] == pytest.approx(2 / 3)
+    assert found["mean"] == pytest.approx((0.8 + (1 + 2 / 3) / 2) / 2)
+    assert evaluate(cases)["per_case"]["a"]["spleen"] == 0.0  # as if it were absent
+
+
+def test_remains_of_a_structure_that_nobody_drew_do_not_count(evaluate):
+    found = evaluate({"a": ([1, 2, 0, 0, 0, 0, 0, 0], [1, 2, 2, 0, 0, 0, 0, 0])}, not_annotated={"a": ["spleen"]})
+    assert found["per_case"]["a"] == {"liver": 1.0, "spleen": None, "kidney": None}

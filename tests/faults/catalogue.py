@@ -249,6 +249,17 @@ CASE_IDS = (
     planning("case ids that differ in case", i.twin, "differs from 'Case_03' in upper and lower case only"),
 )
 
+NOT_ANNOTATED = tuple(
+    Row(f"not_annotated.json: {name}: {command}", "raw", i.not_annotated_is(content), f"{command} -d 901", line)
+    for command in ("plan", "convert check")
+    for name, content, line in (
+        ("another case", b'{"case_77": ["ball"]}', "'case_77': the dataset has no such case"),
+        ("another structure", b'{"case_01": ["Ball"]}', "'case_01': 'Ball' is not a structure; expected ball, box"),
+        ("no list", b"[]", "holds []; expected for example"),
+        ("cut short", b'{"case_01"', "not_annotated.json cannot be read"),
+    )
+)
+
 IMAGES = (
     *(
         planning(f"image: {kind}", i.image(kind), REFUSED[kind][1])
@@ -647,6 +658,7 @@ ROWS = (
     *EXTEND,
     *DATASET_JSON,
     *CASE_IDS,
+    *NOT_ANNOTATED,
     *IMAGES,
     *PREDICTION,
     *CODE_IN_FILES,

@@ -122,6 +122,10 @@ def dataset_json_is(content: bytes) -> Make:
     return lambda place: anew(place.raw / "dataset.json", content)
 
 
+def not_annotated_is(content: bytes) -> Make:
+    return lambda place: anew(place.raw / "not_annotated.json", content)
+
+
 def listed_case(case: str) -> Make:
     """dataset.json lists the files of the cases, one of which has this id; {canary} stands for that folder."""
 

@@ -44,7 +44,7 @@ def test_dice_with_intervals_worked_by_hand(trained: Trained) -> None:
     text = markdown(card)
     assert "| ball | 0.5 | 0.25 | 0.75 | 2 |" in text
     assert "| box | 0.25 | - | - | 1 |" in text
-    assert "No test scan shows tube, so nothing is known about it." in text
+    assert "No label of a test scan has tube, so nothing is known about it." in text
     assert [line["round"] for line in card["rounds"]] == [0, 1]
     assert "case_" not in text
 
@@ -89,3 +89,11 @@ def test_scans_that_were_withdrawn_are_a_limit(trained: Trained) -> None:
         "1 scan that it was trained on had to be withdrawn afterwards."
     ]
     assert after["data"]["scans in the pool"] == len(experiment.pool)  # that of the round
+
+
+def test_structures_that_nobody_drew_in_some_scans_are_counted(trained: Trained) -> None:
+    experiment, done = trained.experiment, trained.rounds[1]
+    assert "drawn" not in str(card_of(experiment, done)["data"])
+    (experiment.paths.raw / "not_annotated.json").write_text(f'{{"{done.labelled[0]}": ["box"]}}')
+    text = markdown(card_of(experiment, done))
+    assert "of these, scans in which a structure was drawn, where not in all: box in 2" in text

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import blosc2
 import numpy as np
 import pytest
 import torch
@@ -29,6 +30,7 @@ from nnunet_assft.errors import AssftError
 from nnunet_assft.network.checkpoints import load_weights
 from nnunet_assft.trainers.assft_trainers import draw_noise_sd, nnUNetTrainerASSFT
 from nnunet_assft.trainers.folds import TRAINERS, fold_of
+from nnunet_assft.trainers.marginal_loss import MarginalLoss, merge_into_background
 from tests.conftest import CPU, plan_experiment, set_folders, write_dataset
 
 START = "assft/assft/initial_network.pth"
@@ -52,6 +54,10 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Context]:
             Stage(1, "supervised", human, {}, start, epochs=8),
             Stage(1, "semi", human, pseudo, start, epochs=2),
             Stage(1, "member_2", human, {}, start, epochs=2, copies={"case_00": 1, "case_03": 3}),
+            Stage(1, "member_3", human, {}, start, epochs=2, not_annotated={"case_03": ["box"], "case_06": ["ball"]}),
+            Stage(
+                2, "semi", human, pseudo, start, epochs=2, not_annotated={case: ["box"] for case in (*HUMAN, *PSEUDO)}
+            ),
         ):
             write_training_set(context, stage)
         yield context
@@ -257,6 +263,59 @@ def test_with_deep_supervision_all_outputs_but_the_coarsest_learn(build: Builder
     # nnU-Net gives the lowest resolution the weight 0
     assert trainer.loss.weight_factors == pytest.approx((4 / 7, 2 / 7, 1 / 7, 0))
     assert {name.rsplit(".", 1)[0] for name in unchanged} <= {"decoder.heads.0"}
+
+
+# Structures that nobody drew ------------------------------------------------------------------------------------------
+
+
+def test_the_stage_file_says_which_structures_its_human_labels_lack(build: Builder):
+    assert "not_annotated" not in str(build(1, "semi").stage_plan)
+    cases = build(1, "member_3").stage_plan["cases"]
+    assert {case: entry.get("not_annotated") for case, entry in cases.items()} == {"case_00": None, "case_03": ["box"]}
+    cases = build(2, "semi").stage_plan["cases"]
+    assert {case: entry.get("not_annotated") for case, entry in cases.items()} == {
+        "case_00": ["box"],
+        "case_03": ["box"],
+        "case_05": None,  # a pseudo-label is complete
+    }
+
+
+def test_no_voxel_of_a_training_set_has_the_value_of_what_nobody_drew(context: Context):
+    def values(r: int, stage: str, case: str) -> list[int]:
+        file = context.paths.training_set(r, stage) / f"{case}_seg.b2nd"
+        return np.unique(np.asarray(blosc2.open(str(file))[:])).tolist()
+
+    assert values(1, "supervised", "case_03") == [0, 1, 2]
+    assert values(1, "member_3", "case_03") == [0, 1]  # although an earlier stage had the same file
+    assert values(1, "member_3", "case_00") == [0, 1, 2]
+    assert values(2, "semi", "case_05") == [0, 1, 2]
+
+
+def test_validation_prefers_complete_labels(build: Builder):
+    assert build(1, "member_3").do_split() == (["case_00", "case_03"], ["case_00"])
+    assert build(2, "semi").do_split() == (["case_00", "case_03", "case_05"], ["case_00", "case_03"])
+
+
+@pytest.mark.parametrize("deep_supervision", [False, True])
+def test_the_loss_knows_the_cases_of_the_batch(build: Builder, deep_supervision: bool):
+    complete = build(1, "supervised", deep_supervision=deep_supervision)
+    complete.initialize()
+    assert not isinstance(complete.loss, MarginalLoss)
+    lacking = build(1, "member_3", deep_supervision=deep_supervision)
+    batch = first_batch(lacking)
+    assert isinstance(lacking.loss, MarginalLoss)
+    assert lacking.loss.not_annotated == {"case_03": [2]}
+    target, batch["keys"] = batch["target"], np.array(["case_03", "case_03"])
+    output = lacking.network(batch["data"])
+    heads = [output] if isinstance(output, torch.Tensor) else output
+    mask = torch.tensor([[False, False, True]] * 2)
+    merged = [merge_into_background(head, mask) for head in heads]
+    expected = complete.loss(merged if deep_supervision else merged[0], target)
+    assert lacking.train_step(batch)["loss"] == pytest.approx(expected.item(), rel=1e-6)
+    assert lacking.loss.batch == ["case_03", "case_03"]
+    batch["keys"] = ["case_00", "case_00"]
+    output = lacking.network(batch["data"])
+    assert lacking.validation_step(batch)["loss"] == pytest.approx(complete.loss(output, target).item(), rel=1e-6)
 
 
 # Augmentation --------------------------------------------------------------------------------------------------------

@@ -32,7 +32,9 @@ def train_committee(context: Context, done: Round) -> dict[str, Model]:
     for k, member in enumerate(COMMITTEE, start=1):
         copies = bootstrap_sample(done.labelled, [context.experiment.settings.seed, r, k])
         labels = {case: context.dataset.label_file(case) for case in copies}
-        models[member] = fine_tune(context, Stage(r, member, labels, {}, start, supervised["epochs"], copies))
+        missing = context.dataset.not_annotated
+        stage = Stage(r, member, labels, {}, start, supervised["epochs"], copies, missing)
+        models[member] = fine_tune(context, stage)
     return models
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,6 +22,7 @@ from nnunet_assft.runtime.files import link_or_copy, sha256_file, sha256_of
 from nnunet_assft.runtime.partial import PARTIAL
 from nnunet_assft.runtime.sealed import write_sealed
 from nnunet_assft.trainers.stage_file import read_stage_file
+from nnunet_assft.volumes.not_annotated import as_annotated
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Stage:
 
     name: `supervised`, `semi` or a member of the committee. human_labels, pseudo_labels: case -> label file. start: the
     model whose weights the training starts from. copies: case -> how often it is listed for sampling, by default 1.
+    not_annotated: case -> structures that its human label lacks, also of cases that are not in the stage.
     """
 
     round: int
@@ -39,6 +41,7 @@ class Stage:
     start: Model
     epochs: int
     copies: Mapping[str, int] = field(default_factory=dict)
+    not_annotated: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def labels(self) -> dict[str, Path]:
@@ -52,6 +55,8 @@ class Stage:
             cases[case] = {"kind": kind, "label_sha256": sha256_file(file)}
             if self.copies.get(case, 1) != 1:
                 cases[case]["copies"] = self.copies[case]
+            if kind == "human" and self.not_annotated.get(case):
+                cases[case]["not_annotated"] = list(self.not_annotated[case])
         return {
             "round": self.round,
             "stage": self.name,
@@ -82,7 +87,9 @@ def write_training_set(context: Context, stage: Stage) -> dict[str, Any]:
     unfinished.mkdir(parents=True, exist_ok=True)
     preprocessed_before = _preprocessed_labels(paths)
 
-    earlier = {case: preprocessed_before.get((case, entry["label_sha256"])) for case, entry in content["cases"].items()}
+    earlier = {
+        case: preprocessed_before.get(_preprocessing_of(case, entry)) for case, entry in content["cases"].items()
+    }
     for_each_case(
         partial(_add_case, context, stage, unfinished, earlier),
         list(content["cases"]),
@@ -107,6 +114,8 @@ def _add_case(context: Context, stage: Stage, folder: Path, others: Mapping[str,
         link_or_copy(label_file, context.paths.stages / "gt_segmentations" / f"{case}{ending}")
     if earlier is None or not _is_whole(earlier, case):
         label = context.checked_label(case, label_file)
+        if case in stage.human_labels:  # which may hold remains of a structure that nobody drew
+            label = as_annotated(label, context.dataset.labels, stage.not_annotated.get(case, ()))
         write_training_label(label, case, context.image_folder, folder, context.plans, context.dataset.dataset_json)
     else:
         for ending in ("_seg.b2nd", ".pkl"):
@@ -123,11 +132,16 @@ def _is_whole(folder: Path, case: str) -> bool:
         return False
 
 
-def _preprocessed_labels(paths: ExperimentPaths) -> dict[tuple[str, str], Path]:
-    """Return (case, checksum of the raw label) -> training set of an earlier stage that holds it preprocessed."""
+def _preprocessed_labels(paths: ExperimentPaths) -> dict[tuple[str, ...], Path]:
+    """Return `_preprocessing_of` a label -> training set of an earlier stage that holds it preprocessed."""
     found = {}
     for file in sorted(paths.stages.glob("round_*.json")):
         with suppress(DamagedFileError):  # of an earlier stage; its labels are preprocessed again
             for case, entry in read_stage_file(file)["cases"].items():
-                found[case, entry["label_sha256"]] = file.with_suffix("")
+                found[_preprocessing_of(case, entry)] = file.with_suffix("")
     return found
+
+
+def _preprocessing_of(case: str, entry: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what determines a preprocessed label. entry: that of the case in the stage file."""
+    return case, entry["label_sha256"], *entry.get("not_annotated", ())

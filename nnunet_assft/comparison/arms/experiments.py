@@ -296,7 +296,9 @@ def reuse_round_0(source: Experiment, target: Experiment, device: torch.device) 
         link_or_copy(file, target.paths.records("pretrained") / file.name)
     human_labels = {case: context.dataset.label_file(case) for case in done.labelled}
     epochs = target.settings.training["one_shot_epochs"]
-    content = write_training_set(context, Stage(0, "supervised", human_labels, {}, target.initial_model, epochs))
+    missing = context.dataset.not_annotated
+    stage = Stage(0, "supervised", human_labels, {}, target.initial_model, epochs, not_annotated=missing)
+    content = write_training_set(context, stage)
     checkpoint, model_folder = target.paths.checkpoint(0, "supervised"), target.paths.model_folder("supervised")
     claim(target.paths.trained_on(0, "supervised"), content, displace=set_aside)
     for name in ("dataset.json", "dataset_fingerprint.json"):

@@ -66,7 +66,8 @@ def _dice_of_prelabel(material: Material, r: int, case: str) -> float:
     if not (prelabel.is_file() and label.is_file()):
         return np.nan
     try:
-        segmentation, reference = (dataset.reader.read_seg(str(file))[0] for file in (prelabel, label))
+        arrays = (dataset.reader.read_seg(str(file))[0] for file in (prelabel, label))
+        segmentation, reference = (dataset.as_annotated(case, array) for array in arrays)
     except (RuntimeError, ValueError, OSError, AssftError):
         return np.nan
     dice = case_dice(segmentation, reference, dataset.structures, ignore_label=dataset.labels.get("ignore"))

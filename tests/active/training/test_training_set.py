@@ -25,3 +25,16 @@ def test_a_training_set_with_a_link_that_leads_nowhere_is_written_again(planned:
     file.symlink_to("gone")
     assert write_training_set(context, stage) == content
     assert file.read_bytes() == written
+
+
+def test_what_nobody_drew_in_the_labels_of_other_cases_changes_nothing(planned: Experiment) -> None:
+    """The entries of unlabelled cases are those of labels that must not be seen."""
+    dataset = planned.raw_dataset()
+    labels, pseudo = {"case_00": dataset.label_file("case_00")}, {"case_05": dataset.label_file("case_05")}
+    missing = {"case_01": ["ball"], "case_05": ["box"]}
+    plain, other = (
+        Stage(1, "semi", labels, pseudo, planned.initial_model, 1, not_annotated=names) for names in ({}, missing)
+    )
+    assert plain.content() == other.content()
+    changed = Stage(1, "semi", labels, pseudo, planned.initial_model, 1, not_annotated={"case_00": ["ball"]})
+    assert changed.content() != plain.content()

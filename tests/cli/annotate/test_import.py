@@ -390,3 +390,92 @@ def test_nothing_is_asked_of_a_human_by_an_oracle(root: Path, call: Call) -> Non
     code, _, lines = call("export", "-e", "bench", "-o", root / "work")
     assert code == 1
     assert "Experiment 'bench' was planned with --annotator oracle" in lines[0]
+
+
+# Structures that nobody drew ------------------------------------------------------------------------------------------
+
+
+def not_annotated(root: Path) -> dict[str, list[str]]:
+    file = root / "nnUNet_raw/Dataset901_Blobs/not_annotated.json"
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
+def give_back(root: Path, case: str, missing: int = 0) -> np.ndarray:
+    label = np.where(truth(case) == missing, 0, truth(case))
+    save_itksnap(root / f"back/{case}.nii.gz", label, image_of(root, case))
+    return label
+
+
+def test_a_structure_that_nobody_drew_is_recorded_and_left_out_of_the_gate(root: Path, call: Call) -> None:
+    label = give_back(root, "case_03", missing=2)
+    code, _, lines = call("import", root / "back", "--not_annotated", "kidney_lft")
+    assert (code, len(lines)) == (1, 1)
+    assert "--not_annotated: 'kidney_lft' is not a structure; expected kidney_right, kidney_left." in lines[0]
+    assert not label_file(root, "case_03").exists()
+    code, out, lines = call("import", root / "back", "--not_annotated", "kidney_left")
+    assert (code, lines) == (0, [])  # not: kidney_left is missing
+    assert "case_03: the label imported, kidney_right" in out
+    assert "(not annotated: kidney_left)" in out
+    np.testing.assert_array_equal(label_of(root, "case_03"), label)
+    (reading,) = record_of(root, "case_03")["readings"]
+    assert reading["not_annotated"] == ["kidney_left"]
+    assert list(reading["volumes_ml"]) == ["kidney_right"]
+    assert not_annotated(root) == {"case_03": ["kidney_left"]}
+
+
+def test_what_is_recorded_holds_until_another_import_says_otherwise(root: Path, call: Call) -> None:
+    give_back(root, "case_03", missing=2)
+    call("import", root / "back", "--not_annotated", "kidney_left")
+    code, out, lines = call("import", root / "back")
+    assert (code, lines) == (0, [])
+    assert "case_03: the label has been imported already" in out
+    give_back(root, "case_03")  # now somebody has drawn both
+    code, _, lines = call("import", root / "back", "--replace")
+    assert code == 1
+    assert "kidney_left is not annotated, so its 120 voxels are not used; if somebody drew it, import the" in lines[0]
+    assert not_annotated(root) == {"case_03": ["kidney_left"]}
+    code, _, lines = call("import", root / "back", "--replace", "--not_annotated")
+    assert (code, lines) == (0, [])
+    assert not_annotated(root) == {}
+    assert record_of(root, "case_03")["readings"][0]["not_annotated"] == []
+    code, out, lines = call("import", root / "back", "--not_annotated", "kidney_right", "--accept", "case_03")
+    assert (code, lines) == (0, [])  # the label stays, what is known about it changes
+    assert not_annotated(root) == {"case_03": ["kidney_right"]}
+    np.testing.assert_array_equal(label_of(root, "case_03"), truth("case_03"))
+
+
+def test_status_and_export_name_what_is_annotated_least(root: Path, call: Call) -> None:
+    assert "not all have every structure annotated" not in call("status")[1]
+    give_back(root, "case_03", missing=2)
+    give_back(root, "case_01", missing=2)
+    call("import", root / "back", "--not_annotated", "kidney_left")
+    expected = "Of 4 labelled cases, not all have every structure annotated: kidney_left in 2."
+    assert expected in call("status")[1]
+    code, out, _ = call("export", "-o", root / "work", "--no_prelabel", "-device", "cpu")
+    assert code == 0
+    assert expected in out
+    assert f"{expected} Draw above all what is rare." in (root / "work/README.txt").read_text()
+
+
+def test_the_agreement_leaves_out_what_one_of_two_did_not_draw(root: Path, call: Call) -> None:
+    call("export", "-o", root / "work", "--annotators", "anna", "ben", "--double_read", "1", "--no_prelabel")
+    for name, missing in (("anna", 0), ("ben", 2)):
+        label = np.where(truth("case_03") == missing, 0, truth("case_03"))
+        save_itksnap(root / f"work/annotations/{name}/case_03.nii.gz", label, image_of(root, "case_03"))
+    first = open_request(the_experiment()).annotators["case_03"][0]
+    for name, options in (("anna", []), ("ben", ["--not_annotated", "kidney_left"])):
+        code, out, lines = call("import", root / "work/annotations" / name, *options, "--annotator_name", name)
+        assert (code, lines) == (0, []), lines
+    assert "kidney_right 1.000  kidney_left -" in out
+    assert not_annotated(root) == ({"case_03": ["kidney_left"]} if first == "ben" else {})
+
+
+def test_killed_at_any_write_no_label_is_ever_taken_for_a_complete_one(root: Path) -> None:
+    give_back(root, "case_03", missing=2)
+    arguments = ["import", "-d", "901", str(root / "back"), "--not_annotated", "kidney_left"]
+    kills = 0
+    while is_killed(partial(before_replace, 1 + kills), partial(annotate_main, arguments)):
+        assert label_file(root, "case_03").exists() <= (not_annotated(root) == {"case_03": ["kidney_left"]})
+        kills += 1
+    assert kills >= 3  # the list, the label and its record
+    assert record_of(root, "case_03")["readings"][0]["not_annotated"] == ["kidney_left"]
