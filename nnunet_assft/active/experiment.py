@@ -21,6 +21,8 @@ from nnunet_assft.errors import AssftError, DamagedFileError
 from nnunet_assft.network.checkpoints import load_weights, weights_sha256
 from nnunet_assft.network.encoder_file import seen_by
 from nnunet_assft.network.presets import Preset
+from nnunet_assft.network.trained_model import find_checkpoint
+from nnunet_assft.network.weight_files import PretrainedEncoderError
 from nnunet_assft.planning.choices import EXISTING
 from nnunet_assft.planning.domains import DOMAINS
 from nnunet_assft.planning.fingerprint import check_images, combine_fingerprint, sizes_of
@@ -83,8 +85,9 @@ def _existing(dataset: RawDataset, name: str, settings: Settings) -> Experiment 
     wanted = None if existing.history else _decide(dataset, name, settings)
     settings = wanted.settings if wanted else settings.resolved(dataset.name)
     changed = existing.settings.differences(settings)
-    if "encoder" in changed and _is_encoder_of(existing, settings.encoder):
-        del changed["encoder"]
+    starts = changed.keys() & {"encoder", "start"}
+    if len(starts) == 1 and _is_start_of(existing, settings.pretrained):
+        del changed[starts.pop()]
     _refuse_other_settings(existing, changed | (_other_cases(existing, wanted) if wanted else {}))
     return existing
 
@@ -361,10 +364,15 @@ def _refuse_other_settings(existing: Experiment, changed: Mapping[str, tuple[Any
         )
 
 
-def _is_encoder_of(experiment: Experiment, file: str | None) -> bool:
-    """Return whether a file is the encoder that the experiment was planned with, wherever it was then."""
+def _is_start_of(experiment: Experiment, pretrained: str | None) -> bool:
+    """Return whether this encoder or model is the one that the experiment was planned with, wherever it was then."""
     report = experiment.encoder_report
-    return bool(file and report and Path(file).is_file() and sha256_file(Path(file)) == report["sha256"])
+    if not report or not pretrained:
+        return False
+    with suppress(PretrainedEncoderError):  # a folder without a checkpoint, or with several
+        file = find_checkpoint(Path(pretrained))
+        return file.is_file() and sha256_file(file) == report["sha256"]
+    return False
 
 
 def _short(value: Any) -> str:

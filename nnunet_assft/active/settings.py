@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
 from typing import Any
 
 from nnunet_assft import __version__
 from nnunet_assft.active.options import NONE, OF_STRATEGY, PSEUDO, Options
 from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.errors import AssftError
-from nnunet_assft.network.encoder_file import read_header
 from nnunet_assft.network.presets import ENCODERS, PRESETS
 from nnunet_assft.planning.choices import ANNOTATORS, EXISTING, NO_LABELS, NORMALIZATIONS
 from nnunet_assft.planning.domains import DOMAINS, ONE_SHOT_EPOCHS, resolve_domain
@@ -94,7 +92,7 @@ class Settings:
     def resolved(self, dataset: str) -> Settings:
         """Return the settings with the values of the domain in place of None and `auto`.
 
-        Raises `AssftError` for a name that is in no table, and for an encoder that the preset cannot load.
+        Raises `AssftError` for a name that is in no table.
         """
         _check_name("--strategy", self.strategy, STRATEGIES)
         preset = self.preset or (OF_START if self.start else "ctfm")
@@ -107,11 +105,6 @@ class Settings:
         _check_name("--annotator", self.annotator, ANNOTATORS)
         domain = resolve_domain(self.domain, dataset)
         row = DOMAINS[domain]
-        if self.encoder is not None and not PRESETS[preset].encoders and not read_header(Path(self.encoder)):
-            raise AssftError(
-                f"The preset {preset!r} accepts no pre-trained encoder ({PRESETS[preset].description}). "
-                "Use --preset ctfm."
-            )
         return replace(
             self,
             domain=domain,
