@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nnunet_assft import __version__
+from nnunet_assft.active.options import CONTRACT
 from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.query.budget import query_budget
 from nnunet_assft.active.query.random_sampling import random_permutation
@@ -24,6 +25,7 @@ from nnunet_assft.network.presets import Preset
 from nnunet_assft.network.trained_model import find_checkpoint
 from nnunet_assft.network.weight_files import PretrainedEncoderError
 from nnunet_assft.planning.choices import EXISTING
+from nnunet_assft.planning.contract import normalization_of
 from nnunet_assft.planning.domains import DOMAINS
 from nnunet_assft.planning.fingerprint import check_images, combine_fingerprint, sizes_of
 from nnunet_assft.planning.planner import CONFIGURATION, plan_from_images
@@ -98,6 +100,8 @@ def _create(dataset: RawDataset, wanted: Experiment, engine: Engine, check_label
     paths, images = wanted.paths, image_files(dataset, wanted)
     # first, because an encoder that does not fit is refused in seconds, and reading all images may take hours
     preset, report = write_initial_network(paths.initial_network, dataset.dataset_json, wanted.settings)
+    if report and wanted.options.prior_input == CONTRACT:
+        normalization_of(report["contract"], len(dataset.dataset_json["channel_names"]))
     executor = engine.images(paths.jobs, images)
     checksums = check_images(images, dataset.reader, paths.fingerprint_cases, executor=executor)
     _refuse_seen_test_images(wanted, report, checksums)
@@ -146,6 +150,11 @@ def _decide(dataset: RawDataset, name: str, settings: Settings) -> Experiment:
         raise AssftError(
             f"The option ignore_margin needs an ignore label, but {dataset.name} has the labels {dataset.labels}. Add "
             f'"ignore": {max(dataset.labels.values()) + 1} to the labels in dataset.json.'
+        )
+    if settings.options.prior_input == CONTRACT and not settings.pretrained:
+        raise AssftError(
+            "The option prior_input=contract needs trained weights, and the network starts at random. Give them with "
+            "--encoder or --start, or leave the option out."
         )
     pool, test, test_source = split(dataset, settings.annotator, settings.test_split)
     assert settings.budget is not None

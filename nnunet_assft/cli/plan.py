@@ -60,8 +60,12 @@ def plan(args: argparse.Namespace) -> None:
         print(
             f"Files that do not end with {dataset.file_ending} are left out: {files}. Convert them if they are images."
         )
-    random = experiment.options.first_case == "random"
-    first_case = experiment.permutation[0] if random else "the medoid, computed in round 0"
+    how = experiment.options.first_case
+    first_case = (
+        experiment.permutation[0]
+        if how == "random"
+        else {"medoid": "the medoid", "typical": "the most typical one"}[how] + ", computed in round 0"
+    )
     start = _start(experiment) if experiment.labelled_at_start else f"first case {first_case}"
     print(f"rounds 1 to {n_rounds} query {count(n_query, 'case')} each; {start}")
     for case, warnings in experiment.accepted_at_start.items():

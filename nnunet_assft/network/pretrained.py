@@ -42,10 +42,10 @@ def load_pretrained_encoder(
 
     path: a safetensors file, or a torch file with a state dict or with dictionaries around it, as checkpoints have
     them. encoder: row of ENCODERS; None for the one that the network can take and whose keys the file has. A file of
-    `network.encoder_file` says itself what it is, and is refused unless its architecture has the encoder of `architecture`,
-    which is that of the network (see `Preset.architecture`). If the network has several input channels and the file has
-    one, the first convolution is repeated and divided by their number, so that equal channels give the same features.
-    Raises PretrainedEncoderError, and leaves `net` unchanged, if a key is missing (even a counter
+    `network.encoder_file` says itself what it is, and for which encoder; it is refused if that of `architecture` is
+    another one. architecture: that of the network, see `Preset.architecture`. If the network has several input channels
+    and the file has one, the first convolution is repeated and divided by their number, so that equal channels give the
+    same features. Raises PretrainedEncoderError, and leaves `net` unchanged, if a key is missing (even a counter
     `num_batches_tracked`), unknown, of another shape, or not finite, or if two names of one tensor have different
     values.
     """

@@ -1,4 +1,4 @@
-"""How the input that an experiment gives to its network differs from the one that the weights were trained with."""
+"""The input that weights were trained with: how that of an experiment differs, and plans that normalise like it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from nnunet_assft.runtime.text import by
+from nnunet_assft.errors import AssftError
+from nnunet_assft.network.presets import CT_NORMALIZATION, HU
+from nnunet_assft.planning.choices import NORMALIZATIONS
+from nnunet_assft.planning.planner import CONFIGURATION
+from nnunet_assft.runtime.text import by, count
+
+OF_NNUNET = ("ZScoreNormalization", "NoNormalization", "RescaleTo01Normalization")  # which need no numbers
 
 
 def input_of(plan: Mapping[str, Any], dataset_json: Mapping[str, Any]) -> dict[str, Any]:
@@ -19,6 +25,44 @@ def input_of(plan: Mapping[str, Any], dataset_json: Mapping[str, Any]) -> dict[s
         "normalization": plan["normalization_schemes"],
         "spacing": plan["spacing"],
         "patch_size": plan["patch_size"],
+    }
+
+
+def normalization_of(contract: Mapping[str, Any], n_channels: int) -> tuple[list[str], dict[str, Any]]:
+    """Return nnU-Net's schemes with which the weights were trained, one per channel, and the numbers of each channel
+    that one of them takes.
+
+    contract: see `EncoderReport`. Raises `AssftError` if it does not say how images were normalised, or in a way that
+    is not known here.
+    """
+    schemes, intensities = (list(contract.get(name) or ()) for name in ("normalization", "intensities"))
+    if len(set(schemes)) == 1 and len(intensities) <= 1:  # the same for every channel
+        schemes, intensities = schemes[:1] * n_channels, intensities * n_channels
+    found = [CT_NORMALIZATION if scheme.startswith(HU) else scheme for scheme in schemes]
+    known = {*NORMALIZATIONS.values(), *OF_NNUNET, *([CT_NORMALIZATION] if len(intensities) == n_channels else [])}
+    if len(found) != n_channels or not known.issuperset(found):
+        raise AssftError(
+            f"--option prior_input=contract: the normalization in the training of the weights was "
+            f"{_listed(schemes) or 'not recorded'}, and it is not known how to apply that to "
+            f"{count(n_channels, 'channel')}. Use prior_input=same."
+        )
+    return found, {str(i): dict(numbers) for i, numbers in enumerate(intensities)}
+
+
+def normalised_as_trained(plans: Mapping[str, Any], contract: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the plans with the normalisation of the weights in place of their own. Raises like `normalization_of`."""
+    plan = plans["configurations"][CONFIGURATION]
+    schemes, intensities = normalization_of(contract, len(plan["normalization_schemes"]))
+    if schemes == plan["normalization_schemes"] and not intensities:
+        return dict(plans)
+    changed = {**plan, "normalization_schemes": schemes}
+    return {
+        **plans,
+        "foreground_intensity_properties_per_channel": {
+            **plans["foreground_intensity_properties_per_channel"],
+            **intensities,
+        },
+        "configurations": {**plans["configurations"], CONFIGURATION: changed},
     }
 
 

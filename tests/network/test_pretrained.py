@@ -390,7 +390,9 @@ def test_a_preset_that_fits_the_file_is_named(preset: str, fitting: str, tmp_pat
     path = save(state, tmp_path / "model.safetensors")
     with torch.device("meta"):
         net = build_network(PRESETS["vista3d"].architecture, 1, 2)
-    with pytest.raises(PretrainedEncoderError, match=rf"does not fit .* Nothing was loaded\. Use --preset {fitting}\.$"):
+    with pytest.raises(
+        PretrainedEncoderError, match=rf"does not fit .* Nothing was loaded\. Use --preset {fitting}\.$"
+    ):
         load_pretrained_encoder(net, path)
 
 

@@ -74,7 +74,7 @@ def test_a_model_that_was_moved_is_still_the_same(blobs: Path, model: Path) -> N
     with pytest.raises(AssftError, match=r"exists with other settings \(start was .*model, now .*elsewhere\)"):
         plan_experiment(901, start=str(model.with_name("elsewhere")), **SHORT)
     checkpoint = moved / "fold_0" / "checkpoint_final.pth"
-    with pytest.raises(AssftError, match="encoder was None, now .*start was"):  # its encoder alone is another start
+    with pytest.raises(AssftError, match=r"encoder was None, now .*start was"):  # its encoder alone is another start
         plan_experiment(901, encoder=str(checkpoint), **{**SHORT, "preset": "tiny"})
 
 
