@@ -31,7 +31,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as our commands do
 os.environ.setdefault("nnUNet_n_proc_DA", "0")  # one thread for all
 
 DATASET = "Dataset998_PriorInput"
-PAIRS = (("percentile", "ctfm"), ("ctfm", "percentile"))  # normalisation of the network, and of the pre-training
+PAIRS = {"ctfm": "percentile", "percentile": "ctfm"}  # normalisation in the pre-training -> that of the network
 N_QUERY = 5
 DEFAULT = ("same", "mean")
 COLUMNS = ("norm", "SD %", "distance", "rank", "DKD", "Q", "error")
@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--structures", nargs="+", default=["anterior", "posterior"], help="of the labels, from 1 on")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=40, help="of a pre-training, and of round 0")
+    parser.add_argument("--weights", nargs="+", choices=list(PAIRS), default=list(PAIRS), help="see PAIRS")
     parser.add_argument("--cases", type=int, default=24, help="of the phantom")
     args = parser.parse_args()
     import torch
@@ -55,7 +56,8 @@ def main() -> None:
             os.environ[name] = str(Path(folder, name))
             Path(folder, name).mkdir()
         print(f"{write_dataset(args)} images, seeds {args.seeds}, {args.steps} steps each")
-        for network, weights in PAIRS:
+        for weights in args.weights:
+            network = PAIRS[weights]
             found: dict[tuple[str, str], list[list[float]]] = defaultdict(list)
             for seed in args.seeds:
                 for key, row in measure(network, weights, seed, args.steps):

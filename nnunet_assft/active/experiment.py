@@ -196,7 +196,8 @@ def _plan(experiment: Experiment, dataset: RawDataset, fingerprint: dict[str, An
         dataset,
         fingerprint,
         plans_name=experiment.paths.plans_name,
-        domain_patch_size=DOMAINS[settings.domain].patch_size,
+        spacing=settings.spacing,
+        patch_size=settings.patch_size or DOMAINS[settings.domain].patch_size,
         preset=preset,
         normalization=settings.normalization,
     )

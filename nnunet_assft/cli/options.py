@@ -87,6 +87,10 @@ def add_shared_options(p: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="percentile; zscore: unclipped; ctfm: HU window, CT only",
     )
+    p.add_argument("--spacing", type=number("spacing"), nargs=3, metavar="MM", help="of z, y and x (default: planned)")
+    p.add_argument(
+        "--patch_size", type=number("patch_size"), nargs=3, metavar="N", help="in z, y and x (default: planned)"
+    )
     p.add_argument(
         "--test_split",
         type=one_of_or_file,

@@ -78,7 +78,7 @@ def model_in(content: Any, checkpoint: Path) -> TrainedModel:
             "channels": [str(name) for name in dataset_json["channel_names"].values()],
         }
         if CT_NORMALIZATION in contract["normalization"]:
-            of_channels = plans["foreground_intensity_properties_per_channel"].values()
+            of_channels = plans.get("foreground_intensity_properties_per_channel", {}).values()
             contract["intensities"] = [{name: float(numbers[name]) for name in INTENSITIES} for numbers in of_channels]
         json_text(contract)  # raises ValueError for a spacing that is not finite
     except PretrainedEncoderError as error:

@@ -71,20 +71,44 @@ def deviations(contract: Mapping[str, Any], given: Mapping[str, Any]) -> list[st
 
     contract: the input that the weights were trained with; what it does not say is not compared. given: see `input_of`.
     """
-    found = []
-    spacing = contract.get("spacing")
-    if spacing and not all(math.isclose(a, b, rel_tol=0.01) for a, b in zip(spacing, given["spacing"], strict=False)):
+    found, differing = [], _differing(contract, given)
+    if spacing := differing.get("spacing"):
         found.append(f"spacing {_spacing(given['spacing'])} mm ({_spacing(spacing)} mm)")
-    patch = contract.get("patch_size")
-    if patch and list(patch) != list(given["patch_size"]):
+    if patch := differing.get("patch_size"):
         found.append(f"patch {by(given['patch_size'])} ({by(patch)})")
-    schemes = contract.get("normalization")
-    if schemes and set(schemes) != set(given["normalization"]):
+    if schemes := differing.get("normalization"):
         found.append(f"normalization {_listed(given['normalization'])} ({_listed(schemes)})")
     names = contract.get("channels")
     if names and [str(name).lower() for name in names] != [str(name).lower() for name in given["channels"]]:
         found.append(f"channels {_listed(given['channels'])} ({_listed(map(str, names))})")
     return found
+
+
+def options_to_adopt(
+    contract: Mapping[str, Any], given: Mapping[str, Any], transpose_backward: Sequence[int]
+) -> list[str]:
+    """Return the options of `nnUNetv2_assft_plan` that plan the input with which the weights were trained, as far as
+    there are such options. transpose_backward: that of the plans."""
+    options, differing = [], _differing(contract, given)
+    if spacing := differing.get("spacing"):  # the options count the axes as they are read
+        options.append("--spacing " + " ".join(f"{spacing[axis]:g}" for axis in transpose_backward))
+    if patch := differing.get("patch_size"):
+        options.append("--patch_size " + " ".join(map(str, patch)))
+    schemes = set(differing.get("normalization", ()))
+    options += [f"--normalization {name}" for name, scheme in NORMALIZATIONS.items() if {scheme} == schemes]
+    return options
+
+
+def _differing(contract: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return spacing, patch and normalisation of the training of the weights, those that differ from the given ones."""
+    spacing, patch, schemes = (contract.get(name) for name in ("spacing", "patch_size", "normalization"))
+    pairs = zip(spacing or (), given["spacing"], strict=False)
+    is_same = {
+        "spacing": not spacing or all(math.isclose(a, b, rel_tol=0.01) for a, b in pairs),
+        "patch_size": not patch or list(patch) == list(given["patch_size"]),
+        "normalization": not schemes or set(schemes) == set(given["normalization"]),
+    }
+    return {name: contract[name] for name, same in is_same.items() if not same}
 
 
 def _spacing(spacing: Sequence[float]) -> str:

@@ -36,7 +36,7 @@ def test_the_printed_command_plans_with_the_encoder(planned: Experiment, capsys:
     out = call(plan, [*arguments, "--normalization", "ctfm", "-e", "third"], capsys)
     assert (
         "planned here, and in brackets as the weights were trained: normalization CTFMNormalization "
-        "(PercentileZScoreNormalization)\n--normalization percentile would be that of the weights\n" in out
+        "(PercentileZScoreNormalization)\nplanned as the weights were trained: --normalization percentile\n" in out
     )
 
 

@@ -6,7 +6,13 @@ import pytest
 
 from nnunet_assft.errors import AssftError
 from nnunet_assft.network.presets import ENCODERS
-from nnunet_assft.planning.contract import deviations, input_of, normalised_as_trained, normalization_of
+from nnunet_assft.planning.contract import (
+    deviations,
+    input_of,
+    normalised_as_trained,
+    normalization_of,
+    options_to_adopt,
+)
 
 PLAN: dict[str, Any] = {
     "spacing": [3.0, 0.7421875, 0.7421875],
@@ -80,3 +86,20 @@ def test_the_normalisation_of_the_weights_is_put_into_the_plans(
 def test_a_normalisation_that_is_not_known_is_refused(contract: dict[str, Any]) -> None:
     with pytest.raises(AssftError, match=r"it is not known how to apply that to 2 channels\. Use prior_input=same"):
         normalization_of(contract, 2)
+
+
+@pytest.mark.parametrize(
+    ("contract", "options"),
+    [
+        ({}, []),
+        ({"spacing": [3.0, 0.74, 0.74], "normalization": ["PercentileZScoreNormalization"]}, []),
+        (
+            {"spacing": [2.5, 1.0, 0.8], "patch_size": [96, 160, 192], "normalization": ["ZScoreNormalization"]},
+            ["--spacing 0.8 2.5 1", "--patch_size 96 160 192", "--normalization zscore"],
+        ),
+        ({"normalization": ["CTNormalization"], "channels": ["CT"]}, []),  # there are no such options
+    ],
+)
+def test_the_options_that_adopt_the_input_of_the_weights(contract: dict[str, Any], options: list[str]) -> None:
+    given = input_of(PLAN, {"channel_names": {"0": "CT", "1": "PET"}})
+    assert options_to_adopt(contract, given, [2, 0, 1]) == options  # the last axis of the plan is the first of the file
