@@ -62,7 +62,7 @@ def main() -> None:
             for seed in args.seeds:
                 for key, row in measure(network, weights, seed, args.steps):
                     found[key].append(row)
-            print_table(network, weights, found)
+                print_table(network, weights, found)
     print(f"{(time.monotonic() - start) / 60:.0f} minutes")
 
 
@@ -195,8 +195,8 @@ def compared(
 
 
 def print_table(network: str, weights: str, found: dict[tuple[str, str], list[list[float]]]) -> None:
-    """Print the means over the seeds, and the smallest and largest rank correlations."""
-    print(f"\nnetwork: {network}; encoder pre-trained on: {weights}")
+    """Print the means over the seeds so far, and the rank correlation in each."""
+    print(f"\nnetwork: {network}; encoder pre-trained on: {weights}; seeds: {len(found['same', 'mean'])}")
     print(f"{'input':<10}{'embedding':<10}" + "".join(f"{name:>10}" for name in COLUMNS))
     for (how, pooling), rows in found.items():
         means = np.mean(rows, axis=0)
