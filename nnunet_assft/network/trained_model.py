@@ -77,8 +77,8 @@ def model_in(content: Any, checkpoint: Path) -> TrainedModel:
             "normalization": [str(scheme) for scheme in planned.normalization_schemes],
             "channels": [str(name) for name in dataset_json["channel_names"].values()],
         }
-        if CT_NORMALIZATION in contract["normalization"]:
-            of_channels = plans.get("foreground_intensity_properties_per_channel", {}).values()
+        of_channels = plans.get("foreground_intensity_properties_per_channel", {}).values()
+        if CT_NORMALIZATION in contract["normalization"] and of_channels:
             contract["intensities"] = [{name: float(numbers[name]) for name in INTENSITIES} for numbers in of_channels]
         json_text(contract)  # raises ValueError for a spacing that is not finite
     except PretrainedEncoderError as error:

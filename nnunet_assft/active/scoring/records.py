@@ -89,7 +89,7 @@ def request_of(context: Context, r: int, statistics: tuple[str, ...] = ()) -> Sc
 
 def pretrained_records(context: Context, pool: Sequence[str]) -> dict[str, CaseRecord]:
     """Return the embeddings of the whole pool by the pre-trained encoder E^(p), computed once per case."""
-    image = context.prior_image if context.experiment.options.prior_input == CONTRACT else context.image
+    image = context.prior_image if context.experiment.options.prior_input == CONTRACT else None
     return embed(context, context.experiment.initial_model, pool, "pretrained", image)
 
 
@@ -106,7 +106,7 @@ def embed(  # five parameters: which model embeds which images, and where the re
     exist are not computed again.
     """
     compute = partial(_embed, Once(partial(open_scorer, context, model)))
-    inputs = {"model": model.weights_sha256, **_changed(context, "embedding", "prior_input")}
+    inputs = {"model": model.weights_sha256, **_changed(context, "embedding", *(["prior_input"] if image else []))}
     return _records(context, cases, context.paths.records(name), inputs, compute, image)
 
 
