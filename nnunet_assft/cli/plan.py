@@ -131,7 +131,7 @@ def _print_contract(report: Mapping[str, Any], plans: Mapping[str, Any], given: 
     if header := report.get("header"):
         training = header["training"]
         images, steps = count(training["n_images"], "image"), count(training["steps"], "step")
-        print(printable(f"pre-trained by {header['method']} on {images} of {header['dataset']}, {steps}"))
+        print(printable(f"pre-trained ({header['method']}) on {images} of {header['dataset']}, {steps}"))
     contract = report.get("contract", {})
     if found := deviations(contract, given):
         print(printable(f"planned here, and in brackets as the weights were trained: {'; '.join(found)}"))

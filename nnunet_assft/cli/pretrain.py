@@ -81,8 +81,8 @@ def pretrain(args: argparse.Namespace) -> None:
     page = write_pretraining_report(done, experiment.raw_dataset())
     task = done.task
     print(
-        f"{experiment.dataset}: the encoder of the preset {task.header['preset']} was pre-trained by "
-        f"{settings.method} on {describe(len(task.files), task.n_pool)}."
+        f"{experiment.dataset}: the encoder of the preset {task.header['preset']} was pre-trained "
+        f"({settings.method}) on {describe(len(task.files), task.n_pool)}."
     )
     print(f"loss: {done.losses[0]:.3f} in the first epoch, {done.losses[-1]:.3f} in the last; {page} shows it")
     print(f"encoder: {task.encoder_file}")

@@ -133,7 +133,7 @@ def train(task: Task, device: torch.device) -> None:
     with tqdm(
         total=settings.epochs,
         initial=len(trainer.losses),
-        desc=f"pre-training by {settings.method}",
+        desc=f"pre-training ({settings.method})",
         unit="epoch",
         leave=False,
         disable=rank > 0,
