@@ -16,7 +16,15 @@ from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.state import Experiment, Model
 from nnunet_assft.cluster.engines import HERE, Engine
 from nnunet_assft.errors import DamagedFileError
-from nnunet_assft.planning.preprocessing import forget, load_image, load_properties, preprocess_images, whole_files
+from nnunet_assft.planning.contract import normalised_as_trained
+from nnunet_assft.planning.preprocessing import (
+    forget,
+    load_image,
+    load_properties,
+    preprocess,
+    preprocess_images,
+    whole_files,
+)
 from nnunet_assft.runtime.cases import Executor
 from nnunet_assft.volumes.accepted_geometry import is_accepted
 from nnunet_assft.volumes.labels import find_misfit, misplaced, read_label
@@ -58,6 +66,17 @@ class Context:
     def image(self, case: str) -> np.ndarray:
         """Return the preprocessed image, (channels, z, y, x) float32."""
         return self._sound(load_image, case)
+
+    def prior_image(self, case: str) -> np.ndarray:
+        """Return the image as the encoder before adaptation was trained to see it, (channels, z, y, x) float32: with
+        the normalisation of its training, and with the spacing and the crop of `image`."""
+        report = self.experiment.encoder_report or {}
+        plans = normalised_as_trained(self.plans, report.get("contract", {}))
+        if plans == self.plans:
+            return self.image(case)
+        if case not in self.images_sha256:
+            raise DamagedFileError(f"Case {case} was withdrawn, so its image is not read again.")
+        return preprocess(self.dataset.images_of(case), plans, self.dataset.dataset_json)[0]
 
     def properties(self, case: str) -> dict[str, Any]:
         """Return the properties with which nnU-Net resamples a prediction of this case to the grid of its image."""

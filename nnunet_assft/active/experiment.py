@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nnunet_assft import __version__
+from nnunet_assft.active.options import CONTRACT
 from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.query.budget import query_budget
 from nnunet_assft.active.query.random_sampling import random_permutation
@@ -21,8 +22,11 @@ from nnunet_assft.errors import AssftError, DamagedFileError
 from nnunet_assft.network.checkpoints import load_weights, weights_sha256
 from nnunet_assft.network.encoder_file import seen_by
 from nnunet_assft.network.presets import Preset
+from nnunet_assft.network.trained_model import find_checkpoint
+from nnunet_assft.network.weight_files import PretrainedEncoderError
 from nnunet_assft.nnunet_names import CONFIGURATION
 from nnunet_assft.planning.choices import EXISTING
+from nnunet_assft.planning.contract import normalization_of
 from nnunet_assft.planning.domains import DOMAINS
 from nnunet_assft.planning.fingerprint import check_images, combine_fingerprint, sizes_of
 from nnunet_assft.planning.planner import plan_from_images
@@ -84,8 +88,9 @@ def _existing(dataset: RawDataset, name: str, settings: Settings) -> Experiment 
     wanted = None if existing.history else _decide(dataset, name, settings)
     settings = wanted.settings if wanted else settings.resolved(dataset.name)
     changed = existing.settings.differences(settings)
-    if "encoder" in changed and _is_encoder_of(existing, settings.encoder):
-        del changed["encoder"]
+    starts = changed.keys() & {"encoder", "start"}
+    if len(starts) == 1 and _is_start_of(existing, settings.pretrained):
+        del changed[starts.pop()]
     _refuse_other_settings(existing, changed | (_other_cases(existing, wanted) if wanted else {}))
     return existing
 
@@ -96,6 +101,8 @@ def _create(dataset: RawDataset, wanted: Experiment, engine: Engine, check_label
     paths, images = wanted.paths, image_files(dataset, wanted)
     # first, because an encoder that does not fit is refused in seconds, and reading all images may take hours
     preset, report = write_initial_network(paths.initial_network, dataset.dataset_json, wanted.settings)
+    if report and wanted.options.prior_input == CONTRACT:
+        normalization_of(report["contract"], len(dataset.dataset_json["channel_names"]))
     executor = engine.images(paths.jobs, images)
     checksums = check_images(images, dataset.reader, paths.fingerprint_cases, executor=executor)
     _refuse_seen_test_images(wanted, report, checksums)
@@ -145,6 +152,11 @@ def _decide(dataset: RawDataset, name: str, settings: Settings) -> Experiment:
             f"The option ignore_margin needs an ignore label, but {dataset.name} has the labels {dataset.labels}. Add "
             f'"ignore": {max(dataset.labels.values()) + 1} to the labels in dataset.json.'
         )
+    if settings.options.prior_input == CONTRACT and not settings.pretrained:
+        raise AssftError(
+            "The option prior_input=contract needs trained weights, and the network starts at random. Give them with "
+            "--encoder or --start, or leave the option out."
+        )
     pool, test, test_source = split(dataset, settings.annotator, settings.test_split)
     assert settings.budget is not None
     packages = ("nnunetv2", "torch", "numpy")
@@ -185,7 +197,8 @@ def _plan(experiment: Experiment, dataset: RawDataset, fingerprint: dict[str, An
         dataset,
         fingerprint,
         plans_name=experiment.paths.plans_name,
-        domain_patch_size=DOMAINS[settings.domain].patch_size,
+        spacing=settings.spacing,
+        patch_size=settings.patch_size or DOMAINS[settings.domain].patch_size,
         preset=preset,
         normalization=settings.normalization,
     )
@@ -362,10 +375,15 @@ def _refuse_other_settings(existing: Experiment, changed: Mapping[str, tuple[Any
         )
 
 
-def _is_encoder_of(experiment: Experiment, file: str | None) -> bool:
-    """Return whether a file is the encoder that the experiment was planned with, wherever it was then."""
+def _is_start_of(experiment: Experiment, pretrained: str | None) -> bool:
+    """Return whether this encoder or model is the one that the experiment was planned with, wherever it was then."""
     report = experiment.encoder_report
-    return bool(file and report and Path(file).is_file() and sha256_file(Path(file)) == report["sha256"])
+    if not report or not pretrained:
+        return False
+    with suppress(PretrainedEncoderError):  # a folder without a checkpoint, or with several
+        file = find_checkpoint(Path(pretrained))
+        return file.is_file() and sha256_file(file) == report["sha256"]
+    return False
 
 
 def _short(value: Any) -> str:

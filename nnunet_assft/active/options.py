@@ -15,7 +15,11 @@ from nnunet_assft.active.metrics import ASD_REDUCTIONS, CONFIDENCE_REDUCTIONS, P
 from nnunet_assft.active.selection import SELECTIONS
 from nnunet_assft.errors import AssftError
 
-FIRST_CASES = ("random", "medoid")
+FIRST_CASES = ("random", "medoid", "typical")
+SAME, CONTRACT = "same", "contract"  # input of the encoder before adaptation
+PRIOR_INPUTS = (SAME, CONTRACT)
+MEAN, STD, MEAN_STD = "mean", "std", "mean_std"
+EMBEDDINGS = (MEAN, STD, MEAN_STD)
 SWITCH = (False, True)
 PSEUDO, SUPERVISED, NONE = "pseudo", "supervised", "none"  # kinds of the second stage of a round
 SECOND_STAGES = (PSEUDO, SUPERVISED, NONE)
@@ -35,8 +39,16 @@ class Options:
     """The value of every option. Raises `AssftError` for a value that is not among its choices or out of its range."""
 
     first_case: str = _option(
-        "random", "first case: drawn at random, or the medoid of the initial embeddings", FIRST_CASES
+        "random",
+        "first case: drawn at random, or by the initial embeddings the medoid, or the one with the nearest neighbours",
+        FIRST_CASES,
     )
+    prior_input: str = _option(
+        SAME,
+        "input of the encoder before adaptation: that of the network, or normalised as in the training of its weights",
+        PRIOR_INPUTS,
+    )
+    embedding: str = _option(MEAN, "embedding: the mean of each feature map over space, its SD, or both", EMBEDDINGS)
     asd_reduction: str = _option(
         "foreground_mean", "Eq. 11: reduction of ASD over the voxels of a case", ASD_REDUCTIONS
     )

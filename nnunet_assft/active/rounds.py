@@ -18,6 +18,7 @@ from nnunet_assft.active.history import read_history
 from nnunet_assft.active.options import NONE, PSEUDO
 from nnunet_assft.active.pseudo_labels import write_pseudo_labels
 from nnunet_assft.active.query.budget import query_candidates
+from nnunet_assft.active.query.pool import QueryPool
 from nnunet_assft.active.scoring.prediction import predict_test_cases
 from nnunet_assft.active.scoring.records import (
     build_query_pool,
@@ -162,7 +163,7 @@ def _query(context: Context, r: int, before: Round | None) -> tuple[list[str], l
     if before is None:
         if not scope.left:
             raise AssftError("Every case of the pool was withdrawn. Add others with nnUNetv2_assft_extend.")
-        return list(experiment.start) or [_medoid(context)], []  # the same for every strategy
+        return list(experiment.start) or [_first_case(context)], []  # the same for every strategy
     strategy = STRATEGIES[experiment.settings.strategy]
     excluded = before.pseudo_labelled if strategy.excludes_pseudo_labelled and options.exclude_pseudo else ()
     candidates = query_candidates(before.unlabelled, excluded, before.reliability, scope.n_query)
@@ -193,14 +194,19 @@ def _query(context: Context, r: int, before: Round | None) -> tuple[list[str], l
     return result["queried"], result["excluded"]
 
 
-def _medoid(context: Context) -> str:
+def _first_case(context: Context) -> str:
+    """Return the first case that the embeddings of the encoder before adaptation choose."""
     experiment, pool = context.experiment, context.experiment.scope(0).pool
+    how = experiment.options.first_case
 
     def compute() -> dict[str, Any]:
         e_pre = embeddings(pretrained_records(context, pool), pool)
+        if how == "typical":
+            whole = QueryPool(ids=pool, embeddings=e_pre, labelled_embeddings=e_pre[:0])
+            return {"queried": list(STRATEGIES["typiclust"].query(whole, 1).ids)}
         return {"queried": [pool[metrics.medoid(e_pre, pool)]]}
 
-    inputs = {"model": experiment.initial_network_sha256, "pool": pool}
+    inputs = {"model": experiment.initial_network_sha256, "pool": pool, "first_case": how}
     return str(cached(experiment.paths.step_file(0, "query"), inputs, compute)["queried"][0])
 
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
 from typing import Any
 
 from nnunet_assft import __version__
 from nnunet_assft.active.options import NONE, OF_STRATEGY, PSEUDO, Options
 from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.errors import AssftError
-from nnunet_assft.network.encoder_file import read_header
 from nnunet_assft.network.presets import ENCODERS, PRESETS
 from nnunet_assft.planning.choices import ANNOTATORS, EXISTING, NO_LABELS, NORMALIZATIONS
 from nnunet_assft.planning.domains import DOMAINS, ONE_SHOT_EPOCHS, resolve_domain
 from nnunet_assft.runtime.ranges import RANGES, check, parse_budget
+from nnunet_assft.runtime.text import count
 
 WEIGHT_DECAY = 3e-5
 OF_START = "start"  # in place of a preset: the network of the model that --start names
@@ -29,6 +28,8 @@ class Settings:
     same share of it as in the paper, unless one_shot_epochs, which has no option, sets its number. preset: None means
     the network of `start`, or `ctfm`. encoder: path of pre-trained weights. encoder_format: row of ENCODERS, None for
     what the file looks like. start: path of a whole nnU-Net model. With neither, the network starts at random.
+    spacing: mm along the axes of the images as nnU-Net reads them, (z, y, x); None for nnU-Net's choice. patch_size:
+    voxels (z, y, x) of the planned grid; None for that of the domain, the model or nnU-Net.
     test_split, labelled: see `planning.test_split`; `labels_known` is what labelled means where it is None. Numbers:
     see `runtime.ranges`.
     """
@@ -51,10 +52,17 @@ class Settings:
     initial_lr: float = 1e-4
     deep_supervision: bool = False
     normalization: str = "percentile"
+    spacing: tuple[float, ...] | None = None
+    patch_size: tuple[int, ...] | None = None
     options: Options = field(default_factory=Options)
 
     def __post_init__(self) -> None:
         """Raise `AssftError` for a number that is out of the range of its option, whoever chose it."""
+        for name in ("spacing", "patch_size"):
+            if (edges := getattr(self, name)) is not None:
+                if len(edges) != 3:
+                    raise AssftError(f"--{name} has {count(len(edges), 'value')}; expected 3, for z, y and x.")
+                object.__setattr__(self, name, tuple(edges))  # a list, in JSON
         for row in fields(self):
             value = getattr(self, row.name)
             if row.name in RANGES and not (value is None and row.default is None):
@@ -94,7 +102,7 @@ class Settings:
     def resolved(self, dataset: str) -> Settings:
         """Return the settings with the values of the domain in place of None and `auto`.
 
-        Raises `AssftError` for a name that is in no table, and for an encoder that the preset cannot load.
+        Raises `AssftError` for a name that is in no table.
         """
         _check_name("--strategy", self.strategy, STRATEGIES)
         preset = self.preset or (OF_START if self.start else "ctfm")
@@ -107,11 +115,6 @@ class Settings:
         _check_name("--annotator", self.annotator, ANNOTATORS)
         domain = resolve_domain(self.domain, dataset)
         row = DOMAINS[domain]
-        if self.encoder is not None and not PRESETS[preset].encoders and not read_header(Path(self.encoder)):
-            raise AssftError(
-                f"The preset {preset!r} accepts no pre-trained encoder ({PRESETS[preset].description}). "
-                "Use --preset ctfm."
-            )
         return replace(
             self,
             domain=domain,

@@ -17,8 +17,7 @@ from nnunet_assft.runtime.text import named
 
 def parser() -> argparse.ArgumentParser:
     description = (
-        "Compare strategies and standard nnU-Net with the same pool, test cases, first case, budget, epochs and seeds. "
-        "Performs all runs that are left, then writes tables and statistics. A comparison keeps its options."
+        "Compare strategies and standard nnU-Net on equal terms: perform all runs that are left, then write the tables."
     )
     p = make_parser("compare", description, dataset=False)
     p.usage = "%(prog)s -d ID [options]"

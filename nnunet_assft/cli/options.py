@@ -80,13 +80,7 @@ def add_shared_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--preset", metavar="NAME", help="network; see --list_encoders (default: ctfm, or that of --start)")
     p.add_argument("--start", type=file_name, metavar="MODEL", help="folder or checkpoint of a whole nnU-Net v2 model")
     p.add_argument("--list_encoders", action=PrintAndExit, const=print_encoders, help=argparse.SUPPRESS)
-    p.add_argument(
-        "--normalization",
-        default="percentile",
-        choices=list(NORMALIZATIONS),
-        metavar="NAME",
-        help="percentile; zscore: unclipped; ctfm: HU window, CT only",
-    )
+    _add_input_options(p)
     p.add_argument(
         "--test_split",
         type=one_of_or_file,
@@ -103,6 +97,20 @@ def add_shared_options(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument("--list_options", action=PrintAndExit, const=print_options, help=argparse.SUPPRESS)
     add_processes(p)
+
+
+def _add_input_options(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--normalization",
+        default="percentile",
+        choices=list(NORMALIZATIONS),
+        metavar="NAME",
+        help="percentile; zscore: unclipped; ctfm: HU window, CT only",
+    )
+    p.add_argument("--spacing", type=number("spacing"), nargs=3, metavar="MM", help="of z, y and x (default: planned)")
+    p.add_argument(
+        "--patch_size", type=number("patch_size"), nargs=3, metavar="N", help="in z, y and x (default: planned)"
+    )
 
 
 def _add_training_options(p: argparse.ArgumentParser) -> None:

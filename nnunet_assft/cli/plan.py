@@ -10,7 +10,7 @@ from nnunet_assft.cli.common import make_parser, run
 from nnunet_assft.cli.options import add_plan_options, make_experiment
 from nnunet_assft.cli.printing import print_deviations, print_start
 from nnunet_assft.network.presets import divisors_of
-from nnunet_assft.planning.choices import EXISTING, NORMALIZATIONS
+from nnunet_assft.planning.choices import EXISTING
 from nnunet_assft.planning.domains import DOMAINS
 from nnunet_assft.runtime.text import by, count, printable, some
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from nnunet_assft.active.state import Experiment
 
 MANY_STEPS_OF_A_CPU = 20_000  # with the smallest preset, a day or so
-SCHEMES = "normalization_schemes"  # in the plan of a configuration
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,6 +36,7 @@ def plan(args: argparse.Namespace) -> None:
     from nnunet_assft.active.experiment import read_plans
     from nnunet_assft.active.state import finished_rounds, is_over
     from nnunet_assft.nnunet_names import CONFIGURATION
+    from nnunet_assft.planning.contract import input_of
     from nnunet_assft.planning.fingerprint import remarks
     from nnunet_assft.volumes.names import shown
 
@@ -48,11 +48,12 @@ def plan(args: argparse.Namespace) -> None:
         f"{experiment.dataset}, experiment {experiment.name!r}: {settings.strategy}, domain {settings.domain}, "
         f"preset {settings.preset}"
     )
-    dataset, plan = experiment.raw_dataset(), read_plans(experiment)["configurations"][CONFIGURATION]
+    dataset, plans = experiment.raw_dataset(), read_plans(experiment)
+    plan = plans["configurations"][CONFIGURATION]
     _print_change_of_patch(settings, plan)
     print_start(experiment)
     if experiment.encoder_report:
-        _print_contract(experiment.encoder_report, plan, dataset.dataset_json)
+        _print_contract(experiment.encoder_report, plans, input_of(plan, dataset.dataset_json))
     pool, test = count(len(now.pool), "case"), count(len(now.test), "test case")
     print(f"{pool} in the pool, {test} ({experiment.test_source})")
     if dataset.left_out:
@@ -60,10 +61,7 @@ def plan(args: argparse.Namespace) -> None:
         print(
             f"Files that do not end with {dataset.file_ending} are left out: {files}. Convert them if they are images."
         )
-    random = experiment.options.first_case == "random"
-    first_case = experiment.permutation[0] if random else "the medoid, computed in round 0"
-    start = _start(experiment) if experiment.labelled_at_start else f"first case {first_case}"
-    print(f"rounds 1 to {n_rounds} query {count(n_query, 'case')} each; {start}")
+    print(f"rounds 1 to {n_rounds} query {count(n_query, 'case')} each; {_start(experiment)}")
     for case, warnings in experiment.accepted_at_start.items():
         print(f"accepted: {case}: {'; '.join(warnings)}")
     print(
@@ -107,36 +105,38 @@ def _print_length_of_training(experiment: Experiment) -> None:
 def _start(experiment: Experiment) -> str:
     """Return on which cases round 0 trains, and why."""
     known, start = experiment.settings.labels_known, experiment.labelled_at_start
+    if not start:
+        chosen = {"medoid": "the medoid", "typical": "the most typical one"}.get(experiment.options.first_case)
+        return f"first case {f'{chosen}, computed in round 0' if chosen else experiment.permutation[0]}"
     source = "labels in labelsTr; --labelled none would draw one case instead" if known == EXISTING else known
     return f"round 0 trains on {count(len(start), 'labelled case')}: {some(start)} ({source})"
 
 
 def _print_change_of_patch(settings: Settings, plan: Mapping[str, Any]) -> None:
-    """Print a line if the network cannot take the patch of the domain. plan: that of the configuration."""
-    patch, planned = DOMAINS[settings.domain].patch_size, plan["patch_size"]
+    """Print a line if the network cannot take the patch that is wanted. plan: that of the configuration."""
+    patch, planned = settings.patch_size or DOMAINS[settings.domain].patch_size, plan["patch_size"]
     if patch is not None and planned != list(patch):
         divisors = divisors_of(plan["architecture"]["arch_kwargs"]["strides"])
         print(
-            f"The patch of the domain, {by(patch)}, becomes {by(planned)}, the nearest that the network can take: its "
-            f"axes are multiples of {by(divisors)}."
+            f"The patch{'' if settings.patch_size else ' of the domain'}, {by(patch)}, becomes {by(planned)}, the "
+            f"nearest that the network can take: its axes are multiples of {by(divisors)}."
         )
 
 
-def _print_contract(report: Mapping[str, Any], plan: Mapping[str, Any], dataset_json: Mapping[str, Any]) -> None:
-    """Print how the weights were pre-trained, if they say it, and what differs between their input and that of the
-    network here. plan: that of the configuration."""
-    from nnunet_assft.planning.contract import deviations, input_of
+def _print_contract(report: Mapping[str, Any], plans: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Print how the weights were pre-trained, if they say it, what differs between their input and that of the network
+    here, and with which options it would be the same. given: see `contract.input_of`."""
+    from nnunet_assft.planning.contract import deviations, options_to_adopt
 
     if header := report.get("header"):
         training = header["training"]
         images, steps = count(training["n_images"], "image"), count(training["steps"], "step")
-        print(printable(f"pre-trained by {header['method']} on {images} of {header['dataset']}, {steps}"))
+        print(printable(f"pre-trained ({header['method']}) on {images} of {header['dataset']}, {steps}"))
     contract = report.get("contract", {})
-    if found := deviations(contract, input_of(plan, dataset_json)):
+    if found := deviations(contract, given):
         print(printable(f"planned here, and in brackets as the weights were trained: {'; '.join(found)}"))
-    schemes = set(contract.get("normalization", []))
-    if same := [name for name, scheme in NORMALIZATIONS.items() if {scheme} == schemes != {*plan[SCHEMES]}]:
-        print(f"--normalization {same[0]} would be that of the weights")
+    if options := options_to_adopt(contract, given, plans["transpose_backward"]):
+        print(f"planned as the weights were trained: {' '.join(options)}")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
         "Train the encoder of an experiment's network on the images of its pool, and write a file that --encoder of "
         "nnUNetv2_assft_plan takes. No label and no test image is used. Run the same command again to continue.",
     )
-    methods = "; ".join(f"{name}: {what}" for name, what in METHODS.items())
+    methods = "; ".join(f"{name}: {method.what}" for name, method in METHODS.items())
     p.add_argument("--method", default=DEFAULTS.method, choices=list(METHODS), metavar="NAME", help=methods)
     p.add_argument(
         "--images",
@@ -40,12 +40,16 @@ def parser() -> argparse.ArgumentParser:
     for name, letter, what in (
         ("epochs", "N", "how long it trains"),
         ("iterations_per_epoch", "N", "batches per epoch"),
-        ("initial_lr", "LR", "AdamW, polynomial decay"),
         ("seed", "N", "determines the first weights and all patches"),
     ):
         p.add_argument(f"--{name}", type=number(name), default=getattr(DEFAULTS, name), metavar=letter, help=what)
+    rates = ", ".join(f"{method.initial_lr:g} for {name}" for name, method in METHODS.items())
+    p.add_argument("--initial_lr", type=number("initial_lr"), metavar="LR", help=f"of AdamW (default: {rates})")
     p.add_argument(
-        "--batch_size", type=number("batch_size"), metavar="N", help="patches per step (default: that of the plans)"
+        "--batch_size",
+        type=number("batch_size"),
+        metavar="N",
+        help="per step: patches, or for contrastive images (default: that of the plans)",
     )
     p.add_argument(
         "-o",
@@ -77,8 +81,8 @@ def pretrain(args: argparse.Namespace) -> None:
     page = write_pretraining_report(done, experiment.raw_dataset())
     task = done.task
     print(
-        f"{experiment.dataset}: the encoder of the preset {task.header['preset']} was pre-trained by "
-        f"{settings.method} on {describe(len(task.files), task.n_pool)}."
+        f"{experiment.dataset}: the encoder of the preset {task.header['preset']} was pre-trained "
+        f"({settings.method}) on {describe(len(task.files), task.n_pool)}."
     )
     print(f"loss: {done.losses[0]:.3f} in the first epoch, {done.losses[-1]:.3f} in the last; {page} shows it")
     print(f"encoder: {task.encoder_file}")

@@ -102,7 +102,7 @@ def _what_is_compared(comparison: Comparison, shared: Shared) -> list[str]:
     lines = [
         f"Matched (--match {comparison.match}): {MATCHES[comparison.match]}.",
         f"The same for all arms: a pool of {count(len(shared.pool), 'case')}, {count(len(shared.test), 'test case')} "
-        f"({shared.test_source}), the same first case for each seed, {count(comparison.n_rounds, 'round')} of "
+        f"({shared.test_source}), {_first_case(comparison)}, {count(comparison.n_rounds, 'round')} of "
         f"{count(shared.n_query, 'queried case')}, seeds {seeds}; {count(training['epochs'], 'epoch')} per stage "
         f"({training['one_shot_epochs']} in round 0) of "
         f"{count(training['iterations_per_epoch'], 'iteration')}. Preset {settings.preset}, {shared.device}.",
@@ -114,6 +114,16 @@ def _what_is_compared(comparison: Comparison, shared: Shared) -> list[str]:
     lines.append(f"What differs: {'; '.join([*dict.fromkeys(differences), 'the query'])}.")
     changed = [f"{name}={value}" for name, value in settings.options.changed().items()]
     return [*lines, *([f"Options that differ from the method: {', '.join(changed)}."] if changed else [])]
+
+
+def _first_case(comparison: Comparison) -> str:
+    """Return for which runs the first case is the same, as a phrase."""
+    common, arms = comparison.settings.options.first_case, comparison.arms
+    by = "seed" if common == "random" else "seed and encoder"
+    others = [
+        arm.title for arm in arms if isinstance(arm, StrategyArm) and arm.options(comparison).first_case != common
+    ]
+    return f"the same first case for each {by}" + (f" (but for {', '.join(others)})" if others else "")
 
 
 def _longer_training(reference: Arm, comparison: Comparison) -> str:

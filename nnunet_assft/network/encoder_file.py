@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnunet_assft import __version__
-from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.files import write_bytes
 
 if TYPE_CHECKING:
@@ -62,14 +61,10 @@ def read_header(file: Path) -> dict[str, Any] | None:
         return None
 
 
-def require_fit(header: Mapping[str, Any], architecture: Mapping[str, Any], file: Path) -> None:
-    """Raise `AssftError` unless the encoder of a network of this architecture computes the same function. The decoder
-    may be another one."""
-    if _of_encoder(header["architecture"]) != _of_encoder(architecture):
-        raise AssftError(
-            f"{file} was pre-trained with the preset {header['preset']!r}, whose encoder is another one. "
-            f"Use --preset {header['preset']}."
-        )
+def is_encoder_of(header: Mapping[str, Any], architecture: Mapping[str, Any]) -> bool:
+    """Return whether the encoder of a network of this architecture computes the same function. The decoder may be
+    another one."""
+    return _of_encoder(header["architecture"]) == _of_encoder(architecture)
 
 
 def short(sha256: str) -> str:

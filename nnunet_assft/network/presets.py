@@ -11,6 +11,9 @@ from typing import Any, Literal
 from nnunet_assft.network.encoder_file import OWN
 from nnunet_assft.runtime.tables import Table
 
+CT_NORMALIZATION = "CTNormalization"  # nnU-Net's, which needs the numbers of `EncoderSpec.contract`
+HU = "HU "  # the beginning of a normalisation that a window describes
+
 BlockOrder = Literal["preactivation", "postactivation"]
 NormName = Literal["batch", "instance", "group"]
 
@@ -260,11 +263,18 @@ class EncoderSpec:
     @property
     def contract(self) -> dict[str, Any]:
         """The input that it expects, as far as it is known, in the form of `EncoderReport.contract`."""
-        scheme = self.normalization
+        scheme, intensities = self.normalization, None
         if scheme is None and self.hu_window is not None and self.intensity_range is not None:
             (low, high), (lowest, highest) = self.hu_window, self.intensity_range
-            scheme = f"HU {low:g} to {high:g} mapped to {lowest:g} to {highest:g}"
-        known = {"spacing": self.spacing and list(self.spacing), "normalization": scheme and [scheme]}
+            scheme = f"{HU}{low:g} to {high:g} mapped to {lowest:g} to {highest:g}"
+            scale = (high - low) / (highest - lowest)
+            numbers = {"mean": low - lowest * scale, "std": scale, "percentile_00_5": low, "percentile_99_5": high}
+            intensities = [numbers]  # clip to the percentiles, subtract the mean, divide by the SD
+        known = {
+            "spacing": self.spacing and list(self.spacing),
+            "normalization": scheme and [scheme],
+            "intensities": intensities,
+        }
         return {name: value for name, value in known.items() if value}
 
 

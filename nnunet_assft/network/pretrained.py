@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nnunet_assft.network.encoder_file import OWN, read_header
-from nnunet_assft.network.interface import encoder_of, first_convolution
+from nnunet_assft.network.encoder_file import OWN, is_encoder_of, read_header
+from nnunet_assft.network.interface import build_network, encoder_of, first_convolution
 from nnunet_assft.network.presets import ENCODERS, PRESETS, EncoderSpec
 from nnunet_assft.network.trained_model import NEEDED, build_model, model_in, shown
 from nnunet_assft.network.weight_files import (
@@ -35,15 +35,19 @@ from nnunet_assft.runtime.text import some
 OUTER = ("", "student.", "teacher.", "net.", "network.", "model.", "backbone.")
 
 
-def load_pretrained_encoder(net: nn.Module, path: str | Path, encoder: str | None = None) -> EncoderReport:
+def load_pretrained_encoder(
+    net: nn.Module, path: str | Path, encoder: str | None = None, architecture: Mapping[str, Any] | None = None
+) -> EncoderReport:
     """Load all parameters and statistics of the encoder of a network from a local file. The decoder is not changed.
 
     path: a safetensors file, or a torch file with a state dict or with dictionaries around it, as checkpoints have
     them. encoder: row of ENCODERS; None for the one that the network can take and whose keys the file has. A file of
-    `network.encoder_file` says itself what it is. If the network has several input channels and the file has one, the
-    first convolution is repeated and divided by their number, so that equal channels give the same features. Raises
-    PretrainedEncoderError, and leaves `net` unchanged, if a key is missing (even a counter `num_batches_tracked`),
-    unknown, of another shape, or not finite, or if two names of one tensor have different values.
+    `network.encoder_file` says itself what it is, and for which encoder; it is refused if that of `architecture` is
+    another one. architecture: that of the network, see `Preset.architecture`. If the network has several input channels
+    and the file has one, the first convolution is repeated and divided by their number, so that equal channels give the
+    same features. Raises PretrainedEncoderError, and leaves `net` unchanged, if a key is missing (even a counter
+    `num_batches_tracked`), unknown, of another shape, or not finite, or if two names of one tensor have different
+    values.
     """
     if encoder is not None and encoder not in ENCODERS:
         raise PretrainedEncoderError(f"encoder is {encoder!r}; expected one of {sorted(ENCODERS)}.")
@@ -51,6 +55,11 @@ def load_pretrained_encoder(net: nn.Module, path: str | Path, encoder: str | Non
     header = read_header(path) if encoder in (None, OWN) else None
     if encoder == OWN and header is None:
         raise PretrainedEncoderError(f"{path} lacks the header of a file that nnUNetv2_assft_pretrain has written.")
+    if header and (architecture is None or not is_encoder_of(header, architecture)):
+        raise PretrainedEncoderError(
+            f"{path} was pre-trained with the preset {header['preset']!r}, whose encoder is another one. "
+            f"Use --preset {header['preset']}."
+        )
     rows = [OWN] if header else _rows_for(net, encoder)
     content, layout = read_weights(path)
     module = encoder_of(net)
@@ -232,12 +241,27 @@ def _check_weights(weights: dict[str, Any], encoder: nn.Module, spec: EncoderSpe
     cast, problems = fitted(weights, encoder)
     if problems:
         widths, found = _widths(encoder.state_dict(), spec), _widths(weights, spec)
-        advice = "Use a preset with the widths of the file." if widths != found else "Use a complete, unchanged file."
+        advice = "Use a complete, unchanged file."
+        if widths != found:
+            presets = _presets_of_shape(weights, first_convolution(encoder).in_channels)
+            advice = f"Use {presets}." if presets else "Use a preset with the widths of the file."
         raise PretrainedEncoderError(
             f"{path} does not fit the encoder (widths {_listed(widths)}; the file has {_listed(found)}): {problems}. "
             f"Nothing was loaded. {advice}"
         )
     return cast
+
+
+def _presets_of_shape(weights: Mapping[str, Any], n_channels: int) -> str:
+    """Return the options for the presets whose encoders have tensors of these names and shapes; "" if there is none."""
+    shapes = {name: tensor.shape for name, tensor in weights.items() if isinstance(tensor, Tensor)}
+    fitting = []
+    for name, preset in PRESETS.items():
+        with torch.device("meta"):  # takes no memory
+            state = encoder_of(build_network(preset.architecture, n_channels, 2)).state_dict()
+        if preset.encoders and {key: tensor.shape for key, tensor in state.items()} == shapes:
+            fitting.append(f"--preset {name}")
+    return " or ".join(fitting)
 
 
 def _widths(weights: Mapping[str, Any], spec: EncoderSpec) -> list[int]:

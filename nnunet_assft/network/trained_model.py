@@ -21,7 +21,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import Tensor, nn
 
 from nnunet_assft.network.interface import build_network, last_layer, layers_of_deep_supervision
-from nnunet_assft.network.presets import PRESETS, Preset
+from nnunet_assft.network.presets import CT_NORMALIZATION, PRESETS, Preset
 from nnunet_assft.network.weight_files import (
     WRAPPER,
     EncoderReport,
@@ -34,6 +34,7 @@ from nnunet_assft.runtime.files import json_text, read_json, sha256_file
 from nnunet_assft.runtime.text import count, reason, some
 
 FINAL = "checkpoint_final.pth"
+INTENSITIES = ("mean", "std", "percentile_00_5", "percentile_99_5")  # what CTNormalization takes of a channel
 NEEDED = ("network_weights", "init_args")  # entries of a checkpoint
 OF_TORCH = "torch.nn."  # where the classes of layers are, which plans name
 
@@ -70,12 +71,15 @@ def model_in(content: Any, checkpoint: Path) -> TrainedModel:
         plans, dataset_json, configuration = _trained_with(content["init_args"], checkpoint)
         planned = _configuration(plans, configuration)
         preset, structures = preset_of(planned, configuration), _rows(dataset_json["labels"])
-        contract = {
+        contract: dict[str, Any] = {
             "spacing": [float(edge) for edge in planned.spacing],
             "patch_size": [int(edge) for edge in planned.patch_size],
             "normalization": [str(scheme) for scheme in planned.normalization_schemes],
             "channels": [str(name) for name in dataset_json["channel_names"].values()],
         }
+        of_channels = plans.get("foreground_intensity_properties_per_channel", {}).values()
+        if CT_NORMALIZATION in contract["normalization"] and of_channels:
+            contract["intensities"] = [{name: float(numbers[name]) for name in INTENSITIES} for numbers in of_channels]
         json_text(contract)  # raises ValueError for a spacing that is not finite
     except PretrainedEncoderError as error:
         raise PretrainedEncoderError(f"{checkpoint} {error}") from error

@@ -118,7 +118,8 @@ class EncoderReport:
     """What was loaded from an encoder file, or from a whole model, as recorded with the experiment.
 
     contract: the input that the weights were trained with, as far as the file says it: `spacing` and `patch_size`
-    (z, y, x), `normalization`, the names of nnU-Net's schemes, and `channels`, the names of the input channels.
+    (z, y, x), `normalization`, the names of nnU-Net's schemes, `intensities`, the numbers that its CTNormalization
+    takes of each channel, and `channels`, the names of the input channels.
     structures: name -> whether its row of the last layer was loaded; None if an encoder alone was. alike: other rows of
     ENCODERS whose files have the same keys. header: of a file of `network.encoder_file`.
     """

@@ -28,12 +28,12 @@ BATCH_SIZE = 2
 class ASSFTPlanner(ExperimentPlanner):
     """Planner of the configuration `3d_fullres` alone.
 
-    The patch size is `domain_patch_size`, or that of the preset, or nnU-Net's own choice, rounded to what the network
+    The patch size is `wanted_patch_size`, or that of the preset, or nnU-Net's own choice, rounded to what the network
     can take. The reader of the plans is `reader`, or nnU-Net's own choice. `plan_from_images` sets the attributes
     below; with their defaults, the class can be used like any nnU-Net planner.
     """
 
-    domain_patch_size: tuple[int, int, int] | None = None
+    wanted_patch_size: tuple[int, ...] | None = None
     preset: Preset = PRESETS["ctfm"]
     normalization: str = "percentile"
     reader: type[BaseReaderWriter] | None = None
@@ -70,7 +70,7 @@ class ASSFTPlanner(ExperimentPlanner):
             plan.update(
                 batch_size=BATCH_SIZE,
                 batch_dice=False,
-                patch_size=preset.nearest_patch(self.domain_patch_size or preset.patch_size or plan["patch_size"]),
+                patch_size=preset.nearest_patch(self.wanted_patch_size or preset.patch_size or plan["patch_size"]),
                 normalization_schemes=[NORMALIZATIONS[self.normalization]] * n_channels,
                 use_mask_for_norm=[False] * n_channels,
                 architecture=preset.architecture,
@@ -98,24 +98,29 @@ class ASSFTPlanner(ExperimentPlanner):
         return plans
 
 
-# six parameters: everything that the plans depend on
+# seven parameters: everything that the plans depend on
 def plan_from_images(
     dataset: RawDataset,
     fingerprint: dict[str, Any],
     *,
     plans_name: str,
-    domain_patch_size: tuple[int, int, int] | None,
+    spacing: tuple[float, ...] | None,
+    patch_size: tuple[int, ...] | None,
     preset: Preset,
     normalization: str,
 ) -> dict[str, Any]:
     """Return the plans for a fingerprint that was computed from images alone.
 
-    The plans record the reader of the dataset. domain_patch_size: voxels (z, y, x), None for that of the preset, or
-    nnU-Net's own choice. preset: the network. normalization: name in NORMALIZATIONS.
+    The plans record the reader of the dataset. spacing: mm along the axes of the images as they are read, None for
+    nnU-Net's own choice. patch_size: voxels (z, y, x), None for that of the preset, or nnU-Net's own choice. preset:
+    the network. normalization: name in NORMALIZATIONS.
     """
     with scratch_folders(dataset, fingerprint) as preprocessed, redirect_stdout(StringIO()):
-        planner = ASSFTPlanner(dataset.name, preset.memory_gb, plans_name=plans_name)
-        planner.domain_patch_size, planner.preset, planner.normalization = domain_patch_size, preset, normalization
+        floats = spacing and [float(edge) for edge in spacing]
+        planner = ASSFTPlanner(
+            dataset.name, preset.memory_gb, plans_name=plans_name, overwrite_target_spacing=floats or None
+        )
+        planner.wanted_patch_size, planner.preset, planner.normalization = patch_size, preset, normalization
         planner.reader = type(dataset.reader)
         planner.plan_experiment()
         planner.save_plans(planner.plans)  # converts all numbers to JSON types

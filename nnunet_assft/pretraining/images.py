@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,12 +45,8 @@ def collect_images(context: Context, folders: Sequence[Path]) -> Images:
         (folder_of_images / f"{case}.b2nd", _checksum(context.whole_files(case), case), context.images_sha256[case])
         for case in sorted(now.left)
     ]
-    test = {_checksum(checksums_of(folder_of_images, case), case): case for case in now.test}
-    withdrawn = {
-        _checksum(checksums_of(folder_of_images, case), case): case
-        for case in experiment.withdrawn
-        if checksum_file(folder_of_images, case).is_file()
-    }
+    left = [case for case in experiment.withdrawn if checksum_file(folder_of_images, case).is_file()]
+    test, withdrawn = (_case_of_checksum(folder_of_images, cases) for cases in (now.test, left))
     for folder in folders:
         others = list(_preprocessed(context, folder))
         if seen := [test[sha256] for _, sha256, _ in others if sha256 in test]:
@@ -88,6 +84,11 @@ def _preprocessed(context: Context, folder: Path) -> Iterator[tuple[Path, str, s
     preprocess_images(images, checksums, plans, dataset.dataset_json, target, executor=executor)
     for case in images:
         yield target / f"{case}.b2nd", _checksum(whole_files(target, case), case), checksums[case]
+
+
+def _case_of_checksum(folder: Path, cases: Iterable[str]) -> dict[str, str]:
+    """Return checksum of the preprocessed image -> case. The images are not opened."""
+    return {_checksum(checksums_of(folder, case), case): case for case in cases}
 
 
 def _checksum(checksums: Mapping[str, str], case: str) -> str:

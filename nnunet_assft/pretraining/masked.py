@@ -15,10 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nnunet_assft.network.interface import build_network, last_layer, layers_of_deep_supervision
+from nnunet_assft.network.interface import build_network, encoder_of, last_layer, layers_of_deep_supervision
+from nnunet_assft.network.presets import Preset
 from nnunet_assft.pretraining.patches import Patches
 
 HIDDEN = 0.75  # share of the blocks
+EXAMPLES = ("image", "hidden", "inside", "reconstruction")
 FEWEST_BLOCKS = 196  # of a patch, as in He et al.; in a small patch, blocks are smaller than voxels of the bottleneck
 
 
@@ -58,9 +60,14 @@ class MaskedPatches(torch.utils.data.Dataset[tuple[Tensor, Tensor, Tensor]]):
     block: tuple[int, ...]
 
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
-        patch = self.patches.draw(number)
+        patch = self.patches[number]
         rng = np.random.default_rng([self.patches.seed, number, 1])
         return patch.image, hidden_blocks(self.patches.patch_size, self.block, rng), patch.inside
+
+
+def masked_patches(patches: Patches, preset: Preset) -> MaskedPatches:
+    """Return the samples for a preset."""
+    return MaskedPatches(patches, block_size(patches.patch_size, preset.divisors))
 
 
 class MaskedAutoencoder(nn.Module):
@@ -77,6 +84,10 @@ class MaskedAutoencoder(nn.Module):
         for parameter in last_layer(self.network).parameters():
             nn.init.zeros_(parameter)  # so that it starts from the mean of a normalised image
 
+    @property
+    def encoder(self) -> nn.Module:
+        return encoder_of(self.network)
+
     def forward(self, image: Tensor, hidden: Tensor, inside: Tensor) -> Tensor:
         return masked_error(self.reconstruct(image, hidden), image, hidden & inside)
 
@@ -84,3 +95,9 @@ class MaskedAutoencoder(nn.Module):
         """Return the output of the network, (B, C, z, y, x), that is shown the voxels which are not hidden."""
         output: Tensor = self.network(image.masked_fill(hidden, 0))
         return output
+
+
+def examples(module: MaskedAutoencoder, image: Tensor, hidden: Tensor, inside: Tensor) -> list[np.ndarray]:
+    """Return the EXAMPLES of one patch, (z, y, x), of its first channel."""
+    filled = torch.where(hidden, module.reconstruct(image, hidden), image)
+    return [tensor[0, 0].cpu().numpy() for tensor in (image, hidden, inside, filled)]

@@ -31,7 +31,7 @@ class Patch(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Patches:
+class Patches(torch.utils.data.Dataset[Patch]):
     """Draws patches.
 
     files: preprocessed images, each drawn with the same probability. patch_size: (z, y, x).
@@ -41,7 +41,7 @@ class Patches:
     patch_size: tuple[int, ...]
     seed: int
 
-    def draw(self, number: int) -> Patch:
+    def __getitem__(self, number: int) -> Patch:
         """Return the patch with this number: from a random place, rotated, scaled and mirrored as in the trainer."""
         rng = np.random.default_rng([self.seed, number])
         file = self.files[rng.integers(len(self.files))]

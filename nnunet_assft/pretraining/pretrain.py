@@ -110,7 +110,7 @@ def _run(context: Context, task: Task) -> list[float]:
 
 
 def _outputs(task: Task) -> list[Path]:
-    return [task.encoder_file, task.pictures_file]
+    return [task.encoder_file, task.examples_file]
 
 
 def _refuse(content: Mapping[str, Any], folder: Path) -> None:

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.ranges import RANGES, check
 
-# method -> what it is
-METHODS = {
-    "mae": "masked auto-encoding: the network fills in the blocks of an image that it is not shown",
+
+class Method(NamedTuple):
+    """A method of pre-training. what: a phrase. initial_lr: of AdamW, if no other one is chosen."""
+
+    what: str
+    initial_lr: float
+
+
+METHODS = {  # the rest of a method is in `pretraining.recipes`
+    "mae": Method("masked auto-encoding: the network fills in the blocks of an image that it is not shown", 1e-3),
+    "contrastive": Method("the encoder tells the two views of a crop from those of other crops of the image", 1e-4),
 }
 
 
@@ -19,14 +27,15 @@ METHODS = {
 class Pretraining:
     """The options of `nnUNetv2_assft_pretrain`, under the same names.
 
-    images: folders of further images. batch_size: patches per step; None for that of the plans.
+    images: folders of further images. batch_size: patches or images per step; None for that of the plans. initial_lr:
+    None for that of the method.
     """
 
     method: str = "mae"
     epochs: int = 100
     iterations_per_epoch: int = 250
     batch_size: int | None = None
-    initial_lr: float = 1e-3
+    initial_lr: float | None = None
     seed: int = 0
     images: tuple[Path, ...] = ()
 
@@ -40,6 +49,11 @@ class Pretraining:
                 check(row.name, value)
 
     @property
+    def learning_rate(self) -> float:
+        return METHODS[self.method].initial_lr if self.initial_lr is None else self.initial_lr
+
+    @property
     def numbers(self) -> dict[str, Any]:
         """The settings that determine the weights, besides the images."""
-        return {row.name: getattr(self, row.name) for row in fields(self) if row.name != "images"}
+        numbers = {row.name: getattr(self, row.name) for row in fields(self) if row.name != "images"}
+        return {**numbers, "initial_lr": self.learning_rate}

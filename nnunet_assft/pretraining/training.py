@@ -27,10 +27,9 @@ from nnunet_assft.cluster.job import say_progress
 from nnunet_assft.errors import AssftError
 from nnunet_assft.network.checkpoints import remove_if_damaged
 from nnunet_assft.network.encoder_file import write_encoder
-from nnunet_assft.network.interface import encoder_of
 from nnunet_assft.network.presets import PRESETS
-from nnunet_assft.pretraining.masked import MaskedAutoencoder, MaskedPatches, block_size
 from nnunet_assft.pretraining.patches import Patches
+from nnunet_assft.pretraining.recipes import RECIPES, Recipe
 from nnunet_assft.pretraining.settings import Pretraining
 from nnunet_assft.runtime.files import atomic_path
 from nnunet_assft.runtime.processes import die_with_parent
@@ -39,12 +38,9 @@ from nnunet_assft.runtime.text import count
 from nnunet_assft.runtime.untrusted import load_torch
 from nnunet_assft.trainers.distributed import train_on_gpus
 
-WEIGHT_DECAY = 3e-5
 MAX_GRADIENT = 12  # norm to which gradients are clipped, as in nnU-Net
-POWER = 0.9  # of the polynomial decay of the learning rate
 STATISTICS = 50  # patches from which the statistics of batch normalisation are taken in the end
-N_PICTURES = 3
-PICTURES = ("image", "hidden", "inside", "reconstruction")
+N_EXAMPLES = 3
 
 
 @dataclass(frozen=True)
@@ -73,30 +69,34 @@ class Task:
         return self.folder / f"{self.folder.name}.safetensors"
 
     @property
-    def pictures_file(self) -> Path:
-        return self.folder / "reconstructions.npz"
+    def examples_file(self) -> Path:
+        return self.folder / "examples.npz"
+
+    @property
+    def recipe(self) -> Recipe:
+        return RECIPES[self.settings.method]
 
     @property
     def patches(self) -> Patches:
         return Patches(self.files, self.patch_size, self.settings.seed)
 
     @property
-    def n_patches(self) -> int:
-        """The number of patches that the whole training is shown."""
+    def n_samples(self) -> int:
+        """The number of samples that the whole training is shown."""
         return self.settings.epochs * self.settings.iterations_per_epoch * self.batch_size
 
     @property
-    def samples(self) -> MaskedPatches:
-        return MaskedPatches(self.patches, block_size(self.patch_size, PRESETS[self.header["preset"]].divisors))
+    def samples(self) -> Dataset[Any]:
+        return self.recipe.samples(self.patches, PRESETS[self.header["preset"]])
 
-    def module(self) -> MaskedAutoencoder:
-        """Return the network with its first weights, which the seed determines."""
+    def module(self) -> Any:
+        """Return the network of the recipe with its first weights, which the seed determines."""
         seed_generators([self.settings.seed])
-        return MaskedAutoencoder(self.header["architecture"], len(self.header["input"]["channels"]))
+        return self.recipe.module(self.header["architecture"], len(self.header["input"]["channels"]))
 
 
 def run_task(task: Task, device: torch.device, gpus: int) -> list[float]:
-    """Do a pre-training, or what is left of it, and write its encoder file and pictures. Returns the loss of every
+    """Do a pre-training, or what is left of it, and write its encoder file and examples. Returns the loss of every
     epoch."""
     remove_if_damaged(task.checkpoint)
     if len(losses_of(task)) < task.settings.epochs:
@@ -110,10 +110,10 @@ def run_task(task: Task, device: torch.device, gpus: int) -> list[float]:
     module = task.module()
     module.load_state_dict(load_torch(task.checkpoint)["network_weights"])
     module.to(device)
-    take_pictures(task, module, device)
-    take_statistics(task, module, device)
+    take_examples(task, module, device)
+    take_statistics(task, module.encoder, device)
     training = {**task.header["training"], "loss": losses[-1]}
-    write_encoder(task.encoder_file, encoder_of(module.network), {**task.header, "training": training})
+    write_encoder(task.encoder_file, module.encoder, {**task.header, "training": training})
     return losses
 
 
@@ -133,7 +133,7 @@ def train(task: Task, device: torch.device) -> None:
     with tqdm(
         total=settings.epochs,
         initial=len(trainer.losses),
-        desc=f"pre-training by {settings.method}",
+        desc=f"pre-training ({settings.method})",
         unit="epoch",
         leave=False,
         disable=rank > 0,
@@ -154,7 +154,7 @@ class _Trainer:
         self.task, self.device, self.n = task, device, n
         self.module = task.module().to(device)
         self.optimizer = torch.optim.AdamW(
-            self.module.parameters(), task.settings.initial_lr, weight_decay=WEIGHT_DECAY
+            self.module.parameters(), task.settings.learning_rate, weight_decay=task.recipe.weight_decay
         )
         self.scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
         self.losses: list[float] = []
@@ -176,7 +176,7 @@ class _Trainer:
         """Do the steps of one epoch. Raises `AssftError` if the loss is not finite."""
         settings, epoch = self.task.settings, len(self.losses)
         for group in self.optimizer.param_groups:
-            group["lr"] = settings.initial_lr * (1 - epoch / settings.epochs) ** POWER
+            group["lr"] = settings.learning_rate * self.task.recipe.rate(epoch, settings.epochs)
         self.model.train()
         losses = torch.stack([self._step(next(batches)) for _ in range(settings.iterations_per_epoch)])
         loss = losses.mean()
@@ -185,8 +185,8 @@ class _Trainer:
             loss /= self.n
         if not torch.isfinite(loss):
             raise AssftError(
-                f"The loss of epoch {epoch} is not finite. Use a smaller --initial_lr than {settings.initial_lr:g} and "
-                "another folder with -o."
+                f"The loss of epoch {epoch} is not finite. Use a smaller --initial_lr than "
+                f"{settings.learning_rate:g} and another folder with -o."
             )
         self.losses.append(float(loss))
 
@@ -219,11 +219,11 @@ def _mixed_precision(device: torch.device) -> Any:
 def _batches(task: Task, epoch: int, rank: int, n: int, device: torch.device) -> Iterator[Sequence[Tensor]]:
     """Return the batches from an epoch on, or the share of process `rank` of n in each of them."""
     first = epoch * task.settings.iterations_per_epoch * task.batch_size
-    return iter(_loader(task.samples, range(first + rank, task.n_patches, n), task.batch_size // n, device))
+    return iter(_loader(task.samples, range(first + rank, task.n_samples, n), task.batch_size // n, device))
 
 
 def _loader(samples: Dataset[Any], numbers: Sequence[int], batch_size: int, device: torch.device) -> DataLoader[Any]:
-    """Return a loader of these patches. On a GPU, other processes make them."""
+    """Return a loader of these samples. On a GPU, other processes make them."""
     on_gpu = device.type == "cuda"
     n_processes = get_allowed_n_proc_DA() if on_gpu else 0
     return DataLoader(
@@ -245,13 +245,12 @@ def _start_worker(_: int) -> None:
 # In the end -----------------------------------------------------------------------------------------------------------
 
 
-def take_statistics(task: Task, module: MaskedAutoencoder, device: torch.device) -> None:
-    """Take the mean and the variance of batch normalisation in the encoder anew, from patches without hidden blocks.
+def take_statistics(task: Task, encoder: nn.Module, device: torch.device) -> None:
+    """Take the mean and the variance of batch normalisation in the encoder anew, from whole patches.
 
-    Those of the training are of patches that are zero for the most part, which no experiment shows the encoder. Does
-    nothing for a network without such statistics.
+    Those of the training are of patches that are zero for the most part, or of crops, which no experiment shows the
+    encoder. Does nothing for a network without such statistics.
     """
-    encoder = encoder_of(module.network)
     norms = [layer for layer in encoder.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
     if not norms:
         return
@@ -260,27 +259,24 @@ def take_statistics(task: Task, module: MaskedAutoencoder, device: torch.device)
         layer.reset_running_stats()
         layer.momentum = None  # the mean over all batches
     encoder.train()
-    numbers = range(task.n_patches, task.n_patches + max(STATISTICS, 2 * task.batch_size))
+    numbers = range(task.n_samples, task.n_samples + max(STATISTICS, 2 * task.batch_size))
     with torch.no_grad():
-        for image, _, _ in _loader(task.samples, numbers, max(2, task.batch_size), device):
+        for image, _ in _loader(task.patches, numbers, max(2, task.batch_size), device):
             encoder(image.to(device))
     for layer, momentum in zip(norms, before, strict=True):
         layer.momentum = momentum
 
 
-def take_pictures(task: Task, module: MaskedAutoencoder, device: torch.device) -> None:
-    """Write some patches with their hidden voxels and their reconstruction for the report, which draws them.
+def take_examples(task: Task, module: nn.Module, device: torch.device) -> None:
+    """Write what the network makes of some samples for the report, which draws it.
 
-    Their images are those of the training, but the network has not seen these patches of them. The file has the arrays
-    PICTURES, (n, z, y, x), of the first channel.
+    Their images are those of the training, but the network has not seen these samples of them. Each array of the file
+    has the samples along its first axis.
     """
     module.eval()
-    found = []
+    samples, recipe, numbers = task.samples, task.recipe, range(task.n_samples, task.n_samples + N_EXAMPLES)
     with torch.no_grad():
-        for number in range(task.n_patches, task.n_patches + N_PICTURES):
-            image, hidden, inside = (tensor[None].to(device) for tensor in task.samples[number])
-            filled = torch.where(hidden, module.reconstruct(image, hidden), image)
-            found.append([tensor[0, 0].cpu().numpy() for tensor in (image, hidden, inside, filled)])
-    with atomic_path(task.pictures_file) as partial, open(partial, "wb") as file:
-        arrays: dict[str, Any] = dict(zip(PICTURES, map(np.stack, zip(*found, strict=True)), strict=True))
+        found = [recipe.take(module, *(tensor[None].to(device) for tensor in samples[number])) for number in numbers]
+    with atomic_path(task.examples_file) as partial, open(partial, "wb") as file:
+        arrays: dict[str, Any] = dict(zip(recipe.examples, map(np.stack, zip(*found, strict=True)), strict=True))
         np.savez_compressed(file, **arrays)

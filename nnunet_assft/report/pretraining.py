@@ -1,8 +1,8 @@
-"""The report of a pre-training: its loss, and patches as the network reconstructs them."""
+"""The report of a pre-training: its loss, and patches as the network reconstructs them, or how similar views are."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +14,12 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
 from nnunet_assft.pretraining.images import describe
+from nnunet_assft.pretraining.masked import EXAMPLES
 from nnunet_assft.pretraining.pretrain import Pretrained
 from nnunet_assft.pretraining.settings import METHODS
-from nnunet_assft.pretraining.training import PICTURES
 from nnunet_assft.report.images import to_grey
 from nnunet_assft.report.page import write_page
-from nnunet_assft.report.plot import SERIES, STYLE, WIDE, Plot, draw_on_axes
+from nnunet_assft.report.plot import SERIES, STYLE, WIDE, Plot, draw_on_axes, legend_below
 from nnunet_assft.report.sections.base import Section
 from nnunet_assft.report.sections.head import Head
 from nnunet_assft.runtime.text import by, count
@@ -31,7 +31,10 @@ HIDDEN = SERIES[0]
 
 def write_pretraining_report(pretrained: Pretrained, dataset: RawDataset) -> Path:
     """Write report.html and its files to the folder of a pre-training, and return the page."""
-    sections = [Section("loss", "Loss", plots=(loss_plot(pretrained.losses),)), reconstructions(pretrained)]
+    with np.load(pretrained.task.examples_file) as arrays:
+        found = dict(arrays)
+    of_method = EXAMPLES_OF[pretrained.task.settings.method](found, pretrained)
+    sections = [Section("loss", "Loss", plots=(loss_plot(pretrained.losses),)), of_method]
     return write_page(pretrained.task.folder / "report.html", _head(pretrained), sections, dataset)
 
 
@@ -40,7 +43,7 @@ def _head(pretrained: Pretrained) -> Head:
     method, training, shown = task.header["method"], task.header["training"], task.header["input"]
     spacing = [round(edge, 2) for edge in shown["spacing"][::-1]]
     facts = {
-        "Method": METHODS[method],
+        "Method": METHODS[method].what,
         "Network": f"the encoder of the preset {task.header['preset']}",
         "Images": f"{describe(len(task.files), task.n_pool)}; no label and no test image",
         "Input": f"{', '.join(dict.fromkeys(shown['normalization']))}, voxels of {by(spacing)} mm",
@@ -69,13 +72,44 @@ def loss_plot(losses: tuple[float, ...]) -> Plot:
     )
 
 
-def reconstructions(pretrained: Pretrained) -> Section:
-    """Return the section with patches: the image, what the network is shown of it, and what it makes of that."""
-    with np.load(pretrained.task.pictures_file) as arrays:
-        found = [arrays[name] for name in PICTURES]
+def similarities(found: Mapping[str, np.ndarray], pretrained: Pretrained) -> Section:
+    """Return the section with the similarity of positive and of negative pairs of views. found: arrays of
+    `contrastive.EXAMPLES`."""
+    edges = np.linspace(-1, 1, 41)
+    pairs = {"views of one crop": found["positive"], "views of two crops": found["negative"]}
+    shares = {name: np.histogram(values, edges)[0] / values.size for name, values in pairs.items()}
+    data = pd.DataFrame({"from": edges[:-1].round(2), "to": edges[1:].round(2), **shares})
+    means = [f"{values.mean():.2f} for {name}" for name, values in pairs.items()]
+
+    def draw(axes: Axes) -> None:
+        for (name, share), colour in zip(shares.items(), SERIES, strict=False):
+            axes.stairs(share, edges, label=name, color=colour, linewidth=1.5)
+        axes.set(xlabel="cosine", ylabel="share of the pairs", xlim=(-1, 1), ylim=(0, None))
+        legend_below(axes, 2)
+
+    n_scans, n_views = found["nearest"].shape
+    plot = Plot(
+        name="pretraining_similarities",
+        title="Similarity of views",
+        caption=f"{count(n_views, 'view')} of each of {count(n_scans, 'image')}, drawn anew after the "
+        f"training. The mean cosine is {' and '.join(means)}. For {found['nearest'].mean():.0%} of the views, the most "
+        f"similar one is the other view of the same crop; at random, it would be {1 / (n_views - 1):.0%}. Crops may "
+        "overlap.",
+        alt=f"Histograms of the cosine: on average {' and '.join(means)}.",
+        data=data,
+        figure=draw_on_axes(draw, WIDE),
+    )
+    return Section("similarities", "Similarities", plots=(plot,))
+
+
+def reconstructions(found: Mapping[str, np.ndarray], pretrained: Pretrained) -> Section:
+    """Return the section with patches: the image, what the network is shown of it, and what it makes of that. found:
+    arrays of `masked.EXAMPLES`."""
     spacing = pretrained.task.header["input"]["spacing"]
     plots = []
-    for i, (image, hidden, inside, reconstruction) in enumerate(zip(*found, strict=True), start=1):
+    for i, (image, hidden, inside, reconstruction) in enumerate(
+        zip(*(found[name] for name in EXAMPLES), strict=True), start=1
+    ):
         picture = _Picture(image, hidden, inside, reconstruction, spacing)
         plots.append(
             Plot(
@@ -139,3 +173,6 @@ class _Picture:
         """Return the colours of all voxels, (z, y, x, 4), which are transparent where there is no image."""
         grey = to_grey(array, black_and_white) / 255
         return np.stack([grey, grey, grey, self.inside.astype(float)], axis=-1)
+
+
+EXAMPLES_OF = {"mae": reconstructions, "contrastive": similarities}  # method -> section with what it makes of samples

@@ -63,6 +63,8 @@ RANGES = {
     "iterations_per_epoch": Range(1, 10**6),
     "initial_lr": FRACTION,
     "seed": SEED,
+    "spacing": Range(0, 1000, whole=False, without_low=True),
+    "patch_size": Range(1, 4096),
     # of a pre-training
     "batch_size": Range(1, 10**4),
     # of a comparison
@@ -88,9 +90,11 @@ CASES = Range(1, 10**9)  # of a budget
 
 
 def check(option: str, value: object) -> None:
-    """Raise `AssftError` unless the value of this option is one that RANGES allows."""
-    if value not in RANGES[option]:
-        raise AssftError(f"--{option} {value}: expected {RANGES[option]}.")
+    """Raise `AssftError` unless the value of this option is one that RANGES allows, or each of them if there are
+    several."""
+    for each in value if isinstance(value, tuple) else (value,):
+        if each not in RANGES[option]:
+            raise AssftError(f"--{option} {each}: expected {RANGES[option]}.")
 
 
 def parse_budget(spec: object) -> int | Fraction:

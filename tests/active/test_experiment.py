@@ -473,6 +473,6 @@ def test_ctfm_takes_no_encoder_of_other_widths(blobs, tmp_path, encoder):
 def test_the_papers_printed_network_takes_no_encoder_and_says_why(blobs, tmp_path, encoder):
     save_file(encoder, tmp_path / "tiny.safetensors")
     with pytest.raises(
-        AssftError, match=r"'assft_paper' accepts no pre-trained encoder \(.*do not fit\)\. Use --preset ctfm"
+        AssftError, match=r"block postactivation; ct_fm weights exist only .* Use one of the presets ctfm, ctfm_dec1224"
     ):
         plan(preset="assft_paper", encoder=str(tmp_path / "tiny.safetensors"))

@@ -14,6 +14,8 @@ from nnunet_assft.errors import AssftError
 
 METHOD = {
     "first_case": "random",
+    "prior_input": "same",
+    "embedding": "mean",
     "asd_reduction": "foreground_mean",
     "pd_weights": "literal",
     "pd_labelled": False,
@@ -30,7 +32,9 @@ METHOD = {
 CHOICES = {
     "pseudo_mirroring": ("false", "true"),
     "second_stage": ("strategy", "pseudo", "supervised", "none"),
-    "first_case": ("random", "medoid"),
+    "first_case": ("random", "medoid", "typical"),
+    "prior_input": ("same", "contract"),
+    "embedding": ("mean", "std", "mean_std"),
     "asd_reduction": ("foreground_mean", "mean", "sum"),
     "pd_weights": ("literal", "reversed"),
     "pd_labelled": ("false", "true"),

@@ -586,7 +586,7 @@ def test_plan_says_as_what_an_encoder_was_recognised(blobs, call, tmp_path):
     assert f"pre-trained encoder: {tmp_path / 'mae.pth'}, recognised as nnssl (that of the checkpoint, CC BY" in out
     assert "layout of the file: torch, network_weights, prefix 'encoder.'\n" in out
     assert "as the weights were trained: normalization PercentileZScoreNormalization (ZScoreNormalization)\n" in out
-    assert "--normalization zscore would be that of the weights\n" in out
+    assert "planned as the weights were trained: --normalization zscore\n" in out
     _, out, _ = call(
         "plan -d 901 -e second --encoder_format nnunet --preset resenc_tiny --encoder", str(tmp_path / "mae.pth")
     )
@@ -611,7 +611,12 @@ def test_plan_and_status_say_from_which_model_the_network_starts(blobs, call, tm
         "normalization PercentileZScoreNormalization (CTNormalization); channels MRI (CT)\n"
     ) in out
     assert line in call("status -d 901")[1]
-    assert "would be that of the weights" not in out  # there is no --normalization for CTNormalization
+    # there is no --normalization for CTNormalization
+    assert "planned as the weights were trained: --spacing 1.5 1 1\n" in out
+    code, out, _ = call("plan -d 901 -e other --spacing 1.5 1 1 --patch_size 20 32 32 --start", str(tmp_path / "model"))
+    assert code == 0
+    assert "as the weights were trained: patch" in out
+    assert "spacing 1" not in out
 
 
 def test_the_tables_of_networks_and_encoders(call):

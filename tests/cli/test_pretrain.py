@@ -24,19 +24,19 @@ def test_the_printed_command_plans_with_the_encoder(planned: Experiment, capsys:
     out = call(pretrain, SHORT, capsys)
     folder = planned.paths.results / "pretrained_mae"
     file = folder / "pretrained_mae.safetensors"
-    assert "the encoder of the preset tiny was pre-trained by mae on 8 images of the pool." in out
+    assert "the encoder of the preset tiny was pre-trained (mae) on 8 images of the pool." in out
     assert (folder / "report.html").is_file()
     next_ = out.splitlines()[-1]
     assert next_ == f"Next: nnUNetv2_assft_plan -d 901 -e NAME --preset tiny --encoder {file}"
     arguments = next_.replace("NAME", "other").split()[2:]
     out = call(plan, arguments, capsys)
     assert f"pre-trained encoder: {file}, recognised as nnunet_assft" in out
-    assert "pre-trained by mae on 8 images of Dataset901_Blobs, 1 step\n" in out
+    assert "pre-trained (mae) on 8 images of Dataset901_Blobs, 1 step\n" in out
     assert "as the weights were trained" not in out
     out = call(plan, [*arguments, "--normalization", "ctfm", "-e", "third"], capsys)
     assert (
         "planned here, and in brackets as the weights were trained: normalization CTFMNormalization "
-        "(PercentileZScoreNormalization)\n--normalization percentile would be that of the weights\n" in out
+        "(PercentileZScoreNormalization)\nplanned as the weights were trained: --normalization percentile\n" in out
     )
 
 

@@ -9,12 +9,13 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from nnunet_assft.active.paths import ExperimentPaths
-from nnunet_assft.active.state import Experiment, finished_rounds
+from nnunet_assft.active.state import Experiment, Round, finished_rounds
 from nnunet_assft.comparison.arms import Comparison, StrategyArm, arm_of
 from nnunet_assft.comparison.collection import collect, write_tables
 from nnunet_assft.comparison.comparison import run_comparison
@@ -269,3 +270,31 @@ def test_strategies_start_from_each_encoder_and_share_its_round_0(blobs: Path, t
     text = (known.folder / "tables" / "conclusions.md").read_text()
     assert f"Encoder mae of further arms: {tmp_path / 'mae.safetensors'}." in text
     assert "encoder mae, starts from mae.safetensors" in text
+
+
+def test_the_first_case_of_an_arm_may_be_the_medoid_under_an_encoder(blobs: Path, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    source = build_network(PRESETS["tiny"].architecture, 1, 1, initialise=True)
+    write_encoder(tmp_path / "mae.safetensors", source.encoder, header("tiny"))
+    arms = ("random", "random+first_case=medoid")
+    assert (
+        compare(
+            "--strategies", *arms, "--references", "none", "--epochs", "1", "--encoders", f"{tmp_path}/mae.safetensors"
+        )
+        == 0
+    )
+    known, _ = read_comparison(
+        ExperimentPaths(DATASET, "a").results_of_dataset / "assft_compare/compare/comparison.json"
+    )
+    drawn, by_medoid = (arm.experiment(known, 0) for arm in known.arms)
+    assert Round.load(drawn.paths, 0).queried == drawn.permutation[:1]
+    pool = by_medoid.pool
+    rows = np.stack([np.load(by_medoid.paths.records("pretrained") / f"{case}.npz")["embedding"] for case in pool])
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    medoid = pool[int((unit @ unit.sum(0)).argmax())]  # nearest to all others by the cosine
+    assert Round.load(by_medoid.paths, 0).queried == (medoid,)
+    assert medoid != drawn.permutation[0]  # so that they cannot share round 0
+    text = (known.folder / "tables" / "conclusions.md").read_text()
+    assert "the same first case for each seed (but for RAND, first_case=medoid)" in text
+    assert f"Pre-trained encoder: {tmp_path}/mae.safetensors" in text
+    assert "random network" not in text

@@ -89,6 +89,11 @@ COMMAND_LINES = (
         option(f"plan -d 901 --initial_lr={text}", f"--initial_lr: '{text}'; expected a number above 0 and at most 1")
         for text in ("0", "-1", "1e30", "nan", "inf")
     ),
+    option("plan -d 901 --spacing 1 0 1", "--spacing: '0'; expected a number above 0 and at most 1000"),
+    option("plan -d 901 --patch_size 32 0 32", "--patch_size: '0'; expected a whole number from 1 to 4096"),
+    option(
+        "plan -d 901 -e other --option prior_input=contract", "needs trained weights, and the network starts", code=1
+    ),
     *(
         option(f"{command}={text}", f"'{text}'; expected a whole number from 0 to 4294967295")
         for command in ("plan -d 901 --seed", "compare -d 901 --seeds", "demo --seed")

@@ -12,9 +12,8 @@ import safetensors.torch
 import torch
 
 from nnunet_assft import __version__
-from nnunet_assft.errors import AssftError
-from nnunet_assft.network import PRESETS, build_network, load_pretrained_encoder
-from nnunet_assft.network.encoder_file import read_header, require_fit, write_encoder
+from nnunet_assft.network import PRESETS, PretrainedEncoderError, build_network, load_pretrained_encoder
+from nnunet_assft.network.encoder_file import is_encoder_of, read_header, write_encoder
 
 SHOWN = {
     "channels": ["CT"],
@@ -44,7 +43,7 @@ def test_a_file_is_read_back_without_a_guess(preset: str, tmp_path: Path) -> Non
     write_encoder(file, source.encoder, header(preset))
     assert read_header(file) == {"version": 1, "nnunet_assft": __version__, **header(preset)}
     target = build_network(PRESETS[preset].architecture, 1, 5, initialise=True)
-    report = load_pretrained_encoder(target, file)
+    report = load_pretrained_encoder(target, file, architecture=PRESETS[preset].architecture)
     assert (report.encoder, report.layout, report.header) == (
         "nnunet_assft",
         "safetensors, no prefix",
@@ -61,18 +60,21 @@ def test_a_file_is_read_back_without_a_guess(preset: str, tmp_path: Path) -> Non
 def test_several_channels_are_made_of_one(tmp_path: Path) -> None:
     file = tmp_path / "a.safetensors"
     write_encoder(file, build_network(PRESETS["tiny"].architecture, 1, 3).encoder, header("tiny"))
-    report = load_pretrained_encoder(build_network(PRESETS["tiny"].architecture, 3, 3), file)
+    architecture = PRESETS["tiny"].architecture
+    report = load_pretrained_encoder(build_network(architecture, 3, 3), file, architecture=architecture)
     assert report.adapted is not None
 
 
 def test_the_decoder_may_be_another_one_and_the_encoder_may_not(tmp_path: Path) -> None:
-    require_fit(header("ctfm"), PRESETS["ctfm_dec1224"].architecture, tmp_path / "a")
-    with pytest.raises(AssftError, match=r"a was pre-trained with the preset 'tiny'.*Use --preset tiny\."):
-        require_fit(header("tiny"), PRESETS["ctfm"].architecture, tmp_path / "a")
+    assert is_encoder_of(header("ctfm"), PRESETS["ctfm_dec1224"].architecture)
+    assert not is_encoder_of(header("tiny"), PRESETS["ctfm"].architecture)
     architecture = PRESETS["tiny"].architecture
     architecture["arch_kwargs"]["block"] = "postactivation"  # the same keys and shapes, and another function
-    with pytest.raises(AssftError, match="Use --preset tiny"):
-        require_fit(header("tiny"), architecture, tmp_path / "a")
+    file, net = tmp_path / "a", build_network(architecture, 1, 3)
+    write_encoder(file, net.encoder, header("tiny"))
+    for of_network in (architecture, None):
+        with pytest.raises(PretrainedEncoderError, match=r"a was pre-trained with the preset 'tiny'.*--preset tiny\."):
+            load_pretrained_encoder(net, file, architecture=of_network)
 
 
 @pytest.mark.parametrize(

@@ -384,6 +384,18 @@ def test_other_widths_are_refused_with_both_widths(tmp_path: Path):
         load_pretrained_encoder(make_net(), path)
 
 
+@pytest.mark.parametrize(("preset", "fitting"), [("ctfm", "ctfm or --preset ctfm_dec1224"), ("suprem", "suprem")])
+def test_a_preset_that_fits_the_file_is_named(preset: str, fitting: str, tmp_path: Path):
+    state = build_network(PRESETS[preset].architecture, 1, 2).encoder.state_dict()
+    path = save(state, tmp_path / "model.safetensors")
+    with torch.device("meta"):
+        net = build_network(PRESETS["vista3d"].architecture, 1, 2)
+    with pytest.raises(
+        PretrainedEncoderError, match=rf"does not fit .* Nothing was loaded\. Use --preset {fitting}\.$"
+    ):
+        load_pretrained_encoder(net, path)
+
+
 def test_what_ct_fm_expects_is_what_the_preset_and_the_normalisation_give():
     spec = ENCODERS["ct_fm"]
     assert (spec.hu_window, spec.intensity_range) == (CTFM_WINDOW_HU, (0, 1))

@@ -237,3 +237,14 @@ def test_what_is_in_place_of_a_checkpoint_is_named(content: bytes | None, messag
         (tmp_path / "model.pth").write_bytes(content)
     with pytest.raises(PretrainedEncoderError, match=message):
         read_model(tmp_path / "model.pth")
+
+
+def test_the_numbers_of_a_normalisation_of_ct_are_those_of_the_plans(tmp_path: Path) -> None:
+    numbers = {"mean": 40.0, "std": 80.0, "percentile_00_5": -100.0, "percentile_99_5": 300.0}
+
+    def with_numbers(content: dict[str, Any]) -> None:
+        of_channels = {"0": {**numbers, "median": 35.0}}
+        content["init_args"]["plans"]["foreground_intensity_properties_per_channel"] = of_channels
+
+    model = read_model(save(tmp_path / "model", with_numbers))
+    assert (model.contract["normalization"], model.contract["intensities"]) == (["CTNormalization"], [numbers])

@@ -49,7 +49,8 @@ def fingerprint_of(
 def plan(fingerprint: dict[str, Any], **changes: Any) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "plans_name": "nnUNetASSFTPlans",
-        "domain_patch_size": None,
+        "spacing": None,
+        "patch_size": None,
         "preset": "tiny",
         "normalization": "percentile",
     }
@@ -95,8 +96,15 @@ def test_the_five_domains_are_planned_as_in_the_paper(
 ):
     row = DOMAINS[domain]
     assert (row.rounds, row.budget, row.epochs) == (rounds, budget, epochs)
-    plans = plan(fingerprint_of((24, 40, 40), spacing=(3.0, 0.8, 0.8)), domain_patch_size=row.patch_size)
+    plans = plan(fingerprint_of((24, 40, 40), spacing=(3.0, 0.8, 0.8)), patch_size=row.patch_size)
     assert fullres(plans)["patch_size"] == patch
+
+
+def test_spacing_and_patch_are_those_that_are_wanted(raw: Path):
+    plans = plan(fingerprint_of((24, 40, 40)), spacing=(1, 2.5, 1), patch_size=(30, 48, 70))
+    assert plans["transpose_forward"] == [1, 0, 2]  # the coarsest axis comes first
+    assert fullres(plans)["spacing"] == [2.5, 1, 1]
+    assert fullres(plans)["patch_size"] == [32, 48, 64]
 
 
 @pytest.mark.parametrize(
@@ -110,7 +118,7 @@ def test_the_five_domains_are_planned_as_in_the_paper(
 def test_the_patch_of_a_domain_is_rounded_to_what_the_network_can_take(
     raw: Path, preset: str, domain: str, patch: list[int]
 ):
-    plans = plan(fingerprint_of((60, 90, 90)), preset=preset, domain_patch_size=DOMAINS[domain].patch_size)
+    plans = plan(fingerprint_of((60, 90, 90)), preset=preset, patch_size=DOMAINS[domain].patch_size)
     assert fullres(plans)["patch_size"] == patch
 
 
@@ -248,7 +256,7 @@ def test_the_image_folder_is_named_by_what_preprocessing_depends_on(raw: Path):
     different = [
         folder_for(),
         folder_for(normalization="ctfm"),
-        folder_for(domain_patch_size=(96, 160, 160)),
+        folder_for(patch_size=(96, 160, 160)),
         folder_for(fingerprint_of((24, 40, 30), spacing=(2.0, 1.0, 1.0))),
         folder_for(fingerprint_of((24, 40, 30), spacing=(1.0, 2.0, 1.0))),
     ]

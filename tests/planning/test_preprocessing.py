@@ -75,7 +75,8 @@ def make(
         dataset,
         combine_fingerprint(dataset.images, parts),
         plans_name="nnUNetASSFTPlans",
-        domain_patch_size=(16, 16, 16),
+        spacing=None,
+        patch_size=(16, 16, 16),
         preset=PRESETS["tiny"],
         normalization="percentile",
     )

@@ -41,22 +41,22 @@ def test_the_centre_of_a_patch_is_inside_of_the_image_or_contains_it(coordinates
 def test_a_patch_is_determined_by_seed_and_number(coordinates: Path, tmp_path: Path) -> None:
     other = write(tmp_path / "b.b2nd", np.full((3, 9, 9, 9), 50, np.float32))
     patches = Patches((coordinates, other), (8, 8, 8), seed=3)
-    drawn = [patches.draw(number) for number in range(40)]
+    drawn = [patches[number] for number in range(40)]
     torch.manual_seed(99)
     np.random.seed(99)  # noqa: NPY002 - the global generator, from which the transforms draw
     again = Patches((coordinates, other), (8, 8, 8), seed=3)
     for number in (17, 3, 39, 0):
-        assert torch.equal(again.draw(number).image, drawn[number].image)
-        assert torch.equal(again.draw(number).inside, drawn[number].inside)
+        assert torch.equal(again[number].image, drawn[number].image)
+        assert torch.equal(again[number].inside, drawn[number].inside)
     of_first = [patch.image.numpy().tobytes() for patch in drawn if not (patch.image == 50).any()]
     assert len(set(of_first)) == len(of_first)
-    assert not torch.equal(Patches((coordinates, other), (8, 8, 8), seed=4).draw(0).image, drawn[0].image)
+    assert not torch.equal(Patches((coordinates, other), (8, 8, 8), seed=4)[0].image, drawn[0].image)
     assert 8 < len(of_first) < 32  # each image is drawn as often as the other
 
 
 def test_patches_are_rotated_and_mirrored_like_those_of_the_trainer(coordinates: Path) -> None:
     patches = Patches((coordinates,), (8, 8, 8), seed=0)
-    drawn = [patches.draw(number) for number in range(60)]
+    drawn = [patches[number] for number in range(60)]
     down = [patch.image[0, :, 4, 4].diff() for patch in drawn if patch.inside[0, :, 4, 4].all()]
     assert any((step < -0.99).all() for step in down)
     assert any((step > 0.99).all() for step in down)

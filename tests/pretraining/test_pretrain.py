@@ -21,9 +21,9 @@ from nnunet_assft.extension import Wish, extend
 from nnunet_assft.network.checkpoints import load_weights
 from nnunet_assft.network.encoder_file import read_header
 from nnunet_assft.planning import preprocessing
-from nnunet_assft.pretraining import training
+from nnunet_assft.pretraining import contrastive, training
 from nnunet_assft.pretraining.pretrain import Pretrained, pretrain
-from nnunet_assft.pretraining.settings import Pretraining
+from nnunet_assft.pretraining.settings import METHODS, Pretraining
 from nnunet_assft.runtime.files import read_json, sha256_file
 from tests.conftest import CPU, SHAPE, blob_case, plan_experiment, write_volume
 
@@ -33,7 +33,8 @@ SHORT = Pretraining(epochs=2, iterations_per_epoch=2, batch_size=2, seed=7)
 @pytest.fixture(autouse=True)
 def _few_patches_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "STATISTICS", 4)
-    monkeypatch.setattr(training, "N_PICTURES", 1)
+    monkeypatch.setattr(training, "N_EXAMPLES", 1)
+    monkeypatch.setattr(contrastive, "CROPS", 3)
 
 
 def run(experiment: Experiment, folder: Path, settings: Pretraining = SHORT) -> Pretrained:
@@ -48,13 +49,14 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_the_file_says_what_it_is_and_is_taken_by_plan(planned: Experiment, tmp_path: Path) -> None:
-    done = run(planned, tmp_path / "mine")
+@pytest.mark.parametrize("method", METHODS)
+def test_the_file_says_what_it_is_and_is_taken_by_plan(planned: Experiment, tmp_path: Path, method: str) -> None:
+    done = run(planned, tmp_path / "mine", replace(SHORT, method=method))
     file = tmp_path / "mine" / "mine.safetensors"
     assert done.task.encoder_file == file
     header = read_header(file)
     assert header is not None
-    assert (header["method"], header["preset"], header["dataset"]) == ("mae", "tiny", "Dataset901_Blobs")
+    assert (header["method"], header["preset"], header["dataset"]) == (method, "tiny", "Dataset901_Blobs")
     images = header["training"].pop("images")
     assert (len(set(images)), {len(image) for image in images}) == (8, {16})
     assert header["training"] == {"n_images": 8, "steps": 4, "batch_size": 2, "seed": 7, "loss": done.losses[-1]}
@@ -91,10 +93,11 @@ class Stopped(BaseException):
     """Like a signal, nothing catches it."""
 
 
+@pytest.mark.parametrize("method", METHODS)
 def test_an_interrupted_training_ends_like_one_that_was_not(
-    planned: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    planned: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    settings = replace(SHORT, epochs=3)
+    settings = replace(SHORT, epochs=3, method=method)
     whole = run(planned, tmp_path / "whole", settings)
     step, calls = training._Trainer._step, 0
 
@@ -129,8 +132,10 @@ def test_a_damaged_checkpoint_is_trained_again(
     assert "cannot be used" in capsys.readouterr().out
 
 
-def test_no_label_and_no_test_image_has_an_influence(planned: Experiment, tmp_path: Path) -> None:
-    expected = weights(run(planned, tmp_path / "before"))
+@pytest.mark.parametrize("method", METHODS)
+def test_no_label_and_no_test_image_has_an_influence(planned: Experiment, tmp_path: Path, method: str) -> None:
+    settings = replace(SHORT, epochs=1, method=method)
+    expected = weights(run(planned, tmp_path / "before", settings))
     raw = planned.paths.raw
     rng = np.random.default_rng(0)
     for file in sorted((raw / "labelsTr").iterdir())[:4]:
@@ -142,7 +147,7 @@ def test_no_label_and_no_test_image_has_an_influence(planned: Experiment, tmp_pa
     canaries = [folder / f"{case}.b2nd" for case in planned.test]
     for canary in canaries:
         canary.write_bytes(b"no image")
-    assert same(weights(run(planned, tmp_path / "after")), expected)
+    assert same(weights(run(planned, tmp_path / "after", settings)), expected)
     assert all(canary.read_bytes() == b"no image" for canary in canaries)  # who opens it makes it again
 
 

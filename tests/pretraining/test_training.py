@@ -77,7 +77,7 @@ def test_the_statistics_are_those_of_whole_patches(task: Task, monkeypatch: pyte
     monkeypatch.setattr(training, "STATISTICS", 8)
     module = task.module()
     before = {name: tensor.clone() for name, tensor in module.network.named_parameters()}
-    take_statistics(task, module, CPU)
+    take_statistics(task, module.encoder, CPU)
     encoder = module.network.encoder
     images = [torch.stack([task.samples[24 + 4 * b + i][0] for i in range(4)]) for b in range(2)]  # after the 24 of it
     with torch.no_grad():

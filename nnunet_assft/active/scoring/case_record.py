@@ -29,7 +29,7 @@ class CaseRecord:
     """The embedding, the sums and the statistics of one case."""
 
     case: str
-    embedding: np.ndarray  # (d,) float64, mean over the sliding windows of the global average of the bottleneck
+    embedding: np.ndarray  # (d,) float64, mean over the sliding windows of the bottleneck, pooled over space
     sums: VoxelSums | None  # None if only the encoder was run
     statistics: Mapping[str, np.ndarray] = field(default_factory=dict)  # name -> number or small array
 

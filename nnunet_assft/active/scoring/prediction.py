@@ -27,7 +27,8 @@ from nnunet_assft.volumes.segmentations import write_segmentation
 def open_scorer(context: Context, model: Model) -> Scorer:
     """Load the network of a trained stage for inference."""
     weights = load_weights(context.checkpoint(model), model.weights_sha256)
-    return Scorer(context.plans, context.dataset.dataset_json, weights, context.device)
+    embedding = context.experiment.options.embedding
+    return Scorer(context.plans, context.dataset.dataset_json, weights, context.device, embedding)
 
 
 def predict_test_cases(

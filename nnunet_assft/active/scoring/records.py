@@ -12,6 +12,7 @@ import numpy as np
 
 from nnunet_assft.active import metrics
 from nnunet_assft.active.context import Context
+from nnunet_assft.active.options import CONTRACT
 from nnunet_assft.active.query.pool import QueryPool
 from nnunet_assft.active.scoring.case_record import RECORDS, CaseRecord, ScoringRequest
 from nnunet_assft.active.scoring.case_statistics import STATISTICS, compute_record
@@ -88,16 +89,25 @@ def request_of(context: Context, r: int, statistics: tuple[str, ...] = ()) -> Sc
 
 def pretrained_records(context: Context, pool: Sequence[str]) -> dict[str, CaseRecord]:
     """Return the embeddings of the whole pool by the pre-trained encoder E^(p), computed once per case."""
-    return embed(context, context.experiment.initial_model, pool, "pretrained")
+    image = context.prior_image if context.experiment.options.prior_input == CONTRACT else None
+    return embed(context, context.experiment.initial_model, pool, "pretrained", image)
 
 
-def embed(context: Context, model: Model, cases: Sequence[str], name: str) -> dict[str, CaseRecord]:
+def embed(  # five parameters: which model embeds which images, and where the records are stored
+    context: Context,
+    model: Model,
+    cases: Sequence[str],
+    name: str,
+    image: Callable[[str], np.ndarray] | None = None,
+) -> dict[str, CaseRecord]:
     """Return the records of these cases with the embedding alone, for which only the encoder is run.
 
-    name: folder of the records. Records that exist are not computed again.
+    name: folder of the records. image: case -> what the encoder is shown; None for the preprocessed image. Records that
+    exist are not computed again.
     """
     compute = partial(_embed, Once(partial(open_scorer, context, model)))
-    return _records(context, cases, context.paths.records(name), {"model": model.weights_sha256}, compute)
+    inputs = {"model": model.weights_sha256, **_changed(context, "embedding", *(["prior_input"] if image else []))}
+    return _records(context, cases, context.paths.records(name), inputs, compute, image)
 
 
 def score(  # six parameters: which model scores which cases, and where the records are stored
@@ -112,7 +122,7 @@ def score(  # six parameters: which model scores which cases, and where the reco
 
     name: folder of the records. committee: member -> model, for the statistic that compares their predictions.
     """
-    inputs = {"model": model.weights_sha256, **asdict(request)}
+    inputs = {"model": model.weights_sha256, **asdict(request), **_changed(context, "embedding")}
     if committee:
         inputs["committee"] = [member.weights_sha256 for member in committee.values()]
     models = [model, *(committee or {}).values()]
@@ -120,24 +130,30 @@ def score(  # six parameters: which model scores which cases, and where the reco
     return _records(context, cases, context.paths.records(name), inputs, compute)
 
 
+def _changed(context: Context, *names: str) -> dict[str, Any]:
+    """Return those of these options that differ from the method. Records of the method do not name them."""
+    return {name: value for name, value in context.experiment.options.changed().items() if name in names}
+
+
 def embeddings(records: Mapping[str, CaseRecord], cases: Sequence[str]) -> np.ndarray:
     """Return the (N, d) embeddings in the order of `cases`."""
     return np.stack([records[case].embedding for case in cases])
 
 
-def _records(
+def _records(  # six parameters: the cases, where their records are, and how one is computed
     context: Context,
     cases: Sequence[str],
     folder: Path,
     inputs: Mapping[str, Any],
     compute: Callable[[str, np.ndarray], CaseRecord],
+    image: Callable[[str], np.ndarray] | None = None,
 ) -> dict[str, CaseRecord]:
     """Return the record of each case: from its file in the folder if its inputs are unchanged, otherwise computed.
 
-    compute: called with a case and its preprocessed image. The image of the next case is read meanwhile.
+    compute: called with a case and its image, see `embed`. The image of the next case is read meanwhile.
     """
     return for_each_case(
-        Staged(read=partial(_read, context), compute=partial(_record, folder, inputs, compute)),
+        Staged(read=partial(_read, image or context.image), compute=partial(_record, folder, inputs, compute)),
         cases,
         desc=f"scoring ({folder.name.replace('_', ' ')})",
         done=lambda case: cached_or_none(_file(folder, case), inputs, store=RECORDS),
@@ -149,8 +165,8 @@ def _file(folder: Path, case: str) -> Path:
     return folder / f"{case}.npz"
 
 
-def _read(context: Context, case: str) -> tuple[str, np.ndarray]:
-    return case, context.image(case)
+def _read(image: Callable[[str], np.ndarray], case: str) -> tuple[str, np.ndarray]:
+    return case, image(case)
 
 
 def _record(

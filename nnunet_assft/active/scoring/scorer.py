@@ -18,6 +18,7 @@ from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 
+from nnunet_assft.active.options import MEAN, STD
 from nnunet_assft.active.scoring.case_record import CaseRecord
 from nnunet_assft.active.scoring.original_grid import OriginalGrid
 from nnunet_assft.active.scoring.views import MIRRORINGS
@@ -30,17 +31,20 @@ class Scorer(OriginalGrid):
     """A segmentation network in nnU-Net's sliding-window predictor, and the way from its grid to that of an image.
 
     plans, dataset_json: those of the experiment. weights: state dict of the segmentation network. device: device of the
-    forward passes.
+    forward passes. embedding: the option of this name, see `pooled`.
     """
 
+    # five parameters: the network, where it runs, and what is taken from it
     def __init__(
         self,
         plans: dict[str, Any],
         dataset_json: dict[str, Any],
         weights: Mapping[str, torch.Tensor],
         device: torch.device,
+        embedding: str = MEAN,
     ) -> None:
         super().__init__(plans, dataset_json)
+        self.embedding = embedding
         with redirect_stdout(io.StringIO()):  # nnU-Net prints a line about the CPU each time
             self.predictor = _Predictor(use_mirroring=False, device=device, allow_tqdm=False)
         self.network = build_network(
@@ -80,10 +84,10 @@ class Scorer(OriginalGrid):
 
     @contextmanager
     def bottleneck(self) -> Iterator[WindowMean]:
-        """Collect the global average of the encoder's last output, (d,), of every window."""
+        """Collect the embedding of every window, (d,): the encoder's last output, pooled over space."""
 
         def pool(module: torch.nn.Module, inputs: Any, levels: list[torch.Tensor]) -> torch.Tensor:
-            return levels[-1][0].to(self.float64_device).double().mean(dim=(1, 2, 3))
+            return pooled(levels[-1][0].to(self.float64_device).double(), self.embedding)
 
         with self._collect(encoder_of(self.network), pool) as windows:
             yield windows
@@ -167,6 +171,18 @@ def bytes_of_pass(shape: Sequence[int], patch_size: Sequence[int], classes: int)
     """
     voxels = math.prod(max(n, patch) for n, patch in zip(shape[1:], patch_size, strict=True))
     return voxels * (4 * shape[0] + 2 * classes + 2 + classes) + 1024 * math.prod(patch_size)
+
+
+def pooled(features: torch.Tensor, embedding: str) -> torch.Tensor:
+    """Return the mean of each feature map over space, its population SD, or all means and then all SDs, (d,).
+
+    features: (F, z, y, x).
+    """
+    space = (1, 2, 3)
+    if embedding == MEAN:
+        return features.mean(dim=space)
+    deviations = features.std(dim=space, correction=0)
+    return deviations if embedding == STD else torch.cat([features.mean(dim=space), deviations])
 
 
 class WindowMean:

@@ -12,7 +12,6 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from nnunet_assft.active.settings import OF_START, Settings
 from nnunet_assft.errors import AssftError
-from nnunet_assft.network.encoder_file import read_header, require_fit
 from nnunet_assft.network.interface import build_network
 from nnunet_assft.network.presets import PRESETS, Preset
 from nnunet_assft.network.pretrained import load_pretrained_encoder
@@ -56,7 +55,5 @@ def _initial_network(
     network = build_network(preset.architecture, n_channels, n_classes, initialise=True)
     if settings.encoder is None:
         return network, preset, None
-    file = Path(settings.encoder)
-    if (header := read_header(file)) is not None:
-        require_fit(header, preset.architecture, file)
-    return network, preset, load_pretrained_encoder(network, file, settings.encoder_format)
+    report = load_pretrained_encoder(network, settings.encoder, settings.encoder_format, preset.architecture)
+    return network, preset, report

@@ -286,7 +286,8 @@ def reuse_round_0(source: Experiment, target: Experiment, device: torch.device) 
         return
     same = ("dataset", "pool", "test", "start", "permutation", "initial_network_sha256")
     same_training = source.settings.training["one_shot_epochs"] == target.settings.training["one_shot_epochs"]
-    later = {"strategy", "rounds", "budget", *(row.name for row in fields(Options) if row.name != "first_case")}
+    at_start = {"first_case"} if source.options.first_case == "random" else {"first_case", "prior_input", "embedding"}
+    later = {"strategy", "rounds", "budget", *({row.name for row in fields(Options)} - at_start)}
     later |= {"epochs", "one_shot_epochs"} if same_training else set()
     differing = source.settings.differences(target.settings).keys() - later
     if differing or any(getattr(source, key) != getattr(target, key) for key in same):

@@ -168,6 +168,24 @@ def test_the_embedding_of_a_large_image_is_the_mean_over_its_windows(scorer):
     np.testing.assert_allclose(compute_record(scorer, "a", image, ScoringRequest(2.0)).embedding, expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("embedding", ["mean", "std", "mean_std"])
+def test_an_embedding_is_the_mean_or_the_deviation_of_each_feature_map(planned, embedding):
+    context, weights, _ = planned
+    scorer = Scorer(context.plans, context.dataset.dataset_json, weights, CPU, embedding)
+    image = random_image(24, 32, 32)
+    pooled = []
+    for z in (0, 8):  # the two windows
+        batch = torch.from_numpy(np.ascontiguousarray(image[:, z : z + 16]))[None].expand(2, -1, -1, -1, -1)
+        with torch.inference_mode():
+            maps = scorer.network.encoder(batch)[-1][0].double().numpy().reshape(64, 1 * 2 * 2)
+        mean = maps.sum(1) / 4
+        std = np.sqrt(((maps - mean[:, None]) ** 2).sum(1) / 4)
+        pooled.append({"mean": mean, "std": std, "mean_std": np.concatenate([mean, std])}[embedding])
+    expected = np.mean(pooled, axis=0)
+    np.testing.assert_allclose(scorer.embed("a", image).embedding, expected, rtol=1e-6)
+    np.testing.assert_allclose(compute_record(scorer, "a", image, ScoringRequest(2.0)).embedding, expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize("shape", [(16, 32, 32), (12, 20, 30), (24, 32, 48)])
 def test_embed_gives_the_embedding_of_record(scorer, shape):
     image = random_image(*shape)

@@ -66,6 +66,18 @@ def test_a_network_that_was_lost_is_made_again_from_the_model(blobs: Path, model
     assert load_weights(experiment.paths.initial_network, experiment.initial_network_sha256)
 
 
+def test_a_model_that_was_moved_is_still_the_same(blobs: Path, model: Path) -> None:
+    experiment = plan_experiment(901, start=str(model), **SHORT)
+    moved = model.rename(model.with_name("moved"))
+    assert plan_experiment(901, start=str(moved), **SHORT) == experiment
+    assert plan_experiment(901, start=str(moved / "fold_0" / "checkpoint_final.pth"), **SHORT) == experiment
+    with pytest.raises(AssftError, match=r"exists with other settings \(start was .*model, now .*elsewhere\)"):
+        plan_experiment(901, start=str(model.with_name("elsewhere")), **SHORT)
+    checkpoint = moved / "fold_0" / "checkpoint_final.pth"
+    with pytest.raises(AssftError, match=r"encoder was None, now .*start was"):  # its encoder alone is another start
+        plan_experiment(901, encoder=str(checkpoint), **{**SHORT, "preset": "tiny"})
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
