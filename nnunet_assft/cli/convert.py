@@ -36,7 +36,9 @@ class _Names(argparse.Action):
 
 def parser() -> argparse.ArgumentParser:
     p = make_parser(
-        "convert", "Convert a downloaded dataset into nnU-Net's raw format, or check a raw dataset.", dataset=False
+        "convert",
+        "Convert a public dataset, NIfTI files or DICOM to nnU-Net's raw format, or check a raw dataset.",
+        dataset=False,
     )
     p.usage = "%(prog)s NAME -i SRC [SRC ...] [-d ID] [options]"
     p.add_argument(

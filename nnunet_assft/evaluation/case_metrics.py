@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ from nnunet_assft.evaluation.surface import (
     normalized_surface_distance,
     surface_distances,
 )
-from nnunet_assft.runtime.cached import cached
+from nnunet_assft.runtime.cached import cached, cached_or_none
 from nnunet_assft.runtime.cases import for_each_case
 from nnunet_assft.runtime.csv_files import bare_table, write_csv_table
 from nnunet_assft.runtime.files import sha256_file
@@ -26,6 +27,7 @@ from nnunet_assft.runtime.sealed import read_sealed, write_sealed
 from nnunet_assft.runtime.text import some
 from nnunet_assft.volumes.raw_dataset import RawDataset
 
+METRICS_FILE = "metrics.csv"
 METRICS = ("dice", "nsd", "hd95_mm")
 DTYPES = {"case": str, "structure": str, **dict.fromkeys(METRICS, float)}
 
@@ -79,26 +81,46 @@ def cached_metrics(
     The table is cached in `folder` as metrics.csv until the predictions or a reference change. made_from: what the
     predictions were made from. Raises `AssftError` if a prediction or a reference does not exist.
     """
-    predictions = {case: folder / f"{case}{dataset.file_ending}" for case in cases}
-    references = {case: dataset.label_file(case) for case in cases}
-    lost = [file for file in references.values() if not file.is_file()]
-    lost += [predictions[case] for case in altered(folder, cases, dataset.file_ending, made_from)]
-    if lost:
+    predictions, references = _files(dataset, cases, folder)
+    if lost := _lost(dataset, cases, folder, made_from):
         raise AssftError(
             f"{len(lost)} files that are needed to evaluate {folder} do not exist, or do not match their checksums: "
             f"{some(lost)}. Put them back, or run nnUNetv2_assft_compare, which makes predictions again."
         )
-    inputs = {
-        **made_from,
-        "references": {case: sha256_file(file) for case, file in references.items()},
-        "tolerance_mm": DEFAULT_TOLERANCE_MM,
-    }
 
     def compute() -> pd.DataFrame:
         ignore_label = dataset.labels.get("ignore")
         return case_metrics(predictions, references, dataset.reader, dataset.structures, ignore_label=ignore_label)
 
-    return cached(folder / "metrics.csv", inputs, compute, store=_MetricsStore())
+    return cached(folder / METRICS_FILE, _inputs(references, made_from), compute, store=_MetricsStore())
+
+
+def metrics_or_none(
+    dataset: RawDataset, cases: Sequence[str], folder: Path, made_from: Mapping[str, str]
+) -> pd.DataFrame | None:
+    """Return what `cached_metrics` has computed, or None if it would have to compute the table."""
+    if _lost(dataset, cases, folder, made_from):
+        return None
+    _, references = _files(dataset, cases, folder)
+    return cached_or_none(folder / METRICS_FILE, _inputs(references, made_from), store=_MetricsStore())
+
+
+def _files(dataset: RawDataset, cases: Sequence[str], folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Return the predictions and the references by case."""
+    predictions = {case: folder / f"{case}{dataset.file_ending}" for case in cases}
+    return predictions, {case: dataset.label_file(case) for case in cases}
+
+
+def _lost(dataset: RawDataset, cases: Sequence[str], folder: Path, made_from: Mapping[str, str]) -> list[Path]:
+    """Return the files that do not exist, or do not match their checksums."""
+    predictions, references = _files(dataset, cases, folder)
+    lost = [file for file in references.values() if not file.is_file()]
+    return lost + [predictions[case] for case in altered(folder, cases, dataset.file_ending, made_from)]
+
+
+def _inputs(references: Mapping[str, Path], made_from: Mapping[str, str]) -> dict[str, Any]:
+    checksums = {case: sha256_file(file) for case, file in references.items()}
+    return {**made_from, "references": checksums, "tolerance_mm": DEFAULT_TOLERANCE_MM}
 
 
 class _MetricsStore:
