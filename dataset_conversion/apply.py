@@ -83,6 +83,19 @@ def require_no_foreign_files(manifest: Manifest, planned: Iterable[str]) -> None
                 )
 
 
+def require_no_other_label(manifest: Manifest, cases: Iterable[PlannedCase], conversion: Conversion) -> None:
+    """Raise `AssftError` if a case that was converted without a label has one on both sides: in the source, and in the
+    dataset, where annotators have added it."""
+    for case in cases:
+        target = conversion.label_target(case)
+        written = {output["path"] for output in manifest.cases.get(case.name, {}).get("outputs", ())}
+        if case.source.has_label and written and target not in written and (manifest.folder / target).exists():
+            raise AssftError(
+                f"{manifest.folder / target} was added after the conversion, and there is now another label of this "
+                "case among the files to convert. Keep one: move the other away and run the same command again."
+            )
+
+
 def is_done(case: PlannedCase, conversion: Conversion, record: Record | None) -> bool:
     """Whether the case was converted from these files in this way, and its files are still as they were written.
 

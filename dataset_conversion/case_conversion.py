@@ -74,7 +74,7 @@ class Conversion:
         return "link" if self.mode == "reference" and case.part == TEST else str(self.mode)
 
     def targets(self, case: PlannedCase) -> list[str]:
-        """Return all files that a conversion of the case may write."""
+        """Return all files that the case has once it is labelled."""
         return [*(self.image_target(case, c) for c in range(len(case.source.images))), self.label_target(case)]
 
 
@@ -167,8 +167,10 @@ def _read_label(
     findings: list[Finding],
     sources: list[dict[str, Any]],
 ) -> tuple[_NewLabel | None, list[int] | None]:
-    """Return the label to write, or None if its file can be used as it is or has an error, and the ids of the
-    structures in it, or None if it has an error."""
+    """Return the label to write, or None if its file can be used as it is or has an error, or if there is none, and the
+    ids of the structures in it, or None if it has an error or does not exist."""
+    if not case.source.has_label:
+        return None, None
     if case.source.label is None:
         merged = _merge(case, conversion, image, findings, sources)
         return (
@@ -239,10 +241,12 @@ def _write(
     label: _NewLabel | None,
     sources: list[dict[str, Any]],
 ) -> list[dict[str, Any]]:
-    """Place the image, and place or write the label. Returns one entry per file."""
+    """Place the images, and place or write the label if there is one. Returns one entry per file."""
     put = partial(_put, conversion.folder, mode=conversion.placing(case))
     outputs = [put(conversion.image_target(case, c), sources[c]) for c in range(len(case.source.images))]
     target = conversion.label_target(case)
+    if not case.source.has_label:
+        return outputs
     if label is None:
         return [*outputs, put(target, sources[-1])]
     write_label(conversion.folder / target, label.array, image)

@@ -19,7 +19,7 @@ from nnunet_assft.dataset_conversion.case_conversion import (
     merged_findings,
 )
 from nnunet_assft.dataset_conversion.convert import id_clash
-from nnunet_assft.dataset_conversion.datasets import CONVERTED_FROM, CT, DICOM, MRI
+from nnunet_assft.dataset_conversion.datasets import CONVERTED_FROM, CT, MRI
 from nnunet_assft.dataset_conversion.file_placement import processes_for
 from nnunet_assft.dataset_conversion.findings import Finding, found, ordered
 from nnunet_assft.dataset_conversion.headers import Tolerances
@@ -53,7 +53,7 @@ def check(folder: Path, tolerances: Tolerances, num_processes: int | None, *, vo
             f"{folder.name} has files that end with {ending}; only NIfTI files can be checked ({', '.join(ENDINGS)})."
         )
     dataset, findings = _complete_images(folder, content)
-    labelled, unlabelled, of_labels = _cases(dataset, annotated=content.get(CONVERTED_FROM) != DICOM)
+    labelled, unlabelled, of_labels = _cases(dataset, annotated=CONVERTED_FROM not in content)
     findings += [*of_labels, *(id_clash(folder.name, folder.parent) if re.match(r"Dataset\d{3}_", folder.name) else [])]
     reorient = turns_to_ras(dataset.reader) if dataset.images else False
     by_itk = bool(dataset.images) and isinstance(dataset.reader, SimpleITKIO)

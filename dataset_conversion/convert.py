@@ -16,6 +16,7 @@ from nnunet_assft.dataset_conversion.apply import (
     open_manifest,
     require_all_there,
     require_no_foreign_files,
+    require_no_other_label,
     require_untouched,
     verify,
 )
@@ -26,7 +27,14 @@ from nnunet_assft.dataset_conversion.findings import Finding, errors, found, ord
 from nnunet_assft.dataset_conversion.labels import LabelMap, map_labels
 from nnunet_assft.dataset_conversion.manifest import NAME, Manifest, Record
 from nnunet_assft.dataset_conversion.options import ConversionOptions
-from nnunet_assft.dataset_conversion.report import Report, dataset_json, label_rows, table_of_counts, text_of
+from nnunet_assft.dataset_conversion.report import (
+    Report,
+    channel_names,
+    dataset_json,
+    label_rows,
+    table_of_counts,
+    text_of,
+)
 from nnunet_assft.dataset_conversion.scan import (
     Plan,
     Scanning,
@@ -47,16 +55,16 @@ from nnunet_assft.volumes.not_annotated import read_entries, save_not_annotated
 REPORT = "conversion_report"
 
 
-def scan(name: str, roots: Sequence[Path], raw: Path, dataset: str | None, options: ConversionOptions) -> Plan:
+def scan(row: DatasetRow, roots: Sequence[Path], raw: Path, dataset: str | None, options: ConversionOptions) -> Plan:
     """Read the names and headers of a download and plan its conversion into a folder in `raw`. Nothing is written.
 
-    name: a key of DATASETS. dataset: an id or a folder name that replaces the usual one. Raises `AssftError` if nothing
-    can be planned.
+    row: one of DATASETS, or that of `nifti`. dataset: an id or a folder name that replaces the usual one. Raises
+    `AssftError` if nothing can be planned.
     """
     lists = read_split_file(options.split_file) if options.split_file else None
-    sources = collect(DATASETS[name], roots)
+    sources = collect(row, roots)
     row = _renamed(sources.row, dataset)
-    check_channel_names({"0": row.channel}, f"dataset.json of {row.folder}")
+    check_channel_names(channel_names(row), f"dataset.json of {row.folder}")
     check_labels(row.target_labels, f"dataset.json of {row.folder}")
     refuse_own_folder(roots, raw / row.folder)
     split = row.split if options.split == "default" else options.split
@@ -66,7 +74,7 @@ def scan(name: str, roots: Sequence[Path], raw: Path, dataset: str | None, optio
     rule = SPLITS[split][1] if lists is None else "split file"
     plan = Plan(row, raw / row.folder, label_map, most_frequent_ending(usable), rule, options.tolerances)
     parts, unsplit = split_cases(row, usable, split, lists)
-    scanning = Scanning(options.tolerances, row.channel, plan.file_ending)
+    scanning = Scanning(options.tolerances, row.channels[0], plan.file_ending)
     plan.cases, scanned = scan_cases(usable, parts, scanning, options.num_processes)
     plan.counts = counts
     findings += [
@@ -104,6 +112,7 @@ def convert(
         say(message)
     conversion = _conversion(plan, mode)
     require_no_foreign_files(manifest, (target for case in plan.cases for target in conversion.targets(case)))
+    require_no_other_label(manifest, plan.cases, conversion)
     if mode == "copy" and not manifest.cases:
         require_space(plan.folder, sum(case.image_bytes + case.label_bytes for case in plan.cases))
     said = _not_annotated(manifest.cases)
@@ -129,9 +138,8 @@ def refuse(plan: Plan, options: ConversionOptions) -> None:
     if wrong:
         raise AssftError(("--strict: " if wrong[0].case else "") + wrong[0].line())
     if not plan.cases:
-        raise AssftError(
-            "No case can be converted, and nothing was written. Run the command with --dry_run to see the reasons."
-        )
+        first = "".join(f" The first reason: {finding.line()}" for finding in plan.findings[:1])
+        raise AssftError(f"No case can be converted, and nothing was written.{first} --dry_run shows all reasons.")
 
 
 def verify_conversion(folder: Path) -> tuple[int, list[Finding]]:
@@ -254,7 +262,9 @@ def _count_findings(row: DatasetRow, counts: dict[str, int]) -> list[Finding]:
 def _kept_options(plan: Plan, options: ConversionOptions) -> dict[str, Any]:
     """Return the options that a second run must repeat, because they determine where the files of a case are."""
     lists = sha256_of(sorted(map(sorted, read_split_file(options.split_file)))) if options.split_file else None
-    return {"dataset": plan.row.folder, "mode": options.mode, "split": options.split, "split_file_sha256": lists}
+    kept = {"dataset": plan.row.folder, "mode": options.mode, "split": options.split, "split_file_sha256": lists}
+    described = {"channels": list(plan.row.channels), "labels": plan.row.target_labels} if plan.row.unlabelled else {}
+    return {**kept, **described}
 
 
 def _usable_mode(plan: Plan, options: ConversionOptions) -> tuple[str, str]:
@@ -271,7 +281,7 @@ def _usable_mode(plan: Plan, options: ConversionOptions) -> tuple[str, str]:
 def _conversion(plan: Plan, mode: str) -> Conversion:
     row = plan.row
     return Conversion(
-        plan.folder, plan.label_map, row.labels, (row.channel,), plan.file_ending, row.case_numbers is not None, mode
+        plan.folder, plan.label_map, row.labels, row.channels, plan.file_ending, row.case_numbers is not None, mode
     )
 
 

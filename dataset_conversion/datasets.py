@@ -19,25 +19,28 @@ from nnunet_assft.runtime.tables import Table
 
 CT, MRI = "CT", "MRI"  # channel names; nnU-Net chooses the normalisation by them
 READER = "NibabelIOWithReorient"  # reorients to RAS, and reads headers that ITK refuses
-CONVERTED_FROM, DICOM = "converted_from", "DICOM"  # in dataset.json: there were no labels to convert
+CONVERTED_FROM = "converted_from"  # in dataset.json: DICOM or NIfTI, of which images need not have a label
+DICOM = "DICOM"
 
 
 @dataclass(frozen=True)
 class DatasetRow:
-    """A public dataset and how its download becomes an nnU-Net dataset.
+    """A dataset and how its download becomes an nnU-Net dataset.
 
     id, name: parts of the folder name Dataset{id}_{name}; an id of 0 means that it comes from the download or from -d.
-    labels: the structures in the order of their ids, from 1. layout: the function that finds the cases in the folders
-    of a download. split: a key of `splits.SPLITS`. image, label: file names without ending, as regular expressions with
-    the group `case`. dropped: structures that follow `labels` in the source and become background. n_test: number of
-    test cases of the split. case_numbers: the numbers of the cases of this modality, or None if the download has only
-    one modality. expected_labels, expected_cases: published numbers of labels, and of labels with an image.
-    labels_without_images: whether the download has labels without an image, so that such a label is not an error.
+    channels: names of the image channels. labels: the structures in the order of their ids, from 1. layout: the
+    function that finds the cases in the folders of a download. split: a key of `splits.SPLITS`. image, label: file
+    names without ending, as regular expressions with the group `case`. dropped: structures that follow `labels` in the
+    source and become background. n_test: number of test cases of the split. case_numbers: the numbers of the cases of
+    this modality, or None if the download has only one modality. expected_labels, expected_cases: published numbers of
+    labels, and of labels with an image. labels_without_images: whether the download has labels without an image, so
+    that such a label is not an error. unlabelled: whether images without a label are cases, which somebody will
+    annotate.
     """
 
     id: int
     name: str
-    channel: str
+    channels: tuple[str, ...]
     labels: tuple[str, ...]
     layout: Layout
     split: str
@@ -54,6 +57,7 @@ class DatasetRow:
     expected_labels: int | None = None
     expected_cases: int | None = None
     labels_without_images: bool = False
+    unlabelled: bool = False
 
     @property
     def folder(self) -> str:
@@ -132,7 +136,7 @@ DATASETS: Table[DatasetRow] = Table(
         "amos_ct": DatasetRow(
             id=218,
             name="AMOS2022_postChallenge_task1",
-            channel=CT,
+            channels=(CT,),
             labels=AMOS_STRUCTURES,
             layout=amos,
             image=r"(?P<case>amos_\d{4})",
@@ -151,7 +155,7 @@ DATASETS: Table[DatasetRow] = Table(
         "amos_mri": DatasetRow(
             id=802,
             name="AMOS2022MRI",
-            channel=MRI,
+            channels=(MRI,),
             labels=AMOS_STRUCTURES[:13],
             dropped=AMOS_STRUCTURES[13:],
             layout=amos,
@@ -171,7 +175,7 @@ DATASETS: Table[DatasetRow] = Table(
         "flare21": DatasetRow(
             id=803,
             name="FLARE21",
-            channel=CT,
+            channels=(CT,),
             labels=("liver", "kidney", "spleen", "pancreas"),
             layout=named_files,
             image=r"(?P<case>(train|validation)_\d{3})_0000",
@@ -191,7 +195,7 @@ DATASETS: Table[DatasetRow] = Table(
         "abdomen_atlas": DatasetRow(
             id=804,
             name="AbdomenAtlas1_1",
-            channel=CT,
+            channels=(CT,),
             labels=ABDOMEN_ATLAS_STRUCTURES,
             layout=case_folders,
             image=r"(?P<case>BDMAP_\d{8})",
@@ -210,7 +214,7 @@ DATASETS: Table[DatasetRow] = Table(
         "abdominal_mri": DatasetRow(
             id=805,
             name="MRAnnotatorAbdomen",
-            channel=MRI,
+            channels=(MRI,),
             layout=named_files,
             labels=(
                 "spleen",
@@ -238,7 +242,7 @@ DATASETS: Table[DatasetRow] = Table(
         "msd": DatasetRow(  # the folder of the task and its dataset.json supply the id, name, labels and so on
             id=0,
             name="",
-            channel="",
+            channels=(),
             labels=(),
             layout=msd,
             split="all",

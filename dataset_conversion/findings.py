@@ -39,6 +39,11 @@ CODES = {
     "unexpected_labels": Code(ERROR, "a label holds ids that the dataset does not have", "Fix the label."),
     "non_integral_labels": Code(ERROR, "a label holds fractions", "Resample labels by nearest neighbour only."),
     "not_finite": Code(ERROR, "an image or label holds NaN or infinity", "Fix the file."),
+    "several_files": Code(
+        ERROR,
+        "several files have the name of one image or label",
+        "Keep or rename one of them: the name of a file says which case it is.",
+    ),
     "case_in_two_splits": Code(ERROR, "a case is in the pool and in the test set", "Remove it from one of them."),
     "other_file_ending": Code(
         ERROR, "an image ends differently from most", "All images need the same ending; compress or unpack the file."
@@ -137,7 +142,8 @@ CODES = {
     ),
     "labels_removed": Code(INFO, "structures that this dataset drops were set to background"),
     "unlabelled_image": Code(INFO, "an image without a public label", "It is left out."),
-    "not_annotated": Code(INFO, "an image made from DICOM that nobody has annotated yet"),
+    "not_annotated": Code(INFO, "an image that nobody has annotated yet"),
+    "not_nifti": Code(INFO, "files that are not NIfTI were passed over"),
     "other_modality": Code(INFO, "a case of the other modality", "It belongs to the other dataset."),
     "not_in_split": Code(INFO, "a case that the split file does not name", "It is left out."),
     # of --verify_only

@@ -56,20 +56,25 @@ def misfit(image: Header, label: Header, *, reorient: bool) -> str | None:
     return None
 
 
-def pair_findings(case: str, image: Header, label: Header, tolerances: Tolerances, *, reorient: bool) -> list[Finding]:
-    """Return findings on how far an image and its label (or second channel) lie apart, see `misfit`."""
+# two files of a case, and how they are compared
+def pair_findings(
+    case: str, image: Header, label: Header, tolerances: Tolerances, *, reorient: bool, second: str = "label"
+) -> list[Finding]:
+    """Return findings on how far an image and its label lie apart, see `misfit`. second: "label", or the name of the
+    file if it is a second channel."""
     if image.shape == label.shape and np.array_equal(image.affine, label.affine):
         return []
+    subject = "the label" if second == "label" else second
     grids = [header.grid.reoriented() if reorient else header.grid for header in (image, label)]
     if grids[0].size != grids[1].size:
-        text = f"the label has the shape {_shape(label)}; expected that of the image, {_shape(image)}"
+        text = f"{subject} has the shape {_shape(label)}; expected that of the image, {_shape(image)}"
         return [found("shape_mismatch", case, text)]
     findings = []
     distance, (info, error) = corner_distance(*grids), tolerances.limits(image.grid)
     if not distance <= NOT_WORTH_A_WORD:
         severity = INFO if distance < info else WARNING if distance <= error else ERROR
         reason = misfit(image, label, reorient=reorient)
-        text = f"image and label lie {distance:.2f} mm apart: {reason or 'the difference is rounding'}"
+        text = f"image and {second} lie {distance:.2f} mm apart: {reason or 'the difference is rounding'}"
         if tolerances.moves:
             text += f"; tolerated up to {error:.2f} mm"
         elif reason:
@@ -77,7 +82,7 @@ def pair_findings(case: str, image: Header, label: Header, tolerances: Tolerance
         findings.append(found("affine_differs", case, text, severity))
     axes = image.grid.axes, label.grid.axes
     if reorient and axes[0] != axes[1]:
-        text = f"the image is stored as {axes[0]}, the label as {axes[1]}"
+        text = f"the image is stored as {axes[0]}, {subject} as {axes[1]}"
         findings.append(found("orientation_differs", case, text))
     return findings
 

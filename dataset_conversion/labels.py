@@ -67,7 +67,8 @@ class LabelMap:
 
 
 def map_labels(source: Mapping[str, int], target: Mapping[str, int], dropped: tuple[str, ...] = ()) -> LabelMap:
-    """Relate the ids of `source` to those of `target` by name.
+    """Relate the ids of `source` to those of `target` by name. A name that is spelled alike in both is taken first:
+    `canonical_name` cannot tell apart lesion+ and lesion-, or names in another script.
 
     Raises ValueError, with the names, if a structure of the source is neither in the target nor dropped.
     """
@@ -78,8 +79,8 @@ def map_labels(source: Mapping[str, int], target: Mapping[str, int], dropped: tu
         key = canonical_name(name)
         if value == 0:
             continue
-        if key in structures:
-            ids[value] = structures[key]
+        if name in target or key in structures:
+            ids[value] = target[name] if name in target else structures[key]
         elif key in unwanted:
             ids[value] = 0
             dropped_ids.add(value)

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_assft import __version__
-from nnunet_assft.dataset_conversion.datasets import READER
+from nnunet_assft.dataset_conversion.datasets import CONVERTED_FROM, READER, DatasetRow
 from nnunet_assft.dataset_conversion.findings import CODES, Finding, counts
-from nnunet_assft.dataset_conversion.labels import canonical_name
 from nnunet_assft.dataset_conversion.manifest import Record
-from nnunet_assft.dataset_conversion.scan import Plan
+from nnunet_assft.dataset_conversion.scan import Plan, PlannedCase
 from nnunet_assft.dataset_conversion.source_cases import POOL, TEST
 from nnunet_assft.nnunet_names import SPLIT_SEED
 from nnunet_assft.runtime.files import write_json, write_text
@@ -27,12 +26,13 @@ NEEDS_VOXELS = (
 
 
 def table_of_counts(plan: Plan, converted: dict[str, Record] | None) -> list[tuple[str, int | None, int]]:
-    """Return rows (what, expected, found), which compare the published numbers with those of this download.
+    """Return rows (what, expected, found), which compare the published numbers with those of this download. What was
+    not found and is not expected has no row.
 
     converted: the records of a conversion, or None before it.
     """
     expected = {"labelled cases": plan.row.expected_labels, "labelled cases with image": plan.row.expected_cases}
-    rows = [(what, expected.get(what), n) for what, n in plan.counts.items()]
+    rows = [(what, expected.get(what), n) for what, n in plan.counts.items() if n or expected.get(what) is not None]
     if converted is None:
         rows += [(f"{part} cases planned", None, len(plan.part(part))) for part in (POOL, TEST)]
     else:
@@ -43,14 +43,18 @@ def table_of_counts(plan: Plan, converted: dict[str, Record] | None) -> list[tup
 
 def label_rows(plan: Plan) -> list[tuple[str, str, int | None, int, str]]:
     """Return rows (name in the source, name here, old id, new id, action), which say how labels are mapped by name."""
-    here = {canonical_name(name): name for name in plan.row.target_labels}
+    here = {value: name for name, value in plan.row.target_labels.items()}
     rows: list[tuple[str, str, int | None, int, str]] = []
     for old, new in sorted(plan.label_map.ids.items()):
         name = plan.label_map.names.get(old, "background")
-        target = "background" if new == 0 else here[canonical_name(name)]
         action = "dropped" if old in plan.label_map.dropped else "kept" if old == new else "renumbered"
-        rows.append((name, target, old, new, action))
+        rows.append((name, here[new], old, new, action))
     return rows
+
+
+def channel_names(row: DatasetRow) -> dict[str, str]:
+    """Return the entry of dataset.json."""
+    return {str(channel): name for channel, name in enumerate(row.channels)}
 
 
 def dataset_json(plan: Plan, records: dict[str, Record], options: dict[str, Any], mode: str) -> dict[str, Any]:
@@ -58,33 +62,44 @@ def dataset_json(plan: Plan, records: dict[str, Record], options: dict[str, Any]
     row = plan.row
     done = {name: record for name, record in sorted(records.items()) if record["outputs"]}
     content: dict[str, Any] = {
-        "channel_names": {"0": row.channel},
+        "channel_names": channel_names(row),
         "labels": row.target_labels,
         "numTraining": sum(record["part"] == POOL for record in done.values()),
         "file_ending": plan.file_ending,
         "overwrite_image_reader_writer": READER,
+        **({CONVERTED_FROM: row.name} if row.unlabelled else _origin(row)),
+        "converted_by": f"nnunet_assft {__version__}",
+        "conversion": {**options, "split_rule": plan.split, "seed": SPLIT_SEED, "tolerances": plan.tolerances.words()},
+    }
+    if mode == "reference":
+        content["dataset"] = {
+            case.name: _by_reference(plan, case, done[case.name])
+            for case in plan.cases
+            if case.part == POOL and case.name in done
+        }
+    return content
+
+
+def _origin(row: DatasetRow) -> dict[str, str]:
+    return {
         "name": row.name,
         "description": row.description,
         "reference": row.reference,
         "release": row.release,
         "licence": row.licence,
         "citation": row.citation,
-        "converted_by": f"nnunet_assft {__version__}",
-        "conversion": {**options, "split_rule": plan.split, "seed": SPLIT_SEED, "tolerances": plan.tolerances.words()},
     }
-    if mode == "reference":
-        content["dataset"] = {
-            name: _by_reference(plan.folder, record) for name, record in done.items() if record["part"] == POOL
-        }
-    return content
 
 
-def _by_reference(folder: Path, record: Record) -> dict[str, Any]:
-    *images, label = (
-        output["source"] if output["action"] == "reference" else str(folder / output["path"])
+def _by_reference(plan: Plan, case: PlannedCase, record: Record) -> dict[str, Any]:
+    """Return the files of a case. A label that does not exist yet will be in the folder of the dataset."""
+    files = [
+        output["source"] if output["action"] == "reference" else str(plan.folder / output["path"])
         for output in record["outputs"]
-    )
-    return {"images": images, "label": label}
+    ]
+    n = len(case.source.images)
+    label = files[n] if case.source.has_label else str(plan.folder / f"labelsTr/{case.name}{plan.file_ending}")
+    return {"images": files[:n], "label": label}
 
 
 def text_of(content: dict[str, Any]) -> str:

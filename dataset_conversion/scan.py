@@ -89,10 +89,11 @@ class Scanning:
 
 
 def usable_cases(row: DatasetRow, sources: Sources) -> tuple[list[SourceCase], list[Finding], dict[str, int]]:
-    """Return the cases with an image and a label, findings for the others, and counts."""
+    """Return the cases to convert, findings for the others, and counts. The cases have an image and, unless the row has
+    unlabelled ones, a label."""
     usable: list[SourceCase] = []
     findings: list[Finding] = []
-    counts = dict.fromkeys(COUNTED, 0)
+    counts = dict.fromkeys((*COUNTED, *(["images not annotated yet"] if row.unlabelled else [])), 0)
     split_twice = {finding.case for finding in sources.findings if finding.code == "case_in_two_splits"}
     for case in sources.cases.values():
         counts["labelled cases"] += case.has_label
@@ -107,10 +108,13 @@ def usable_cases(row: DatasetRow, sources: Sources) -> tuple[list[SourceCase], l
             counts["labels without image"] += case.has_label
             reason = "there is a label" if case.has_label else "dataset.json of the download lists it"
             findings.append(found("missing_image", case.name, f"{reason}, but the image was not found"))
-        elif not case.has_label:
+        elif not case.has_label and not row.unlabelled:
             findings.append(found("missing_label", case.name, f"the image {case.images[0].name} has no label. {AGAIN}"))
         else:
-            counts["labelled cases with image"] += 1
+            counts["labelled cases with image"] += case.has_label
+            if not case.has_label:
+                counts["images not annotated yet"] += 1
+                findings.append(found("not_annotated", case.name, f"{case.images[0].name} has no label"))
             if case.name not in split_twice:
                 usable.append(case)
     return usable, findings, counts
@@ -185,8 +189,11 @@ def scan_case(case: SourceCase, scanning: Scanning) -> PlannedCase:
     image, *others = case.files
     of_channels = replace(scanning.tolerances, moves=False)  # channels stay where they are, and must fit exactly
     for file in others:
-        tolerances = of_channels if file in case.images else scanning.tolerances
-        findings += pair_findings(case.name, headers[image], headers[file], tolerances, reorient=scanning.reorient)
+        is_channel = file in case.images
+        tolerances, second = (of_channels, file.name) if is_channel else (scanning.tolerances, "label")
+        findings += pair_findings(
+            case.name, headers[image], headers[file], tolerances, reorient=scanning.reorient, second=second
+        )
     return PlannedCase(
         case,
         "",
@@ -214,7 +221,7 @@ def _image_findings(case: SourceCase, headers: Mapping[Path, Header], scanning: 
 def _rewrite(case: SourceCase, headers: Mapping[Path, Header], scanning: Scanning) -> str:
     """Return why the label must be rewritten, or "". The text is part of `Conversion.made_with`."""
     if case.label is None:
-        return "merged from one mask per structure"
+        return "merged from one mask per structure" if case.masks else ""
     label, image = headers[case.label], headers[case.images[0]]
     if label.scaled or np.issubdtype(label.stored, np.inexact):
         return "was stored as float"

@@ -126,13 +126,13 @@ def collect(row: DatasetRow, roots: Sequence[Path]) -> Sources:
     return sources
 
 
-def require_folders(roots: Sequence[Path]) -> None:
-    """Raise `AssftError` if one of them is not a folder."""
+def require_folders(roots: Sequence[Path], option: str = "-i") -> None:
+    """Raise `AssftError` if one of them is not a folder. option: gave them."""
     for root in roots:
         if root.name.lower().endswith(ARCHIVES) and root.is_file():
-            raise AssftError(f"{root} is an archive. Unpack it and give the folder.")
+            raise AssftError(f"{root} is an archive. Unpack it and give the folder with {option}.")
         if not root.is_dir():
-            raise AssftError(f"{root} is not a folder. Give the folder of the unpacked download with -i.")
+            raise AssftError(f"{root} is not a folder. Give a folder with {option}; an archive has to be unpacked.")
 
 
 def ending_of(file: Path) -> str:

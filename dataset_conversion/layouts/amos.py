@@ -33,8 +33,8 @@ def amos(row: DatasetRow, roots: list[Path]) -> Sources:
     sources.findings = [finding for finding in sources.findings if finding.case not in other]
     for name in sorted(other):
         if sources.cases.pop(name).part != UNLABELLED:
-            expected = f"the ids of {row.channel} images are {numbers.start} to {numbers.stop - 1}"
-            sources.findings.append(found("other_modality", name, f"the case is not {row.channel}; {expected}"))
+            expected = f"the ids of {row.channels[0]} images are {numbers.start} to {numbers.stop - 1}"
+            sources.findings.append(found("other_modality", name, f"the case is not {row.channels[0]}; {expected}"))
     return sources
 
 

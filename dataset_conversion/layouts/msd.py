@@ -79,7 +79,7 @@ def _completed(row: DatasetRow, sources: Sources, root: Path) -> DatasetRow:
         row,
         id=int(task[1]) if task else 0,
         name=task[2] if task else re.sub(r"\W", "", str(content.get("name") or "")) or "Decathlon",
-        channel=str(channels[0]),
+        channels=(str(channels[0]),),
         labels=tuple(name for value, name in by_id if value),
         description=str(content.get("description", "")),
         reference=str(content.get("reference", row.reference)),

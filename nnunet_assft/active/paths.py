@@ -180,6 +180,10 @@ class ExperimentPaths:
         """The folder of the pre-segmentations of the queried cases by the previous model, with a CASE.json each."""
         return self.results / f"prelabels_round_{r:02d}"
 
+    def entropies(self, r: int) -> Path:
+        """The folder of the entropy maps of the same cases by the same model."""
+        return self.previews(r) / "entropy"
+
     def test_predictions(self, r: int) -> Path:
         return self.results / f"test_round_{r:02d}"
 

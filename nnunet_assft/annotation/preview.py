@@ -1,11 +1,12 @@
 """Preview of a queried case by the model of the round before: its segmentation, its entropy, and the slice to begin
 with.
 
-`write_preview` is the only place that writes pre-segmentations, for the annotators and for the report.
+`write_preview` is the only place that writes pre-segmentations and entropy maps, for the annotators and for the report.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ from nnunet_assft.runtime.cached import cached_or_none, keep
 from nnunet_assft.volumes.grid import itk_grid
 from nnunet_assft.volumes.segmentations import InFileAxes, write_segmentation
 from nnunet_assft.volumes.structures import structures
+
+ENTROPY_STEPS = 250  # of the largest entropy, in a file of bytes
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,11 @@ def prelabel_file(context: Context, r: int, case: str) -> Path:
     return context.paths.previews(r) / f"{case}{context.dataset.file_ending}"
 
 
+def entropy_file(context: Context, r: int, case: str) -> Path:
+    """The entropy map as whole numbers from 0 to ENTROPY_STEPS, which stands for the entropy of a uniform softmax."""
+    return context.paths.entropies(r) / f"{case}{context.dataset.file_ending}"
+
+
 def preview_or_none(context: Context, r: int, case: str, model: Model) -> dict[str, Any] | None:
     """Return the description that `write_preview` has written for this case and model, or None if it is missing."""
     file = prelabel_file(context, r, case)
@@ -55,7 +63,7 @@ def preview_or_none(context: Context, r: int, case: str, model: Model) -> dict[s
 def write_preview(
     context: Context, r: int, case: str, model: Model, scorer: Scorer
 ) -> tuple[Preview, sitk.Image, dict[str, Any]]:
-    """Segment a case that round r has queried, and write the segmentation and its description, CASE.json.
+    """Segment a case that round r has queried, and write the segmentation, the entropy and a description, CASE.json.
 
     model: the model of the round before, whose network `scorer` runs. Returns the preview, the image and the
     description, see `describe`.
@@ -65,6 +73,9 @@ def write_preview(
     image = sitk.ReadImage(str(context.dataset.images[case][0]))
     described, file = describe(seen, image, context.dataset.labels), prelabel_file(context, r, case)
     write_segmentation(context.dataset.reader, seen.segmentation, file, properties)
+    shares = seen.entropy.array / math.log(len(context.dataset.structures) + 1)
+    steps = InFileAxes(np.rint(ENTROPY_STEPS * np.clip(shares, 0, 1)).astype(np.uint8))
+    write_segmentation(context.dataset.reader, steps, entropy_file(context, r, case), properties)
     keep(_record_file(context, r, case), made_from, described, [file])
     return seen, image, described
 

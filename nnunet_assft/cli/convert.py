@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nnunet_assft.cli.common import EXIT_ERROR, add_processes, file_name, make_parser, run
 from nnunet_assft.dataset_conversion.datasets import DATASETS
@@ -16,33 +16,44 @@ from nnunet_assft.runtime.ranges import RANGES
 from nnunet_assft.runtime.writable import readable_folder, require_folder
 
 if TYPE_CHECKING:
+    from nnunet_assft.dataset_conversion.datasets import DatasetRow
     from nnunet_assft.dataset_conversion.findings import Finding
     from nnunet_assft.dataset_conversion.headers import Tolerances
     from nnunet_assft.dataset_conversion.options import ConversionOptions
 
-DICOM, CHECK = "dicom", "check"  # what is no row of DATASETS
-OF_DICOM = ("key_file", "labels", "series")
-NOT_OF_DICOM = ("mode", "split", "split_file", "tolerance_mm")
+DICOM, NIFTI, CHECK = "dicom", "nifti", "check"  # what is no row of DATASETS
+ONLY_FOR = {"l": (NIFTI,), "channels": (NIFTI,), "labels": (DICOM, NIFTI), "key_file": (DICOM,), "series": (DICOM,)}
+NOT_FOR_DICOM = ("mode", "split", "split_file", "tolerance_mm")
 LINES = 20  # of errors on stderr; the report lists all of them
+
+
+class _Names(argparse.Action):
+    """Names with blanks or commas between them."""
+
+    def __call__(self, _: object, namespace: argparse.Namespace, values: Any, __: object = None) -> None:
+        setattr(namespace, self.dest, [name.strip() for text in values for name in text.split(",") if name.strip()])
 
 
 def parser() -> argparse.ArgumentParser:
     p = make_parser(
-        "convert", "Convert a downloaded dataset into nnU-Net's raw format, or check a raw dataset.", dataset=False
+        "convert",
+        "Convert a public dataset, NIfTI files or DICOM to nnU-Net's raw format, or check a raw dataset.",
+        dataset=False,
     )
     p.usage = "%(prog)s NAME -i SRC [SRC ...] [-d ID] [options]"
     p.add_argument(
         "name",
-        choices=(*DATASETS, DICOM, CHECK),
+        choices=(*DATASETS, NIFTI, DICOM, CHECK),
         metavar="NAME",
-        help=f"{', '.join(DATASETS)}; {DICOM} (any CT or MR series); {CHECK} (any nnU-Net raw dataset)",
+        help=f"{', '.join(DATASETS)}; {NIFTI} (any images, with or without labels); {DICOM} (any CT or MR series); "
+        f"{CHECK} (any nnU-Net raw dataset)",
     )
     p.add_argument(
-        "-i", nargs="+", type=file_name, metavar="SRC", help="folder(s) of the unpacked download; check: the dataset"
+        "-i", nargs="+", type=file_name, metavar="SRC", help="folder(s) of the images or download; check: the dataset"
     )
     p.add_argument("-d", metavar="ID", help="dataset id or name (default: that of NAME); check: instead of -i")
     _add_placement(p)
-    _add_dicom(p)
+    _add_own(p)
     p.add_argument(
         "--dry_run",
         action="store_true",
@@ -90,14 +101,26 @@ def _add_placement(p: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_dicom(p: argparse.ArgumentParser) -> None:
+def _add_own(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "-l", nargs="+", type=file_name, metavar="SRC", help="nifti: folder(s) of the labels, each named like its image"
+    )
+    p.add_argument(
+        "--labels",
+        nargs="+",
+        action=_Names,
+        metavar="NAME",
+        help="nifti, dicom: the structures, from id 1 on; nifti: liver=6 if labels have other values",
+    )
+    p.add_argument(
+        "--channels", nargs="+", action=_Names, metavar="NAME", help="nifti: CT, or MRI, or such as T1 FLAIR"
+    )
     p.add_argument(
         "--key_file",
         type=file_name,
         metavar="FILE",
         help="dicom: says which patient and series each case is; outside of the dataset; is written, and read again",
     )
-    p.add_argument("--labels", nargs="+", metavar="NAME", help="dicom: the structures to annotate, from id 1 on")
     p.add_argument(
         "--series",
         default="one",
@@ -111,22 +134,25 @@ def convert(args: argparse.Namespace) -> int:
     from nnunet_assft.dataset_conversion import convert as conversion
     from nnunet_assft.dataset_conversion.report import NEEDS_VOXELS, table_of_counts
 
+    for name, takers in ONLY_FOR.items():
+        if name in args.typed and args.name not in takers:
+            parser().error(f"argument {_option(name)}: only {' and '.join(takers)} takes it")
     if args.name == DICOM:
         return dicom(args)
-    _refuse_options(args, OF_DICOM, f"only {DICOM} takes it")
     options = _options(args)
     if args.name == CHECK:
         return check(args, options)
     raw = raw_folder()
+    if args.verify_only and args.name == NIFTI:
+        _require(args, "d")
+        return verify(conversion.existing_folder(raw, args.d))
     if args.verify_only:
         return verify(conversion.dataset_folder(args.name, raw, args.d))
-    if not args.i:
-        parser().error("-i is required")
-    plan = conversion.scan(args.name, args.i, raw, args.d, options)
+    plan = conversion.scan(_row(args), args.i, raw, args.d, options)
     size = sum(case.image_bytes + case.label_bytes for case in plan.cases)
     rewritten = sum(bool(case.rewrite) for case in plan.cases)
     print(
-        f"{plan.folder}\nmode {options.mode}, split: {plan.split}, {size / 1e9:.2f} GB in {len(plan.cases)} cases, "
+        f"{plan.folder}\nmode {options.mode}, split: {plan.split}, {size_of(size)} in {len(plan.cases)} cases, "
         f"{rewritten} labels to rewrite, judging by their headers"
     )
     if args.dry_run:
@@ -139,8 +165,23 @@ def convert(args: argparse.Namespace) -> int:
     code = finish(findings)
     print(f"Report: {plan.folder / conversion.REPORT}.md")
     if any(record["outputs"] for record in records.values()):
-        print(f"Next: nnUNetv2_assft_plan -d {plan.row.id}")
+        human = " --annotator human" if any(not case.source.has_label for case in plan.cases) else ""
+        print(f"Next: nnUNetv2_assft_plan -d {plan.row.id}{human}")
     return code
+
+
+def _row(args: argparse.Namespace) -> DatasetRow:
+    """Return the row of DATASETS, or the one that the options describe."""
+    if args.name != NIFTI:
+        _require(args, "i")
+        return DATASETS[args.name]
+    from nnunet_assft.dataset_conversion.nifti import nifti_row
+    from nnunet_assft.dataset_conversion.source_cases import require_folders
+
+    _require(args, "i", "d", "labels", "channels")
+    labels = [Path(os.path.abspath(folder)) for folder in args.l or ()]
+    require_folders(labels, "-l")
+    return nifti_row(args.labels, args.channels, labels)
 
 
 def dicom(args: argparse.Namespace) -> int:
@@ -148,14 +189,12 @@ def dicom(args: argparse.Namespace) -> int:
     from nnunet_assft.dataset_conversion.convert import REPORT, existing_folder
     from nnunet_assft.dataset_conversion.dicom import conversion
 
-    _refuse_options(args, NOT_OF_DICOM, f"{DICOM} does not take it")
+    if wrong := [name for name in NOT_FOR_DICOM if name in args.typed]:
+        parser().error(f"argument {_option(wrong[0])}: {DICOM} does not take it")
     raw = raw_folder()
     if args.verify_only and args.d:
         return verify(existing_folder(raw, args.d))
-    missing = [f"-{name}" for name in ("i", "d") if not getattr(args, name)]
-    missing += [f"--{name}" for name in ("key_file", "labels") if not getattr(args, name)]
-    if missing:
-        parser().error(f"{DICOM} needs {', '.join(missing)}")
+    _require(args, "i", "d", "key_file", "labels")
     options = conversion.DicomOptions(
         args.key_file, tuple(args.labels), args.series, args.strict, args.overwrite, args.np
     )
@@ -175,6 +214,10 @@ def dicom(args: argparse.Namespace) -> int:
     return code
 
 
+def size_of(n_bytes: int) -> str:
+    return f"{n_bytes / 1e9:.2f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.2f} MB"
+
+
 def verify(folder: Path) -> int:
     """Compare a converted dataset with its manifest. Returns 1 if anything differs."""
     from nnunet_assft.dataset_conversion.convert import verify_conversion
@@ -184,9 +227,13 @@ def verify(folder: Path) -> int:
     return finish(findings)
 
 
-def _refuse_options(args: argparse.Namespace, names: Sequence[str], why: str) -> None:
-    if wrong := [name for name in names if name in args.typed]:
-        parser().error(f"argument --{wrong[0]}: {why}")
+def _require(args: argparse.Namespace, *needed: str) -> None:
+    if missing := [_option(name) for name in needed if not getattr(args, name)]:
+        parser().error(f"{args.name} needs {', '.join(missing)}")
+
+
+def _option(name: str) -> str:
+    return f"-{name}" if len(name) == 1 else f"--{name}"
 
 
 def check(args: argparse.Namespace, options: ConversionOptions) -> int:
@@ -261,10 +308,10 @@ def print_table(rows: Iterable[tuple[str, int | None, int]]) -> None:
 
 def finish(findings: Sequence[Finding]) -> int:
     """Print the number of findings per code to stdout and the errors to stderr. Returns 1 if there is an error."""
-    from nnunet_assft.dataset_conversion.findings import counts, errors
+    from nnunet_assft.dataset_conversion.findings import CODES, counts, errors
 
     for (severity, code), n in counts(findings).items():
-        print(f"{severity:8} {code:22} {n}")
+        print(f"{severity:8} {code:22} {n:5}  {CODES[code].meaning}")
     wrong = errors(findings)
     sys.stdout.flush()
     for finding in wrong[:LINES]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from nnunet_assft.active.state import Round
 
 DATASET = "Dataset900_Phantom"
+FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 N_POOL, N_TEST = 20, 8
 
 
@@ -42,7 +44,7 @@ def demo(args: argparse.Namespace) -> None:
     """Write the phantom, run all rounds on it, and print the results."""
     start = time.monotonic()
     require_folder(args.o, "-o")
-    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+    for name in FOLDERS:
         folder = args.o.resolve() / name
         folder.mkdir(parents=True, exist_ok=True)
         os.environ[name] = str(folder)
@@ -75,6 +77,15 @@ def demo(args: argparse.Namespace) -> None:
     print_table(rounds)
     minutes = (time.monotonic() - start) / 60
     print(f"{minutes:.1f} minutes. Datasets, models and scores are in {args.o.resolve()}")
+    print(
+        f"Next, for a page with pictures and a viewer, and for every other command:\n{next_commands(args.o.resolve())}"
+    )
+
+
+def next_commands(folder: Path) -> str:
+    """Return lines for a shell: nnU-Net's three variables for the folder of the demo, and the report."""
+    variables = " ".join(f"{name}={shlex.quote(str(folder / name))}" for name in FOLDERS)
+    return f"  export {variables}\n  nnUNetv2_assft_report -d {DATASET[7:10]}"
 
 
 def print_table(rounds: Sequence[Round]) -> None:

@@ -24,6 +24,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("-o", type=file_name, metavar="FILE", help=where)
     missing = "first compute the missing pre-segmentations of the queried cases in the report"
     p.add_argument("--prelabel", action="store_true", help=missing)
+    distances = "first compute NSD and HD95 of the test cases after the last round, which takes seconds per structure"
+    p.add_argument("--distances", action="store_true", help=distances)
     add_device(p)
     add_engine_options(p, trains=False)
     return p
@@ -42,6 +44,10 @@ def report(args: argparse.Namespace) -> None:
         from nnunet_assft.report.prelabels import write_prelabels
 
         write_prelabels(material, *choose_where(args))
+    if args.distances:
+        from nnunet_assft.report.sections.test_cases import compute_distances
+
+        compute_distances(material)
     home = material.comparison.folder if material.comparison else material.experiment.paths.results
     file = write_report(material, args.o or home / "report.html")
     files = file.with_name(f"{file.stem}_files")

@@ -276,19 +276,24 @@ def train(job: Job) -> None:
         if job.device == "cuda":
             torch.backends.cudnn.benchmark = True
         trainer, from_scratch = make_trainer(job)
-        start_of_epoch, end_of_epoch, first = trainer.on_train_epoch_start, trainer.on_epoch_end, trainer.current_epoch
-        desc = "standard nnU-Net: training"
-        with tqdm(total=trainer.num_epochs, initial=first, desc=desc, unit="epoch", leave=False) as bar:
+        start_of_epoch, train_step, steps = (
+            trainer.on_train_epoch_start,
+            trainer.train_step,
+            trainer.num_iterations_per_epoch,
+        )
+        total, first, desc = trainer.num_epochs * steps, trainer.current_epoch * steps, "standard nnU-Net: training"
+        with tqdm(total=total, initial=first, desc=desc, unit="step", leave=False) as bar:
 
             def seed() -> None:  # a resumed training draws the same numbers
                 seed_generators([job.seed, trainer.current_epoch])
                 start_of_epoch()
 
-            def show() -> None:
-                end_of_epoch()
+            def step(batch: dict[str, Any]) -> dict[str, Any]:
+                result: dict[str, Any] = train_step(batch)
                 bar.update()
+                return result
 
-            trainer.on_train_epoch_start, trainer.on_epoch_end = seed, show
+            trainer.on_train_epoch_start, trainer.train_step = seed, step
             trainer.run_training()
         return {"epochs": trainer.num_epochs, "from_scratch": from_scratch}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ from nnunet_assft.evaluation.surface import (
     normalized_surface_distance,
     surface_distances,
 )
-from nnunet_assft.runtime.cached import cached
+from nnunet_assft.runtime.cached import cached, cached_or_none
 from nnunet_assft.runtime.cases import for_each_case
 from nnunet_assft.runtime.csv_files import bare_table, write_csv_table
 from nnunet_assft.runtime.files import sha256_file
@@ -27,6 +28,7 @@ from nnunet_assft.runtime.text import some
 from nnunet_assft.volumes.not_annotated import EVERYTHING_ANNOTATED, as_annotated
 from nnunet_assft.volumes.raw_dataset import RawDataset
 
+METRICS_FILE = "metrics.csv"
 METRICS = ("dice", "nsd", "hd95_mm")
 DTYPES = {"case": str, "structure": str, **dict.fromkeys(METRICS, float)}
 
@@ -84,21 +86,12 @@ def cached_metrics(
     The table is cached in `folder` as metrics.csv until the predictions or a reference change. made_from: what the
     predictions were made from. Raises `AssftError` if a prediction or a reference does not exist.
     """
-    predictions = {case: folder / f"{case}{dataset.file_ending}" for case in cases}
-    references = {case: dataset.label_file(case) for case in cases}
-    lost = [file for file in references.values() if not file.is_file()]
-    lost += [predictions[case] for case in altered(folder, cases, dataset.file_ending, made_from)]
-    if lost:
+    predictions, references = _files(dataset, cases, folder)
+    if lost := _lost(dataset, cases, folder, made_from):
         raise AssftError(
             f"{len(lost)} files that are needed to evaluate {folder} do not exist, or do not match their checksums: "
             f"{some(lost)}. Put them back, or run nnUNetv2_assft_compare, which makes predictions again."
         )
-    inputs = {
-        **made_from,
-        "references": {case: sha256_file(file) for case, file in references.items()},
-        "tolerance_mm": DEFAULT_TOLERANCE_MM,
-        **dataset.not_annotated_of(cases),
-    }
 
     def compute() -> pd.DataFrame:
         return case_metrics(
@@ -110,7 +103,39 @@ def cached_metrics(
             not_annotated=dataset.not_annotated,
         )
 
-    return cached(folder / "metrics.csv", inputs, compute, store=_MetricsStore())
+    return cached(folder / METRICS_FILE, _inputs(dataset, references, made_from), compute, store=_MetricsStore())
+
+
+def metrics_or_none(
+    dataset: RawDataset, cases: Sequence[str], folder: Path, made_from: Mapping[str, str]
+) -> pd.DataFrame | None:
+    """Return what `cached_metrics` has computed, or None if it would have to compute the table."""
+    if _lost(dataset, cases, folder, made_from):
+        return None
+    _, references = _files(dataset, cases, folder)
+    return cached_or_none(folder / METRICS_FILE, _inputs(dataset, references, made_from), store=_MetricsStore())
+
+
+def _files(dataset: RawDataset, cases: Sequence[str], folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Return the predictions and the references by case."""
+    predictions = {case: folder / f"{case}{dataset.file_ending}" for case in cases}
+    return predictions, {case: dataset.label_file(case) for case in cases}
+
+
+def _lost(dataset: RawDataset, cases: Sequence[str], folder: Path, made_from: Mapping[str, str]) -> list[Path]:
+    """Return the files that do not exist, or do not match their checksums."""
+    predictions, references = _files(dataset, cases, folder)
+    lost = [file for file in references.values() if not file.is_file()]
+    return lost + [predictions[case] for case in altered(folder, cases, dataset.file_ending, made_from)]
+
+
+def _inputs(dataset: RawDataset, references: Mapping[str, Path], made_from: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        **made_from,
+        "references": {case: sha256_file(file) for case, file in references.items()},
+        "tolerance_mm": DEFAULT_TOLERANCE_MM,
+        **dataset.not_annotated_of(references),
+    }
 
 
 class _MetricsStore:

@@ -129,22 +129,29 @@ def train(task: Task, device: torch.device) -> None:
     """Train from the latest checkpoint on, in this process, which may be one of several that share the batches."""
     rank, n = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     settings, trainer = task.settings, _Trainer(task, device, n)
-    batches = _batches(task, len(trainer.losses), rank, n, device)
+    batches, steps = _batches(task, len(trainer.losses), rank, n, device), settings.iterations_per_epoch
     with tqdm(
-        total=settings.epochs,
-        initial=len(trainer.losses),
+        total=settings.epochs * steps,
+        initial=len(trainer.losses) * steps,
         desc=f"pre-training ({settings.method})",
-        unit="epoch",
+        unit="step",
         leave=False,
         disable=rank > 0,
     ) as bar:
         while len(trainer.losses) < settings.epochs:
-            trainer.train_epoch(batches)
+            trainer.train_epoch(_counted(batches, bar))
             if rank == 0:
                 trainer.save()
-            bar.set_postfix(loss=f"{trainer.losses[-1]:.3f}", refresh=False)
-            bar.update()
+            epoch, loss = f"{len(trainer.losses)}/{settings.epochs}", f"{trainer.losses[-1]:.3f}"
+            bar.set_postfix(epoch=epoch, loss=loss, refresh=False)
             say_progress(f"{count(len(trainer.losses), 'epoch')} of {settings.epochs}")
+
+
+def _counted(batches: Iterator[Sequence[Tensor]], bar: tqdm) -> Iterator[Sequence[Tensor]]:
+    """Yield the batches, and let the bar count them."""
+    for batch in batches:
+        bar.update()
+        yield batch
 
 
 class _Trainer:

@@ -25,13 +25,15 @@ MAX_VOXELS = 256**3  # of the pictures
 
 @dataclass(frozen=True)
 class QueriedCase:
-    """The files of a queried case. segmentations: "pre-segmentation" and "label" -> file, if they exist."""
+    """The files of a queried case. segmentations: "pre-segmentation" and "label" -> file, if they exist. entropy: the
+    file of `annotation.preview.entropy_file`, which need not exist."""
 
     case: str
     round: int
     rank: int
     image: Path
     segmentations: Mapping[str, Path]
+    entropy: Path
 
 
 @dataclass(frozen=True)
@@ -72,12 +74,12 @@ def queried_cases(material: Material, max_cases: int = MAX_CASES) -> list[Querie
 
 
 def _queried(material: Material, done: Round, case: str, rank: int) -> QueriedCase:
-    dataset = material.dataset
-    files = {"pre-segmentation": material.experiment.paths.previews(done.round) / f"{case}{dataset.file_ending}"}
+    dataset, paths, name = material.dataset, material.experiment.paths, f"{case}{material.dataset.file_ending}"
+    files = {"pre-segmentation": paths.previews(done.round) / name}
     if case in done.labelled:
         files["label"] = dataset.label_file(case)
     existing = {name: file for name, file in files.items() if file.is_file()}
-    return QueriedCase(case, done.round, rank, dataset.images[case][0], existing)
+    return QueriedCase(case, done.round, rank, dataset.images[case][0], existing, paths.entropies(done.round) / name)
 
 
 def why_no_images(dataset: RawDataset) -> str | None:

@@ -1,9 +1,9 @@
-"""Figure of a queried case in three planes, with contours of its label and of its pre-segmentation."""
+"""Figures of a case in three planes: with contours of its label and of a segmentation, or with the entropy."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -21,6 +21,8 @@ PLANES = {"axial": 0, "coronal": 1, "sagittal": 2}  # -> axis of a Volume
 LINES = {"label": "solid", "pre-segmentation": "dashed", "segmentation": "dashed"}
 # plane -> what is at the left, right, top and bottom: right, left, anterior, posterior, head, feet
 SIDES = {"axial": "RLAP", "coronal": "RLHF", "sagittal": "APHF"}
+BARS = (200, 100, 50, 20, 10, 5, 2, 1)  # mm; the longest one that takes at most LONGEST_BAR of the width is drawn
+LONGEST_BAR = 0.35
 TELLABLE = 7  # number of colours that can be distinguished; with more structures, their numbers are drawn, too
 
 
@@ -39,12 +41,26 @@ def overlay_plot(name: str, title: str, caption: str, volume: Volume, structures
     return Plot(name, title, caption, alt, overlay.pixels(), overlay.figure())
 
 
+def entropy_plot(name: str, title: str, caption: str, volume: Volume, entropy: np.ndarray) -> Plot:
+    """Draw the three planes of `overlay_plot` with the entropy in place of contours: the slices with the most of it.
+
+    entropy: on the grid of the volume, 0 to 1. The data of the plot are the mean and the largest entropy in each slice.
+    """
+    drawn = _Overlay(replace(volume, segmentations={}), {}, entropy)
+    slices = {plane: entropy.take(k, PLANES[plane]) for plane, k in drawn.slices.items()}
+    rows = [(plane, drawn.slices[plane] + 1, float(s.mean()), float(s.max())) for plane, s in slices.items()]
+    data = pd.DataFrame(rows, columns=["plane", "slice", "mean", "largest"])
+    alt = f"{title}: axial, coronal and sagittal slice; the brighter, the less sure the network is."
+    return Plot(name, title, caption, alt, data, drawn.figure())
+
+
 @dataclass(frozen=True)
 class _Overlay:
-    """Draws one case."""
+    """Draws one case. entropy: drawn over the grey values if it is given."""
 
     volume: Volume
     structures: Mapping[str, int]
+    entropy: np.ndarray | None = None
 
     @cached_property
     def present(self) -> dict[str, int]:
@@ -57,6 +73,9 @@ class _Overlay:
     @cached_property
     def slices(self) -> dict[str, int]:
         """plane -> index of the slice that is shown."""
+        if self.entropy is not None:
+            others = {plane: tuple({0, 1, 2} - {axis}) for plane, axis in PLANES.items()}
+            return {plane: int(self.entropy.sum(axis=axes).argmax()) for plane, axes in others.items()}
         segmentations, shape = list(self.volume.segmentations.values()), self.volume.image.shape
         return {plane: fullest_slice(segmentations, axis, shape[axis]) for plane, axis in PLANES.items()}
 
@@ -101,6 +120,10 @@ class _Overlay:
             "interpolation": "none",
         }
         axes.imshow(image, extent=(0.0, right, bottom, top), vmin=0, vmax=255, **look)
+        if self.entropy is not None:
+            heat = self.entropy.take(k, axis)
+            look |= {"cmap": "inferno", "alpha": np.clip(2 * heat, 0, 0.8)}
+            axes.imshow(heat, extent=(0.0, right, bottom, top), vmin=0, vmax=1, **look)
         for source, array in volume.segmentations.items():
             for value in self.present.values():
                 self._draw_contour(axes, array.take(k, axis) == value, steps, value, LINES[source])
@@ -112,6 +135,10 @@ class _Overlay:
                 "va": {0.99: "top", 0.01: "bottom"}.get(y, "center"),
             }
             axes.text(x, y, mark, transform=axes.transAxes, color="white", fontsize=6.5, **where)
+        bar = next((mm for mm in BARS if mm <= LONGEST_BAR * right), None)
+        if bar:
+            axes.plot([0.04, 0.04 + bar / right], [0.04, 0.04], transform=axes.transAxes, color="white", linewidth=1.5)
+            axes.text(0.04, 0.06, f"{bar} mm", transform=axes.transAxes, color="white", fontsize=5.5, va="bottom")
         axes.set_axis_off()
 
     def _draw_contour(self, axes: Axes, mask: np.ndarray, steps: tuple[float, float], value: int, line: str) -> None:

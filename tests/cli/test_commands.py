@@ -37,6 +37,7 @@ from nnunet_assft.cli import (
     run,
     score,
     status,
+    umbrella,
 )
 from nnunet_assft.cli.common import make_parser, parse
 from nnunet_assft.cli.options import settings_of
@@ -62,7 +63,7 @@ COMMANDS = {
     "export": export,
     "demo": demo,
 }
-PROGRESS = re.compile(r"\d+%\||\d+(case|epoch) \[")
+PROGRESS = re.compile(r"\d+%\||\d+(case|step) \[")
 SMALL = ("--preset", "tiny", "--epochs", "1", "--iterations_per_epoch", "1")
 
 
@@ -235,8 +236,10 @@ def test_help_of_plan_shows_defaults():
 def test_console_scripts_resolve():
     tomllib = pytest.importorskip("tomllib")
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
-    assert set(project["scripts"]) == {f"nnUNetv2_assft_{name}" for name in COMMANDS}
-    for script, target in project["scripts"].items():
+    scripts = dict(project["scripts"])
+    assert scripts.pop("nnUNetv2_assft") == "nnunet_assft.cli.umbrella:main"
+    assert set(scripts) == {f"nnUNetv2_assft_{name}" for name in COMMANDS}
+    for script, target in scripts.items():
         module, function = target.split(":")
         assert callable(getattr(importlib.import_module(module), function))
         assert importlib.import_module(module).parser().prog == script
@@ -255,6 +258,34 @@ def test_status_starts_without_torch(trained):
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "Stopping advice" in printed
     assert printed.splitlines()[-1] == "[]"
+
+
+# All commands in one -------------------------------------------------------------------------------------------------
+
+
+def test_the_command_without_a_name_lists_all_commands_and_runs_the_one_that_is_named(capsys):
+    assert set(umbrella.COMMANDS) == set(COMMANDS)
+    umbrella.main([])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[4:]] == list(umbrella.COMMANDS)
+    assert lines[8] == "  run       Plan if necessary, then run all remaining rounds"
+    umbrella.main(["--version"])
+    assert capsys.readouterr().out.startswith("nnunet_assft ")
+    with pytest.raises(SystemExit) as exit_:
+        umbrella.main(["raport", "-d", "901"])
+    assert exit_.value.code == 2
+    assert "there is no command 'raport'. Did you mean report?" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as exit_:
+        umbrella.main(["status", "-d", "901", "--nothing"])
+    assert exit_.value.code == 2
+    assert "nnUNetv2_assft_status: error: unrecognized arguments: --nothing" in capsys.readouterr().err
+
+
+def test_the_demo_says_how_the_other_commands_find_its_folders(tmp_path):
+    export, report = demo.next_commands(tmp_path / "my demo").splitlines()
+    done = subprocess.run(["bash", "-c", f'{export}; printf %s "$nnUNet_results"'], capture_output=True, text=True)
+    assert done.stdout == str(tmp_path / "my demo" / "nnUNet_results")
+    assert report.split() == ["nnUNetv2_assft_report", "-d", "900"]
 
 
 # Errors are one line and exit code 1 ---------------------------------------------------------------------------------

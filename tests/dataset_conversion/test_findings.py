@@ -208,7 +208,9 @@ OTHER = {  # codes of other datasets or other commands, and the tests below that
     "count_differs",
     "labels_removed",
     "unlabelled_image",
-    "not_annotated",  # of images made from DICOM
+    "not_annotated",  # of NIfTI files and DICOM series
+    "several_files",  # of NIfTI files
+    "not_nifti",
     "other_modality",
     "not_in_split",
     "output_missing",

@@ -150,7 +150,7 @@ def decathlon(root: Path, content: dict[str, Any]) -> Path:
 
 def test_dataset_json_completes_the_row(tmp_path: Path, hippocampus: dict[str, Any]) -> None:
     row = collect(DATASETS["msd"], [decathlon(tmp_path / "Task04_Hippocampus", hippocampus)]).row
-    assert (row.folder, row.channel, row.labels) == ("Dataset004_Hippocampus", "MRI", ("Anterior", "Posterior"))
+    assert (row.folder, row.channels, row.labels) == ("Dataset004_Hippocampus", ("MRI",), ("Anterior", "Posterior"))
     assert (row.licence, row.expected_labels, row.expected_cases) == ("CC-BY-SA 4.0", 4, 4)
 
 
@@ -167,7 +167,7 @@ def test_without_a_task_number_there_is_a_name_but_no_id(
 ) -> None:
     content = hippocampus | {"name": name, "modality": ["MRI"]}
     row = collect(DATASETS["msd"], [decathlon(tmp_path / "hippo", content)]).row
-    assert (row.id, row.name, row.channel) == (0, expected, "MRI")
+    assert (row.id, row.name, row.channels) == (0, expected, ("MRI",))
 
 
 @pytest.mark.parametrize(

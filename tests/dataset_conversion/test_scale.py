@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from nnunet_assft.dataset_conversion.convert import convert, scan
+from nnunet_assft.dataset_conversion.datasets import DATASETS
 from nnunet_assft.dataset_conversion.options import ConversionOptions
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks/convert_scan.py"
@@ -24,7 +25,7 @@ def calls(folder: Path, n: int) -> dict[str, int]:
     for step in ("scan", "convert"):
         with cProfile.Profile() as profile:
             if plan is None:
-                plan = scan("abdomen_atlas", [folder / "download"], folder / "raw", None, ConversionOptions())
+                plan = scan(DATASETS["abdomen_atlas"], [folder / "download"], folder / "raw", None, ConversionOptions())
             else:
                 convert(plan, ConversionOptions(), print)
         counted[step] = pstats.Stats(profile).total_calls

@@ -13,13 +13,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+COMMAND = re.compile(r"nnUNetv2_assft_[a-z]+")
 COMMANDS = {
     entry.name: entry.module
     for entry in entry_points(group="console_scripts")
-    if entry.module.startswith("nnunet_assft.")
+    if entry.module.startswith("nnunet_assft.") and COMMAND.fullmatch(entry.name)
 }
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-COMMAND = re.compile(r"nnUNetv2_assft_[a-z]+")
 
 
 @dataclass(frozen=True)

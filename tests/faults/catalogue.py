@@ -602,6 +602,33 @@ PRETRAINING = (
     ),
 )
 
+NIFTI = "convert nifti -i {given} -d 902 --channels CT"
+OF_NIFTI = (
+    Row(
+        "a folder without NIfTI files",
+        "nothing",
+        i.holds("given/a.nrrd", b"x"),
+        f"{NIFTI} --labels liver",
+        "holds no file that ends with .nii.gz or .nii, but 1 other file",
+    ),
+    Row(
+        "labels with other names than the images",
+        "nothing",
+        i.holds("given/labels/a-seg.nii.gz", b"x", "given/a.nii.gz"),
+        f"{NIFTI} -l {{given}}/labels --labels liver",
+        "the first label is 'a-seg', the first case 'a'",
+    ),
+    Row(
+        "no folder of labels", "nothing", i.a_folder, f"{NIFTI} -l {{given}}/no --labels liver", "Give a folder with -l"
+    ),
+    Row("a value for one structure only", "nothing", i.a_folder, f"{NIFTI} --labels a=1,b", "for every structure or"),
+    Row("a channel named twice", "nothing", i.a_folder, f"{NIFTI},ct --labels a", "a channel is named twice"),
+    Row(
+        "two structures of one name", "nothing", i.holds("given/a.nii", b"x"), f"{NIFTI} --labels a,A", "differ only in"
+    ),
+    option("convert nifti -i x -d 902 --labels liver", "nifti needs --channels"),
+)
+
 DICOM = "convert dicom -i {given} -d 902 --labels liver --key_file"
 OF_DICOM = (
     Row("a folder without DICOM", "nothing", i.holds("given/a.dcm", b"x"), f"{DICOM} {{root}}/out/key", "among 1 file"),
@@ -673,5 +700,6 @@ ROWS = (
     *ENDLESS,
     *OUTPUTS,
     *PRETRAINING,
+    *OF_NIFTI,
     *OF_DICOM,
 )

@@ -93,9 +93,14 @@ def anew(file: Path, content: bytes) -> None:
     file.write_bytes(content)
 
 
-def holds(file: str, content: bytes) -> Make:
-    """file: relative to the root."""
-    return lambda place: anew(place.root / file, content)
+def holds(file: str, content: bytes, *others: str) -> Make:
+    """file, others: relative to the root."""
+
+    def make(place: Place) -> None:
+        for name in (file, *others):
+            anew(place.root / name, content)
+
+    return make
 
 
 def new_image(content: bytes) -> Make:

@@ -43,7 +43,7 @@ def test_pictures_are_oriented_as_radiologists_look_at_them(tmp_path: Path) -> N
     label = sitk.GetImageFromArray((array > 0).astype(np.uint8))
     label.CopyInformation(volume)
     sitk.WriteImage(label, str(tmp_path / "label.nii.gz"))
-    queried = QueriedCase("a", 1, 1, tmp_path / "image.nii.gz", {"label": tmp_path / "label.nii.gz"})
+    queried = QueriedCase("a", 1, 1, tmp_path / "image.nii.gz", {"label": tmp_path / "label.nii.gz"}, tmp_path / "none")
     seen = load_volume(queried.image, queried.segmentations, 1000, (0.0, 101.0))
     assert np.argwhere(seen.image).tolist() == [[3, 4, 5]]  # x and y are turned: LPS
     assert np.argwhere(seen.segmentations["label"]).tolist() == [[3, 4, 5]]
@@ -68,7 +68,7 @@ def test_volumes_are_made_small(tmp_path: Path) -> None:
 def test_a_segmentation_of_another_size_is_refused(tmp_path: Path) -> None:
     write_volume(tmp_path / "image.nii.gz", np.zeros((4, 5, 6), np.float32))
     write_volume(tmp_path / "label.nii.gz", np.zeros((4, 5, 5), np.uint8))
-    queried = QueriedCase("a", 1, 1, tmp_path / "image.nii.gz", {"label": tmp_path / "label.nii.gz"})
+    queried = QueriedCase("a", 1, 1, tmp_path / "image.nii.gz", {"label": tmp_path / "label.nii.gz"}, tmp_path / "none")
     with pytest.raises(ValueError, match=r"label.nii.gz has \(5, 5, 4\) voxels; its image has \(6, 5, 4\)"):
         load_volume(queried.image, queried.segmentations, 1000, None)
 
@@ -124,7 +124,9 @@ def test_numbers_tell_more_structures_apart_than_colours_do(n: int, numbers: lis
     both = {"label": label, "pre-segmentation": label}
     volume = Volume(np.zeros((4, 4, 4), np.uint8), both, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
     axial = overlay_plot("case", "case", "", volume, {f"s{i}": i for i in range(1, n + 1)}).figure.axes[0]
-    assert [text.get_text() for text in axial.texts] == [*numbers, "R", "L", "A", "P"]
+    assert [text.get_text() for text in axial.texts] == [*numbers, "R", "L", "A", "P", "1 mm"]
+    start, end = axial.lines[-1].get_xdata()  # of the scale bar, as shares of the width of 4 mm
+    assert end - start == pytest.approx(0.25)
 
 
 # Which cases --------------------------------------------------------------------------------------------------------

@@ -24,8 +24,8 @@ def test_all_sections_of_a_whole_experiment(report: Report) -> None:
     order = ["learning", "structures", "test_cases", "query", "cases", "viewer", "embeddings", "pseudo_labels"]
     order += ["training", "comparison", "qualitative", "methods", "provenance"]
     assert [attributes["id"] for tag, attributes in report.page.tags if tag == "section"] == order
-    # the run that the comparison lacks, and the segmentations of three test cases
-    assert report.html.count('class="missing"') == 4
+    # the run that the comparison lacks, the segmentations of three test cases, and NSD and HD95
+    assert report.html.count('class="missing"') == 5
     assert "nnU-Net" in report.page.texts["training"]
 
 

@@ -35,6 +35,8 @@ def test_prelabel_segments_the_queried_cases_with_the_model_before_the_query(blo
         seen = preview(scorer, context.image(case), context.properties(case), 3.0)
         written = sitk.ReadImage(str(experiment.paths.previews(1) / f"{case}.nii.gz"))
         np.testing.assert_array_equal(sitk.GetArrayFromImage(written), seen.segmentation.array)
+        steps = sitk.GetArrayFromImage(sitk.ReadImage(str(experiment.paths.entropies(1) / f"{case}.nii.gz")))
+        np.testing.assert_allclose(steps / 250 * np.log(3), seen.entropy.array, atol=0.0025)  # half of a step
         assert written.GetOrigin() == sitk.ReadImage(str(context.dataset.images[case][0])).GetOrigin()
     html = (tmp_path / "r.html").read_text(encoding="utf-8")
     cases = json.loads(html.split('id="viewer_cases">')[1].split("</script>")[0])

@@ -98,19 +98,27 @@ def _train(context: Context, stage: Stage, latest: Path) -> None:
         trainer.load_checkpoint(str(latest))
     if is_part():  # which may end at any time
         trainer.save_every = 1
+    steps = trainer.num_iterations_per_epoch  # the bar counts them, because an epoch may take minutes
     with tqdm(
-        total=trainer.num_epochs,
-        initial=trainer.current_epoch,
+        total=trainer.num_epochs * steps,
+        initial=trainer.current_epoch * steps,
         desc=_title(stage),
-        unit="epoch",
+        unit="step",
         leave=False,
         disable=trainer.local_rank > 0,
     ) as bar:
 
         def show(done: Any) -> None:
-            bar.set_postfix(loss=f"{done.logger.get_value('train_losses', step=-1):.3f}", refresh=False)
-            bar.update()
+            loss = done.logger.get_value("train_losses", step=-1)
+            bar.set_postfix(epoch=f"{done.current_epoch}/{done.num_epochs}", loss=f"{loss:.3f}", refresh=False)
             say_progress(f"{count(done.current_epoch, 'epoch')} of {done.num_epochs}")
 
-        trainer.after_epoch = show
+        train_step = trainer.train_step
+
+        def step(batch: Any) -> Any:
+            result = train_step(batch)
+            bar.update()
+            return result
+
+        trainer.train_step, trainer.after_epoch = step, show
         trainer.run_training()

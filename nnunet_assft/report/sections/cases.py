@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from tqdm import tqdm
 
+from nnunet_assft.annotation.preview import ENTROPY_STEPS
 from nnunet_assft.report.images import (
     MAX_CASES,
     MAX_VOXELS,
     QueriedCase,
+    Volume,
     load_volume,
     queried_cases,
     why_no_images,
 )
 from nnunet_assft.report.material import Material
-from nnunet_assft.report.overlay import overlay_plot
-from nnunet_assft.report.sections.base import Section, grey_values, no_picture, query_warning
+from nnunet_assft.report.overlay import entropy_plot, overlay_plot
+from nnunet_assft.report.plot import Plot
+from nnunet_assft.report.sections.base import Section, grey_values, no_picture
 from nnunet_assft.volumes.display import window_of
 
 
@@ -33,12 +36,29 @@ def section(material: Material) -> Section:
         shown = " and ".join(queried.segmentations) or "there is no segmentation"
         caption = f"Round {queried.round}, rank {queried.rank}; {shown}.{_why(material, queried)}"
         plots.append(overlay_plot(f"case_{i + 1:02d}", queried.case, caption, volume, material.dataset.structures))
+        plots += _entropy(f"entropy_{i + 1:02d}", queried, volume)
     if without := [q.case for q in chosen if q.round and "pre-segmentation" not in q.segmentations]:
         missing.append(
-            f"There is no pre-segmentation of {len(without)} of these cases; add --prelabel to compute them."
+            f"There is no pre-segmentation and no entropy of {len(without)} of these cases; add --prelabel to compute "
+            "them."
         )
     text = _text(len(chosen), sum(len(done.queried) for done in material.rounds), window)
-    return Section("cases", title, (text,), query_warning(material), tuple(missing), tuple(plots))
+    return Section("cases", title, (text,), missing=tuple(missing), plots=tuple(plots))
+
+
+def _entropy(name: str, queried: QueriedCase, volume: Volume) -> list[Plot]:
+    """Draw the entropy of a case, if its file exists and can be read."""
+    if not queried.entropy.is_file():
+        return []
+    try:
+        steps = load_volume(queried.image, {"entropy": queried.entropy}, MAX_VOXELS, None).segmentations["entropy"]
+    except (RuntimeError, ValueError):
+        return []
+    caption = (
+        f"Where the network was unsure when round {queried.round} queried {queried.case}: the entropy of its softmax. "
+        "The brighter, the less sure; the slices are those with the most entropy."
+    )
+    return [entropy_plot(name, f"{queried.case}: entropy", caption, volume, steps / ENTROPY_STEPS)]
 
 
 def _why(material: Material, queried: QueriedCase) -> str:

@@ -37,7 +37,8 @@ def section(material: Material) -> Section:
         return Section("embeddings", title, missing=(why,))
     text = (
         "The first two principal components of the embeddings of the cases (the features at the bottleneck, averaged "
-        "over the scan). Distances on the map are not DKD."
+        "over the scan). Every map has axes of its own, because every round has another encoder. Distances on the map "
+        "are not DKD."
     )
     return Section("embeddings", title, (text,), plots=tuple(plots))
 

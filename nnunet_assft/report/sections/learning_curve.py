@@ -18,7 +18,7 @@ X_LABELS = {"n_labelled": "annotated cases", "minutes": "minutes of annotation"}
 
 def section(material: Material) -> Section:
     title, warning = "Learning curve", query_warning(material)
-    tables = (SectionTable("rounds", "Rounds", _rounds(material), "SD: over the test cases.", warning),)
+    tables = (SectionTable("rounds", "Rounds", _rounds(material), "SD: over the test cases."),)
     if material.dice["dice"].notna().sum() == 0:
         why = "No test case has a Dice, so there is no learning curve."
         return Section("learning", title, missing=(why,), tables=tables)

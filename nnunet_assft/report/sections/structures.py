@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 
 from nnunet_assft.report.material import Material
 from nnunet_assft.report.plot import NARROW, Plot, draw_box, draw_on_axes, file_name
-from nnunet_assft.report.sections.base import Section, query_warning
+from nnunet_assft.report.sections.base import Section
 
 
 def section(material: Material) -> Section:
@@ -20,7 +20,7 @@ def section(material: Material) -> Section:
         "in both reference and prediction; its Dice is 0 if the structure is absent in one of them."
     )
     plots = tuple(structure_boxes(material.dice))
-    return Section("structures", title, (text,), query_warning(material), plots=plots)
+    return Section("structures", title, (text,), plots=plots)
 
 
 def structure_boxes(dice: pd.DataFrame) -> list[Plot]:

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from nnunet_assft.evaluation.case_metrics import cached_metrics, metrics_or_none
 from nnunet_assft.report.images import MAX_VOXELS, load_volume, why_no_images
 from nnunet_assft.report.material import Material
 from nnunet_assft.report.overlay import overlay_plot
 from nnunet_assft.report.plot import Plot
-from nnunet_assft.report.sections.base import Section, SectionTable, grey_values, no_picture, query_warning
+from nnunet_assft.report.sections.base import Section, SectionTable, grey_values, no_picture
 from nnunet_assft.volumes.display import window_of
+from nnunet_assft.volumes.raw_dataset import RawDataset
 
+DISTANCES = (
+    "Dice and NSD are means over the test cases. HD95 is the median, because it is infinite for a case in which the "
+    "structure is missing in the label or in the segmentation alone; the last column counts these cases."
+)
 MEAN = "mean"  # of the structures; the first column of numbers
 
 
@@ -20,10 +29,14 @@ def section(material: Material) -> Section:
     if material.dice["dice"].notna().sum() == 0:
         return Section("test_cases", title, missing=("No test case has a Dice.",))
     table = dice_of_cases(material.dice, last.round)
-    tables = (SectionTable("test_cases", f"Dice after round {last.round}", table, folded=True),)
+    tables = (
+        SectionTable("test_cases", f"Dice after round {last.round}", table, folded=True),
+        *(distances := _distances(material)),
+    )
+    missing = [] if distances else ["NSD and HD95 were not computed; add --distances to compute them."]
     if why := why_no_images(material.dataset):
-        return Section("test_cases", title, missing=(why,), tables=tables)
-    plots, missing, window = [], [], window_of(material.dataset)
+        return Section("test_cases", title, missing=(why, *missing), tables=tables)
+    plots, window = [], window_of(material.dataset)
     for rule, case in tqdm(chosen_cases(table).items(), desc="test cases", unit="case", leave=False):
         try:
             plots.append(_picture(material, rule, case, float(table.set_index("case").loc[case, MEAN])))
@@ -34,9 +47,53 @@ def section(material: Material) -> Section:
         "over the structures. Solid contours: the label. Dashed contours: the segmentation by the model. The slices "
         f"are those with the largest segmented area, in radiological orientation. {grey_values(window)}"
     )
-    return Section(
-        "test_cases", title, (text,), query_warning(material), missing=tuple(missing), plots=tuple(plots), tables=tables
-    )
+    return Section("test_cases", title, (text,), missing=tuple(missing), plots=tuple(plots), tables=tables)
+
+
+def compute_distances(material: Material) -> None:
+    """Compute NSD and HD95 of the test cases after the last round and keep them beside the segmentations.
+
+    Raises `AssftError` if a segmentation or a label does not exist.
+    """
+    cached_metrics(*_of_last_round(material))
+
+
+def _of_last_round(material: Material) -> tuple[RawDataset, list[str], Path, dict[str, str]]:
+    """Return the arguments of `evaluation.case_metrics`: the cases that have a Dice, and what segmented them."""
+    last = material.rounds[-1]
+    cases = sorted(str(case) for case in dice_of_cases(material.dice, last.round)["case"])
+    folder = material.experiment.paths.test_predictions(last.round)
+    return material.dataset, cases, folder, {"model": last.model.weights_sha256}
+
+
+def _distances(material: Material) -> tuple[SectionTable, ...]:
+    metrics = metrics_or_none(*_of_last_round(material))
+    if metrics is None:
+        return ()
+    title = f"Dice, NSD and HD95 after round {material.rounds[-1].round}"
+    return (SectionTable("distances", title, by_structure(metrics), DISTANCES),)
+
+
+def by_structure(metrics: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per structure: the means of Dice and NSD, the median HD95, and how many cases have one that is not
+    finite.
+
+    metrics: rows of `evaluation.case_metrics`. Absent structures, which have NaN, are left out.
+    """
+    rows = []
+    for structure, group in metrics.groupby("structure", sort=False):
+        known = group[group["dice"].notna()]
+        rows.append(
+            {
+                "structure": structure,
+                "cases": len(known),
+                "Dice": known["dice"].mean(),
+                "NSD at 1 mm": known["nsd"].mean(),
+                "HD95 in mm, median": known["hd95_mm"].median(),
+                "missed or false": int(np.isinf(known["hd95_mm"]).sum()),
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def dice_of_cases(dice: pd.DataFrame, r: int) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from nnunet_assft.report.images import (
     why_no_images,
 )
 from nnunet_assft.report.material import Material
-from nnunet_assft.report.sections.base import Section, query_warning
+from nnunet_assft.report.sections.base import Section
 from nnunet_assft.volumes.display import window_of
 
 MAX_VIEWER_VOXELS = 2_300_000  # of a volume, about 130 x 130 x 130
@@ -38,7 +38,7 @@ def section(material: Material) -> Section:
     missing = (
         (f"{lost} case{'s do' if lost > 1 else ' does'} not fit into the page or cannot be read.",) if lost else ()
     )
-    return Section("viewer", title, (text,), query_warning(material), missing, viewer=shown)
+    return Section("viewer", title, (text,), missing=missing, viewer=shown)
 
 
 def viewer_cases(

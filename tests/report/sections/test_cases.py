@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
+from nnunet_assft.annotation.preview import ENTROPY_STEPS
 from nnunet_assft.report.images import QueriedCase, queried_cases
 from nnunet_assft.report.material import Material
 from nnunet_assft.report.sections import cases, viewer
@@ -37,8 +39,29 @@ def test_a_damaged_image_costs_its_picture_only(material: Material, tmp_path: Pa
 def test_a_missing_pre_segmentation_is_said(material: Material) -> None:
     elsewhere = replace(material, experiment=replace(material.experiment, name="other"))  # nothing is kept there
     found = cases.section(elsewhere)
-    assert found.missing == ("There is no pre-segmentation of 2 of these cases; add --prelabel to compute them.",)
+    assert found.missing == (
+        "There is no pre-segmentation and no entropy of 2 of these cases; add --prelabel to compute them.",
+    )
     assert [list(plot.data["segmentation"].unique()) for plot in found.plots] == [["label"]] * 3
+
+
+def test_the_entropy_is_drawn_where_it_is_largest(material: Material) -> None:
+    """Half of the largest entropy in one voxel: slice 3 of 12 from the feet, 6 from the front, 9 from the right."""
+    chosen = queried_cases(material)
+    image = sitk.ReadImage(str(chosen[0].image))
+    lps = sitk.DICOMOrient(image, "LPS")
+    steps = np.zeros(lps.GetSize()[::-1], np.uint8)
+    steps[2, 5, 8] = ENTROPY_STEPS // 2
+    volume = sitk.GetImageFromArray(steps)
+    volume.CopyInformation(lps)
+    chosen[0].entropy.parent.mkdir()
+    sitk.WriteImage(volume, str(chosen[0].entropy))
+    plots = cases.section(material).plots
+    chosen[0].entropy.unlink()
+    assert [plot.name for plot in plots] == ["case_01", "entropy_01", "case_02", "case_03"]
+    assert plots[1].title == f"{NASTY}: entropy"
+    assert list(plots[1].data["slice"]) == [3, 6, 9]
+    assert list(plots[1].data["largest"]) == [0.5, 0.5, 0.5]
 
 
 def test_grey_values_are_named(report: Report) -> None:
@@ -69,7 +92,7 @@ def test_the_viewer_holds_as_many_cases_as_fit(material: Material) -> None:
 
 def test_a_large_volume_is_made_smaller_for_the_viewer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_volume(tmp_path / "image.nii.gz", np.random.default_rng(0).random((20, 30, 40)).astype(np.float32))
-    chosen = [QueriedCase("a", 1, 1, tmp_path / "image.nii.gz", {})]
+    chosen = [QueriedCase("a", 1, 1, tmp_path / "image.nii.gz", {}, tmp_path / "none")]
     whole = viewer_cases(chosen, None)[0]
     monkeypatch.setattr(viewer, "MAX_VIEWER_VOXELS", 3000)
     assert len(viewer_cases(chosen, None)[0].image) < len(whole.image) / 4

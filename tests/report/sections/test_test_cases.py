@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pandas as pd
 import pytest
 
-from nnunet_assft.report.material import Material
-from nnunet_assft.report.sections.test_cases import chosen_cases, dice_of_cases, section
+from nnunet_assft.active.state import Experiment
+from nnunet_assft.evaluation.case_metrics import DTYPES
+from nnunet_assft.report.material import Material, gather
+from nnunet_assft.report.sections.test_cases import (
+    by_structure,
+    chosen_cases,
+    compute_distances,
+    dice_of_cases,
+    section,
+)
 from tests.conftest import blob_case, write_volume
-from tests.report.conftest import BALL, TEST, without_dice
+from tests.report.conftest import BALL, DATASET, TEST, without_dice
 
 
 def test_the_cases_of_the_last_round_from_the_worst_to_the_best(material: Material) -> None:
@@ -39,9 +50,43 @@ def test_pictures_of_the_segmentations_that_exist(material: Material) -> None:
     assert [plot.title for plot in found.plots] == ["test_2", "test_1"]
     assert found.plots[1].caption == "The worst test case: Dice 0.500, mean over the structures, after round 1."
     assert set(found.plots[0].data["segmentation"]) == {"label", "segmentation"}
-    (missing,) = found.missing
-    assert missing.startswith("test_0: no picture could be made (")
+    assert found.missing[0] == "NSD and HD95 were not computed; add --distances to compute them."
+    assert found.missing[1].startswith("test_0: no picture could be made (")
     assert len(found.tables[0].data) == 3
+
+
+def test_distances_are_shown_once_they_were_computed(experiment: Experiment, tmp_path: Path) -> None:
+    """The segmentations are the labels."""
+    raw = tmp_path / "nnUNet_raw" / DATASET
+    for i, case in enumerate(TEST):
+        image, label = blob_case(8 + i)
+        write_volume(raw / f"imagesTs/{case}_0000.nii.gz", image)
+        write_volume(raw / f"labelsTs/{case}.nii.gz", label)
+        write_volume(experiment.paths.test_predictions(1) / f"{case}.nii.gz", label)
+    material = gather(DATASET, "assft", None)
+    assert [table.name for table in section(material).tables] == ["test_cases"]
+    compute_distances(material)
+    _, table = section(material).tables
+    assert table.title == "Dice, NSD and HD95 after round 1"
+    assert list(table.data["structure"]) == [BALL, "box"]
+    assert table.data["NSD at 1 mm"].tolist() == [1.0, 1.0]
+    assert table.data["HD95 in mm, median"].tolist() == [0.0, 0.0]
+
+
+def test_means_and_the_median_over_cases_worked_by_hand() -> None:
+    """Of four cases, one lacks the structure on both sides, and one has missed it."""
+    rows = [("a", 0.9, 1.0, 2.0), ("b", 0.6, 0.5, 4.0), ("c", 0.0, 0.0, np.inf), ("d", np.nan, np.nan, np.nan)]
+    metrics = pd.DataFrame([(case, "liver", *values) for case, *values in rows], columns=list(DTYPES))
+    assert by_structure(metrics).to_dict("records") == [
+        {
+            "structure": "liver",
+            "cases": 3,
+            "Dice": pytest.approx(0.5),
+            "NSD at 1 mm": pytest.approx(0.5),
+            "HD95 in mm, median": 4.0,
+            "missed or false": 1,
+        }
+    ]
 
 
 def test_without_labels_of_test_cases_there_is_nothing_to_show(material: Material) -> None:
