@@ -179,7 +179,7 @@ def _require_same(file: Path, sha256: str, text: str) -> None:
 
 def _require_structures(dataset: RawDataset, case: str, entry: dict[str, Any], stage: str) -> None:
     if lacked := other_structures(dataset, case, entry):
-        raise AssftError(f"{lacked}, when stage {stage} was trained. Restore it, or leave it: later stages use it.")
+        raise AssftError(f"{lacked} (stage {stage}). Restore the entry, or leave it: later stages use it.")
 
 
 def _raise(error: Exception) -> None:

@@ -456,7 +456,8 @@ def other_structures(dataset: RawDataset, case: str, entry: Mapping[str, Any]) -
     then, now = entry.get("not_annotated", []), list(dataset.not_annotated.get(case, ()))
     if then == now:
         return ""
-    return f"{NAME} of {dataset.name} says {now or 'nothing'} of case {case}; it said {then or 'nothing'} then"
+    was, is_ = some(then) or "nothing", some(now) or "nothing"
+    return f"{NAME} of {dataset.name} names {is_} for case {case}; when its label was trained on, it named {was}"
 
 
 # Tables for people ----------------------------------------------------------------------------------------------------
