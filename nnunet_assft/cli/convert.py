@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nnunet_assft.cli.common import EXIT_ERROR, add_processes, file_name, make_parser, run
 from nnunet_assft.dataset_conversion.datasets import DATASETS
@@ -30,7 +30,7 @@ LINES = 20  # of errors on stderr; the report lists all of them
 class _Names(argparse.Action):
     """Names with blanks or commas between them."""
 
-    def __call__(self, _: object, namespace: argparse.Namespace, values: Sequence[str], __: object = None) -> None:
+    def __call__(self, _: object, namespace: argparse.Namespace, values: Any, __: object = None) -> None:
         setattr(namespace, self.dest, [name.strip() for text in values for name in text.split(",") if name.strip()])
 
 
