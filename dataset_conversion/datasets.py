@@ -20,7 +20,7 @@ from nnunet_assft.runtime.tables import Table
 CT, MRI = "CT", "MRI"  # channel names; nnU-Net chooses the normalisation by them
 READER = "NibabelIOWithReorient"  # reorients to RAS, and reads headers that ITK refuses
 CONVERTED_FROM = "converted_from"  # in dataset.json: DICOM or NIfTI, of which images need not have a label
-DICOM = "DICOM"
+DICOM, NIFTI = "DICOM", "NIfTI"
 
 
 @dataclass(frozen=True)

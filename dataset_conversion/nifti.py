@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from nnunet_assft.dataset_conversion.datasets import CT, MRI, DatasetRow
+from nnunet_assft.dataset_conversion.datasets import CT, MRI, NIFTI, DatasetRow
 from nnunet_assft.dataset_conversion.findings import Finding, found
 from nnunet_assft.dataset_conversion.labels import BACKGROUND
 from nnunet_assft.dataset_conversion.source_cases import ENDINGS, Sources, stem_of
@@ -18,7 +18,6 @@ from nnunet_assft.runtime.text import count, some
 from nnunet_assft.volumes.image_files import CHANNEL
 from nnunet_assft.volumes.names import shown
 
-NIFTI = "NIfTI"
 LARGEST_VALUE = 65_535  # of a label file; a table of this length relates its values to ids
 SPELLINGS = {"ct": CT, "mr": MRI, "mri": MRI}  # of channels, as the converted datasets have them
 
@@ -53,6 +52,8 @@ def nifti_row(structures: Sequence[str], channels: Sequence[str], label_folders:
 def _values(structures: Sequence[str]) -> dict[str, int]:
     """Return name -> value in the label files."""
     parts = [text.partition("=") for text in structures]
+    if len({name for name, _, _ in parts}) < len(parts):
+        raise AssftError(f"--labels {','.join(structures)}: a structure is named twice. Name each structure once.")
     given = [value for _, equals, value in parts if equals]
     if not given:
         return {name: value for value, name in enumerate(structures, 1)}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_assft import __version__
-from nnunet_assft.dataset_conversion.datasets import CONVERTED_FROM, READER, DatasetRow
+from nnunet_assft.dataset_conversion.datasets import CONVERTED_FROM, NIFTI, READER, DatasetRow
 from nnunet_assft.dataset_conversion.findings import CODES, Finding, counts
 from nnunet_assft.dataset_conversion.manifest import Record
 from nnunet_assft.dataset_conversion.scan import Plan, PlannedCase
@@ -67,7 +67,7 @@ def dataset_json(plan: Plan, records: dict[str, Record], options: dict[str, Any]
         "numTraining": sum(record["part"] == POOL for record in done.values()),
         "file_ending": plan.file_ending,
         "overwrite_image_reader_writer": READER,
-        **({CONVERTED_FROM: row.name} if row.unlabelled else _origin(row)),
+        **({CONVERTED_FROM: NIFTI} if row.unlabelled else _origin(row)),
         "converted_by": f"nnunet_assft {__version__}",
         "conversion": {**options, "split_rule": plan.split, "seed": SPLIT_SEED, "tolerances": plan.tolerances.words()},
     }

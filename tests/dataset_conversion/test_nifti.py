@@ -55,7 +55,8 @@ def test_images_and_the_labels_that_exist_become_a_dataset(convert: Convert, lab
 def test_a_dataset_whose_images_are_all_labelled_passes_nnunets_own_check(convert: Convert, lab: Path) -> None:
     for name in ("carl", "dora"):
         (lab / f"images/{name}.nii.gz").unlink()
-    result = convert_lab(convert, lab, f"{USUAL} --mode copy")
+    result = convert_lab(convert, lab, f"{USUAL.replace('300', 'Dataset300_Livers')} --mode copy")
+    assert (result.folder.name, result.dataset_json()["converted_from"]) == ("Dataset300_Livers", "NIfTI")
     check_by_nnunet(result.folder)
     assert result.out.splitlines()[-1] == "Next: nnUNetv2_assft_plan -d 300"
 
@@ -234,6 +235,12 @@ def test_labels_with_other_names_and_folders_without_images_are_refused(tmp_path
 @pytest.mark.parametrize("labels", [["liver=1", "spleen"], ["liver=0"], ["liver=1", "spleen=1"], ["liver=x"]])
 def test_values_of_structures_are_given_for_all_or_none(labels: list[str]) -> None:
     with pytest.raises(AssftError, match="expected NAME=VALUE for every structure or for none, with the different"):
+        nifti_row(labels, ["CT"], [])
+
+
+@pytest.mark.parametrize("labels", [["liver", "liver"], ["liver=1", "liver=2"]])
+def test_a_structure_is_named_once(labels: list[str]) -> None:
+    with pytest.raises(AssftError, match="a structure is named twice"):
         nifti_row(labels, ["CT"], [])
 
 
