@@ -180,6 +180,14 @@ class ExperimentPaths:
         """The folder of the pre-segmentations of the queried cases by the previous model, with a CASE.json each."""
         return self.results / f"prelabels_round_{r:02d}"
 
+    def second_look(self, r: int) -> Path:
+        """The folder of the pseudo-labels of round r that annotators look at again, with a CASE.json each."""
+        return self.results / f"second_look_round_{r:02d}"
+
+    def second_look_file(self, r: int) -> Path:
+        """The cases of that folder, the most doubtful first."""
+        return self.results / f"second_look_round_{r:02d}.json"
+
     def test_predictions(self, r: int) -> Path:
         return self.results / f"test_round_{r:02d}"
 

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from nnunet_assft.annotation.overlay import draw_scale_bar
 from nnunet_assft.report.images import Volume
 from nnunet_assft.report.plot import INK, STYLE, WIDE, Plot, label_colour
 
@@ -112,6 +113,7 @@ class _Overlay:
                 "va": {0.99: "top", 0.01: "bottom"}.get(y, "center"),
             }
             axes.text(x, y, mark, transform=axes.transAxes, color="white", fontsize=6.5, **where)
+        draw_scale_bar(axes, right, 6)
         axes.set_axis_off()
 
     def _draw_contour(self, axes: Axes, mask: np.ndarray, steps: tuple[float, float], value: int, line: str) -> None:
