@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from nnunet_assft.active.annotation import counted_cases, queried_cases
+from nnunet_assft.active.annotation import queried_cases, round_in_progress
 from nnunet_assft.active.experiment import prepare
-from nnunet_assft.active.history import Change, append_change
+from nnunet_assft.active.history import Change, append_change, today
 from nnunet_assft.active.query.budget import query_budget
 from nnunet_assft.active.query.random_sampling import spread
-from nnunet_assft.active.state import Experiment, finished_rounds, only_process, require_its_history
+from nnunet_assft.active.state import Experiment, finished_rounds, only_process
 from nnunet_assft.cluster.engines import HERE, Engine
 from nnunet_assft.errors import AssftError
 from nnunet_assft.planning.fingerprint import far_away
@@ -57,7 +56,7 @@ def extend(experiment: Experiment, wish: Wish, engine: Engine = HERE) -> Experim
             change,
             images_sha256=sha256_of(checksums),
             remarks=tuple(remarks),
-            date=datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+            date=today(),
         )
         append_change(experiment.paths.history_file, experiment.history, change)
     return _with(experiment, change)
@@ -69,7 +68,7 @@ def _with(experiment: Experiment, change: Change) -> Experiment:
 
 def _change(experiment: Experiment, dataset: RawDataset, wish: Wish) -> Change | None:
     """Return the change that fulfils a wish, None if nothing would change."""
-    r, queried = _open_round(experiment)
+    r, queried = round_in_progress(experiment)
     withdrawn = _withdrawn(experiment, dataset, wish)
     after_query = experiment.paths.step_file(r, "query").is_file() and not set(queried) <= set(withdrawn)
     n_rounds = _n_rounds(experiment, wish.n_rounds, r if after_query else r - 1)
@@ -91,21 +90,6 @@ def _change(experiment: Experiment, dataset: RawDataset, wish: Wish) -> Change |
         withdrawn=withdrawn,
         budget=wish.budget,
     )
-
-
-def _open_round(experiment: Experiment) -> tuple[int, list[str]]:
-    """Return the first round that is not finished, and the cases that it has queried. Raises `AssftError` if a later
-    one is finished."""
-    done = finished_rounds(experiment)
-    r = len(done)
-    for each in done:
-        require_its_history(experiment, each)
-    if any(experiment.paths.round_file(later).is_file() for later in range(r + 1, experiment.n_rounds + 1)):
-        raise AssftError(
-            f"The record of round {r} is lost, but later rounds are finished. Run "
-            f"{experiment.command('round', '-r', str(r))} to make it again first."
-        )
-    return r, counted_cases(experiment, r, queried_cases(experiment, r))
 
 
 def _withdrawn(experiment: Experiment, dataset: RawDataset, wish: Wish) -> tuple[str, ...]:

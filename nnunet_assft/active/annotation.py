@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nnunet_assft.active.state import Experiment, finished_rounds, is_over
+from nnunet_assft.active.state import Experiment, finished_rounds, is_over, require_its_history
 from nnunet_assft.errors import AssftError, DamagedFileError, WaitingForAnnotation
 from nnunet_assft.runtime.cached import cached, cached_or_none, kept_result
 from nnunet_assft.runtime.cases import for_each_case
@@ -93,15 +93,17 @@ def _what_to_do(experiment: Experiment, r: int, cases: Sequence[str], missing: S
 
 @dataclass(frozen=True)
 class AnnotationRequest:
-    """The cases that the annotators are asked to label in the round in progress.
+    """The cases that annotators are asked to label.
 
-    cases: best first. annotators: case -> names of its annotators, empty if none was assigned. The label of the first
-    annotator is the one used for training.
+    round: the round in progress, which has queried them, or with second_look the last finished one, which has
+    pseudo-labelled them. cases: best first; of a second look, the most doubtful first. annotators: case -> names of its
+    annotators, empty if none was assigned. The label of the first annotator is the one used for training.
     """
 
     round: int
     cases: tuple[str, ...]
     annotators: dict[str, tuple[str, ...]]
+    second_look: bool = False
 
 
 def open_request(experiment: Experiment) -> AnnotationRequest:
@@ -110,12 +112,7 @@ def open_request(experiment: Experiment) -> AnnotationRequest:
     Raises `AssftError` if there is none: the annotator is the oracle, the round has not queried its cases yet, or all
     rounds are done.
     """
-    if experiment.settings.annotator != "human":
-        raise AssftError(
-            f"Experiment {experiment.name!r} was planned with --annotator {experiment.settings.annotator}: its "
-            "labels are already in labelsTr, so there is nothing to annotate. To have annotators label its cases, "
-            "plan a new experiment with --annotator human."
-        )
+    require_human(experiment)
     done = finished_rounds(experiment)
     r = len(done)
     if is_over(experiment, done):
@@ -126,6 +123,16 @@ def open_request(experiment: Experiment) -> AnnotationRequest:
         raise AssftError(f"Round {r} has not queried its cases yet. Run {again}; it stops when it needs labels.")
     recorded = read_assignment(experiment.paths.annotators_file(r), experiment.scope(r).pool)
     return AnnotationRequest(r, cases, {case: recorded.get(case, ()) for case in cases})
+
+
+def require_human(experiment: Experiment) -> None:
+    """Raise `AssftError` if the labels of the experiment come from an oracle."""
+    if experiment.settings.annotator != "human":
+        raise AssftError(
+            f"Experiment {experiment.name!r} was planned with --annotator {experiment.settings.annotator}: its "
+            "labels are already in labelsTr, so there is nothing to annotate. To have annotators label its cases, "
+            "plan a new experiment with --annotator human."
+        )
 
 
 def read_assignment(file: Path, pool: Collection[str]) -> dict[str, tuple[str, ...]]:
@@ -164,6 +171,23 @@ def queried_cases(experiment: Experiment, r: int) -> list[str]:
         except (ValueError, KeyError, TypeError) as error:
             raise DamagedFileError(f"{query} is damaged ({error}). {remedy}") from error
     return list(experiment.start) if r == 0 else []
+
+
+def round_in_progress(experiment: Experiment) -> tuple[int, list[str]]:
+    """Return the first round that is not finished, and the cases that count as queried in it; none before its query.
+
+    Raises `AssftError` if a later round is finished.
+    """
+    done = finished_rounds(experiment)
+    r = len(done)
+    for each in done:
+        require_its_history(experiment, each)
+    if any(experiment.paths.round_file(later).is_file() for later in range(r + 1, experiment.n_rounds + 1)):
+        raise AssftError(
+            f"The record of round {r} is lost, but later rounds are finished. Run "
+            f"{experiment.command('round', '-r', str(r))} to make it again first."
+        )
+    return r, counted_cases(experiment, r, queried_cases(experiment, r))
 
 
 def labels_to_come(experiment: Experiment, r: int) -> list[str]:

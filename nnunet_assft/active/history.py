@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -21,7 +22,7 @@ class Change:
     if so, it loses the withdrawn cases, and everything else counts from the next round on. n_rounds, n_query: R and N_B
     from then on; budget: what was given for N_B, None if nothing was. permutation: random order of all cases that the
     pool has had. images_sha256: checksum of the images of all cases that were left. remarks: what is unusual about
-    added images.
+    added images. labelled: cases whose pseudo-labels got human labels by a second look; they are not a part of N_B.
     """
 
     round: int
@@ -36,6 +37,7 @@ class Change:
     images_sha256: str = ""
     remarks: tuple[str, ...] = ()
     date: str = ""  # the day, in UTC
+    labelled: tuple[str, ...] = ()
 
     @property
     def first_round(self) -> int:
@@ -48,6 +50,8 @@ class Change:
             self.added and f"{named('case', self.added)} joined the pool in round {self.first_round}",
             self.added_test and f"{named('test case', self.added_test)} joined in round {self.first_round}",
             self.withdrawn and f"{named('case', self.withdrawn)} withdrawn from round {self.round} on",
+            self.labelled
+            and f"{named('case', self.labelled)} labelled by a second look from round {self.first_round} on",
             f"R = {self.n_rounds} and N_B = {self.n_query} from round {self.first_round} on",
         ]
         return f"{self.date}: {'; '.join(str(part) for part in parts if part)}"
@@ -58,7 +62,8 @@ class Scope:
     """What a round works with.
 
     pool: T at its query, ascending. withdrawn: cases of the pool that were withdrawn after its query. permutation:
-    random order of the pool and of cases that are no longer in it.
+    random order of the pool and of cases that are no longer in it. looked_at: cases of the pool that were labelled by a
+    second look at pseudo-labels before its query, ascending.
     """
 
     pool: tuple[str, ...]
@@ -67,6 +72,7 @@ class Scope:
     n_query: int  # N_B
     n_rounds: int  # R
     withdrawn: tuple[str, ...] = ()
+    looked_at: tuple[str, ...] = ()
 
     @property
     def left(self) -> frozenset[str]:
@@ -93,7 +99,13 @@ def scope_of(planned: Scope, history: Sequence[Change], r: int | None) -> Scope:
         n_query=last.n_query,
         n_rounds=last.n_rounds,
         withdrawn=tuple(sorted(pool & gone_later)),
+        looked_at=tuple(sorted(pool.intersection(case for change in changes for case in change.labelled))),
     )
+
+
+def today() -> str:
+    """Return the date of a change."""
+    return datetime.datetime.now(datetime.timezone.utc).date().isoformat()
 
 
 # The file -------------------------------------------------------------------------------------------------------------

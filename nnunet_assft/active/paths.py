@@ -13,6 +13,8 @@ from nnunet_assft.runtime.files import inside
 from nnunet_assft.trainers.folds import TRAINERS, fold_of, training_set_of
 from nnunet_assft.volumes.names import EXPERIMENT
 
+ENTROPY = "entropy"  # the folder of entropy maps, beside the segmentations by the same model
+
 
 @dataclass(frozen=True)
 class ExperimentPaths:
@@ -182,7 +184,15 @@ class ExperimentPaths:
 
     def entropies(self, r: int) -> Path:
         """The folder of the entropy maps of the same cases by the same model."""
-        return self.previews(r) / "entropy"
+        return self.previews(r) / ENTROPY
+
+    def second_look(self, r: int) -> Path:
+        """The folder of the pseudo-labels of round r that annotators look at again, with a CASE.json each."""
+        return self.results / f"second_look_round_{r:02d}"
+
+    def second_look_file(self, r: int) -> Path:
+        """The cases of that folder, the most doubtful first."""
+        return self.results / f"second_look_round_{r:02d}.json"
 
     def test_predictions(self, r: int) -> Path:
         return self.results / f"test_round_{r:02d}"

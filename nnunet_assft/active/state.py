@@ -306,25 +306,29 @@ def finished_rounds(experiment: Experiment, *, before: int | None = None) -> lis
 
 
 def seen_by_next(experiment: Experiment, done: Round) -> Round:
-    """Return a finished round as the next one starts from it: without the cases that were withdrawn, and with those
-    that were added among its unlabelled ones.
+    """Return a finished round as the next one starts from it: without the cases that were withdrawn, with those that
+    were added among its unlabelled ones, and with those of a second look among its labelled ones.
 
     Raises `DamagedFileError` if the history is not the one with which the round was run.
     """
     require_its_history(experiment, done)
-    pool = frozenset(experiment.scope(done.round + 1).pool)
+    scope = experiment.scope(done.round + 1)
+    labelled = {*done.labelled, *scope.looked_at}.intersection(scope.pool)
+    unlabelled = set(scope.pool) - labelled
     return replace(
         done,
-        labelled=tuple(case for case in done.labelled if case in pool),
-        unlabelled=tuple(sorted(pool.difference(done.labelled))),
-        pseudo_labelled=tuple(case for case in done.pseudo_labelled if case in pool),
+        labelled=tuple(sorted(labelled)),
+        unlabelled=tuple(sorted(unlabelled)),
+        pseudo_labelled=tuple(case for case in done.pseudo_labelled if case in unlabelled),
     )
 
 
 def require_its_history(experiment: Experiment, done: Round) -> None:
-    """Raise `DamagedFileError` unless a finished round has the pool and the test cases that follow from the history."""
+    """Raise `DamagedFileError` unless a finished round has the pool, the test cases and the labelled cases that follow
+    from the history."""
     scope = experiment.scope(done.round)
-    if scope.left != {*done.labelled, *done.unlabelled} or scope.test != done.test:
+    is_labelled = scope.left.intersection(scope.looked_at) <= set(done.labelled)
+    if scope.left != {*done.labelled, *done.unlabelled} or scope.test != done.test or not is_labelled:
         raise DamagedFileError(
             f"{experiment.paths.round_file(done.round)} has other cases than follow from "
             f"{experiment.paths.history_file}, which is damaged or lost. Restore it from a backup."

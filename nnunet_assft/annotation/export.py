@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,12 +16,20 @@ from nnunet_assft.active.annotation import AnnotationRequest, missing_labels, op
 from nnunet_assft.active.context import Context
 from nnunet_assft.active.scoring.prediction import open_scorer
 from nnunet_assft.active.scoring.scorer import Scorer
-from nnunet_assft.active.state import Model, finished_rounds
 from nnunet_assft.annotation.assignment import assign, check_annotators
+from nnunet_assft.annotation.gate import unlike_labels
 from nnunet_assft.annotation.label_files import image_grid
 from nnunet_assft.annotation.overlay import Overlay
-from nnunet_assft.annotation.preview import Preview, prelabel_file, preview_or_none, write_preview
-from nnunet_assft.annotation.work_folder import itksnap_labels, readme, slicer_colours, work_list
+from nnunet_assft.annotation.preview import Prelabels, Preview, prelabels_of
+from nnunet_assft.annotation.records import is_rejected, summaries_so_far
+from nnunet_assft.annotation.work_folder import (
+    EXPORT_FILE,
+    itksnap_labels,
+    readme,
+    scores_of,
+    slicer_colours,
+    work_list,
+)
 from nnunet_assft.errors import AssftError, DamagedFileError
 from nnunet_assft.runtime.cached import claim
 from nnunet_assft.runtime.cases import Once, for_each_case
@@ -39,8 +47,6 @@ from nnunet_assft.volumes.display import window_of
 from nnunet_assft.volumes.images import read_image
 from nnunet_assft.volumes.raw_dataset import RawDataset
 from nnunet_assft.volumes.readers import PLAIN_READERS
-
-EXPORT_FILE = "export.json"
 
 
 @dataclass(frozen=True)
@@ -61,52 +67,86 @@ class ExportOptions:
 
 @dataclass(frozen=True)
 class Export:
-    """The result of an export. kept: cases whose pre-segmentation in the work folder was edited and has been kept."""
+    """The result of an export.
+
+    prelabels: None in round 0. kept: cases whose pre-segmentation in the work folder was edited and has been kept.
+    rows: the work list. remarks: case -> what an annotator should know about its pre-segmentation.
+    """
 
     request: AnnotationRequest
-    has_model: bool
+    prelabels: Prelabels | None
     kept: tuple[str, ...]
+    rows: tuple[dict[str, Any], ...]
+    remarks: Mapping[str, Sequence[str]]
 
 
-def export_work(context: Context, folder: Path, options: ExportOptions = ExportOptions()) -> Export:
-    """Write or complete the work folder of the round in progress. Files that exist and are up to date are kept.
+def export_work(
+    context: Context, folder: Path, options: ExportOptions = ExportOptions(), request: AnnotationRequest | None = None
+) -> Export:
+    """Write or complete the work folder of a request. Files that exist and are up to date are kept.
 
-    Round 0 has no model and therefore no pre-segmentations. Raises `AssftError` if the experiment is not waiting for
-    labels, or if the folder holds anything else than this export.
+    request: by default, that of the round in progress. Round 0 has no model and therefore no pre-segmentations. Raises
+    `AssftError` if the experiment is not waiting for labels, or if the folder holds anything else than this export.
     """
-    experiment, dataset = context.experiment, context.dataset
-    request = open_request(experiment)
+    dataset = context.dataset
+    request = request or open_request(context.experiment)
     require_plain_volumes(dataset)
     require_own_labels(dataset, request.cases)
     images = {case: dataset.images[case] for case in request.cases}
     executor = context.engine.images(context.paths.jobs, images)
     for_each_case(partial(_require_usable, dataset), request.cases, desc="checking images", executor=executor)
     request = _shared_out(context, request, options)
-    model = finished_rounds(experiment)[-1].model if request.round else None
-    _claim(context, folder, request, model, options)
+    prelabels = prelabels_of(context, request.round, second_look=request.second_look)
+    _claim(context, folder, request, prelabels, options)
     for case in request.cases:
         for channel, source in enumerate(dataset.images[case]):
             _copy(source, folder / "images" / f"{case}_{channel:04d}{dataset.file_ending}")
         for name in request.annotators[case] or ("",):
             (folder / "annotations" / name).mkdir(parents=True, exist_ok=True)
-    previews = _previews(context, request, model, folder, options) if model else {}
+    previews = _previews(context, request, prelabels, folder, options) if prelabels else {}
+    rejected = [
+        case
+        for case in request.cases
+        if is_rejected(context.paths.annotation_file(case), request.round, second_look=request.second_look)
+    ]
     kept = []
-    if model and options.prelabel:
-        sources = {case: prelabel_file(context, request.round, case) for case in request.cases}
-        kept = [case for case, source in sources.items() if not _copied(source, folder / "prelabels")]
+    if prelabels and options.prelabel:
+        shown = [case for case in request.cases if case not in rejected]
+        kept = [case for case in shown if not _copied(prelabels.file(case), folder / "prelabels")]
         if options.keys:
-            for case in [case for case in request.cases if case in options.keys.entries]:
-                _write_dicom(sources[case], folder / "prelabels" / f"{case}.dcm", options.keys, dataset.labels)
-    rows = work_list(request, experiment.paths.scores_file(request.round), previews, dataset.labels)
+            for case in [case for case in shown if case in options.keys.entries]:
+                _write_dicom(prelabels.file(case), folder / "prelabels" / f"{case}.dcm", options.keys, dataset.labels)
+    remarks = _remarks(context, previews, rejected) if options.prelabel else {}
+    rows = work_list(request, scores_of(context.experiment, request), previews, dataset.labels, remarks)
+    _write_texts(context, folder, request, rows, options)
+    return Export(request, prelabels, tuple(kept), tuple(rows), remarks)
+
+
+def _remarks(
+    context: Context, previews: Mapping[str, Mapping[str, Any]], rejected: Collection[str]
+) -> dict[str, list[str]]:
+    """Return case -> remarks on its pre-segmentation, for the cases that have any."""
+    earlier = list(summaries_so_far(context).values()) if previews else []
+    found = {case: unlike_labels(seen["volumes_ml"], earlier) for case, seen in previews.items()}
+    for case in rejected:
+        found[case] = ["its pre-segmentation was rejected; draw it from scratch", *found.get(case, ())]
+    return {case: remarks for case, remarks in found.items() if remarks}
+
+
+def _write_texts(
+    context: Context, folder: Path, request: AnnotationRequest, rows: list[dict[str, Any]], options: ExportOptions
+) -> None:
+    dataset, has_model = context.dataset, bool(request.round)
     write_csv(folder / "worklist.csv", rows)
     if not (folder / "times.csv").exists():  # which annotators fill in
         named = [(case, name) for case in request.cases for name in request.annotators[case] or ("",)]
-        write_csv(folder / "times.csv", [{"case": case, "annotator": name, "minutes": ""} for case, name in named])
+        decision = {"decision": ""} if has_model and options.prelabel else {}
+        lines = [{"case": case, "annotator": name, "minutes": "", **decision} for case, name in named]
+        write_csv(folder / "times.csv", lines)
     write_text(folder / "labels.ctbl", slicer_colours(dataset.labels))
     write_text(folder / "labels_itksnap.txt", itksnap_labels(dataset.labels))
-    about = readme(context, request, has_model=bool(model), prelabel=options.prelabel, dicom=options.keys is not None)
+    about = readme(context, request, has_model=has_model, prelabel=options.prelabel, dicom=options.keys is not None)
     write_text(folder / "README.txt", about)
-    return Export(request, model is not None, tuple(kept))
 
 
 def _require_usable(dataset: RawDataset, case: str) -> None:
@@ -161,7 +201,7 @@ def _shared_out(context: Context, request: AnnotationRequest, options: ExportOpt
 
 
 def _claim(
-    context: Context, folder: Path, request: AnnotationRequest, model: Model | None, options: ExportOptions
+    context: Context, folder: Path, request: AnnotationRequest, prelabels: Prelabels | None, options: ExportOptions
 ) -> None:
     """Mark the folder as the export of this round before anything else is written.
 
@@ -180,8 +220,9 @@ def _claim(
         "experiment": context.experiment.name,
         "round": request.round,
         "cases": list(request.cases),
-        "model": model.weights_sha256 if model else None,
+        "model": prelabels.model.weights_sha256 if prelabels else None,
         "prelabel": options.prelabel,  # the overlays depend on it, too
+        **({"second_look": True} if request.second_look else {}),
     }
     claim(folder / EXPORT_FILE, made_from, displace=_refuse)
 
@@ -238,9 +279,8 @@ def _write_dicom(prelabel: Path, target: Path, keys: KeyFile, labels: Mapping[st
 class _Previews:
     """What the model shows of each case: its pre-segmentation, an overlay and, if requested, an uncertainty map."""
 
-    context: Context
+    prelabels: Prelabels
     request: AnnotationRequest
-    model: Model
     folder: Path
     options: ExportOptions
     scorer: Once[Scorer]  # the network is loaded only if a case is not done yet
@@ -252,14 +292,14 @@ class _Previews:
         return self.folder / "uncertainty" / f"{case}.nii.gz"
 
     def done(self, case: str) -> dict[str, Any] | None:
-        """Return the content of the JSON file of a case, see `preview.write_preview`, or None if a file is missing."""
+        """Return the description of a case, see `preview.describe`, or None if a file is missing."""
         drawn = self.overlay(case).is_file() and (self.map_file(case).is_file() or not self.options.uncertainty)
-        return preview_or_none(self.context, self.request.round, case, self.model) if drawn else None
+        return self.prelabels.described(case) if drawn else None
 
     def make(self, case: str) -> dict[str, Any]:
-        """Write the files of a case, and return the content of its JSON file."""
-        dataset = self.context.dataset
-        seen, image, described = write_preview(self.context, self.request.round, case, self.model, self.scorer())
+        """Write the files of a case, and return its description."""
+        dataset = self.prelabels.context.dataset
+        seen, image, described = self.prelabels.write(case, self.scorer())
         if self.options.uncertainty:
             _write_map(self.map_file(case), seen, image)
         title, window = _title(case, self.request, described), window_of(dataset)
@@ -268,12 +308,12 @@ class _Previews:
 
 
 def _previews(
-    context: Context, request: AnnotationRequest, model: Model, folder: Path, options: ExportOptions
+    context: Context, request: AnnotationRequest, prelabels: Prelabels, folder: Path, options: ExportOptions
 ) -> dict[str, dict[str, Any]]:
-    """Show every case as the model sees it, and return case -> the content of its JSON file."""
-    scorer = Once(partial(open_scorer, context, model))
-    previews = _Previews(context, request, model, folder.absolute(), options, scorer)  # parts work in other folders
-    desc = f"round {request.round}: work folder"
+    """Show every case as the model sees it, and return case -> its description."""
+    scorer = Once(partial(open_scorer, context, prelabels.model))
+    previews = _Previews(prelabels, request, folder.absolute(), options, scorer)  # parts work in other folders
+    desc = f"round {request.round}: {'second look' if request.second_look else 'work folder'}"
     return for_each_case(previews.make, request.cases, desc=desc, done=previews.done, executor=context.cases)
 
 

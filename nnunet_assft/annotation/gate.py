@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from scipy.optimize import linear_sum_assignment
 
 from nnunet_assft.annotation.dicom_labels import read_dicom_label
 from nnunet_assft.annotation.label_files import ReturnedLabel, image_grid, read_returned_label
@@ -23,6 +24,7 @@ from nnunet_assft.volumes.structures import pairs, structures
 
 UNUSUAL_FACTOR = 3.0  # a volume is unusual if it differs from all earlier ones by more than this factor
 MIN_EARLIER_LABELS = 2  # with fewer earlier labels, volumes are not compared
+EXCHANGED_DICE = 0.3  # below this Dice, a pre-segmentation does not say which structure is which
 SEEN_FRACTION = 0.1  # the model has seen a structure if it predicts more than this share of the smallest earlier volume
 
 
@@ -43,13 +45,15 @@ class Expected:
     """What is known about a case before its label is returned.
 
     prelabel: the pre-segmentation; predicted_ml: its volumes in ml by structure; None and empty if there was no model.
-    earlier: summaries of the human labels so far. not_annotated: structures that nobody was to draw.
+    earlier: summaries of the human labels so far. not_annotated: structures that nobody was to draw. accepted: whether
+    the annotator has accepted the pre-segmentation as it is.
     """
 
     prelabel: InFileAxes | None = None
     predicted_ml: Mapping[str, float] = field(default_factory=dict)
     earlier: Sequence[LabelSummary] = ()
     not_annotated: Collection[str] = ()
+    accepted: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,9 +116,14 @@ def gate(
     undrawn_notes, undrawn_warnings = undrawn(label, labels, expected)
     notes, warnings = [*notes, *undrawn_notes], [*warnings, *undrawn_warnings]
     summary = summarize(label, grid, annotated(labels, expected.not_annotated))
-    if expected.prelabel is not None and label.array.any() and np.array_equal(expected.prelabel.array, label.array):
+    unchanged = expected.prelabel is not None and np.array_equal(expected.prelabel.array, label.array)
+    if expected.accepted and not unchanged:
+        raise AssftError("it is not the pre-segmentation, but its decision is accept. Write fix, or remove the file.")
+    if unchanged and label.array.any() and not expected.accepted:
         warnings.append("it is the pre-segmentation, unchanged")
     warnings += warnings_of(summary, labels, expected)
+    if expected.prelabel is not None:
+        warnings += exchanged(label, expected.prelabel, labels)
     decided = overlap if returned.overlapped else None
     return GatedLabel(label, summary, tuple(notes), tuple(warnings), decided)
 
@@ -247,6 +256,55 @@ def _is_swapped(left: str, right: str, summary: LabelSummary, earlier: Sequence[
     known = [side for side in sides if side]
     usual = -1 if known and all(side < 0 for side in known) else 1
     return _side(left, right, summary) * usual < 0
+
+
+def exchanged(label: InFileAxes, prelabel: InFileAxes, labels: Mapping[str, int]) -> list[str]:
+    """Describe structures whose numbers seem to be exchanged: each lies where the pre-segmentation has another one.
+
+    The structures of the label are matched with those of the pre-segmentation by the largest sum of Dice. Left and
+    right are left out, because their sides say it better.
+    """
+    names = list(structures(labels))
+    dice = _dice_of_all(label, prelabel, list(structures(labels).values()))
+    matched = zip(*linear_sum_assignment(-dice), strict=True)
+    other = {i: j for i, j in matched if dice[i, j] >= EXCHANGED_DICE and dice[i, j] > dice[i, i]}
+    while any(j not in other for j in other.values()):  # what is left is a permutation
+        other = {i: j for i, j in other.items() if j in other}
+    sides = [{names.index(left), names.index(right)} for left, right in pairs(labels)]
+    other = {i: j for i, j in other.items() if not ({i, j} in sides and other[j] == i)}
+    if not other:
+        return []
+    told = ", ".join(
+        f"{names[i]} lies where the pre-segmentation has {names[j]} (Dice {dice[i, j]:.2f})" for i, j in other.items()
+    )
+    return [f"{' and '.join(names[i] for i in other)} seem to be exchanged: {told}"]
+
+
+def _dice_of_all(label: InFileAxes, prelabel: InFileAxes, values: Sequence[int]) -> np.ndarray:
+    """Return the Dice of every structure of the label (rows) with every one of the pre-segmentation (columns)."""
+    n = len(values) + 1
+    index = np.zeros(max(int(label.array.max()), int(prelabel.array.max()), *values) + 1, np.int64)
+    index[list(values)] = range(1, n)
+    both = np.bincount((index[label.array] * n + index[prelabel.array]).ravel(), minlength=n * n).reshape(n, n)
+    sizes = both.sum(axis=1)[1:, None] + both.sum(axis=0)[None, 1:]
+    return 2 * both[1:, 1:] / np.maximum(sizes, 1)
+
+
+def unlike_labels(volumes_ml: Mapping[str, float], earlier: Sequence[LabelSummary]) -> list[str]:
+    """Describe the structures of a pre-segmentation whose volume is unlike that in all human labels so far, of which a
+    single one is enough."""
+    found = []
+    for name, ml in volumes_ml.items():
+        before = [other.volumes_ml[name] for other in earlier if other.volumes_ml.get(name)]
+        if before and _is_unusual(ml, before):
+            low, high = f"{min(before):.3g}", f"{max(before):.3g}"
+            between = low if low == high else f"{low} to {high}"
+            has = f"{ml:.3g} ml of {name}" if ml else f"no {name}"
+            labels = f"{count(len(before), 'label')} so far"
+            found.append(
+                f"the model found {has}, and the {labels} {'has' if len(before) == 1 else 'have'} {between} ml"
+            )
+    return found
 
 
 def _side(left: str, right: str, summary: LabelSummary) -> float:

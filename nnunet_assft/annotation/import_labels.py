@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import SimpleITK as sitk
 
-from nnunet_assft.active.annotation import open_request
 from nnunet_assft.active.context import Context
-from nnunet_assft.active.state import Round
+from nnunet_assft.annotation.decisions import decide
 from nnunet_assft.annotation.export import require_own_labels, require_plain_volumes
 from nnunet_assft.annotation.gate import Expected, GatedLabel, LabelSummary, gate
-from nnunet_assft.annotation.minutes import Times
-from nnunet_assft.annotation.preview import prelabel_file, preview_or_none
-from nnunet_assft.annotation.records import keep_aside, load_readings, reading_of, save_record, summaries_so_far
-from nnunet_assft.annotation.returned import Returned, find_returned
+from nnunet_assft.annotation.label_files import FORMATS
+from nnunet_assft.annotation.minutes import ACCEPT, REJECT, Times
+from nnunet_assft.annotation.preview import prelabels_of
+from nnunet_assft.annotation.records import (
+    is_rejected,
+    keep_aside,
+    load_readings,
+    reading_of,
+    save_record,
+    summaries_so_far,
+)
+from nnunet_assft.annotation.returned import Returned, asked_for, find_returned, folder_of_labels
+from nnunet_assft.annotation.second_look import open_requests
 from nnunet_assft.annotation.segments import REFUSE
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.cases import for_each_case
@@ -75,12 +83,20 @@ def import_labels(  # six parameters: the labels, and what is said about them
     nobody drew in these labels; None if what is known about each case still holds. Raises `AssftError` if the
     experiment is not waiting for labels, or if the folder holds none.
     """
-    request = open_request(context.experiment)
+    requests = open_requests(context.experiment)
+    asked = asked_for(context.experiment, requests, replace=consent.replace)
     require_plain_volumes(context.dataset)
-    require_own_labels(context.dataset, request.cases)
+    require_own_labels(context.dataset, [case for request in requests for case in request.cases])
     _check_names(context, consent, times)
     missing = None if not_annotated is None else _structures(context, not_annotated)
-    returned, problems = find_returned(context.experiment, folder, request, times, keys, replace=consent.replace)
+    returned, problems = find_returned(context.experiment, folder, asked, times, keys)
+    decided = decide(context, folder, asked, returned, times)
+    returned, problems = [*returned, *decided.accepted], [*problems, *decided.problems]
+    if not (returned or decided.rejected or problems):
+        raise AssftError(
+            f"{folder_of_labels(folder)} holds no label; expected files named CASE{' or CASE'.join(FORMATS)}. Save the "
+            f"labels there, for example as {requests[0].cases[0]}.nii.gz."
+        )
     earlier = summaries_so_far(context) if returned else {}
 
     def take(label: Returned) -> _Outcome:
@@ -88,13 +104,37 @@ def import_labels(  # six parameters: the labels, and what is said about them
         return _Import(context, label, consent, times, missing).run(others)
 
     failures: dict[str, AssftError] = {}
-    labels = {str(label): label for label in returned}
+    labels = {str(i): label for i, label in enumerate(returned)}  # two annotators may have accepted the same file
     outcomes = for_each_case(take, labels, desc="importing labels", failures=failures)
     return ImportReport(
-        imported=[outcome.imported for outcome in outcomes.values() if outcome.imported],
-        refused=[*problems, *(f"{name}: {failures[name]}" for name in labels if name in failures)],
+        imported=[
+            *(outcome.imported for outcome in outcomes.values() if outcome.imported),
+            *(_reject(context, case, times) for case in decided.rejected),
+        ],
+        refused=[*problems, *(f"{label}: {failures[i]}" for i, label in labels.items() if i in failures)],
         doubtful=[line for outcome in outcomes.values() for line in outcome.doubtful],
     )
+
+
+def _reject(context: Context, rejected: Returned, times: Times) -> str:
+    """Record that a pre-segmentation was rejected, and return a line about it."""
+    case, annotator = rejected.case, rejected.annotator
+    known = reading_of(load_readings(context.paths.annotation_file(case)), annotator)
+    entry: dict[str, Any] = {
+        "annotator": annotator,
+        "minutes": times.of(case, annotator, known.get("minutes")),
+        "decision": REJECT,
+        "file": None,
+        "source_sha256": None,
+        "label_sha256": None,
+        "notes": [],
+        "accepted": [],
+        "overlap": None,
+        "volumes_ml": {},
+        "left_mm": {},
+    }
+    save_record(context, rejected, entry)
+    return f"{case}: the pre-segmentation was rejected{f' by {annotator}' if annotator else ''}; draw it from scratch"
 
 
 def _check_names(context: Context, consent: Consent, times: Times) -> None:
@@ -210,20 +250,24 @@ class _Import:
         return self.consent.overlap == REFUSE or known.get("overlap") in (None, self.consent.overlap)
 
     def _is_in_already(self, known: Mapping[str, Any]) -> _Outcome:
-        minutes = self.times.of(self.returned.case, known["annotator"], known["minutes"])
-        if minutes != known["minutes"]:
-            save_record(self.context, self.returned, {**known, "minutes": minutes})
+        case, annotator = self.returned.case, known["annotator"]
+        told = {
+            "minutes": self.times.of(case, annotator, known["minutes"]),
+            "decision": self.times.decision_of(case, annotator) or known.get("decision"),
+        }
+        if {**known, **told} != known:
+            save_record(self.context, self.returned, {**known, **told})
         return _Outcome(f"{self.returned.case}: {_by(known['annotator'])} has been imported already")
 
     def _gated(self, earlier: Sequence[LabelSummary]) -> GatedLabel:
         """Put the label through the gate, which compares it with the pre-segmentation of the case, if there is one."""
-        case, r = self.returned.case, self.returned.asked.round
-        described = preview_or_none(self.context, r, case, Round.load(self.context.paths, r - 1).model) if r else None
-        expected = Expected(earlier=earlier, not_annotated=self.missing)
-        if described:
-            prelabel = sitk.ReadImage(str(prelabel_file(self.context, r, case)))
-            voxels = InFileAxes(sitk.GetArrayFromImage(prelabel))
-            expected = Expected(voxels, described["volumes_ml"], earlier, self.missing)
+        case, asked = self.returned.case, self.returned.asked
+        prelabels = prelabels_of(self.context, asked.round, second_look=asked.second_look)
+        described = prelabels.described(case) if prelabels else None
+        expected = Expected(earlier=earlier, not_annotated=self.missing, accepted=self._decision == ACCEPT)
+        if prelabels and described:
+            prelabel = InFileAxes(sitk.GetArrayFromImage(sitk.ReadImage(str(prelabels.file(case)))))
+            expected = replace(expected, prelabel=prelabel, predicted_ml=described["volumes_ml"])
         return gate(
             self.returned.file,
             self.context.dataset.images[case][0],
@@ -234,11 +278,20 @@ class _Import:
             slices=self.returned.slices,
         )
 
+    @property
+    def _decision(self) -> str | None:
+        """What was decided about the pre-segmentation; a rejection of an earlier import stands."""
+        case, asked = self.returned.case, self.returned.asked
+        decided = self.times.decision_of(case, self.returned.annotator)
+        file = self.context.paths.annotation_file(case)
+        return decided or (REJECT if is_rejected(file, asked.round, second_look=asked.second_look) else None)
+
     def _entry(self, gated: GatedLabel, source: str, known: Mapping[str, Any]) -> dict[str, Any]:
         given = self.times.of(self.returned.case, self.returned.annotator)
         return {
             "annotator": self.returned.annotator,
             "minutes": given if given is not None else known.get("minutes"),
+            "decision": self._decision,
             "file": self.returned.file.name,
             "source_sha256": source,
             "label_sha256": sha256_file(self.target),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -12,6 +14,7 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from nnunet_assft.annotation.preview import Preview, as_radiologists_look, axial_slice
 from nnunet_assft.runtime.files import atomic_path
@@ -53,6 +56,7 @@ class Overlay:
             axes.set_title(title, fontsize=9)
             for side, x in (("R", 0.01), ("L", 0.97)):  # of the patient; the front is above
                 axes.text(x, 0.5, side, transform=axes.transAxes, color="white", fontsize=9)
+            draw_scale_bar(axes, grey.shape[1] * oriented.GetSpacing()[0])
         if self.contours:
             _draw_contours(left, segmentation, self.labels)
         shown = right.imshow(np.ma.masked_equal(entropy[k], 0), cmap="inferno", alpha=0.6, aspect=pixel, vmin=0)
@@ -62,11 +66,25 @@ class Overlay:
             figure.savefig(partial, format="png", dpi=100)
 
 
+def draw_scale_bar(axes: Axes, width_mm: float, size: float = 8) -> None:
+    """Draw a bar of 1, 2 or 5 times a power of ten mm at the lower right of a picture, at most a third of its width.
+
+    size: of the font.
+    """
+    power = 10 ** math.floor(math.log10(width_mm / 3))
+    length = max(step * power for step in (1, 2, 5) if step * power <= width_mm / 3)
+    left = 0.97 - length / width_mm
+    inside: dict[str, Any] = {"transform": axes.transAxes, "color": "white"}
+    axes.add_line(Line2D([left, 0.97], [0.03, 0.03], linewidth=2, label="_scale", **inside))
+    middle = (left + 0.97) / 2
+    axes.text(middle, 0.045, f"{length:g} mm", fontsize=size, ha="center", va="bottom", **inside)
+
+
 def _draw_contours(axes: Axes, segmentation: np.ndarray, labels: Mapping[str, int]) -> None:
     for name, value in structures(labels).items():
         if 0 < (segmentation == value).sum() < segmentation.size:
             axes.contour(segmentation == value, levels=[0.5], colors=[colour(value)], linewidths=1)
             axes.plot([], [], color=colour(value), label=name.replace("_", " "))
-    if axes.lines:
+    if axes.get_legend_handles_labels()[1]:
         for text in axes.legend(fontsize=7, loc="lower left").get_texts():
             text.set_parse_math(False)

@@ -1,14 +1,15 @@
 """Preview of a queried case by the model of the round before: its segmentation, its entropy, and the slice to begin
 with.
 
-`write_preview` is the only place that writes pre-segmentations and entropy maps, for the annotators and for the report.
+`Prelabels.write` is the only place that writes pre-segmentations and entropy maps, for the annotators and for the
+report.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,15 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunet_assft.active.context import Context
+from nnunet_assft.active.paths import ENTROPY
 from nnunet_assft.active.scoring.records import request_of
 from nnunet_assft.active.scoring.scorer import Scorer
 from nnunet_assft.active.scoring.voxel_statistics import entropy_map
-from nnunet_assft.active.state import Model
+from nnunet_assft.active.state import Model, Round, read_provenance
 from nnunet_assft.annotation.gate import summarize
+from nnunet_assft.errors import DamagedFileError
 from nnunet_assft.runtime.cached import cached_or_none, keep
+from nnunet_assft.runtime.files import sha256_file
 from nnunet_assft.volumes.grid import itk_grid
 from nnunet_assft.volumes.segmentations import InFileAxes, write_segmentation
 from nnunet_assft.volumes.structures import structures
@@ -44,40 +48,87 @@ class Preview:
         return np.where(mask, entropy, 0.0) if mask.any() else entropy
 
 
-def prelabel_file(context: Context, r: int, case: str) -> Path:
-    """The experiment's own copy of a pre-segmentation, which annotators do not edit."""
-    return context.paths.previews(r) / f"{case}{context.dataset.file_ending}"
+@dataclass(frozen=True)
+class Prelabels:
+    """The pre-segmentations of the cases that annotators are asked for: the experiment's own copies, which nobody
+    edits.
 
-
-def entropy_file(context: Context, r: int, case: str) -> Path:
-    """The entropy map as whole numbers from 0 to ENTROPY_STEPS, which stands for the entropy of a uniform softmax."""
-    return context.paths.entropies(r) / f"{case}{context.dataset.file_ending}"
-
-
-def preview_or_none(context: Context, r: int, case: str, model: Model) -> dict[str, Any] | None:
-    """Return the description that `write_preview` has written for this case and model, or None if it is missing."""
-    file = prelabel_file(context, r, case)
-    return cached_or_none(_record_file(context, r, case), _made_from(context, r, model), outputs=lambda _: [file])
-
-
-def write_preview(
-    context: Context, r: int, case: str, model: Model, scorer: Scorer
-) -> tuple[Preview, sitk.Image, dict[str, Any]]:
-    """Segment a case that round r has queried, and write the segmentation, the entropy and a description, CASE.json.
-
-    model: the model of the round before, whose network `scorer` runs. Returns the preview, the image and the
-    description, see `describe`.
+    They lie in `folder` as CASE and CASE.json, and the entropy maps in a folder within. round: the one that the cases
+    are asked for in. model: the one that looks at them. pseudo_labels: case -> checksum of its pseudo-label of that
+    round, which then is its pre-segmentation; None if the segmentation by the model is.
     """
-    made_from, properties = _made_from(context, r, model), context.properties(case)
-    seen = preview(scorer, context.image(case), properties, made_from["tau"])
-    image = sitk.ReadImage(str(context.dataset.images[case][0]))
-    described, file = describe(seen, image, context.dataset.labels), prelabel_file(context, r, case)
-    write_segmentation(context.dataset.reader, seen.segmentation, file, properties)
-    shares = seen.entropy.array / math.log(len(context.dataset.structures) + 1)
-    steps = InFileAxes(np.rint(ENTROPY_STEPS * np.clip(shares, 0, 1)).astype(np.uint8))
-    write_segmentation(context.dataset.reader, steps, entropy_file(context, r, case), properties)
-    keep(_record_file(context, r, case), made_from, described, [file])
-    return seen, image, described
+
+    context: Context
+    round: int
+    folder: Path
+    model: Model
+    pseudo_labels: Mapping[str, str] | None = None
+
+    def file(self, case: str) -> Path:
+        return self.folder / f"{case}{self.context.dataset.file_ending}"
+
+    def entropy_file(self, case: str) -> Path:
+        """The entropy map as whole numbers from 0 to ENTROPY_STEPS, which stands for the entropy of a uniform
+        softmax."""
+        return self.folder / ENTROPY / f"{case}{self.context.dataset.file_ending}"
+
+    def described(self, case: str) -> dict[str, Any] | None:
+        """Return the description that `write` has written for this case, or None if it is missing or out of date."""
+        return cached_or_none(self._record(case), self._made_from(case), outputs=lambda _: [self.file(case)])
+
+    def write(self, case: str, scorer: Scorer) -> tuple[Preview, sitk.Image, dict[str, Any]]:
+        """Write the pre-segmentation of a case, its entropy map and its description, CASE.json.
+
+        scorer: runs the network of the model. Returns the preview, the image and the description, see `describe`.
+        Raises `DamagedFileError` if a pseudo-label is not as it was written.
+        """
+        context, made_from = self.context, self._made_from(case)
+        properties, file = context.properties(case), self.file(case)
+        seen = preview(scorer, context.image(case), properties, made_from["tau"])
+        if self.pseudo_labels is not None:
+            seen = replace(seen, segmentation=self._pseudo_label(case))
+        image = sitk.ReadImage(str(context.dataset.images[case][0]))
+        described = describe(seen, image, context.dataset.labels)
+        write_segmentation(context.dataset.reader, seen.segmentation, file, properties)
+        shares = seen.entropy.array / math.log(len(context.dataset.structures) + 1)
+        steps = InFileAxes(np.rint(ENTROPY_STEPS * np.clip(shares, 0, 1)).astype(np.uint8))
+        write_segmentation(context.dataset.reader, steps, self.entropy_file(case), properties)
+        keep(self._record(case), made_from, described, [file])
+        return seen, image, described
+
+    def _pseudo_label(self, case: str) -> InFileAxes:
+        file = self.context.pseudo_label(self.round, case)
+        if not file.is_file() or self.pseudo_labels is None or sha256_file(file) != self.pseudo_labels[case]:
+            again = self.context.experiment.command("round", "-r", str(self.round))
+            raise DamagedFileError(f"{file} is missing or not as it was written. Run {again} to make it again.")
+        return InFileAxes(sitk.GetArrayFromImage(sitk.ReadImage(str(file))))
+
+    def _record(self, case: str) -> Path:
+        return self.folder / f"{case}.json"
+
+    def _made_from(self, case: str) -> dict[str, Any]:
+        made_from: dict[str, Any] = {
+            "model": self.model.weights_sha256,
+            "tau": request_of(self.context, self.round).tau,
+        }
+        if self.pseudo_labels is not None:
+            made_from["pseudo_label"] = self.pseudo_labels[case]
+        return made_from
+
+
+def prelabels_of(context: Context, r: int, *, second_look: bool = False) -> Prelabels | None:
+    """Return those of the cases that round r has queried, by the model of the round before; None in round 0.
+
+    second_look: return those of the cases that it has pseudo-labelled, which are the pseudo-labels. Raises
+    `DamagedFileError` if the record of that round is damaged.
+    """
+    if second_look:
+        provenance = read_provenance(context.paths.pseudo_label_folder(r))
+        sha256 = {case: entry["sha256"] for case, entry in provenance["cases"].items()}
+        return Prelabels(context, r, context.paths.second_look(r), Model(**provenance["model"]), sha256)
+    if not r:
+        return None
+    return Prelabels(context, r, context.paths.previews(r), Round.load(context.paths, r - 1).model)
 
 
 def preview(scorer: Scorer, image: np.ndarray, properties: dict[str, Any], tau: float) -> Preview:
@@ -130,11 +181,3 @@ def as_radiologists_look(array: np.ndarray, image: sitk.Image) -> np.ndarray:
     volume = sitk.GetImageFromArray(array)
     volume.CopyInformation(image)
     return sitk.GetArrayFromImage(sitk.DICOMOrient(volume, "LPS"))
-
-
-def _record_file(context: Context, r: int, case: str) -> Path:
-    return context.paths.previews(r) / f"{case}.json"
-
-
-def _made_from(context: Context, r: int, model: Model) -> dict[str, Any]:
-    return {"model": model.weights_sha256, "tau": request_of(context, r).tau}

@@ -9,7 +9,7 @@ from typing import Any
 
 from nnunet_assft.active.annotation import AnnotationRequest
 from nnunet_assft.active.state import Experiment
-from nnunet_assft.annotation.records import load_readings
+from nnunet_assft.annotation.records import is_rejected, load_readings
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,14 @@ def progress(experiment: Experiment, request: AnnotationRequest) -> list[Progres
     dataset = experiment.raw_dataset()
     rows = []
     for case in request.cases:
-        readings = {entry["annotator"]: entry for entry in load_readings(experiment.paths.annotation_file(case))}
+        record = experiment.paths.annotation_file(case)
+        readings = {entry["annotator"]: entry for entry in load_readings(record)}
         first, *others = request.annotators[case] or (next(iter(readings), None),)
-        rows.append(_first_reading(case, first, dataset.label_file(case), readings))
+        if is_rejected(record, request.round, second_look=request.second_look):
+            minutes = readings[first]["minutes"] if first in readings else None
+            rows.append(Progress(case, first, minutes, "pre-segmentation rejected, to be drawn from scratch"))
+        else:
+            rows.append(_first_reading(case, first, dataset.label_file(case), readings))
         for name in others:
             file = experiment.paths.second_reading(str(name), case, dataset.file_ending)
             rows.append(_second_reading(case, name, file, readings))

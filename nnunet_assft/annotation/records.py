@@ -14,6 +14,7 @@ import SimpleITK as sitk
 from nnunet_assft.active.context import Context
 from nnunet_assft.active.state import finished_rounds
 from nnunet_assft.annotation.gate import LabelSummary, summarize
+from nnunet_assft.annotation.minutes import REJECT
 from nnunet_assft.annotation.returned import Returned
 from nnunet_assft.errors import AssftError, DamagedFileError
 from nnunet_assft.runtime.files import atomic_path, sha256_file
@@ -24,13 +25,13 @@ from nnunet_assft.volumes.not_annotated import annotated
 from nnunet_assft.volumes.segmentations import InFileAxes
 
 SCHEMA_VERSION = 1
-KEYS = ("schema_version", "case", "round", "readings", "replaced")
+KEYS = ("schema_version", "case", "round", "second_look", "readings", "replaced")
 REMEDY = "It records who drew the label of a case. Delete it, and import the label again to write it anew."
 ENTRY: dict[str, Any] = {  # what is read of an entry -> its types
     "annotator": (str, type(None)),
     "minutes": (int, float, type(None)),
-    "source_sha256": str,
-    "label_sha256": str,
+    "source_sha256": (str, type(None)),  # None if a pre-segmentation was rejected, and there is no label yet
+    "label_sha256": (str, type(None)),
     "volumes_ml": dict,
     "left_mm": dict,
     "not_annotated": (list, type(None)),  # None in files of earlier versions: nothing is missing
@@ -59,6 +60,17 @@ def reading_of(readings: Sequence[dict[str, Any]], annotator: str | None) -> dic
     return next((entry for entry in readings if entry["annotator"] == annotator), {})
 
 
+def is_rejected(file: Path, r: int, *, second_look: bool = False) -> bool:
+    """Whether the pre-segmentation that annotators were given in round r, or for a second look at its pseudo-label, was
+    rejected, and nobody has drawn a label since. file: see `load_readings`."""
+    readings = load_readings(file)
+    if not readings or any(entry["label_sha256"] for entry in readings):
+        return False
+    content = read_sealed(file, KEYS, remedy=REMEDY)
+    is_of = (content.get("round"), content.get("second_look", False)) == (r, second_look)
+    return is_of and any(entry.get("decision") == REJECT for entry in readings)
+
+
 def annotation_minutes(annotations: Path) -> dict[str, float]:
     """Return case -> minutes of annotation, summed over its annotators. A case is left out unless all are known.
 
@@ -85,6 +97,7 @@ def save_record(context: Context, returned: Returned, entry: Mapping[str, Any]) 
         "schema_version": SCHEMA_VERSION,
         "case": returned.case,
         "round": returned.asked.round,
+        "second_look": returned.asked.second_look,
         "readings": [*others, dict(entry)],
         # listed from the folder, so that the list is complete even if an import was interrupted before this line
         "replaced": sorted(file.name for file in _replaced(context).glob("*") if name.fullmatch(file.name)),

@@ -5,15 +5,15 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_assft.active.annotation import AnnotationRequest, read_assignment
 from nnunet_assft.active.state import Experiment, finished_rounds
-from nnunet_assft.annotation.export import EXPORT_FILE
 from nnunet_assft.annotation.label_files import FORMATS, ending_of
 from nnunet_assft.annotation.minutes import Times
+from nnunet_assft.annotation.work_folder import EXPORT_FILE
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.text import some
 from nnunet_assft.volumes.dicom.key_file import KeyFile
@@ -34,10 +34,12 @@ NOT_READ = {  # what annotators save or send as well; a folder may hold pictures
 
 @dataclass(frozen=True)
 class Asked:
-    """The request for the label of a case. annotators: who annotates it; empty if no annotators were named."""
+    """The request for the label of a case, see `AnnotationRequest`. annotators: who annotates it; empty if nobody was
+    named."""
 
     round: int
     annotators: tuple[str, ...]
+    second_look: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,43 +65,54 @@ class Returned:
         return f"{self.case} ({self.file})"
 
 
-# six parameters: where to look, and what is known about the cases
-def find_returned(
-    experiment: Experiment,
-    folder: Path,
-    request: AnnotationRequest,
-    times: Times,
-    keys: KeyFile | None = None,
-    *,
-    replace: bool,
-) -> tuple[list[Returned], list[str]]:
-    """Return the labels in a folder whose case and annotator are clear, sorted by case, and the problems of the others.
+def asked_for(experiment: Experiment, requests: Sequence[AnnotationRequest], *, replace: bool) -> dict[str, Asked]:
+    """Return case -> the request for its label. replace: whether labels of finished rounds are asked for as well."""
+    now = {
+        case: Asked(request.round, request.annotators[case], request.second_look)
+        for request in requests
+        for case in request.cases
+    }
+    return _labelled_before(experiment) | now if replace else now
 
-    folder: a work folder, or any folder of files such as CASE.nii.gz, which may be in subfolders named after the
-    annotators. keys: says which case a DICOM SEG belongs to, whatever the file is called; without it, DICOM is refused.
-    replace: whether labels of finished rounds are accepted as well. Raises `AssftError` if the folder holds no label.
-    """
+
+def folder_of_labels(folder: Path) -> Path:
+    """Return the folder that holds the labels: that of a work folder, or any other folder itself. Raises `AssftError`
+    if it is not a folder."""
     base = folder / "annotations" if (folder / EXPORT_FILE).is_file() else folder
     if not base.is_dir():
         raise AssftError(
             f"{base} is not a folder. Give the work folder, or a folder that holds CASE.nii.gz or CASE.seg.nrrd."
         )
-    asked = {case: Asked(request.round, request.annotators[case]) for case in request.cases}
-    if replace:
-        asked = _labelled_before(experiment) | asked
+    return base
+
+
+def find_returned(
+    experiment: Experiment,
+    folder: Path,
+    asked: Mapping[str, Asked],
+    times: Times,
+    keys: KeyFile | None = None,
+) -> tuple[list[Returned], list[str]]:
+    """Return the labels in a folder whose case and annotator are clear, sorted by case, and the problems of the others.
+
+    folder: a work folder, or any folder of files such as CASE.nii.gz, which may be in subfolders named after the
+    annotators. asked: see `asked_for`. keys: says which case a DICOM SEG belongs to, whatever the file is called;
+    without it, DICOM is refused. Raises `AssftError` if it is not a folder.
+    """
+    base = folder_of_labels(folder)
     names = {name for entry in asked.values() for name in entry.annotators}
     files: dict[tuple[str, str | None], list[Path]] = {}
     problems = []
     for file, subfolder in _entries(base, folder):
         name = str(file)
         try:
-            _require_openable(file, folder)
+            require_openable(file, folder)
             stem = _name_of_case(file, asked, keys, in_subfolder=subfolder is not None)
             if stem is None:
                 continue
             name = f"{stem} ({file})"
-            case = _asked_case(stem, asked, experiment, request.round)
-            annotator = _annotator(case, subfolder, asked[case].annotators, names, times)
+            case = _asked_case(stem, asked, experiment)
+            annotator = annotator_of(case, subfolder, asked[case].annotators, names, times)
             files.setdefault((case, annotator), []).append(file)
         except AssftError as error:
             problems.append(f"{name}: {error}")
@@ -111,11 +124,6 @@ def find_returned(
         else:
             listed = some((file.relative_to(base) for file in found), separator=" and ")
             problems.append(f"{case} ({base}): {listed} are labels of the same case. Keep the one to be imported.")
-    if not returned and not problems:
-        raise AssftError(
-            f"{base} holds no label; expected files named CASE{' or CASE'.join(FORMATS)}. Save the labels there, for "
-            f"example as {request.cases[0]}.nii.gz."
-        )
     return returned, problems
 
 
@@ -141,7 +149,7 @@ def _leads_inside(path: Path, folder: Path) -> bool:
     return path.resolve(strict=True).is_relative_to(folder.resolve())
 
 
-def _require_openable(path: Path, folder: Path) -> None:
+def require_openable(path: Path, folder: Path) -> None:
     """Raise `AssftError`, which says what it is, for a path that must not be opened. Nothing is opened."""
     try:
         inside, special = _leads_inside(path, folder), kind_of_special_file(path)
@@ -209,8 +217,13 @@ def _case_of_dicom(path: Path, keys: KeyFile) -> str | None:
 
 
 def _labelled_before(experiment: Experiment) -> dict[str, Asked]:
-    """Return the requests of finished rounds, whose labels may be replaced, by case."""
-    cases: dict[str, Asked] = {}
+    """Return the requests of finished rounds and second looks, whose labels may be replaced, by case."""
+    cases = {
+        case: Asked(change.round - 1, (), second_look=True)
+        for change in experiment.history
+        for case in change.labelled
+        if case not in experiment.withdrawn
+    }
     for done in finished_rounds(experiment):
         annotators = read_assignment(experiment.paths.annotators_file(done.round), experiment.scope(done.round).pool)
         queried = [case for case in done.queried if case not in experiment.withdrawn]
@@ -218,7 +231,7 @@ def _labelled_before(experiment: Experiment) -> dict[str, Asked]:
     return cases
 
 
-def _asked_case(name: str, asked: Collection[str], experiment: Experiment, r: int) -> str:
+def _asked_case(name: str, asked: Mapping[str, Asked], experiment: Experiment) -> str:
     """Return the case that a label is named after. Raises `AssftError` if it is none that was asked for."""
     same = {unicodedata.normalize("NFC", case): case for case in asked}  # macOS takes letters and accents apart
     case = name if name in asked else same.get(unicodedata.normalize("NFC", name))
@@ -229,7 +242,7 @@ def _asked_case(name: str, asked: Collection[str], experiment: Experiment, r: in
         raise AssftError("this case was withdrawn, so its label is not taken. Delete the file.")
     if name in experiment.now.pool:
         raise AssftError(
-            f"round {r} does not ask for this case; {expected}. Add --replace to replace a label of an earlier round."
+            f"nobody is asked for this case; {expected}. Add --replace to replace a label of an earlier round."
         )
     meant = _meant(name, {*experiment.now.pool, *experiment.now.test})
     hint = f" Did you mean {meant}? Then rename it." if meant in asked else ""
@@ -255,7 +268,7 @@ def _numbers(name: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", name)]
 
 
-def _annotator(
+def annotator_of(
     case: str, folder: str | None, annotators: Sequence[str], names: Collection[str], times: Times
 ) -> str | None:
     """Return who drew a label: by its folder, then by --annotator_name or the table of times, then the only annotator

@@ -3,19 +3,28 @@ README."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nnunet_assft.active.annotation import AnnotationRequest, least_annotated
 from nnunet_assft.active.context import Context
+from nnunet_assft.active.state import Experiment, read_provenance
 from nnunet_assft.runtime.csv_files import read_csv
 from nnunet_assft.runtime.text import count, printable
 from nnunet_assft.volumes.structures import colour, structures
 
+EXPORT_FILE = "export.json"  # says which request a work folder belongs to
+PAGE = "worklist.html"
 OF_DICOM = (
     "DICOM viewers: prelabels/CASE.dcm is the pre-segmentation as DICOM SEG, if there is one. Save yours as DICOM SEG "
     "in {where}, under any name. These files name the patients."
+)
+
+DECIDE = (
+    "Write a decision beside them, if you like:",
+    "  accept: the pre-segmentation is right as it is and becomes the label. You need not save anything.",
+    "  fix: you have corrected it and saved the result.",
+    "  reject: it is no help. Draw the case from scratch; it is asked for until you do.",
 )
 
 
@@ -56,33 +65,56 @@ def _rows(labels: Mapping[str, int]) -> list[tuple[str, int, tuple[int, int, int
     return rows
 
 
+def scores_of(experiment: Experiment, request: AnnotationRequest) -> dict[str, dict[str, float | str]]:
+    """Return case -> the scores that it was chosen by: those of the strategy, or of a second look, those that its
+    pseudo-label was selected by, with its rank among the selected ones. Empty for what is not known."""
+    if request.second_look:
+        entries = read_provenance(experiment.paths.pseudo_label_folder(request.round))["cases"]
+        names = {
+            "selection_rank": "rank",
+            "confidence": "confidence",
+            "distance": "distance",
+            "reliability": "reliability",
+        }
+        return {case: {name: entries[case][key] for name, key in names.items()} for case in request.cases}
+    file = experiment.paths.scores_file(request.round)
+    rows = {row.pop("case"): row for row in read_csv(file)} if file.is_file() else {}
+    return {case: {k: v for k, v in row.items() if k != "query_rank"} for case, row in rows.items()}
+
+
 def work_list(
-    request: AnnotationRequest, scores_file: Path, previews: Mapping[str, Mapping[str, Any]], labels: Mapping[str, int]
+    request: AnnotationRequest,
+    scores: Mapping[str, Mapping[str, float | str]],
+    previews: Mapping[str, Mapping[str, Any]],
+    labels: Mapping[str, int],
+    remarks: Mapping[str, Sequence[str]],
 ) -> list[dict[str, Any]]:
-    """Return one row per queried case, in the order of the query. previews: case -> `preview.describe`, empty in round
-    0."""
-    scores = {row.pop("case"): row for row in read_csv(scores_file)} if scores_file.is_file() else {}
+    """Return one row per case, in the order of the request.
+
+    scores: see `scores_of`. previews: case -> `preview.describe`, empty in round 0. remarks: see `Export`.
+    """
     rows = []
     for rank, case in enumerate(request.cases, 1):
         row: dict[str, Any] = {"case": case, "rank": rank}
         if any(request.annotators.values()):
             row["annotators"] = " ".join(request.annotators[case])
-        row |= {name: _short(value) for name, value in scores.get(case, {}).items() if name != "query_rank"}
+        row |= {name: _short(value) for name, value in scores.get(case, {}).items()}
         seen = previews.get(case)
         if seen:
             row |= {f"predicted_ml_{name}": round(seen["volumes_ml"][name], 3) for name in structures(labels)}
             row |= {"most_uncertain": seen["most_uncertain"] or "", "suggested_slice": seen["slice"]}
             row |= {"slice_axis": seen["slice_axis"], "slice_s_mm": round(seen["slice_s_mm"], 2)}
+            row["remarks"] = "; ".join(remarks.get(case, ()))
         rows.append(row)
     return rows
 
 
-def _short(value: str) -> str:
+def _short(value: float | str) -> str:
     """Return a number with four significant digits; the file of scores has all of them."""
     try:
         return f"{float(value):.4g}"
     except ValueError:
-        return value
+        return str(value)
 
 
 def readme(context: Context, request: AnnotationRequest, *, has_model: bool, prelabel: bool, dicom: bool) -> str:
@@ -91,26 +123,20 @@ def readme(context: Context, request: AnnotationRequest, *, has_model: bool, pre
     ending, labels = context.dataset.file_ending, sorted(context.dataset.labels.items(), key=lambda item: item[1])
     where = "annotations/YOUR_NAME/" if any(request.annotators.values()) else "annotations/"
     known = ", ".join(f"{value} {printable(name)}" for name, value in labels)
-    in_slicer, in_snap = "make a segmentation with the colour table labels.ctbl, which names its segments.", ""
-    if has_model and prelabel:
-        in_slicer = (
-            "load the pre-segmentation as Segmentation with the colour table labels.ctbl. Keep the segments' names."
-        )
-        in_snap = f"open prelabels/CASE{ending} as the segmentation, "
     lines = [
-        f"Round {request.round}: {count(len(request.cases), 'case')} to annotate, in the order of worklist.csv.",
+        f"{_what_it_is(request)}, in the order of worklist.csv.",
+        f"Open {PAGE} in a browser to see them, and why they were chosen.",
         "",
         f"images/CASE_0000{ending} is the image, as a copy.",
         *_what_the_model_says(ending, has_model=has_model, prelabel=prelabel),
         f"Labels: {known}.",
         "",
-        f"3D Slicer: load the image, and {in_slicer}",
-        f"  Save the segmentation as {where}CASE.seg.nrrd. Segments must not overlap (Segment Editor, Masking).",
-        f"ITK-SNAP: open the image, load labels_itksnap.txt, {in_snap}and save the result as {where}CASE.nii.gz.",
+        *_how_to_draw(ending, where, prelabel=has_model and prelabel),
         *([OF_DICOM.format(where=where)] if dicom else []),
         "Do not resample, crop or reorient anything. Save one file per case.",
         "Write the minutes that each case took into times.csv.",
         *([f"{rare} Draw above all what is rare."] if (rare := least_annotated(context.experiment)) else []),
+        *(DECIDE if has_model and prelabel else ()),
         *_who_decides([case for case, names in request.annotators.items() if len(names) > 1]),
         "",
         "When you have finished one or more cases, run "
@@ -118,6 +144,28 @@ def readme(context: Context, request: AnnotationRequest, *, has_model: bool, pre
         "If you have not drawn a structure, add --not_annotated STRUCTURE. Otherwise it counts as absent.",
     ]
     return "\n".join([*lines, ""])
+
+
+def _what_it_is(request: AnnotationRequest) -> str:
+    if request.second_look:
+        asked = count(len(request.cases), "pseudo-label")
+        return f"A second look at {asked} of round {request.round}"
+    return f"Round {request.round}: {count(len(request.cases), 'case')} to annotate"
+
+
+def _how_to_draw(ending: str, where: str, *, prelabel: bool) -> list[str]:
+    in_slicer, in_snap = "make a segmentation with the colour table labels.ctbl, which names its segments.", ""
+    if prelabel:
+        in_slicer = (
+            "load the pre-segmentation as Segmentation with the colour table labels.ctbl. Keep the segments' names."
+        )
+        in_snap = f"open prelabels/CASE{ending} as the segmentation, "
+    return [
+        f"3D Slicer: load the image, and {in_slicer}",
+        f"  Save the segmentation as {where}CASE.seg.nrrd. Segments must not overlap (Segment Editor, Masking).",
+        f"ITK-SNAP: open the image, load labels_itksnap.txt, {in_snap}and save the result as {where}CASE.nii.gz.",
+        *(["  Use Save As: what is saved over the file in prelabels/ is not imported."] if prelabel else []),
+    ]
 
 
 def _what_the_model_says(ending: str, *, has_model: bool, prelabel: bool) -> list[str]:

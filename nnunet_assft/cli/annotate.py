@@ -21,11 +21,16 @@ from nnunet_assft.cli.common import (
 from nnunet_assft.cli.engine_options import add_engine_options, choose_where
 from nnunet_assft.cli.printing import print_least_annotated
 from nnunet_assft.runtime.environment import require_space
-from nnunet_assft.runtime.text import count, printable
+from nnunet_assft.runtime.text import count, named, printable
 from nnunet_assft.runtime.writable import require_folder
 
 if TYPE_CHECKING:
+    from nnunet_assft.active.annotation import AnnotationRequest
+    from nnunet_assft.active.history import Change
+    from nnunet_assft.annotation.export import ExportOptions
     from nnunet_assft.annotation.import_labels import ImportReport
+
+VERBS = "{export,review,import,status}"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,12 +39,9 @@ def parser() -> argparse.ArgumentParser:
         "Human annotation: write a work folder, import the labels, and show which ones are missing.",
         dataset=False,
     )
-    p.usage = "%(prog)s {export,import,status} -d ID [options]"
-    commands = p.add_subparsers(dest="what", required=True, metavar="{export,import,status}", prog=p.prog)
+    p.usage = f"%(prog)s {VERBS} -d ID [options]"
+    commands = p.add_subparsers(dest="what", required=True, metavar=VERBS, prog=p.prog)
     export = make_command(commands, "export", "write the work folder of the round in progress")
-    export.add_argument(
-        "-o", required=True, type=file_name, metavar="FOLDER", help="work folder to write; run again to complete it"
-    )
     export.add_argument("--annotators", nargs="+", metavar="NAME", help="distribute the cases among these annotators")
     export.add_argument(
         "--double_read",
@@ -49,18 +51,30 @@ def parser() -> argparse.ArgumentParser:
         help="fraction of the cases that two annotators label; the label of the first is used",
     )
     export.add_argument("--no_prelabel", action="store_true", help="do not write the pre-segmentations of the model")
-    export.add_argument(
+    _add_work_folder(export)
+    review = make_command(
+        commands, "review", "write the most doubtful pseudo-labels of the last round as a work folder"
+    )
+    review.add_argument("-n", type=number("n"), default=5, metavar="N", help="number of pseudo-labels")
+    _add_work_folder(review)
+    _add_import(make_command(commands, "import", "check returned labels and copy them to labelsTr"))
+    make_command(commands, "status", "show which labels have been imported, who drew them, and which are missing")
+    return p
+
+
+def _add_work_folder(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "-o", required=True, type=file_name, metavar="FOLDER", help="work folder to write; run again to complete it"
+    )
+    p.add_argument(
         "--key_file",
         type=file_name,
         metavar="FILE",
         help="of convert dicom: also write the pre-segmentations as DICOM SEG, which name the patients",
     )
-    export.add_argument("--uncertainty", action="store_true", help="also write the entropy (nats) as NIfTI")
-    add_device(export)
-    add_engine_options(export, trains=False)
-    _add_import(make_command(commands, "import", "check returned labels and copy them to labelsTr"))
-    make_command(commands, "status", "show which labels have been imported, who drew them, and which are missing")
-    return p
+    p.add_argument("--uncertainty", action="store_true", help="also write the entropy (nats) as NIfTI")
+    add_device(p)
+    add_engine_options(p, trains=False)
 
 
 def _add_import(back: argparse.ArgumentParser) -> None:
@@ -95,42 +109,24 @@ def _add_import(back: argparse.ArgumentParser) -> None:
         "--annotator_name", metavar="NAME", help="annotator of the labels (default: the subfolder's name)"
     )
     back.add_argument("--minutes", metavar="M", help="annotation time per case, in minutes")
-    back.add_argument("--times", type=file_name, metavar="CSV", help="table with the columns case, annotator, minutes")
+    back.add_argument(
+        "--times", type=file_name, metavar="CSV", help="table with the columns case, annotator, minutes, decision"
+    )
 
 
 def annotate(args: argparse.Namespace) -> int:
     """Run the chosen command, and return its exit code."""
-    commands = {"export": export_work, "import": import_labels, "status": print_status}
+    commands = {"export": export_work, "review": export_review, "import": import_labels, "status": print_status}
     return commands[args.what](args, load_experiment(args))
 
 
 def export_work(args: argparse.Namespace, experiment: Any) -> int:
     """Write the work folder of the round in progress."""
-    from nnunet_assft.active.context import open_context
-    from nnunet_assft.active.state import only_process
-    from nnunet_assft.annotation import export as annotation_export
     from nnunet_assft.annotation.assignment import readings
-    from nnunet_assft.volumes.dicom.key_file import KeyFile
-    from nnunet_assft.volumes.dicom.writing import require_highdicom
+    from nnunet_assft.annotation.export import ExportOptions
 
-    keys = KeyFile.read(args.key_file) if args.key_file else None
-    if keys:
-        require_highdicom()
-    options = annotation_export.ExportOptions(
-        args.annotators or (), args.double_read, not args.no_prelabel, args.uncertainty, keys
-    )
-    require_folder(args.o, "-o")
-    require_space(experiment.dataset)
-    context = open_context(experiment, *choose_where(args))
-    with only_process(experiment):
-        done = annotation_export.export_work(context, args.o, options)
-    request = done.request
-    asked = count(len(request.cases), "case")
-    print(f"round {request.round}: {asked} to annotate in {args.o}: {', '.join(request.cases)}")
-    if not done.has_model:
-        print("No model has been trained yet, so there are no pre-segmentations and no uncertainty maps.")
-    for case in done.kept:
-        print(f"{case}: the pre-segmentation in {args.o / 'prelabels'} was edited and is not overwritten.")
+    options = ExportOptions(args.annotators or (), args.double_read, not args.no_prelabel, args.uncertainty)
+    request = _write_work_folder(args, experiment, options)
     load = readings(request.annotators)
     if load:
         print("Cases per annotator: " + ", ".join(f"{name} {n}" for name, n in load.items()))
@@ -144,17 +140,73 @@ def export_work(args: argparse.Namespace, experiment: Any) -> int:
     return 0
 
 
+def export_review(args: argparse.Namespace, experiment: Any) -> int:
+    """Write the work folder of a second look at pseudo-labels."""
+    from nnunet_assft.annotation.export import ExportOptions
+
+    options = ExportOptions(uncertainty=args.uncertainty)
+    request = _write_work_folder(args, experiment, options, second_look=args.n)
+    print(
+        f"They are the last of round {request.round} in the order of its selection, {experiment.options.selection}; "
+        "worklist.csv has their scores."
+    )
+    print("Write accept, fix or reject into times.csv. Labels by a second look are not a part of the budget.")
+    print(f"Next: {experiment.command('annotate import', str(args.o), '--times', str(args.o / 'times.csv'))}")
+    return 0
+
+
+def _write_work_folder(
+    args: argparse.Namespace, experiment: Any, options: ExportOptions, second_look: int = 0
+) -> AnnotationRequest:
+    """Write a work folder, print what it holds, and return its request. second_look: number of pseudo-labels, 0 for the
+    queried cases."""
+    from dataclasses import replace
+
+    from nnunet_assft.active.annotation import require_human
+    from nnunet_assft.active.context import open_context
+    from nnunet_assft.active.state import only_process
+    from nnunet_assft.annotation import export as annotation_export
+    from nnunet_assft.annotation.second_look import begin_second_look
+    from nnunet_assft.report.work_page import write_work_page
+    from nnunet_assft.volumes.dicom.key_file import KeyFile
+    from nnunet_assft.volumes.dicom.writing import require_highdicom
+
+    keys = KeyFile.read(args.key_file) if args.key_file else None
+    if keys:
+        require_highdicom()
+    require_human(experiment)
+    require_folder(args.o, "-o")
+    require_space(experiment.dataset)
+    context = open_context(experiment, *choose_where(args))
+    with only_process(experiment):
+        request = begin_second_look(experiment, second_look) if second_look else None
+        done = annotation_export.export_work(context, args.o, replace(options, keys=keys), request)
+        write_work_page(context, args.o, done)
+    request = done.request
+    asked = count(len(request.cases), "pseudo-label" if second_look else "case")
+    task = "to look at again" if second_look else "to annotate"
+    print(f"round {request.round}: {asked} {task} in {args.o}: {', '.join(request.cases)}")
+    if done.prelabels is None:
+        print("No model has been trained yet, so there are no pre-segmentations and no uncertainty maps.")
+    for case in done.kept:
+        print(f"{case}: the pre-segmentation in {args.o / 'prelabels'} was edited and is not overwritten.")
+    for case, remarks in done.remarks.items():
+        print(f"{case}: {printable('; '.join(remarks))}.")
+    print(f"Open {args.o / 'worklist.html'} in a browser to see the cases, and why they were chosen.")
+    return request
+
+
 def import_labels(args: argparse.Namespace, experiment: Any) -> int:
     """Import returned labels. Returns 1 if a label was refused or has warnings that were not accepted."""
     import torch
 
-    from nnunet_assft.active.annotation import open_request
     from nnunet_assft.active.context import open_context
     from nnunet_assft.active.state import only_process
     from nnunet_assft.annotation.agreement import write_agreement
     from nnunet_assft.annotation.import_labels import Consent
     from nnunet_assft.annotation.import_labels import import_labels as take
     from nnunet_assft.annotation.minutes import Times, checked_minutes
+    from nnunet_assft.annotation.second_look import open_requests, record_second_look
     from nnunet_assft.volumes.dicom.key_file import KeyFile
 
     minutes = None if args.minutes is None else checked_minutes(args.minutes, "--minutes")
@@ -167,9 +219,13 @@ def import_labels(args: argparse.Namespace, experiment: Any) -> int:
     with only_process(experiment):
         report = take(context, args.folder, consent, times, keys, args.not_annotated)
         print_report(report)
-        agreement = write_agreement(context, open_request(experiment))
-    if agreement:
-        print_agreement(agreement, context.paths.agreement_file(open_request(experiment).round))
+        agreements = {request.round: write_agreement(context, request) for request in open_requests(experiment)}
+        change = record_second_look(experiment)
+    for r, agreement in agreements.items():
+        if agreement:
+            print_agreement(agreement, context.paths.agreement_file(r))
+    if change:
+        print_second_look(change)
     print_next(experiment)
     return EXIT_ERROR if report.refused or report.doubtful else 0
 
@@ -181,6 +237,16 @@ def print_report(report: ImportReport) -> None:
     for kind, lines in (("error", report.refused), ("warning", report.doubtful)):
         for line in lines:
             print(f"nnUNetv2_assft_annotate: {kind}: {printable(line)}", file=sys.stderr)
+
+
+def print_second_look(change: Change) -> None:
+    """Print what the labels of a second look count for."""
+    print(
+        f"{named('case', change.labelled)} of the second look: labelled from round {change.first_round} on, in "
+        f"addition to the {count(change.n_query, 'case')} that each round queries."
+    )
+    if change.first_round > change.n_rounds:
+        print(f"No such round is planned; nnUNetv2_assft_extend --rounds {change.first_round} adds it.")
 
 
 def print_agreement(rows: list[dict[str, Any]], file: Path) -> None:
@@ -199,20 +265,20 @@ def print_agreement(rows: list[dict[str, Any]], file: Path) -> None:
 
 
 def print_status(args: argparse.Namespace, experiment: Any) -> int:
-    """Print the state of every case that the round in progress asks for."""
-    from nnunet_assft.active.annotation import open_request
+    """Print the state of every case that annotators are asked for at present."""
     from nnunet_assft.annotation.progress import progress
+    from nnunet_assft.annotation.second_look import open_requests
 
-    request = open_request(experiment)
-    rows = progress(experiment, request)
-    print(
-        f"round {request.round} of {experiment.dataset}, experiment {experiment.name!r}: {len(request.cases)} cases "
-        "to annotate"
-    )
-    print("case  annotator  minutes  state")
-    for row in rows:
-        minutes = "-" if row.minutes is None else f"{row.minutes:g}"
-        print(f"{row.case}  {row.annotator or '-'}  {minutes}  {row.state}")
+    rows = []
+    for request in open_requests(experiment):
+        task = "pseudo-labels to look at again" if request.second_look else "cases to annotate"
+        of = f"{experiment.dataset}, experiment {experiment.name!r}"
+        print(f"round {request.round} of {of}: {len(request.cases)} {task}")
+        print("case  annotator  minutes  state")
+        for row in progress(experiment, request):
+            minutes = "-" if row.minutes is None else f"{row.minutes:g}"
+            print(f"{row.case}  {row.annotator or '-'}  {minutes}  {row.state}")
+            rows.append(row)
     total = sum(row.minutes or 0 for row in rows)
     if total:
         print(f"{total:g} minutes so far")
@@ -223,15 +289,15 @@ def print_status(args: argparse.Namespace, experiment: Any) -> int:
 
 def print_next(experiment: Any) -> None:
     """Print which labels are missing, and the next command."""
-    from nnunet_assft.active.annotation import labels_to_come, open_request
+    from nnunet_assft.active.annotation import labels_to_come, round_in_progress
 
-    request = open_request(experiment)
-    missing = labels_to_come(experiment, request.round)
-    again = experiment.command("round", "-r", str(request.round))
+    r, queried = round_in_progress(experiment)
+    missing = labels_to_come(experiment, r)
+    again = experiment.command("round", "-r", str(r))
     if not missing:
-        print(f"All labels have been imported. Next: {again}")
+        print(f"All labels have been imported. Next: {again}" if queried else f"Next: {again}")
         return
-    without = f" To proceed without them: {again} --proceed_with_partial" if len(missing) < len(request.cases) else ""
+    without = f" To proceed without them: {again} --proceed_with_partial" if len(missing) < len(queried) else ""
     print(f"Missing labels: {', '.join(missing)}. Next, once they are imported: {again}.{without}")
 
 

@@ -26,14 +26,14 @@ MAX_VOXELS = 256**3  # of the pictures
 @dataclass(frozen=True)
 class QueriedCase:
     """The files of a queried case. segmentations: "pre-segmentation" and "label" -> file, if they exist. entropy: the
-    file of `annotation.preview.entropy_file`, which need not exist."""
+    file of `annotation.preview.Prelabels.entropy_file`, which need not exist; None if it is not to be shown."""
 
     case: str
     round: int
     rank: int
     image: Path
     segmentations: Mapping[str, Path]
-    entropy: Path
+    entropy: Path | None = None
 
 
 @dataclass(frozen=True)

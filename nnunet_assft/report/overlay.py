@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from nnunet_assft.annotation.overlay import draw_scale_bar
 from nnunet_assft.report.images import Volume
 from nnunet_assft.report.plot import INK, STYLE, WIDE, Plot, label_colour
 
@@ -21,8 +22,6 @@ PLANES = {"axial": 0, "coronal": 1, "sagittal": 2}  # -> axis of a Volume
 LINES = {"label": "solid", "pre-segmentation": "dashed", "segmentation": "dashed"}
 # plane -> what is at the left, right, top and bottom: right, left, anterior, posterior, head, feet
 SIDES = {"axial": "RLAP", "coronal": "RLHF", "sagittal": "APHF"}
-BARS = (200, 100, 50, 20, 10, 5, 2, 1)  # mm; the longest one that takes at most LONGEST_BAR of the width is drawn
-LONGEST_BAR = 0.35
 TELLABLE = 7  # number of colours that can be distinguished; with more structures, their numbers are drawn, too
 
 
@@ -135,10 +134,7 @@ class _Overlay:
                 "va": {0.99: "top", 0.01: "bottom"}.get(y, "center"),
             }
             axes.text(x, y, mark, transform=axes.transAxes, color="white", fontsize=6.5, **where)
-        bar = next((mm for mm in BARS if mm <= LONGEST_BAR * right), None)
-        if bar:
-            axes.plot([0.04, 0.04 + bar / right], [0.04, 0.04], transform=axes.transAxes, color="white", linewidth=1.5)
-            axes.text(0.04, 0.06, f"{bar} mm", transform=axes.transAxes, color="white", fontsize=5.5, va="bottom")
+        draw_scale_bar(axes, right, 6)
         axes.set_axis_off()
 
     def _draw_contour(self, axes: Axes, mask: np.ndarray, steps: tuple[float, float], value: int, line: str) -> None:

@@ -53,8 +53,11 @@ def write_page(file: Path, top: Head, sections: Sequence[Section], dataset: RawD
 
 
 def render(top: Head, sections: Sequence[Section], folder: str, dataset: RawDataset) -> str:
-    """Return the HTML of the page. folder: name of the folder that its links point to. dataset: whose structures the
-    viewer shows."""
+    """Return the HTML of the page.
+
+    folder: name of the folder of files that its links point to; if it is empty, the page has no links and no date.
+    dataset: whose structures the viewer shows.
+    """
     environment = Environment(
         loader=FileSystemLoader(ASSETS),
         autoescape=True,

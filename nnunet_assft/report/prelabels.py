@@ -8,11 +8,10 @@ from functools import partial
 
 import torch
 
-from nnunet_assft.active.context import Context, open_context
+from nnunet_assft.active.context import open_context
 from nnunet_assft.active.scoring.prediction import open_scorer
 from nnunet_assft.active.scoring.scorer import Scorer
-from nnunet_assft.active.state import Model
-from nnunet_assft.annotation.preview import preview_or_none, write_preview
+from nnunet_assft.annotation.preview import Prelabels, prelabels_of
 from nnunet_assft.cluster.engines import HERE, Engine
 from nnunet_assft.report.images import queried_cases, why_no_images
 from nnunet_assft.report.material import Material
@@ -31,16 +30,16 @@ def write_prelabels(material: Material, device: torch.device, engine: Engine = H
     if not todo or why_no_images(material.dataset):
         return
     context = open_context(material.experiment, device, engine)
-    models = {r: material.rounds[r - 1].model for r in todo.values()}
-    scorers = {r: Once(partial(open_scorer, context, model)) for r, model in models.items()}
+    prelabels = {r: found for r in todo.values() if (found := prelabels_of(context, r))}
+    scorers = {r: Once(partial(open_scorer, context, each.model)) for r, each in prelabels.items()}
 
     def done(case: str) -> bool | None:
-        return preview_or_none(context, todo[case], case, models[todo[case]]) is not None or None
+        return prelabels[todo[case]].described(case) is not None or None
 
     lock = context.paths.results / ".prelabels.lock"  # a round may be at work meanwhile, but not another report
     with only_process(lock, "the pre-segmentations for a report", patience=math.inf):
         for_each_case(
-            partial(_write, context, models, scorers),
+            partial(_write, prelabels, scorers),
             {case: (r, case) for case, r in todo.items()},
             desc="pre-segmentations",
             done=done,
@@ -48,9 +47,7 @@ def write_prelabels(material: Material, device: torch.device, engine: Engine = H
         )
 
 
-def _write(
-    context: Context, models: Mapping[int, Model], scorers: Mapping[int, Once[Scorer]], query: tuple[int, str]
-) -> bool:
+def _write(prelabels: Mapping[int, Prelabels], scorers: Mapping[int, Once[Scorer]], query: tuple[int, str]) -> bool:
     r, case = query
-    write_preview(context, r, case, models[r], scorers[r]())
+    prelabels[r].write(case, scorers[r]())
     return True

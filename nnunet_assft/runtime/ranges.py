@@ -71,6 +71,7 @@ RANGES = {
     "seeds": SEED,
     "test_folds": Range(1, 1000),
     # of a command
+    "n": Range(1, 10**6),
     "r": Range(0, 1000),
     "R": Range(1, 1000),
     "np": Range(1, 1024),

@@ -38,6 +38,18 @@ def test_a_round_that_queries_anew_sees_all_changes_so_far() -> None:
     assert scope_of(PLANNED, (FIRST, anew), 1) == Scope(("e", "f"), ("t", "u"), FIRST.permutation, 2, 5)
 
 
+def test_a_second_look_counts_from_the_next_query_on_and_loses_withdrawn_cases() -> None:
+    """While round 1 waits, a and d get human labels; after round 1, b does, and a is withdrawn."""
+    history = (
+        Change(1, True, 3, 1, PLANNED.permutation, labelled=("a", "d")),
+        Change(2, False, 3, 1, PLANNED.permutation, labelled=("b",)),
+        Change(2, False, 3, 1, PLANNED.permutation, withdrawn=("a",)),
+    )
+    assert [scope_of(PLANNED, history, r).looked_at for r in (0, 1, 2, 3)] == [(), (), ("b", "d"), ("b", "d")]
+    assert scope_of(PLANNED, history[:2], 2).looked_at == ("a", "b", "d")
+    assert "cases a, d labelled by a second look from round 2 on; R = 3" in history[0].sentence()
+
+
 def test_changes_in_words() -> None:
     assert FIRST.sentence() == (
         "2026-01-02: cases e, f joined the pool in round 2; test case u joined in round 2; case d withdrawn from round "

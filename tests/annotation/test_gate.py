@@ -12,7 +12,15 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunet_assft.annotation.gate import Expected, LabelSummary, gate, summarize, warnings_of
+from nnunet_assft.annotation.gate import (
+    Expected,
+    LabelSummary,
+    exchanged,
+    gate,
+    summarize,
+    unlike_labels,
+    warnings_of,
+)
 from nnunet_assft.annotation.label_files import read_returned_label
 from nnunet_assft.errors import AssftError
 from nnunet_assft.volumes.grid import Grid
@@ -508,3 +516,65 @@ def test_warnings(
     found = warnings_of(seen, KIDNEYS, Expected(predicted_ml=predicted, earlier=earlier))
     assert len(found) == (expected is not None)
     assert expected is None or expected in found[0]
+
+
+def test_numbers_that_were_exchanged_are_named() -> None:
+    """Structures of 4, 6 and 8 voxels in a row; the pre-segmentation has one voxel less of the first."""
+    labels = {"background": 0, "liver": 2, "spleen": 5, "cyst": 7}
+    prelabel = np.array([[[2, 2, 2, 0, 5, 5, 5, 5, 5, 5, 7, 7, 7, 7, 7, 7, 7, 7, 0]]], np.uint8)
+    truth = prelabel.copy()
+    truth[..., 3] = 2
+
+    def named(numbers: dict[int, int]) -> list[str]:
+        table = np.arange(8)
+        table[list(numbers)] = list(numbers.values())
+        return exchanged(InFileAxes(table[truth]), InFileAxes(prelabel), labels)
+
+    assert named({}) == []
+    assert named({2: 5}) == []  # the spleen is merged with the liver, not exchanged
+    assert named({2: 5, 5: 2}) == [
+        "liver and spleen seem to be exchanged: liver lies where the pre-segmentation has spleen (Dice 1.00), spleen "
+        "lies where the pre-segmentation has liver (Dice 0.86)"  # 2 * 3 / (4 + 3)
+    ]
+    (all_three,) = named({2: 5, 5: 7, 7: 2})
+    assert all_three.startswith("liver and spleen and cyst seem to be exchanged: liver lies where the pre-segmentation")
+    elsewhere = InFileAxes(np.roll(truth, 9, axis=-1))
+    assert exchanged(elsewhere, InFileAxes(prelabel), labels) == []
+    sides = {"background": 0, "kidney_left": 2, "kidney_right": 5}  # of which the gate sees the sides
+    assert exchanged(InFileAxes(np.array([[[5, 2]]])), InFileAxes(np.array([[[2, 5]]])), sides) == []
+
+
+def test_exchanged_numbers_need_consent(scene: tuple[Path, sitk.Image, np.ndarray], tmp_path: Path) -> None:
+    image_file, image, label = scene
+    save_itksnap(tmp_path / "a.nii.gz", np.array([0, 2, 1])[label], image)
+    (warning,) = gate(tmp_path / "a.nii.gz", image_file, LABELS, Expected(InFileAxes(label))).warnings
+    assert warning.startswith("ball and box seem to be exchanged: ball lies where the pre-segmentation has box")
+
+
+def test_an_accepted_pre_segmentation_is_not_called_unchanged_and_must_be_it(
+    scene: tuple[Path, sitk.Image, np.ndarray], tmp_path: Path
+) -> None:
+    image_file, image, label = scene
+    save_itksnap(tmp_path / "a.nii.gz", label, image)
+    expected = Expected(InFileAxes(label))
+    assert gate(tmp_path / "a.nii.gz", image_file, LABELS, expected).warnings == (
+        "it is the pre-segmentation, unchanged",
+    )
+    accepted = Expected(InFileAxes(label), accepted=True)
+    assert gate(tmp_path / "a.nii.gz", image_file, LABELS, accepted).warnings == ()
+    for prelabel in (InFileAxes(label * 0), None):
+        with pytest.raises(AssftError, match="it is not the pre-segmentation, but its decision is accept"):
+            gate(tmp_path / "a.nii.gz", image_file, LABELS, Expected(prelabel, accepted=True))
+
+
+def test_a_pre_segmentation_unlike_all_labels_is_described() -> None:
+    """7.06 ml against a single label of 1.73 ml; a factor of 3 is allowed."""
+    one = [LabelSummary({"anterior": 1.73, "posterior": 1.5}, {})]
+    assert unlike_labels({"anterior": 7.06, "posterior": 4.4}, one) == [
+        "the model found 7.06 ml of anterior, and the 1 label so far has 1.73 ml"
+    ]
+    two = [*one, LabelSummary({"anterior": 2.0, "posterior": 0.0}, {})]
+    assert unlike_labels({"anterior": 0.0, "posterior": 1.4}, two) == [
+        "the model found no anterior, and the 2 labels so far have 1.73 to 2 ml"
+    ]
+    assert unlike_labels({"anterior": 7.06}, []) == []

@@ -66,6 +66,18 @@ def test_what_is_no_file(tmp_path: Path, name: str) -> None:
         Times.read(tmp_path / name)
 
 
+def test_decisions(tmp_path: Path) -> None:
+    file = tmp_path / "times.csv"
+    file.write_text("case,minutes,decision,annotator\na,2,Accept,\nb,,fix,anna\nb,,,bert\nc,1,,\n")
+    times = Times.read(file)
+    assert times.decisions == {("a", ""): "accept", ("b", "anna"): "fix"}
+    assert times.decision_of("a", None) == times.decision_of("a", "carl") == "accept"
+    assert [times.decision_of("b", name) for name in ("anna", "bert", None)] == ["fix", None, None]
+    file.write_text("case,minutes,decision\na,2,ok\n")
+    with pytest.raises(AssftError, match="line 2: decision 'ok'; expected accept, fix, reject or nothing"):
+        Times.read(file)
+
+
 def test_a_table_of_a_european_spreadsheet(tmp_path: Path) -> None:
     file = tmp_path / "times.csv"
     file.write_bytes(b"\xef\xbb\xbfcase;annotator;minutes\r\ncase_1;anna;12,5\r\ncase_2;;\r\n")

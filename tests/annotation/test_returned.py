@@ -11,9 +11,8 @@ from typing import Any, cast
 
 import pytest
 
-from nnunet_assft.active.annotation import AnnotationRequest
 from nnunet_assft.annotation.minutes import Times
-from nnunet_assft.annotation.returned import find_returned
+from nnunet_assft.annotation.returned import Asked, find_returned
 
 ASKED = ("case_01", "case_02", "case_07", "case_12")
 POOL = (*ASKED, "case_03")
@@ -25,8 +24,8 @@ def find(
     """Return (name of the file -> its case, problems)."""
     now = SimpleNamespace(pool=pool, test=("case_99",))
     experiment = cast(Any, SimpleNamespace(now=now, withdrawn=frozenset()))
-    request = AnnotationRequest(1, asked, {case: annotators.get(case, ()) for case in asked})
-    returned, problems = find_returned(experiment, folder, request, Times(), replace=False)
+    requests = {case: Asked(1, annotators.get(case, ())) for case in asked}
+    returned, problems = find_returned(experiment, folder, requests, Times())
     return {str(entry.file.relative_to(folder)): entry.case for entry in returned}, problems
 
 

@@ -200,6 +200,7 @@ OTHER = {  # codes of other datasets or other commands, and the tests below that
     "other_file_ending",
     "dataset_id_clash",
     "unknown_structure",
+    "structure_not_annotated",
     "modality_conflict",
     "uint8_mr",
     "label_without_image",

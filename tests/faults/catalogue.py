@@ -119,6 +119,8 @@ COMMAND_LINES = (
     ),
     option("predict -d 901 -i a -o b -npp -5", "-npp"),
     *(option(f"predict -d 901 -i a -o b -step_size {text}", "-step_size") for text in ("0", "-1", "nan", "5")),
+    option("annotate review -d 901 -o {root}/out/x -n 1", "planned with --annotator oracle", start="trained", code=1),
+    option("annotate review -d 901 -o {root}/out/x", "Round 0 has no pseudo-labelled case", start="waiting", code=1),
     option("annotate import -d 901 x --minutes nan", "minutes 'nan'; expected a number", start="waiting", code=1),
     *(
         option(f"score -i a -o b -r {r} -R 3", f"argument -r: {r}; expected a round from 1 to the 3 of -R")

@@ -20,6 +20,10 @@ from nnunet_assft.report.material import gather
 from tests.conftest import plan_experiment
 
 
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
 @pytest.mark.slow
 def test_prelabel_segments_the_queried_cases_with_the_model_before_the_query(blobs: Path, tmp_path: Path) -> None:
     experiment = plan_experiment(
@@ -47,10 +51,10 @@ def test_prelabel_segments_the_queried_cases_with_the_model_before_the_query(blo
     assert np.isfinite(stages[["train_loss", "val_loss"]].to_numpy()).all()
 
     # in two parts, each case is segmented by another process, into the same bytes
-    alone = {file: file.read_bytes() for file in experiment.paths.previews(1).iterdir()}
+    alone = contents(experiment.paths.previews(1))
     shutil.rmtree(experiment.paths.previews(1))
     in_parts = ["--engine", "local", "--parts", "2"]
     with pytest.raises(SystemExit) as exit_:
         main(["-d", "901", "-o", str(tmp_path / "r.html"), "--prelabel", "-device", "cpu", *in_parts])
     assert exit_.value.code == 0
-    assert {file: file.read_bytes() for file in experiment.paths.previews(1).iterdir()} == alone
+    assert contents(experiment.paths.previews(1)) == alone

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -40,29 +42,33 @@ def section(material: Material) -> Section | None:
 
 
 def annotated_cases(material: Material) -> pd.DataFrame:
-    """Return one row per queried case that is labelled, with NaN for what is not known."""
+    """Return one row per case that a human has labelled in a round or by a second look at its pseudo-labels, with NaN
+    for what is not known."""
     paths, rows = material.experiment.paths, []
-    for done in material.rounds:
-        for case in done.queried:
-            names = [
-                str(entry["annotator"]) for entry in load_readings(paths.annotation_file(case)) if entry["annotator"]
-            ]
-            rows.append(
-                {
-                    "round": done.round,
-                    "case": case,
-                    "annotator": ", ".join(names),
-                    "minutes": material.minutes.get(case, np.nan),
-                    "Dice of the pre-segmentation": _dice_of_prelabel(material, done.round, case),
-                }
-            )
+    asked = [(done.round, case, paths.previews(done.round)) for done in material.rounds for case in done.queried]
+    for change in material.experiment.history:
+        r = change.round - 1  # which has pseudo-labelled the cases
+        asked += [(r, case, paths.second_look(r)) for case in change.labelled]
+    for r, case, folder in asked:
+        readings = load_readings(paths.annotation_file(case))
+        rows.append(
+            {
+                "round": r,
+                "case": case,
+                "annotator": ", ".join(str(entry["annotator"]) for entry in readings if entry["annotator"]),
+                "minutes": material.minutes.get(case, np.nan),
+                "decision": ", ".join(entry["decision"] for entry in readings if entry.get("decision")),
+                "asked for": "second look" if folder == paths.second_look(r) else "query",
+                "Dice of the pre-segmentation": _dice_of_prelabel(material, folder, case),
+            }
+        )
     return pd.DataFrame(rows).astype({"minutes": float, "Dice of the pre-segmentation": float})
 
 
-def _dice_of_prelabel(material: Material, r: int, case: str) -> float:
+def _dice_of_prelabel(material: Material, folder: Path, case: str) -> float:
     """Return the mean over the structures; NaN without a pre-segmentation or a label that can be read."""
     dataset = material.dataset
-    prelabel, label = material.experiment.paths.previews(r) / f"{case}{dataset.file_ending}", dataset.label_file(case)
+    prelabel, label = folder / f"{case}{dataset.file_ending}", dataset.label_file(case)
     if not (prelabel.is_file() and label.is_file()):
         return np.nan
     try:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from tqdm import tqdm
 
 from nnunet_assft.annotation.preview import ENTROPY_STEPS
@@ -48,7 +51,7 @@ def section(material: Material) -> Section:
 
 def _entropy(name: str, queried: QueriedCase, volume: Volume) -> list[Plot]:
     """Draw the entropy of a case, if its file exists and can be read."""
-    if not queried.entropy.is_file():
+    if queried.entropy is None or not queried.entropy.is_file():
         return []
     try:
         steps = load_volume(queried.image, {"entropy": queried.entropy}, MAX_VOXELS, None).segmentations["entropy"]
@@ -64,12 +67,19 @@ def _entropy(name: str, queried: QueriedCase, volume: Volume) -> list[Plot]:
 def _why(material: Material, queried: QueriedCase) -> str:
     """Return a sentence on the scores that the case was queried for, or nothing if its strategy has no ranks."""
     scores = material.scores.get(queried.round)
-    if scores is None or not {"dkd_rank", "asd_rank"} <= set(scores) or queried.case not in set(scores["case"]):
+    if scores is None or queried.case not in set(scores["case"]):
         return ""
-    row = scores.set_index("case").loc[queried.case]
+    why = why_queried(dict(scores.set_index("case").loc[queried.case]))
+    return why and f" Why it was queried: {why}."
+
+
+def why_queried(scores: Mapping[str, Any]) -> str:
+    """Return in words what the scores of a queried case say, or nothing if its strategy has no ranks."""
+    if not {"dkd_rank", "asd_rank"} <= set(scores):
+        return ""
     return (
-        f" Why it was queried: of the other cases of the query pool, {row['dkd_rank']:.0%} have changed less in the "
-        f"features of the network (DKD), and the network is surer of {row['asd_rank']:.0%} (ASD)."
+        f"of the other cases of the query pool, {float(scores['dkd_rank']):.0%} have changed less in the features of "
+        f"the network (DKD), and the network is surer of {float(scores['asd_rank']):.0%} (ASD)"
     )
 
 

@@ -47,6 +47,7 @@ def test_the_work_folder(root: Path, call: Call) -> None:
         "labels.ctbl",
         "labels_itksnap.txt",
         "worklist.csv",
+        "worklist.html",
         "times.csv",
         "README.txt",
         "export.json",
@@ -56,8 +57,8 @@ def test_the_work_folder(root: Path, call: Call) -> None:
     assert image_file.read_bytes() == original.read_bytes()
     assert not os.path.samefile(image_file, original)  # so that nobody can save over it
     assert (work / "times.csv").read_text().splitlines() == [
-        "case,annotator,minutes",
-        *(f"{case},," for case in ("case_03", "case_01", "case_06")),
+        "case,annotator,minutes,decision",
+        *(f"{case},,," for case in ("case_03", "case_01", "case_06")),
     ]
     assert "open prelabels/CASE.nii.gz as the segmentation" in (work / "README.txt").read_text()
     image = sitk.ReadImage(str(image_file))
