@@ -190,13 +190,18 @@ def draw_box(axes: Axes, position: float, values: np.ndarray, look: BoxLook = Bo
 
 
 def legend_below(axes: Axes, columns: int = 4) -> None:
-    axes.figure.legend(
-        *axes.get_legend_handles_labels(),
-        loc="outside lower center",
-        ncols=columns,
-        handletextpad=0.4,
-        columnspacing=1.2,
-    )
+    """Draw the legend below the axes, in as many columns, up to `columns`, as the figure is wide enough for."""
+    for n in range(columns, 0, -1):
+        legend = axes.figure.legend(
+            *axes.get_legend_handles_labels(),
+            loc="outside lower center",
+            ncols=n,
+            handletextpad=0.4,
+            columnspacing=1.2,
+        )
+        if n == 1 or legend.get_window_extent().width <= axes.figure.bbox.width:
+            return
+        legend.remove()
 
 
 def dice_limits(data: pd.DataFrame) -> tuple[float, float]:
