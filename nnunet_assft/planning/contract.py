@@ -8,8 +8,8 @@ from typing import Any
 
 from nnunet_assft.errors import AssftError
 from nnunet_assft.network.presets import CT_NORMALIZATION, HU
+from nnunet_assft.nnunet_names import CONFIGURATION
 from nnunet_assft.planning.choices import NORMALIZATIONS
-from nnunet_assft.planning.planner import CONFIGURATION
 from nnunet_assft.runtime.text import by, count
 
 OF_NNUNET = ("ZScoreNormalization", "NoNormalization", "RescaleTo01Normalization")  # which need no numbers

@@ -17,6 +17,7 @@ from nnunet_assft.cli import predict
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime import staged
 from nnunet_assft.runtime.cases import KILLED
+from nnunet_assft.runtime.locks import only_process
 from tests.conftest import Trained, blob_case, write_volume
 from tests.volumes.damaged import REFUSED
 
@@ -125,6 +126,14 @@ def test_other_processes_write_the_same_bytes(call: Call, tmp_path: Path, monkey
         for name in ("case_0.npz", "case_1.npz"):  # a zip holds times
             with np.load(tmp_path / way / name) as found, np.load(tmp_path / "here" / name) as same:
                 np.testing.assert_array_equal(found["probabilities"], same["probabilities"])
+
+
+def test_two_calls_with_an_engine_do_not_work_on_one_folder(call: Call, tmp_path: Path) -> None:
+    write_volume(tmp_path / "in/a_0000.nii.gz", blob_case(0)[0])
+    with only_process(tmp_path / "out/.predict.lock", "something else"):
+        code, lines = call(tmp_path / "in", tmp_path / "out", *HERE, "--engine", "local", "--parts", "2")
+    assert code == 1
+    assert "is working on predictions into" in lines[-1]
 
 
 def test_an_engine_divides_the_cases_by_itself(call: Call, tmp_path: Path) -> None:

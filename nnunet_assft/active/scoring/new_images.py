@@ -6,8 +6,8 @@ image that cannot be used does not stop the others.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from io import StringIO
@@ -33,6 +33,7 @@ from nnunet_assft.nnunet_names import CONFIGURATION
 from nnunet_assft.planning.preprocessing import preprocess
 from nnunet_assft.runtime.cases import Once, each_case
 from nnunet_assft.runtime.files import sha256_of, write_json
+from nnunet_assft.runtime.locks import only_process
 from nnunet_assft.runtime.staged import Staged
 from nnunet_assft.runtime.text import reason
 from nnunet_assft.volumes.whole_files import whole_file
@@ -91,7 +92,8 @@ def predict_images(
     """Write CASE with the file ending of the dataset to the folder for every image that can be used.
 
     cases: case -> its files, one per channel. refused: called with each case that is not predicted, and the reason.
-    engine: where the cases are worked on. Raises `DamagedFileError` if the network cannot be used.
+    engine: where the cases are worked on. Raises `DamagedFileError` if the network cannot be used, and `AssftError` if
+    another call with an engine is at work on the folder, since the parts of both would be the same.
     """
     load_weights(how.experiment.paths.result(how.model.checkpoint), how.model.weights_sha256)  # an error of no case
     plans, dataset_json = read_plans(how.experiment), how.experiment.raw_dataset().dataset_json
@@ -109,11 +111,20 @@ def predict_images(
     jobs = {case: (folder / case, [file.absolute() for file in files]) for case, files in cases.items()}
     desc = f"predicting {folder.name} {sha256_of(str(folder))[:6]}"  # two commands may predict at the same time
     executor = engine.cases(how.experiment.paths.jobs)
-    with tqdm(total=len(cases), desc="predicting", unit="case", leave=False) as bar:
+    alone = _only_call(folder) if engine != HERE else nullcontext()
+    with alone, tqdm(total=len(cases), desc="predicting", unit="case", leave=False) as bar:
         for case, result in each_case(function, jobs, desc=desc, executor=executor):
             if isinstance(result, AssftError):
                 refused(case, result)
             bar.update()
+
+
+@contextmanager
+def _only_call(folder: Path) -> Iterator[None]:
+    lock = folder / ".predict.lock"
+    with only_process(lock, f"predictions into {folder}"):
+        yield
+        lock.unlink(missing_ok=True)
 
 
 def is_predicted(folder: Path, case: str, file_ending: str, *, probabilities: bool) -> bool:
