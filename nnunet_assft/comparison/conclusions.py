@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from nnunet_assft.comparison.arms import EPOCHS, MATCHES, Arm, Comparison, StrategyArm, competing, name_of
+from nnunet_assft.comparison.arms import MATCHES, Arm, Comparison, StrategyArm, competing, name_of
 from nnunet_assft.comparison.attribution import METHOD, STEPS, WHOLE, attribution
 from nnunet_assft.comparison.paper_results import paper_results
 from nnunet_assft.comparison.printed_table import Table
@@ -82,7 +82,7 @@ def draw_conclusions(
         statistics=statistics,
         compared=tuple(_what_is_compared(comparison, shared)),
         missing=tuple(missing_runs(results, comparison, shared.test)),
-        conclusion=overall_conclusion(statistics) + _longer_training(reference, comparison) + gain_in_parts(parts),
+        conclusion=overall_conclusion(statistics) + _other_training(reference, comparison) + gain_in_parts(parts),
         one_by_one=tuple(conclusion(row) for row in statistics.to_dict("records")),
         attribution=parts,
     )
@@ -126,19 +126,31 @@ def _first_case(comparison: Comparison) -> str:
     return f"the same first case for each {by}" + (f" (but for {', '.join(others)})" if others else "")
 
 
-def _longer_training(reference: Arm, comparison: Comparison) -> str:
-    """A caveat about a gain of the reference if its second stages train it for longer than the other strategies."""
-    last = comparison.n_rounds
-    if comparison.match != EPOCHS or not isinstance(reference, StrategyArm) or len(comparison.strategies) < 2:
+def _other_training(reference: Arm, comparison: Comparison) -> str:
+    """A caveat about the strategies whose network has had fewer or more optimisation steps than that of the
+    reference."""
+    if not isinstance(reference, StrategyArm):
         return ""
-    more = reference.epochs_by(comparison, last) - comparison.epochs_by(last)
-    if not more:
-        return ""
-    return (
-        f" The network of {reference.title} was trained for {more * comparison.settings.iterations_per_epoch} more "
-        "optimisation steps than those of the other strategies, so a gain may come from its choice of cases and "
-        "pseudo-labels or from longer training."
-    )
+    last, iterations = comparison.n_rounds, comparison.settings.iterations_per_epoch
+    others = [arm for arm in comparison.strategies if isinstance(arm, StrategyArm) and arm != reference]
+    titles: dict[int, list[str]] = {}
+    for arm in others:
+        more = reference.epochs_by(comparison, last) - arm.epochs_by(comparison, last)
+        titles.setdefault(more * iterations, []).append(arm.title)
+    sentences = [
+        f" The network of {reference.title} was trained for {abs(steps)} {'more' if steps > 0 else 'fewer'} "
+        f"optimisation steps than {_of_arms(of_arms, len(others))}, so a difference may come from the length of "
+        "training."
+        for steps, of_arms in titles.items()
+        if steps
+    ]
+    return "".join(sentences)
+
+
+def _of_arms(titles: Sequence[str], n_others: int) -> str:
+    if len(titles) == n_others > 1:
+        return "those of the other strategies"
+    return " and ".join(f"that of {title!r}" if "," in title else f"that of {title}" for title in titles)
 
 
 def missing_runs(results: pd.DataFrame, comparison: Comparison, cases: Sequence[str]) -> list[str]:

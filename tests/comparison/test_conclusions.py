@@ -171,10 +171,14 @@ def test_findings_of_a_comparison(results):
     assert differs.endswith("; the query.")
     assert changed == "Options that differ from the method: tau_c=1.0."
     # 2 rounds, 2 epochs of 2 iterations
-    assert (
-        "The network of ASSFT was trained for 8 more optimisation steps than those of the other strategies"
-        in found.conclusion
-    )
+    more = "The network of ASSFT was trained for 8 more optimisation steps than"
+    assert f"{more} that of RAND, so a difference may come from the length of training." in found.conclusion
     alone = replace(comparison, arms=(arm_of("assft"), arm_of("nnunet")))
     for without in (alone, replace(comparison, match="steps")):
         assert "may come from" not in c.draw_conclusions(without, shared, results, runs, None).conclusion
+    shorter = replace(comparison, match="steps", arms=tuple(map(arm_of, ("assft", "random", "random+none"))))
+    found = c.draw_conclusions(shorter, shared, results, runs, None)
+    assert f"{more} that of 'RAND, no second stage', so a" in found.conclusion
+    for_both = replace(comparison, arms=tuple(map(arm_of, ("assft", "random", "entropy"))))
+    found = c.draw_conclusions(for_both, shared, results, runs, None)
+    assert f"{more} those of the other strategies, so a" in found.conclusion
