@@ -248,4 +248,8 @@ def test_what_a_file_says_about_its_input_is_recorded(tmp_path: Path) -> None:
     assert load(vista.ours(), save(vista, tmp_path / "file.pt")).contract == {
         "spacing": [1.5, 1.5, 1.5],
         "normalization": ["HU -963.82 to 1053.68 mapped to 0 to 1"],
+        # of nnU-Net's CTNormalization, which then does the same: 1053.68 + 963.82 = 2017.5
+        "intensities": [
+            {"percentile_00_5": -963.82, "percentile_99_5": 1053.68, "mean": -963.82, "std": pytest.approx(2017.5)}
+        ],
     }
