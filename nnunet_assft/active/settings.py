@@ -60,6 +60,7 @@ class Settings:
         """Raise `AssftError` for a number that is out of the range of its option, whoever chose it."""
         for name in ("spacing", "patch_size"):
             if (edges := getattr(self, name)) is not None:
+                edges = edges if isinstance(edges, list | tuple) else (edges,)
                 if len(edges) != 3:
                     raise AssftError(f"--{name} has {count(len(edges), 'value')}; expected 3, for z, y and x.")
                 object.__setattr__(self, name, tuple(edges))  # a list, in JSON

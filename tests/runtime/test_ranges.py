@@ -67,11 +67,22 @@ def test_texts(option: str) -> None:
 )
 def test_settings_are_checked_whoever_makes_them(option: str) -> None:
     least, largest, too_small, too_large = (json.loads(text) for text in LIMITS[option])
+    of_each_axis = option in ("spacing", "patch_size")
+
+    def settings(value: object) -> Settings:
+        return Settings(**{option: (least, value, least) if of_each_axis else value})
+
     for value in (least, largest):
-        assert getattr(Settings(**{option: value}), option) == value
+        assert getattr(settings(value), option) == ((least, value, least) if of_each_axis else value)
     for value in (too_small, too_large, math.nan, math.inf, "1", True, [1]):
         with pytest.raises(AssftError, match=rf"^--{option} .*: expected a (whole )?number"):
-            Settings(**{option: value})
+            settings(value)
+
+
+@pytest.mark.parametrize("edges", [1, (1, 1), [1, 1, 1, 1], "111"])
+def test_there_is_one_edge_per_axis(edges: object) -> None:
+    with pytest.raises(AssftError, match=r"--patch_size has [124] values?; expected 3, for z, y and x"):
+        Settings(patch_size=edges)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
