@@ -10,6 +10,7 @@ from nnunet_assft.annotation.records import load_readings
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.files import sha256_file
 from nnunet_assft.runtime.sealed import read_sealed, understanding, write_sealed
+from nnunet_assft.runtime.text import count
 
 REMEDY = "Delete it, and run annotate review with the same -n as before."
 
@@ -27,8 +28,8 @@ def begin_second_look(experiment: Experiment, n: int) -> AnnotationRequest:
     r, (first, _) = done.round, _counts_from(experiment)
     if first > experiment.n_rounds:
         raise AssftError(
-            f"No round after round {r} would train on these labels: there are {experiment.n_rounds} rounds. Run "
-            f"{experiment.command('extend', '--rounds', str(first))} first."
+            f"Round {first} would be the first to train on these labels, but there are "
+            f"{count(experiment.n_rounds, 'round')}. Run {experiment.command('extend', '--rounds', str(first))} first."
         )
     asked, dataset = _asked(experiment, r), experiment.raw_dataset()
     left = {case for case in done.pseudo_labelled if case not in {*experiment.withdrawn, *queried}}
