@@ -14,6 +14,7 @@ from nnunet_assft.runtime.cached import cached, cached_or_none, kept_result
 from nnunet_assft.runtime.cases import for_each_case
 from nnunet_assft.runtime.sealed import read_sealed
 from nnunet_assft.runtime.text import count, some
+from nnunet_assft.volumes.not_annotated import NAME
 from nnunet_assft.volumes.raw_dataset import RawDataset
 
 if TYPE_CHECKING:
@@ -200,6 +201,8 @@ def least_annotated(experiment: Experiment) -> str:
 
     Labelled are the cases of the finished rounds and those of the round in progress that have a label already.
     """
+    if not (experiment.paths.raw / NAME).is_file():  # the usual case, in which no image has to be listed
+        return ""
     dataset, done = experiment.raw_dataset(), finished_rounds(experiment)
     r = len(done)
     queried = counted_cases(experiment, r, queried_cases(experiment, r)) if r <= experiment.n_rounds else []
