@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from nnunet_assft.active.annotation import queried_cases, round_in_progress
 from nnunet_assft.active.experiment import prepare
-from nnunet_assft.active.history import Change, append_change, today
+from nnunet_assft.active.history import Change, today
 from nnunet_assft.active.query.budget import query_budget
 from nnunet_assft.active.query.random_sampling import spread
 from nnunet_assft.active.state import Experiment, finished_rounds, only_process
@@ -58,8 +58,7 @@ def extend(experiment: Experiment, wish: Wish, engine: Engine = HERE) -> Experim
             remarks=tuple(remarks),
             date=today(),
         )
-        append_change(experiment.paths.history_file, experiment.history, change)
-    return _with(experiment, change)
+        return experiment.record(change)
 
 
 def _with(experiment: Experiment, change: Change) -> Experiment:

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nnunet_assft import extension
 from nnunet_assft.active import metrics
 from nnunet_assft.active.annotation import open_request
 from nnunet_assft.active.experiment import create_experiment, prepare
+from nnunet_assft.active.history import write_history
 from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.rounds import run_round
 from nnunet_assft.active.settings import Settings
@@ -126,10 +126,14 @@ def test_a_repeated_command_changes_nothing_and_an_interrupted_one_nothing_eithe
     assert not planned.paths.history_file.exists()
     arrive(planned, 12, 13)
     with monkeypatch.context() as broken:
-        broken.setattr(extension, "append_change", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        broken.setattr(Experiment, "record", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             extend(planned, Wish(n_rounds=4))
     assert reloaded(planned) == planned
+    with monkeypatch.context() as broken:  # once the history is written, the change counts
+        broken.setattr(Experiment, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            extend(planned, Wish(n_rounds=4, budget="20%"))
     changed = extend(planned, Wish(n_rounds=4, budget="20%"))
     assert changed == reloaded(planned)
     (change,) = changed.history
@@ -202,8 +206,12 @@ def test_a_history_that_is_lost_is_noticed(trained: Trained) -> None:
     require_its_history(changed, third)
     with pytest.raises(DamagedFileError, match=r"round_02.json has other cases than follow from .*history.json"):
         require_its_history(changed, replace(last, unlabelled=third.unlabelled))
+    more = extend(changed, Wish(n_rounds=4))
+    write_history(experiment.paths.history_file, more.history[:1])  # an old backup
+    with pytest.raises(DamagedFileError, match=r"history.json has 1 change, but 2 were recorded. Restore it from a"):
+        reloaded(experiment)
     experiment.paths.history_file.unlink()
-    with pytest.raises(DamagedFileError, match=r"round_03.json exists, but there are 2 rounds. .*history.json is lost"):
+    with pytest.raises(DamagedFileError, match=r"history.json has 0 changes, but 2 were recorded"):
         reloaded(experiment)
 
 

@@ -128,7 +128,6 @@ def _change(entry: dict[str, object]) -> Change:
     return Change(**{name: tuple(value) if name in texts else value for name, value in entry.items()})  # type: ignore
 
 
-def append_change(file: Path, history: Sequence[Change], change: Change) -> None:
-    """Write the file with one more change."""
-    changes = [asdict(each) for each in (*history, change)]
-    write_sealed(file, {"schema_version": SCHEMA_VERSION, "changes": changes})
+def write_history(file: Path, history: Sequence[Change]) -> None:
+    """Write the file."""
+    write_sealed(file, {"schema_version": SCHEMA_VERSION, "changes": [asdict(change) for change in history]})

@@ -352,15 +352,7 @@ def _evaluate(context: Context, r: int, model: Model) -> dict[str, Any]:
             context.checked_label(case, file)
         folder = experiment.paths.test_predictions(r)
         predictions = predict_test_cases(context, model, cases, folder, f"round {r}: predicting test cases")
-        return evaluate_cases(
-            predictions,
-            references,
-            dataset.reader,
-            dataset.structures,
-            ignore_label=dataset.labels.get("ignore"),
-            not_annotated=dataset.not_annotated,
-            executor=context.cases,
-        )
+        return evaluate_cases(dataset, predictions, executor=context.cases)
 
     test = {case: sha256_file(file) for case, file in references.items() if file.is_file()}
     inputs = {"model": model.weights_sha256, "test": test, **dataset.not_annotated_of(cases)}

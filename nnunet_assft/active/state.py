@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_assft import __version__
-from nnunet_assft.active.history import Change, Scope, read_history, scope_of
+from nnunet_assft.active.history import Change, Scope, read_history, scope_of, write_history
 from nnunet_assft.active.options import Options
 from nnunet_assft.active.paths import ExperimentPaths, experiments_in_results
 from nnunet_assft.active.settings import Settings
@@ -20,7 +20,7 @@ from nnunet_assft.runtime import locks
 from nnunet_assft.runtime.cached import kept_result
 from nnunet_assft.runtime.files import read_json, sha256_file, write_json, write_text
 from nnunet_assft.runtime.sealed import read_sealed, understanding, write_sealed
-from nnunet_assft.runtime.text import named, some
+from nnunet_assft.runtime.text import count, named, some
 from nnunet_assft.trainers.stage_file import read_stage_file
 from nnunet_assft.volumes.not_annotated import NAME
 from nnunet_assft.volumes.raw_dataset import RawDataset, find_dataset
@@ -143,8 +143,15 @@ class Experiment:
 
     def save(self) -> None:
         content = asdict(self)
-        del content["history"]
+        content["n_changes"] = len(content.pop("history"))  # so that the loss of that file is noticed
         write_sealed(self.paths.experiment_file, content)
+
+    def record(self, change: Change) -> Experiment:
+        """Record a change, and return the experiment as it is then."""
+        changed = replace(self, history=(*self.history, change))
+        write_history(self.paths.history_file, changed.history)  # from here on, the change counts
+        changed.save()
+        return changed
 
     @classmethod
     def load(cls, paths: ExperimentPaths) -> Experiment:
@@ -160,15 +167,16 @@ class Experiment:
             "rounds are kept."
         )
         content = read_sealed(file, KEYS, remedy=remedy)
+        n_changes, history = content.pop("n_changes", 0), read_history(paths.history_file)
         with understanding(file, remedy):
             planned = cls._from_content(content, file, remedy)
-        experiment = replace(planned, history=read_history(paths.history_file))
-        if paths.round_file(experiment.n_rounds + 1).is_file():
+            lost = len(history) < n_changes
+        if lost:
             raise DamagedFileError(
-                f"{paths.round_file(experiment.n_rounds + 1)} exists, but there are {experiment.n_rounds} rounds. "
-                f"{paths.history_file} is lost; restore it from a backup."
+                f"{paths.history_file} has {count(len(history), 'change')}, but {n_changes} were recorded. "
+                "Restore it from a backup."
             )
-        return experiment
+        return replace(planned, history=history)
 
     @classmethod
     def _from_content(cls, content: dict[str, Any], file: Path, remedy: str) -> Experiment:
@@ -195,7 +203,7 @@ def _others(paths: ExperimentPaths) -> str:
     return f"The dataset has the {named('experiment', others)}; -e chooses one. " if others else ""
 
 
-KEYS = {row.name for row in fields(Experiment) if row.name != "history"} | KEYS_OF_VERSION_2
+KEYS = {row.name for row in fields(Experiment) if row.name != "history"} | {"n_changes"} | KEYS_OF_VERSION_2
 
 
 def require_fields(kind: type, content: Mapping[str, Any], file: Path, remedy: str) -> None:

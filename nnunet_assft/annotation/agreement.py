@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from nnunet_assft.active.annotation import AnnotationRequest
@@ -24,26 +25,19 @@ def write_agreement(context: Context, request: AnnotationRequest) -> list[dict[s
     was imported.
     """
     dataset = context.experiment.raw_dataset()  # as it is after an import
-    first, second, missing = {}, {}, {}
+    second, missing = {}, {}
     for case, names in request.annotators.items():
         if len(names) > 1:
             other = context.paths.second_reading(names[1], case, dataset.file_ending)
             if dataset.label_file(case).is_file() and other.is_file():
-                first[case], second[case] = dataset.label_file(case), other
-                for file in (first[case], second[case]):
+                second[case] = other
+                for file in (dataset.label_file(case), other):
                     read_label(dataset, case, file)
                 reading = reading_of(load_readings(context.paths.annotation_file(case)), names[1])
-                missing[case] = {*dataset.not_annotated.get(case, ()), *(reading.get("not_annotated") or ())}
-    if not first:
+                missing[case] = (*dataset.not_annotated.get(case, ()), *(reading.get("not_annotated") or ()))
+    if not second:
         return []
-    found = evaluate_cases(
-        second,
-        first,
-        dataset.reader,
-        dataset.structures,
-        ignore_label=dataset.labels.get("ignore"),
-        not_annotated=missing,
-    )
+    found = evaluate_cases(replace(dataset, not_annotated=missing), second)
     rows = []
     for case, dice in found["per_case"].items():
         reader_1, reader_2 = request.annotators[case]

@@ -4,7 +4,7 @@ accept or correct are human labels from the next query on."""
 from __future__ import annotations
 
 from nnunet_assft.active.annotation import AnnotationRequest, open_request, require_human, round_in_progress
-from nnunet_assft.active.history import Change, append_change, today
+from nnunet_assft.active.history import Change, today
 from nnunet_assft.active.state import Experiment, Round, finished_rounds, read_provenance, seen_by_next
 from nnunet_assft.annotation.records import load_readings
 from nnunet_assft.errors import AssftError
@@ -99,7 +99,7 @@ def record_second_look(experiment: Experiment) -> Change | None:
         date=today(),
         labelled=tuple(sorted(new)),
     )
-    append_change(experiment.paths.history_file, experiment.history, change)
+    experiment.record(change)
     return change
 
 

@@ -281,9 +281,9 @@ def load_experiment(args: argparse.Namespace) -> Experiment:
     """Load the experiment -e of the dataset -d."""
     from nnunet_assft.active.paths import ExperimentPaths
     from nnunet_assft.active.state import Experiment
-    from nnunet_assft.volumes.raw_dataset import find_dataset
+    from nnunet_assft.volumes.raw_dataset import find_dataset_name
 
-    return Experiment.load(ExperimentPaths(find_dataset(args.d).name, args.e))
+    return Experiment.load(ExperimentPaths(find_dataset_name(args.d), args.e))
 
 
 def round_of(experiment: Experiment, r: int | None) -> Round:

@@ -124,9 +124,9 @@ def make_comparison(args: argparse.Namespace):  # type: ignore[no-untyped-def]
     """
     from nnunet_assft.comparison.arms import Comparison, parse_arms, require_valid
     from nnunet_assft.comparison.spec import read_comparison
-    from nnunet_assft.volumes.raw_dataset import find_dataset
+    from nnunet_assft.volumes.raw_dataset import find_dataset_name
 
-    dataset, strategies, references, seeds = find_dataset(args.d).name, args.strategies, args.references, args.seeds
+    dataset, strategies, references, seeds = find_dataset_name(args.d), args.strategies, args.references, args.seeds
     settings, match, test_folds = settings_of(args), args.match, args.test_folds
     encoder, encoders = _encoders(args.encoders)
     settings = replace(settings, encoder=encoder)

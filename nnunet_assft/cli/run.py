@@ -28,9 +28,9 @@ def run_all(args: argparse.Namespace) -> None:
     from nnunet_assft.active.paths import ExperimentPaths
     from nnunet_assft.active.rounds import run_round
     from nnunet_assft.active.state import Experiment, is_over
-    from nnunet_assft.volumes.raw_dataset import find_dataset
+    from nnunet_assft.volumes.raw_dataset import find_dataset_name
 
-    planned = ExperimentPaths(find_dataset(args.d).name, args.e).experiment_file.is_file()
+    planned = ExperimentPaths(find_dataset_name(args.d), args.e).experiment_file.is_file()
     existing = load_experiment(args) if planned else None
     given = args.typed - {"d", "e", "device", "verbose", "np", "accept", "accept_geometry", *ENGINE_OPTIONS}
     if existing and not given:

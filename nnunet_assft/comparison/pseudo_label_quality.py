@@ -119,7 +119,7 @@ def _quality(
     dataset, mirroring = context.dataset, context.experiment.options.pseudo_mirroring
     scorer = open_scorer(context, model)
     folder = context.paths.records(f"round_{r:02d}_pseudo_label_quality")
-    ignore_label = dataset.labels.get("ignore")
+    ignore_label = dataset.ignore_label
 
     def quality_of(case: str) -> dict[str, Any]:
         reference = dataset.as_annotated(case, context.checked_label(case, dataset.label_file(case))[0])

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 from nnunet_assft.errors import AssftError
 from nnunet_assft.evaluation.dice import case_dice
@@ -25,7 +24,6 @@ from nnunet_assft.runtime.csv_files import bare_table, write_csv_table
 from nnunet_assft.runtime.files import sha256_file
 from nnunet_assft.runtime.sealed import read_sealed, write_sealed
 from nnunet_assft.runtime.text import some
-from nnunet_assft.volumes.not_annotated import EVERYTHING_ANNOTATED, as_annotated
 from nnunet_assft.volumes.raw_dataset import RawDataset
 
 METRICS_FILE = "metrics.csv"
@@ -33,36 +31,27 @@ METRICS = ("dice", "nsd", "hd95_mm")
 DTYPES = {"case": str, "structure": str, **dict.fromkeys(METRICS, float)}
 
 
-def case_metrics(  # six parameters: files, how they are read, and what is compared
-    predictions: Mapping[str, Path],
-    references: Mapping[str, Path],
-    reader: BaseReaderWriter,
-    labels: Mapping[str, int],
-    *,
-    ignore_label: int | None = None,
-    not_annotated: Mapping[str, Collection[str]] = EVERYTHING_ANNOTATED,
-) -> pd.DataFrame:
-    """Compute the metrics of every case and structure.
+def case_metrics(dataset: RawDataset, predictions: Mapping[str, Path]) -> pd.DataFrame:
+    """Compare predictions (case -> file) with the labels of the dataset: the metrics of every case and structure.
 
-    labels: structure -> value, foreground only. Returns the columns case, structure, dice, nsd and hd95_mm, with cases
-    in ascending order and structures in that of `labels`. Dice is nnU-Net's, in [0, 1]; NSD and HD95 are those of
-    `surface`, with the spacing of the prediction, which is that of the image. All three are NaN for a structure that is
-    absent in reference and prediction, and for one that nobody drew in the reference (not_annotated: case -> its
-    structures); if it is absent in one of them, Dice and NSD are 0 and HD95 is inf. Voxels with
-    the ignore label are background in both masks. Raises `AssftError` if a prediction and its reference differ in
-    shape.
+    Returns the columns case, structure, dice, nsd and hd95_mm, with cases in ascending order and structures in that of
+    the dataset. Dice is nnU-Net's, in [0, 1]; NSD and HD95 are those of `surface`, with the spacing of the prediction,
+    which is that of the image. All three are NaN for a structure that is absent in label and prediction, and for one
+    that nobody drew in the label; if it is absent in one of them, Dice and NSD are 0 and HD95 is inf. Voxels with the
+    ignore label are background in both masks. Raises `AssftError` if a prediction and its label differ in shape.
     """
+    labels, ignore_label = dataset.structures, dataset.ignore_label
 
     def measure(case: str) -> list[tuple[str, str, float | None, float, float]]:
-        reference = reader.read_seg(str(references[case]))[0]
-        prediction, properties = reader.read_seg(str(predictions[case]))  # with the spacing of the image
+        file = dataset.label_file(case)
+        reference = dataset.reader.read_seg(str(file))[0]
+        prediction, properties = dataset.reader.read_seg(str(predictions[case]))  # with the spacing of the image
         if prediction.shape != reference.shape:
             raise AssftError(
-                f"{predictions[case]} has the shape {prediction.shape[1:]}, but its reference {references[case]} has "
+                f"{predictions[case]} has the shape {prediction.shape[1:]}, but its reference {file} has "
                 f"{reference.shape[1:]}. Remove the prediction and predict the case again."
             )
-        missing = not_annotated.get(case, ())
-        prediction, reference = (as_annotated(array, labels, missing) for array in (prediction, reference))
+        prediction, reference = (dataset.as_annotated(case, array) for array in (prediction, reference))
         dice = case_dice(prediction, reference, labels, ignore_label=ignore_label)
         counted = np.ones(reference.shape, bool) if ignore_label is None else reference != ignore_label
         rows = []
@@ -86,24 +75,18 @@ def cached_metrics(
     The table is cached in `folder` as metrics.csv until the predictions or a reference change. made_from: what the
     predictions were made from. Raises `AssftError` if a prediction or a reference does not exist.
     """
-    predictions, references = _files(dataset, cases, folder)
     if lost := _lost(dataset, cases, folder, made_from):
         raise AssftError(
             f"{len(lost)} files that are needed to evaluate {folder} do not exist, or do not match their checksums: "
             f"{some(lost)}. Put them back, or run nnUNetv2_assft_compare, which makes predictions again."
         )
-
-    def compute() -> pd.DataFrame:
-        return case_metrics(
-            predictions,
-            references,
-            dataset.reader,
-            dataset.structures,
-            ignore_label=dataset.labels.get("ignore"),
-            not_annotated=dataset.not_annotated,
-        )
-
-    return cached(folder / METRICS_FILE, _inputs(dataset, references, made_from), compute, store=_MetricsStore())
+    predictions = {case: folder / f"{case}{dataset.file_ending}" for case in cases}
+    return cached(
+        folder / METRICS_FILE,
+        _inputs(dataset, cases, made_from),
+        lambda: case_metrics(dataset, predictions),
+        store=_MetricsStore(),
+    )
 
 
 def metrics_or_none(
@@ -112,29 +95,22 @@ def metrics_or_none(
     """Return what `cached_metrics` has computed, or None if it would have to compute the table."""
     if _lost(dataset, cases, folder, made_from):
         return None
-    _, references = _files(dataset, cases, folder)
-    return cached_or_none(folder / METRICS_FILE, _inputs(dataset, references, made_from), store=_MetricsStore())
-
-
-def _files(dataset: RawDataset, cases: Sequence[str], folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
-    """Return the predictions and the references by case."""
-    predictions = {case: folder / f"{case}{dataset.file_ending}" for case in cases}
-    return predictions, {case: dataset.label_file(case) for case in cases}
+    return cached_or_none(folder / METRICS_FILE, _inputs(dataset, cases, made_from), store=_MetricsStore())
 
 
 def _lost(dataset: RawDataset, cases: Sequence[str], folder: Path, made_from: Mapping[str, str]) -> list[Path]:
     """Return the files that do not exist, or do not match their checksums."""
-    predictions, references = _files(dataset, cases, folder)
-    lost = [file for file in references.values() if not file.is_file()]
-    return lost + [predictions[case] for case in altered(folder, cases, dataset.file_ending, made_from)]
+    lost = [file for case in cases if not (file := dataset.label_file(case)).is_file()]
+    damaged = altered(folder, cases, dataset.file_ending, made_from)
+    return lost + [folder / f"{case}{dataset.file_ending}" for case in damaged]
 
 
-def _inputs(dataset: RawDataset, references: Mapping[str, Path], made_from: Mapping[str, str]) -> dict[str, Any]:
+def _inputs(dataset: RawDataset, cases: Sequence[str], made_from: Mapping[str, str]) -> dict[str, Any]:
     return {
         **made_from,
-        "references": {case: sha256_file(file) for case, file in references.items()},
+        "references": {case: sha256_file(dataset.label_file(case)) for case in cases},
         "tolerance_mm": DEFAULT_TOLERANCE_MM,
-        **dataset.not_annotated_of(references),
+        **dataset.not_annotated_of(cases),
     }
 
 

@@ -15,32 +15,26 @@ import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 from nnunet_assft.runtime.cases import Executor, for_each_case, here
-from nnunet_assft.volumes.not_annotated import EVERYTHING_ANNOTATED, as_annotated
+from nnunet_assft.volumes.not_annotated import as_annotated
+from nnunet_assft.volumes.raw_dataset import RawDataset
 
 
-def evaluate_cases(  # seven parameters: files, how they are read, what is compared, and where
-    predictions: Mapping[str, Path],
-    references: Mapping[str, Path],
-    reader: BaseReaderWriter,
-    labels: Mapping[str, int],
-    *,
-    ignore_label: int | None = None,
-    not_annotated: Mapping[str, Collection[str]] = EVERYTHING_ANNOTATED,
-    executor: Executor = here,
+def evaluate_cases(
+    dataset: RawDataset, predictions: Mapping[str, Path], *, executor: Executor = here
 ) -> dict[str, Any]:
-    """Compute Dice per case and structure, and mean and SD as in the paper: the Dice of a case is the mean over its
-    structures, and mean and SD (n - 1) are over cases.
+    """Compare predictions (case -> file) with the labels of the dataset: Dice per case and structure, and mean and SD
+    as in the paper, where the Dice of a case is the mean over its structures, and mean and SD (n - 1) are over cases.
 
-    labels: structure -> value, foreground only. not_annotated: case -> structures that nobody drew in its reference;
-    their Dice is None. Dice is in [0, 1], and None where nnU-Net has NaN. Returns the keys mean, sd, n_cases (cases
-    with a Dice), per_structure and per_case.
+    Dice is in [0, 1], and None where nnU-Net has NaN and for a structure that nobody drew in the label. Voxels with the
+    ignore label do not count. Returns the keys mean, sd, n_cases (cases with a Dice), per_structure and per_case.
     """
+    labels = dataset.structures
     of_cases = {
-        case: (predictions[case], references[case], not_annotated.get(case, ())) for case in sorted(predictions)
+        case: (predictions[case], dataset.label_file(case), dataset.not_annotated.get(case, ()))
+        for case in sorted(predictions)
     }
-    per_case = for_each_case(
-        partial(_dice_of_files, reader, labels, ignore_label), of_cases, desc="evaluation", executor=executor
-    )
+    compare = partial(_dice_of_files, dataset.reader, labels, dataset.ignore_label)
+    per_case = for_each_case(compare, of_cases, desc="evaluation", executor=executor)
     case_means = [mean_of(dice.values()) for dice in per_case.values()]
     known = [mean for mean in case_means if mean is not None]
     return {
@@ -66,7 +60,10 @@ def _dice_of_files(
 def case_dice(
     segmentation: np.ndarray, reference: np.ndarray, labels: Mapping[str, int], *, ignore_label: int | None = None
 ) -> dict[str, float | None]:
-    """Compute Dice per structure of one case, from arrays of the same shape; otherwise like `evaluate_cases`."""
+    """Compute Dice per structure of one case, from arrays of the same shape; otherwise like `evaluate_cases`.
+
+    labels: structure -> value, foreground only.
+    """
     from nnunetv2.evaluation.evaluate_predictions import (  # with torch
         compute_tp_fp_fn_tn,
         region_or_label_to_mask,

@@ -23,7 +23,7 @@ from nnunet_assft.errors import AssftError
 from nnunet_assft.evaluation.case_metrics import DTYPES, read_table
 from nnunet_assft.network.checkpoints import training_log
 from nnunet_assft.runtime.csv_files import bare_table
-from nnunet_assft.volumes.raw_dataset import RawDataset, find_dataset
+from nnunet_assft.volumes.raw_dataset import RawDataset, find_dataset_name
 
 DICE_COLUMNS = ("round", "n_labelled", "case", "structure", "dice")
 EPOCH_COLUMNS = ("epoch", "train_loss", "val_loss", "pseudo_dice")
@@ -94,17 +94,17 @@ def gather(dataset: str | int, experiment: str | None, comparison: str | None) -
     experiment: name of the experiment. If None, it is a run of the comparison (see `FinishedComparison`), or `assft`
     without a comparison. Raises `AssftError` if there is nothing to report.
     """
-    raw = find_dataset(dataset)
+    dataset_name = find_dataset_name(dataset)
     compared = None
     if comparison is not None:
-        folder = ExperimentPaths(raw.name, comparison).results_of_dataset / "assft_compare" / comparison
+        folder = ExperimentPaths(dataset_name, comparison).results_of_dataset / "assft_compare" / comparison
         compared = read_finished_comparison(folder)
     name = _default_experiment(compared) if experiment is None else experiment
-    planned = Experiment.load(ExperimentPaths(raw.name, name))
+    planned = Experiment.load(ExperimentPaths(dataset_name, name))
     paths, rounds = planned.paths, tuple(finished_rounds(planned))
     if not rounds:
         raise AssftError(
-            f"Experiment {planned.name!r} of {raw.name} has no finished round, so there is nothing to report yet. "
+            f"Experiment {planned.name!r} of {dataset_name} has no finished round, so there is nothing to report yet. "
             f"Run {planned.command('status')} to see the next step."
         )
     scores, quality, embeddings = {}, [], {}

@@ -23,7 +23,6 @@ from nnunet_assft.volumes.structures import structures
 Value = TypeVar("Value")
 NAME = "not_annotated.json"
 EXAMPLE = '{"case_01": ["liver"]}'
-EVERYTHING_ANNOTATED: Mapping[str, Collection[str]] = {}  # case -> structures that nobody drew
 
 
 def read_not_annotated(folder: Path, labels: Mapping[str, int], cases: Collection[str]) -> dict[str, tuple[str, ...]]:

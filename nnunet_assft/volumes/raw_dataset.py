@@ -58,6 +58,11 @@ class RawDataset:
         """name -> value of every label except background and the ignore label."""
         return structures(self.labels)
 
+    @property
+    def ignore_label(self) -> int | None:
+        """The value of voxels that nobody decided on; None if the dataset has none."""
+        return self.labels.get("ignore")
+
     def as_annotated(self, case: str, segmentation: np.ndarray) -> np.ndarray:
         """Return a segmentation with the structures that are not annotated in the label of this case as background."""
         return as_annotated(segmentation, self.labels, self.not_annotated.get(case, ()))
@@ -110,6 +115,12 @@ class RawDataset:
 
 def find_dataset(name_or_id: str | int) -> RawDataset:
     """Read the raw dataset with this id or folder name. Raises `AssftError` with the reason if it cannot be used."""
+    return read_dataset(Path(str(nnUNet_raw), find_dataset_name(name_or_id)))
+
+
+def find_dataset_name(name_or_id: str | int) -> str:
+    """Return the folder name of the raw dataset with this id or folder name, such as Dataset218_AMOS, without reading
+    it. Raises `AssftError` if there is none."""
     require_folders()
     wanted = str(name_or_id)
     number = dataset_id(wanted)
@@ -125,7 +136,7 @@ def find_dataset(name_or_id: str | int) -> RawDataset:
             f"{', '.join(present) or 'none'}."
         ) from error
     DATASET.check(name)
-    return read_dataset(Path(str(nnUNet_raw), name))
+    return name
 
 
 def read_dataset(folder: Path) -> RawDataset:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_assft.active.history import Change, Scope, append_change, read_history, scope_of
+from nnunet_assft.active.history import Change, Scope, read_history, scope_of, write_history
 from nnunet_assft.errors import DamagedFileError
 
 PLANNED = Scope(("a", "b", "c", "d"), ("t",), ("c", "a", "d", "b"), n_query=1, n_rounds=3)
@@ -61,8 +61,7 @@ def test_changes_in_words() -> None:
 def test_the_file_keeps_every_change_and_notices_damage(tmp_path: Path) -> None:
     file = tmp_path / "history.json"
     assert read_history(file) == ()
-    append_change(file, (), FIRST)
-    append_change(file, read_history(file), SECOND)
+    write_history(file, (FIRST, SECOND))
     assert read_history(file) == (FIRST, SECOND)
     file.write_text(file.read_text().replace('"d"', '"b"'))
     with pytest.raises(DamagedFileError, match=r"does not match its checksum\). Restore it from a backup"):

@@ -66,6 +66,7 @@ def test_accepted_and_corrected_pseudo_labels_are_trained_on_and_rejected_ones_a
 ) -> None:
     first, second = doubtful(human)
     work, paths = tmp_path / "second", human.paths
+    before_the_look = paths.experiment_file.read_bytes()
     assert annotate("review", "-d", 901, "-o", work, "-n", 9, "-device", "cpu") == 0
     assert f"round 1: 2 pseudo-labels to look at again in {work}: {first}, {second}" in capsys.readouterr().out
     pseudo = paths.pseudo_label_folder(1) / f"pseudo_labels/{first}.nii.gz"
@@ -89,6 +90,7 @@ def test_accepted_and_corrected_pseudo_labels_are_trained_on_and_rejected_ones_a
     # an import that was killed before its last step is completed by the same command
     history = Experiment.load(paths).history
     paths.history_file.unlink()
+    paths.experiment_file.write_bytes(before_the_look)
     assert annotate(*both) == 0
     assert f"{first}: the label has been imported already" in capsys.readouterr().out
     assert Experiment.load(paths).history == history

@@ -12,6 +12,7 @@ from nnunet_assft.evaluation import case_metrics as m
 from nnunet_assft.evaluation.predictions import keep_prediction
 from nnunet_assft.volumes.raw_dataset import find_dataset
 from tests.conftest import write_volume
+from tests.evaluation.conftest import dataset_with
 
 LABELS = {"liver": 1, "spleen": 2}
 
@@ -31,11 +32,12 @@ def measure(tmp_path):
     """
 
     def run(cases, **options):
-        files = [{case: tmp_path / f"{case}_{kind}.nii.gz" for case in cases} for kind in ("prediction", "reference")]
+        dataset = dataset_with(tmp_path, LABELS, **options)
+        predictions = {case: tmp_path / f"{case}.nii.gz" for case in cases}
         for case, (reference, prediction) in cases.items():
-            write_volume(files[0][case], prediction, (1.0, 1.0, 3.0))
-            write_volume(files[1][case], reference, (1.0, 1.0, 3.0))
-        return m.case_metrics(*files, SimpleITKIO(), LABELS, **options)
+            write_volume(predictions[case], prediction, (1.0, 1.0, 3.0))
+            write_volume(dataset.label_file(case), reference, (1.0, 1.0, 3.0))
+        return m.case_metrics(dataset, predictions)
 
     return run
 

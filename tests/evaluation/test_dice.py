@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
 from nnunetv2.evaluation.evaluate_predictions import compute_metrics
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from nnunet_assft.evaluation.dice import case_dice, evaluate_cases, mean_of
+from tests.conftest import write_volume
+from tests.evaluation.conftest import dataset_with
 
 LABELS = {"liver": 1, "spleen": 2, "kidney": 3}
 
@@ -16,16 +17,12 @@ def evaluate(tmp_path):
     """Evaluates {case: (reference, prediction)}, each a flat list of 8 labels."""
 
     def run(cases: dict[str, tuple[list[int], list[int]]], **options):
-        files = {}
-        for kind, which in (("reference", 0), ("prediction", 1)):
-            files[kind] = {case: tmp_path / f"{case}_{kind}.nii.gz" for case in cases}
-            for case, file in files[kind].items():
-                sitk.WriteImage(
-                    sitk.GetImageFromArray(np.array(cases[case][which], np.uint8).reshape(2, 2, 2)), str(file)
-                )
-        return evaluate_cases(
-            files["prediction"], files["reference"], SimpleITKIO(), options.pop("labels", LABELS), **options
-        )
+        dataset = dataset_with(tmp_path, options.pop("labels", LABELS), **options)
+        predictions = {case: tmp_path / f"{case}.nii.gz" for case in cases}
+        for case, arrays in cases.items():
+            for file, values in zip((dataset.label_file(case), predictions[case]), arrays, strict=True):
+                write_volume(file, np.array(values, np.uint8).reshape(2, 2, 2))
+        return evaluate_cases(dataset, predictions)
 
     return run
 
@@ -98,7 +95,7 @@ def test_every_dice_is_nnunets(evaluate, tmp_path, ignore_label):
         ignore_label=ignore_label,
     )
     for case, dice in found["per_case"].items():
-        reference, prediction = (str(tmp_path / f"{case}_{kind}.nii.gz") for kind in ("reference", "prediction"))
+        reference, prediction = (str(tmp_path / folder / f"{case}.nii.gz") for folder in ("labelsTr", "."))
         metrics = compute_metrics(reference, prediction, SimpleITKIO(), [1, 2], ignore_label)["metrics"]
         assert dice == {name: metrics[value]["Dice"] for name, value in labels.items()}
     means = [np.mean(list(dice.values())) for dice in found["per_case"].values()]

@@ -76,7 +76,7 @@ def _dice_of_prelabel(material: Material, folder: Path, case: str) -> float:
         segmentation, reference = (dataset.as_annotated(case, array) for array in arrays)
     except (RuntimeError, ValueError, OSError, AssftError):
         return np.nan
-    dice = case_dice(segmentation, reference, dataset.structures, ignore_label=dataset.labels.get("ignore"))
+    dice = case_dice(segmentation, reference, dataset.structures, ignore_label=dataset.ignore_label)
     mean = mean_of(dice.values())
     return np.nan if mean is None else mean
 
