@@ -23,12 +23,14 @@ from tests.conftest import CPU
 N = 2
 
 
-def stage_of(context: Context) -> Stage:
+def stage_of(context: Context, *, complete: bool = True) -> Stage:
+    """A stage with three cases. complete: whether every structure is annotated in all of them."""
     labels = {case: context.dataset.label_file(case) for case in context.experiment.pool[:3]}
-    return Stage(0, "supervised", labels, {}, context.experiment.initial_model, epochs=3)
+    missing = {} if complete else {context.experiment.pool[0]: ("ball",)}
+    return Stage(0, "supervised", labels, {}, context.experiment.initial_model, epochs=3, not_annotated=missing)
 
 
-def run_rank(rank: int, port: int, context: Context, stop_after: int | None) -> None:
+def run_rank(rank: int, port: int, context: Context, stage: Stage, stop_after: int | None) -> None:
     """What `_run_rank` does with a GPU."""
     nnunet_trainer_module.DDP = lambda network, device_ids: DistributedDataParallel(network)
     torch.nn.SyncBatchNorm.convert_sync_batchnorm = lambda network: network  # type: ignore[method-assign]
@@ -43,13 +45,12 @@ def run_rank(rank: int, port: int, context: Context, stop_after: int | None) -> 
                 raise SystemExit(0)
 
         nnUNetTrainerASSFT.on_epoch_end = stop  # type: ignore[method-assign]
-    stage = stage_of(context)
     fold = context.paths.checkpoint(0, stage.name).parent
     with_process_group("gloo", rank, N, port, partial(stages.train, context, stage, fold))
 
 
-def weights_after(context: Context, stop_after: int | None = None) -> dict[str, torch.Tensor]:
-    torch.multiprocessing.spawn(run_rank, (free_port(), context, stop_after), nprocs=N)
+def weights_after(context: Context, stage: Stage, stop_after: int | None = None) -> dict[str, torch.Tensor]:
+    torch.multiprocessing.spawn(run_rank, (free_port(), context, stage, stop_after), nprocs=N)
     folder = context.paths.checkpoint(0, "supervised").parent
     file = folder / ("checkpoint_final.pth" if stop_after is None else stages.LATEST)
     checkpoint = torch.load(file, map_location="cpu", weights_only=False)
@@ -59,18 +60,21 @@ def weights_after(context: Context, stop_after: int | None = None) -> dict[str, 
 
 
 @pytest.mark.slow
-def test_two_processes_train_one_network_and_go_on_where_they_ended(planned: Experiment) -> None:
+@pytest.mark.parametrize("complete", [True, False])
+def test_two_processes_train_one_network_and_go_on_where_they_ended(planned: Experiment, complete: bool) -> None:
     context = open_context(planned, CPU)
-    write_training_set(context, stage_of(context))
-    whole = weights_after(context)
+    stage = stage_of(context, complete=complete)
+    write_training_set(context, stage)
+    whole = weights_after(context, stage)
     start = torch.load(planned.paths.initial_network, map_location="cpu", weights_only=True)
     assert start["network_weights"].keys() == whole.keys()  # no prefix of a wrapper
     log = next(context.paths.checkpoint(0, "supervised").parent.glob("training_log_*.txt")).read_text()
     assert "Training on 3 cases" in log
+    assert ("Marginal loss: what is not annotated in" in log) is not complete
     for file in context.paths.checkpoint(0, "supervised").parent.iterdir():
         file.unlink()
-    weights_after(context, stop_after=2)
-    resumed = weights_after(context)
+    weights_after(context, stage, stop_after=2)
+    resumed = weights_after(context, stage)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
