@@ -9,17 +9,21 @@ import pandas as pd
 
 from nnunet_assft.active.experiment import read_plans
 from nnunet_assft.active.options import table as options_table
-from nnunet_assft.active.state import STEPS
+from nnunet_assft.active.state import STEPS, Round
 from nnunet_assft.errors import DamagedFileError
 from nnunet_assft.nnunet_names import CONFIGURATION
 from nnunet_assft.report.material import Material
 from nnunet_assft.report.sections.base import Section, SectionTable, encoder_name
 from nnunet_assft.runtime.cached import seconds_of
+from nnunet_assft.runtime.files import read_json
 
 
 def section(material: Material) -> Section:
     experiment = material.experiment
-    models = [{"round": done.round, **asdict(done.model)} for done in material.rounds]
+    models = [
+        {"round": done.round, **asdict(done.model), "trained on": _device_of(material, done)}
+        for done in material.rounds
+    ]
     options = [
         {"option": name, "value": str(getattr(experiment.options, name)), "meaning": meaning}
         for name, _, meaning in options_table()
@@ -39,6 +43,15 @@ def section(material: Material) -> Section:
         tables += (SectionTable("seconds", "Seconds per step", steps, said, folded=True),)
     text = f"Written by {experiment.command('report')} from the files of the experiment."
     return Section("provenance", "Provenance", (text,), tables=tables)
+
+
+def _device_of(material: Material, done: Round) -> str:
+    """Return the GPU, or else the kind of device, that nnU-Net wrote beside the checkpoint; "" if it is not known."""
+    try:
+        content = read_json(material.experiment.paths.result(done.model.checkpoint).with_name("debug.json"))
+    except (OSError, ValueError):
+        return ""
+    return str(content.get("gpu_name", content.get("device", ""))) if isinstance(content, dict) else ""
 
 
 def _history(material: Material) -> tuple[SectionTable, ...]:
