@@ -43,10 +43,13 @@ HEAD = struct.Struct("<QI")  # length and checksum of a result
 
 @dataclass
 class Job:
-    """The folder of a step. taken: file of results -> how many of its bytes the coordinator has read."""
+    """The folder of a step.
+
+    function: as it is pickled. taken: file of results -> how many of its bytes the coordinator has read.
+    """
 
     folder: Path
-    function_sha256: str
+    function: bytes
     taken: dict[Path, int] = field(default_factory=dict)
 
     @property
@@ -54,12 +57,20 @@ class Job:
         """The sweeps so far, in their order."""
         return [Sweep(folder) for folder in sorted(self.folder.glob("sweep_*"))]
 
+    def write_function(self) -> None:
+        """Write the function into the folder."""
+        write_bytes(self.folder / FUNCTION, self.function)
+
     def submit(self, cases: Sequence[tuple[str, Any]], parts: int) -> Sweep:
         """Write the cases of a new sweep."""
         sweep = Sweep(self.folder / f"sweep_{len(self.sweeps) + 1:03d}")
         write_bytes(sweep.folder / CASES, pickle.dumps(list(cases)))
         sweep.write(parts, [])
         return sweep
+
+    def checksum(self, sweep: Sweep) -> str:
+        """Return the checksum of everything that a part of the sweep runs."""
+        return _checksum(self.function, (sweep.folder / CASES).read_bytes())
 
     def new_results(self) -> Iterator[tuple[str, Any]]:
         """Yield (case, result) of all results that this object has not yielded yet."""
@@ -120,17 +131,12 @@ class Sweep:
 def open_job(folder: Path, function: Callable[[Any], Any]) -> tuple[Job, bool]:
     """Return the job of a function, and whether an earlier coordinator has left it. A job of another function is one
     that nobody waits for any more; its folder is removed by the caller, who knows how to end its processes."""
-    content = pickle.dumps(function)
-    job = Job(folder, hashlib.sha256(content).hexdigest())
-    file = folder / FUNCTION
-    if file.is_file() and file.read_bytes() == content:
-        return job, True
-    return job, False
+    job, file = Job(folder, pickle.dumps(function)), folder / FUNCTION
+    return job, file.is_file() and file.read_bytes() == job.function
 
 
-def write_function(job: Job, function: Callable[[Any], Any]) -> None:
-    """Write the function into the folder of the job."""
-    write_bytes(job.folder / FUNCTION, pickle.dumps(function))
+def _checksum(function: bytes, cases: bytes) -> str:
+    return hashlib.sha256(function + cases).hexdigest()
 
 
 # Working on a part ----------------------------------------------------------------------------------------------------
@@ -141,7 +147,12 @@ _PART = "NNUNET_ASSFT_PART"
 
 
 def _say(file: Path, **changes: Any) -> None:
-    """Change what the file of a part says. A process that the part has started may have changed it meanwhile."""
+    """Change what the file of a part says. A process that the part has started may have changed it meanwhile.
+
+    Nothing is written once the step is over: the folder would appear again, and nobody would remove it.
+    """
+    if not (file.parent / CASES).is_file():
+        return
     known: dict[str, Any] = {}
     with suppress(DamagedFileError):
         known = read_sealed(file)
@@ -160,15 +171,15 @@ def say_progress(text: str) -> None:
         _say(Path(os.environ[_PART]), progress=text)
 
 
-def run_part(sweep: Path, num_parts: int, part_id: int, function_sha256: str) -> None:
+def run_part(sweep: Path, num_parts: int, part_id: int, sha256: str) -> None:
     """Work on one part of a sweep. The result of each case is added to the file of results as soon as it is there.
 
-    function_sha256: that of the file of the function, as the coordinator knows it, so that nothing else is run.
+    sha256: the `checksum` of the sweep, as the coordinator knows it, so that nothing else is run.
     """
-    content = (sweep.parent / FUNCTION).read_bytes()
-    if hashlib.sha256(content).hexdigest() != function_sha256:
+    content, of_cases = (sweep.parent / FUNCTION).read_bytes(), (sweep / CASES).read_bytes()
+    if _checksum(content, of_cases) != sha256:
         raise AssftError(f"{sweep.parent} belongs to another step by now. Nothing is left to do for this part.")
-    cases: list[tuple[str, Any]] = pickle.loads((sweep / CASES).read_bytes())[part_id::num_parts]
+    cases: list[tuple[str, Any]] = pickle.loads(of_cases)[part_id::num_parts]
     name = f"part_{part_id:03d}_{socket.gethostname()}_{os.getpid()}"
     file = sweep / f"{name}.json"
     os.environ[_PART] = str(file)
