@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from nnunet_assft.cluster.job import Job, Sweep, open_job
+from nnunet_assft.cluster.job import Job, Sweep, argument_sha256, open_job
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.cases import Attempt, Executor, here
 from nnunet_assft.runtime.text import count, named, some
@@ -74,13 +74,15 @@ class InParts:
 
     def _results(self, job: Job, left: dict[str, Any], desc: str) -> Iterator[tuple[str, Any]]:
         """Yield (case, result) until nothing is left."""
+        arguments = {case: argument_sha256(argument) for case, argument in left.items()}
         known: object = None  # what had been achieved when the last sweep was submitted
         ended = 0.0  # seconds since all parts were found to have ended
         with tqdm(bar_format="{desc}", leave=False, delay=1e-9) as line:  # is not shown before it says something
             while left:
                 running = any(self.launcher.running(sweep) for sweep in job.sweeps)  # asked before the files are read
-                for case, result in job.new_results():
-                    if left.pop(case, None) is not None:
+                for case, result in job.new_results(arguments):
+                    if case in left:
+                        del left[case]
                         yield case, result
                 if running:
                     ended = 0.0
@@ -95,10 +97,10 @@ class InParts:
                     if achieved == known:
                         raise AssftError(self._no_progress(job, list(left)))
                     known, ended = achieved, 0.0
-                    self._submit(job, left, desc)
+                    self._submit(job, [(case, argument, arguments[case]) for case, argument in left.items()], desc)
 
-    def _submit(self, job: Job, left: dict[str, Any], desc: str) -> None:
-        sweep = job.submit(list(left.items()), min(self.parts, len(left)))
+    def _submit(self, job: Job, left: Sequence[tuple[str, Any, str]], desc: str) -> None:
+        sweep = job.submit(left, min(self.parts, len(left)))
         self.launcher.submit(job, sweep)
         if sweep.ids():
             told = f"{count(sweep.parts, 'part')} submitted as {named('job', sweep.ids())}"

@@ -156,6 +156,14 @@ def test_results_of_another_function_are_not_taken(local: Callable[[int], InPart
     assert for_each_case(work.refuse_even, {"a": 7}, desc="step", executor=local(1)) == {"a": 7}
 
 
+def test_results_of_another_argument_are_not_taken(local: Callable[[int], InParts], tmp_path: Path) -> None:
+    printed = InParts(tmp_path / "jobs", Print(), 1)
+    with pytest.raises(WaitingForParts):
+        for_each_case(work.square, {"a": 2, "b": 3}, desc="squares", executor=printed)
+    _run_script(tmp_path / "jobs/squares/sweep_001/part.sh", 0)
+    assert for_each_case(work.square, {"a": 5, "b": 3}, desc="squares", executor=local(1)) == {"a": 25, "b": 9}
+
+
 def test_printed_scripts_are_run_by_somebody_else(local: Callable[[int], InParts], tmp_path: Path) -> None:
     printed = InParts(tmp_path / "jobs", Print(), 2)
     script = tmp_path / "jobs/squares/sweep_001/part.sh"

@@ -24,7 +24,7 @@ def step(folder: Path, item: object) -> tuple[Job, Sweep]:
     """A step whose function waits for a minute after it has made the file that is its argument."""
     job, _ = open_job(folder, Attempt(work.wait_after, "waits", ()))
     job.write_function()
-    return job, job.submit([("a", item)], 1)
+    return job, job.submit([("a", item, "")], 1)
 
 
 def test_a_part_that_ends_when_its_step_is_over_leaves_nothing(tmp_path: Path) -> None:

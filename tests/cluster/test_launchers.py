@@ -63,7 +63,7 @@ def test_a_machine_without_slurm(sweep: Sweep, squeue: Callable[[str], None]) ->
 def test_a_part_has_ended_if_one_of_its_processes_has(tmp_path: Path) -> None:
     said = {"pid": 7, "job": "", "finished": 0, "of": 1, "case": "", "progress": "", "error": ""}
     job = Job(tmp_path / "step", b"")
-    sweep = job.submit([("a", 1), ("b", 2)], 2)
+    sweep = job.submit([("a", 1, ""), ("b", 2, "")], 2)
     with pytest.raises(WaitingForParts, match="2 of 2 parts are not finished"):
         Print().submit(job, sweep)
     for part, host, state in ((0, "a", "finished"), (0, "b", "running"), (1, "a", "running"), (1, "b", "running")):
