@@ -18,10 +18,10 @@ from tqdm import tqdm
 
 from nnunet_assft.cluster.job import Job, Sweep, run_part
 from nnunet_assft.errors import AssftError, WaitingForParts
+from nnunet_assft.runtime.environment import FOLDERS
 from nnunet_assft.runtime.files import write_text
 from nnunet_assft.runtime.processes import die_with_parent, restrict_to, share_of_cores
 
-FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 OF_SUBMITIT = ("time", "array_parallelism", "signal_delay_s")  # which it needs to know; all others are given to sbatch
 SCRIPT = "part.sh"
 MINUTES = 240  # that a job of SLURM may take; what it has not finished then is submitted again
