@@ -19,6 +19,7 @@ from numpy.random import Generator, SeedSequence, default_rng
 from scipy.ndimage import gaussian_filter
 
 from nnunet_assft.errors import AssftError
+from nnunet_assft.runtime.files import read_json
 from nnunet_assft.runtime.partial import private_path
 
 Array = npt.NDArray[np.float32]
@@ -370,11 +371,16 @@ def write_phantom_dataset(  # all of these parameters are recorded in dataset.js
 
 def _is_written(folder: Path, parameters: dict[str, Any], files: list[str]) -> bool:
     """Return whether all files exist. Raises `AssftError` if the folder holds another dataset."""
-    found = {file.relative_to(folder).as_posix() for file in folder.glob("[il]*T[rs]/*")}
+    files_of_cases = (file for file in folder.glob("[il]*T[rs]/*") if not file.name.startswith("."))  # not .DS_Store
+    found = {file.relative_to(folder).as_posix() for file in files_of_cases}
     if foreign := sorted(found - set(files)):
         raise AssftError(f"{folder} holds files of another dataset, for example {foreign[0]}. Choose another folder.")
     if (folder / "dataset.json").exists():
-        written = json.loads((folder / "dataset.json").read_text()).get("phantom")
+        try:
+            content = read_json(folder / "dataset.json")
+        except (OSError, ValueError) as error:
+            raise AssftError(f"{folder}/dataset.json cannot be read ({error}). Choose another folder.") from error
+        written = content.get("phantom") if isinstance(content, dict) else None
         if written != parameters:
             raise AssftError(
                 f"{folder} holds a dataset with parameters {written}; expected {parameters}. Choose another folder."

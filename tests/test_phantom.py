@@ -192,6 +192,7 @@ def test_a_complete_dataset_is_reused_and_an_incomplete_one_completed(tmp_path):
     assert write_phantom_dataset(tmp_path, n_pool=2, n_test=1) == tmp_path
     assert (kept.stat().st_mtime_ns, kept.stat().st_ino) == before
     lost.unlink()
+    (tmp_path / "imagesTr/.DS_Store").touch()  # of macOS, for whoever has looked into the folder
     write_phantom_dataset(tmp_path, n_pool=2, n_test=1)
     np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(lost)), phantom_case(0, 1)[1])
 
@@ -200,6 +201,9 @@ def test_another_dataset_is_never_overwritten(tmp_path):
     write_phantom_dataset(tmp_path, n_pool=2, n_test=0)
     with pytest.raises(AssftError, match="seed"):
         write_phantom_dataset(tmp_path, n_pool=2, n_test=0, seed=1)
+    (tmp_path / "dataset.json").write_text("{")
+    with pytest.raises(AssftError, match=r"dataset\.json cannot be read \(Expecting property name"):
+        write_phantom_dataset(tmp_path, n_pool=2, n_test=0)
     (tmp_path / "dataset.json").unlink()
     with pytest.raises(AssftError, match="phantom_001"):
         write_phantom_dataset(tmp_path, n_pool=1, n_test=0)

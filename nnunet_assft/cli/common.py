@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NoReturn
 from nnunet_assft import __version__
 from nnunet_assft.errors import AssftError, WaitingForAnnotation, WaitingForParts, in_one_line
 from nnunet_assft.nnunet_names import check_nnunet_version
-from nnunet_assft.runtime.environment import require_numbers
+from nnunet_assft.runtime.environment import FOLDERS, require_numbers
 from nnunet_assft.runtime.processes import die_with_parent_if_spawned
 from nnunet_assft.runtime.ranges import RANGES
 from nnunet_assft.runtime.text import count
@@ -265,9 +265,7 @@ def _message(error: Exception) -> str:
 
 def _full_disk(error: BaseException) -> str | None:
     """Return the folder on a full disk that made a write fail, or None. Many writers hide this cause of an error."""
-    folders = [
-        os.environ[name] for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results") if name in os.environ
-    ]
+    folders = [os.environ[name] for name in FOLDERS if name in os.environ]
     full = next((f for f in folders if os.path.isdir(f) and shutil.disk_usage(f).free < ALMOST_FULL), None)
     cause: BaseException | None = error
     while cause is not None:

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnunet_assft.cli.common import choose_device, file_name, make_parser, number, run
+from nnunet_assft.runtime.environment import FOLDERS
 from nnunet_assft.runtime.writable import require_folder
 
 if TYPE_CHECKING:
     from nnunet_assft.active.state import Round
 
 DATASET = "Dataset900_Phantom"
-FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 N_POOL, N_TEST = 20, 8
 
 

@@ -68,7 +68,7 @@ def choose_engine(args: argparse.Namespace) -> Engine:
     if name not in ENGINES:
         raise AssftError(f"There is no engine {name!r}. Choose one of {', '.join(ENGINES)} with --engine.")
     parts, gpus = args.parts or site.get("parts"), getattr(args, "gpus", None) or site.get("gpus")
-    options = {key: str(value) for key, value in site.get("slurm", {}).items()}
+    options = {key.replace("-", "_"): str(value) for key, value in site.get("slurm", {}).items()}
     for pair in filter(None, (args.slurm or "").split(",")):
         key, equals, value = pair.partition("=")
         if not equals or not key.strip() or not value.strip():

@@ -13,7 +13,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("sweep", type=file_name, metavar="FOLDER", help="folder of the sweep")
     p.add_argument("-num_parts", type=number("num_parts"), required=True, metavar="N", help="number of parts")
     p.add_argument("-part_id", type=number("part_id"), required=True, metavar="I", help="number of this part, from 0")
-    p.add_argument("--function", required=True, metavar="SHA256", help="checksum of the function")
+    p.add_argument("--sha256", required=True, metavar="CHECKSUM", help="checksum of the function and the cases")
     return p
 
 
@@ -21,7 +21,7 @@ def part(args: argparse.Namespace) -> None:
     """Work on the part."""
     from nnunet_assft.cluster.job import run_part
 
-    run_part(Path(args.sweep), args.num_parts, args.part_id, args.function)
+    run_part(Path(args.sweep), args.num_parts, args.part_id, args.sha256)
 
 
 def main(argv: list[str] | None = None) -> None:

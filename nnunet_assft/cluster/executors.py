@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from nnunet_assft.cluster.job import Job, Sweep, open_job, write_function
+from nnunet_assft.cluster.job import Job, Sweep, argument_sha256, open_job
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.cases import Attempt, Executor, here
 from nnunet_assft.runtime.text import count, named, some
@@ -22,6 +22,7 @@ class Launcher(Protocol):
     """Starts processes that call `run_part`."""
 
     pause: float  # seconds between two looks at the files
+    delay: float  # seconds that it takes at most until this machine sees a file that a part has written
     ends_with_us: bool  # whether the parts end together with this process
 
     def submit(self, job: Job, sweep: Sweep) -> None:
@@ -57,39 +58,49 @@ class InParts:
         folder = self.folder / re.sub(r"\W+", "_", desc).strip("_")
         job, left_behind = open_job(folder, function)
         if not left_behind:
-            self._end(Job(folder, ""))
-            write_function(job, function)
+            self._end(Job(folder, b""))
+            job.write_function()
         number = {item[0]: i for i, item in enumerate(items)}
         try:
-            yield from self._results(job, dict(items), number, desc)
+            for case, result in self._results(job, dict(items), desc):
+                if isinstance(result, AssftError) and not function.returns:  # at which the caller stops
+                    self._end(job)  # so that the same command does not find this error again
+                yield number[case], result
         except BaseException:  # also if the caller stops at an error; jobs go on, and the same command finds them again
             for sweep in job.sweeps if self.launcher.ends_with_us else ():
                 self.launcher.end(sweep)
             raise
         self._end(job)  # a part may be at work on a case that another part has finished
 
-    def _results(self, job: Job, left: dict[str, Any], number: dict[str, int], desc: str) -> Iterator[tuple[int, Any]]:
-        """Yield (number of the case, result) until nothing is left."""
+    def _results(self, job: Job, left: dict[str, Any], desc: str) -> Iterator[tuple[str, Any]]:
+        """Yield (case, result) until nothing is left."""
+        arguments = {case: argument_sha256(argument) for case, argument in left.items()}
         known: object = None  # what had been achieved when the last sweep was submitted
+        ended = 0.0  # seconds since all parts were found to have ended
         with tqdm(bar_format="{desc}", leave=False, delay=1e-9) as line:  # is not shown before it says something
             while left:
                 running = any(self.launcher.running(sweep) for sweep in job.sweeps)  # asked before the files are read
-                for case, result in job.new_results():
-                    if left.pop(case, None) is not None:
-                        yield number[case], result
+                for case, result in job.new_results(arguments):
+                    if case in left:
+                        del left[case]
+                        yield case, result
                 if running:
+                    ended = 0.0
                     if said := "; ".join(f"{case}: {text}" for case, text in job.at_work().items()):
                         line.set_description_str(f"{desc}, {said}")
                     time.sleep(self.launcher.pause)
+                elif left and job.sweeps and ended < self.launcher.delay:
+                    time.sleep(self.launcher.pause)
+                    ended += self.launcher.pause
                 elif left:
                     achieved = (len(left), job.progress())
                     if achieved == known:
                         raise AssftError(self._no_progress(job, list(left)))
-                    known = achieved
-                    self._submit(job, left, desc)
+                    known, ended = achieved, 0.0
+                    self._submit(job, [(case, argument, arguments[case]) for case, argument in left.items()], desc)
 
-    def _submit(self, job: Job, left: dict[str, Any], desc: str) -> None:
-        sweep = job.submit(list(left.items()), min(self.parts, len(left)))
+    def _submit(self, job: Job, left: Sequence[tuple[str, Any, str]], desc: str) -> None:
+        sweep = job.submit(left, min(self.parts, len(left)))
         self.launcher.submit(job, sweep)
         if sweep.ids():
             told = f"{count(sweep.parts, 'part')} submitted as {named('job', sweep.ids())}"

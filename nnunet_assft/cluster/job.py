@@ -2,10 +2,11 @@
 
 ```text
 FOLDER/function.pkl              the function that is applied to every case
-FOLDER/sweep_001/cases.pkl       the cases that were left when this sweep was submitted: (case, argument) pairs
+FOLDER/sweep_001/cases.pkl       the cases that were left when this sweep was submitted: case, argument, its checksum
 FOLDER/sweep_001/submitted.json  how many parts it has, and the ids of their jobs
 FOLDER/sweep_001/part_000_*.json what this part is doing, one file per process that has worked on it
-FOLDER/sweep_001/part_000_*.bin  its results, one after the other, each with its length and its checksum
+FOLDER/sweep_001/part_000_*.bin  its results, one after the other, each with its length and its checksum; a result is
+                                 the case, the checksum of its argument, and what the function has returned
 ```
 
 Part i of n works on every n-th case, beginning with case i. Only the coordinator, which is the command that was typed,
@@ -24,7 +25,7 @@ import signal
 import socket
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -43,10 +44,13 @@ HEAD = struct.Struct("<QI")  # length and checksum of a result
 
 @dataclass
 class Job:
-    """The folder of a step. taken: file of results -> how many of its bytes the coordinator has read."""
+    """The folder of a step.
+
+    function: as it is pickled. taken: file of results -> how many of its bytes the coordinator has read.
+    """
 
     folder: Path
-    function_sha256: str
+    function: bytes
     taken: dict[Path, int] = field(default_factory=dict)
 
     @property
@@ -54,21 +58,35 @@ class Job:
         """The sweeps so far, in their order."""
         return [Sweep(folder) for folder in sorted(self.folder.glob("sweep_*"))]
 
-    def submit(self, cases: Sequence[tuple[str, Any]], parts: int) -> Sweep:
-        """Write the cases of a new sweep."""
+    def write_function(self) -> None:
+        """Write the function into the folder."""
+        write_bytes(self.folder / FUNCTION, self.function)
+
+    def submit(self, cases: Sequence[tuple[str, Any, str]], parts: int) -> Sweep:
+        """Write the cases of a new sweep, each with its argument and the checksum of that."""
         sweep = Sweep(self.folder / f"sweep_{len(self.sweeps) + 1:03d}")
         write_bytes(sweep.folder / CASES, pickle.dumps(list(cases)))
         sweep.write(parts, [])
         return sweep
 
-    def new_results(self) -> Iterator[tuple[str, Any]]:
-        """Yield (case, result) of all results that this object has not yielded yet."""
+    def checksum(self, sweep: Sweep) -> str:
+        """Return the checksum of everything that a part of the sweep runs."""
+        return _checksum(self.function, (sweep.folder / CASES).read_bytes())
+
+    def new_results(self, arguments: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
+        """Yield (case, result) of all results that this object has not read yet.
+
+        arguments: case -> checksum of its argument. A result of another argument, which an earlier command gave, is
+        passed over.
+        """
         for file in sorted(self.folder.glob("sweep_*/part_*.bin")):
             with open(file, "rb") as stream:
                 stream.seek(self.taken.get(file, 0))
                 for content in _frames(stream):
                     self.taken[file] = stream.tell()
-                    yield load_result(content)
+                    case, argument, result = load_result(content)
+                    if argument == arguments.get(case):
+                        yield case, result
 
     def progress(self) -> set[tuple[str, str]]:
         """Return what parts have said about their progress within a case, such as the epochs of a training."""
@@ -120,17 +138,17 @@ class Sweep:
 def open_job(folder: Path, function: Callable[[Any], Any]) -> tuple[Job, bool]:
     """Return the job of a function, and whether an earlier coordinator has left it. A job of another function is one
     that nobody waits for any more; its folder is removed by the caller, who knows how to end its processes."""
-    content = pickle.dumps(function)
-    job = Job(folder, hashlib.sha256(content).hexdigest())
-    file = folder / FUNCTION
-    if file.is_file() and file.read_bytes() == content:
-        return job, True
-    return job, False
+    job, file = Job(folder, pickle.dumps(function)), folder / FUNCTION
+    return job, file.is_file() and file.read_bytes() == job.function
 
 
-def write_function(job: Job, function: Callable[[Any], Any]) -> None:
-    """Write the function into the folder of the job."""
-    write_bytes(job.folder / FUNCTION, pickle.dumps(function))
+def argument_sha256(argument: Any) -> str:
+    """Return the checksum of the argument of a case."""
+    return hashlib.sha256(pickle.dumps(argument)).hexdigest()
+
+
+def _checksum(function: bytes, cases: bytes) -> str:
+    return hashlib.sha256(function + cases).hexdigest()
 
 
 # Working on a part ----------------------------------------------------------------------------------------------------
@@ -141,7 +159,12 @@ _PART = "NNUNET_ASSFT_PART"
 
 
 def _say(file: Path, **changes: Any) -> None:
-    """Change what the file of a part says. A process that the part has started may have changed it meanwhile."""
+    """Change what the file of a part says. A process that the part has started may have changed it meanwhile.
+
+    Nothing is written once the step is over: the folder would appear again, and nobody would remove it.
+    """
+    if not (file.parent / CASES).is_file():
+        return
     known: dict[str, Any] = {}
     with suppress(DamagedFileError):
         known = read_sealed(file)
@@ -160,15 +183,15 @@ def say_progress(text: str) -> None:
         _say(Path(os.environ[_PART]), progress=text)
 
 
-def run_part(sweep: Path, num_parts: int, part_id: int, function_sha256: str) -> None:
+def run_part(sweep: Path, num_parts: int, part_id: int, sha256: str) -> None:
     """Work on one part of a sweep. The result of each case is added to the file of results as soon as it is there.
 
-    function_sha256: that of the file of the function, as the coordinator knows it, so that nothing else is run.
+    sha256: the `checksum` of the sweep, as the coordinator knows it, so that nothing else is run.
     """
-    content = (sweep.parent / FUNCTION).read_bytes()
-    if hashlib.sha256(content).hexdigest() != function_sha256:
+    content, of_cases = (sweep.parent / FUNCTION).read_bytes(), (sweep / CASES).read_bytes()
+    if _checksum(content, of_cases) != sha256:
         raise AssftError(f"{sweep.parent} belongs to another step by now. Nothing is left to do for this part.")
-    cases: list[tuple[str, Any]] = pickle.loads((sweep / CASES).read_bytes())[part_id::num_parts]
+    cases: list[tuple[str, Any, str]] = pickle.loads(of_cases)[part_id::num_parts]
     name = f"part_{part_id:03d}_{socket.gethostname()}_{os.getpid()}"
     file = sweep / f"{name}.json"
     os.environ[_PART] = str(file)
@@ -182,9 +205,11 @@ def run_part(sweep: Path, num_parts: int, part_id: int, function_sha256: str) ->
         # an error is the result of its case, which the coordinator raises or collects
         attempt: Attempt[Any] = replace(pickle.loads(content), returns=(Exception,))
         with open(sweep / f"{name}.bin", "ab") as results:
-            for i, result in attempt.to_all(cases, partial(_begin, file, finished)):
-                _add(results, (cases[i][0], result))
-                finished.append(cases[i][0])
+            items = [(case, argument) for case, argument, _ in cases]
+            for i, result in attempt.to_all(items, partial(_begin, file, finished)):
+                case, _, argument = cases[i]
+                _add(results, (case, argument, result))
+                finished.append(case)
     except BaseException as error:
         _say(file, state="failed", error=in_one_line(error) if isinstance(error, Exception) else str(error))
         raise
@@ -199,7 +224,7 @@ def _end(number: int, _: object) -> None:
     raise SystemExit(f"ended by {signal.Signals(number).name}")
 
 
-def _add(results: io.BufferedWriter, result: tuple[str, Any]) -> None:
+def _add(results: io.BufferedWriter, result: tuple[str, str, Any]) -> None:
     content = pickle.dumps(result)
     results.write(HEAD.pack(len(content), zlib.crc32(content)) + content)
     results.flush()

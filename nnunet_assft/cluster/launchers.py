@@ -14,21 +14,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from nnunet_assft.cluster.job import Job, Sweep, run_part
 from nnunet_assft.errors import AssftError, WaitingForParts
+from nnunet_assft.runtime.environment import FOLDERS
 from nnunet_assft.runtime.files import write_text
 from nnunet_assft.runtime.processes import die_with_parent, restrict_to, share_of_cores
 
-FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 OF_SUBMITIT = ("time", "array_parallelism", "signal_delay_s")  # which it needs to know; all others are given to sbatch
+SCRIPT = "part.sh"
 MINUTES = 240  # that a job of SLURM may take; what it has not finished then is submitted again
 
 
 def _command(job: Job, sweep: Sweep) -> list[str]:
     """Return the command that works on a part of a sweep, without the number of the part at its end."""
     numbers = ["-num_parts", str(sweep.parts), "-part_id"]
-    function = ["--function", job.function_sha256]
-    return [sys.executable, "-m", "nnunet_assft.cli.part", str(sweep.folder), *function, *numbers]
+    checksum = ["--sha256", job.checksum(sweep)]
+    return [sys.executable, "-m", "nnunet_assft.cli.part", str(sweep.folder), *checksum, *numbers]
 
 
 @dataclass
@@ -41,6 +44,7 @@ class Local:
 
     gpus: tuple[str, ...] = ()
     pause: float = 0.2
+    delay: float = 0.0
     ends_with_us: bool = True
     _processes: dict[Path, list[subprocess.Popen[bytes]]] = field(default_factory=dict)
 
@@ -86,7 +90,9 @@ class Slurm:
 
     options: Mapping[str, str] = field(default_factory=dict)
     pause: float = 3.0
+    delay: float = 60.0  # for so long NFS may show an old list of files
     ends_with_us: bool = False
+    _told: bool = False  # that SLURM does not answer
 
     def submit(self, job: Job, sweep: Sweep) -> None:
         submitit = _submitit()
@@ -97,7 +103,7 @@ class Slurm:
         others = {name: value for name, value in options.items() if name not in named}
         # the user's working directory may contain a folder that shadows a package
         others["chdir"] = str(sweep.folder)
-        work = partial(run_part, sweep.folder, sweep.parts, function_sha256=job.function_sha256)
+        work = partial(run_part, sweep.folder, sweep.parts, sha256=job.checksum(sweep))
         ids: list[str] = []
         try:
             for parts in _chunks(range(sweep.parts), _longest_array()):
@@ -115,16 +121,32 @@ class Slurm:
         ids = set(sweep.ids())
         if not ids:
             return False
-        queue = subprocess.run(["squeue", "-h", "--me", "-o", "%F"], capture_output=True, text=True, check=False)
-        # without an answer of the controller, nothing is known and nothing is submitted
-        return queue.returncode != 0 or not ids.isdisjoint(queue.stdout.split())
+        queue = _ask("squeue", "-h", "-u", str(os.getuid()), "-o", "%F")
+        if queue.returncode:  # nothing is known, and nothing is submitted
+            if not self._told:
+                said = " ".join(queue.stderr.split())[:400]
+                tqdm.write(f"squeue does not answer ({said}). Waiting until it does.", file=sys.stderr)
+            self._told = True
+            return True
+        self._told = False
+        return not ids.isdisjoint(queue.stdout.split())
 
     def end(self, sweep: Sweep) -> None:
         if sweep.ids():
-            subprocess.run(["scancel", *sweep.ids()], capture_output=True, check=False)
+            _ask("scancel", *sweep.ids())
 
     def logs(self, sweep: Sweep) -> list[Path]:
         return sorted(file for file in (sweep.folder / "logs").glob("*_log.err") if file.stat().st_size)
+
+
+def _ask(*command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of SLURM. Raises `AssftError` where there is no such command."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        raise AssftError(
+            f"This machine has no {command[0]}. Run the command where jobs can be submitted, such as a login node."
+        ) from error
 
 
 def _submitit() -> Any:
@@ -139,7 +161,7 @@ def _submitit() -> Any:
 
 def _longest_array() -> int:
     """Return how many jobs an array may have at this site; SLURM's default if it does not say."""
-    config = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, check=False).stdout
+    config = _ask("scontrol", "show", "config").stdout
     found = re.search(r"^MaxArraySize\s*=\s*(\d+)", config, re.MULTILINE)
     return max(1, int(found[1]) - 1 if found else 1000)
 
@@ -153,6 +175,7 @@ class Print:
     """Writes a script that works on a part, and leaves it to somebody else to start the parts."""
 
     pause: float = 0.0
+    delay: float = 0.0
     ends_with_us: bool = False
 
     def submit(self, job: Job, sweep: Sweep) -> None:
@@ -170,16 +193,17 @@ class Print:
             f"cd {shlex.quote(str(sweep.folder))}",
             f'exec {shlex.join(_command(job, sweep))} "$part"',
         ]
-        write_text(sweep.folder / "part.sh", "\n".join(lines) + "\n")
+        write_text(sweep.folder / SCRIPT, "\n".join(lines) + "\n")
         self.running(sweep)
 
     def running(self, sweep: Sweep) -> bool:
         """Raise `WaitingForParts` unless every part has ended; nothing else is known about their processes."""
-        states = {report["part"]: report["state"] for report in sweep.reports()}
-        waiting = [part for part in range(sweep.parts) if states.get(part, "running") == "running"]
-        if not waiting:
+        ended = {report["part"] for report in sweep.reports() if report["state"] != "running"}  # of some process
+        waiting = [part for part in range(sweep.parts) if part not in ended]
+        file = sweep.folder / SCRIPT
+        if not waiting or not file.is_file():  # without it, the sweep has never been handed out
             return False
-        script = shlex.quote(str(sweep.folder / "part.sh"))
+        script = shlex.quote(str(file))
         raise WaitingForParts(
             f"{len(waiting)} of {sweep.parts} parts are not finished. Run `bash {script} PART` for each part from 0 to "
             f"{sweep.parts - 1}, for example as jobs (sbatch --array=0-{sweep.parts - 1} {script}), and then the same "

@@ -52,9 +52,10 @@ def _run_all(
     failed, i = [], 0
     runs = [(part, arm, seed) for part in comparison.folds for seed in comparison.seeds for arm in comparison.arms]
     executor = engine.runs(comparison.folder / "jobs")
+    desc = f"runs from seed {min(comparison.seeds)} on"  # another command may execute other seeds meanwhile
     for wave in [runs] if engine.name == HERE.name else _waves(runs):
         named = {_name(run): run for run in wave}
-        for name, result in each_case(partial(_run, device, verbose), named, desc="runs", executor=executor):
+        for name, result in each_case(partial(_run, device, verbose), named, desc=desc, executor=executor):
             i += 1
             if isinstance(result, AssftError):
                 failed.append(f"{name}: {result}")

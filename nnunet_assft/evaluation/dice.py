@@ -15,6 +15,7 @@ import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 from nnunet_assft.runtime.cases import Executor, for_each_case, here
+from nnunet_assft.runtime.files import signature
 from nnunet_assft.volumes.not_annotated import as_annotated
 from nnunet_assft.volumes.raw_dataset import RawDataset
 
@@ -29,10 +30,11 @@ def evaluate_cases(
     ignore label do not count. Returns the keys mean, sd, n_cases (cases with a Dice), per_structure and per_case.
     """
     labels = dataset.structures
-    of_cases = {
-        case: (predictions[case], dataset.label_file(case), dataset.not_annotated.get(case, ()))
-        for case in sorted(predictions)
-    }
+    of_cases = {}
+    for case in sorted(predictions):
+        files = predictions[case], dataset.label_file(case)
+        # with their signatures, by which an executor tells a result of files that were replaced since
+        of_cases[case] = (*files, dataset.not_annotated.get(case, ()), signature(files))
     compare = partial(_dice_of_files, dataset.reader, labels, dataset.ignore_label)
     per_case = for_each_case(compare, of_cases, desc="evaluation", executor=executor)
     case_means = [mean_of(dice.values()) for dice in per_case.values()]
@@ -50,9 +52,9 @@ def _dice_of_files(
     reader: BaseReaderWriter,
     labels: Mapping[str, int],
     ignore_label: int | None,
-    of_case: tuple[Path, Path, Collection[str]],
+    of_case: tuple[Path, Path, Collection[str], object],
 ) -> dict[str, float | None]:
-    *files, missing = of_case
+    *files, missing, _ = of_case
     segmentation, reference = (as_annotated(reader.read_seg(str(file))[0], labels, missing) for file in files)
     return case_dice(segmentation, reference, labels, ignore_label=ignore_label)
 

@@ -168,7 +168,7 @@ def each_case(
     cases = list(items)
     attempt = Attempt(function, desc, () if raises else (AssftError,))
     for i, result in executor(attempt, list(items.items()), desc):
-        if raises and isinstance(result, AssftError):  # raised by no function, which would end the loop: it was killed
+        if raises and isinstance(result, AssftError):  # of another process, or because that was killed
             raise AssftError(f"{cases[i]}: {result} Finished cases are kept.")
         yield cases[i], result
 

@@ -6,13 +6,12 @@ import os
 import re
 import shutil
 import sys
-import tempfile
 from functools import cache
 from pathlib import Path
 
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.files import link_or_copy
-from nnunet_assft.runtime.partial import PARTIAL
+from nnunet_assft.runtime.partial import private_path
 from nnunet_assft.runtime.writable import readable_folder, require_folder
 
 RAW, PREPROCESSED, RESULTS = FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
@@ -80,8 +79,9 @@ def _require_space_on(folder: Path, name: str) -> None:
 
 
 def _say_how_files_are_linked(folder: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix=f"{PARTIAL}_links_", dir=folder) as trial:
-        source, target = Path(trial, "source"), Path(trial, "target")
+    with private_path(folder / "links") as trial:
+        trial.mkdir()
+        source, target = trial / "source", trial / "target"
         source.touch()
         link_or_copy(source, target)
         kind = None if target.stat().st_nlink > 1 else "symbolic links are" if target.is_symlink() else "copies are"

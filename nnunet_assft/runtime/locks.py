@@ -74,7 +74,11 @@ def _acquire(lock: Path) -> Callable[[], None] | None:
             _say_that_there_are_no_locks(lock.parent)
             return _create(_substitute(lock))
         raise
-    _write_holder(file)
+    try:
+        _write_holder(file)
+    except OSError:  # such as a full disk
+        os.close(file)  # and the lock with it
+        raise
 
     def release() -> None:
         with suppress(OSError):  # a lock that cannot be emptied ends all the same
@@ -104,8 +108,13 @@ def _create(file: Path) -> Callable[[], None] | None:
                 return None
             abandoned.unlink()
         return _create(file)
-    _write_holder(descriptor)
-    os.close(descriptor)
+    try:
+        _write_holder(descriptor)
+    except OSError:
+        file.unlink()  # a file that names nobody would be waited for until somebody deletes it
+        raise
+    finally:
+        os.close(descriptor)
     return lambda: file.unlink(missing_ok=True)
 
 
@@ -143,11 +152,11 @@ def _holder(lock: Path) -> str:
     """Return a phrase about the process that holds the lock."""
     substitute = _substitute(lock)
     holder = _read(substitute) if substitute.exists() else _read(lock)
-    if not {"host", "pid", "since", "command"} <= set(holder):
-        return "Another process"
-    known = f"Process {holder['pid']} on {holder['host']} ({holder['command']}, since {holder['since']})"
+    who = "Another process"
+    if {"host", "pid", "since", "command"} <= set(holder):
+        who = f"Process {holder['pid']} on {holder['host']} ({holder['command']}, since {holder['since']})"
     elsewhere = substitute.exists() and holder.get("machine") != machine()
-    return known + (f" (delete {substitute} if it no longer runs)" if elsewhere else "")
+    return who + (f" (delete {substitute} if it no longer runs)" if elsewhere else "")
 
 
 _disks_named: set[int] = set()

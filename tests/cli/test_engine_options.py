@@ -31,11 +31,11 @@ def test_options_of_slurm(nnunet_folders: Path) -> None:
 
 
 def test_an_option_counts_more_than_the_file_of_the_site(nnunet_folders: Path) -> None:
-    site = {"engine": "slurm", "parts": 8, "slurm": {"time": 60, "partition": "main"}}
+    site = {"engine": "slurm", "parts": 8, "slurm": {"time": 60, "partition": "main", "mem-per-cpu": "2G"}}
     (nnunet_folders / "nnUNet_results" / SITE_FILE).write_text(json.dumps(site))
-    assert chosen()[1] == Engine("slurm", 8, None, {"time": "60", "partition": "main"})
-    assert chosen("--parts", "3", "--slurm", "time=30")[1] == Engine(
-        "slurm", 3, None, {"time": "30", "partition": "main"}
+    assert chosen()[1] == Engine("slurm", 8, None, {"time": "60", "partition": "main", "mem_per_cpu": "2G"})
+    assert chosen("--parts", "3", "--slurm", "time=30,mem-per-cpu=4G")[1] == Engine(
+        "slurm", 3, None, {"time": "30", "partition": "main", "mem_per_cpu": "4G"}
     )
     assert chosen("--engine", "here", "-device", "cpu")[1].name == "here"
 

@@ -11,12 +11,26 @@ from pathlib import Path
 import pytest
 
 from nnunet_assft.cluster.executors import InParts
-from nnunet_assft.cluster.job import is_part
+from nnunet_assft.cluster.job import Job, Sweep, is_part
 from nnunet_assft.cluster.launchers import Local, Print
 from nnunet_assft.errors import AssftError, WaitingForParts
 from nnunet_assft.runtime.cases import for_each_case
 from nnunet_assft.runtime.staged import Staged
 from tests.cluster import work
+
+
+class SeenLate(Local):
+    """Like NFS, on which the jobs have ended before this machine sees their results."""
+
+    submitted: list[str]
+
+    def submit(self, job: Job, sweep: Sweep) -> None:
+        self.submitted = [*getattr(self, "submitted", []), sweep.folder.name]
+        super().submit(job, sweep)
+
+    def running(self, sweep: Sweep) -> bool:
+        return False
+
 
 CASES = {"a": 1, "b": 2, "c": 3, "d": 4, "e": 5}
 ROOT = Path(__file__).parents[2]
@@ -60,6 +74,17 @@ def test_errors_of_cases_are_collected_or_end_the_loop(local: Callable[[int], In
         for_each_case(work.refuse_even, CASES, desc="odd", executor=local(2))
 
 
+def test_an_error_whose_cause_is_gone_is_not_found_again(local: Callable[[int], InParts], tmp_path: Path) -> None:
+    cases, executor = {"a": tmp_path / "a", "b": tmp_path / "b"}, local(2)
+    cases["a"].write_text("before")
+    with pytest.raises(AssftError, match="b is missing"):
+        for_each_case(work.content_of, cases, desc="contents", executor=executor)
+    for case, file in cases.items():
+        file.write_text(f"{case} after")  # the result of a, too, may have been computed before it was corrected
+    found = for_each_case(work.content_of, cases, desc="contents", executor=executor)
+    assert found == {"a": "a after", "b": "b after"}
+
+
 def test_after_an_error_no_process_goes_on(local: Callable[[int], InParts], tmp_path: Path) -> None:
     cases = {"a": (tmp_path, True), "b": (tmp_path, False)}
     with pytest.raises(AssftError, match="refused"):
@@ -82,6 +107,13 @@ def test_what_a_killed_part_has_left_is_submitted_again(local: Callable[[int], I
 def test_without_progress_the_cases_and_the_logs_are_named(local: Callable[[int], InParts], tmp_path: Path) -> None:
     with pytest.raises(AssftError, match=r"1 case could not be finished \(b\).*sweep_003/part_000\.log"):
         for_each_case(work.always_killed, CASES, desc="killed", executor=local(2))
+
+
+def test_a_result_that_is_seen_late_is_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    late = SeenLate(delay=500.0)
+    assert for_each_case(work.square, {"a": 3}, desc="s", executor=InParts(tmp_path, late, 1)) == {"a": 9}
+    assert late.submitted == ["sweep_001"]
 
 
 def test_a_case_that_gets_further_each_time_is_submitted_until_it_is_done(
@@ -122,6 +154,14 @@ def test_results_of_another_function_are_not_taken(local: Callable[[int], InPart
         for_each_case(work.square, CASES, desc="step", executor=printed)
     _run_script(tmp_path / "jobs/step/sweep_001/part.sh", 0)
     assert for_each_case(work.refuse_even, {"a": 7}, desc="step", executor=local(1)) == {"a": 7}
+
+
+def test_results_of_another_argument_are_not_taken(local: Callable[[int], InParts], tmp_path: Path) -> None:
+    printed = InParts(tmp_path / "jobs", Print(), 1)
+    with pytest.raises(WaitingForParts):
+        for_each_case(work.square, {"a": 2, "b": 3}, desc="squares", executor=printed)
+    _run_script(tmp_path / "jobs/squares/sweep_001/part.sh", 0)
+    assert for_each_case(work.square, {"a": 5, "b": 3}, desc="squares", executor=local(1)) == {"a": 25, "b": 9}
 
 
 def test_printed_scripts_are_run_by_somebody_else(local: Callable[[int], InParts], tmp_path: Path) -> None:

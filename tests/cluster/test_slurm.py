@@ -33,7 +33,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(not work.has_slurm(), reason=
 def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., InParts]:
     """An executor with n parts; parts can import the tests."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    return lambda parts, **options: InParts(tmp_path / "jobs", Slurm({**OPTIONS, **options}, pause=0.5), parts)
+    return lambda parts, **options: InParts(
+        tmp_path / "jobs", Slurm({**OPTIONS, **options}, pause=0.5, delay=1.0), parts
+    )
 
 
 def jobs(printed: str) -> list[str]:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from nnunet_assft.cluster.job import is_part, say_progress
@@ -116,3 +117,24 @@ def say_in_another_process(seconds: float) -> bool:
 
 def name_of(executor: Executor, n: int) -> str:
     return getattr(executor, "__name__", type(executor).__name__)
+
+
+def content_of(file: Path) -> str:
+    if not file.exists():
+        raise AssftError(f"{file} is missing.")
+    return file.read_text()
+
+
+def wait_after(begun: Path) -> None:
+    begun.touch()
+    time.sleep(60)
+
+
+class MakesFolder:
+    """Pickled, it makes a folder when it is loaded."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, (str(self.folder),)

@@ -6,8 +6,11 @@ import math
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,10 +29,30 @@ from nnunet_assft.network.checkpoints import load_weights
 from nnunet_assft.network.encoder_file import write_encoder
 from nnunet_assft.runtime.locks import only_process
 from tests.comparison.conftest import DATASET, compare, comparison_of
+from tests.conftest import CPU
 from tests.network.test_encoder_file import header
 
 ROOT = Path(__file__).parents[2]
 STARTS = ("random", "entropy", "random-encoder-mae", "entropy-encoder-mae")  # arms in the names of experiments
+
+
+def test_commands_that_execute_different_seeds_share_no_parts(tmp_path: Path) -> None:
+    steps: list[tuple[Path, str]] = []
+
+    def executor(function: object, items: object, desc: str) -> Iterator[tuple[int, object]]:
+        steps.append((tmp_path / "jobs", desc))
+        return iter(())
+
+    engine: Any = SimpleNamespace(name="local", runs=lambda folder: executor)
+    seen = []
+    for seeds in ((1, 0), (0,), (2, 3)):
+        comparison: Any = SimpleNamespace(name="a", dataset="b", folder=tmp_path, seeds=seeds, folds=(), arms=())
+        run_comparison(comparison, CPU, engine=engine)
+        seen.append(set(steps))
+        steps.clear()
+    first, again, others = seen
+    assert first == again  # whose parts are found again
+    assert first.isdisjoint(others)
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ import pytest
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime import environment, files
 from nnunet_assft.runtime.environment import FOLDERS, require_folders, require_numbers, require_space
+from nnunet_assft.runtime.partial import _checksum_of_machine
 
 DATASET = "Dataset901_Blobs"
 
@@ -168,6 +169,14 @@ def test_missing_links_are_said(
     if "symlink" in broken:
         monkeypatch.setattr(Path, "symlink_to", refuse)
     environment._warn_once.cache_clear()
+    tried = []  # the folder in which it is tried, whose name tells another command whose it is
+
+    def link(source: Path, target: Path) -> None:
+        tried.append(target.parents[1])
+        files.link_or_copy(source, target)
+
+    monkeypatch.setattr(environment, "link_or_copy", link)
     require_space(DATASET)
     said = f"warning: the disk of {nnunet_folders / 'nnUNet_preprocessed' / DATASET} has no hard links; {expected}.\n"
     assert capsys.readouterr().err == (said if broken else "")
+    assert {path.name for path in tried} == {f".partial_{os.getpid():x}_{_checksum_of_machine()}"}

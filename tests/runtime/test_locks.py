@@ -147,6 +147,29 @@ def test_the_file_that_takes_the_place_of_a_lock(
             pass
 
 
+def test_a_full_disk_leaves_no_lock_behind(tmp_path: Path, options: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(locks.os, "write", full)
+        with pytest.raises(OSError, match="No space left"), only_process(tmp_path / ".lock", "the work"):
+            pass
+    assert is_free(tmp_path / ".lock")
+
+
+def test_a_file_that_names_nobody_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(locks.fcntl, "flock", no_locks)
+    file = tmp_path / ".lock_holder"
+    file.touch()  # its process was killed before it could write its name
+    expected = rf"^Another process \(delete {file} if it no longer runs\) is working on the work\. Wait for it"
+    with pytest.raises(AssftError, match=expected), only_process(tmp_path / ".lock", "the work"):
+        pass
+
+
 def test_another_error_of_the_disk_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise OSError(errno.EIO, "Input/output error")

@@ -97,6 +97,18 @@ def test_any_bit_in_a_tensor_is_noticed(tmp_path: Path) -> None:
             load_torch(file)
 
 
+@pytest.mark.parametrize("bit", range(8))
+def test_any_bit_of_a_compression_method_is_noticed(tmp_path: Path, bit: int) -> None:
+    file = tmp_path / "checkpoint.pth"
+    torch.save(CHECKPOINT, file)
+    content = bytearray(file.read_bytes())
+    method = content.index(b"PK\1\2") + 10  # in the table of contents
+    content[method] ^= 1 << bit  # 8 is deflate, whose library raises an error of its own
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"."):
+        load_torch(file)
+
+
 @pytest.mark.parametrize("keep", [0.0, 0.3, 0.99])
 def test_a_truncated_checkpoint_is_damaged(tmp_path: Path, keep: float) -> None:
     file = tmp_path / "checkpoint.pth"

@@ -135,7 +135,7 @@ def _score_files(
     """Return the cases that can be scored, ids ascending, and what is wrong with the others."""
     n = number_of_processes(
         num_processes,
-        total_bytes=sum(file.stat().st_size for file in files),
+        total_bytes=sum(file.stat().st_size for file in files if file.exists()),
         bytes_per_process=max(map(bytes_held, files)),
     )
     unusable: dict[str, AssftError] = {}

@@ -9,9 +9,11 @@ Damaged files raise ValueError; the message says what is wrong with the file.
 from __future__ import annotations
 
 import math
+import os
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from operator import index
 from pathlib import Path
 
 import blosc2
@@ -32,17 +34,19 @@ SLAB_BYTES = 2**25  # read at a time from a b2nd, but at least one slice of the 
 def saved_files(folder: Path, *, ignore: Path | None = None) -> list[Path]:
     """Return one CASE.npz or CASE.b2nd for each case of a folder, ids ascending.
 
-    Hidden files and the file `ignore` are left out. Raises `AssftError` if there is no case.
+    Hidden files and the file `ignore` are left out. A link that leads nowhere counts, because its case would be missing
+    otherwise. Raises `AssftError` if there is no case.
     """
     if not folder.is_dir():
         raise AssftError(
             f"{folder} is not a folder; expected the output folder of nnUNetv2_predict --save_probabilities."
         )
-    skip = None if ignore is None else ignore.resolve()
+    skip = None if ignore is None else os.path.realpath(ignore)
     files = {
         file.stem: file
         for file in folder.iterdir()
-        if file.suffix in (NPZ, B2ND) and file.is_file() and not file.name.startswith(".") and file.resolve() != skip
+        if file.suffix in (NPZ, B2ND) and not file.name.startswith(".") and os.path.realpath(file) != skip
+        if file.is_file() or not file.exists()
     }
     if not files:
         raise AssftError(
@@ -56,6 +60,10 @@ def open_softmax(file: Path) -> np.ndarray | blosc2.NDArray:
     if file.with_suffix(NPZ).is_file() and file.with_suffix(B2ND).is_file():
         raise ValueError(
             f"saved twice, as {file.stem}{NPZ} and {file.stem}{B2ND}; expected only one. Remove the outdated file."
+        )
+    if not file.exists():
+        raise ValueError(
+            f"a symbolic link to {os.readlink(file)}, which does not exist. Restore that file or remove the link."
         )
     if other := failed_download(first_bytes(file)):
         raise ValueError(f"{other}.")
@@ -86,7 +94,7 @@ def bytes_held(file: Path) -> int:
         with zipfile.ZipFile(file) as archive:
             return sum(member.file_size for member in archive.infolist())
     except Exception:  # the file is damaged; scoring it will report the problem
-        return file.stat().st_size
+        return file.lstat().st_size
 
 
 def read_npz(file: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
@@ -195,10 +203,10 @@ def transpose_forward(folder: Path) -> tuple[int, ...] | None:
     if not file.is_file():
         return None
     try:
-        forward = tuple(read_json(file)["transpose_forward"])
-    except (ValueError, KeyError, TypeError) as error:
+        forward = tuple(index(axis) for axis in read_json(file)["transpose_forward"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise AssftError(
-            f"{file} has no transpose_forward; expected the plans that nnUNetv2_predict wrote there."
+            f"{file} has no readable transpose_forward; expected the plans that nnUNetv2_predict wrote there."
         ) from error
     if sorted(forward) != [0, 1, 2]:
         raise AssftError(f"{file} has transpose_forward {forward}; expected a permutation of the axes 0, 1, 2.")

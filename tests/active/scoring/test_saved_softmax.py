@@ -303,7 +303,15 @@ def test_a_pkl_of_another_image_or_another_program_is_refused(tmp_path):
             score_file(file, 2.0)
 
 
-@pytest.mark.parametrize("text", ["{", "{}", "[]", '{"transpose_forward": [0, 1]}', '{"transpose_forward": 3}'])
+@pytest.mark.parametrize("axes", ["[0, 1]", "3", '["a", 1, 2]', "[0.0, 1.0, 2.0]"])
+def test_axes_that_are_none_stop_everything(tmp_path, axes):
+    save(tmp_path, "a", softmax(0))
+    (tmp_path / "plans.json").write_text(f'{{"transpose_forward": {axes}}}')
+    with pytest.raises(AssftError, match="transpose_forward"):
+        score_folder(tmp_path, 1, 5)
+
+
+@pytest.mark.parametrize("text", ["{", "{}", "[]"])
 def test_plans_that_are_not_nnunets_stop_everything(tmp_path, text):
     save(tmp_path, "a", softmax(0))
     (tmp_path / "plans.json").write_text(text)
@@ -399,6 +407,17 @@ def test_a_case_that_cannot_be_used_is_named_and_the_rest_is_scored(tmp_path, ki
     assert list(scores.findings) == ["bad"]
     assert re.search(expected, scores.findings["bad"])
     assert "\n" not in scores.findings["bad"]
+
+
+@pytest.mark.parametrize("target", ["gone.npz", "bad.npz"], ids=["to nothing", "to itself"])
+def test_a_link_that_leads_nowhere_is_a_finding(tmp_path, target):
+    save(tmp_path, "a", softmax(0))
+    (tmp_path / "bad.npz").symlink_to(target)
+    scores = score_folder(tmp_path, 1, 5)
+    assert [case.case for case in scores.cases] == ["a"]
+    assert scores.findings == {
+        "bad": f"a symbolic link to {target}, which does not exist. Restore that file or remove the link."
+    }
 
 
 def test_a_file_cut_off_anywhere_is_a_finding(tmp_path, ending):

@@ -1,0 +1,54 @@
+"""The folder of a step, and the processes that work on its parts."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from nnunet_assft.cluster.job import CASES, Job, Sweep, open_job, run_part
+from nnunet_assft.cluster.progress import lines_about_parts
+from nnunet_assft.errors import AssftError
+from nnunet_assft.runtime.cases import Attempt
+from tests.cluster import work
+
+ROOT = Path(__file__).parents[2]
+
+
+def step(folder: Path, item: object) -> tuple[Job, Sweep]:
+    """A step whose function waits for a minute after it has made the file that is its argument."""
+    job, _ = open_job(folder, Attempt(work.wait_after, "waits", ()))
+    job.write_function()
+    return job, job.submit([("a", item, "")], 1)
+
+
+def test_a_part_that_ends_when_its_step_is_over_leaves_nothing(tmp_path: Path) -> None:
+    job, sweep = step(tmp_path / "jobs/waits", tmp_path / "begun")
+    code = "import sys; from pathlib import Path; from nnunet_assft.cluster.job import run_part\n"
+    code += "run_part(Path(sys.argv[1]), 1, 0, sys.argv[2])"
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-c", code, str(sweep.folder), job.checksum(sweep)]
+    with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, stderr=subprocess.PIPE) as part:
+        while not (tmp_path / "begun").exists():
+            assert part.poll() is None
+            time.sleep(0.05)
+        job.remove()
+        part.terminate()
+    assert list((tmp_path / "jobs").iterdir()) == []
+    assert list(lines_about_parts(tmp_path / "jobs")) == []
+
+
+@pytest.mark.parametrize("file", ["function.pkl", "sweep_001/cases.pkl"])
+def test_only_what_the_coordinator_has_written_is_run(file: str, tmp_path: Path) -> None:
+    job, sweep = step(tmp_path / "waits", "a")
+    assert sweep.folder / CASES == tmp_path / "waits/sweep_001/cases.pkl"
+    checksum = job.checksum(sweep)
+    (tmp_path / "waits" / file).write_bytes(pickle.dumps([("a", work.MakesFolder(tmp_path / "ran"))]))
+    with pytest.raises(AssftError, match="belongs to another step by now"):
+        run_part(sweep.folder, 1, 0, checksum)
+    assert not (tmp_path / "ran").exists()

@@ -1,0 +1,77 @@
+"""Launchers, without the processes that they start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nnunet_assft.cluster.job import Job, Sweep
+from nnunet_assft.cluster.launchers import Print, Slurm
+from nnunet_assft.errors import AssftError, WaitingForParts
+from nnunet_assft.runtime.sealed import write_sealed
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Sweep:
+    """A sweep of two parts, which job 77 works on."""
+    sweep = Sweep(tmp_path / "step/sweep_001")
+    sweep.write(2, ["77"])
+    return sweep
+
+
+@pytest.fixture
+def squeue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Makes a `squeue` that runs these lines of a shell; there is no other command."""
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+
+    def write(lines: str) -> None:
+        file = tmp_path / "bin/squeue"
+        file.write_text(f"#!/bin/sh\n{lines}\n")
+        file.chmod(0o755)
+
+    return write
+
+
+def test_a_job_runs_while_the_queue_lists_it(sweep: Sweep, squeue: Callable[[str], None]) -> None:
+    # before SLURM 20.02, squeue knew no --me
+    squeue('case "$*" in *--me*) echo "unrecognized option --me" >&2; exit 1;; esac; echo 76; echo 77')
+    assert Slurm().running(sweep)
+    squeue("echo 76")
+    assert not Slurm().running(sweep)
+
+
+def test_while_slurm_does_not_answer_the_command_waits_and_says_so_once(
+    sweep: Sweep, squeue: Callable[[str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    slurm = Slurm()
+    squeue('echo "Unable to contact slurm controller" >&2; exit 1')
+    assert slurm.running(sweep)
+    assert slurm.running(sweep)
+    said = "squeue does not answer (Unable to contact slurm controller). Waiting until it does."
+    assert capsys.readouterr().err.split("\n") == [said, ""]
+
+
+def test_a_machine_without_slurm(sweep: Sweep, squeue: Callable[[str], None]) -> None:
+    for ask in (Slurm().running, Slurm().end):
+        with pytest.raises(AssftError, match=r"no (squeue|scancel). Run the command where jobs can be submitted"):
+            ask(sweep)
+
+
+def test_a_part_has_ended_if_one_of_its_processes_has(tmp_path: Path) -> None:
+    said = {"pid": 7, "job": "", "finished": 0, "of": 1, "case": "", "progress": "", "error": ""}
+    job = Job(tmp_path / "step", b"")
+    sweep = job.submit([("a", 1, ""), ("b", 2, "")], 2)
+    with pytest.raises(WaitingForParts, match="2 of 2 parts are not finished"):
+        Print().submit(job, sweep)
+    for part, host, state in ((0, "a", "finished"), (0, "b", "running"), (1, "a", "running"), (1, "b", "running")):
+        report = {**said, "part": part, "host": host, "state": state}
+        write_sealed(sweep.folder / f"part_{part:03d}_{host}_7.json", report)
+    with pytest.raises(WaitingForParts, match="1 of 2 parts are not finished"):
+        Print().running(sweep)
+
+
+def test_a_sweep_whose_script_was_never_written_is_not_waited_for(sweep: Sweep) -> None:
+    assert not Print().running(sweep)
