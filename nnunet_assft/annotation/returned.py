@@ -225,7 +225,7 @@ def _labelled_before(experiment: Experiment) -> dict[str, Asked]:
         if case not in experiment.withdrawn
     }
     for done in finished_rounds(experiment):
-        annotators = read_assignment(experiment.paths.annotators_file(done.round), experiment.scope(done.round).pool)
+        annotators = read_assignment(experiment, done.round)
         queried = [case for case in done.queried if case not in experiment.withdrawn]
         cases |= {case: Asked(done.round, annotators.get(case, ())) for case in queried}
     return cases
