@@ -193,10 +193,6 @@ class _Import:
         """What the dataset says about the label in labelsTr."""
         return self.context.dataset.not_annotated.get(self.returned.case, ())
 
-    def _note(self, missing: Collection[str]) -> None:
-        if self.returned.is_first:
-            save_not_annotated(self.context.dataset.folder, {self.returned.case: missing})
-
     def run(self, earlier: Sequence[LabelSummary]) -> _Outcome:
         """Import the label. earlier: summaries of the human labels of other cases.
 
@@ -219,10 +215,12 @@ class _Import:
             advice = f"Add --accept {case} if this is correct."
             return _Outcome(doubtful=[f"{self.returned}: {warning}. {advice}" for warning in gated.warnings])
         kept = keep_aside(self.context, case, target) if differing else None
-        self._note(sorted({*self._noted, *self.missing}))  # neither label is ever taken for a complete one
+        if differing and self.returned.is_first and set(self.missing) != set(self._noted):
+            target.unlink()  # so that no label is ever there with what another one lacks
+        if self.returned.is_first:
+            save_not_annotated(self.context.dataset.folder, {case: self.missing})
         if differing or not is_there:
             write_segmentation(self.context.dataset.reader, gated.label, target, self.context.properties(case))
-        self._note(self.missing)
         save_record(self.context, self.returned, self._entry(gated, source, known))
         return _Outcome(_imported(self.returned, gated, self.missing, kept))
 

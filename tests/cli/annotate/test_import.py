@@ -479,3 +479,18 @@ def test_killed_at_any_write_no_label_is_ever_taken_for_a_complete_one(root: Pat
         kills += 1
     assert kills >= 3  # the list, the label and its record
     assert record_of(root, "case_03")["readings"][0]["not_annotated"] == ["kidney_left"]
+    # another label, which lacks the other structure, replaces it: together, they lack every structure
+    give_back(root, "case_03", missing=1)
+    arguments[-1:] = ["kidney_right", "--replace"]
+    kills = 0
+    while is_killed(partial(before_replace, 1 + kills), partial(annotate_main, arguments)):
+        lacks = not_annotated(root)["case_03"]
+        is_new = label_file(root, "case_03").exists() and not (label_of(root, "case_03") == 1).any()
+        assert (
+            lacks == ["kidney_right"]
+            if is_new
+            else not label_file(root, "case_03").exists() or lacks == ["kidney_left"]
+        )
+        kills += 1
+    assert kills >= 3
+    assert not_annotated(root) == {"case_03": ["kidney_right"]}
