@@ -41,6 +41,10 @@ class Asked:
     annotators: tuple[str, ...]
     second_look: bool = False
 
+    def is_first(self, annotator: str | None) -> bool:
+        """Whether the label by this annotator is the one that is trained on; otherwise it is a second reading."""
+        return not self.annotators or annotator == self.annotators[0]
+
 
 @dataclass(frozen=True)
 class Returned:
@@ -58,8 +62,7 @@ class Returned:
 
     @property
     def is_first(self) -> bool:
-        """Whether this label is the one that is trained on; otherwise it is a second reading."""
-        return not self.asked.annotators or self.annotator == self.asked.annotators[0]
+        return self.asked.is_first(self.annotator)
 
     def __str__(self) -> str:
         return f"{self.case} ({self.file})"
