@@ -181,6 +181,16 @@ def test_withdrawn_images_may_be_deleted_and_never_come_back(planned: Experiment
         extend(planned, Wish(test=[first]))
 
 
+def test_the_command_for_images_that_are_gone_names_all_of_them(planned: Experiment) -> None:
+    """It is refused if it leaves one out, so naming five at a time would never come to an end."""
+    gone = planned.pool[:6]
+    for case in gone:
+        (planned.paths.raw / f"imagesTr/{case}_0000.nii.gz").unlink()
+    with pytest.raises(AssftError, match=rf"the images of 6 cases .* nnUNetv2_assft_extend .* {' '.join(gone)}\.$"):
+        prepare(planned, planned.raw_dataset())
+    assert extend(planned, Wish(withdrawn=gone)).now.pool == planned.pool[6:]
+
+
 def test_an_image_that_was_replaced_meanwhile_is_noticed(planned: Experiment) -> None:
     arrive(planned, 12)
     write_volume(planned.paths.raw / "imagesTr/case_03_0000.nii.gz", blob_case(33)[0])

@@ -279,7 +279,7 @@ IMAGES = (
             "a header of 2000^3 voxels",
         )
     ),
-    Row("a test image is missing", "planned", i.missing_test_image, ROUND_0, "lacks the images of 1 cases that"),
+    Row("a test image is missing", "planned", i.missing_test_image, ROUND_0, "lacks the images of 1 case that"),
     Row("label: 4D", "planned", i.label_that_is_4d, ROUND_0, "voxels, expected three axes"),
 )
 
