@@ -135,6 +135,15 @@ def test_an_image_that_was_replaced_is_noticed(trained: Trained) -> None:
     assert run_round(experiment, 2, CPU) == trained.rounds[2]
 
 
+def test_a_label_of_an_earlier_round_that_is_gone_is_named(trained: Trained) -> None:
+    experiment, (first,) = trained.experiment, trained.rounds[0].labelled
+    label = experiment.paths.raw / f"labelsTr/{first}.nii.gz"
+    label.unlink()
+    experiment.paths.round_file(2).unlink()
+    with pytest.raises(AssftError, match=rf"The label of case {first} is missing: .*Put it there and run the same"):
+        run_round(experiment, 2, CPU)
+
+
 def test_labels_that_were_renumbered_are_noticed(trained: Trained) -> None:
     file = trained.experiment.paths.raw / "dataset.json"
     content = json.loads(file.read_text())
