@@ -110,6 +110,20 @@ def test_a_damaged_model_is_named_and_trained_again_when_it_is_gone(trained: Tra
     open_scorer(context, model)
 
 
+def test_a_model_whose_folder_was_deleted_is_trained_again_on_the_same_labels_only(trained: Trained) -> None:
+    experiment, first = trained.experiment, trained.rounds[0]
+    folder = experiment.paths.checkpoint(0, "supervised").parent
+    shutil.rmtree(folder)
+    label = experiment.paths.raw / f"labelsTr/{first.labelled[0]}.nii.gz"
+    sound = label.read_bytes()
+    write_volume(label, blob_case(77)[1])
+    with pytest.raises(AssftError, match=r"cannot be made again, because the label of case .* has changed since"):
+        run_round(experiment, 0, CPU)
+    label.write_bytes(sound)
+    assert run_round(experiment, 0, CPU) == first
+    assert (folder / "stage.json").is_file()
+
+
 def test_a_round_is_not_made_again_from_another_label(trained: Trained) -> None:
     experiment = trained.experiment
     label = experiment.paths.raw / f"labelsTr/{experiment.permutation[0]}.nii.gz"
