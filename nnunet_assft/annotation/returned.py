@@ -244,9 +244,8 @@ def _asked_case(name: str, asked: Mapping[str, Asked], experiment: Experiment) -
     if name in experiment.withdrawn:
         raise AssftError("this case was withdrawn, so its label is not taken. Delete the file.")
     if name in experiment.now.pool:
-        raise AssftError(
-            f"nobody is asked for this case; {expected}. Add --replace to replace a label of an earlier round."
-        )
+        replace = " Add --replace to replace its label." if name in _labelled_before(experiment) else ""
+        raise AssftError(f"nobody is asked for this case; {expected}.{replace}")
     meant = _meant(name, {*experiment.now.pool, *experiment.now.test})
     hint = f" Did you mean {meant}? Then rename it." if meant in asked else ""
     raise AssftError(f"the dataset has no case {name!r}; {expected}.{hint}")
