@@ -389,4 +389,4 @@ def _is_start_of(experiment: Experiment, pretrained: str | None) -> bool:
 
 
 def _short(value: Any) -> str:
-    return f"{len(value)} cases" if isinstance(value, tuple) else str(value)
+    return count(len(value), "case") if isinstance(value, tuple) else str(value)
