@@ -177,7 +177,7 @@ class Influence(NamedTuple):
 def influence(experiment: Experiment, case: str) -> Influence:
     """Return what a case has influenced so far, in finished rounds and in the one in progress."""
     roles = {
-        "queried": lambda done: done.queried if done.round or not experiment.labelled_at_start else (),
+        "queried": lambda done: set(done.queried) - set(experiment.labelled_at_start),
         "labelled": lambda done: done.labelled,
         "pseudo-labelled": lambda done: done.pseudo_labelled,
         "a test case": lambda done: done.test,

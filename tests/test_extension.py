@@ -27,7 +27,9 @@ from nnunet_assft.active.state import (
 )
 from nnunet_assft.errors import AssftError, DamagedFileError
 from nnunet_assft.extension import Wish, extend, influence
+from nnunet_assft.runtime.cached import cached
 from nnunet_assft.runtime.files import read_json
+from nnunet_assft.runtime.sealed import write_sealed
 from nnunet_assft.verification import verify
 from tests.cli.annotate.experiment import QUERIED, plan_round_1
 from tests.conftest import CPU, TINY, Trained, blob_case, copy_template, set_folders, write_volume
@@ -179,6 +181,16 @@ def test_withdrawn_images_may_be_deleted_and_never_come_back(planned: Experiment
         extend(planned, Wish(test=[first]))
 
 
+def test_the_command_for_images_that_are_gone_names_all_of_them(planned: Experiment) -> None:
+    """It is refused if it leaves one out, so naming five at a time would never come to an end."""
+    gone = planned.pool[:6]
+    for case in gone:
+        (planned.paths.raw / f"imagesTr/{case}_0000.nii.gz").unlink()
+    with pytest.raises(AssftError, match=rf"the images of 6 cases .* nnUNetv2_assft_extend .* {' '.join(gone)}\.$"):
+        prepare(planned, planned.raw_dataset())
+    assert extend(planned, Wish(withdrawn=gone)).now.pool == planned.pool[6:]
+
+
 def test_an_image_that_was_replaced_meanwhile_is_noticed(planned: Experiment) -> None:
     arrive(planned, 12)
     write_volume(planned.paths.raw / "imagesTr/case_03_0000.nii.gz", blob_case(33)[0])
@@ -244,8 +256,9 @@ def test_a_round_that_waits_for_labels_loses_withdrawn_cases_and_gains_none(
     experiment = plan_round_1(tmp_path, monkeypatch)
     assert open_request(experiment).cases == tuple(QUERIED)
     arrive(experiment, 12, labels=False)
+    write_sealed(experiment.paths.annotators_file(1), {case: ["anna"] for case in QUERIED})
     changed = extend(experiment, Wish(budget="1", withdrawn=[QUERIED[1]]))
-    assert open_request(changed).cases == (QUERIED[0], QUERIED[2])
+    assert open_request(changed).annotators == {QUERIED[0]: ("anna",), QUERIED[2]: ("anna",)}
     assert changed.history[0].after_query
     assert "case_12" not in changed.scope(1).pool
     assert "case_12" in changed.scope(2).pool
@@ -259,3 +272,6 @@ def test_a_round_that_waits_for_labels_loses_withdrawn_cases_and_gains_none(
     assert "case_12" in anew.scope(1).pool
     with pytest.raises(AssftError, match="Round 1 has not queried its cases yet"):
         open_request(anew)
+    experiment.paths.step_file(1, "query").unlink()
+    cached(experiment.paths.step_file(1, "query"), {}, lambda: {"queried": ["case_12"], "excluded": []})
+    assert open_request(anew).annotators == {"case_12": ()}  # the assignment was that of the cases before

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -122,7 +122,7 @@ def open_request(experiment: Experiment) -> AnnotationRequest:
     if not cases:
         again = experiment.command("round", "-r", str(r))
         raise AssftError(f"Round {r} has not queried its cases yet. Run {again}; it stops when it needs labels.")
-    recorded = read_assignment(experiment.paths.annotators_file(r), experiment.scope(r).pool)
+    recorded = read_assignment(experiment, r)
     return AnnotationRequest(r, cases, {case: recorded.get(case, ()) for case in cases})
 
 
@@ -136,15 +136,17 @@ def require_human(experiment: Experiment) -> None:
         )
 
 
-def read_assignment(file: Path, pool: Collection[str]) -> dict[str, tuple[str, ...]]:
-    """Return case -> its annotators from the file of an assignment; empty if there is no file.
+def read_assignment(experiment: Experiment, r: int) -> dict[str, tuple[str, ...]]:
+    """Return case -> its annotators, as they were assigned in round r; empty if nobody was.
 
-    Raises `DamagedFileError` if the file is damaged.
+    Cases that were withdrawn since are among them, also if the round has queried anew because of that. Raises
+    `DamagedFileError` if the file of the assignment is damaged.
     """
+    file = experiment.paths.annotators_file(r)
     if not file.is_file():
         return {}
     remedy = "Delete it, and run annotate export with the same --annotators and --double_read as before."
-    content = read_sealed(file, pool, remedy=remedy)
+    content = read_sealed(file, experiment.now.permutation, remedy=remedy)  # all cases that the pool has had
     try:
         return {case: tuple(_names(names)) for case, names in content.items()}
     except ValueError as error:

@@ -40,6 +40,7 @@ from nnunet_assft.runtime.writable import is_writable
 from nnunet_assft.volumes.names import EXPERIMENT
 from nnunet_assft.volumes.raw_dataset import RawDataset, find_dataset
 
+MOST_NAMED = 50  # cases in a command that a message suggests; if more are missing, a disk is missing
 CheckLabels = Callable[[RawDataset, Sequence[str], Executor], dict[str, list[str]]]
 
 
@@ -252,10 +253,11 @@ def prepare(experiment: Experiment, dataset: RawDataset, engine: Engine = HERE) 
     missing = [case for case in experiment.now.pool if case not in dataset.images]
     missing += [case for case in experiment.now.test if case not in {**dataset.images, **dataset.test_images}]
     if missing:
+        all_ = missing if len(missing) <= MOST_NAMED else [*missing[:5], "..."]  # one command has to name all of them
         raise AssftError(
-            f"{dataset.folder} lacks the images of {len(missing)} cases that the experiment was planned with: "
+            f"{dataset.folder} lacks the images of {count(len(missing), 'case')} that the experiment was planned with: "
             f"{some(missing)}. Put them back and run the same command again. If they were withdrawn for good, run "
-            f"{experiment.command('extend', '--withdraw', *missing[:5])}."
+            f"{experiment.command('extend', '--withdraw')} {' '.join(all_)}."
         )
     _refuse_other_labels(experiment, dataset)
     images = image_files(dataset, experiment)
@@ -387,4 +389,4 @@ def _is_start_of(experiment: Experiment, pretrained: str | None) -> bool:
 
 
 def _short(value: Any) -> str:
-    return f"{len(value)} cases" if isinstance(value, tuple) else str(value)
+    return count(len(value), "case") if isinstance(value, tuple) else str(value)

@@ -50,6 +50,7 @@ from nnunet_assft.runtime.environment import require_space
 from nnunet_assft.runtime.files import sha256_file
 from nnunet_assft.runtime.text import some
 from nnunet_assft.runtime.writable import require_folder
+from nnunet_assft.volumes.labels import require_label
 from nnunet_assft.volumes.not_annotated import NAME
 
 
@@ -224,12 +225,15 @@ def _train(  # six parameters: those of a line of Algorithm 1, and the context
     """Run one stage of fine-tuning, starting from the weights of `start`."""
     _require_each_structure(context, labelled)
     settings, pseudo_labels = context.experiment.settings, pseudo_labels or {}
+    human_labels = {case: context.dataset.label_file(case) for case in labelled}
+    for case, file in human_labels.items():  # only those of the queried cases were looked at in this round
+        require_label(context.dataset, case, file)
     return fine_tune(
         context,
         Stage(
             round=r,
             name=stage,
-            human_labels={case: context.dataset.label_file(case) for case in labelled},
+            human_labels=human_labels,
             pseudo_labels=pseudo_labels,
             start=start,
             epochs=settings.training["one_shot_epochs" if r == 0 else "epochs"],

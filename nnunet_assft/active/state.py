@@ -447,8 +447,8 @@ def _damaged_pseudo_labels(experiment: Experiment, done: Round, dataset: RawData
 
 def _require_the_same_labels(experiment: Experiment, r: int, damaged: list[Path]) -> None:
     """Raise `AssftError` unless round r can be run again with the labels that it was trained on."""
-    dataset, stage_file = experiment.raw_dataset(), experiment.paths.trained_on(r, "supervised")
-    for case, entry in read_stage_file(stage_file)["cases"].items():
+    dataset = experiment.raw_dataset()
+    for case, entry in _trained_on(experiment.paths, r).items():
         label = dataset.label_file(case)
         if not label.is_file() or sha256_file(label) != entry["label_sha256"]:
             raise AssftError(
@@ -460,6 +460,15 @@ def _require_the_same_labels(experiment: Experiment, r: int, damaged: list[Path]
                 f"Round {r} is finished, but {some(damaged, 3)} does not match its record. It cannot be made again, "
                 f"because {lacked}. Restore the file, or that entry."
             )
+
+
+def _trained_on(paths: ExperimentPaths, r: int) -> dict[str, Any]:
+    """Return the cases in the stage file of the supervised stage. If both of its copies are lost, there are none, and
+    the result of the round that is made again shows whether the labels are the same."""
+    for file in (paths.trained_on(r, "supervised"), paths.stage_file(r, "supervised")):
+        with suppress(DamagedFileError):
+            return dict(read_stage_file(file)["cases"])
+    return {}
 
 
 def other_structures(dataset: RawDataset, case: str, entry: Mapping[str, Any]) -> str:

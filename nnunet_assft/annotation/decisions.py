@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from nnunet_assft.annotation.preview import prelabels_of
 from nnunet_assft.annotation.records import load_readings
 from nnunet_assft.annotation.returned import Asked, Returned, folder_of_labels, require_openable
 from nnunet_assft.annotation.work_folder import EXPORT_FILE
-from nnunet_assft.errors import AssftError
+from nnunet_assft.errors import AssftError, DamagedFileError
 from nnunet_assft.runtime.files import sha256_file
+from nnunet_assft.runtime.sealed import read_sealed
+from nnunet_assft.runtime.text import count
 
 
 @dataclass
@@ -36,34 +39,91 @@ def decide(
     context: Context, folder: Path, asked: Mapping[str, Asked], returned: Sequence[Returned], times: Times
 ) -> Decided:
     """Return what becomes of the cases that the table of times decides about. A pre-segmentation that was saved over in
-    the work folder is a problem, whatever was decided. Parameters are those of `find_returned`, and its result."""
+    the work folder is a problem, whatever was decided, and so is a line by somebody who does not annotate the case.
+    Parameters are those of `find_returned`, and its result."""
     there = {(label.case, label.annotator) for label in returned}
     changed = saved_over(context, folder, asked, {label.case for label in returned})
     decided = Decided(problems=list(changed.values()))
-    for (case, name), decision in times.decisions.items():
+    for (case, annotator), decisions in _filled_in(asked, times).items():
         if case in changed:
             continue
         try:
-            labels = [entry for entry in load_readings(context.paths.annotation_file(case)) if entry["label_sha256"]]
             if case in asked:
-                annotator = _annotator(case, name, asked[case], times)
-                if (case, annotator) not in there and not (labels and decision != ACCEPT):
-                    _add(decided, context, case, annotator, decision, asked[case])
-            elif not labels:
-                raise AssftError(f"nobody is asked for this case, so its decision {decision} is void.")
+                _require_one_of(annotator, decisions, asked[case])
+                for decision in decisions if (case, annotator) not in there else ():
+                    if decision == ACCEPT or not _has_label(context, case, annotator, asked[case]):
+                        _require_shown(folder, decision, asked[case])
+                        _add(decided, context, case, annotator, decision, asked[case])
+            elif decisions and not _was_labelled(context, case):
+                raise AssftError(f"nobody is asked for this case, so its decision {decisions[0]} is void.")
         except AssftError as error:
             decided.problems.append(f"{case}: {error}")
     return decided
 
 
+def _filled_in(asked: Mapping[str, Asked], times: Times) -> dict[tuple[str, str | None], list[str]]:
+    """Return (case, annotator) -> decisions of the lines of the table of times that somebody has filled in. A line with
+    minutes alone has none."""
+    found: dict[tuple[str, str | None], list[str]] = {}
+    for (case, name), minutes in times.rows.items():
+        decision = times.decisions.get((case, name))
+        if decision is not None or (name and minutes is not None):
+            annotator = _annotator(case, name, asked[case], times) if case in asked else name
+            found.setdefault((case, annotator), []).extend([decision] if decision else [])
+    return found
+
+
+def _require_one_of(annotator: str | None, decisions: Sequence[str], asked: Asked) -> None:
+    """Raise `AssftError` unless a line is by an annotator of the case, and the only one that decides for this one."""
+    if asked.annotators and annotator not in asked.annotators:
+        stated = f"not by {annotator}" if annotator else "and the table of times does not say who has decided"
+        raise AssftError(
+            f"it is annotated by {' and '.join(asked.annotators)}, {stated}. Correct the annotator in the table of "
+            "times."
+        )
+    if len(decisions) > 1:
+        raise AssftError(
+            f"the table of times has {count(len(decisions), 'decision')} about it ({', '.join(decisions)}). Keep one."
+        )
+
+
+def _require_shown(folder: Path, decision: str, asked: Asked) -> None:
+    """Raise `AssftError` if the annotator has decided about the pre-segmentation of another request, as in the work
+    folder of an earlier round that had asked for the case as well."""
+    if not _shows(folder, asked):
+        of = f"{'the second look at ' if asked.second_look else ''}round {asked.round}"
+        raise AssftError(
+            f"its decision {decision} is void, because the pre-segmentations in {folder} are not those of {of}. Decide "
+            "about the one in the work folder of that round."
+        )
+
+
+def _shows(folder: Path, asked: Asked) -> bool:
+    """Whether a work folder was made for a request. A folder that is none has no pre-segmentations of another one."""
+    stamp = folder / EXPORT_FILE
+    if not stamp.is_file():
+        return True
+    with suppress(DamagedFileError):
+        made_for = read_sealed(stamp)
+        return (made_for.get("round"), made_for.get("second_look", False)) == (asked.round, asked.second_look)
+    return False
+
+
+def _was_labelled(context: Context, case: str) -> bool:
+    return any(entry["label_sha256"] for entry in load_readings(context.paths.annotation_file(case)))
+
+
+def _has_label(context: Context, case: str, annotator: str | None, asked: Asked) -> bool:
+    """Whether the label that this annotator is asked for is there."""
+    dataset = context.dataset
+    if asked.is_first(annotator):
+        return dataset.label_file(case).is_file()
+    return context.paths.second_reading(annotator or "", case, dataset.file_ending).is_file()
+
+
 # six parameters: where to add it, and what is known about the case
 def _add(decided: Decided, context: Context, case: str, annotator: str | None, decision: str, asked: Asked) -> None:
     """Add a case of which no file was returned. Raises `AssftError` if its decision cannot be followed."""
-    if asked.annotators and annotator not in asked.annotators:
-        raise AssftError(
-            f"it is annotated by {' and '.join(asked.annotators)}, not by {annotator}. Correct the annotator in the "
-            "table of times."
-        )
     if decision == FIX:
         raise AssftError("its decision is fix, but no label was returned. Save it first.")
     file = _prelabel(context, case, asked)
@@ -88,12 +148,14 @@ def _prelabel(context: Context, case: str, request: Asked) -> Path | None:
 
 
 def saved_over(context: Context, folder: Path, asked: Mapping[str, Asked], returned: Collection[str]) -> dict[str, str]:
-    """Return case -> a line about its pre-segmentation, if that was changed in a work folder. Cases whose label was
-    returned, or is in labelsTr already, are left out."""
+    """Return case -> a line about its pre-segmentation, if that was changed in the work folder of its request. Cases
+    whose label was returned, or is in labelsTr already, are left out."""
     problems = {}
     for case, request in asked.items() if (folder / EXPORT_FILE).is_file() else ():
         file = folder / "prelabels" / f"{case}{context.dataset.file_ending}"
         if case in returned or context.dataset.label_file(case).is_file() or not (file.is_file() or file.is_symlink()):
+            continue
+        if not _shows(folder, request):
             continue
         try:
             require_openable(file, folder)

@@ -21,7 +21,7 @@ from nnunet_assft.annotation.gate import unlike_labels
 from nnunet_assft.annotation.label_files import image_grid
 from nnunet_assft.annotation.overlay import Overlay
 from nnunet_assft.annotation.preview import Prelabels, Preview, prelabels_of
-from nnunet_assft.annotation.records import is_rejected, summaries_so_far
+from nnunet_assft.annotation.records import rejected_by, summaries_so_far
 from nnunet_assft.annotation.work_folder import (
     EXPORT_FILE,
     itksnap_labels,
@@ -107,7 +107,7 @@ def export_work(
     rejected = [
         case
         for case in request.cases
-        if is_rejected(context.paths.annotation_file(case), request.round, second_look=request.second_look)
+        if rejected_by(context.paths.annotation_file(case), request.round, second_look=request.second_look)
     ]
     kept = []
     if prelabels and options.prelabel:

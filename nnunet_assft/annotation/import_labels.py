@@ -17,10 +17,10 @@ from nnunet_assft.annotation.label_files import FORMATS
 from nnunet_assft.annotation.minutes import ACCEPT, REJECT, Times
 from nnunet_assft.annotation.preview import prelabels_of
 from nnunet_assft.annotation.records import (
-    is_rejected,
     keep_aside,
     load_readings,
     reading_of,
+    rejected_by,
     save_record,
     summaries_so_far,
 )
@@ -139,8 +139,9 @@ def _reject(context: Context, rejected: Returned, times: Times) -> str:
 
 def _check_names(context: Context, consent: Consent, times: Times) -> None:
     pool = context.experiment.now.pool
+    known = {*pool, *context.experiment.withdrawn}  # a table that was written before still lists withdrawn cases
     for option, named in (("--accept", consent.cases), ("--times", times.cases)):
-        unknown = sorted(set(named) - set(pool))
+        unknown = sorted(set(named) - known)
         if unknown:
             raise AssftError(
                 f"{option} names {some(unknown)}; the dataset has no such case. Expected case ids such as {pool[0]}."
@@ -193,10 +194,6 @@ class _Import:
         """What the dataset says about the label in labelsTr."""
         return self.context.dataset.not_annotated.get(self.returned.case, ())
 
-    def _note(self, missing: Collection[str]) -> None:
-        if self.returned.is_first:
-            save_not_annotated(self.context.dataset.folder, {self.returned.case: missing})
-
     def run(self, earlier: Sequence[LabelSummary]) -> _Outcome:
         """Import the label. earlier: summaries of the human labels of other cases.
 
@@ -219,10 +216,12 @@ class _Import:
             advice = f"Add --accept {case} if this is correct."
             return _Outcome(doubtful=[f"{self.returned}: {warning}. {advice}" for warning in gated.warnings])
         kept = keep_aside(self.context, case, target) if differing else None
-        self._note(sorted({*self._noted, *self.missing}))  # neither label is ever taken for a complete one
+        if differing and self.returned.is_first and set(self.missing) != set(self._noted):
+            target.unlink()  # so that no label is ever there with what another one lacks
+        if self.returned.is_first:
+            save_not_annotated(self.context.dataset.folder, {case: self.missing})
         if differing or not is_there:
             write_segmentation(self.context.dataset.reader, gated.label, target, self.context.properties(case))
-        self._note(self.missing)
         save_record(self.context, self.returned, self._entry(gated, source, known))
         return _Outcome(_imported(self.returned, gated, self.missing, kept))
 
@@ -280,11 +279,13 @@ class _Import:
 
     @property
     def _decision(self) -> str | None:
-        """What was decided about the pre-segmentation; a rejection of an earlier import stands."""
-        case, asked = self.returned.case, self.returned.asked
-        decided = self.times.decision_of(case, self.returned.annotator)
-        file = self.context.paths.annotation_file(case)
-        return decided or (REJECT if is_rejected(file, asked.round, second_look=asked.second_look) else None)
+        """What its annotator decided about the pre-segmentation; a rejection of an earlier import stands."""
+        case, annotator, asked = self.returned.case, self.returned.annotator, self.returned.asked
+        decided = self.times.decision_of(case, annotator)
+        rejected = rejected_by(self.context.paths.annotation_file(case), asked.round, second_look=asked.second_look)
+        # an annotator to whom nothing was assigned may be named by a later import only
+        stands = annotator in rejected if asked.annotators else bool(rejected)
+        return decided or (REJECT if stands else None)
 
     def _entry(self, gated: GatedLabel, source: str, known: Mapping[str, Any]) -> dict[str, Any]:
         given = self.times.of(self.returned.case, self.returned.annotator)

@@ -9,7 +9,7 @@ from typing import Any
 
 from nnunet_assft.active.annotation import AnnotationRequest
 from nnunet_assft.active.state import Experiment
-from nnunet_assft.annotation.records import is_rejected, load_readings
+from nnunet_assft.annotation.records import load_readings, reading_of, rejected_by
 
 
 @dataclass(frozen=True)
@@ -28,29 +28,26 @@ def progress(experiment: Experiment, request: AnnotationRequest) -> list[Progres
     rows = []
     for case in request.cases:
         record = experiment.paths.annotation_file(case)
-        readings = {entry["annotator"]: entry for entry in load_readings(record)}
-        first, *others = request.annotators[case] or (next(iter(readings), None),)
-        if is_rejected(record, request.round, second_look=request.second_look):
-            minutes = readings[first]["minutes"] if first in readings else None
-            rows.append(Progress(case, first, minutes, "pre-segmentation rejected, to be drawn from scratch"))
-        else:
-            rows.append(_first_reading(case, first, dataset.label_file(case), readings))
+        readings = load_readings(record)
+        rejected = rejected_by(record, request.round, second_look=request.second_look)
+        first, *others = request.annotators[case] or (readings[0]["annotator"] if readings else None,)
+        state = _first_reading(reading_of(readings, first), dataset.label_file(case), rejected=first in rejected)
+        rows.append(Progress(case, first, reading_of(readings, first).get("minutes"), state))
         for name in others:
             file = experiment.paths.second_reading(str(name), case, dataset.file_ending)
-            rows.append(_second_reading(case, name, file, readings))
+            state = _second_reading(reading_of(readings, name), file, rejected=name in rejected)
+            rows.append(Progress(case, name, reading_of(readings, name).get("minutes"), state))
     return rows
 
 
-def _first_reading(case: str, annotator: str | None, file: Path, readings: Mapping[str | None, Any]) -> Progress:
-    """The progress of the label that is trained on."""
+def _first_reading(entry: Mapping[str, Any], file: Path, *, rejected: bool) -> str:
+    """The progress of the label that is trained on. entry: that of its annotator, empty if there is none."""
     if not file.is_file():
-        return Progress(case, annotator, None, "missing")
-    if annotator not in readings:
-        return Progress(case, annotator, None, "put into labelsTr by hand")
-    return Progress(case, annotator, readings[annotator]["minutes"], "imported")
+        return "pre-segmentation rejected, to be drawn from scratch" if rejected else "missing"
+    return "imported" if entry.get("label_sha256") else "put into labelsTr by hand"
 
 
-def _second_reading(case: str, annotator: str | None, file: Path, readings: Mapping[str | None, Any]) -> Progress:
-    if file.is_file() and annotator in readings:
-        return Progress(case, annotator, readings[annotator]["minutes"], "second reading, imported")
-    return Progress(case, annotator, None, "second reading, missing (the round does not wait for it)")
+def _second_reading(entry: Mapping[str, Any], file: Path, *, rejected: bool) -> str:
+    if file.is_file() and entry.get("label_sha256"):
+        return "second reading, imported"
+    return f"second reading, {'rejected' if rejected else 'missing'} (the round does not wait for it)"

@@ -60,15 +60,17 @@ def reading_of(readings: Sequence[dict[str, Any]], annotator: str | None) -> dic
     return next((entry for entry in readings if entry["annotator"] == annotator), {})
 
 
-def is_rejected(file: Path, r: int, *, second_look: bool = False) -> bool:
-    """Whether the pre-segmentation that annotators were given in round r, or for a second look at its pseudo-label, was
-    rejected, and nobody has drawn a label since. file: see `load_readings`."""
-    readings = load_readings(file)
-    if not readings or any(entry["label_sha256"] for entry in readings):
-        return False
-    content = read_sealed(file, KEYS, remedy=REMEDY)
-    is_of = (content.get("round"), content.get("second_look", False)) == (r, second_look)
-    return is_of and any(entry.get("decision") == REJECT for entry in readings)
+def rejected_by(file: Path, r: int, *, second_look: bool = False) -> list[str | None]:
+    """Return the annotators who have rejected the pre-segmentation that they were given in round r, or for a second
+    look at its pseudo-label, and have not drawn a label since. file: see `load_readings`."""
+    readings = load_readings(file) if _is_of(file, r, second_look=second_look) else []
+    return [entry["annotator"] for entry in readings if entry.get("decision") == REJECT and not entry["label_sha256"]]
+
+
+def _is_of(file: Path, r: int, *, second_look: bool) -> bool:
+    """Whether the last entry of a record belongs to this request."""
+    content = read_sealed(file, KEYS, remedy=REMEDY) if file.is_file() else {}
+    return (content.get("round"), content.get("second_look", False)) == (r, second_look)
 
 
 def annotation_minutes(annotations: Path) -> dict[str, float]:
@@ -86,23 +88,27 @@ def annotation_minutes(annotations: Path) -> dict[str, float]:
 
 def save_record(context: Context, returned: Returned, entry: Mapping[str, Any]) -> None:
     """Save an entry, which replaces an earlier one by the same annotator. Entries of the case's other annotators
-    remain."""
+    remain, except for rejections of a pre-segmentation that another request has shown."""
+    file, asked = context.paths.annotation_file(returned.case), returned.asked
+    is_of = _is_of(file, asked.round, second_look=asked.second_look)
     others = [
         old
-        for old in load_readings(context.paths.annotation_file(returned.case))
-        if old["annotator"] in returned.asked.annotators and old["annotator"] != entry["annotator"]
+        for old in load_readings(file)
+        if old["annotator"] in asked.annotators
+        and old["annotator"] != entry["annotator"]
+        and (is_of or old["label_sha256"])
     ]
     name = re.compile(rf"{re.escape(returned.case)}_[0-9a-f]{{8}}{re.escape(context.dataset.file_ending)}")
     content = {
         "schema_version": SCHEMA_VERSION,
         "case": returned.case,
-        "round": returned.asked.round,
-        "second_look": returned.asked.second_look,
+        "round": asked.round,
+        "second_look": asked.second_look,
         "readings": [*others, dict(entry)],
         # listed from the folder, so that the list is complete even if an import was interrupted before this line
         "replaced": sorted(file.name for file in _replaced(context).glob("*") if name.fullmatch(file.name)),
     }
-    write_sealed(context.paths.annotation_file(returned.case), content)
+    write_sealed(file, content)
 
 
 def keep_aside(context: Context, case: str, label: Path) -> str:

@@ -41,6 +41,10 @@ class Asked:
     annotators: tuple[str, ...]
     second_look: bool = False
 
+    def is_first(self, annotator: str | None) -> bool:
+        """Whether the label by this annotator is the one that is trained on; otherwise it is a second reading."""
+        return not self.annotators or annotator == self.annotators[0]
+
 
 @dataclass(frozen=True)
 class Returned:
@@ -58,8 +62,7 @@ class Returned:
 
     @property
     def is_first(self) -> bool:
-        """Whether this label is the one that is trained on; otherwise it is a second reading."""
-        return not self.asked.annotators or self.annotator == self.asked.annotators[0]
+        return self.asked.is_first(self.annotator)
 
     def __str__(self) -> str:
         return f"{self.case} ({self.file})"
@@ -225,7 +228,7 @@ def _labelled_before(experiment: Experiment) -> dict[str, Asked]:
         if case not in experiment.withdrawn
     }
     for done in finished_rounds(experiment):
-        annotators = read_assignment(experiment.paths.annotators_file(done.round), experiment.scope(done.round).pool)
+        annotators = read_assignment(experiment, done.round)
         queried = [case for case in done.queried if case not in experiment.withdrawn]
         cases |= {case: Asked(done.round, annotators.get(case, ())) for case in queried}
     return cases
@@ -241,9 +244,8 @@ def _asked_case(name: str, asked: Mapping[str, Asked], experiment: Experiment) -
     if name in experiment.withdrawn:
         raise AssftError("this case was withdrawn, so its label is not taken. Delete the file.")
     if name in experiment.now.pool:
-        raise AssftError(
-            f"nobody is asked for this case; {expected}. Add --replace to replace a label of an earlier round."
-        )
+        replace = " Add --replace to replace its label." if name in _labelled_before(experiment) else ""
+        raise AssftError(f"nobody is asked for this case; {expected}.{replace}")
     meant = _meant(name, {*experiment.now.pool, *experiment.now.test})
     hint = f" Did you mean {meant}? Then rename it." if meant in asked else ""
     raise AssftError(f"the dataset has no case {name!r}; {expected}.{hint}")

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from nnunet_assft.active.annotation import AnnotationRequest, open_request, require_human, round_in_progress
 from nnunet_assft.active.history import Change, today
-from nnunet_assft.active.state import Experiment, Round, finished_rounds, read_provenance, seen_by_next
+from nnunet_assft.active.state import Experiment, Round, finished_rounds, read_provenance
 from nnunet_assft.annotation.records import load_readings
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.files import sha256_file
 from nnunet_assft.runtime.sealed import read_sealed, understanding, write_sealed
-from nnunet_assft.runtime.text import count
+from nnunet_assft.runtime.text import count, some
 
 REMEDY = "Delete it, and run annotate review with the same -n as before."
 
@@ -35,11 +35,14 @@ def begin_second_look(experiment: Experiment, n: int) -> AnnotationRequest:
     left = {case for case in done.pseudo_labelled if case not in {*experiment.withdrawn, *queried}}
     at_hand = {case for case in left if case not in asked and dataset.label_file(case).is_file()}
     if not left - at_hand:
-        why = f": {len(at_hand)} have a label in labelsTr, which counts once they are queried" if at_hand else ""
-        raise AssftError(f"Round {r} has no pseudo-labelled case that is left for a second look{why}.")
+        text = f"Round {r} has no pseudo-labelled case that is left for a second look."
+        if at_hand:
+            text += f" A label that is in labelsTr already ({some(sorted(at_hand))}) counts once its case is queried."
+        raise AssftError(text)
     entries = read_provenance(experiment.paths.pseudo_label_folder(r))["cases"]
     cases = sorted(left - at_hand, key=lambda case: -entries[case]["rank"])[:n]
-    if not set(seen_by_next(experiment, done).unlabelled) - {*queried, *cases}:
+    next_one = experiment.scope(first)
+    if set(next_one.pool) <= {*done.labelled, *queried, *next_one.looked_at, *cases}:
         cases.pop()  # so that the next round has a case to query
     if not cases:
         raise AssftError("A single case is unlabelled, and the next round needs one to query.")

@@ -104,10 +104,12 @@ def _print_length_of_training(experiment: Experiment) -> None:
 
 def _start(experiment: Experiment) -> str:
     """Return on which cases round 0 trains, and why."""
-    known, start = experiment.settings.labels_known, experiment.labelled_at_start
+    known, start = experiment.settings.labels_known, experiment.start
+    if not set(start) <= set(experiment.labelled_at_start):
+        return f"first case {start[0]}"
     if not start:
         chosen = {"medoid": "the medoid", "typical": "the most typical one"}.get(experiment.options.first_case)
-        return f"first case {f'{chosen}, computed in round 0' if chosen else experiment.permutation[0]}"
+        return f"first case {chosen}, computed in round 0" if chosen else "no case is left"
     source = "labels in labelsTr; --labelled none would draw one case instead" if known == EXISTING else known
     return f"round 0 trains on {count(len(start), 'labelled case')}: {some(start)} ({source})"
 

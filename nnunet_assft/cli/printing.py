@@ -58,7 +58,7 @@ def print_least_annotated(experiment: Experiment) -> None:
 def print_round(experiment: Experiment, done: Round) -> None:
     """Print one line about a finished round: its cases and its test Dice."""
     dice = done.dice
-    given = done.round == 0 and experiment.labelled_at_start
+    given = done.round == 0 and set(done.queried) <= set(experiment.labelled_at_start)
     cases = f"trained on the {count(len(done.queried), 'case')} labelled at the start" if given else ""
     score = f"Dice {dice['mean']:.4f} on {dice['n_cases']} test cases" if dice["n_cases"] else "no test cases"
     print(

@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
 def round_(args: argparse.Namespace) -> None:
     """Run the round, and print its result and the next command."""
     from nnunet_assft.active.rounds import run_round
-    from nnunet_assft.active.state import finished_rounds
+    from nnunet_assft.active.state import finished_rounds, is_over
 
     experiment = load_experiment(args)
     accept_geometry(args, experiment)
@@ -42,7 +42,7 @@ def round_(args: argparse.Namespace) -> None:
     r = min(len(finished_rounds(experiment)), experiment.n_rounds) if args.r is None else args.r
     partial = args.proceed_with_partial
     print_round(experiment, run_round(experiment, r, device, engine=engine, proceed_with_partial=partial))
-    if r < experiment.n_rounds:
+    if not is_over(experiment, finished_rounds(experiment, before=r + 1)):
         print(f"Next: {experiment.command('round', '-r', str(r + 1))}")
 
 

@@ -39,14 +39,14 @@ def split(dataset: RawDataset, annotator: str, test_split: str | None) -> tuple[
     missing = [case for case in (*pool, *test) if not dataset.label_file(case).is_file()]
     if missing and annotator == "oracle":
         raise AssftError(
-            f"{len(missing)} cases of {dataset.name} have no label file ({some(missing)}). The oracle needs "
-            f"all of them. {_meant(dataset, missing)}Add them, or plan with --annotator human."
+            f"There is no label file for {count(len(missing), 'case')} of {dataset.name} ({some(missing)}). The oracle "
+            f"needs all labels. {_meant(dataset, missing)}Add them, or plan with --annotator human."
         )
     if unlabelled := [case for case in test if case in missing]:
         raise AssftError(
-            f"{len(unlabelled)} test cases have no label ({some(unlabelled)}), and annotators are not asked "
-            f"to label them. {_meant(dataset, unlabelled)}Add these labels, or leave out --test_split to run without "
-            "test cases."
+            f"There is no label for {count(len(unlabelled), 'test case')} ({some(unlabelled)}), and annotators are not "
+            f"asked to label test cases. {_meant(dataset, unlabelled)}Add these labels, or leave out --test_split to "
+            "run without test cases."
         )
     if annotator == "human":
         for case in pool:
@@ -158,7 +158,7 @@ def _cases_in_file(option: str, file: Path, key: str, cases: Sequence[str], plac
     unknown = sorted({str(case) for case in listed} - set(cases))
     if unknown:
         raise AssftError(
-            f"{option} {file} names {len(unknown)} cases that are not in {place} ({some(unknown)}); "
+            f"{option} {file} names {count(len(unknown), 'case')} outside of {place} ({some(unknown)}); "
             f"expected ids such as {cases[0]}."
         )
     return {str(case) for case in listed}

@@ -29,16 +29,21 @@ class Misfit:
     same_shape: bool
 
 
-def find_misfit(dataset: RawDataset, case: str, label_file: Path) -> Misfit | None:
-    """Compare the position of a label with that of its image, from their headers. Returns None if it lies on its image.
-
-    Raises `AssftError` if the label is missing or its header cannot be read.
-    """
+def require_label(dataset: RawDataset, case: str, label_file: Path) -> None:
+    """Raise `AssftError` if there is no label file, which is not opened."""
     if not label_file.exists():
         meant = f"{found} " if (found := meant_instead(label_file, dataset.file_ending)) else ""
         raise AssftError(
             f"The label of case {case} is missing: {label_file}. {meant}Put it there and run the same command again."
         )
+
+
+def find_misfit(dataset: RawDataset, case: str, label_file: Path) -> Misfit | None:
+    """Compare the position of a label with that of its image, from their headers. Returns None if it lies on its image.
+
+    Raises `AssftError` if the label is missing or its header cannot be read.
+    """
+    require_label(dataset, case, label_file)
     errors = [problem.text for problem in check_headers([label_file], dataset.reader) if problem.is_error]
     if errors:
         raise _unusable(case, label_file, errors[0])

@@ -110,6 +110,20 @@ def test_a_damaged_model_is_named_and_trained_again_when_it_is_gone(trained: Tra
     open_scorer(context, model)
 
 
+def test_a_model_whose_folder_was_deleted_is_trained_again_on_the_same_labels_only(trained: Trained) -> None:
+    experiment, first = trained.experiment, trained.rounds[0]
+    folder = experiment.paths.checkpoint(0, "supervised").parent
+    shutil.rmtree(folder)
+    label = experiment.paths.raw / f"labelsTr/{first.labelled[0]}.nii.gz"
+    sound = label.read_bytes()
+    write_volume(label, blob_case(77)[1])
+    with pytest.raises(AssftError, match=r"cannot be made again, because the label of case .* has changed since"):
+        run_round(experiment, 0, CPU)
+    label.write_bytes(sound)
+    assert run_round(experiment, 0, CPU) == first
+    assert (folder / "stage.json").is_file()
+
+
 def test_a_round_is_not_made_again_from_another_label(trained: Trained) -> None:
     experiment = trained.experiment
     label = experiment.paths.raw / f"labelsTr/{experiment.permutation[0]}.nii.gz"
@@ -133,6 +147,15 @@ def test_an_image_that_was_replaced_is_noticed(trained: Trained) -> None:
         run_round(experiment, 2, CPU)
     image.write_bytes(sound)  # with another time
     assert run_round(experiment, 2, CPU) == trained.rounds[2]
+
+
+def test_a_label_of_an_earlier_round_that_is_gone_is_named(trained: Trained) -> None:
+    experiment, (first,) = trained.experiment, trained.rounds[0].labelled
+    label = experiment.paths.raw / f"labelsTr/{first}.nii.gz"
+    label.unlink()
+    experiment.paths.round_file(2).unlink()
+    with pytest.raises(AssftError, match=rf"The label of case {first} is missing: .*Put it there and run the same"):
+        run_round(experiment, 2, CPU)
 
 
 def test_labels_that_were_renumbered_are_noticed(trained: Trained) -> None:

@@ -68,7 +68,7 @@ def test_labels_that_come_later_are_no_other_setting(blobs):
     experiment = plan(annotator="human")
     write_volume(blobs / "labelsTr/case_00.nii.gz", blob_case(0)[1])
     assert plan(annotator="human", labelled="existing") == experiment
-    with pytest.raises(AssftError, match=r"\(labelled_at_start was 1 cases, now 0 cases\)"):
+    with pytest.raises(AssftError, match=r"\(labelled_at_start was 1 case, now 0 cases\)"):
         plan(annotator="human", labelled="none")
 
 
@@ -91,7 +91,7 @@ def test_an_oracle_never_starts_with_all_that_it_knows(blobs):
 def test_a_start_that_cannot_be(blobs, tmp_path):
     file = tmp_path / "start.txt"
     file.write_text("case_01 case_08")  # a test case
-    with pytest.raises(AssftError, match=r"--labelled .* names 1 cases that are not in the pool \(case_08\)"):
+    with pytest.raises(AssftError, match=r"--labelled .* names 1 case outside of the pool \(case_08\)"):
         plan(labelled=str(file))
     with pytest.raises(AssftError, match="--labelled exiting: neither a file nor the word existing or none"):
         plan(labelled="exiting")
@@ -170,7 +170,7 @@ def test_a_fraction_that_is_none_is_refused(blobs, spec):
 def test_unknown_test_cases_are_named(blobs, tmp_path):
     (tmp_path / "split.txt").write_text("case_01 case_99 case_08\n")
     with pytest.raises(
-        AssftError, match=r"names 2 cases that are not in imagesTr \(case_08, case_99\); expected ids such as case_00"
+        AssftError, match=r"names 2 cases outside of imagesTr \(case_08, case_99\); expected ids such as case_00"
     ):
         plan(test_split=str(tmp_path / "split.txt"))
 
@@ -304,7 +304,7 @@ def test_labels_are_not_opened(blobs, nnunet_folders):
 def test_the_oracle_needs_every_label_file(blobs):
     (blobs / "labelsTr" / "case_03.nii.gz").unlink()
     with pytest.raises(
-        AssftError, match=r"1 cases of Dataset901_Blobs have no label file \(case_03\).*--annotator human"
+        AssftError, match=r"no label file for 1 case of Dataset901_Blobs \(case_03\).*--annotator human"
     ):
         plan()
 
@@ -322,7 +322,7 @@ def test_test_cases_without_label_are_refused_before_anything_is_trained(blobs, 
     """A human is asked for the queried cases only."""
     (blobs / "labelsTr/case_03.nii.gz").unlink()
     (tmp_path / "split.txt").write_text("case_02 case_03")
-    with pytest.raises(AssftError, match=r"1 test cases have no label \(case_03\).*leave out --test_split"):
+    with pytest.raises(AssftError, match=r"There is no label for 1 test case \(case_03\).*leave out --test_split"):
         plan(annotator="human", test_split=str(tmp_path / "split.txt"))
 
 

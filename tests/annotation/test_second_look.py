@@ -141,6 +141,15 @@ def test_a_second_look_after_the_query_counts_from_the_round_after_it(human: Exp
     assert (experiment.scope(2).looked_at, experiment.scope(3).looked_at) == ((), (second,))
 
 
+def test_a_case_that_was_withdrawn_after_the_query_is_not_left_for_the_next_one(human: Experiment) -> None:
+    """Of five unlabelled cases two are pseudo-labelled, two were queried, and the last one was withdrawn since."""
+    first, second = doubtful(human)
+    *queried, last = [case for case in finished_rounds(human)[1].unlabelled if case not in {first, second}]
+    cached(human.paths.step_file(2, "query"), {}, lambda: {"queried": queried, "excluded": []})
+    experiment = extend(human, Wish(n_rounds=3, withdrawn=[last]))
+    assert begin_second_look(experiment, 5).cases == (first,)
+
+
 def test_what_there_is_to_look_at(human: Experiment) -> None:
     """Labels that nobody may read yet are left out by the names of their files, and one case is left to be queried."""
     first, second = doubtful(human)

@@ -41,6 +41,7 @@ from nnunet_assft.cli import (
 )
 from nnunet_assft.cli.common import make_parser, parse
 from nnunet_assft.cli.options import settings_of
+from nnunet_assft.cli.printing import print_round
 from nnunet_assft.network import ENCODERS, PRESETS, build_network
 from nnunet_assft.planning.domains import DOMAINS
 from nnunet_assft.runtime import files
@@ -402,6 +403,39 @@ def test_a_mistyped_experiment_is_told_which_there_are(planned, call):
 def test_run_takes_what_is_not_typed_from_the_plan(planned, call):
     """An experiment of annotators needs no --annotator again, and another number of rounds is refused by name."""
     assert "rounds was 2, now 3" in the_error(call("run -d 901 --rounds 3 -device cpu"), "run")
+
+
+def test_after_the_last_unlabelled_case_no_round_is_next(trained, call):
+    paths, pool = trained.experiment.paths, trained.experiment.pool
+    dataclasses.replace(trained.rounds[1], labelled=pool, unlabelled=(), pseudo_labelled=()).save(paths)
+    paths.round_file(2).unlink()
+    code, out, _ = call("round -d 901 -r 1 -device cpu")
+    assert code == 0
+    assert out.startswith("round 1: ")
+    assert "Next" not in out
+
+
+def test_a_case_that_takes_the_place_of_withdrawn_labels_is_not_called_labelled_at_the_start(planned, call, capsys):
+    dataclasses.replace(planned, labelled_at_start=("case_00",)).save()
+    assert call("extend -d 901 --withdraw case_00")[0] == 0
+    experiment = Experiment.load(planned.paths)
+    (drawn,) = experiment.start
+    done = Round(
+        round=0,
+        labelled=(drawn,),
+        unlabelled=(),
+        queried=(drawn,),
+        excluded=(),
+        pseudo_labelled=(),
+        reliability={},
+        test=(),
+        model=planned.initial_model,
+        dice={"mean": None, "sd": None, "n_cases": 0, "per_structure": {}, "per_case": {}},
+    )
+    print_round(experiment, done)
+    assert capsys.readouterr().out.startswith(f"round 0: queried {drawn}; 1 labelled")
+    options = "--rounds 2 --budget 2 --preset tiny --epochs 2 --iterations_per_epoch 2 --initial_lr 1e-3"
+    assert f"rounds 1 to 2 query 2 cases each; first case {drawn}\n" in call(f"plan -d 901 {options}")[1]
 
 
 def test_the_round_that_is_not_typed_is_the_next_one(trained, call):

@@ -134,7 +134,7 @@ TEST_SPLIT = tuple(
         ("nested brackets", NESTED, "contains [ (U+005B)"),
         ("not UTF-8", b"\xff\xfe\x00", "is not a text in UTF-8. Save it as UTF-8, one case id per line"),
         ("empty", b"", "names no case; expected ids such as case_00, one per line"),
-        ("other cases", b"case_77", "names 1 cases that are not in imagesTr (case_77)"),
+        ("other cases", b"case_77", "names 1 case outside of imagesTr (case_77)"),
     )
 )
 
@@ -148,7 +148,7 @@ LABELLED = (
         for name, content, line in (
             ("nested brackets", NESTED, "contains [ (U+005B)"),
             ("empty", b"", "names no case; expected ids such as case_00, one per line"),
-            ("a test case", b"case_08", "names 1 cases that are not in the pool (case_08)"),
+            ("a test case", b"case_08", "names 1 case outside of the pool (case_08)"),
         )
     ),
     planning(
@@ -279,7 +279,7 @@ IMAGES = (
             "a header of 2000^3 voxels",
         )
     ),
-    Row("a test image is missing", "planned", i.missing_test_image, ROUND_0, "lacks the images of 1 cases that"),
+    Row("a test image is missing", "planned", i.missing_test_image, ROUND_0, "lacks the images of 1 case that"),
     Row("label: 4D", "planned", i.label_that_is_4d, ROUND_0, "voxels, expected three axes"),
 )
 

@@ -299,10 +299,16 @@ def test_a_label_of_an_earlier_round_needs_replace(root: Path, call: Call) -> No
     save_itksnap(root / "a/case_02.nii.gz", truth("case_02") * 0 + (truth("case_02") == 1), image_of(root, "case_02"))
     code, _, lines = call("import", root / "a")
     assert code == 1
-    assert "nobody is asked for this case; expected case_01, case_03, case_06" in lines[0]
+    said = "nobody is asked for this case; expected case_01, case_03, case_06."
+    assert lines[0].endswith(f"{said} Add --replace to replace its label.")
     code, _, _ = call("import", root / "a", "--replace")
     assert code == 0
     assert record_of(root, "case_02")["round"] == 0
+    # a case that has no label, such as one that came too late for a round that went on without it
+    save_itksnap(root / "b/case_04.nii.gz", truth("case_04"), image_of(root, "case_04"))
+    code, _, lines = call("import", root / "b")
+    assert code == 1
+    assert lines[0].endswith(said)
 
 
 def test_labels_of_cases_nobody_asked_for_are_never_read(root: Path, call: Call) -> None:
@@ -479,3 +485,18 @@ def test_killed_at_any_write_no_label_is_ever_taken_for_a_complete_one(root: Pat
         kills += 1
     assert kills >= 3  # the list, the label and its record
     assert record_of(root, "case_03")["readings"][0]["not_annotated"] == ["kidney_left"]
+    # another label, which lacks the other structure, replaces it: together, they lack every structure
+    give_back(root, "case_03", missing=1)
+    arguments[-1:] = ["kidney_right", "--replace"]
+    kills = 0
+    while is_killed(partial(before_replace, 1 + kills), partial(annotate_main, arguments)):
+        lacks = not_annotated(root)["case_03"]
+        is_new = label_file(root, "case_03").exists() and not (label_of(root, "case_03") == 1).any()
+        assert (
+            lacks == ["kidney_right"]
+            if is_new
+            else not label_file(root, "case_03").exists() or lacks == ["kidney_left"]
+        )
+        kills += 1
+    assert kills >= 3
+    assert not_annotated(root) == {"case_03": ["kidney_right"]}
