@@ -42,7 +42,6 @@ def extend(experiment: Experiment, wish: Wish, engine: Engine = HERE) -> Experim
     for a wish that cannot be fulfilled and an image that cannot be used.
     """
     with only_process(experiment):
-        experiment = Experiment.load(experiment.paths)
         dataset = experiment.raw_dataset()
         change = _change(experiment, dataset, wish)
         if change is None:

@@ -144,7 +144,7 @@ def test_a_repeated_command_changes_nothing_and_an_interrupted_one_nothing_eithe
     assert changed.start == planned.start  # the first case was decided when the experiment was planned
     assert sorted(change.permutation) == sorted((*planned.pool, "case_12", "case_13"))
     content = planned.paths.history_file.read_bytes()
-    assert extend(planned, Wish(n_rounds=4, budget="2")) == changed
+    assert extend(changed, Wish(n_rounds=4, budget="2")) == changed
     assert planned.paths.history_file.read_bytes() == content
     # planning again with the old options still finds the experiment
     assert create_experiment(901, "assft", Settings(**TINY)) == changed
@@ -176,9 +176,9 @@ def test_withdrawn_images_may_be_deleted_and_never_come_back(planned: Experiment
     assert verify(changed).findings == []
     assert influence(changed, first).sentence(first) == f"{first}: the plans were made from its image"
     arrive(planned, int(first[-2:]))
-    assert extend(planned, Wish(withdrawn=[first])) == changed
+    assert extend(changed, Wish(withdrawn=[first])) == changed
     with pytest.raises(AssftError, match=f"--test names {first}; expected cases that are new"):
-        extend(planned, Wish(test=[first]))
+        extend(changed, Wish(test=[first]))
 
 
 def test_the_command_for_images_that_are_gone_names_all_of_them(planned: Experiment) -> None:

@@ -14,7 +14,6 @@ import torch
 from nnunet_assft.active import metrics
 from nnunet_assft.active.annotation import annotate
 from nnunet_assft.active.context import Context, open_context
-from nnunet_assft.active.history import read_history
 from nnunet_assft.active.options import NONE, PSEUDO
 from nnunet_assft.active.pseudo_labels import write_pseudo_labels
 from nnunet_assft.active.query.budget import query_candidates
@@ -80,7 +79,6 @@ def run_round(
         require_folder(experiment.paths.pseudo_label_folder(r), "The folder of pseudo-labels")
     context = open_context(experiment, device, engine)
     with only_process(experiment), doing(f"round {r}"):
-        _require_current(experiment)
         scope = experiment.scope(r)
         queried, excluded = _query(context, r, before)  # lines 6, 10-13
         queried = annotate(context, r, queried, proceed_with_partial=proceed_with_partial)  # lines 6, 13
@@ -123,12 +121,6 @@ def _require_unchanged(experiment: Experiment, done: Round) -> None:
             f"Round {done.round} was made again, because its files were damaged, but its result differs from "
             f"{experiment.paths.round_file(done.round)}, on which later rounds rest. Restore the damaged files."
         )
-
-
-def _require_current(experiment: Experiment) -> None:
-    """Raise `AssftError` if another command has changed the experiment since it was loaded."""
-    if read_history(experiment.paths.history_file) != experiment.history:
-        raise AssftError("The experiment was changed by another command meanwhile. Run the same command again.")
 
 
 def _round_before(experiment: Experiment, r: int, device: torch.device, engine: Engine) -> Round | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -515,9 +515,15 @@ def is_table(file: Path, text: str) -> bool:
         return False
 
 
-def only_process(experiment: Experiment) -> AbstractContextManager[None]:
+@contextmanager
+def only_process(experiment: Experiment) -> Iterator[None]:
     """Hold the lock of an experiment, so that two commands do not do the same work twice.
 
-    Results are correct without the lock. Raises `AssftError` if another process holds it.
+    Results are correct without the lock. Raises `AssftError` if another process holds it, or if one has changed the
+    experiment since it was loaded.
     """
-    return locks.only_process(experiment.paths.lock_file, f"experiment {experiment.name!r} of {experiment.dataset}")
+    paths = experiment.paths
+    with locks.only_process(paths.lock_file, f"experiment {experiment.name!r} of {experiment.dataset}"):
+        if paths.experiment_file.is_file() and read_history(paths.history_file) != experiment.history:
+            raise AssftError("The experiment was changed by another command meanwhile. Run the same command again.")
+        yield

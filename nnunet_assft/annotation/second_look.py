@@ -84,7 +84,6 @@ def record_second_look(experiment: Experiment) -> Change | None:
     They count from the next query on. Returns None if there are no new ones. Call it while holding the lock of the
     experiment.
     """
-    experiment = Experiment.load(experiment.paths)  # as it is now
     request = open_second_look(experiment)
     if request is None:
         return None
