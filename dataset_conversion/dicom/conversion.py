@@ -30,7 +30,7 @@ from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.cases import for_each_case, in_processes
 from nnunet_assft.runtime.files import refuse_endless, sha256_of, write_text
 from nnunet_assft.runtime.processes import number_of_processes
-from nnunet_assft.runtime.text import count, reason
+from nnunet_assft.runtime.text import count, reason, some
 from nnunet_assft.volumes.dataset_json import check_labels, read_dataset_json
 from nnunet_assft.volumes.dicom.key_file import Identity, KeyFile, held, identity
 from nnunet_assft.volumes.dicom.slices import (
@@ -100,7 +100,8 @@ def scan(roots: Sequence[Path], raw: Path, dataset: str, options: DicomOptions) 
     require_folders(roots)
     refuse_own_folder(roots, folder)
     places = [place / folder.name for place in (raw, *_other_places())]
-    KeyFile.open(options.key_file, places)  # whose errors are told before all headers are read
+    # errors are told before all headers are read
+    _require_own_cases(KeyFile.open(options.key_file, places), Manifest.load(folder))
     files = find_slices(roots, options.num_processes)
     if not files.slices:
         raise AssftError(
@@ -179,6 +180,17 @@ def _folder(raw: Path, dataset: str) -> Path:
     folder = f"Dataset{number:03d}_{name or DICOM}"
     DATASET.check(folder, "-d")
     return raw / folder
+
+
+def _require_own_cases(keys: KeyFile, manifest: Manifest | None) -> None:
+    """Raise `AssftError` if the dataset has cases that are not in the key file: their scans would become cases again,
+    under other ids."""
+    others = sorted(manifest.cases.keys() - keys.entries.keys()) if manifest else []
+    if others and manifest:
+        raise AssftError(
+            f"--key_file {keys.path} does not have {some(others)} of {manifest.folder.name}, whose scans would become "
+            "cases again. Give the key file with which the dataset was made, or another dataset with -d."
+        )
 
 
 def _other_places() -> list[Path]:
