@@ -214,6 +214,14 @@ def test_images_that_are_too_many_or_too_few_leave_the_case_out(
     assert list(sources.cases) == ["fine"]
 
 
+def test_ids_that_differ_in_case_only_are_one_case_as_for_planning(tmp_path: Path) -> None:
+    root = touch(tmp_path / "images", "Anna.nii.gz", "anna.nii.gz", "ben.nii.gz")
+    sources = collect(nifti_row(["liver"], ["CT"], []), [root])
+    assert [(found.code, found.case) for found in sources.findings] == [("bad_name", "'anna'")]
+    assert "the case id differs from 'Anna' in upper and lower case only" in sources.findings[0].message
+    assert list(sources.cases) == ["Anna", "ben"]
+
+
 def test_two_labels_of_a_case_leave_it_out(tmp_path: Path) -> None:
     root = touch(tmp_path, "images/a.nii.gz", "images/b.nii.gz", "images/labels/a.nii", "images/labels/a.nii.gz")
     sources = collect(nifti_row(["liver"], ["CT"], [root / "images/labels"]), [root / "images"])
