@@ -32,7 +32,7 @@ from nnunet_assft.runtime.files import refuse_endless, sha256_of, write_text
 from nnunet_assft.runtime.processes import number_of_processes
 from nnunet_assft.runtime.text import count, reason, some
 from nnunet_assft.volumes.dataset_json import check_labels, read_dataset_json
-from nnunet_assft.volumes.dicom.key_file import Identity, KeyFile, held, identity
+from nnunet_assft.volumes.dicom.key_file import OF_DATASET, Identity, KeyFile, held, identity
 from nnunet_assft.volumes.dicom.slices import (
     COPY,
     DIRECTORY,
@@ -129,6 +129,8 @@ def _plan(folder: Path, labels: dict[str, int], files: Found, keys: KeyFile, opt
     cases, of_choice = _choose(usable, studies, keys, options.series)
     findings = [_finding(case, volume) for case, volume in volumes.items() if isinstance(volume, Refused)] + of_choice
     for case, members in series.items():
+        if case not in cases and keys.is_of_dataset(case):
+            continue  # its image stays, whatever was found now, and so do the slices that it was made of
         volume = volumes[case]
         placed = volume.files if isinstance(volume, Stack) else [slice_.file for slice_ in members]
         keys.describe(case, members, placed, _state(case, cases, findings))
@@ -265,7 +267,7 @@ def _read_list(file: Path, keys: KeyFile) -> list[str]:
 def _state(case: str, cases: Mapping[str, Stack], findings: Sequence[Finding]) -> str:
     """Return what becomes of a series, for the key file."""
     if case in cases:
-        return "a case of the dataset"
+        return OF_DATASET
     why = next(finding for finding in findings if finding.case in (case, _patient(case)))
     return f"left out ({why.code}): {why.message}"
 

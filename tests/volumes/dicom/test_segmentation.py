@@ -149,6 +149,12 @@ def test_rounded_positions_are_on_their_slices(scene: Scene) -> None:
     assert places(scene.read(seg), scene.series.affine) == places(TRUTH, scene.affine)
 
 
+def test_a_key_file_that_is_not_that_of_the_image(scene: Scene) -> None:
+    scene.slices.pop()
+    with pytest.raises(AssftError, match="the key file has 4 slices of its series, and its image has 5"):
+        scene.read(scene.seg())
+
+
 # Refused --------------------------------------------------------------------------------------------------------------
 
 
