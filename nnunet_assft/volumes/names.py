@@ -131,4 +131,4 @@ def simplified(name: str) -> str:
 
     Other signs have a meaning, and so has a hyphen at an end: `lesion+` and `lesion-`.
     """
-    return re.sub(r"(?<=\w)[\s_-]+(?=\w)", "", unicodedata.normalize("NFC", name.strip()).casefold())
+    return re.sub(r"(?<=\w)[\s_-]+(?=\w)", "", without_case(name.strip()))
