@@ -65,6 +65,8 @@ def write_dicom_segmentation(file: Path, series: Stack, label: np.ndarray, label
         warnings.simplefilter("ignore")  # highdicom warns of empty segmentations, and pydicom quotes the header
         try:
             seg = _segmentation(highdicom, sources, renumbered, list(known))
+        except MemoryError:
+            raise
         except Exception as error:  # of a header that breaks the standard; its message may quote the header
             raise AssftError(
                 "The headers of the series break the DICOM standard, so that no segmentation of it can be written "
