@@ -268,10 +268,11 @@ def _kept_options(plan: Plan, options: ConversionOptions) -> dict[str, Any]:
 
 
 def _usable_mode(plan: Plan, options: ConversionOptions) -> tuple[str, str]:
-    first = [case.source.images[0] for case in plan.cases]
+    labels = [case.source.label for case in plan.cases if case.source.label]  # which may lie on another disk
+    files = [*(image for case in plan.cases for image in case.source.images), *labels]
     try:
         plan.folder.mkdir(parents=True, exist_ok=True)
-        return possible_mode(options.mode, first, plan.folder)
+        return possible_mode(options.mode, files, plan.folder)
     except OSError as error:
         raise AssftError(
             f"{plan.folder} cannot be written: {error.strerror or error}. Fix that and run the same command again."

@@ -12,7 +12,7 @@ from nnunet_assft.dataset_conversion.findings import Finding, found
 from nnunet_assft.dataset_conversion.labels import read_label_table
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.files import read_json
-from nnunet_assft.volumes.names import CASE_ID, shown
+from nnunet_assft.volumes.names import CASE_ID, differs_in_case_from, shown, without_case
 
 if TYPE_CHECKING:
     from nnunet_assft.dataset_conversion.datasets import DatasetRow
@@ -118,11 +118,17 @@ def collect(row: DatasetRow, roots: Sequence[Path]) -> Sources:
             f"No case was found in {', '.join(map(str, roots))}. Expected {expected}; docs/conversion.md describes the "
             "folders of each dataset."
         )
+    sources.cases = dict(sorted(sources.cases.items()))
+    spellings: dict[str, str] = {}
     for name in list(sources.cases):
         if fault := CASE_ID.fault(name):
-            del sources.cases[name]
-            sources.findings.append(found("bad_name", shown(name), f"the case id {fault}. {CASE_ID.rule}"))
-    sources.cases = dict(sorted(sources.cases.items()))
+            problem = f"{fault}. {CASE_ID.rule}"
+        elif (other := spellings.setdefault(without_case(name), name)) != name:
+            problem = differs_in_case_from(other)
+        else:
+            continue
+        del sources.cases[name]
+        sources.findings.append(found("bad_name", shown(name), f"the case id {problem}"))
     return sources
 
 

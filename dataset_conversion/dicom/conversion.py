@@ -30,9 +30,9 @@ from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.cases import for_each_case, in_processes
 from nnunet_assft.runtime.files import refuse_endless, sha256_of, write_text
 from nnunet_assft.runtime.processes import number_of_processes
-from nnunet_assft.runtime.text import count, reason
+from nnunet_assft.runtime.text import count, reason, some
 from nnunet_assft.volumes.dataset_json import check_labels, read_dataset_json
-from nnunet_assft.volumes.dicom.key_file import Identity, KeyFile, held, identity
+from nnunet_assft.volumes.dicom.key_file import OF_DATASET, Identity, KeyFile, held, identity
 from nnunet_assft.volumes.dicom.slices import (
     COPY,
     DIRECTORY,
@@ -100,7 +100,8 @@ def scan(roots: Sequence[Path], raw: Path, dataset: str, options: DicomOptions) 
     require_folders(roots)
     refuse_own_folder(roots, folder)
     places = [place / folder.name for place in (raw, *_other_places())]
-    KeyFile.open(options.key_file, places)  # whose errors are told before all headers are read
+    # errors are told before all headers are read
+    _require_own_cases(KeyFile.open(options.key_file, places), Manifest.load(folder))
     files = find_slices(roots, options.num_processes)
     if not files.slices:
         raise AssftError(
@@ -128,6 +129,8 @@ def _plan(folder: Path, labels: dict[str, int], files: Found, keys: KeyFile, opt
     cases, of_choice = _choose(usable, studies, keys, options.series)
     findings = [_finding(case, volume) for case, volume in volumes.items() if isinstance(volume, Refused)] + of_choice
     for case, members in series.items():
+        if case not in cases and keys.is_of_dataset(case):
+            continue  # its image stays, whatever was found now, and so do the slices that it was made of
         volume = volumes[case]
         placed = volume.files if isinstance(volume, Stack) else [slice_.file for slice_ in members]
         keys.describe(case, members, placed, _state(case, cases, findings))
@@ -179,6 +182,17 @@ def _folder(raw: Path, dataset: str) -> Path:
     folder = f"Dataset{number:03d}_{name or DICOM}"
     DATASET.check(folder, "-d")
     return raw / folder
+
+
+def _require_own_cases(keys: KeyFile, manifest: Manifest | None) -> None:
+    """Raise `AssftError` if the dataset has cases that are not in the key file: their scans would become cases again,
+    under other ids."""
+    others = sorted(manifest.cases.keys() - keys.entries.keys()) if manifest else []
+    if others and manifest:
+        raise AssftError(
+            f"--key_file {keys.path} does not have {some(others)} of {manifest.folder.name}, whose scans would become "
+            "cases again. Give the key file with which the dataset was made, or another dataset with -d."
+        )
 
 
 def _other_places() -> list[Path]:
@@ -253,7 +267,7 @@ def _read_list(file: Path, keys: KeyFile) -> list[str]:
 def _state(case: str, cases: Mapping[str, Stack], findings: Sequence[Finding]) -> str:
     """Return what becomes of a series, for the key file."""
     if case in cases:
-        return "a case of the dataset"
+        return OF_DATASET
     why = next(finding for finding in findings if finding.case in (case, _patient(case)))
     return f"left out ({why.code}): {why.message}"
 

@@ -293,7 +293,8 @@ class _Import:
             "annotator": self.returned.annotator,
             "minutes": given if given is not None else known.get("minutes"),
             "decision": self._decision,
-            "file": self.returned.file.name,
+            # a DICOM file may be named after the patient
+            "file": self.returned.file.name if self.returned.slices is None else None,
             "source_sha256": source,
             "label_sha256": sha256_file(self.target),
             "notes": list(gated.notes),

@@ -67,6 +67,7 @@ def write_onnx(experiment: Experiment, done: Round, card: Mapping[str, Any], fil
     with atomic_path(file) as partial:
         _convert(network, torch.from_numpy(image), partial)
         model = onnx.load(partial)
+        _remove_traces(model)
         onnx.helper.set_model_props(model, about)
         onnx.save(model, partial)
         checked = _compare(network, image, partial)
@@ -93,6 +94,12 @@ def _convert(network: nn.Module, image: torch.Tensor, file: Path) -> None:
             external_data=False,
             verbose=False,
         )
+
+
+def _remove_traces(model: Any) -> None:
+    """Remove what torch notes about each node: the lines of the source code, with the folders of this machine."""
+    for node in (*model.graph.node, *(node for function in model.functions for node in function.node)):
+        node.ClearField("metadata_props")
 
 
 def _compare(network: nn.Module, image: np.ndarray, file: Path) -> Checked:

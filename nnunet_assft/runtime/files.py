@@ -16,6 +16,8 @@ from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.downloads import FIRST, failed_download
 from nnunet_assft.runtime.partial import private_path
 
+NOT_OF_THE_USER = ("__MACOSX", "lost+found")  # folders
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -86,16 +88,26 @@ def inside(folder: Path, relative: str) -> Path:
 
 
 def walk(root: Path) -> Iterator[Path]:
-    """Yield the files of a folder and its subfolders in a fixed order, without hidden files and those that macOS adds
-    to archives. Links to folders are followed, but no folder is visited twice."""
+    """Yield the files of a folder and its subfolders in a fixed order, without hidden files and what macOS adds to
+    archives and Linux to disks. Links to folders are followed, but no folder is visited twice.
+
+    Raises `AssftError`, which does not name the folder, if one cannot be read: what it holds would be missing.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise AssftError(
+            f"A folder in {root} cannot be read ({error.strerror or type(error).__name__}), and its files would be "
+            "missing. Make it readable, or move it away."
+        ) from None
+
     seen: set[str] = set()
-    for folder, subfolders, names in os.walk(root, followlinks=True):
+    for folder, subfolders, names in os.walk(root, followlinks=True, onerror=refuse):
         real = os.path.realpath(folder)
         if real in seen:
             subfolders.clear()
             continue
         seen.add(real)
-        subfolders[:] = sorted(name for name in subfolders if name != "__MACOSX" and not name.startswith("."))
+        subfolders[:] = sorted(name for name in subfolders if name not in NOT_OF_THE_USER and not name.startswith("."))
         yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
 
 

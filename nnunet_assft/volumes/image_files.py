@@ -16,7 +16,7 @@ from pathlib import Path
 
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.text import count, some
-from nnunet_assft.volumes.names import CASE_ID, shown
+from nnunet_assft.volumes.names import CASE_ID, differs_in_case_from, shown, without_case
 
 CHANNEL = re.compile(r"(.*)_([0-9]{4})", re.DOTALL)  # CASE_0000
 OTHER_ENDING = re.compile(r"(.+)_[0-9]{4}\..+", re.DOTALL)
@@ -47,13 +47,10 @@ class ImageFiles:
         Of ids that differ in upper and lower case only, the first one is a case. On the disks of Windows and macOS, as
         annotators have them, the files of the others would replace its files.
         """
-        other = self.spellings.setdefault(case if self.any_id else _folded(case), case)
+        other = self.spellings.setdefault(case if self.any_id else without_case(case), case)
         problem = _problem_of_case(files, channels)
         if other != case:
-            self.misnamed[files[0].name] = (
-                f"has a case id that differs from {shown(other)} in upper and lower case only, which Windows and macOS "
-                "do not tell apart"
-            )
+            self.misnamed[files[0].name] = f"has a case id that {differs_in_case_from(other)}"
         elif problem:
             self.incomplete[case] = problem
         else:
@@ -61,12 +58,12 @@ class ImageFiles:
 
     def same_case(self, case: str) -> str | None:
         """Return the id of the case here that has this id, in whatever case it is written; None if there is none."""
-        return self.spellings.get(_folded(case))
+        return self.spellings.get(without_case(case))
 
     def likely_case(self, name: str) -> str:
         """Return the case that a file probably belongs to, in a form that only serves to compare: without upper case,
         ending and channel, and composed."""
-        stem = _folded(name).removesuffix(self.file_ending)
+        stem = without_case(name).removesuffix(self.file_ending)
         match = CHANNEL.fullmatch(stem)
         return match[1] if match else stem
 
@@ -160,10 +157,10 @@ def meant_instead(file: Path, file_ending: str) -> str:
     """
     stem = file.name.removesuffix(file_ending)
     names = _names_by_folded(file.parent, file.parent.stat().st_mtime_ns) if file.parent.is_dir() else []
-    for folded, name in names[bisect_left(names, (_folded(stem), "")) :]:
-        if not folded.startswith(_folded(stem)):
+    for folded, name in names[bisect_left(names, (without_case(stem), "")) :]:
+        if not folded.startswith(without_case(stem)):
             break
-        if folded == _folded(file.name):
+        if folded == without_case(file.name):
             same = unicodedata.normalize("NFC", name) == unicodedata.normalize("NFC", file.name)
             how = "different code points that look the same" if same else "different case"
             return f"There is {name!a}, which is spelled with {how}. Rename it to {shown(file.name)[1:-1]}."
@@ -179,8 +176,4 @@ def meant_instead(file: Path, file_ending: str) -> str:
 @lru_cache(maxsize=4)
 def _names_by_folded(folder: Path, _: int) -> list[tuple[str, str]]:
     """Return (folded name, name) of the files of a folder, sorted, until its time of modification changes."""
-    return sorted((_folded(name), name) for name in os.listdir(folder))
-
-
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
+    return sorted((without_case(name), name) for name in os.listdir(folder))

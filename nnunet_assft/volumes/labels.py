@@ -14,6 +14,7 @@ from nnunet_assft.runtime.text import reason, some
 from nnunet_assft.volumes.grid import read_grid, turns_to_ras
 from nnunet_assft.volumes.image_files import meant_instead
 from nnunet_assft.volumes.images import check_headers
+from nnunet_assft.volumes.names import simplified
 from nnunet_assft.volumes.nifti import forms_disagree
 from nnunet_assft.volumes.placement import DoesNotFitError, require_same_voxels
 from nnunet_assft.volumes.raw_dataset import RawDataset
@@ -107,10 +108,10 @@ def _refuse_other_numbers(dataset: RawDataset, case: str, label_file: Path) -> N
     header.SetFileName(str(label_file))
     header.ReadImageInformation()
     keys = {key: header.GetMetaData(key).strip() for key in header.GetMetaDataKeys()}
-    known = {name.casefold(): number for name, number in dataset.labels.items()}
+    known = {simplified(name): number for name, number in dataset.labels.items()}
     for key, name in keys.items():
         value = keys.get(key.replace("_Name", "_LabelValue"))
-        number = known.get(name.casefold()) if re.fullmatch(r"Segment\d+_Name", key) else None
+        number = known.get(simplified(name)) if re.fullmatch(r"Segment\d+_Name", key) else None
         if number and value and value != str(number):
             raise AssftError(
                 f"The label of case {case} was saved by 3D Slicer with other numbers: {name!r} is {value}; expected "

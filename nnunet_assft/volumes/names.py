@@ -115,10 +115,20 @@ def dataset_id(text: str) -> int | None:
     return int(text) if re.fullmatch(r"[0-9]{1,3}", text) else None
 
 
+def without_case(name: str) -> str:
+    """Return a name in a form that only serves to compare: the same for names that some disks do not tell apart."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def differs_in_case_from(other: str) -> str:
+    """Return what is wrong with a case id, as a predicate, if `without_case` makes it the same as another one."""
+    return f"differs from {shown(other)} in upper and lower case only, which Windows and macOS do not tell apart"
+
+
 def simplified(name: str) -> str:
     """Return a label name without what people and programs change: case, and blanks, hyphens and underscores between
     letters and digits.
 
     Other signs have a meaning, and so has a hyphen at an end: `lesion+` and `lesion-`.
     """
-    return re.sub(r"(?<=\w)[\s_-]+(?=\w)", "", unicodedata.normalize("NFC", name.strip()).casefold())
+    return re.sub(r"(?<=\w)[\s_-]+(?=\w)", "", without_case(name.strip()))

@@ -282,6 +282,16 @@ def test_an_itksnap_file_and_whole_numbers_in_floats(
     assert mended.notes == ("rounding errors of its header were repaired (up to 0.00017 mm)",)  # sqrt(3) 1e-4
 
 
+def test_whole_numbers_that_meta_image_calls_long(scene: tuple[Path, sitk.Image, np.ndarray], tmp_path: Path) -> None:
+    """Programs on Windows write them. They have 4 bytes, as MET_INT has."""
+    image_file, image, label = scene
+    volume = sitk.GetImageFromArray(label.astype(np.int32))
+    volume.CopyInformation(image)
+    sitk.WriteImage(volume, str(tmp_path / "a.mha"))
+    (tmp_path / "a.mha").write_bytes((tmp_path / "a.mha").read_bytes().replace(b"MET_INT", b"MET_LONG"))
+    np.testing.assert_array_equal(gate(tmp_path / "a.mha", image_file, LABELS).label.array, label)
+
+
 def test_the_ignore_label_is_a_value_only_if_it_is_declared(
     scene: tuple[Path, sitk.Image, np.ndarray], tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,23 @@ def test_a_dataset_whose_images_are_all_labelled_passes_nnunets_own_check(conver
     assert (result.folder.name, result.dataset_json()["converted_from"]) == ("Dataset300_Livers", "NIfTI")
     check_by_nnunet(result.folder)
     assert result.out.splitlines()[-1] == "Next: nnUNetv2_assft_plan -d 300"
+
+
+def test_labels_on_a_disk_to_which_no_hard_link_leads_are_linked(
+    convert: Convert, lab: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = os.link
+
+    def refuse(source: str, target: Path) -> None:
+        if Path(source).parent.name == "labels":
+            raise OSError(18, "Invalid cross-device link", source)
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", refuse)
+    result = convert_lab(convert, lab, f"{USUAL} --mode hardlink")
+    assert (result.code, result.cases("labelsTr")) == (0, ["anna", "ben"])
+    assert "--mode hardlink is not possible" in result.out
+    assert "--mode link instead" in result.out
 
 
 def test_without_labels_there_are_only_images(convert: Convert, lab: Path) -> None:
@@ -212,6 +230,14 @@ def test_images_that_are_too_many_or_too_few_leave_the_case_out(
     sources = collect(nifti_row(["liver"], channels.split(), [label_folder]), [root])
     assert [f"{found.code} {found.case}: {found.message}" for found in sources.findings] == [finding.format(root, root)]
     assert list(sources.cases) == ["fine"]
+
+
+def test_ids_that_differ_in_case_only_are_one_case_as_for_planning(tmp_path: Path) -> None:
+    root = touch(tmp_path / "images", "Anna.nii.gz", "anna.nii.gz", "ben.nii.gz")
+    sources = collect(nifti_row(["liver"], ["CT"], []), [root])
+    assert [(found.code, found.case) for found in sources.findings] == [("bad_name", "'anna'")]
+    assert "the case id differs from 'Anna' in upper and lower case only" in sources.findings[0].message
+    assert list(sources.cases) == ["Anna", "ben"]
 
 
 def test_two_labels_of_a_case_leave_it_out(tmp_path: Path) -> None:

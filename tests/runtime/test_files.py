@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.files import (
     atomic_path,
     link_or_copy,
     read_json,
     sha256_file,
     sha256_of,
+    walk,
     write_json,
     write_text,
 )
@@ -151,6 +153,26 @@ def test_a_source_that_is_not_there_is_an_error_and_no_dangling_link(
     with pytest.raises(FileNotFoundError):
         link_or_copy(tmp_path / "nowhere", tmp_path / "target")
     assert names(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The tests may run as root, who can read every folder, so the error is made here."""
+    for name in ("a", "Meier", "lost+found"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "slice").touch()
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:
+        if Path(path).name in ("Meier", "lost+found"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(AssftError, match=rf"A folder in {tmp_path} cannot be read \(Permission denied\)") as error:
+        list(walk(tmp_path))
+    assert "Meier" not in str(error.value)
+    (tmp_path / "Meier").rename(tmp_path / "b")
+    assert list(walk(tmp_path)) == [tmp_path / "a/slice", tmp_path / "b/slice"]
 
 
 def test_checksums(tmp_path: Path):

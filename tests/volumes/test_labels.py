@@ -224,6 +224,7 @@ def test_two_positions_in_one_nifti_header_are_named(make: Callable[..., RawData
     [
         ({"ball": 1, "box": 2}, None),
         ({"Ball": 1, "other": 7}, None),
+        ({"b-all": 2}, "'b-all' is 2; expected 1, as in dataset.json"),  # a name of the dataset, as import takes it
         ({"ball": 2, "box": 1}, "'ball' is 2; expected 1, as in dataset.json"),
         ({"BOX": 1}, "'BOX' is 1; expected 2, as in dataset.json"),
     ],

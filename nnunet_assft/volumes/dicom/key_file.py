@@ -25,6 +25,7 @@ N_LETTERS = 6
 CASE = re.compile(rf"dcm_[{LETTERS}]{{{N_LETTERS}}}_[0-9]{{2,}}")  # a patient and the number of a scan
 FORMAT = 1
 ONLY_FOR_THE_OWNER = 0o600
+OF_DATASET = "a case of the dataset"  # the state of a series that is one
 
 Identity = tuple[str, ...]  # patient (one or more texts), study, series
 
@@ -136,6 +137,10 @@ class KeyFile:
             "files": list(map(str, files)),
             "sop_instance_uids": [instances[file] for file in files],
         }
+
+    def is_of_dataset(self, case: str) -> bool:
+        """Whether the series of a case became an image of the dataset, now or in an earlier run."""
+        return self.entries[case].get("state") == OF_DATASET
 
     def case_of(self, series: Iterable[str], instances: Iterable[str]) -> str | None:
         """Return the case whose series a DICOM object refers to; None if there is none, or more than one.

@@ -143,6 +143,11 @@ def read_segmentation(file: Path, image: Grid, slices: Sequence[str]) -> DicomSe
     A frame lies where its ImagePositionPatient and ImageOrientationPatient say or, if it has none, on the slice that it
     refers to. Raises `AssftError` if one lies on no slice, or if the file holds anything else.
     """
+    if len(slices) != image.size[2]:
+        raise AssftError(
+            f"the key file has {count(len(slices), 'slice')} of its series, and its image has {image.size[2]}. Convert "
+            "the dataset again."
+        )
     data = _header(file, pixels=True)
     kind = "LABELMAP" if data.get("SOPClassUID") == LABELMAP else str(data.get("SegmentationType", ""))
     if kind == "FRACTIONAL":

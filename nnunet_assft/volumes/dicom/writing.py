@@ -26,6 +26,8 @@ EMPTY = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID"),
     *("StudyDate", "StudyTime", "ReferringPhysicianName"),
 )
+REFERRED = ("StudyInstanceUID", "FrameOfReferenceUID")  # what a segmentation shares with its series
+UTF_8 = "ISO_IR 192"
 
 
 def require_highdicom() -> Any:
@@ -46,7 +48,9 @@ def write_dicom_segmentation(file: Path, series: Stack, label: np.ndarray, label
 
     label: (z, y, x) on the grid of the series. labels: name -> number, as in dataset.json. A structure without a voxel
     is described, too, and has no frames unless no structure has a voxel. Patient and study are those of the series, as
-    the standard requires. Raises `AssftError` if a file of the series cannot be read any more.
+    the standard requires; all texts are in UTF-8, because the character set of the series need not have the letters of
+    the structures. Raises `AssftError` if a file of the series cannot be read any more, or if its header does not have
+    what a segmentation needs.
     """
     highdicom = require_highdicom()
     if label.shape != series.shape[::-1]:
@@ -58,26 +62,40 @@ def write_dicom_segmentation(file: Path, series: Stack, label: np.ndarray, label
     for value, number in numbers.items():
         renumbered[label == value] = number
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # highdicom warns of empty segmentations
-        seg = highdicom.seg.Segmentation(
-            source_images=sources,
-            pixel_array=renumbered,
-            segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
-            segment_descriptions=[_description(highdicom, n, name) for n, name in enumerate(known, start=1)],
-            series_instance_uid=highdicom.UID(),
-            series_number=SERIES_NUMBER,
-            sop_instance_uid=highdicom.UID(),
-            instance_number=1,
-            manufacturer=NAME,
-            manufacturer_model_name=NAME,
-            software_versions=__version__,
-            device_serial_number="0",
-            series_description=f"Segmentation by {NAME}",
-            content_label="SEGMENTATION",
-        )
+        warnings.simplefilter("ignore")  # highdicom warns of empty segmentations, and pydicom quotes the header
+        try:
+            seg = _segmentation(highdicom, sources, renumbered, list(known))
+        except MemoryError:
+            raise
+        except Exception as error:  # of a header that breaks the standard; its message may quote the header
+            raise AssftError(
+                "The headers of the series break the DICOM standard, so that no segmentation of it can be written "
+                f"({type(error).__name__}). Export the series again."
+            ) from None
+        with atomic_path(file) as partial:
+            seg.save_as(partial)
+
+
+def _segmentation(highdicom: Any, sources: list[Any], pixels: np.ndarray, names: list[str]) -> Any:
+    """Return a SEG. pixels: (slice, row, column), with the numbers of the segments from 1 on, in the order of names."""
+    seg = highdicom.seg.Segmentation(
+        source_images=sources,
+        pixel_array=pixels,
+        segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
+        segment_descriptions=[_description(highdicom, n, name) for n, name in enumerate(names, start=1)],
+        series_instance_uid=highdicom.UID(),
+        series_number=SERIES_NUMBER,
+        sop_instance_uid=highdicom.UID(),
+        instance_number=1,
+        manufacturer=NAME,
+        manufacturer_model_name=NAME,
+        software_versions=__version__,
+        device_serial_number="0",
+        series_description=f"Segmentation by {NAME}",
+        content_label="SEGMENTATION",
+    )
     seg.copy_patient_and_study_information(sources[0])
-    with atomic_path(file) as partial:
-        seg.save_as(partial)
+    return seg
 
 
 def _header(file: Path, number: int, series: Stack) -> Any:
@@ -87,11 +105,18 @@ def _header(file: Path, number: int, series: Stack) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             data = pydicom.dcmread(file, stop_before_pixels=True)
+            data.decode()  # with the character set of the series, before it gets another one
     except Exception as error:  # a damaged header makes pydicom raise almost anything; its message would name the file
         raise AssftError(
             f"Slice {number} of {len(series.files)} of the series cannot be read ({type(error).__name__}); a DICOM "
             "segmentation needs the headers of all of them. Restore the files of the series."
         ) from None
+    if missing := [name for name in REFERRED if not data.get(name)]:
+        raise AssftError(
+            f"Slice {number} of {len(series.files)} of the series has no {' and no '.join(missing)}, which a DICOM "
+            "segmentation has to share with it. Export the series again."
+        )
+    data.SpecificCharacterSet = UTF_8
     for name in EMPTY:
         if name not in data:
             setattr(data, name, "")

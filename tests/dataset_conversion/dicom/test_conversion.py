@@ -116,6 +116,37 @@ def test_a_second_run_keeps_ids_and_images_and_takes_what_is_new(convert_dicom: 
     assert image.is_file()
 
 
+def test_the_slices_of_an_image_stay_in_the_key_file_if_the_export_is_no_volume_any_more(
+    convert_dicom: ConvertDicom, tmp_path: Path
+) -> None:
+    """By them, a segmentation that is returned later finds its place."""
+    files = write_series(tmp_path / "export/a", scan(), affine_of(), patient="A")
+    write_series(tmp_path / "export/b", scan(1), affine_of(), patient="B")
+    first = convert_dicom()
+    case = first.case_of("A")
+    before = first.keys["cases"][case]
+    files[2].unlink()
+    later = convert_dicom()
+    assert "[missing_slice]" in later.result.errors[0]
+    assert case in later.result.cases("imagesTr")
+    assert later.keys["cases"][case] == before
+    assert before["state"] == "a case of the dataset"
+
+
+def test_another_key_file_does_not_make_cases_of_the_same_scans_again(
+    convert_dicom: ConvertDicom, tmp_path: Path
+) -> None:
+    write_series(tmp_path / "export", scan(), affine_of())
+    first = convert_dicom()
+    cases = first.result.cases("imagesTr")
+    moved = first.key_file.rename(tmp_path / "moved.json")
+    (line,) = convert_dicom().result.errors
+    assert f"keys/key.json does not have {cases[0]} of Dataset050_Livers, whose scans would become cases again" in line
+    assert not first.key_file.exists()
+    again = convert_dicom(options=f"--key_file {moved}")
+    assert (again.result.code, again.result.cases("imagesTr")) == (0, cases)
+
+
 def test_an_edited_image_and_other_labels_are_not_overwritten(convert_dicom: ConvertDicom, tmp_path: Path) -> None:
     write_series(tmp_path / "export", scan(), affine_of())
     first = convert_dicom()

@@ -38,9 +38,13 @@ TRUTH[:, :, 1] = 0  # a slice without a frame
 class Scene:
     """A series on the disk, and segmentations of it. `series` and `slices` are what a conversion makes of it."""
 
-    def __init__(self, folder: Path, orientation: str = "axial") -> None:
+    def __init__(self, folder: Path, orientation: str = "axial", **changes: Any) -> None:
+        """changes: attributes of all slices; None removes one."""
         self.folder, self.affine = folder, affine_of(orientation)
-        self.made = headers(scan(), self.affine)
+        self.made = headers(scan(), self.affine, **changes)
+        for name in [name for name, value in changes.items() if value is None]:
+            for data in self.made:
+                delattr(data, name)
         save(folder / "series", self.made)
         found = find_slices([folder / "series"], 1).slices
         series = stack(found)
@@ -143,6 +147,12 @@ def test_rounded_positions_are_on_their_slices(scene: Scene) -> None:
         place = frame.PlanePositionSequence[0]
         place.ImagePositionPatient = [round(float(mm), 1) for mm in place.ImagePositionPatient]
     assert places(scene.read(seg), scene.series.affine) == places(TRUTH, scene.affine)
+
+
+def test_a_key_file_that_is_not_that_of_the_image(scene: Scene) -> None:
+    scene.slices.pop()
+    with pytest.raises(AssftError, match="the key file has 4 slices of its series, and its image has 5"):
+        scene.read(scene.seg())
 
 
 # Refused --------------------------------------------------------------------------------------------------------------
@@ -274,6 +284,40 @@ def test_a_written_segmentation_belongs_to_the_patient_and_says_what_it_is(scene
     assert (kidney.SegmentLabel, side.CodeMeaning, kidney.SegmentAlgorithmType) == ("kidney_left", "Left", "AUTOMATIC")
     origin = origin_of(scene.folder / "seg.dcm")
     assert (origin.is_segmentation, origin.series) == (True, (first.SeriesInstanceUID,))
+
+
+@pytest.mark.parametrize(
+    ("characters", "name"),
+    [
+        (None, "Meier^Hans"),
+        ("ISO_IR 100", "Müller^Jürgen"),
+        (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎"),
+    ],
+)
+def test_names_of_structures_and_patient_in_any_script(tmp_path: Path, characters: Any, name: str) -> None:
+    """The character set of the series need not have the letters of the structures."""
+    scene = Scene(tmp_path, SpecificCharacterSet=characters, PatientName=name)
+    labels = {"background": 0, "肝臓": 1, "Gefäß": 2}
+    write_dicom_segmentation(tmp_path / "seg.dcm", scene.series, TRUTH.T, labels)
+    data = pydicom.dcmread(tmp_path / "seg.dcm")
+    assert ([segment.SegmentLabel for segment in data.SegmentSequence], data.PatientName) == (["肝臓", "Gefäß"], name)
+    returned = read_dicom_label(tmp_path / "seg.dcm", labels, scene.grid, scene.slices, "refuse")
+    np.testing.assert_array_equal(returned.array, TRUTH)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"FrameOfReferenceUID": None}, "Slice 1 of 5 of the series has no FrameOfReferenceUID, which"),
+        ({"StudyDate": "2024-02-29"}, r"break the DICOM standard, .* can be written \(ValueError\)"),
+    ],
+)
+def test_a_series_that_no_segmentation_can_belong_to(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    scene = Scene(tmp_path, **changes)
+    with pytest.raises(AssftError, match=words) as error:
+        write_dicom_segmentation(tmp_path / "seg.dcm", scene.series, TRUTH.T, LABELS)
+    assert "2024" not in str(error.value)
+    assert not (tmp_path / "seg.dcm").exists()
 
 
 def test_a_series_whose_files_are_gone_is_named_without_the_patient(scene: Scene) -> None:
