@@ -152,7 +152,7 @@ def _specification(comparison: Comparison, shared: Shared) -> str:
 def _kept(comparison: Comparison, specification: str) -> set[tuple[str, int, int]]:
     """Return (arm, seed, fold) of the runs whose rows in the files are kept. They were made with the same settings, and
     this comparison does not list them, because another command runs them, or their experiment is not on this disk: it
-    was deleted, or run on another machine that wrote the file."""
+    was deleted, extended since then, or run on another machine that wrote the file."""
     file = comparison.folder / "runs.csv"
     if not file.is_file():
         return set()
