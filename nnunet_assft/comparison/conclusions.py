@@ -251,8 +251,9 @@ def overall_conclusion(statistics: pd.DataFrame, budgets: str = "all budgets") -
     text += f" This is based on {count(n_seeds, 'seed')} and {count(n_cases, 'test case')}"
     if curves["left_out"].any() or curves["n_cases"].nunique() > 1:
         text += " at most (the sentences below name what each comparison leaves out)"
+    n_tested = int(curves["p"].notna().sum()) or len(curves)
     text += (
-        f", with seeds and cases as crossed random effects and Holm's correction over {count(len(curves), 'arm')} at "
+        f", with seeds and cases as crossed random effects and Holm's correction over {count(n_tested, 'arm')} at "
         f"p < {ALPHA}."
     )
     shown = curves.dropna(subset=["smallest"])
