@@ -189,8 +189,7 @@ def test_findings_of_a_comparison(results):
     shorter = replace(comparison, match="steps", arms=tuple(map(arm_of, ("assft", "random", "random+none"))))
     found = c.draw_conclusions(shorter, shared, results, runs, None)
     fewer = "had the same number of optimisation steps, but for that of 'RAND, no second stage'."
-    assert all(table.caption.endswith(fewer) for table in found.tables)
-    assert found.compared[0].endswith(fewer)
+    assert all(text.endswith(fewer) for text in (found.compared[0], *(table.caption for table in found.tables)))
     assert f"{more} that of 'RAND, no second stage', so a" in found.conclusion
     for_both = replace(comparison, arms=tuple(map(arm_of, ("assft", "random", "entropy"))))
     found = c.draw_conclusions(for_both, shared, results, runs, None)
