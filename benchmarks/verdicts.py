@@ -37,18 +37,23 @@ def simulated() -> None:
             print(f"{n_seeds:5d}  {luck:18d}  {equal[0]:13.3f}  {equal[1]:15.3f}  {shown:12.3f}", flush=True)
 
 
-def _p_of_rivals(rng: np.random.Generator, n_seeds: int, luck: float) -> list[float]:
-    """Draw an arm and its equal rivals, each with its own luck, and return the p of every difference."""
-    n_arms = 1 + max(RIVALS)
+def equal_arms(rng: np.random.Generator, n_arms: int, n_seeds: int, luck: float) -> np.ndarray:
+    """Draw the scores of arms that do not differ, (arms, seeds, cases). luck: the SD of what a run shifts all of its
+    cases by."""
     shape = (n_arms, n_seeds, CASES)
-    scores = rng.normal(0, CASE_SD, CASES) + rng.normal(0, luck, (n_arms, n_seeds, 1)) + rng.normal(0, REST_SD, shape)
+    return rng.normal(0, CASE_SD, CASES) + rng.normal(0, luck, (n_arms, n_seeds, 1)) + rng.normal(0, REST_SD, shape)
+
+
+def _p_of_rivals(rng: np.random.Generator, n_seeds: int, luck: float) -> list[float]:
+    """Draw an arm and its equal rivals, and return the p of every difference."""
+    scores = equal_arms(rng, 1 + max(RIVALS), n_seeds, luck)
     return [crossed_mean(scores[0] - rival).p for rival in scores[1:]]
 
 
 def _p_of_a_gain(rng: np.random.Generator, n_seeds: int, luck: float) -> float:
-    """Draw differences with a luck of this SD, and the rest of two arms, and return p."""
-    rest = rng.normal(0, np.sqrt(2) * REST_SD, (n_seeds, CASES))
-    return crossed_mean(GAIN + rng.normal(0, luck, (n_seeds, 1)) + rest).p
+    """Draw an arm and a rival that is GAIN worse, and return the p of their difference."""
+    arm, rival = equal_arms(rng, 2, n_seeds, luck)
+    return crossed_mean(GAIN + arm - rival).p
 
 
 def real(file: str, arm: str) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -27,3 +29,11 @@ def test_a_benchmark_prints_what_it_compares(name: str) -> None:
     ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert ended.returncode == 0, ended.stderr[-2000:]
     assert re.search(expected, ended.stdout), ended.stdout
+
+
+def test_every_simulated_run_has_a_luck_of_its_own() -> None:
+    """The mean over 12 cases of a difference has the luck of two runs, SD 3 each, and two rests, SD 4 each."""
+    equal_arms = runpy.run_path(str(BENCHMARKS / "verdicts.py"))["equal_arms"]
+    arm, rival = equal_arms(np.random.default_rng(0), 2, 20_000, 3)
+    expected = np.sqrt(2 * (3**2 + 4**2 / 12))
+    assert np.std((arm - rival).mean(axis=1)) == pytest.approx(expected, rel=0.02)

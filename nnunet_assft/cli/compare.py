@@ -87,7 +87,7 @@ def compare(args: argparse.Namespace) -> int:
     from nnunet_assft.comparison.collection import write_tables
     from nnunet_assft.comparison.comparison import run_comparison
     from nnunet_assft.comparison.estimate import estimate
-    from nnunet_assft.comparison.spec import plan_shared, write_comparison
+    from nnunet_assft.comparison.spec import plan_shared, require_same_settings, write_comparison
 
     twice = sorted({seed for seed in args.seeds if args.seeds.count(seed) > 1})
     if twice:
@@ -102,7 +102,9 @@ def compare(args: argparse.Namespace) -> int:
             f"{comparison.dataset} has no comparison {comparison.name!r}: {comparison.file} does not exist. Run the "
             "same command without --collect first."
         )
-    if not args.collect:
+    if args.collect:
+        require_same_settings(comparison)
+    else:
         write_comparison(comparison, plan_shared(comparison, device))
         if engine.name in ("slurm", "print"):
             print("The time is not estimated, because the jobs run on other machines.", flush=True)

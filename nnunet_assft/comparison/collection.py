@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
+from nnunet_assft.active.settings import Settings
 from nnunet_assft.active.state import restore_tables
-from nnunet_assft.comparison.arms import Arm, Comparison
+from nnunet_assft.comparison.arms import Arm, Comparison, competing
 from nnunet_assft.comparison.arms.base import METRIC_COLUMNS, PATIENCE
 from nnunet_assft.comparison.conclusions import Findings, draw_conclusions
 from nnunet_assft.comparison.printed_table import markdown, write_table
 from nnunet_assft.comparison.pseudo_label_quality import COLUMNS, read_pseudo_label_quality
 from nnunet_assft.comparison.spec import Shared, read_comparison
 from nnunet_assft.errors import AssftError, DamagedFileError
-from nnunet_assft.runtime.csv_files import bare_table, table_text, write_csv_table
+from nnunet_assft.evaluation.case_metrics import DTYPES, read_table
+from nnunet_assft.runtime.csv_files import table_text, write_csv_table
 from nnunet_assft.runtime.files import sha256_file, sha256_of, write_text
 from nnunet_assft.runtime.locks import only_process
 from nnunet_assft.runtime.sealed import read_sealed, write_sealed
@@ -49,11 +51,11 @@ CHECKSUMS = "collected.json"  # of the tables of all runs
 def write_tables(comparison: Comparison) -> str:
     """Write tables/, statistics.csv and conclusions.md from all finished rounds. Returns the text of conclusions.md.
 
-    Raises `AssftError` if no round is finished.
+    Raises `AssftError` if there is no finished round but those of bounds.
     """
     _, shared = read_comparison(comparison.file)
     collected = collect(comparison, shared)
-    if collected.results.empty:
+    if not competing(collected.results["arm"]):
         raise AssftError(
             f"Comparison {comparison.name!r} of {comparison.dataset} has no finished round. Run it without --collect."
         )
@@ -138,18 +140,23 @@ def _quality(comparison: Comparison, arm: Arm, seed: int) -> list[pd.DataFrame]:
 
 
 def _specification(comparison: Comparison, shared: Shared) -> str:
-    """Return a checksum of what determines the results of a run, apart from its arm, seed and fold."""
-    return sha256_of({"settings": asdict(comparison.settings), "match": comparison.match, "pool": shared.pool})[:12]
+    """Return a checksum of what determines the results of a run, apart from its arm, seed and fold.
+
+    A setting that has its default does not count, so that one that a later version adds changes nothing.
+    """
+    chosen, default = ({**asdict(row), **asdict(row.options)} for row in (comparison.settings, Settings()))
+    changed = {name: value for name, value in chosen.items() if name != "options" and value != default[name]}
+    return sha256_of({"settings": changed, "match": comparison.match, "pool": shared.pool})[:12]
 
 
 def _kept(comparison: Comparison, specification: str) -> set[tuple[str, int, int]]:
     """Return (arm, seed, fold) of the runs whose rows in the files are kept. They were made with the same settings, and
     this comparison does not list them, because another command runs them, or their experiment is not on this disk: it
-    was deleted, or run on another machine that wrote the file."""
+    was deleted, extended since then, or run on another machine that wrote the file."""
     file = comparison.folder / "runs.csv"
     if not file.is_file():
         return set()
-    known = pd.read_csv(file, dtype={"arm": str}).reindex(columns=RUN_COLUMNS)
+    known = read_runs(file)
     known = known[known["specification"] == specification]
     done = set(_keys(known[known["status"] == "done"]))
     ours = {(arm.id, seed, part.fold): (part, seed, arm) for part, seed, arm in _runs(comparison)}
@@ -161,11 +168,29 @@ def _kept(comparison: Comparison, specification: str) -> set[tuple[str, int, int
     return gone | (set(_keys(known)) - set(ours))
 
 
+def read_results(file: Path) -> pd.DataFrame:
+    """Read results.csv, with case ids as texts, such as "007" and "NA"."""
+    return read_table(file, {"arm": str, **DTYPES})
+
+
+def read_runs(file: Path) -> pd.DataFrame:
+    """Read runs.csv, with NaN in the columns that a file of an earlier version does not have."""
+    texts = dict.fromkeys(("arm", "device", "status", "specification"), str)  # a checksum may consist of digits
+    return pd.read_csv(file, dtype=texts, float_precision="round_trip").reindex(columns=RUN_COLUMNS)
+
+
+READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
+    "pseudo_label_quality.csv": lambda file: read_pseudo_label_quality(file).astype({"selected": int}),
+    "results.csv": read_results,
+    "runs.csv": read_runs,
+}
+
+
 def _with_kept(file: Path, table: pd.DataFrame, kept: set[tuple[str, int, int]]) -> pd.DataFrame:
     """Return a table with the rows that the file has of the kept runs in place of its own."""
     if not file.is_file():
         return table
-    before = bare_table(pd.read_csv(file, dtype={"arm": str})).reindex(columns=table.columns)
+    before = READERS[file.name](file).reindex(columns=table.columns)
     parts = [table[[key not in kept for key in _keys(table)]], before[[key in kept for key in _keys(before)]]]
     parts = [part for part in parts if len(part)]
     table = pd.concat(parts, ignore_index=True) if parts else table
@@ -199,7 +224,7 @@ def require_whole(folder: Path) -> None:
         if (folder / name).is_file() and sha256_file(folder / name) not in checksums:
             raise DamagedFileError(
                 f"{folder / name} does not match its checksum. Restore it, or remove it and run nnUNetv2_assft_compare "
-                "with --collect, which collects the runs on this disk again."
+                f"with --collect, which collects the runs on this disk again. If you changed it, remove {CHECKSUMS}."
             )
 
 

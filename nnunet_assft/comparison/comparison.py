@@ -6,6 +6,7 @@ collects the finished results, and conclusions.py says what they mean.
 
 from __future__ import annotations
 
+import math
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -62,7 +63,7 @@ def _run_all(
                 say(f"[{i:3d}/{len(runs)}] {name}: failed: {result}")
             else:
                 dice, minutes = result
-                shown = " ".join(f"{100 * d:.2f}" for d in dice)
+                shown = " ".join("-" if d is None else f"{100 * d:.2f}" for d in dice)
                 say(f"[{i:3d}/{len(runs)}] {name}: Dice {shown} ({minutes:.1f} min)")
     return failed
 
@@ -84,8 +85,9 @@ def _name(run: Run) -> str:
     return f"{arm.id}, seed {seed}" + (f", fold {comparison.fold}" if comparison.test_folds > 1 else "")
 
 
-def _run(device: torch.device, verbose: bool, run: Run) -> tuple[list[float], float]:
-    """Execute a run, and return the Dice of its rounds and the minutes that it took."""
+def _run(device: torch.device, verbose: bool, run: Run) -> tuple[list[float | None], float]:
+    """Execute a run, and return the Dice of its rounds and the minutes that it took. The Dice is None for a round in
+    which no test case has one, because there is no structure in any label or segmentation."""
     comparison, arm, seed = run
     start = time.monotonic()
     try:
@@ -94,4 +96,4 @@ def _run(device: torch.device, verbose: bool, run: Run) -> tuple[list[float], fl
         if verbose:
             traceback.print_exc()
         raise AssftError(in_one_line(error)) from error
-    return dice, (time.monotonic() - start) / 60
+    return [None if d is None or math.isnan(d) else d for d in dice], (time.monotonic() - start) / 60

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from nnunet_assft.comparison.arms import MATCHES, Arm, Comparison, StrategyArm, competing, name_of
+from nnunet_assft.comparison.arms import EPOCHS, MATCHES, Arm, Comparison, StrategyArm, competing, name_of
 from nnunet_assft.comparison.attribution import METHOD, STEPS, WHOLE, attribution
 from nnunet_assft.comparison.paper_results import paper_results
 from nnunet_assft.comparison.printed_table import Table
@@ -63,6 +63,7 @@ def draw_conclusions(
     """
     reference = reference_arm(comparison)
     statistics = compare_arms(results, competing(results["arm"]), reference.id)
+    budgets = _budgets(statistics, comparison.n_rounds)
     paper = paper_results()
     of_domain = paper[paper["domain"] == comparison.settings.domain]
     parts = attribution(comparison, results)
@@ -73,7 +74,7 @@ def draw_conclusions(
         pool_size=len(shared.pool),
         quality=quality,
         paper=of_domain if len(of_domain) else None,
-        matched=MATCHES[comparison.match],
+        matched=_matched(comparison),
         attribution=parts,
         effect=None if quality is None else pseudo_label_effect(comparison, results, quality),
     )
@@ -82,8 +83,10 @@ def draw_conclusions(
         statistics=statistics,
         compared=tuple(_what_is_compared(comparison, shared)),
         missing=tuple(missing_runs(results, comparison, shared.test)),
-        conclusion=overall_conclusion(statistics) + _other_training(reference, comparison) + gain_in_parts(parts),
-        one_by_one=tuple(conclusion(row) for row in statistics.to_dict("records")),
+        conclusion=overall_conclusion(statistics, budgets)
+        + _other_training(reference, comparison)
+        + gain_in_parts(parts),
+        one_by_one=tuple(conclusion(row, budgets) for row in statistics.to_dict("records")),
         attribution=parts,
     )
 
@@ -100,7 +103,7 @@ def _what_is_compared(comparison: Comparison, shared: Shared) -> list[str]:
     settings = comparison.settings
     training, seeds = settings.training, ", ".join(map(str, comparison.seeds))
     lines = [
-        f"Matched (--match {comparison.match}): {MATCHES[comparison.match]}.",
+        f"Matched (--match {comparison.match}): {_matched(comparison)}.",
         f"The same for all arms: a pool of {count(len(shared.pool), 'case')}, {count(len(shared.test), 'test case')} "
         f"({shared.test_source}), {_first_case(comparison)}, {count(comparison.n_rounds, 'round')} of "
         f"{count(shared.n_query, 'queried case')}, seeds {seeds}; {count(training['epochs'], 'epoch')} per stage "
@@ -114,6 +117,19 @@ def _what_is_compared(comparison: Comparison, shared: Shared) -> list[str]:
     lines.append(f"What differs: {'; '.join([*dict.fromkeys(differences), 'the query'])}.")
     changed = [f"{name}={value}" for name, value in settings.options.changed().items()]
     return [*lines, *([f"Options that differ from the method: {', '.join(changed)}."] if changed else [])]
+
+
+def _matched(comparison: Comparison) -> str:
+    """Return what is the same for all arms, as a phrase that names the arms for which it is not."""
+    text, last = MATCHES[comparison.match], comparison.n_rounds
+    if comparison.match == EPOCHS:
+        return text
+    expected = comparison.epochs_by(last) * comparison.settings.iterations_per_epoch
+    trained = {
+        arm.title: arm.epochs_by(comparison, last) * arm.iterations_per_epoch(comparison) for arm in comparison.arms
+    }
+    others = [title for title, steps in trained.items() if steps not in (expected, 0)]  # 0: before round 0
+    return text + (f", but for {_of_arms(others, 0)}" if others else "")
 
 
 def _first_case(comparison: Comparison) -> str:
@@ -177,11 +193,20 @@ def missing_runs(results: pd.DataFrame, comparison: Comparison, cases: Sequence[
 # In plain words -------------------------------------------------------------------------------------------------------
 
 
-def conclusion(row: Mapping[str, Any]) -> str:
-    """Put one row of `compare_arms`, computed on Dice, into a sentence. Only the AUBC has a verdict."""
+def _budgets(statistics: pd.DataFrame, n_rounds: int) -> str:
+    """Return over what the AUBC is taken, in words: rounds that no arm has finished are not a part of it."""
+    last = max((r for r in statistics["round"] if r != AUBC), default=n_rounds)
+    if last == n_rounds:
+        return "all budgets"
+    return f"rounds 1 to {last} of {n_rounds}" if last > 1 else f"round 1 of {n_rounds}"
+
+
+def conclusion(row: Mapping[str, Any], budgets: str = "all budgets") -> str:
+    """Put one row of `compare_arms`, computed on Dice, into a sentence. Only the AUBC has a verdict. budgets: over what
+    the AUBC is taken, in words."""
     a, b = name_of(row["reference"]), name_of(row["arm"])
     primary = row["round"] == AUBC
-    where = "over all budgets (AUBC)" if primary else f"in round {row['round']}"
+    where = f"over {budgets} (AUBC)" if primary else f"in round {row['round']}"
     if not row["n_cases"]:
         why = row["left_out"] or "no results"
         return f"{a} and {b} cannot be compared {where}: they share no seed and case ({why})."
@@ -202,8 +227,9 @@ def conclusion(row: Mapping[str, Any]) -> str:
     return f"{sample}, {a} is {row['verdict']} than {b} {where}: {found}, {p}.{lost}"
 
 
-def overall_conclusion(statistics: pd.DataFrame) -> str:
-    """Summarize what `compare_arms` finds for the whole budget curves, in a few sentences."""
+def overall_conclusion(statistics: pd.DataFrame, budgets: str = "all budgets") -> str:
+    """Summarize what `compare_arms` finds for the whole budget curves, in a few sentences. budgets: as in
+    `conclusion`."""
     curves = statistics[statistics["round"] == AUBC]
     if curves.empty:
         return "Nothing can be concluded: there is no other arm, or no finished round after round 0."
@@ -220,13 +246,14 @@ def overall_conclusion(statistics: pd.DataFrame) -> str:
     for row in curves.to_dict("records"):
         groups[of_verdict[row["verdict"]] if row["n_cases"] else "cannot be compared with"].append(name_of(row["arm"]))
     verdicts = "; ".join(f"{verdict} {', '.join(names)}" for verdict, names in groups.items() if names)
-    text = f"Over all budgets (AUBC), {reference} {verdicts}."
+    text = f"Over {budgets} (AUBC), {reference} {verdicts}."
     n_seeds, n_cases = curves["n_seeds"].max(), curves["n_cases"].max()
     text += f" This is based on {count(n_seeds, 'seed')} and {count(n_cases, 'test case')}"
     if curves["left_out"].any() or curves["n_cases"].nunique() > 1:
         text += " at most (the sentences below name what each comparison leaves out)"
+    n_tested = int(curves["p"].notna().sum()) or len(curves)
     text += (
-        f", with seeds and cases as crossed random effects and Holm's correction over {count(len(curves), 'arm')} at "
+        f", with seeds and cases as crossed random effects and Holm's correction over {count(n_tested, 'arm')} at "
         f"p < {ALPHA}."
     )
     shown = curves.dropna(subset=["smallest"])
@@ -252,9 +279,10 @@ def gain_in_parts(parts: pd.DataFrame) -> str:
         f"{part} {100 * gain:+.1f}" + ("" if math.isnan(low) else f" ({100 * low:+.1f} to {100 * high:+.1f})")
         for part, gain, low, high in parts[["part", "gain", "ci_low", "ci_high"]].itertuples(index=False)
     ]
-    start = "random sampling" if STEPS in set(parts["part"]) else "random sampling with as many steps"
-    return f" Of the {shown[-1].removeprefix(f'{WHOLE} ')} points of AUBC by which ASSFT differs from {start}: " + (
-        f"{', '.join(shown[:-1])}."
+    other = "without a second stage" if STEPS in set(parts["part"]) else "with as many steps"
+    return (
+        f" Of the {shown[-1].removeprefix(f'{WHOLE} ')} points of AUBC by which ASSFT differs from random sampling "
+        f"{other}: {', '.join(shown[:-1])}."
     )
 
 

@@ -17,6 +17,7 @@ from nnunet_assft.comparison.statistics import arm_matrix, case_scores, complete
 from nnunet_assft.evaluation.intervals import crossed_mean
 
 ALL_ROUNDS = "all"
+QUERY_OPTIONS = ("first_case", "prior_input", "embedding", "asd_reduction", "pd_weights", "pd_labelled")
 COLUMNS = ["arm", "counterpart", "round", "n", "dice", "wrong", "gain", "ci_low", "ci_high", "rho", "n_rho"]
 
 
@@ -54,6 +55,8 @@ def _counterpart(comparison: Comparison, arm: StrategyArm, there: set[str]) -> s
     for other in comparison.strategies:
         if isinstance(other, StrategyArm) and other.row is not None and other.id in there:
             same_query = other.row.function is arm.row.function and other.encoder == arm.encoder
+            options = arm.options(comparison), other.options(comparison)
+            same_query &= all(getattr(options[0], name) == getattr(options[1], name) for name in QUERY_OPTIONS)
             if same_query and other.second_stage(comparison) == SUPERVISED:
                 return other.id
     return ""

@@ -83,7 +83,7 @@ def pseudo_label_quality(experiment: Experiment, r: int, device: torch.device) -
 def read_pseudo_label_quality(file: Path) -> pd.DataFrame:
     """Read a table as `pseudo_label_quality` returns it. Additional columns (`arm`, `seed`) are kept; `wrong` is NaN in
     files of version 0.1.0."""
-    frame = read_table(file, {"arm": str, "case": str, "selection": str, "dice": float})
+    frame = read_table(file, {"arm": str, "case": str, "selection": str, "dice": float, "wrong": float})
     return frame.assign(wrong=frame.get("wrong", math.nan)).astype({"selected": bool})
 
 

@@ -65,11 +65,26 @@ def _with_known_runs(comparison: Comparison) -> Comparison:
         return comparison
     known, _ = read_comparison(comparison.file)
     encoders = {**known.encoders, **comparison.encoders}
-    old, new = (replace(spec, seeds=(), arms=(), encoders={}) for spec in (known, comparison))
+    old, new = (replace(spec, seeds=(), arms=(), encoders={}, test_folds=1) for spec in (known, comparison))
     if old != new or encoders != {**comparison.encoders, **known.encoders}:
         return comparison
     seeds, arms = sorted({*known.seeds, *comparison.seeds}), dict.fromkeys([*known.arms, *comparison.arms])
     return replace(comparison, seeds=tuple(seeds), arms=tuple(arms), encoders=encoders)
+
+
+def require_same_settings(comparison: Comparison) -> None:
+    """Raise `AssftError` if the runs of comparison.json, which must exist, were made with other settings than these."""
+    known, _ = read_comparison(comparison.file)
+    names = [*known.settings.resolved(known.dataset).differences(comparison.settings)]
+    names += ["test_split"] if known.settings.test_split != comparison.settings.test_split else []
+    names += [name for name in ("match", "test_folds") if getattr(known, name) != getattr(comparison, name)]
+    if {**known.encoders, **comparison.encoders} != {**comparison.encoders, **known.encoders}:
+        names.append("encoders")
+    if names:
+        raise AssftError(
+            f"The runs of comparison {known.name!r} were made with other settings than those given for their tables "
+            f"({', '.join(names)}). Leave these options out."
+        )
 
 
 def _write_comparison(comparison: Comparison, shared: Shared) -> None:

@@ -131,10 +131,9 @@ def budget_table(
     for column in columns:
         keys = [(column.bound or arm, column.round) for arm in arms]
         cells = [Cell(_mean_sd(groups.get(key), metric, n_seeds * n_cases, marks.get(key, ""))) for key in keys]
-        if column.bound:  # the same number for all arms with this package's network, so there is no best one
-            frame[column.header] = [
-                "-" if arm_of(arm).is_nnunet else cell for arm, cell in zip(arms, cells, strict=True)
-            ]
+        if column.bound:  # the same number for all arms whose network starts like that of the bounds, so none is best
+            others = [arm_of(arm).is_nnunet or arm_of(arm).encoder is not None for arm in arms]
+            frame[column.header] = ["-" if other else cell for other, cell in zip(others, cells, strict=True)]
         else:
             frame[column.header] = _ranked(cells, [_mean(groups.get(key), metric) for key in keys], metric)
     if paper is not None:
@@ -417,8 +416,8 @@ def _run(seed: int, fold: int) -> str:
 
 
 def cost_table(runs: pd.DataFrame) -> Table:
-    """Make a table of the annotated cases and minutes of a run, with a row per arm; means over the seeds, of all folds,
-    whose rounds are all done."""
+    """Make a table of the annotated cases and minutes of a run, with a row per arm; means over the runs of which all
+    rounds are done."""
     columns = {
         "annotated_cases": "Annotated cases",
         "annotation_minutes": "Annotation, min",
@@ -434,16 +433,19 @@ def cost_table(runs: pd.DataFrame) -> Table:
         not_done = of_arm.loc[of_arm["status"] != "done", "run"]
         unfinished = sorted({*not_done, *n_rounds[n_rounds < n_rounds.max()].index})
         done = of_arm[~of_arm["run"].isin(unfinished)]
-        per_seed = done.groupby("run")[list(columns)].sum(min_count=1)
-        means = per_seed.astype(float).mean()
+        per_run = done.groupby("run")[list(columns)].sum(min_count=1)
+        means = per_run.astype(float).mean()
+        if done["annotation_minutes"].isna().any():  # a sum of those that are known would be too small
+            means["annotation_minutes"] = np.nan
         rows.append(
-            {"Method": name_of(arm), "Seeds": str(len(per_seed))}
+            {"Method": name_of(arm), "Runs": str(len(per_run))}
             | {title: "-" if np.isnan(means[column]) else f"{means[column]:.1f}" for column, title in columns.items()}
             | {"Device": ", ".join(sorted(set(done["device"].dropna().astype(str)))) or "-"}
             | {"Left out": named("seed", unfinished) or "-"}
         )
     caption = (
-        "Cost of one run (all rounds of one seed and fold), mean over the complete seeds. Annotation: minutes that "
-        "annotators recorded; - if the labels come from the oracle. Left out: seeds with a missing or failed round."
+        "Cost of one run (all rounds of one seed and fold), mean over the complete runs. Annotation: minutes that "
+        "annotators recorded; - if they are not known for all cases, as with the oracle. Left out: seeds, and folds, "
+        "with a missing round."
     )
     return Table("cost", "Cost", caption, pd.DataFrame(rows, dtype=object))

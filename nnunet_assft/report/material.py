@@ -14,13 +14,12 @@ from tqdm import tqdm
 from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.state import Experiment, Round, finished_rounds
 from nnunet_assft.annotation.records import annotation_minutes
-from nnunet_assft.comparison.arms import Comparison
-from nnunet_assft.comparison.collection import RUN_COLUMNS, require_whole
+from nnunet_assft.comparison.arms import Comparison, competing
+from nnunet_assft.comparison.collection import read_results, read_runs, require_whole
 from nnunet_assft.comparison.conclusions import Findings, draw_conclusions
 from nnunet_assft.comparison.pseudo_label_quality import read_pseudo_label_quality
 from nnunet_assft.comparison.spec import read_comparison
 from nnunet_assft.errors import AssftError
-from nnunet_assft.evaluation.case_metrics import DTYPES, read_table
 from nnunet_assft.network.checkpoints import training_log
 from nnunet_assft.runtime.csv_files import bare_table
 from nnunet_assft.volumes.raw_dataset import RawDataset, find_dataset_name
@@ -224,13 +223,13 @@ def read_finished_comparison(folder: Path) -> FinishedComparison:
     require_whole(folder)
     spec, shared = read_comparison(folder / "comparison.json")
     quality = folder / "pseudo_label_quality.csv"
-    results = read_table(folder / "results.csv", {"arm": str, **DTYPES})
-    if results.empty:
+    results = read_results(folder / "results.csv")
+    if not competing(results["arm"]):
         raise AssftError(
             f"The comparison in {folder} has no finished round. Run nnUNetv2_assft_compare first, or leave out "
             "--compare."
         )
-    runs = pd.read_csv(folder / "runs.csv", dtype={"arm": str}).reindex(columns=RUN_COLUMNS)
+    runs = read_runs(folder / "runs.csv")
     of_pseudo_labels = read_pseudo_label_quality(quality) if quality.is_file() else None
     findings = draw_conclusions(spec, shared, results, runs, of_pseudo_labels)
     first = next((arm for arm in spec.strategies if arm.id == "assft"), spec.first_strategy)

@@ -134,7 +134,7 @@ def _numbers(values: np.ndarray) -> list[str]:
     whole = bool((known == np.round(known)).all())
     largest = np.abs(known).max(initial=1e-6)
     decimals = 0 if whole else int(max(0, 3 - np.floor(np.log10(largest))))
-    return [f"{value:.{decimals}f}" if np.isfinite(value) else "–" for value in values]
+    return [f"{value:.{decimals}f}" if np.isfinite(value) else "∞" if value == np.inf else "–" for value in values]
 
 
 def _text(text: str) -> Markup:

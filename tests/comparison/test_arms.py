@@ -149,6 +149,11 @@ def test_steps_are_matched_or_epochs() -> None:
             assert arm.epochs_by(comparison, 3) == by_round_3[arm.id][i], (match, arm.id)
 
 
+def test_the_work_of_the_upper_bound_begins_after_round_0(nnunet_folders: Path) -> None:
+    comparison = comparison_of("random", "upper_bound", rounds=3, epochs=40)
+    assert comparison.arms[1].work(comparison, 0).epochs == 240  # 3 rounds of 2 stages; the 10 of round 0 are shared
+
+
 def test_what_each_kind_does_not_share() -> None:
     steps = comparison_of(rounds=3, epochs=40)
     epochs = replace(steps, match="epochs")

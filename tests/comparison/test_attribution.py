@@ -110,8 +110,9 @@ def test_all_parts_have_the_same_seeds_and_cases(results_of: Results) -> None:
 def test_the_sentence_and_the_table(results_of: Results) -> None:
     parts = attribution(comparison_of(*DICE, seeds=(0, 1)), results_with(results_of, *DICE))
     assert gain_in_parts(parts) == (
-        " Of the +10.0 (+10.0 to +10.0) points of AUBC by which ASSFT differs from random sampling: query +3.3 (+3.3 "
-        "to +3.3), steps of a second stage +3.7 (+3.7 to +3.7), pseudo-labels +3.0 (+3.0 to +3.0)."
+        " Of the +10.0 (+10.0 to +10.0) points of AUBC by which ASSFT differs from random sampling without a second "
+        "stage: query +3.3 (+3.3 to +3.3), steps of a second stage +3.7 (+3.7 to +3.7), pseudo-labels +3.0 (+3.0 to "
+        "+3.0)."
     )
     table = attribution_table(parts)
     assert list(table.frame["Part"]) == [QUERY, STEPS, PSEUDO_LABELS, WHOLE]

@@ -227,6 +227,14 @@ def test_any_error_fails_its_run_only(nnunet_folders: Path, monkeypatch: pytest.
     assert said[3].startswith("[  4/4] badge, seed 0: Dice 25.00 50.00 (")
 
 
+def test_a_round_in_which_no_test_case_has_a_dice(nnunet_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with lesions, when the test cases have none and the network finds none."""
+    monkeypatch.setattr(StrategyArm, "run", lambda *_: [None, math.nan, 0.5])
+    said: list[str] = []
+    assert run_comparison(comparison_of("random"), torch.device("cpu"), said.append) == []
+    assert said[0].startswith("[  1/1] random, seed 0: Dice - - 50.00 (")
+
+
 def test_a_seed_is_run_by_one_process(nnunet_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(StrategyArm, "run", lambda *_: [0.5])
     comparison, cpu, said = comparison_of("random", seeds=(1, 2)), torch.device("cpu"), list[str]()

@@ -87,6 +87,15 @@ def test_the_counterpart_has_the_same_query(results_of: Results) -> None:
     assert frame["Wrong voxels and gain"].iloc[-1].endswith(", n = 8")
 
 
+def test_the_counterpart_has_the_options_of_the_query(results_of: Results) -> None:
+    """An arm with another first case or embedding queries other cases; one of the selection changes no query."""
+    arms = ("dkd_asd+first_case=medoid", "dkd_asd", "assft", "assft+tau_c=1", "assft+embedding=std")
+    comparison = comparison_of(*arms, seeds=(0, 1, 2, 3), rounds=2)
+    rows = pd.concat([results(results_of, "assft", counterpart) for counterpart in arms[:2]])
+    for arm, counterpart in zip(arms[2:], ("dkd_asd", "dkd_asd", ""), strict=True):
+        assert set(pseudo_label_effect(comparison, rows, quality(arm))["counterpart"]) == {counterpart}, arm
+
+
 def test_quality_without_wrong_voxels_is_that_of_an_earlier_version(results_of: Results) -> None:
     comparison = comparison_of("assft", "dkd_asd", seeds=(0, 1, 2, 3), rounds=2)
     found = pseudo_label_effect(comparison, results(results_of), quality().assign(wrong=math.nan))

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from nnunet_assft.active.history import Change
 from nnunet_assft.active.options import Options
 from nnunet_assft.cli.common import parse
 from nnunet_assft.cli.compare import make_comparison
 from nnunet_assft.cli.compare import parser as compare_parser
 from nnunet_assft.comparison.arms import Comparison, arm_of
-from nnunet_assft.comparison.spec import Shared, plan_shared, read_comparison, write_comparison
+from nnunet_assft.comparison.spec import Shared, plan_shared, read_comparison, require_same_settings, write_comparison
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.files import read_json, write_json
 from tests.comparison.conftest import ARMS, OPTIONS, comparison_of
@@ -50,9 +51,31 @@ def test_seeds_and_arms_of_other_commands_are_kept(blobs: Path) -> None:
     assert known.seeds == (0, 1, 3)
     assert [arm.id for arm in known.arms] == ["assft", "random", "cup"]
     assert set(read_json(first.file)["experiments"]["cup"]) == {"0", "1", "3"}
+    write_comparison(replace(first, test_folds=2, seeds=(5,)), shared)  # folds are added to those of other commands
+    known, _ = read_comparison(first.file)
+    assert (known.test_folds, known.seeds, len(known.arms)) == (2, (0, 1, 3, 5), 3)
     others = replace(first, seeds=(7,), match="epochs")  # another comparison: nothing of it can be put together
     write_comparison(others, shared)
     assert read_comparison(first.file)[0] == others
+
+
+def test_tables_are_those_of_the_settings_of_the_runs(nnunet_folders: Path) -> None:
+    made = comparison_of("assft", "random", test_split="25%")
+    write_comparison(made, Shared(2, ("a",), ("b",), "imagesTs", {}, "cpu"))
+    require_same_settings(replace(made, seeds=(3,), arms=made.arms[:1]))
+    others = replace(made.settings, epochs=9, test_split="50%"), "epochs"
+    with pytest.raises(AssftError, match=r"other settings than those given .*\(epochs, test_split, match\)\. Leave"):
+        require_same_settings(replace(made, settings=others[0], match=others[1]))
+
+
+def test_an_experiment_that_was_extended_is_not_collected(blobs: Path) -> None:
+    made = asked(*OPTIONS, "--references", "none")
+    plan_shared(made, CPU)
+    arm = made.first_strategy
+    experiment = arm.load_experiment_or_none(made, 0)
+    assert experiment is not None
+    experiment.record(Change(1, False, 7, 2, experiment.permutation))
+    assert arm.load_experiment_or_none(made, 0) is None
 
 
 def version_1(**settings: object) -> dict[str, object]:

@@ -71,6 +71,13 @@ def test_budget_table_worked_by_hand(results):
     assert "*" not in table.caption
 
 
+def test_bounds_are_not_those_of_an_arm_that_starts_from_another_encoder(results):
+    results.loc[results["arm"] == "random", "arm"] = "assft+encoder=mae"
+    found = cells(t.budget_table(rows_of(results), t.DICE, ["assft", "assft+encoder=mae"]))
+    bounds = [(str(row["Lower bound, 0 %"]), str(row["Upper bound, 100 %"])) for row in found.values()]
+    assert bounds == [("1.00 ± 0.89", "92.00 ± 1.79"), ("-", "-")]
+
+
 def test_marks_are_the_tests_of_the_paper(results):
     comparison = compare_all(results)
     comparison.loc[comparison["arm"] == "random", "p_mann_whitney"] = 0.009
@@ -293,7 +300,7 @@ def test_cost_table_worked_by_hand():
     found = cells(t.cost_table(runs))
     assert list(found) == ["RAND", "ASSFT"]
     assert found["ASSFT"] == {
-        "Seeds": "2",
+        "Runs": "2",
         "Annotated cases": "6.0",
         "Annotation, min": "31.5",
         "Training, min": "9.0",
@@ -302,10 +309,12 @@ def test_cost_table_worked_by_hand():
         "Device": "cpu",
         "Left out": "-",
     }
-    assert found["RAND"]["Seeds"] == "1"  # seed 1 lacks a round, seed 2 failed
+    assert found["RAND"]["Runs"] == "1"  # seed 1 lacks a round, seed 2 failed
     assert found["RAND"]["Left out"] == "seeds 1, 2"
     assert found["RAND"]["Training, min"] == "9.0"
     assert found["RAND"]["Annotation, min"] == "-"  # nobody recorded it: not 0
+    runs.loc[(runs["arm"] == "assft") & (runs["seed"] == 1) & (runs["round"] == 1), "annotation_minutes"] = math.nan
+    assert cells(t.cost_table(runs))["ASSFT"]["Annotation, min"] == "-"  # 30 and more than 22, of which less is known
 
 
 def test_latex_of_every_table_is_ascii_and_balanced(results):

@@ -143,6 +143,8 @@ def test_cells_of_a_column_have_the_same_decimals() -> None:
     assert columns["b"].cells == ["1", "2", "–"]
     assert columns["c"].cells == ["x", "1.0", "y"]
     assert [column.number for column in columns.values()] == [True, True, False, False]
+    (hd95,) = columns_of(SectionTable("t", "", pd.DataFrame({"HD95": [1.5, np.inf, np.nan]})))
+    assert hd95.cells == ["1.500", "∞", "–"]  # a structure that is missed is not one that is not known
 
 
 def test_the_best_of_a_column_is_bold_and_the_second_best_underlined() -> None:

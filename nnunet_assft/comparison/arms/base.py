@@ -214,9 +214,11 @@ class Arm(ABC):
         return experiment
 
     def load_experiment_or_none(self, comparison: Comparison, seed: int) -> Experiment | None:
-        """Load the experiment that the arm uses; None if it is not planned yet."""
+        """Load the experiment that the arm uses; None if it is not planned yet, or was extended, so that it can no
+        longer be compared with the others."""
         paths = comparison.paths(self.experiment_arm(comparison), seed)
-        return Experiment.load(paths) if paths.experiment_file.is_file() else None
+        experiment = Experiment.load(paths) if paths.experiment_file.is_file() else None
+        return None if experiment is None or experiment.history else experiment
 
     # A run ------------------------------------------------------------------------------------------------------------
 

@@ -204,8 +204,8 @@ class UpperBound(Arm):
         return {**annotation_cost(experiment, done.labelled), **_cost_of_steps(experiment, done)}
 
     def work(self, comparison: Comparison, seed: int) -> Work:
-        left = self.rounds_left(comparison, seed)
-        return Work(left, left * self.epochs_by(comparison, comparison.n_rounds), passes=0)
+        left, epochs = self.rounds_left(comparison, seed), self.epochs_by(comparison, comparison.n_rounds)
+        return Work(left, left * (epochs - comparison.epochs_by(0)), passes=0)
 
 
 @dataclass(frozen=True)

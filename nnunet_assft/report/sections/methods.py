@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nnunet_assft.active.options import PSEUDO
+from nnunet_assft.active.options import PSEUDO, SUPERVISED
 from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.network.presets import ENCODERS
 from nnunet_assft.report.material import Material
@@ -24,27 +24,35 @@ def paragraph(material: Material) -> str:
     """Return the paragraph. It states what was done and leaves the reasons to the author."""
     experiment, settings, last = material.experiment, material.experiment.settings, material.rounds[-1]
     training, row, versions = settings.training, STRATEGIES[settings.strategy], experiment.versions
-    report = experiment.encoder_report
-    encoder = "random weights"
-    if report is not None:
-        source = ENCODERS[report["encoder"]].source if report.get("encoder") in ENCODERS else "a pre-trained encoder"
-        encoder = f"the pre-trained encoder of {source}"
+    now, n_start = experiment.now, len(material.rounds[0].labelled)
+    encoder, report = "random weights", experiment.encoder_report
+    if settings.start is not None:
+        encoder = "the weights of a trained model"
+    elif report is not None:
+        known = report.get("encoder") in ENCODERS
+        encoder = (
+            f"the pre-trained encoder of {ENCODERS[report['encoder']].source}" if known else "a pre-trained encoder"
+        )
     annotated = "by annotators" if settings.annotator == "human" else "with the reference labels of the dataset"
     options = experiment.options.changed()
     sentences = [
-        f"From a pool of {count(len(experiment.pool), 'scan')}, {len(last.labelled)} were annotated {annotated} in "
-        f"{count(last.round, 'round')} of up to {count(experiment.n_query, 'scan')} after a first one.",
+        f"From a pool of {count(len(now.pool), 'scan')}, {len(last.labelled)} were annotated {annotated} in "
+        f"{count(last.round, 'round')} of up to {count(now.n_query, 'scan')} after a first "
+        f"{'one' if n_start == 1 else n_start}.",
         f"They were chosen with the strategy {settings.strategy} ({row.description}; {row.source}).",
         f"The network (preset {settings.preset}) started from {encoder} and was trained with nnU-Net "
         f"{versions.get('nnunetv2', '')} and nnunet_assft {versions.get('nnunet_assft', '')}: AdamW, initial learning "
-        f"rate {training['initial_lr']:g}, {training['one_shot_epochs']} epochs on the first scan and then "
-        f"{training['epochs']} per stage, of {training['iterations_per_epoch']} iterations.",
+        f"rate {training['initial_lr']:g}, {training['one_shot_epochs']} epochs on the first "
+        f"scan{'' if n_start == 1 else 's'} and then {training['epochs']} per stage, of "
+        f"{training['iterations_per_epoch']} iterations.",
     ]
     if settings.second_stage == PSEUDO:
         sentences.append(
             f"In a second stage of each round, selected unlabelled scans were added with the segmentations of the "
             f"network as labels, {len(last.pseudo_labelled)} in the last round."
         )
+    elif settings.second_stage == SUPERVISED:
+        sentences.append("In a second stage of each round, the network was trained further on the same scans.")
     if options:
         sentences.append(f"Options: {', '.join(f'{name} = {value}' for name, value in options.items())}.")
     n_cases = last.dice["n_cases"]

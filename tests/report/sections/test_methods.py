@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from nnunet_assft.active.history import Change
+from nnunet_assft.active.options import Options
 from nnunet_assft.report.material import Material
 from nnunet_assft.report.sections.methods import paragraph, section
 from tests.report.conftest import with_settings, without_dice
@@ -17,6 +21,24 @@ def test_the_paragraph(material: Material) -> None:
     assert "Options: tau_c = 3.0." in text
     assert text.endswith("The Dice was measured on 3 test cases that no stage was trained on.")
     assert "Isensee" in section(material).text[1]
+
+
+def test_the_paragraph_has_the_pool_and_the_start_that_there_were(material: Material) -> None:
+    first, last = material.rounds
+    change = Change(2, False, 3, 4, (*material.experiment.permutation, "new"), added=("new",))
+    experiment = replace(
+        material.experiment,
+        history=(change,),
+        encoder_report={"encoder": "own"},
+        settings=replace(material.experiment.settings, strategy="random", options=Options(second_stage="supervised")),
+    )
+    started = replace(first, labelled=("case_0", "case_1", "case_2"))
+    text = paragraph(replace(material, experiment=experiment, rounds=(started, last)))
+    assert text.startswith("From a pool of 9 scans, 3 were annotated")
+    assert "in 1 round of up to 4 scans after a first 3. " in text
+    assert "started from a pre-trained encoder and" in text
+    assert "epochs on the first scans and then 2 per stage" in text
+    assert "In a second stage of each round, the network was trained further on the same scans." in text
 
 
 def test_what_was_not_measured_is_said(material: Material) -> None:
