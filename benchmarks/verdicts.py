@@ -19,22 +19,27 @@ from nnunet_assft.evaluation.intervals import crossed_mean
 DRAWS = 1000
 CASES, CASE_SD, REST_SD, GAIN = 12, 8, 4, 4  # test cases, and points of Dice
 RIVALS = (1, 11)
+SQRT2 = np.sqrt(2)  # the luck of two runs together is larger than that of one by this factor
 
 
 def simulated() -> None:
     """Print the share of simulated comparisons with any verdict."""
     print(
         f"Share of {DRAWS} simulated comparisons with a verdict. {CASES} test cases; in points of Dice, the SD of a "
-        f"case is {CASE_SD} and that of the rest {REST_SD}. Last column: one rival is {GAIN} points worse."
+        f"case is {CASE_SD} and that of the rest {REST_SD}. Last two columns: one rival is {GAIN} points worse, and "
+        "the luck is that of each run, or that of the difference of two runs."
     )
-    print("seeds  luck of a run (SD)  1 equal rival  11 equal rivals  a difference")
+    print("seeds  luck (SD)  1 equal rival  11 equal rivals  luck of each run  luck of the difference")
     for n_seeds in (3, 5, 10):
         for luck in (0, 1, 2, 3):
             rng = np.random.default_rng([n_seeds, luck])
             p = np.array([_p_of_rivals(rng, n_seeds, luck) for _ in range(DRAWS)])
             equal = [np.mean([(holm(row[:n]) < ALPHA).any() for row in p]) for n in RIVALS]
-            shown = np.mean([_p_of_a_gain(rng, n_seeds, luck) < ALPHA for _ in range(DRAWS)])
-            print(f"{n_seeds:5d}  {luck:18d}  {equal[0]:13.3f}  {equal[1]:15.3f}  {shown:12.3f}", flush=True)
+            of_run, of_difference = (
+                np.mean([_p_of_a_gain(rng, n_seeds, sd) < ALPHA for _ in range(DRAWS)]) for sd in (luck, luck / SQRT2)
+            )
+            shown = f"{of_run:16.3f}  {of_difference:22.3f}"
+            print(f"{n_seeds:5d}  {luck:9d}  {equal[0]:13.3f}  {equal[1]:15.3f}  {shown}", flush=True)
 
 
 def equal_arms(rng: np.random.Generator, n_arms: int, n_seeds: int, luck: float) -> np.ndarray:
