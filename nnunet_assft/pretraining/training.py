@@ -1,7 +1,7 @@
 """The training of an encoder by itself: epochs, checkpoints, and the encoder file in the end.
 
 A checkpoint is written after every epoch. All that is random is drawn from the seed and the number of a patch, so a
-training that was interrupted ends with the same weights on the same machine.
+training that was interrupted ends with the same weights on the same CPU. A GPU rounds differently each time.
 """
 
 from __future__ import annotations
@@ -169,7 +169,8 @@ class _Trainer:
             state = load_torch(task.checkpoint)
             self.module.load_state_dict(state["network_weights"])
             self.optimizer.load_state_dict(state["optimizer"])
-            self.scaler.load_state_dict(state["scaler"])
+            if state["scaler"]:  # it is empty if the training began on another device than CUDA
+                self.scaler.load_state_dict(state["scaler"])
             self.losses = list(state["losses"])
         self.model: nn.Module = self.module
         if n > 1:

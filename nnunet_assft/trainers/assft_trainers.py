@@ -299,7 +299,8 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
         return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
 
     def on_train_epoch_start(self) -> None:
-        """Seed the generators by (seed, fold, stage, epoch), so that a resumed training draws the same numbers."""
+        """Seed the generators of this process by (seed, fold, stage, epoch, process), so that a resumed training draws
+        the same numbers if it makes its batches itself (`nnUNet_n_proc_DA=0`)."""
         seed = self.plans_manager.plans["assft"]["seed"]
         seed_generators([seed, self.fold, STAGES.index(self.stage), self.current_epoch, self.local_rank])
         super().on_train_epoch_start()

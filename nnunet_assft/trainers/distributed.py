@@ -6,6 +6,8 @@ import os
 import socket
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -19,7 +21,7 @@ def train_on_gpus(train: Callable[[], None], n: int, batch_size: int) -> None:
     """Call `train`, which builds a trainer and runs it, in n processes, each with a GPU of its own.
 
     nnU-Net divides the batch among them and normalises over the whole of it (synchronised batch normalisation). Raises
-    `AssftError` if there are fewer GPUs, or fewer cases in a batch.
+    `AssftError` if there are fewer GPUs, or fewer cases in a batch, and the one that `train` raises.
     """
     available = torch.cuda.device_count()
     if available < n:
@@ -28,7 +30,23 @@ def train_on_gpus(train: Callable[[], None], n: int, batch_size: int) -> None:
         raise AssftError(
             f"--gpus {n}, but a batch has {batch_size} cases, and every GPU needs one. Give --gpus {batch_size}."
         )
-    torch.multiprocessing.spawn(_run_rank, (n, free_port(), train), nprocs=n)
+    torch.cuda.empty_cache()  # what this process has left from scoring, which the first of them needs
+    messages = torch.multiprocessing.get_context("spawn").SimpleQueue()
+    try:
+        torch.multiprocessing.spawn(_run_rank, (n, free_port(), partial(_train, train, messages)), nprocs=n)
+    except (torch.multiprocessing.ProcessRaisedException, torch.multiprocessing.ProcessExitedException) as error:
+        if messages.empty():
+            raise
+        raise AssftError(messages.get()) from error
+
+
+def _train(train: Callable[[], None], messages: Any) -> None:
+    """Call `train`. messages: a queue that gets the message of an `AssftError`."""
+    try:
+        train()
+    except AssftError as error:
+        messages.put(str(error))
+        raise
 
 
 def _run_rank(rank: int, n: int, port: int, train: Callable[[], None]) -> None:

@@ -91,6 +91,17 @@ def test_the_statistics_are_those_of_whole_patches(task: Task, monkeypatch: pyte
     assert all(torch.equal(tensor, before[name]) for name, tensor in module.network.named_parameters())
 
 
+def test_a_training_that_began_on_a_cpu_goes_on_in_mixed_precision(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    _Trainer(task, CPU, 1).save()
+    enabled = torch.amp.GradScaler("cpu", enabled=True)
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda *_, **__: enabled)  # as on CUDA
+    trainer = _Trainer(task, CPU, 1)
+    assert trainer.scaler.state_dict()["scale"] == 2.0**16
+    trainer.save()
+    enabled.load_state_dict({**enabled.state_dict(), "scale": 1.0})
+    assert _Trainer(task, CPU, 1).scaler.state_dict()["scale"] == 2.0**16  # that of the checkpoint
+
+
 def test_a_batch_has_to_be_divided_evenly(task: Task) -> None:
     with pytest.raises(AssftError, match=r"--batch_size 4 cannot be divided among 3 GPUs"):
         run_task(task, CPU, gpus=3)

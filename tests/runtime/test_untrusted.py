@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from packaging.requirements import Requirement
 
 from nnunet_assft.runtime.untrusted import load_pickle, load_torch
 
@@ -49,6 +50,14 @@ def test_properties_that_numpy_1_wrote_are_read(tmp_path: Path) -> None:
     content = pickle.dumps(PROPERTIES, protocol=2).replace(b"numpy._core", b"numpy.core")
     (tmp_path / "case.pkl").write_bytes(content)
     assert load_pickle(tmp_path / "case.pkl")["spacing"] == [1.0, 0.5, 0.5]
+
+
+def test_no_torch_is_installed_that_takes_no_names_of_functions() -> None:
+    """torch 2.5 has no (function, name) among its safe globals, so that no checkpoint of nnU-Net could be read."""
+    tomllib = pytest.importorskip("tomllib")
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    (torch_,) = (Requirement(line) for line in project["dependencies"] if Requirement(line).name == "torch")
+    assert [version in torch_.specifier for version in ("2.5.1", "2.6.0")] == [False, True]
 
 
 @pytest.mark.parametrize("name", ["case.pkl", "checkpoint.pth"])

@@ -3,6 +3,7 @@ synchronised batch normalisation, and with the wrapper of torch that nnU-Net tie
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,7 @@ from nnunet_assft.active.state import Experiment
 from nnunet_assft.active.training import stages
 from nnunet_assft.active.training.training_set import Stage, write_training_set
 from nnunet_assft.errors import AssftError
+from nnunet_assft.trainers import distributed
 from nnunet_assft.trainers.assft_trainers import nnUNetTrainerASSFT
 from nnunet_assft.trainers.distributed import free_port, train_on_gpus, with_process_group
 from tests.conftest import CPU
@@ -76,6 +78,32 @@ def test_two_processes_train_one_network_and_go_on_where_they_ended(planned: Exp
     weights_after(context, stage, stop_after=2)
     resumed = weights_after(context, stage)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def call_it(rank: int, n: int, port: int, train: Callable[[], None]) -> None:
+    """What `_run_rank` does, without a GPU."""
+    train()
+
+
+def diverge() -> None:
+    raise AssftError("The loss is not finite.")
+
+
+@pytest.mark.slow
+def test_an_error_of_a_process_is_that_of_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(distributed, "_run_rank", call_it)
+    with pytest.raises(AssftError, match=r"^The loss is not finite\.$"):
+        train_on_gpus(diverge, 1, batch_size=2)
+
+
+def test_memory_is_given_back_before_the_processes_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: calls.append("empty_cache"))
+    monkeypatch.setattr(torch.multiprocessing, "spawn", lambda *_, **__: calls.append("spawn"))
+    train_on_gpus(lambda: None, 2, batch_size=2)
+    assert calls == ["empty_cache", "spawn"]
 
 
 def test_more_gpus_than_there_are_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from nnunet_assft.active.scoring.case_record import CaseRecord, ScoringRequest
-from nnunet_assft.active.scoring.scorer import Scorer, check_finite
+from nnunet_assft.active.scoring.scorer import Scorer, check_finite, finite_logits
 from nnunet_assft.active.scoring.views import intensity_views
 from nnunet_assft.active.scoring.voxel_statistics import SoftmaxMoments, class_entropies, voxel_sums_of_logits
 
@@ -28,14 +28,15 @@ def compute_record(
     image: (channels, z, y, x), preprocessed. committee: other networks, for the statistic that compares them.
     Raises `AssftError`, which names the case, if the output of a network is not finite.
     """
-    with ExitStack() as stack:
-        bottleneck = stack.enter_context(scorer.bottleneck())
-        gradients = stack.enter_context(scorer.head_gradients()) if "gradients" in request.statistics else None
-        logits = scorer.logits(image)
-    embedding = bottleneck.mean()
-    sums = voxel_sums_of_logits(logits, request.tau, device=scorer.float64_device)
-    done = _Pass(scorer, image, request, committee, logits, gradients.mean() if gradients else None)
-    statistics = {name: np.asarray(STATISTICS[name](done), dtype=np.float64) for name in request.statistics}
+    with finite_logits(case):
+        with ExitStack() as stack:
+            bottleneck = stack.enter_context(scorer.bottleneck())
+            gradients = stack.enter_context(scorer.head_gradients()) if "gradients" in request.statistics else None
+            logits = scorer.logits(image)
+        embedding = bottleneck.mean()
+        sums = voxel_sums_of_logits(logits, request.tau, device=scorer.float64_device)
+        done = _Pass(scorer, image, request, committee, logits, gradients.mean() if gradients else None)
+        statistics = {name: np.asarray(STATISTICS[name](done), dtype=np.float64) for name in request.statistics}
     means = np.array([sums.entropy_sum, sums.top1_sum, sums.margin_sum])
     check_finite(case, embedding, means, *statistics.values())
     return CaseRecord(case, embedding, sums, statistics)

@@ -13,7 +13,7 @@ import torch
 
 from nnunet_assft.active.context import Context
 from nnunet_assft.active.scoring.original_grid import OriginalGrid, bytes_to_export
-from nnunet_assft.active.scoring.scorer import Scorer
+from nnunet_assft.active.scoring.scorer import Scorer, check_finite, finite_logits
 from nnunet_assft.active.scoring.voxel_statistics import margin_of_logits
 from nnunet_assft.active.state import Model
 from nnunet_assft.evaluation.predictions import is_prediction, keep_prediction
@@ -117,6 +117,8 @@ def _predict(
     scorer: Once[Scorer], mirroring: bool, margin: bool, found: tuple[str, np.ndarray, dict[str, Any]]
 ) -> Predicted:
     case, image, properties = found
-    logits = scorer().logits(image, mirroring=mirroring)
+    with finite_logits(case):
+        logits = scorer().logits(image, mirroring=mirroring)
+    check_finite(case, logits.amax().cpu().numpy())  # NaN if one of them is, which would become background
     margins = margin_of_logits(logits).numpy() if margin else None
     return Predicted(case, logits.cpu().numpy(), margins, properties)  # arrays are safe to pickle, as in nnU-Net

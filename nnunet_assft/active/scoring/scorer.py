@@ -45,8 +45,6 @@ class Scorer(OriginalGrid):
     ) -> None:
         super().__init__(plans, dataset_json)
         self.embedding = embedding
-        with redirect_stdout(io.StringIO()):  # nnU-Net prints a line about the CPU each time
-            self.predictor = _Predictor(use_mirroring=False, device=device, allow_tqdm=False)
         self.network = build_network(
             self.configuration.configuration["architecture"],
             determine_num_input_channels(self.plans_manager, self.configuration, dataset_json),
@@ -54,11 +52,14 @@ class Scorer(OriginalGrid):
         )
         self.network.load_state_dict(weights)
         self.network.to(device).eval()
-        self.predictor.in_batches = device.type == "cpu" and is_slow_alone(self.network, self.configuration.patch_size)
         self.float64_device = torch.device("cpu") if device.type == "mps" else device  # mps has no float64
-        self.predictor.manual_initialization(
-            self.network, self.plans_manager, self.configuration, [dict(weights)], dataset_json, "", (0, 1, 2)
-        )
+        with redirect_stdout(io.StringIO()):  # nnU-Net prints lines about the CPU and about compiling each time
+            self.predictor = _Predictor(use_mirroring=False, device=device, allow_tqdm=False)
+            self.predictor.manual_initialization(
+                self.network, self.plans_manager, self.configuration, [dict(weights)], dataset_json, "", (0, 1, 2)
+            )
+        self.predictor.in_batches = device.type == "cpu" and is_slow_alone(self.network, self.configuration.patch_size)
+        self.predictor.network = self.network  # not compiled, also with nnUNet_compile=t: that ignores later hooks
 
     @torch.inference_mode()
     def embed(self, case: str, image: np.ndarray) -> CaseRecord:
@@ -166,11 +167,12 @@ def bytes_of_pass(shape: Sequence[int], patch_size: Sequence[int], classes: int)
     """Return how much memory a pass over the windows of an image takes at its peak, if everything is on the GPU.
 
     shape: (channels, z, y, x) of the image. Per voxel: the image in float32, the logits and the sum of the weights in
-    float16, and a byte for each logit when nnU-Net looks for infinities. Per voxel of a window: 1 kB for the
-    activations of the network, which is generous for 32 features at full resolution.
+    float16, and three bytes for each logit when nnU-Net looks for infinities, as `torch.isinf` compares a copy without
+    signs. Per voxel of a window: 1 kB for the activations of the network, which is generous for 32 features at full
+    resolution.
     """
     voxels = math.prod(max(n, patch) for n, patch in zip(shape[1:], patch_size, strict=True))
-    return voxels * (4 * shape[0] + 2 * classes + 2 + classes) + 1024 * math.prod(patch_size)
+    return voxels * (4 * shape[0] + 2 * classes + 2 + 3 * classes) + 1024 * math.prod(patch_size)
 
 
 def pooled(features: torch.Tensor, embedding: str) -> torch.Tensor:
@@ -200,7 +202,22 @@ class WindowMean:
 def check_finite(case: str, *values: np.ndarray) -> None:
     """Raise `AssftError`, which names the case, if one of the values is NaN or infinite."""
     if not all(np.isfinite(v).all() for v in values):
-        raise AssftError(
-            f"The network output for case {case} is not finite. If the training has diverged (see progress.png), "
-            "plan a new experiment with a lower --initial_lr. If the pre-trained encoder causes it, check its file."
-        )
+        raise _not_finite(case)
+
+
+@contextmanager
+def finite_logits(case: str) -> Iterator[None]:
+    """Raise the same error where nnU-Net finds logits that are infinite, at the latest in the float16 of its sums."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "Encountered inf" in str(error):
+            raise _not_finite(case) from error
+        raise
+
+
+def _not_finite(case: str) -> AssftError:
+    return AssftError(
+        f"The network output for case {case} is not finite. If the training has diverged (see progress.png), "
+        "plan a new experiment with a lower --initial_lr. If the pre-trained encoder causes it, check its file."
+    )

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from nnunet_assft.active.scoring import records
 from nnunet_assft.active.scoring import scorer as scorer_module
 from nnunet_assft.active.scoring.case_record import CaseRecord, ScoringRequest
 from nnunet_assft.active.scoring.case_statistics import STATISTICS, compute_record
+from nnunet_assft.active.scoring.prediction import _predict
 from nnunet_assft.active.scoring.scorer import Scorer
 from nnunet_assft.active.scoring.views import intensity_views
 from nnunet_assft.active.state import Model
@@ -22,6 +24,7 @@ from nnunet_assft.errors import AssftError
 from nnunet_assft.network.checkpoints import load_weights
 from nnunet_assft.network.interface import last_layer
 from nnunet_assft.planning.preprocessing import load_image, load_properties
+from nnunet_assft.runtime.cases import Once
 from nnunet_assft.runtime.files import write_json
 from tests.active.scoring.test_voxel_statistics import (
     assert_equal_sums,
@@ -40,14 +43,24 @@ PATCH = (16, 32, 32)  # what is planned for the blobs
 
 
 def test_memory_of_a_large_ct_with_26_classes():
-    """512 x 512 x 900: 84 bytes for each of 235,929,600 voxels, and 1 kB for each of 2,457,600 voxels of a window."""
-    assert scorer_module.bytes_of_pass((1, 900, 512, 512), (96, 160, 160), 26) == 19_818_086_400 + 2_516_582_400
+    """512 x 512 x 900: 136 bytes for each of 235,929,600 voxels, and 1 kB for each of 2,457,600 voxels of a window."""
+    assert scorer_module.bytes_of_pass((1, 900, 512, 512), (96, 160, 160), 26) == 32_086_425_600 + 2_516_582_400
     assert (
-        scorer_module.bytes_of_pass((1, 50, 10, 10), (96, 160, 160), 2) == (4 + 4 + 2 + 2 + 1024) * 2_457_600
+        scorer_module.bytes_of_pass((1, 50, 10, 10), (96, 160, 160), 2) == (4 + 4 + 2 + 6 + 1024) * 2_457_600
     )  # padded
 
 
-@pytest.mark.parametrize(("free", "on_device"), [(22_334_668_800, True), (22_334_668_799, False)])
+def test_looking_for_infinities_takes_three_bytes_for_a_logit():
+    """Of 2 MB of logits: a copy without signs and the result, before the copy is given back."""
+    logits = torch.zeros(1_000_000, dtype=torch.half)
+    with torch.profiler.profile(profile_memory=True) as profile:
+        torch.isinf(logits)
+    taken = {event.key: event.self_cpu_memory_usage for event in profile.key_averages()}
+    assert taken["aten::abs"] == 2_000_000
+    assert taken["aten::eq"] == pytest.approx(1_000_000, abs=10)
+
+
+@pytest.mark.parametrize(("free", "on_device"), [(34_603_008_000, True), (34_603_007_999, False)])
 def test_where_logits_live_is_decided_before_the_first_window(planned_once, monkeypatch, free, on_device):
     context, weights, _ = planned_once
     predictor = Scorer(context.plans, context.dataset.dataset_json, weights, CPU).predictor
@@ -254,12 +267,43 @@ def test_weights_that_are_not_finite_are_refused_with_the_case(planned, key):
         compute_record(broken, "case_05", random_image(*PATCH), ScoringRequest(2.0))
 
 
+def test_logits_beyond_float16_are_refused_with_the_case(planned):
+    """nnU-Net weights them with up to 10 before it adds them up in float16, which ends at 65504."""
+    context, weights, _ = planned
+    weights["decoder.heads.3.bias"].fill_(7000)
+    broken = Scorer(context.plans, context.dataset.dataset_json, weights, CPU)
+    with pytest.raises(AssftError, match="case case_05 is not finite"):
+        compute_record(broken, "case_05", random_image(*PATCH), ScoringRequest(2.0))
+
+
+def test_a_prediction_that_is_not_finite_is_refused_with_the_case(planned):
+    context, weights, _ = planned
+    image = random_image(*PATCH)
+    for value in (7000.0, torch.nan):  # nnU-Net refuses the first; the second would become background everywhere
+        weights["decoder.heads.3.bias"].fill_(value)
+        broken = Scorer(context.plans, context.dataset.dataset_json, weights, CPU)
+        with pytest.raises(AssftError, match="case case_05 is not finite"):
+            _predict(Once(lambda scorer=broken: scorer), True, False, ("case_05", image, {}))
+
+
 def test_an_embedding_that_is_not_finite_is_refused_with_the_case(planned):
     context, weights, _ = planned
     weights["encoder.conv_init.weight"].fill_(torch.inf)
     broken = Scorer(context.plans, context.dataset.dataset_json, weights, CPU)
     with pytest.raises(AssftError, match="case case_05 is not finite"):
         broken.embed("case_05", random_image(*PATCH))
+
+
+def test_a_network_is_scored_as_it_is_whatever_nnunet_compile_says(planned, scorer, monkeypatch):
+    """A compiled network that was first run without hooks would run without them ever after."""
+    context, weights, _ = planned
+    monkeypatch.setenv("nnUNet_compile", "t")
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    compiled = Scorer(context.plans, context.dataset.dataset_json, weights, CPU)
+    image = random_image(*PATCH)
+    compiled.logits(image)
+    found = compute_record(compiled, "a", image, ScoringRequest(2.0))
+    np.testing.assert_array_equal(found.embedding, compute_record(scorer, "a", image, ScoringRequest(2.0)).embedding)
 
 
 # nnU-Net's own network ---------------------------------------------------------------------------------------------
