@@ -105,7 +105,7 @@ def compare(args: argparse.Namespace) -> int:
     if args.collect:
         require_same_settings(comparison)
     else:
-        write_comparison(comparison, plan_shared(comparison, device))
+        write_comparison(comparison, plan_shared(comparison))
         if engine.name in ("slurm", "print"):
             print("The time is not estimated, because the jobs run on other machines.", flush=True)
         else:

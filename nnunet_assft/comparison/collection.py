@@ -106,7 +106,7 @@ def collect(comparison: Comparison, shared: Shared) -> Collected:
         run = {"arm": arm.id, "seed": seed, "fold": part.fold}
         metrics = arm.metrics(part, seed)
         results.append(metrics.assign(**run))
-        costs = arm.costs(part, seed, metrics, shared.device)
+        costs = arm.costs(part, seed, metrics)
         runs += [{**row, "fold": part.fold, "specification": specification} for row in costs]
         quality += [table.assign(**run) for table in _quality(part, arm, seed)]
     numbers = {"round": int, "n_labelled": int, "dice": float, "nsd": float, "hd95_mm": float}

@@ -81,7 +81,7 @@ def draw_conclusions(
     return Findings(
         tables=tuple(comparison_tables(rows)),
         statistics=statistics,
-        compared=tuple(_what_is_compared(comparison, shared)),
+        compared=tuple(_what_is_compared(comparison, shared, runs)),
         missing=tuple(missing_runs(results, comparison, shared.test)),
         conclusion=overall_conclusion(statistics, budgets)
         + _other_training(reference, comparison)
@@ -99,16 +99,18 @@ def reference_arm(comparison: Comparison) -> Arm:
 # What is compared -----------------------------------------------------------------------------------------------------
 
 
-def _what_is_compared(comparison: Comparison, shared: Shared) -> list[str]:
+def _what_is_compared(comparison: Comparison, shared: Shared, runs: pd.DataFrame) -> list[str]:
     settings = comparison.settings
     training, seeds = settings.training, ", ".join(map(str, comparison.seeds))
+    devices = ", ".join(sorted(set(runs["device"].dropna().astype(str))))
     lines = [
         f"Matched (--match {comparison.match}): {_matched(comparison)}.",
         f"The same for all arms: a pool of {count(len(shared.pool), 'case')}, {count(len(shared.test), 'test case')} "
         f"({shared.test_source}), {_first_case(comparison)}, {count(comparison.n_rounds, 'round')} of "
         f"{count(shared.n_query, 'queried case')}, seeds {seeds}; {count(training['epochs'], 'epoch')} per stage "
         f"({training['one_shot_epochs']} in round 0) of "
-        f"{count(training['iterations_per_epoch'], 'iteration')}. Preset {settings.preset}, {shared.device}.",
+        f"{count(training['iterations_per_epoch'], 'iteration')}. Preset {settings.preset}"
+        f"{f', trained on {devices}' if devices else ''}.",
         "Pre-trained encoder: "
         + (settings.pretrained or "none. E(0) is a random network, so DKD measures the distance to a random network."),
         *(f"Encoder {name} of further arms: {file or 'none'}." for name, file in comparison.encoders.items()),

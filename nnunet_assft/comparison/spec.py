@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from nnunet_assft.active.settings import Settings
 from nnunet_assft.active.state import options_of_version_2, written_by
 from nnunet_assft.comparison.arms import EPOCHS, Comparison, arm_of
@@ -29,13 +27,13 @@ class Shared:
     test: tuple[str, ...]
     test_source: str
     versions: dict[str, str]
-    device: str
 
 
 KEYS_OF_VERSION_1 = {"n_rounds", "training", "estimate", *(row.name for row in fields(Settings))}
 KEYS = {
     *("schema_version", "dataset", "name", "arms", "match", "test_folds", "seeds", "settings", "experiments"),
     "encoders",
+    "device",  # in files of earlier versions
     *(row.name for row in fields(Shared)),
 }
 REMEDY = (
@@ -44,13 +42,13 @@ REMEDY = (
 )
 
 
-def plan_shared(comparison: Comparison, device: torch.device) -> Shared:
+def plan_shared(comparison: Comparison) -> Shared:
     """Plan the first experiment of each fold, unless it is planned already, and return what all runs have in common:
     the pool of fold 0, and the test cases of all folds."""
     planned = [part.first_strategy.experiment(part, part.seeds[0]) for part in comparison.folds]
     first, test = planned[0], tuple(sorted(case for experiment in planned for case in experiment.test))
     source = first.test_source + (f", {comparison.test_folds} disjoint folds" if comparison.test_folds > 1 else "")
-    return Shared(first.n_query, first.pool, test, source, first.versions, str(device))
+    return Shared(first.n_query, first.pool, test, source, first.versions)
 
 
 def write_comparison(comparison: Comparison, shared: Shared) -> None:

@@ -1,4 +1,4 @@
-"""The weights and the log in the checkpoints of nnU-Net."""
+"""The weights and the log in the checkpoints of nnU-Net, and the device that it names beside them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 from nnunet_assft.errors import DamagedFileError
+from nnunet_assft.runtime.files import read_json
 from nnunet_assft.runtime.untrusted import load_torch
 
 IN_LIST = re.compile(r"\.all_modules\.\d+\.")  # in a block of layers of dynamic_network_architectures
@@ -36,6 +37,16 @@ def training_log(file: Path) -> dict[str, list[Any]]:
     """
     log: dict[str, list[Any]] = _read_entry(file, "logging", mmap=True)
     return log
+
+
+def device_of(checkpoint: Path) -> str:
+    """Return the GPU, or else the kind of device, that nnU-Net has written beside a checkpoint; "" if it is not known,
+    as for weights that were not trained."""
+    try:
+        content = read_json(checkpoint.with_name("debug.json"))
+    except (OSError, ValueError):
+        return ""
+    return str(content.get("gpu_name", content.get("device", ""))) if isinstance(content, dict) else ""
 
 
 def _read_entry(file: Path, entry: str, *, mmap: bool = False) -> Any:

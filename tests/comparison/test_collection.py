@@ -16,7 +16,7 @@ from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.files import sha256_of
 from tests.comparison.conftest import SETTINGS, comparison_of
 
-SHARED = Shared(2, ("x", "y"), ("007", "NA"), "imagesTs", {}, "cpu")
+SHARED = Shared(2, ("x", "y"), ("007", "NA"), "imagesTs", {})
 
 
 def put_together(comparison: Comparison, rows: list[tuple[object, ...]]) -> None:

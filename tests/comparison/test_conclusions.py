@@ -156,7 +156,7 @@ def test_findings_of_a_comparison(results):
         options=Options(tau_c=1.0),
         match="epochs",
     )
-    shared = Shared(2, tuple(f"case_{i}" for i in range(40)), ("a", "b", "c"), "imagesTs", {}, "cpu")
+    shared = Shared(2, tuple(f"case_{i}" for i in range(40)), ("a", "b", "c"), "imagesTs", {})
     runs = results[["arm", "seed", "round"]].drop_duplicates().assign(status="done", device="cpu")
     costs = ("annotated_cases", "annotation_minutes", "training_minutes", "query_minutes", "total_minutes")
     runs = runs.assign(**dict.fromkeys(costs, 1.0), from_scratch=None)

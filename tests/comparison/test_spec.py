@@ -29,11 +29,11 @@ def asked(*options: str) -> Comparison:
 def test_options_that_are_not_typed_are_those_the_comparison_was_made_with(blobs: Path) -> None:
     made = asked(*OPTIONS)
     assert made == comparison_of(*ARMS)
-    shared = plan_shared(made, CPU)
+    shared = plan_shared(made)
     write_comparison(made, shared)
     assert read_comparison(made.file) == (made, shared)
     assert asked(*OPTIONS) == asked() == made
-    assert (shared.n_query, len(shared.pool), len(shared.test), shared.device) == (2, 8, 3, "cpu")
+    assert (shared.n_query, len(shared.pool), len(shared.test)) == (2, 8, 3)
     assert asked("--match", "epochs") == replace(made, match="epochs")
     assert asked("--seeds", "0", "1", "2") == replace(made, seeds=(0, 1, 2))  # typed, though it is the default
     assert [arm.id for arm in asked("--references", "none").arms] == ["assft", "random"]
@@ -45,7 +45,7 @@ def test_options_that_are_not_typed_are_those_the_comparison_was_made_with(blobs
 def test_seeds_and_arms_of_other_commands_are_kept(blobs: Path) -> None:
     """As when the commands with --seeds 0 and --seeds 1 run at the same time."""
     first = asked(*OPTIONS, "--references", "none")
-    write_comparison(first, shared := plan_shared(first, CPU))
+    write_comparison(first, shared := plan_shared(first))
     write_comparison(replace(first, seeds=(3, 1), arms=(arm_of("cup"), arm_of("random"))), shared)
     known, _ = read_comparison(first.file)
     assert known.seeds == (0, 1, 3)
@@ -61,7 +61,7 @@ def test_seeds_and_arms_of_other_commands_are_kept(blobs: Path) -> None:
 
 def test_tables_are_those_of_the_settings_of_the_runs(nnunet_folders: Path) -> None:
     made = comparison_of("assft", "random", test_split="25%")
-    write_comparison(made, Shared(2, ("a",), ("b",), "imagesTs", {}, "cpu"))
+    write_comparison(made, Shared(2, ("a",), ("b",), "imagesTs", {}))
     require_same_settings(replace(made, seeds=(3,), arms=made.arms[:1]))
     others = replace(made.settings, epochs=9, test_split="50%"), "epochs"
     with pytest.raises(AssftError, match=r"other settings than those given .*\(epochs, test_split, match\)\. Leave"):
@@ -70,7 +70,7 @@ def test_tables_are_those_of_the_settings_of_the_runs(nnunet_folders: Path) -> N
 
 def test_an_experiment_that_was_extended_is_not_collected(blobs: Path) -> None:
     made = asked(*OPTIONS, "--references", "none")
-    plan_shared(made, CPU)
+    plan_shared(made)
     arm = made.first_strategy
     experiment = arm.load_experiment_or_none(made, 0)
     assert experiment is not None
@@ -140,7 +140,7 @@ def test_a_comparison_that_cannot_be_read_says_who_wrote_it(tmp_path: Path) -> N
 
 def test_settings_are_stored_once(nnunet_folders: Path) -> None:
     made = comparison_of(*ARMS)
-    write_comparison(made, Shared(2, ("a",), ("b",), "imagesTs", {}, "cpu"))
+    write_comparison(made, Shared(2, ("a",), ("b",), "imagesTs", {}))
     content = read_json(made.file)
     assert not content.keys() & content["settings"].keys()
     assert content["experiments"]["upper_bound"] == {"0": "compare_upper_bound_s0"}
@@ -152,7 +152,7 @@ def test_encoders_are_arms_and_are_kept(blobs: Path, tmp_path: Path) -> None:
     made = asked(*OPTIONS, "--references", "none", "--encoders", "none", mae)
     assert (made.settings.encoder, made.encoders) == (None, {"mae": mae})
     assert [arm.id for arm in made.arms] == ["assft", "random", "assft+encoder=mae", "random+encoder=mae"]
-    write_comparison(made, shared := plan_shared(made, CPU))
+    write_comparison(made, shared := plan_shared(made))
     assert read_comparison(made.file)[0] == asked() == made
     assert [arm.id for arm in asked("--strategies", "cup").arms] == ["cup", "cup+encoder=mae"]
     more = asked("--encoders", "none", mae, ct)

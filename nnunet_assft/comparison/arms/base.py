@@ -233,7 +233,7 @@ class Arm(ABC):
     @abstractmethod
     def cost(self, comparison: Comparison, experiment: Experiment, seed: int, r: int) -> dict[str, Any]:
         """Return the columns of runs.csv for a finished round. Minutes are those of its steps without the
-        evaluation."""
+        evaluation, and the device is that of its last training."""
 
     @abstractmethod
     def work(self, comparison: Comparison, seed: int) -> Work:
@@ -256,7 +256,7 @@ class Arm(ABC):
         by_round = self.metrics(comparison, seed).groupby("round")
         return [float(rows.groupby("case").dice.mean().mean()) for _, rows in by_round]
 
-    def costs(self, comparison: Comparison, seed: int, metrics: pd.DataFrame, device: str) -> list[dict[str, Any]]:
+    def costs(self, comparison: Comparison, seed: int, metrics: pd.DataFrame) -> list[dict[str, Any]]:
         """Return the rows of runs.csv of one run, one for each expected round. metrics: those of the run."""
         experiment = self.load_experiment_or_none(comparison, seed)
         n_labelled = dict(zip(metrics["round"], metrics["n_labelled"], strict=True))
@@ -264,7 +264,7 @@ class Arm(ABC):
         for r in self.rounds(comparison.n_rounds):
             row: dict[str, Any] = {"arm": self.id, "seed": seed, "round": r, "status": "missing"}
             if experiment and r in n_labelled:
-                row |= {"status": "done", "n_labelled": n_labelled[r], "device": device}
+                row |= {"status": "done", "n_labelled": n_labelled[r]}
                 row["steps"] = self.epochs_by(comparison, r) * self.iterations_per_epoch(comparison)
                 row |= self.cost(comparison, experiment, seed, r)
                 row["total_minutes"] = row.get("training_minutes", 0) + row.get("query_minutes", 0)

@@ -21,6 +21,7 @@ from nnunet_assft.active.training.training_set import Stage, write_training_set
 from nnunet_assft.comparison.arms.base import STEPS, Arm, Comparison, Predictions, Work, annotation_cost
 from nnunet_assft.comparison.paper_results import paper_names
 from nnunet_assft.comparison.pseudo_label_quality import pseudo_label_quality
+from nnunet_assft.network.checkpoints import device_of
 from nnunet_assft.runtime.cached import claim, seconds_of, set_aside
 from nnunet_assft.runtime.files import link_or_copy, write_json
 
@@ -265,6 +266,7 @@ def _cost_of_steps(experiment: Experiment, done: Round) -> dict[str, Any]:
         "n_pseudo": len(done.pseudo_labelled),
         "training_minutes": minutes["supervised"] + minutes["semi"],
         "query_minutes": minutes["query"] + minutes["select"] + minutes["pseudo_labels"],
+        "device": device_of(experiment.paths.result(done.model.checkpoint)) or None,
     }
 
 

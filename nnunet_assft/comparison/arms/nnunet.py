@@ -15,6 +15,7 @@ from nnunet_assft.active.state import Experiment, Round, finished_rounds
 from nnunet_assft.comparison.arms.base import EPOCHS, Arm, Comparison, Predictions, Work, annotation_cost
 from nnunet_assft.comparison.arms.experiments import strategy_arm
 from nnunet_assft.comparison.standard_nnunet import Job, finished_job, run_job
+from nnunet_assft.network.checkpoints import device_of
 from nnunet_assft.planning.fingerprint import check_images
 
 DATASET_KEYS = ("channel_names", "labels", "file_ending", "overwrite_image_reader_writer")  # of dataset.json
@@ -71,11 +72,17 @@ class StandardNnunet(Arm):
                 yield Predictions(done.round, len(done.labelled), folder / "test", {"job": job.sha256})
 
     def cost(self, comparison: Comparison, experiment: Experiment, seed: int, r: int) -> dict[str, Any]:
-        done, job = Round.load(experiment.paths, r), finished_job(self.folder(comparison, seed, r))
+        folder = self.folder(comparison, seed, r)
+        done, job = Round.load(experiment.paths, r), finished_job(folder)
         assert job is not None
         new = done.labelled if r == 1 else done.queried
-        minutes = {"training_minutes": job.seconds / 60}
-        return {**annotation_cost(experiment, new), **minutes, "from_scratch": int(job.from_scratch)}
+        devices = [device_of(file) for file in folder.glob("nnUNet_results/*/*/fold_all/checkpoint_final.pth")]
+        return {
+            **annotation_cost(experiment, new),
+            "training_minutes": job.seconds / 60,
+            "from_scratch": int(job.from_scratch),
+            "device": next(filter(None, devices), None),
+        }
 
     def work(self, comparison: Comparison, seed: int) -> Work:
         left = self.rounds_left(comparison, seed)

@@ -9,19 +9,23 @@ import pandas as pd
 
 from nnunet_assft.active.experiment import read_plans
 from nnunet_assft.active.options import table as options_table
-from nnunet_assft.active.state import STEPS, Round
+from nnunet_assft.active.state import STEPS
 from nnunet_assft.errors import DamagedFileError
+from nnunet_assft.network.checkpoints import device_of
 from nnunet_assft.nnunet_names import CONFIGURATION
 from nnunet_assft.report.material import Material
 from nnunet_assft.report.sections.base import Section, SectionTable, encoder_name
 from nnunet_assft.runtime.cached import seconds_of
-from nnunet_assft.runtime.files import read_json
 
 
 def section(material: Material) -> Section:
     experiment = material.experiment
     models = [
-        {"round": done.round, **asdict(done.model), "trained on": _device_of(material, done)}
+        {
+            "round": done.round,
+            **asdict(done.model),
+            "trained on": device_of(experiment.paths.result(done.model.checkpoint)),
+        }
         for done in material.rounds
     ]
     options = [
@@ -43,15 +47,6 @@ def section(material: Material) -> Section:
         tables += (SectionTable("seconds", "Seconds per step", steps, said, folded=True),)
     text = f"Written by {experiment.command('report')} from the files of the experiment."
     return Section("provenance", "Provenance", (text,), tables=tables)
-
-
-def _device_of(material: Material, done: Round) -> str:
-    """Return the GPU, or else the kind of device, that nnU-Net wrote beside the checkpoint; "" if it is not known."""
-    try:
-        content = read_json(material.experiment.paths.result(done.model.checkpoint).with_name("debug.json"))
-    except (OSError, ValueError):
-        return ""
-    return str(content.get("gpu_name", content.get("device", ""))) if isinstance(content, dict) else ""
 
 
 def _history(material: Material) -> tuple[SectionTable, ...]:
