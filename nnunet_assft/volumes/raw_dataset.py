@@ -115,7 +115,8 @@ class RawDataset:
 
 def find_dataset(name_or_id: str | int) -> RawDataset:
     """Read the raw dataset with this id or folder name. Raises `AssftError` with the reason if it cannot be used."""
-    return read_dataset(Path(str(nnUNet_raw), find_dataset_name(name_or_id)))
+    name = find_dataset_name(name_or_id)  # which says so if nnUNet_raw is not set
+    return read_dataset(Path(str(nnUNet_raw), name))
 
 
 def find_dataset_name(name_or_id: str | int) -> str:
