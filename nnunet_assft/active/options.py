@@ -113,6 +113,11 @@ class Options:
         """Return the options that differ from their defaults: name -> value."""
         return {row.name: value for row in fields(self) if (value := getattr(self, row.name)) != row.default}
 
+    def as_typed(self) -> str:
+        """Return the options that differ from their defaults as `NAME=VALUE` texts that `parse` understands."""
+        changed = self.changed().items()
+        return ", ".join(f"{name}={_text(value) if isinstance(value, bool) else value}" for name, value in changed)
+
 
 def _value(text: str, default: Any, choices: Collection[Any]) -> Any:
     """Return the parsed value, or the text itself if it cannot be parsed, for which the constructor raises."""

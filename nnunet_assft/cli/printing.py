@@ -40,9 +40,8 @@ def print_start(experiment: Experiment) -> None:
 
 def print_deviations(experiment: Experiment) -> None:
     """Print the options that deviate from the method, if there are any."""
-    changed = experiment.options.changed()
-    if changed:
-        print(f"deviations from the method: {', '.join(f'{name}={value}' for name, value in changed.items())}")
+    if changed := experiment.options.as_typed():
+        print(f"deviations from the method: {changed}")
 
 
 def print_least_annotated(experiment: Experiment) -> None:

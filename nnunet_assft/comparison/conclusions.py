@@ -117,8 +117,8 @@ def _what_is_compared(comparison: Comparison, shared: Shared, runs: pd.DataFrame
     ]
     differences = [difference for arm in comparison.arms if (difference := arm.difference(comparison))]
     lines.append(f"What differs: {'; '.join([*dict.fromkeys(differences), 'the query'])}.")
-    changed = [f"{name}={value}" for name, value in settings.options.changed().items()]
-    return [*lines, *([f"Options that differ from the method: {', '.join(changed)}."] if changed else [])]
+    changed = settings.options.as_typed()
+    return [*lines, *([f"Options that differ from the method: {changed}."] if changed else [])]
 
 
 def _matched(comparison: Comparison) -> str:

@@ -51,7 +51,7 @@ def model_card(experiment: Experiment, done: Round, dataset: RawDataset, plans: 
         },
         "choice_of_cases": {
             "strategy": f"{settings.strategy}: {STRATEGIES[settings.strategy].description}",
-            "options that differ from the method": experiment.options.changed() or "none",
+            "options that differ from the method": experiment.options.as_typed() or "none",
             "annotated by": "annotators" if settings.annotator == "human" else "the labels of a benchmark dataset",
             "scans per round": experiment.scope(done.round).n_query,
             "seed": settings.seed,

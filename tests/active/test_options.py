@@ -115,6 +115,8 @@ def test_several_options_in_any_order():
     options = Options.parse(settings)
     assert options == Options.parse(settings[::-1])
     assert options.changed() == {"pd_labelled": True, "confidence": "foreground_mean", "tau_c": 3.0}
+    assert options.as_typed() == "pd_labelled=true, confidence=foreground_mean, tau_c=3.0"
+    assert Options.parse(options.as_typed().split(", ")) == options
     assert list(options.changed()) == [field.name for field in fields(Options) if field.name in options.changed()]
 
 

@@ -34,7 +34,6 @@ def paragraph(material: Material) -> str:
             f"the pre-trained encoder of {ENCODERS[report['encoder']].source}" if known else "a pre-trained encoder"
         )
     annotated = "by annotators" if settings.annotator == "human" else "with the reference labels of the dataset"
-    options = experiment.options.changed()
     sentences = [
         f"From a pool of {count(len(now.pool), 'scan')}, {len(last.labelled)} were annotated {annotated} in "
         f"{count(last.round, 'round')} of up to {count(now.n_query, 'scan')} after a first "
@@ -53,8 +52,8 @@ def paragraph(material: Material) -> str:
         )
     elif settings.second_stage == SUPERVISED:
         sentences.append("In a second stage of each round, the network was trained further on the same scans.")
-    if options:
-        sentences.append(f"Options: {', '.join(f'{name} = {value}' for name, value in options.items())}.")
+    if options := experiment.options.as_typed():
+        sentences.append(f"Options: {options}.")
     n_cases = last.dice["n_cases"]
     sentences.append(
         f"The Dice was measured on {count(n_cases, 'test case')} that no stage was trained on."

@@ -99,13 +99,11 @@ def _grid(material: Material) -> dict[str, str]:
 def _facts(material: Material) -> dict[str, str]:
     """Return everything that determines the experiment: name -> value."""
     experiment, settings = material.experiment, material.experiment.settings
-    changed = experiment.options.changed()
     checksum = (experiment.encoder_report or {}).get("sha256")
     facts = {
         "dataset, experiment": f"{experiment.dataset}, {experiment.name}",
         "strategy": settings.strategy,
-        "options that differ from the method": ", ".join(f"{name}={value}" for name, value in changed.items())
-        or "none",
+        "options that differ from the method": experiment.options.as_typed() or "none",
         "pre-trained encoder": encoder_name(material) + (f", sha256 {checksum}" if checksum else ""),
         "initial network, sha256": experiment.initial_network_sha256,
         "seed": settings.seed,

@@ -18,7 +18,7 @@ def test_the_paragraph(material: Material) -> None:
         "after a first one. They were chosen with the strategy assft ("
     )
     assert "started from random weights and was trained with nnU-Net 2.8.1" in text
-    assert "Options: tau_c = 3.0." in text
+    assert "Options: tau_c=3.0." in text
     assert text.endswith("The Dice was measured on 3 test cases that no stage was trained on.")
     assert "Isensee" in section(material).text[1]
 
