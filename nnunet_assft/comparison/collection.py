@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from nnunet_assft.active.settings import Settings
@@ -200,7 +201,8 @@ def _with_kept(file: Path, table: pd.DataFrame, kept: set[tuple[str, int, int]])
 def _of_these_runs(comparison: Comparison, table: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of the runs of this comparison, without those of runs that another command has added."""
     ours = {(arm.id, seed, part.fold) for part, seed, arm in _runs(comparison)}
-    return table[[key in ours for key in _keys(table)]].reset_index(drop=True)
+    mask = np.array([key in ours for key in _keys(table)], bool)  # an empty list would select no columns
+    return table[mask].reset_index(drop=True)
 
 
 def _write(folder: Path, tables: Mapping[str, str]) -> None:
