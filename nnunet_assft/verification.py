@@ -35,6 +35,7 @@ from nnunet_assft.volumes.raw_dataset import RawDataset
 
 COPIED = "It is copied again when the next stage is trained."
 MADE_AGAIN = "It is made again when the experiment goes on."
+PLANNED_AGAIN = "It is made again when an experiment of this dataset is planned or extended."
 
 
 class Check(NamedTuple):
@@ -86,11 +87,16 @@ def _checks(experiment: Experiment, dataset: RawDataset) -> Iterator[Check]:
 
 
 def _checks_of_images(experiment: Experiment, dataset: RawDataset) -> Iterator[Check]:
+    paths, images = experiment.paths, image_files(dataset, experiment)
+    for case in images:
+        yield Check(
+            f"fingerprint of {case}", partial(kept_result, paths.fingerprint_cases / f"{case}.json", PLANNED_AGAIN)
+        )
     try:
-        folder = image_folder(experiment.paths, read_plans(experiment))
+        folder = image_folder(paths, read_plans(experiment))
     except DamagedFileError:  # reported already
         return
-    for case, files in image_files(dataset, experiment).items():
+    for case, files in images.items():
         yield Check(f"image of {case}", partial(_require_images, folder, case, files))
         yield Check(f"preprocessed image of {case}", partial(whole_files, folder, case))
 

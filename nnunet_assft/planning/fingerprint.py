@@ -12,7 +12,7 @@ import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
 
-from nnunet_assft.errors import AssftError
+from nnunet_assft.errors import AssftError, DamagedFileError
 from nnunet_assft.runtime.cached import cached, cached_or_none, kept_result
 from nnunet_assft.runtime.cases import Executor, for_each_case, here
 from nnunet_assft.runtime.csv_files import read_csv, write_csv
@@ -112,7 +112,7 @@ def _listed(findings: Sequence[_Finding]) -> str:
 
 def combine_fingerprint(cases: Iterable[str], folder: Path) -> dict[str, Any]:
     """Return nnU-Net's fingerprint of these cases, with nonzero voxels in place of the foreground for intensities."""
-    parts = [kept_result(folder / f"{case}.json", AGAIN) for case in cases]
+    parts = list(_parts(cases, folder).values())
     n_channels = len(parts[0]["intensities"])
     pooled = [np.concatenate([part["intensities"][c] for part in parts]) for c in range(n_channels)]
     return {
@@ -125,9 +125,18 @@ def combine_fingerprint(cases: Iterable[str], folder: Path) -> dict[str, Any]:
     }
 
 
+def _parts(cases: Iterable[str], folder: Path) -> dict[str, dict[str, Any]]:
+    """Return case -> what `check_images` cached of it. Raises `DamagedFileError` if that cannot be read."""
+    try:
+        return {case: kept_result(folder / f"{case}.json", AGAIN) for case in cases}
+    except DamagedFileError:
+        (folder / CHECKED).unlink(missing_ok=True)  # so that the next check opens the files of all cases
+        raise
+
+
 def sizes_of(cases: Iterable[str], folder: Path) -> dict[str, tuple[list[int], list[float]]]:
     """Return case -> shape after the crop to the nonzero region and spacing, both (z, y, x)."""
-    parts = {case: kept_result(folder / f"{case}.json", AGAIN) for case in cases}
+    parts = _parts(cases, folder)
     return {case: (part["shape_after_crop"], part["spacing"]) for case, part in parts.items()}
 
 
@@ -140,7 +149,7 @@ def far_away(cases: Sequence[str], planned: Sequence[str], folder: Path) -> list
     """
     if not planned:
         return []
-    parts = {case: kept_result(folder / f"{case}.json", AGAIN) for case in (*planned, *cases)}
+    parts = _parts((*planned, *cases), folder)
     spacings = np.array([parts[case]["spacing"] for case in planned])
     channels = [_medians_and_margin([parts[case]["intensities"][c] for case in planned]) for c in _channels(parts)]
     return [
