@@ -17,6 +17,7 @@ from nnunet_assft.active.state import (
     Experiment,
     Round,
     damaged_files,
+    finished_rounds,
     is_table,
     other_structures,
     recorded_tables,
@@ -31,6 +32,7 @@ from nnunet_assft.runtime.files import read_json, sha256_file, sha256_of
 from nnunet_assft.trainers.folds import TRAINERS
 from nnunet_assft.trainers.stage_file import read_stage_file
 from nnunet_assft.volumes.accepted_geometry import AcceptedGeometry
+from nnunet_assft.volumes.labels import read_label
 from nnunet_assft.volumes.raw_dataset import RawDataset
 
 COPIED = "It is copied again when the next stage is trained."
@@ -77,6 +79,8 @@ def _checks(experiment: Experiment, dataset: RawDataset) -> Iterator[Check]:
     for r in range(experiment.n_rounds + 1):
         if paths.round_file(r).is_file():
             yield Check(f"round {r}", partial(_check_round, experiment, r))
+    for case in _evaluated_on(experiment):
+        yield Check(f"reference of {case}", partial(read_label, dataset, case, dataset.label_file(case)))
     for step in sorted((paths.results / "steps").glob("*.json")):
         yield Check(f"step {step.stem}", partial(_check_step, paths, step))
     yield from _checks_of_model_folders(experiment, dataset)
@@ -84,6 +88,13 @@ def _checks(experiment: Experiment, dataset: RawDataset) -> Iterator[Check]:
         yield Check(f"record {record.parent.name}/{record.stem}", partial(_read_record, record))
     for annotation in sorted(paths.annotations.glob("*.json")):
         yield Check(f"annotation of {annotation.stem}", partial(load_readings, annotation))
+
+
+def _evaluated_on(experiment: Experiment) -> list[str]:
+    """Return the test cases of finished rounds. The last round may be damaged, which is reported already."""
+    with suppress(AssftError):
+        return sorted({case for done in finished_rounds(experiment) for case in done.test} - set(experiment.withdrawn))
+    return []
 
 
 def _checks_of_images(experiment: Experiment, dataset: RawDataset) -> Iterator[Check]:
@@ -125,12 +136,16 @@ def _checks_of_stage(stage_file: Path, experiment: Experiment, dataset: RawDatas
 
 
 def _checks_of_model_folders(experiment: Experiment, dataset: RawDataset) -> Iterator[Check]:
-    """Check the files that `nnUNetv2_predict` reads beside the checkpoints."""
+    """Check the files that nnU-Net's commands read beside the checkpoints, and the stage files."""
     for folder in sorted({experiment.paths.model_folder(stage) for stage in TRAINERS}):
         if folder.is_dir() and experiment.checksums:
             of = f"model folder {folder.name}"
             yield Check(of, partial(_require_json, folder / "plans.json", experiment.checksums["plans"], COPIED))
+            fingerprint = folder / "dataset_fingerprint.json"
+            yield Check(of, partial(_require_json, fingerprint, experiment.checksums["fingerprint"], COPIED))
             yield Check(of, partial(_require_meaning, folder / "dataset.json", dataset))
+            for stage_file in sorted(folder.glob("fold_*/stage.json")):
+                yield Check(of, partial(read_stage_file, stage_file))
 
 
 def _check_step(paths: ExperimentPaths, step: Path) -> None:

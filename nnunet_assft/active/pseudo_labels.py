@@ -15,7 +15,7 @@ from nnunetv2.postprocessing.remove_connected_components import remove_all_but_l
 
 from nnunet_assft.active.context import Context
 from nnunet_assft.active.scoring.prediction import Predicted, prediction_of
-from nnunet_assft.active.state import PROVENANCE, Model
+from nnunet_assft.active.state import DATASET_JSON, PROVENANCE, Model
 from nnunet_assft.runtime.cases import for_each_case
 from nnunet_assft.runtime.files import sha256_file, write_json
 from nnunet_assft.runtime.sealed import write_sealed
@@ -45,7 +45,7 @@ def write_pseudo_labels(
         if outdated not in files.values():
             outdated.unlink()
     human_labels = {case: context.dataset.label_file(case) for case in labelled}
-    write_json(folder / "dataset.json", _dataset_json(context, human_labels, files))
+    write_json(folder / DATASET_JSON, _dataset_json(context, human_labels, files))
     provenance = {
         "experiment": experiment.name,
         "round": r,
@@ -53,6 +53,7 @@ def write_pseudo_labels(
         "mirroring": mirroring,
         "largest_component": options.largest_component,
         "ignore_margin": options.ignore_margin,
+        "dataset_json_sha256": sha256_file(folder / DATASET_JSON),
         "cases": {case: {**selected[case], **entry} for case, entry in entries.items()},
     }
     write_sealed(folder / PROVENANCE, provenance)  # last: its existence means that the other files are complete

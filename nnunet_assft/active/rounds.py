@@ -27,6 +27,8 @@ from nnunet_assft.active.scoring.records import (
 )
 from nnunet_assft.active.selection import SELECTIONS
 from nnunet_assft.active.state import (
+    DATASET_JSON,
+    PROVENANCE,
     Experiment,
     Model,
     Round,
@@ -324,7 +326,9 @@ def _pseudo_label(
             "ignore_margin": options.ignore_margin,
         },
     }
-    cached(context.paths.step_file(r, "pseudo_labels"), inputs, compute, outputs=lambda _: files.values())
+    folder = context.paths.pseudo_label_folder(r)
+    written = [*files.values(), folder / DATASET_JSON, folder / PROVENANCE]
+    cached(context.paths.step_file(r, "pseudo_labels"), inputs, compute, outputs=lambda _: written)
     return files
 
 

@@ -37,8 +37,17 @@ REMOVED_OPTIONS = {
     "ugtst_multiple": 2,
     "badge_loss": "ce",
 }
-PROVENANCE = "provenance.json"  # of the pseudo-labels of a round
-PROVENANCE_KEYS = ("experiment", "round", "model", "mirroring", "largest_component", "ignore_margin", "cases")
+PROVENANCE, DATASET_JSON = "provenance.json", "dataset.json"  # in the folder of the pseudo-labels of a round
+PROVENANCE_KEYS = (
+    "experiment",
+    "round",
+    "model",
+    "mirroring",
+    "largest_component",
+    "ignore_margin",
+    "dataset_json_sha256",
+    "cases",
+)
 KEYS_OF_VERSION_2 = {"n_rounds", "training", "encoder", "options", *(row.name for row in fields(Settings))}
 
 
@@ -437,12 +446,15 @@ def read_provenance(folder: Path) -> dict[str, Any]:
 def _damaged_pseudo_labels(experiment: Experiment, done: Round, dataset: RawDataset) -> list[Path]:
     folder = experiment.paths.pseudo_label_folder(done.round)
     try:
-        entries = read_provenance(folder)["cases"]
+        provenance = read_provenance(folder)
     except DamagedFileError:
         return [folder / PROVENANCE]
     cases = [case for case in done.pseudo_labelled if case not in experiment.withdrawn]
-    files = {case: folder / "pseudo_labels" / f"{case}{dataset.file_ending}" for case in cases}
-    return [file for case, file in files.items() if not file.is_file() or sha256_file(file) != entries[case]["sha256"]]
+    labels = folder / "pseudo_labels"
+    sha256 = {labels / f"{case}{dataset.file_ending}": provenance["cases"][case]["sha256"] for case in cases}
+    if "dataset_json_sha256" in provenance:  # version 0.1.0 did not record it
+        sha256[folder / DATASET_JSON] = provenance["dataset_json_sha256"]
+    return [file for file, expected in sha256.items() if not file.is_file() or sha256_file(file) != expected]
 
 
 def _require_the_same_labels(experiment: Experiment, r: int, damaged: list[Path]) -> None:

@@ -20,6 +20,7 @@ from nnunet_assft.active.scoring import prediction
 from nnunet_assft.active.scoring.prediction import open_scorer
 from nnunet_assft.active.state import Experiment, read_provenance
 from nnunet_assft.runtime import staged
+from nnunet_assft.runtime.files import sha256_file
 from nnunet_assft.volumes.raw_dataset import find_dataset
 from nnunet_assft.volumes.segmentations import write_segmentation
 from tests.conftest import CPU, blob_case, built_once, copy_template, plan_experiment, write_dataset
@@ -130,6 +131,7 @@ def test_provenance_says_what_made_each_label(written):
         "mirroring": False,
         "largest_component": False,
         "ignore_margin": 0.0,
+        "dataset_json_sha256": sha256_file(context.paths.pseudo_label_folder(2) / "dataset.json"),
     }
     assert list(provenance["cases"]) == ["case_05", "case_00"]  # best first
     for case, entry in provenance["cases"].items():

@@ -36,7 +36,7 @@ PATHS = ExperimentPaths(DATASET, "assft")
 OPTIONS = [word for name, value in TINY.items() for word in (f"--{name}", str(value))]
 GOOD = ("equal", "equal, verified", "equal, not needed", "injected", "named")
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
-FOR_PEOPLE = ("log.txt", "progress.png", "debug.json")  # nobody reads them back
+FOR_PEOPLE = ("log.txt", "training_log_*.txt", "progress.png", "debug.json")  # nobody reads them back
 CACHES = {"records", "steps"}  # folders whose files are made again when they are needed
 DAMAGES: dict[str, Callable[[bytes, np.random.Generator], bytes | None]] = {
     "truncated": lambda content, rng: content[: int(rng.integers(len(content)))] if content else None,
@@ -152,7 +152,7 @@ class Study:
             if not wrong and _content(file) == damaged:  # nothing has read it, so somebody must be able to ask
                 findings = verify(Experiment.load(PATHS)).findings
                 known = any(str(file) in finding for finding in findings)
-                not_needed = damaged is None and not CACHES.isdisjoint(file.parts)
+                not_needed = (damaged is None and not CACHES.isdisjoint(file.parts)) or _is_hidden(file)
                 self.note(
                     kind, "equal, verified" if known else "equal, not needed" if not_needed else "not noticed", line
                 )
@@ -176,6 +176,12 @@ def _content(file: Path) -> bytes | None:
     return file.read_bytes() if file.is_file() else None
 
 
+def _is_hidden(label: Path) -> bool:
+    """Whether a file is a label that the experiment has not asked for, which no command may read."""
+    case, done = label.name.split(".")[0], finished_rounds(Experiment.load(PATHS))
+    return label.parent.name == "labelsTr" and case not in done[-1].labelled
+
+
 def _is_clear(ended: Ended) -> bool:
     last = ended.error.splitlines()[-1] if ended.error else ""
     return ended.code == 1 and "error: " in last and "--verbose shows where" not in last and "RAISED" not in ended.error
@@ -184,7 +190,8 @@ def _is_clear(ended: Ended) -> bool:
 def _files(root: Path) -> Iterator[Path]:
     for name in FOLDERS:
         for path in (root / name).rglob("*"):
-            if path.is_file() and not path.name.startswith(".") and path.name not in FOR_PEOPLE:
+            for_people = any(path.match(pattern) for pattern in FOR_PEOPLE)
+            if path.is_file() and not path.name.startswith(".") and not for_people:
                 yield path
 
 
