@@ -26,12 +26,20 @@ SECOND_STAGES = (PSEUDO, SUPERVISED, NONE)
 OF_STRATEGY = "strategy"  # the kind that the row of the strategy says
 
 
-def _option(
-    default: Any, meaning: str, choices: Collection[Any] = (), *, at_least: float = -math.inf, at_most: float = math.inf
+QUERY, TRAINING, PSEUDO_LABELS = "query", "training", "pseudo-labels"  # the part of the method that an option changes
+
+
+def _option(  # six parameters: those of a row of the table of options
+    part: str,
+    default: Any,
+    meaning: str,
+    choices: Collection[Any] = (),
+    *,
+    at_least: float = -math.inf,
+    at_most: float = math.inf,
 ) -> Any:
-    return field(
-        default=default, metadata={"meaning": meaning, "choices": choices, "at_least": at_least, "at_most": at_most}
-    )
+    metadata = {"part": part, "meaning": meaning, "choices": choices, "at_least": at_least, "at_most": at_most}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -39,39 +47,58 @@ class Options:
     """The value of every option. Raises `AssftError` for a value that is not among its choices or out of its range."""
 
     first_case: str = _option(
+        QUERY,
         "random",
         "first case: drawn at random, or by the initial embeddings the medoid, or the one with the nearest neighbours",
         FIRST_CASES,
     )
     prior_input: str = _option(
+        QUERY,
         SAME,
         "input of the encoder before adaptation: that of the network, or normalised as in the training of its weights",
         PRIOR_INPUTS,
     )
-    embedding: str = _option(MEAN, "embedding: the mean of each feature map over space, its SD, or both", EMBEDDINGS)
-    asd_reduction: str = _option(
-        "foreground_mean", "Eq. 11: reduction of ASD over the voxels of a case", ASD_REDUCTIONS
+    embedding: str = _option(
+        QUERY, MEAN, "embedding: the mean of each feature map over space, its SD, or both", EMBEDDINGS
     )
-    pd_weights: str = _option("literal", "Eq. 3: the case k ranks before has weight k, or reversed weights", PD_WEIGHTS)
-    pd_labelled: bool = _option(False, "PD also compares with labelled cases, ranked before all others", SWITCH)
+    asd_reduction: str = _option(
+        QUERY, "foreground_mean", "Eq. 11: reduction of ASD over the voxels of a case", ASD_REDUCTIONS
+    )
+    pd_weights: str = _option(
+        QUERY, "literal", "Eq. 3: the case k ranks before has weight k, or reversed weights", PD_WEIGHTS
+    )
+    pd_labelled: bool = _option(QUERY, False, "PD also compares with labelled cases, ranked before all others", SWITCH)
     second_stage: str = _option(
+        TRAINING,
         OF_STRATEGY,
         "second stage of a round: with pseudo-labels, on the labelled cases alone, or none; or as the strategy has it",
         (OF_STRATEGY, *SECOND_STAGES),
     )
-    exclude_pseudo: bool = _option(True, "section 3.4: exclude pseudo-labelled cases from the next query", SWITCH)
-    selection: str = _option("reliable", "which cases are pseudo-labelled; the selections are listed below", SELECTIONS)
-    confidence: str = _option(
-        "sum", "Eq. 22: sum or mean of the margin over predicted foreground", CONFIDENCE_REDUCTIONS
+    exclude_pseudo: bool = _option(
+        PSEUDO_LABELS, True, "section 3.4: exclude pseudo-labelled cases from the next query", SWITCH
     )
-    tau_c: float = _option(2.0, "Eq. 24: a larger value gives more candidates", at_least=1e-6)
-    pseudo_mirroring: bool = _option(False, "predict pseudo-labels with mirroring, as test cases are", SWITCH)
-    largest_component: bool = _option(False, "keep the largest component of each structure of a pseudo-label", SWITCH)
+    selection: str = _option(
+        PSEUDO_LABELS, "reliable", "which cases are pseudo-labelled; the selections are listed below", SELECTIONS
+    )
+    confidence: str = _option(
+        PSEUDO_LABELS, "sum", "Eq. 22: sum or mean of the margin over predicted foreground", CONFIDENCE_REDUCTIONS
+    )
+    tau_c: float = _option(PSEUDO_LABELS, 2.0, "Eq. 24: a larger value gives more candidates", at_least=1e-6)
+    pseudo_mirroring: bool = _option(
+        PSEUDO_LABELS, False, "predict pseudo-labels with mirroring, as test cases are", SWITCH
+    )
+    largest_component: bool = _option(
+        PSEUDO_LABELS, False, "keep the largest component of each structure of a pseudo-label", SWITCH
+    )
     ignore_margin: float = _option(
-        0.0, "pseudo-label voxels with a smaller margin get the ignore label", at_least=0.0, at_most=1.0
+        PSEUDO_LABELS, 0.0, "pseudo-label voxels with a smaller margin get the ignore label", at_least=0.0, at_most=1.0
     )
     pseudo_weight: float = _option(
-        1.0, "how often a pseudo-labelled case is drawn, relative to a labelled one", at_least=0.05, at_most=20.0
+        PSEUDO_LABELS,
+        1.0,
+        "how often a pseudo-labelled case is drawn, relative to a labelled one",
+        at_least=0.05,
+        at_most=20.0,
     )
 
     def __post_init__(self) -> None:
@@ -108,6 +135,10 @@ class Options:
         """Return these options with one that is given as `NAME=VALUE` text. Raises `AssftError` like `parse`."""
         name = setting.partition("=")[0]
         return replace(self, **{name: getattr(self.parse([setting]), name)})
+
+    def of(self, part: str) -> tuple[Any, ...]:
+        """Return the values of the options that change this part of the method."""
+        return tuple(getattr(self, row.name) for row in fields(self) if row.metadata["part"] == part)
 
     def changed(self) -> dict[str, Any]:
         """Return the options that differ from their defaults: name -> value."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from nnunet_assft.active.options import PSEUDO, PSEUDO_LABELS, QUERY, SUPERVISED
 from nnunet_assft.comparison.arms import EPOCHS, MATCHES, Arm, Comparison, StrategyArm, competing, name_of
 from nnunet_assft.comparison.attribution import METHOD, STEPS, WHOLE, attribution
 from nnunet_assft.comparison.paper_results import paper_results
@@ -116,9 +117,25 @@ def _what_is_compared(comparison: Comparison, shared: Shared, runs: pd.DataFrame
         *(f"Encoder {name} of further arms: {file or 'none'}." for name, file in comparison.encoders.items()),
     ]
     differences = [difference for arm in comparison.arms if (difference := arm.difference(comparison))]
-    lines.append(f"What differs: {'; '.join([*dict.fromkeys(differences), 'the query'])}.")
+    differences = [*dict.fromkeys(differences), *_parts_that_differ(comparison)] or ["nothing"]
+    lines.append(f"What differs: {'; '.join(differences)}.")
     changed = settings.options.as_typed()
     return [*lines, *([f"Options that differ from the method: {changed}."] if changed else [])]
+
+
+def _parts_that_differ(comparison: Comparison) -> list[str]:
+    """Return the parts of the method that are not the same in all strategies."""
+    arms = [arm for arm in comparison.strategies if isinstance(arm, StrategyArm)]
+    options = {arm: arm.options(comparison) for arm in arms}
+    queries = {(arm.row.function if arm.row else arm.kind, options[arm].of(QUERY)) for arm in arms}
+    second_stages = {of_arm.second_stage for of_arm in options.values()}
+    pseudo_labels = {of_arm.of(PSEUDO_LABELS) for of_arm in options.values() if of_arm.second_stage == PSEUDO}
+    parts = {
+        "the query": len(queries) > 1,
+        "whether the second stage uses pseudo-labels": second_stages >= {PSEUDO, SUPERVISED},
+        "how pseudo-labels are selected, made and used": len(pseudo_labels) > 1,
+    }
+    return [part for part, differs in parts.items() if differs]
 
 
 def _matched(comparison: Comparison) -> str:
@@ -141,7 +158,7 @@ def _first_case(comparison: Comparison) -> str:
     others = [
         arm.title for arm in arms if isinstance(arm, StrategyArm) and arm.options(comparison).first_case != common
     ]
-    return f"the same first case for each {by}" + (f" (but for {', '.join(others)})" if others else "")
+    return f"the same first case for each {by}" + (f" (but for {', '.join(map(_in_text, others))})" if others else "")
 
 
 def _other_training(reference: Arm, comparison: Comparison) -> str:
@@ -156,7 +173,7 @@ def _other_training(reference: Arm, comparison: Comparison) -> str:
         more = reference.epochs_by(comparison, last) - arm.epochs_by(comparison, last)
         titles.setdefault(more * iterations, []).append(arm.title)
     sentences = [
-        f" The network of {reference.title} was trained for {abs(steps)} {'more' if steps > 0 else 'fewer'} "
+        f" The network of {_in_text(reference.title)} was trained for {abs(steps)} {'more' if steps > 0 else 'fewer'} "
         f"optimisation steps than {_of_arms(of_arms, len(others))}, so a difference may come from the length of "
         "training."
         for steps, of_arms in titles.items()
@@ -168,7 +185,12 @@ def _other_training(reference: Arm, comparison: Comparison) -> str:
 def _of_arms(titles: Sequence[str], n_others: int) -> str:
     if len(titles) == n_others > 1:
         return "those of the other strategies"
-    return " and ".join(f"that of {title!r}" if "," in title else f"that of {title}" for title in titles)
+    return " and ".join(f"that of {_in_text(title)}" for title in titles)
+
+
+def _in_text(title: str) -> str:
+    """Return the title of an arm, in quotes if it has a comma, so that a sentence with it can be read."""
+    return repr(title) if "," in title else title
 
 
 def missing_runs(results: pd.DataFrame, comparison: Comparison, cases: Sequence[str]) -> list[str]:
@@ -206,7 +228,7 @@ def _budgets(statistics: pd.DataFrame, n_rounds: int) -> str:
 def conclusion(row: Mapping[str, Any], budgets: str = "all budgets") -> str:
     """Put one row of `compare_arms`, computed on Dice, into a sentence. Only the AUBC has a verdict. budgets: over what
     the AUBC is taken, in words."""
-    a, b = name_of(row["reference"]), name_of(row["arm"])
+    a, b = (_in_text(name_of(row[key])) for key in ("reference", "arm"))
     primary = row["round"] == AUBC
     where = f"over {budgets} (AUBC)" if primary else f"in round {row['round']}"
     if not row["n_cases"]:
@@ -235,9 +257,9 @@ def overall_conclusion(statistics: pd.DataFrame, budgets: str = "all budgets") -
     curves = statistics[statistics["round"] == AUBC]
     if curves.empty:
         return "Nothing can be concluded: there is no other arm, or no finished round after round 0."
-    reference = name_of(curves["reference"].iloc[0])
+    reference = _in_text(name_of(curves["reference"].iloc[0]))
     if not curves["n_cases"].any():
-        others = ", ".join(map(name_of, curves["arm"]))
+        others = ", ".join(_in_text(name_of(arm)) for arm in curves["arm"])
         return (
             f"Nothing can be concluded: {reference} cannot be compared with {others}, as they share no finished seed "
             "and test case."
@@ -246,7 +268,8 @@ def overall_conclusion(statistics: pd.DataFrame, budgets: str = "all budgets") -
     groups |= {"shows no difference from": [], "cannot be compared with": []}
     of_verdict = dict(zip((BETTER, WORSE, NOT_SHOWN), groups, strict=False))
     for row in curves.to_dict("records"):
-        groups[of_verdict[row["verdict"]] if row["n_cases"] else "cannot be compared with"].append(name_of(row["arm"]))
+        group = of_verdict[row["verdict"]] if row["n_cases"] else "cannot be compared with"
+        groups[group].append(_in_text(name_of(row["arm"])))
     verdicts = "; ".join(f"{verdict} {', '.join(names)}" for verdict, names in groups.items() if names)
     text = f"Over {budgets} (AUBC), {reference} {verdicts}."
     n_seeds, n_cases = curves["n_seeds"].max(), curves["n_cases"].max()

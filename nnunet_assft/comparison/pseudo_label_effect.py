@@ -11,13 +11,12 @@ import math
 import pandas as pd
 from scipy import stats
 
-from nnunet_assft.active.options import PSEUDO, SUPERVISED
+from nnunet_assft.active.options import PSEUDO, QUERY, SUPERVISED
 from nnunet_assft.comparison.arms import Comparison, StrategyArm
 from nnunet_assft.comparison.statistics import arm_matrix, case_scores, complete, folds_of
 from nnunet_assft.evaluation.intervals import crossed_mean
 
 ALL_ROUNDS = "all"
-QUERY_OPTIONS = ("first_case", "prior_input", "embedding", "asd_reduction", "pd_weights", "pd_labelled")
 COLUMNS = ["arm", "counterpart", "round", "n", "dice", "wrong", "gain", "ci_low", "ci_high", "rho", "n_rho"]
 
 
@@ -55,8 +54,7 @@ def _counterpart(comparison: Comparison, arm: StrategyArm, there: set[str]) -> s
     for other in comparison.strategies:
         if isinstance(other, StrategyArm) and other.row is not None and other.id in there:
             same_query = other.row.function is arm.row.function and other.encoder == arm.encoder
-            options = arm.options(comparison), other.options(comparison)
-            same_query &= all(getattr(options[0], name) == getattr(options[1], name) for name in QUERY_OPTIONS)
+            same_query &= arm.options(comparison).of(QUERY) == other.options(comparison).of(QUERY)
             if same_query and other.second_stage(comparison) == SUPERVISED:
                 return other.id
     return ""

@@ -3,6 +3,8 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
+import pytest
 
 from nnunet_assft.active.options import Options
 from nnunet_assft.comparison import conclusions as c
@@ -194,3 +196,28 @@ def test_findings_of_a_comparison(results):
     for_both = replace(comparison, arms=tuple(map(arm_of, ("assft", "random", "entropy"))))
     found = c.draw_conclusions(for_both, shared, results, runs, None)
     assert f"{more} those of the other strategies, so a" in found.conclusion
+
+
+@pytest.mark.parametrize(
+    ("arms", "differs"),
+    [
+        (["assft", "assft+confidence=foreground_mean"], "how pseudo-labels are selected, made and used"),
+        (["assft", "assft+pd_weights=reversed"], "the query"),
+        (["assft", "random+pseudo"], "the query"),
+        (["assft", "dkd_asd"], "whether the second stage uses pseudo-labels"),
+        (["random", "random+tau_c=1"], "nothing"),  # which has no pseudo-labels
+        (["assft", "random"], "the query; whether the second stage uses pseudo-labels"),
+    ],
+)
+def test_what_differs_between_arms(arms: list[str], differs: str) -> None:
+    comparison = comparison_of(*arms, seeds=(0,), match="steps")
+    rows = pd.DataFrame({"arm": arms, "seed": 0, "round": 1, "device": "cpu"})
+    shared = Shared(2, ("a", "b"), ("c",), "imagesTs", {})
+    assert c._what_is_compared(comparison, shared, rows)[-1] == f"What differs: {differs}."
+
+
+def test_a_title_with_a_comma_is_in_quotes(results: pd.DataFrame) -> None:
+    curves = compare_all(results.replace("random", "random+none"))
+    assert "'RAND, no second stage'" in c.overall_conclusion(curves)
+    texts = [c.conclusion(row) for row in curves.to_dict("records")]
+    assert sum("'RAND, no second stage'" in text for text in texts) == 3  # of both rounds and of the AUBC
