@@ -11,18 +11,10 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from nnunet_assft.active.experiment import image_files, image_folder, read_plans, sound_json
+from nnunet_assft.active.finished import damaged_files, is_table, other_structures, recorded_tables
 from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.scoring.case_record import RECORDS
-from nnunet_assft.active.state import (
-    Experiment,
-    Round,
-    damaged_files,
-    finished_rounds,
-    is_table,
-    other_structures,
-    recorded_tables,
-    require_its_history,
-)
+from nnunet_assft.active.state import Experiment, Round, finished_rounds, require_its_history
 from nnunet_assft.annotation.records import load_readings
 from nnunet_assft.errors import AssftError, DamagedFileError
 from nnunet_assft.network.checkpoints import load_weights

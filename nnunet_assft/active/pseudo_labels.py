@@ -14,8 +14,9 @@ import torch
 from nnunetv2.postprocessing.remove_connected_components import remove_all_but_largest_component_from_segmentation
 
 from nnunet_assft.active.context import Context
+from nnunet_assft.active.finished import DATASET_JSON, PROVENANCE
 from nnunet_assft.active.scoring.prediction import Predicted, prediction_of
-from nnunet_assft.active.state import DATASET_JSON, PROVENANCE, Model
+from nnunet_assft.active.state import Model
 from nnunet_assft.runtime.cases import for_each_case
 from nnunet_assft.runtime.files import sha256_file, write_json
 from nnunet_assft.runtime.sealed import write_sealed

@@ -14,6 +14,7 @@ import torch
 from nnunet_assft.active import metrics
 from nnunet_assft.active.annotation import annotate
 from nnunet_assft.active.context import Context, open_context
+from nnunet_assft.active.finished import DATASET_JSON, PROVENANCE, finished_round, restore_tables
 from nnunet_assft.active.options import NONE, PSEUDO
 from nnunet_assft.active.pseudo_labels import write_pseudo_labels
 from nnunet_assft.active.query.budget import query_candidates
@@ -27,15 +28,11 @@ from nnunet_assft.active.scoring.records import (
 )
 from nnunet_assft.active.selection import SELECTIONS
 from nnunet_assft.active.state import (
-    DATASET_JSON,
-    PROVENANCE,
     Experiment,
     Model,
     Round,
-    finished_round,
     finished_rounds,
     only_process,
-    restore_tables,
     seen_by_next,
     write_splits,
 )

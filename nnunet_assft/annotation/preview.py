@@ -17,11 +17,12 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunet_assft.active.context import Context
+from nnunet_assft.active.finished import read_provenance
 from nnunet_assft.active.paths import ENTROPY
 from nnunet_assft.active.scoring.records import request_of
 from nnunet_assft.active.scoring.scorer import Scorer
 from nnunet_assft.active.scoring.voxel_statistics import entropy_map
-from nnunet_assft.active.state import Model, Round, read_provenance
+from nnunet_assft.active.state import Model, Round
 from nnunet_assft.annotation.gate import summarize
 from nnunet_assft.errors import DamagedFileError
 from nnunet_assft.runtime.cached import cached_or_none, keep

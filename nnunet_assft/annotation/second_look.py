@@ -4,8 +4,9 @@ accept or correct are human labels from the next query on."""
 from __future__ import annotations
 
 from nnunet_assft.active.annotation import AnnotationRequest, open_request, require_human, round_in_progress
+from nnunet_assft.active.finished import read_provenance
 from nnunet_assft.active.history import Change, today
-from nnunet_assft.active.state import Experiment, Round, finished_rounds, read_provenance
+from nnunet_assft.active.state import Experiment, Round, finished_rounds
 from nnunet_assft.annotation.records import load_readings
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.files import sha256_file

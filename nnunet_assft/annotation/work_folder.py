@@ -8,7 +8,8 @@ from typing import Any
 
 from nnunet_assft.active.annotation import AnnotationRequest, least_annotated
 from nnunet_assft.active.context import Context
-from nnunet_assft.active.state import Experiment, read_provenance
+from nnunet_assft.active.finished import read_provenance
+from nnunet_assft.active.state import Experiment
 from nnunet_assft.runtime.csv_files import read_csv
 from nnunet_assft.runtime.text import count, printable
 from nnunet_assft.volumes.structures import colour, structures

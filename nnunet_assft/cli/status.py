@@ -41,7 +41,7 @@ def status(args: argparse.Namespace) -> int:
         print_experiments()
         return 0
     from nnunet_assft.active.state import finished_rounds, is_over
-    from nnunet_assft.active.stopping import advice
+    from nnunet_assft.report.stopping import advice
     from nnunet_assft.volumes.accepted_geometry import AcceptedGeometry
 
     experiment = load_experiment(args)

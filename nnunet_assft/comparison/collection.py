@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from nnunet_assft.active.finished import restore_tables
 from nnunet_assft.active.settings import Settings
-from nnunet_assft.active.state import restore_tables
 from nnunet_assft.comparison.arms import Arm, Comparison, competing
 from nnunet_assft.comparison.arms.base import METRIC_COLUMNS, PATIENCE
 from nnunet_assft.comparison.conclusions import Findings, draw_conclusions

@@ -16,11 +16,12 @@ import pandas as pd
 import torch
 
 from nnunet_assft.active.context import Context, open_context
+from nnunet_assft.active.finished import restore_tables
 from nnunet_assft.active.options import PSEUDO
 from nnunet_assft.active.scoring.prediction import open_scorer
 from nnunet_assft.active.scoring.records import build_selection_pool
 from nnunet_assft.active.selection import SELECTIONS
-from nnunet_assft.active.state import Experiment, Model, Round, finished_rounds, only_process, restore_tables
+from nnunet_assft.active.state import Experiment, Model, Round, finished_rounds, only_process
 from nnunet_assft.errors import AssftError
 from nnunet_assft.evaluation.case_metrics import read_table
 from nnunet_assft.evaluation.dice import case_dice, mean_of, wrong_share

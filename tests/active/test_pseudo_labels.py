@@ -14,11 +14,12 @@ from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from nnunet_assft.active.context import open_context
+from nnunet_assft.active.finished import read_provenance
 from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.pseudo_labels import write_pseudo_labels
 from nnunet_assft.active.scoring import prediction
 from nnunet_assft.active.scoring.prediction import open_scorer
-from nnunet_assft.active.state import Experiment, read_provenance
+from nnunet_assft.active.state import Experiment
 from nnunet_assft.runtime import staged
 from nnunet_assft.runtime.files import sha256_file
 from nnunet_assft.volumes.raw_dataset import find_dataset

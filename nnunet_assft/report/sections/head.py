@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from nnunet_assft.active.stopping import SOURCE, advice
 from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.report.material import Material
 from nnunet_assft.report.sections.base import encoder_name, query_warning
+from nnunet_assft.report.stopping import SOURCE, advice
 from nnunet_assft.runtime.text import count
 
 RANDOM_ENCODER = (

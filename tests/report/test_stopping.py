@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from nnunet_assft.active.state import Model, Round
-from nnunet_assft.active.stopping import CAVEAT, Gain, advice
+from nnunet_assft.report.stopping import CAVEAT, Gain, advice
 
 
 def rounds_with(*dice: list[float | None], test: tuple[str, ...] = ()) -> list[Round]:
