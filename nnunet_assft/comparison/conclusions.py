@@ -31,6 +31,9 @@ from nnunet_assft.comparison.tables import Rows, comparison_tables
 from nnunet_assft.runtime.text import count, named
 
 ENOUGH_SEEDS = 5
+# what the whole curves of the reference and of another arm show, followed by the name of that arm
+VERDICTS = {BETTER: f"is {BETTER} than", WORSE: f"is {WORSE} than", NOT_SHOWN: "shows no difference from"}
+NOT_TESTED, NOT_COMPARED = "cannot be tested against", "cannot be compared with"
 UNKNOWN_ERROR = (
     "One seed or one test case does not tell how much of it is the luck of the training or of the case, so there is no "
     "verdict."
@@ -264,29 +267,26 @@ def overall_conclusion(statistics: pd.DataFrame, budgets: str = "all budgets") -
             f"Nothing can be concluded: {reference} cannot be compared with {others}, as they share no finished seed "
             "and test case."
         )
-    groups: dict[str, list[str]] = {f"is {BETTER} than": [], f"is {WORSE} than": []}
-    groups |= {"shows no difference from": [], "cannot be compared with": []}
-    of_verdict = dict(zip((BETTER, WORSE, NOT_SHOWN), groups, strict=False))
+    groups: dict[str, list[str]] = {text: [] for text in (*VERDICTS.values(), NOT_TESTED, NOT_COMPARED)}
     for row in curves.to_dict("records"):
-        group = of_verdict[row["verdict"]] if row["n_cases"] else "cannot be compared with"
-        groups[group].append(_in_text(name_of(row["arm"])))
+        untested = NOT_TESTED if row["n_cases"] else NOT_COMPARED
+        groups[untested if math.isnan(row["p"]) else VERDICTS[row["verdict"]]].append(_in_text(name_of(row["arm"])))
     verdicts = "; ".join(f"{verdict} {', '.join(names)}" for verdict, names in groups.items() if names)
     text = f"Over {budgets} (AUBC), {reference} {verdicts}."
     n_seeds, n_cases = curves["n_seeds"].max(), curves["n_cases"].max()
     text += f" This is based on {count(n_seeds, 'seed')} and {count(n_cases, 'test case')}"
     if curves["left_out"].any() or curves["n_cases"].nunique() > 1:
         text += " at most (the sentences below name what each comparison leaves out)"
-    n_tested = int(curves["p"].notna().sum()) or len(curves)
+    tested = curves.dropna(subset=["p"])
+    if tested.empty:
+        return f"{text}. {UNKNOWN_ERROR}"
     text += (
-        f", with seeds and cases as crossed random effects and Holm's correction over {count(n_tested, 'arm')} at "
+        f", with seeds and cases as crossed random effects and Holm's correction over {count(len(tested), 'arm')} at "
         f"p < {ALPHA}."
     )
-    shown = curves.dropna(subset=["smallest"])
-    if shown.empty:
-        return f"{text} {UNKNOWN_ERROR}"
-    low, high = shown["smallest"].min(), shown["smallest"].max()
+    low, high = tested["smallest"].min(), tested["smallest"].max()
     size = _size(low) if _size(low) == _size(high) else f"{100 * low:.1f} to {_size(high)}"
-    chance = " to ".join(dict.fromkeys(f"{power:.0%}" for power in (shown["power"].min(), shown["power"].max())))
+    chance = " to ".join(dict.fromkeys(f"{power:.0%}" for power in (tested["power"].min(), tested["power"].max())))
     text += (
         f" Such a comparison shows a true difference of {_size(RELEVANT)} with a probability of {chance}, and one of "
         f"{size} with a probability of {POWER:.0%}. What is not shown may still be there."
