@@ -11,7 +11,7 @@ from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.state import STEPS, Experiment, Round, write_splits
 from nnunet_assft.errors import AssftError, DamagedFileError
 from nnunet_assft.evaluation.predictions import altered
-from nnunet_assft.runtime.cached import kept_result
+from nnunet_assft.runtime.cached import is_result, kept_result
 from nnunet_assft.runtime.files import sha256_file, write_text
 from nnunet_assft.runtime.sealed import read_sealed
 from nnunet_assft.runtime.text import some
@@ -62,22 +62,13 @@ def damaged_files(experiment: Experiment, done: Round) -> list[Path]:
     """
     paths, r, dataset = experiment.paths, done.round, experiment.raw_dataset()
     test = [case for case in done.test if case not in experiment.withdrawn]
-    damaged = [file for step in STEPS if (file := paths.step_file(r, step)).is_file() and not _is_sound(file)]
+    damaged = [file for step in STEPS if (file := paths.step_file(r, step)).is_file() and not is_result(file)]
     if not paths.result(done.model.checkpoint).is_file():
         damaged.append(paths.result(done.model.checkpoint))
     folder, made_from = paths.test_predictions(r), {"model": done.model.weights_sha256}
-    lost = altered(folder, test, dataset.file_ending, made_from) if folder.is_dir() else []
-    damaged += [folder / f"{case}{dataset.file_ending}" for case in lost]
+    damaged += altered(folder, test, dataset.file_ending, made_from) if folder.is_dir() else []
     has_labels = done.pseudo_labelled and paths.pseudo_label_folder(r).is_dir()
     return damaged + (_damaged_pseudo_labels(experiment, done, dataset) if has_labels else [])
-
-
-def _is_sound(step_file: Path) -> bool:
-    try:
-        kept_result(step_file, "")
-    except DamagedFileError:
-        return False
-    return True
 
 
 def read_provenance(folder: Path) -> dict[str, Any]:

@@ -347,11 +347,11 @@ def _evaluate(context: Context, r: int, model: Model) -> dict[str, Any]:
     def compute() -> dict[str, Any]:
         for case, file in references.items():
             context.checked_label(case, file)
-        folder = experiment.paths.test_predictions(r)
         predictions = predict_test_cases(context, model, cases, folder, f"round {r}: predicting test cases")
         return evaluate_cases(dataset, predictions, executor=context.cases)
 
     test = {case: sha256_file(file) for case, file in references.items() if file.is_file()}
     inputs = {"model": model.weights_sha256, "test": test, **dataset.not_annotated_of(cases)}
-    predictions = [experiment.paths.test_predictions(r) / f"{case}{dataset.file_ending}" for case in references]
-    return cached(experiment.paths.step_file(r, "evaluate"), inputs, compute, outputs=lambda _: predictions)
+    folder, endings = experiment.paths.test_predictions(r), (dataset.file_ending, ".json")
+    written = [folder / f"{case}{ending}" for case in references for ending in endings]  # segmentations and records
+    return cached(experiment.paths.step_file(r, "evaluate"), inputs, compute, outputs=lambda _: written)

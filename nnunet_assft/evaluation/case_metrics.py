@@ -101,8 +101,7 @@ def metrics_or_none(
 def _lost(dataset: RawDataset, cases: Sequence[str], folder: Path, made_from: Mapping[str, str]) -> list[Path]:
     """Return the files that do not exist, or do not match their checksums."""
     lost = [file for case in cases if not (file := dataset.label_file(case)).is_file()]
-    damaged = altered(folder, cases, dataset.file_ending, made_from)
-    return lost + [folder / f"{case}{dataset.file_ending}" for case in damaged]
+    return lost + altered(folder, cases, dataset.file_ending, made_from)
 
 
 def _inputs(dataset: RawDataset, cases: Sequence[str], made_from: Mapping[str, str]) -> dict[str, Any]:

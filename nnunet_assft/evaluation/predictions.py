@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from nnunet_assft.runtime.cached import cached_or_none, keep
+from nnunet_assft.runtime.cached import cached_or_none, is_result, keep
 
 
 def keep_prediction(folder: Path, case: str, file_ending: str, made_from: Mapping[str, str]) -> None:
@@ -19,11 +19,15 @@ def is_prediction(folder: Path, case: str, file_ending: str, made_from: Mapping[
     return cached_or_none(folder / f"{case}.json", made_from, outputs=lambda _: [file]) is not None
 
 
-def altered(folder: Path, cases: Iterable[str], file_ending: str, made_from: Mapping[str, str]) -> list[str]:
-    """Return the cases whose segmentation is missing or does not match its record. Version 0.1.0 wrote no records."""
-    return [
-        case
-        for case in cases
-        if not (folder / f"{case}{file_ending}").is_file()
-        or ((folder / f"{case}.json").is_file() and not is_prediction(folder, case, file_ending, made_from))
-    ]
+def altered(folder: Path, cases: Iterable[str], file_ending: str, made_from: Mapping[str, str]) -> list[Path]:
+    """Return the segmentations that are missing or do not match their records, and the records that are missing or
+    damaged. A folder without any record is one of version 0.1.0, which wrote none."""
+    files = {folder / f"{case}.json": folder / f"{case}{file_ending}" for case in cases}
+    has_records = any(record.is_file() for record in files)
+    found = []
+    for record, segmentation in files.items():
+        if not segmentation.is_file():
+            found.append(segmentation)
+        elif has_records and not is_prediction(folder, record.stem, file_ending, made_from):
+            found.append(segmentation if is_result(record) else record)
+    return found

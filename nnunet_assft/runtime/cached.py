@@ -116,6 +116,15 @@ def kept_result(file: Path, remedy: str) -> Any:
     return content["result"]
 
 
+def is_result(file: Path) -> bool:
+    """Return whether a JSON file holds a result and matches its checksum."""
+    try:
+        kept_result(file, "")
+    except DamagedFileError:
+        return False
+    return True
+
+
 def seconds_of(file: Path) -> float:
     """Return how long the result in a JSON file took to compute. Raises `DamagedFileError` if it cannot be read."""
     return float(read_sealed(file, STEP_KEYS, remedy="Run the same command again.").get("seconds", math.nan))

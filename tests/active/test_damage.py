@@ -46,6 +46,7 @@ def test_what_a_finished_round_has_left_is_made_again(trained: Trained, damage: 
         paths.selection_file(2),
         paths.splits_file,
         paths.test_predictions(2) / f"{experiment.test[0]}.nii.gz",
+        paths.test_predictions(2) / f"{experiment.test[1]}.json",
         paths.pseudo_label_folder(2) / f"pseudo_labels/{rounds[2].pseudo_labelled[0]}.nii.gz",
         paths.pseudo_label_folder(2) / "dataset.json",
         paths.pseudo_label_folder(2) / "provenance.json",

@@ -134,12 +134,16 @@ def test_a_table_that_was_altered_is_computed_again(predicted):
 
 def test_a_prediction_that_was_altered_is_not_evaluated(predicted):
     dataset, folder = predicted
-    keep_prediction(folder, "case_09", ".nii.gz", {"model": "a"})
+    for case in CASES:
+        keep_prediction(folder, case, ".nii.gz", {"model": "a"})
     m.cached_metrics(dataset, CASES, folder, {"model": "a"})
+    (folder / "case_08.json").unlink()  # without which nobody knows what made the prediction
     content = bytearray((folder / "case_09.nii.gz").read_bytes())
     content[4] ^= 1  # the time in the header of gzip: the voxels are the same, but who would know
     (folder / "case_09.nii.gz").write_bytes(bytes(content))
-    with pytest.raises(AssftError, match=r"do not match their checksums: .*case_09\.nii\.gz"):
+    with pytest.raises(
+        AssftError, match=r"2 files .* do not match their checksums: .*case_08\.json, .*case_09\.nii\.gz"
+    ):
         m.cached_metrics(dataset, CASES, folder, {"model": "a"})
 
 
