@@ -71,8 +71,7 @@ def _checks(experiment: Experiment, dataset: RawDataset) -> Iterator[Check]:
     for r in range(experiment.n_rounds + 1):
         if paths.round_file(r).is_file():
             yield Check(f"round {r}", partial(_check_round, experiment, r))
-    for case in _evaluated_on(experiment):
-        yield Check(f"reference of {case}", partial(read_label, dataset, case, dataset.label_file(case)))
+    yield from _checks_of_references(experiment, dataset)
     for step in sorted((paths.results / "steps").glob("*.json")):
         yield Check(f"step {step.stem}", partial(_check_step, paths, step))
     yield from _checks_of_model_folders(experiment, dataset)
@@ -82,11 +81,20 @@ def _checks(experiment: Experiment, dataset: RawDataset) -> Iterator[Check]:
         yield Check(f"annotation of {annotation.stem}", partial(load_readings, annotation))
 
 
-def _evaluated_on(experiment: Experiment) -> list[str]:
-    """Return the test cases of finished rounds. The last round may be damaged, which is reported already."""
-    with suppress(AssftError):
-        return sorted({case for done in finished_rounds(experiment) for case in done.test} - set(experiment.withdrawn))
-    return []
+def _checks_of_references(experiment: Experiment, dataset: RawDataset) -> Iterator[Check]:
+    """Check the labels that nnU-Net's validation reads, and those of the test cases that a round was evaluated on."""
+    try:
+        rounds = finished_rounds(experiment)
+    except DamagedFileError:  # reported already
+        return
+    folder, withdrawn = experiment.paths.stages / "gt_segmentations", set(experiment.withdrawn)
+    for case in sorted({case for done in rounds for case in done.labelled} - withdrawn):
+        label = dataset.label_file(case)
+        yield Check(
+            f"reference label of {case}", partial(_require_copy, folder / f"{case}{dataset.file_ending}", label)
+        )
+    for case in sorted({case for done in rounds for case in done.test} - withdrawn):
+        yield Check(f"reference label of {case}", partial(read_label, dataset, case, dataset.label_file(case)))
 
 
 def _checks_of_images(experiment: Experiment, dataset: RawDataset) -> Iterator[Check]:
@@ -188,6 +196,11 @@ def _require_meaning(file: Path, dataset: RawDataset) -> None:
 def _require_same(file: Path, sha256: str, text: str) -> None:
     if not file.is_file() or sha256_file(file) != sha256:
         raise AssftError(f"{file} is missing or differs. {text}")
+
+
+def _require_copy(file: Path, label: Path) -> None:
+    if label.is_file() and (not file.is_file() or sha256_file(file) != sha256_file(label)):
+        raise DamagedFileError(f"{file} is not the label of its case. {MADE_AGAIN}")
 
 
 def _require_structures(dataset: RawDataset, case: str, entry: dict[str, Any], stage: str) -> None:

@@ -194,6 +194,7 @@ def test_every_file_is_verified(trained: Trained, capsys: pytest.CaptureFixture[
         "preprocessed image of case_05": pool / "case_05.b2nd",
         "training set round_01_supervised, ": next(paths.training_set(1, "supervised").glob("*_seg.b2nd")),
         f"label of {experiment.permutation[0]}": paths.raw / f"labelsTr/{experiment.permutation[0]}.nii.gz",
+        "reference label of ": next((paths.stages / "gt_segmentations").glob("*")),
         "round 1": paths.selection_file(1),
         "step round_02_semi": paths.step_file(2, "semi"),
         "record round_01_query/": next(paths.records("round_01_query").glob("*.npz")),
