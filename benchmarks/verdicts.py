@@ -77,6 +77,12 @@ def real(file: str, arm: str) -> None:
         ways += 1
         verdicts += crossed_mean(differences).p < ALPHA
         over_cases += _p_over_cases(differences) < ALPHA
+    first = crossed_mean(runs[:half] - runs[half : 2 * half])
+    low, high = first.interval()
+    print(
+        f"{arm}: the first {half} runs minus the next {half}: {100 * first.mean:+.2f} points of AUBC (95 % interval "
+        f"{100 * low:+.2f} to {100 * high:+.2f}), p = {first.p:.2f}."
+    )
     print(
         f"{arm}: {2 * half} runs on {runs.shape[1]} cases, divided into two groups of {half} in {ways} ways. "
         f"A verdict in {verdicts} of {ways}; Wilcoxon's test over cases alone would give {over_cases}."
