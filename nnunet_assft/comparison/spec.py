@@ -14,6 +14,7 @@ from nnunet_assft.comparison.arms.base import PATIENCE
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.locks import only_process
 from nnunet_assft.runtime.sealed import read_sealed, understanding, write_sealed
+from nnunet_assft.runtime.text import some
 
 SCHEMA_VERSION = 3
 
@@ -52,36 +53,43 @@ def plan_shared(comparison: Comparison) -> Shared:
 
 
 def write_comparison(comparison: Comparison, shared: Shared) -> None:
-    """Write comparison.json. Seeds and arms that it lists already are kept, as another command may be running them."""
+    """Write comparison.json. Seeds and arms that it lists already are kept, as another command may be running them.
+
+    Raises `AssftError` if it has other settings.
+    """
     with only_process(comparison.lock_file, f"comparison {comparison.name!r}", patience=PATIENCE):
         _write_comparison(_with_known_runs(comparison), shared)
 
 
 def _with_known_runs(comparison: Comparison) -> Comparison:
-    """Add the seeds and arms of comparison.json to a comparison, unless the file has other settings."""
+    """Add the seeds and arms of comparison.json to a comparison."""
     if not comparison.file.is_file():
         return comparison
+    require_same_settings(comparison)
     known, _ = read_comparison(comparison.file)
-    encoders = {**known.encoders, **comparison.encoders}
-    old, new = (replace(spec, seeds=(), arms=(), encoders={}, test_folds=1) for spec in (known, comparison))
-    if old != new or encoders != {**comparison.encoders, **known.encoders}:
-        return comparison
     seeds, arms = sorted({*known.seeds, *comparison.seeds}), dict.fromkeys([*known.arms, *comparison.arms])
+    encoders = {**known.encoders, **comparison.encoders}
     return replace(comparison, seeds=tuple(seeds), arms=tuple(arms), encoders=encoders)
 
 
-def require_same_settings(comparison: Comparison) -> None:
-    """Raise `AssftError` if the runs of comparison.json, which must exist, were made with other settings than these."""
+def require_same_settings(comparison: Comparison, *, with_folds: bool = False) -> None:
+    """Raise `AssftError` if the runs of comparison.json, which must exist, were made with other settings than these,
+    because their results would be mixed.
+
+    with_folds: also for another number of folds; without it, folds may be added.
+    """
     known, _ = read_comparison(comparison.file)
-    names = [*known.settings.resolved(known.dataset).differences(comparison.settings)]
-    names += ["test_split"] if known.settings.test_split != comparison.settings.test_split else []
-    names += [name for name in ("match", "test_folds") if getattr(known, name) != getattr(comparison, name)]
-    if {**known.encoders, **comparison.encoders} != {**comparison.encoders, **known.encoders}:
-        names.append("encoders")
-    if names:
+    changed = known.settings.resolved(known.dataset).differences(comparison.settings)
+    for name in ("match", "test_folds") if with_folds else ("match",):
+        changed[name] = getattr(known, name), getattr(comparison, name)
+    changed["test_split"] = known.settings.test_split, comparison.settings.test_split
+    both = known.encoders.keys() & comparison.encoders.keys()
+    changed |= {f"encoder {name}": (known.encoders[name], comparison.encoders[name]) for name in sorted(both)}
+    shown = [f"{name} was {was}, now {now}" for name, (was, now) in changed.items() if was != now]
+    if shown:
         raise AssftError(
-            f"The runs of comparison {known.name!r} were made with other settings than those given for their tables "
-            f"({', '.join(names)}). Leave these options out."
+            f"Comparison {known.name!r} of {known.dataset} exists with other settings ({some(shown, 3)}). Leave these "
+            "options out, or start another comparison with -e."
         )
 
 
