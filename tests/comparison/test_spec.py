@@ -16,7 +16,7 @@ from nnunet_assft.cli.compare import parser as compare_parser
 from nnunet_assft.comparison.arms import Comparison, arm_of
 from nnunet_assft.comparison.spec import Shared, plan_shared, read_comparison, require_same_settings, write_comparison
 from nnunet_assft.errors import AssftError
-from nnunet_assft.runtime.files import read_json, write_json
+from nnunet_assft.runtime.files import read_json, sha256_file, write_json
 from tests.comparison.conftest import ARMS, OPTIONS, compare, comparison_of
 
 CPU = torch.device("cpu")
@@ -176,6 +176,29 @@ def test_encoders_are_arms_and_are_kept(blobs: Path, tmp_path: Path) -> None:
     assert [arm.id for arm in asked().arms][4:] == ["assft+encoder=ct_fm", "random+encoder=ct_fm"]
     other = asked("--encoders", mae, "none")
     assert (other.settings.encoder, other.encoders) == (mae, {"none": None})
+
+
+def test_an_encoder_is_the_same_wherever_it_lies(nnunet_folders: Path, tmp_path: Path) -> None:
+    before, now = tmp_path / "mae.pt", tmp_path / "moved.pt"
+    before.write_bytes(b"weights")
+    sha256 = sha256_file(before)
+    made, moved = (comparison_of("random", "assft", encoder=str(file)) for file in (before, now))
+    shared = Shared(2, ("a",), ("b",), "imagesTs", {})
+    write_comparison(made, shared)  # as an earlier version did, without the checksum
+    require_same_settings(made)
+    with pytest.raises(AssftError, match=rf"\(encoder was {before}, now {now}\)"):
+        require_same_settings(moved)
+    write_comparison(made, replace(shared, pretrained={str(before): sha256}))
+    before.rename(now)
+    require_same_settings(made)  # on a machine without the file
+    require_same_settings(moved)
+    write_comparison(replace(moved, seeds=(1,), arms=moved.arms[:1]), replace(shared, pretrained={str(now): sha256}))
+    known, of_all = read_comparison(made.file)
+    assert (known.settings.encoder, known.seeds, len(known.arms)) == (str(now), (0, 1), 2)
+    assert of_all.pretrained == {str(before): sha256, str(now): sha256}
+    now.write_bytes(b"others")
+    with pytest.raises(AssftError, match=rf"\(encoder was {now}, now {now} with another content\)"):
+        require_same_settings(moved)
 
 
 def test_two_encoders_of_one_name_are_refused(blobs: Path) -> None:
