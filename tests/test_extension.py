@@ -204,6 +204,29 @@ def test_a_command_that_has_begun_before_a_change_is_refused(planned: Experiment
         run_round(planned, 0, CPU)
 
 
+def test_the_cases_that_an_experiment_was_planned_with_are_compared_after_a_change_too(
+    planned: Experiment, tmp_path: Path
+) -> None:
+    """Its test cases are those of imagesTs, case_08 to case_10, and none is labelled at the start."""
+    arrive(planned, 12)
+    changed = extend(planned, Wish(withdrawn=["case_05"]))
+    tests, others = tmp_path / "tests.txt", tmp_path / "others.json"
+    tests.write_text("case_10 case_09 case_08")
+    others.write_text('{"test": ["case_08", "case_05"], "labelled": ["case_01"]}')
+    settings = Settings(**TINY)
+    for same in ({}, {"labelled": "none"}, {"test_split": str(tests)}):
+        assert create_experiment(BLOBS, "assft", replace(settings, **same)) == changed
+    for name, value, was in (
+        ("test_split", "0.25", None),
+        ("test_split", str(others), None),
+        ("test_split", str(tmp_path / "missing.txt"), None),
+        ("labelled", str(others), "none"),
+    ):
+        words = re.escape(f"exists with other settings ({name} was {was}, now {value})")
+        with pytest.raises(AssftError, match=words):
+            create_experiment(BLOBS, "assft", replace(settings, **{name: value}))
+
+
 def test_a_history_that_is_lost_is_noticed(trained: Trained) -> None:
     experiment, last = trained.experiment, trained.rounds[2]
     assert is_over(experiment, trained.rounds)

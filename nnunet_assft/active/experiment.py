@@ -31,7 +31,7 @@ from nnunet_assft.planning.domains import DOMAINS
 from nnunet_assft.planning.fingerprint import check_images, combine_fingerprint, sizes_of
 from nnunet_assft.planning.planner import plan_from_images
 from nnunet_assft.planning.preprocessing import made_from_others, preprocess_images, require_room_for_all
-from nnunet_assft.planning.test_split import labelled_cases, split
+from nnunet_assft.planning.test_split import labelled_cases, names_others, split
 from nnunet_assft.runtime.cases import Executor
 from nnunet_assft.runtime.environment import require_space
 from nnunet_assft.runtime.files import link_or_copy, read_json, sha256_file, sha256_of, write_json
@@ -92,7 +92,8 @@ def _existing(dataset: RawDataset, name: str, settings: Settings) -> Experiment 
     starts = changed.keys() & {"encoder", "start"}
     if len(starts) == 1 and _is_start_of(existing, settings.pretrained):
         del changed[starts.pop()]
-    _refuse_other_settings(existing, changed | (_other_cases(existing, wanted) if wanted else {}))
+    changed |= _other_cases(existing, wanted) if wanted else _other_choices(existing, settings)
+    _refuse_other_settings(existing, changed)
     return existing
 
 
@@ -364,6 +365,20 @@ def _other_cases(existing: Experiment, wanted: Experiment) -> dict[str, tuple[An
         names.append("labelled_at_start")  # otherwise, labels may have been added since
     pairs = {name: (getattr(existing, name), getattr(wanted, name)) for name in names}
     return {name: (had, want) for name, (had, want) in pairs.items() if had != want}
+
+
+def _other_choices(existing: Experiment, settings: Settings) -> dict[str, tuple[Any, Any]]:
+    """Return name -> (value there, value wanted) of what chooses the cases, for an experiment that was changed."""
+    had, all_cases = existing.settings, (*existing.pool, *existing.test)
+    rows = {
+        "test_split": (had.test_split, settings.test_split, existing.test),
+        "labelled": (had.labels_known, settings.labels_known, existing.labelled_at_start),
+    }
+    return {
+        name: (was, now)
+        for name, (was, now, cases) in rows.items()
+        if names_others(f"--{name}", now, was, all_cases, cases)
+    }
 
 
 def _refuse_other_settings(existing: Experiment, changed: Mapping[str, tuple[Any, Any]]) -> None:

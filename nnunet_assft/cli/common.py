@@ -24,7 +24,6 @@ from nnunet_assft.nnunet_names import check_nnunet_version
 from nnunet_assft.runtime.environment import FOLDERS, require_numbers
 from nnunet_assft.runtime.processes import die_with_parent_if_spawned
 from nnunet_assft.runtime.ranges import RANGES
-from nnunet_assft.runtime.text import count
 
 if TYPE_CHECKING:
     import torch
@@ -182,16 +181,15 @@ def choose_device(name: str | None) -> torch.device:
     """
     import torch
 
-    from nnunet_assft.cluster.engines import visible_gpus
+    from nnunet_assft.cluster.engines import named_gpus
 
     kind, _, number = (name or "").partition(":")
-    if number:
-        gpus = visible_gpus()
-        if int(number) >= len(gpus):
-            raise AssftError(f"-device {name}, but torch finds {count(len(gpus), 'CUDA device')}; the first is cuda:0.")
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[int(number)]
+    if number:  # before torch looks for GPUs, because CUDA may read the variable at the first look only
+        gpus = named_gpus()
+        os.environ["CUDA_VISIBLE_DEVICES"] = number if gpus is None else ",".join(gpus[int(number) :][:1])
     if kind == "cuda" and not torch.cuda.is_available():
-        raise AssftError("-device cuda, but torch finds no CUDA device. Leave out -device to use the CPU.")
+        which = "such device; the first is cuda:0" if number else "CUDA device"
+        raise AssftError(f"-device {name}, but torch finds no {which}. Leave out -device to use the CPU.")
     if kind == "mps" and not torch.backends.mps.is_available():
         raise AssftError("-device mps, but torch finds no such device. Leave out -device to use the CPU.")
     device = torch.device(kind or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -102,9 +102,9 @@ def compare(args: argparse.Namespace) -> int:
             f"{comparison.dataset} has no comparison {comparison.name!r}: {comparison.file} does not exist. Run the "
             "same command without --collect first."
         )
-    if args.collect:
-        require_same_settings(comparison)
-    else:
+    if comparison.file.is_file():  # asked first, because planning takes long
+        require_same_settings(comparison, with_folds=args.collect)
+    if not args.collect:
         write_comparison(comparison, plan_shared(comparison))
         if engine.name in ("slurm", "print"):
             print("The time is not estimated, because the jobs run on other machines.", flush=True)

@@ -31,12 +31,18 @@ class EngineRow:
 
 def visible_gpus() -> tuple[str, ...]:
     """Return the values of CUDA_VISIBLE_DEVICES that name one GPU each; none if there is no GPU."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    named = named_gpus()
     if named is not None:
-        return tuple(gpu for gpu in named.split(",") if gpu.strip() not in ("", "-1"))
+        return named
     import torch
 
     return tuple(map(str, range(torch.cuda.device_count())))
+
+
+def named_gpus() -> tuple[str, ...] | None:
+    """Return the GPUs that CUDA_VISIBLE_DEVICES names, or None if it is not set, without asking torch."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return None if named is None else tuple(gpu for gpu in named.split(",") if gpu.strip() not in ("", "-1"))
 
 
 ENGINES: dict[str, EngineRow] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,6 +46,7 @@ RUN_COLUMNS = [
     "specification",
 ]
 KEYS = ["arm", "seed", "fold"]  # of a run
+STARTS = ("encoder", "start")  # the settings that are paths
 CHECKSUMS = "collected.json"  # of the tables of all runs
 
 
@@ -121,7 +122,7 @@ def collect(comparison: Comparison, shared: Shared) -> Collected:
         "runs.csv": pd.DataFrame(runs, columns=RUN_COLUMNS),
     }
     with only_process(comparison.lock_file, f"comparison {comparison.name!r}", patience=PATIENCE):
-        if kept := _kept(comparison, specification):
+        if kept := _kept(comparison, _specifications(comparison, shared)):
             require_whole(comparison.folder)
             tables = {name: _with_kept(comparison.folder / name, table, kept) for name, table in tables.items()}
         _write(comparison.folder, {name: table_text(table) for name, table in tables.items()})
@@ -143,14 +144,26 @@ def _quality(comparison: Comparison, arm: Arm, seed: int) -> list[pd.DataFrame]:
 def _specification(comparison: Comparison, shared: Shared) -> str:
     """Return a checksum of what determines the results of a run, apart from its arm, seed and fold.
 
-    A setting that has its default does not count, so that one that a later version adds changes nothing.
+    A setting that has its default does not count, so that one that a later version adds changes nothing. An encoder or
+    a model counts with its content, wherever it lies.
     """
     chosen, default = ({**asdict(row), **asdict(row.options)} for row in (comparison.settings, Settings()))
     changed = {name: value for name, value in chosen.items() if name != "options" and value != default[name]}
+    changed |= {name: shared.pretrained.get(changed[name], changed[name]) for name in STARTS if name in changed}
     return sha256_of({"settings": changed, "match": comparison.match, "pool": shared.pool})[:12]
 
 
-def _kept(comparison: Comparison, specification: str) -> set[tuple[str, int, int]]:
+def _specifications(comparison: Comparison, shared: Shared) -> set[str]:
+    """Return the specification, and those by the paths where the encoder or the model has been, which rows of earlier
+    versions have."""
+    by_path, settings, known = replace(shared, pretrained={}), comparison.settings, shared.pretrained
+    places = {settings.pretrained, *(path for path in known if known[path] == known.get(settings.pretrained or ""))}
+    at = [replace(settings, encoder=p) if settings.encoder else replace(settings, start=p) for p in places]
+    moved = [replace(comparison, settings=each) for each in at]
+    return {_specification(comparison, shared), *(_specification(each, by_path) for each in moved)}
+
+
+def _kept(comparison: Comparison, specifications: set[str]) -> set[tuple[str, int, int]]:
     """Return (arm, seed, fold) of the runs whose rows in the files are kept. They were made with the same settings, and
     this comparison does not list them, because another command runs them, or their experiment is not on this disk: it
     was deleted, extended since then, or run on another machine that wrote the file."""
@@ -158,7 +171,7 @@ def _kept(comparison: Comparison, specification: str) -> set[tuple[str, int, int
     if not file.is_file():
         return set()
     known = read_runs(file)
-    known = known[known["specification"] == specification]
+    known = known[known["specification"].isin(specifications)]
     done = set(_keys(known[known["status"] == "done"]))
     ours = {(arm.id, seed, part.fold): (part, seed, arm) for part, seed, arm in _runs(comparison)}
     gone = {

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +13,29 @@ from nnunet_assft.active.state import options_of_version_2, written_by
 from nnunet_assft.comparison.arms import EPOCHS, Comparison, arm_of
 from nnunet_assft.comparison.arms.base import PATIENCE
 from nnunet_assft.errors import AssftError
+from nnunet_assft.network.trained_model import find_checkpoint
+from nnunet_assft.network.weight_files import PretrainedEncoderError
+from nnunet_assft.runtime.files import sha256_file
 from nnunet_assft.runtime.locks import only_process
 from nnunet_assft.runtime.sealed import read_sealed, understanding, write_sealed
+from nnunet_assft.runtime.text import some
 
 SCHEMA_VERSION = 3
 
 
 @dataclass(frozen=True)
 class Shared:
-    """What all runs have in common apart from their settings, taken from the plan of the first experiment."""
+    """What all runs have in common apart from their settings, taken from the plan of the first experiment.
+
+    pretrained: path -> checksum of the encoders and models from which networks start, wherever they have been.
+    """
 
     n_query: int
     pool: tuple[str, ...]
     test: tuple[str, ...]
     test_source: str
     versions: dict[str, str]
+    pretrained: dict[str, str] = field(default_factory=dict)
 
 
 KEYS_OF_VERSION_1 = {"n_rounds", "training", "estimate", *(row.name for row in fields(Settings))}
@@ -48,41 +57,95 @@ def plan_shared(comparison: Comparison) -> Shared:
     planned = [part.first_strategy.experiment(part, part.seeds[0]) for part in comparison.folds]
     first, test = planned[0], tuple(sorted(case for experiment in planned for case in experiment.test))
     source = first.test_source + (f", {comparison.test_folds} disjoint folds" if comparison.test_folds > 1 else "")
-    return Shared(first.n_query, first.pool, test, source, first.versions)
+    return Shared(first.n_query, first.pool, test, source, first.versions, _checksums(comparison))
+
+
+def _starts(comparison: Comparison) -> list[str]:
+    """Return the paths of the encoders and models from which networks start."""
+    return [path for path in (comparison.settings.pretrained, *comparison.encoders.values()) if path]
+
+
+def _checksums(comparison: Comparison) -> dict[str, str]:
+    """Return path -> checksum of the encoders and models of a comparison that are there."""
+    found = {}
+    for path in _starts(comparison):
+        with suppress(PretrainedEncoderError):  # a folder without a checkpoint, or with several
+            if (file := find_checkpoint(Path(path))).is_file():
+                found[path] = sha256_file(file)
+    return found
+
+
+def _recorded_checksums(comparison: Comparison, shared: Shared) -> dict[str, str]:
+    """Return path -> checksum of the encoders and models of comparison.json. A file of an earlier version has none, but
+    the experiments of its runs have."""
+    if all(path in shared.pretrained for path in _starts(comparison)):
+        return shared.pretrained
+    experiments = [
+        arm.load_experiment_or_none(comparison, seed) for arm in comparison.strategies for seed in comparison.seeds
+    ]
+    of_experiments = {
+        experiment.settings.pretrained: experiment.encoder_report["sha256"]
+        for experiment in experiments
+        if experiment and experiment.settings.pretrained and experiment.encoder_report
+    }
+    return {**of_experiments, **shared.pretrained}
 
 
 def write_comparison(comparison: Comparison, shared: Shared) -> None:
-    """Write comparison.json. Seeds and arms that it lists already are kept, as another command may be running them."""
+    """Write comparison.json. Seeds and arms that it lists already are kept, as another command may be running them.
+
+    Raises `AssftError` if it has other settings.
+    """
     with only_process(comparison.lock_file, f"comparison {comparison.name!r}", patience=PATIENCE):
-        _write_comparison(_with_known_runs(comparison), shared)
+        _write_comparison(*_with_known_runs(comparison, shared))
 
 
-def _with_known_runs(comparison: Comparison) -> Comparison:
-    """Add the seeds and arms of comparison.json to a comparison, unless the file has other settings."""
+def _with_known_runs(comparison: Comparison, shared: Shared) -> tuple[Comparison, Shared]:
+    """Add the seeds and arms of comparison.json to a comparison, and the places where its encoders have been."""
     if not comparison.file.is_file():
-        return comparison
-    known, _ = read_comparison(comparison.file)
-    encoders = {**known.encoders, **comparison.encoders}
-    old, new = (replace(spec, seeds=(), arms=(), encoders={}, test_folds=1) for spec in (known, comparison))
-    if old != new or encoders != {**comparison.encoders, **known.encoders}:
-        return comparison
+        return comparison, shared
+    require_same_settings(comparison)
+    known, known_shared = read_comparison(comparison.file)
+    shared = replace(shared, pretrained={**_recorded_checksums(known, known_shared), **shared.pretrained})
     seeds, arms = sorted({*known.seeds, *comparison.seeds}), dict.fromkeys([*known.arms, *comparison.arms])
-    return replace(comparison, seeds=tuple(seeds), arms=tuple(arms), encoders=encoders)
+    encoders = {**known.encoders, **comparison.encoders}
+    return replace(comparison, seeds=tuple(seeds), arms=tuple(arms), encoders=encoders), shared
 
 
-def require_same_settings(comparison: Comparison) -> None:
-    """Raise `AssftError` if the runs of comparison.json, which must exist, were made with other settings than these."""
-    known, _ = read_comparison(comparison.file)
-    names = [*known.settings.resolved(known.dataset).differences(comparison.settings)]
-    names += ["test_split"] if known.settings.test_split != comparison.settings.test_split else []
-    names += [name for name in ("match", "test_folds") if getattr(known, name) != getattr(comparison, name)]
-    if {**known.encoders, **comparison.encoders} != {**comparison.encoders, **known.encoders}:
-        names.append("encoders")
-    if names:
+def require_same_settings(comparison: Comparison, *, with_folds: bool = False) -> None:
+    """Raise `AssftError` if the runs of comparison.json, which must exist, were made with other settings than these,
+    because their results would be mixed.
+
+    with_folds: also for another number of folds; without it, folds may be added.
+    """
+    known, shared = read_comparison(comparison.file)
+    changed = known.settings.resolved(known.dataset).differences(comparison.settings)
+    for name in ("match", "test_folds") if with_folds else ("match",):
+        changed[name] = getattr(known, name), getattr(comparison, name)
+    changed["test_split"] = known.settings.test_split, comparison.settings.test_split
+    changed |= _other_starts(known, comparison, _recorded_checksums(known, shared))
+    shown = [f"{name} was {was}, now {now}" for name, (was, now) in changed.items() if was != now]
+    if shown:
         raise AssftError(
-            f"The runs of comparison {known.name!r} were made with other settings than those given for their tables "
-            f"({', '.join(names)}). Leave these options out."
+            f"Comparison {known.name!r} of {known.dataset} exists with other settings ({some(shown, 3)}). Leave these "
+            "options out, or start another comparison with -e."
         )
+
+
+def _other_starts(
+    known: Comparison, comparison: Comparison, recorded: Mapping[str, str]
+) -> dict[str, tuple[str | None, str | None]]:
+    """Return name -> (path there, path here) of every encoder or model of both comparisons, and twice the path here if
+    the content is the same, wherever it lies. recorded: path -> checksum; without one, paths are compared."""
+    pairs = {name: (getattr(known.settings, name), getattr(comparison.settings, name)) for name in ("encoder", "start")}
+    both = known.encoders.keys() & comparison.encoders.keys()
+    pairs |= {f"encoder {name}": (known.encoders[name], comparison.encoders[name]) for name in sorted(both)}
+    present = {**recorded, **_checksums(comparison)}
+    starts = {}
+    for name, (was, now) in pairs.items():
+        same = recorded[was] == present.get(now or "") if was in recorded else was == now
+        starts[name] = (now, now) if same else (was, f"{now} with another content" if was == now else now)
+    return starts
 
 
 def _write_comparison(comparison: Comparison, shared: Shared) -> None:
@@ -141,7 +204,7 @@ def _from_content(content: dict[str, Any], file: Path) -> tuple[Comparison, Shar
         content.get("test_folds", 1),
         encoders=content.get("encoders", {}),
     )
-    shared = {row.name: content[row.name] for row in fields(Shared)}
+    shared = {row.name: content[row.name] for row in fields(Shared) if row.name in content or row.name != "pretrained"}
     return comparison, Shared(**{**shared, "pool": tuple(content["pool"]), "test": tuple(content["test"])})
 
 

@@ -3,6 +3,7 @@ start. No label file is opened."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -78,6 +79,20 @@ def labelled_cases(dataset: RawDataset, pool: Sequence[str], spec: str) -> tuple
             f"{_meant(dataset, missing)}Add the labels to labelsTr, or take the cases out of the file."
         )
     return tuple(case for case in pool if case in listed)
+
+
+def names_others(option: str, spec: str | None, planned: str | None, of: Sequence[str], cases: Sequence[str]) -> bool:
+    """Return whether --test_split or --labelled asks for other cases than the experiment was planned with.
+
+    This is for an experiment that was changed since: its dataset no longer says which cases were there at the start. So
+    a file is judged by the cases that it names, and anything else as it is written. spec, planned: the value now, and
+    that at planning. of: all cases at planning, of which those that were chosen are `cases`. Raises `AssftError` for a
+    file that cannot be read or names another case than `of`.
+    """
+    if spec is None or spec in (EXISTING, NO_LABELS) or is_fraction(spec) or not os.path.isfile(spec):
+        return spec != planned
+    key = option.removeprefix("--").removesuffix("_split")
+    return _cases_in_file(option, Path(spec), key, of, "the experiment as it was planned", "a word") != set(cases)
 
 
 def _meant(dataset: RawDataset, missing: Sequence[str]) -> str:

@@ -29,13 +29,35 @@ def test_one_gpu_of_several(two_gpus: None, name: str | None, visible: str) -> N
     assert os.environ["CUDA_VISIBLE_DEVICES"] == visible
 
 
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [("cuda:2", r"-device cuda:2, but torch finds 2 CUDA devices; the first is cuda:0\."), ("mps", "no such device")],
-)
-def test_a_device_that_does_not_exist_is_one_line(two_gpus: None, name: str, text: str) -> None:
-    with pytest.raises(AssftError, match=text):
-        choose_device(name)
+def test_the_gpu_is_chosen_before_cuda_reads_the_variable(two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    read = []  # what CUDA reads when torch looks for GPUs; without NVML, it counts them through CUDA, too
+
+    def answer(found: int) -> int:
+        read.append(os.environ.get("CUDA_VISIBLE_DEVICES"))
+        return found
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: answer(2))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(answer(1)))
+    assert choose_device("cuda:1") == torch.device("cuda")
+    assert read[0] == "1"
+
+
+@pytest.mark.parametrize("gpus", ["3,5", None])
+def test_a_gpu_that_does_not_exist_is_one_line(
+    two_gpus: None, gpus: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if gpus is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: os.environ["CUDA_VISIBLE_DEVICES"] in ("0", "1", "3", "5"))
+    with pytest.raises(AssftError, match=r"-device cuda:2, but torch finds no such device; the first is cuda:0\."):
+        choose_device("cuda:2")
+
+
+def test_another_device_that_does_not_exist_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(AssftError, match=r"-device mps, but torch finds no such device\. Leave out -device"):
+        choose_device("mps")
 
 
 def test_other_names_are_a_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:

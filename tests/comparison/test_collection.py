@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -52,6 +53,20 @@ def test_the_specification_is_a_text_and_consists_of_what_was_chosen(nnunet_fold
     assert set(collect(comparison, SHARED).runs["specification"]) == {expected}
     (tmp_path / "runs.csv").write_text("arm,seed,fold,round,status,specification\nrandom,0,0,0,done,123456789012\n")
     assert list(read_runs(tmp_path / "runs.csv")["specification"]) == ["123456789012"]
+
+
+@pytest.mark.parametrize("name", ["encoder", "start"])
+def test_rows_of_an_encoder_that_was_moved_are_kept(nnunet_folders: Path, name: str) -> None:
+    """Also those of an earlier version, whose specification holds the path."""
+    before, moved = (comparison_of("random", **{name: f"/{place}/mae.pt"}) for place in ("before", "now"))
+    known = replace(SHARED, pretrained={"/before/mae.pt": "5e", "/now/mae.pt": "5e", "/other/mae.pt": "7a"})
+    rows: list[tuple[object, ...]] = [("random", 0, 0, 0, 1, case, "liver", 0.5, 0.5, 1.0) for case in SHARED.test]
+    put_together(before, rows)
+    assert len(collect(moved, known).results) == len(rows)
+    assert len(collect(before, known).results) == len(rows)
+    assert collect(comparison_of("random", **{name: "/other/mae.pt"}), known).results.empty
+    first, second = (set(collect(each, known).runs["specification"]) for each in (before, moved))
+    assert first == second != set(collect(before, SHARED).runs["specification"])
 
 
 def test_a_bound_alone_is_nothing_to_compare(nnunet_folders: Path) -> None:

@@ -16,8 +16,8 @@ from nnunet_assft.cli.compare import parser as compare_parser
 from nnunet_assft.comparison.arms import Comparison, arm_of
 from nnunet_assft.comparison.spec import Shared, plan_shared, read_comparison, require_same_settings, write_comparison
 from nnunet_assft.errors import AssftError
-from nnunet_assft.runtime.files import read_json, write_json
-from tests.comparison.conftest import ARMS, OPTIONS, comparison_of
+from nnunet_assft.runtime.files import read_json, sha256_file, write_json
+from tests.comparison.conftest import ARMS, OPTIONS, compare, comparison_of
 
 CPU = torch.device("cpu")
 
@@ -54,18 +54,33 @@ def test_seeds_and_arms_of_other_commands_are_kept(blobs: Path) -> None:
     write_comparison(replace(first, test_folds=2, seeds=(5,)), shared)  # folds are added to those of other commands
     known, _ = read_comparison(first.file)
     assert (known.test_folds, known.seeds, len(known.arms)) == (2, (0, 1, 3, 5), 3)
-    others = replace(first, seeds=(7,), match="epochs")  # another comparison: nothing of it can be put together
-    write_comparison(others, shared)
-    assert read_comparison(first.file)[0] == others
 
 
-def test_tables_are_those_of_the_settings_of_the_runs(nnunet_folders: Path) -> None:
-    made = comparison_of("assft", "random", test_split="25%")
-    write_comparison(made, Shared(2, ("a",), ("b",), "imagesTs", {}))
-    require_same_settings(replace(made, seeds=(3,), arms=made.arms[:1]))
-    others = replace(made.settings, epochs=9, test_split="50%"), "epochs"
-    with pytest.raises(AssftError, match=r"other settings than those given .*\(epochs, test_split, match\)\. Leave"):
-        require_same_settings(replace(made, settings=others[0], match=others[1]))
+def test_runs_of_other_settings_are_not_mixed_with_those_that_are_there(nnunet_folders: Path) -> None:
+    """Such as runs of as many epochs among runs of as many steps, whose networks were trained for another time."""
+    made, shared = comparison_of("assft", "random", test_split="25%"), Shared(2, ("a",), ("b",), "imagesTs", {})
+    write_comparison(made, shared)
+    require_same_settings(replace(made, seeds=(3,), arms=made.arms[:1], test_folds=2))
+    epochs, before = replace(made, match="epochs"), made.file.read_bytes()
+    with pytest.raises(AssftError, match=r"^Comparison 'compare' of .* \(match was steps, now epochs\)\. Leave these"):
+        write_comparison(epochs, shared)
+    others = replace(made.settings, epochs=9, test_split="50%")
+    words = "epochs was 2, now 9; match was steps, now epochs; test_split was 25%, now 50%"
+    with pytest.raises(AssftError, match=words.replace("; ", ".*")):
+        require_same_settings(replace(epochs, settings=others))
+    with pytest.raises(AssftError, match=r"\(test_folds was 1, now 2\)"):
+        require_same_settings(replace(made, test_folds=2), with_folds=True)
+    assert made.file.read_bytes() == before
+
+
+@pytest.mark.parametrize("also", [[], ["--collect"], ["--estimate"]], ids=str)
+def test_another_kind_of_match_is_refused_before_anything_is_planned(
+    nnunet_folders: Path, also: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (nnunet_folders / "nnUNet_raw/Dataset901_Blobs").mkdir()
+    write_comparison(comparison_of("assft", "random"), Shared(2, ("a",), ("b",), "imagesTs", {}))
+    assert compare("--match", "epochs", *also) == 1
+    assert "exists with other settings (match was steps, now epochs). Leave these options" in capsys.readouterr().err
 
 
 def test_an_experiment_that_was_extended_is_not_collected(blobs: Path) -> None:
@@ -161,6 +176,29 @@ def test_encoders_are_arms_and_are_kept(blobs: Path, tmp_path: Path) -> None:
     assert [arm.id for arm in asked().arms][4:] == ["assft+encoder=ct_fm", "random+encoder=ct_fm"]
     other = asked("--encoders", mae, "none")
     assert (other.settings.encoder, other.encoders) == (mae, {"none": None})
+
+
+def test_an_encoder_is_the_same_wherever_it_lies(nnunet_folders: Path, tmp_path: Path) -> None:
+    before, now = tmp_path / "mae.pt", tmp_path / "moved.pt"
+    before.write_bytes(b"weights")
+    sha256 = sha256_file(before)
+    made, moved = (comparison_of("random", "assft", encoder=str(file)) for file in (before, now))
+    shared = Shared(2, ("a",), ("b",), "imagesTs", {})
+    write_comparison(made, shared)  # as an earlier version did, without the checksum
+    require_same_settings(made)
+    with pytest.raises(AssftError, match=rf"\(encoder was {before}, now {now}\)"):
+        require_same_settings(moved)
+    write_comparison(made, replace(shared, pretrained={str(before): sha256}))
+    before.rename(now)
+    require_same_settings(made)  # on a machine without the file
+    require_same_settings(moved)
+    write_comparison(replace(moved, seeds=(1,), arms=moved.arms[:1]), replace(shared, pretrained={str(now): sha256}))
+    known, of_all = read_comparison(made.file)
+    assert (known.settings.encoder, known.seeds, len(known.arms)) == (str(now), (0, 1), 2)
+    assert of_all.pretrained == {str(before): sha256, str(now): sha256}
+    now.write_bytes(b"others")
+    with pytest.raises(AssftError, match=rf"\(encoder was {now}, now {now} with another content\)"):
+        require_same_settings(moved)
 
 
 def test_two_encoders_of_one_name_are_refused(blobs: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import asdict
 from functools import partial
@@ -20,6 +21,7 @@ from nnunet_assft.network.checkpoints import load_weights, remove_if_damaged, we
 from nnunet_assft.nnunet_names import CONFIGURATION
 from nnunet_assft.runtime.cached import cached, claim, is_claimed, set_aside
 from nnunet_assft.runtime.cases import each_case
+from nnunet_assft.runtime.locks import only_process
 from nnunet_assft.runtime.processes import let_workers_die_with_us
 from nnunet_assft.runtime.text import count
 from nnunet_assft.trainers import assft_trainers
@@ -27,6 +29,9 @@ from nnunet_assft.trainers.distributed import train_on_gpus
 from nnunet_assft.trainers.folds import TRAINERS, fold_of
 
 LATEST = "checkpoint_latest.pth"
+PATIENCE = (
+    120.0  # seconds to wait for a process that trains in the same fold; a job that was cancelled takes some to end
+)
 
 
 def fine_tune(context: Context, stage: Stage) -> Model:
@@ -53,16 +58,26 @@ def train_stage(context: Context, stage: Stage) -> Model:
     """
     content, paths = write_training_set(context, stage), context.paths
     checkpoint = paths.checkpoint(stage.round, stage.name)
-    fold = checkpoint.parent
-    stamp = paths.trained_on(stage.round, stage.name)
-    if any(fold.glob("checkpoint_*.pth")) and not is_claimed(stamp, content):
-        set_aside(fold)
     remove_if_damaged(checkpoint)
-    if not checkpoint.is_file():
-        claim(stamp, content, displace=lambda folder: None)  # files without a checkpoint do no harm
-        run = partial(_run_training, context, stage)
-        list(each_case(run, {stage.name: fold}, desc=_title(stage), executor=context.trainings, raises=True))
+    if not (checkpoint.is_file() and is_claimed(paths.trained_on(stage.round, stage.name), content)):
+        run = partial(_train_alone, context, stage, content)
+        fold = {stage.name: checkpoint.parent}
+        list(each_case(run, fold, desc=_title(stage), executor=context.trainings, raises=True))
     return Model(stage.name, paths.relative(checkpoint), weights_sha256(load_weights(checkpoint)))
+
+
+def _train_alone(context: Context, stage: Stage, content: Mapping[str, Any], fold: Path) -> None:
+    """Train a stage in its fold, unless another process has done it meanwhile.
+
+    The process that trains holds the lock itself, because a job goes on when the command that has submitted it ends.
+    """
+    stamp = context.paths.trained_on(stage.round, stage.name)
+    with only_process(fold.with_name(f".{fold.name}.lock"), f"the training in {fold}", patience=PATIENCE):
+        if any(fold.glob("checkpoint_*.pth")) and not is_claimed(stamp, content):
+            set_aside(fold)
+        if not context.paths.checkpoint(stage.round, stage.name).is_file():
+            claim(stamp, content, displace=lambda folder: None)  # files without a checkpoint do no harm
+            _run_training(context, stage, fold)
 
 
 def _title(stage: Stage) -> str:

@@ -277,6 +277,10 @@ def _minutes(step_file: Path) -> float:
 # Round 0 is shared ----------------------------------------------------------------------------------------------------
 
 
+def _start_sha256(experiment: Experiment) -> str | None:
+    return (experiment.encoder_report or {}).get("sha256")
+
+
 def reuse_round_0(source: Experiment, target: Experiment, device: torch.device) -> None:
     """Give `target` the round 0 of `source` and its embeddings by E^(0), which all strategies of a seed share.
 
@@ -291,6 +295,7 @@ def reuse_round_0(source: Experiment, target: Experiment, device: torch.device) 
     at_start = {"first_case"} if source.options.first_case == "random" else {"first_case", "prior_input", "embedding"}
     later = {"strategy", "rounds", "budget", *({row.name for row in fields(Options)} - at_start)}
     later |= {"epochs", "one_shot_epochs"} if same_training else set()
+    later |= {"encoder", "start"} if _start_sha256(source) == _start_sha256(target) else set()  # wherever it lies
     differing = source.settings.differences(target.settings).keys() - later
     if differing or any(getattr(source, key) != getattr(target, key) for key in same):
         return

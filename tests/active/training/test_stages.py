@@ -1,7 +1,8 @@
-"""The progress of a training."""
+"""The progress of a training, and two processes that would train in the same fold."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,8 +10,14 @@ from typing import Any
 import pytest
 import torch
 
+from nnunet_assft.active.paths import ExperimentPaths
+from nnunet_assft.active.rounds import run_round
+from nnunet_assft.active.state import Experiment
 from nnunet_assft.active.training import stages
+from nnunet_assft.errors import AssftError
+from nnunet_assft.runtime.locks import only_process
 from nnunet_assft.trainers import assft_trainers
+from tests.conftest import CPU
 
 
 class Trainer:
@@ -56,3 +63,42 @@ def test_the_bar_counts_steps_so_that_it_moves_before_an_epoch_is_over(
     (bar,) = bars
     assert (bar.total, bar.seen) == (8, [4, 5, 6, 7, 8])
     assert bar.postfix == "epoch=2/2, loss=-0.250"
+
+
+def test_a_fold_in_which_another_process_trains_is_left_to_it(
+    planned: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as a job that goes on although the command that had submitted it, and held the experiment, was killed."""
+    fold = planned.paths.checkpoint(0, "supervised").parent
+    latest = fold / "checkpoint_latest.pth"
+    fold.mkdir(parents=True)
+    latest.write_bytes(b"of the job")
+    monkeypatch.setattr(stages, "PATIENCE", 0)
+    other = rf"Process {os.getpid()} on .* is working on the training in {fold}\. Wait for it to finish, or stop it"
+    with only_process(fold.with_name(".fold_0.lock"), "a test"), pytest.raises(AssftError, match=other):
+        run_round(planned, 0, CPU)
+    assert [file.name for file in fold.iterdir()] == [latest.name]
+    assert latest.read_bytes() == b"of the job"
+
+
+def test_what_another_process_has_trained_meanwhile_is_not_trained_again(
+    nnunet_folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = ExperimentPaths("Dataset901_Blobs", "assft")
+    trained = []
+
+    def train(context: object, stage: object, fold: Path) -> None:
+        trained.append(fold.name)
+        (fold / "checkpoint_final.pth").write_bytes(b"weights")
+
+    monkeypatch.setattr(stages, "_run_training", train)
+    context: Any = SimpleNamespace(paths=paths)
+    stage: Any = SimpleNamespace(name="semi", round=1)
+    fold = paths.checkpoint(1, "semi").parent
+    for content in ({"epochs": 2}, {"epochs": 2}, {"epochs": 3}):
+        stages._train_alone(context, stage, content, fold)
+    assert trained == ["fold_1", "fold_1"]
+    assert sorted(path.name for path in fold.parent.glob("*fold_1*") if path.is_dir()) == [
+        "fold_1",
+        "outdated_fold_1_1",
+    ]
