@@ -29,9 +29,7 @@ from nnunet_assft.trainers.distributed import train_on_gpus
 from nnunet_assft.trainers.folds import TRAINERS, fold_of
 
 LATEST = "checkpoint_latest.pth"
-PATIENCE = (
-    120.0  # seconds to wait for a process that trains in the same fold; a job that was cancelled takes some to end
-)
+PATIENCE = 120.0  # seconds to wait for a process that trains in the same fold; a cancelled job needs some to end
 
 
 def fine_tune(context: Context, stage: Stage) -> Model:
