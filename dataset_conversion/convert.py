@@ -210,7 +210,7 @@ def refuse_own_folder(roots: Sequence[Path], folder: Path) -> None:
     for root in roots:
         if folder.resolve() in (root.resolve(), *root.resolve().parents):
             raise AssftError(
-                f"{root} is the dataset folder that would be written. Give the folder of the download with -i."
+                f"{root} is in the dataset folder that would be written. Give the folder of the download with -i."
             )
 
 

@@ -21,6 +21,7 @@ from scipy.ndimage import gaussian_filter
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.files import read_json
 from nnunet_assft.runtime.partial import private_path
+from nnunet_assft.runtime.text import reason
 
 Array = npt.NDArray[np.float32]
 Image = npt.NDArray[np.int16]
@@ -379,7 +380,8 @@ def _is_written(folder: Path, parameters: dict[str, Any], files: list[str]) -> b
         try:
             content = read_json(folder / "dataset.json")
         except (OSError, ValueError) as error:
-            raise AssftError(f"{folder}/dataset.json cannot be read ({error}). Choose another folder.") from error
+            what = f"{folder}/dataset.json cannot be read ({reason(error)})"
+            raise AssftError(f"{what}. Choose another folder.") from error
         written = content.get("phantom") if isinstance(content, dict) else None
         if written != parameters:
             raise AssftError(

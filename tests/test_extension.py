@@ -242,10 +242,10 @@ def test_a_history_that_is_lost_is_noticed(trained: Trained) -> None:
         require_its_history(changed, replace(last, unlabelled=third.unlabelled))
     more = extend(changed, Wish(n_rounds=4))
     write_history(experiment.paths.history_file, more.history[:1])  # an old backup
-    with pytest.raises(DamagedFileError, match=r"history.json has 1 change, but 2 were recorded. Restore it from a"):
+    with pytest.raises(DamagedFileError, match=r"history.json lacks 1 recorded change. Restore it from a"):
         reloaded(experiment)
     experiment.paths.history_file.unlink()
-    with pytest.raises(DamagedFileError, match=r"history.json has 0 changes, but 2 were recorded"):
+    with pytest.raises(DamagedFileError, match=r"history.json lacks 2 recorded changes"):
         reloaded(experiment)
 
 

@@ -251,15 +251,15 @@ def _read_list(file: Path, keys: KeyFile) -> list[str]:
         lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError) as error:
         raise AssftError(
-            f"--series {file} cannot be read ({reason(error)}). Expected {ONE}, {ALL} or a text file with one case id "
-            "per line."
+            f"--series {file} cannot be read ({reason(error)}). Expected the word {ONE} or {ALL}, or a text file "
+            "with one case id per line."
         ) from error
     cases = [line for line in lines if line]
     unknown = [case for case in cases if case not in keys.entries]
     if unknown or not cases:
         # what stands there is not repeated: it may be the id of a patient
         number = lines.index(unknown[0]) + 1 if unknown else 0
-        what = f"in line {number} no case id of the key file" if unknown else "no line"
+        what = f"no case id of the key file in line {number}" if unknown else "no line"
         raise AssftError(f"--series {file} has {what}; expected one case id per line, as {CASE_EXAMPLE}.")
     return cases
 
@@ -293,8 +293,8 @@ def _refuse(plan: DicomPlan, options: DicomOptions) -> None:
     modalities = Counter(volume.modality for volume in plan.cases.values())
     if len(modalities) > 1:
         raise AssftError(
-            f"{modalities['CT']} series are CT and {modalities['MR']} are MR; expected one modality for a dataset. "
-            "Give --series a file with the case ids of one of them; the key file has the modality of each."
+            f"The series are of two modalities, CT ({modalities['CT']}) and MR ({modalities['MR']}); expected "
+            "one. Give --series a file with the case ids of one of them; the key file has the modality of each."
         )
 
 

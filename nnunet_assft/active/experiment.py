@@ -383,7 +383,9 @@ def _other_choices(existing: Experiment, settings: Settings) -> dict[str, tuple[
 
 def _refuse_other_settings(existing: Experiment, changed: Mapping[str, tuple[Any, Any]]) -> None:
     if changed:
-        shown = some((f"{name} was {_short(had)}, now {_short(want)}" for name, (had, want) in changed.items()), 3)
+        shown = some(
+            (f"{name} was {_short(had)}, now {_short(want)}" for name, (had, want) in changed.items()), 3, "; "
+        )
         grown = "pool" in changed and set(changed["pool"][0]) < set(changed["pool"][1])
         extend = f" {existing.command('extend')} adds new images." if grown else ""
         raise AssftError(

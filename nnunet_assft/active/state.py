@@ -167,8 +167,8 @@ class Experiment:
             lost = len(history) < n_changes
         if lost:
             raise DamagedFileError(
-                f"{paths.history_file} has {count(len(history), 'change')}, but {n_changes} were recorded. "
-                "Restore it from a backup."
+                f"{paths.history_file} lacks {count(n_changes - len(history), 'recorded change')}. Restore it from a "
+                "backup."
             )
         return replace(planned, history=history)
 

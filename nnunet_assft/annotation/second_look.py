@@ -112,7 +112,10 @@ def _last_round(experiment: Experiment) -> tuple[Round, list[str]]:
     _, queried = round_in_progress(experiment)
     done = finished_rounds(experiment)
     if not done:
-        raise AssftError("No round is finished, so there are no pseudo-labels yet.")
+        raise AssftError(
+            "No round is finished, so there are no pseudo-labels yet. Run "
+            f"{experiment.command('round', '-r', '0')} first."
+        )
     return done[-1], queried
 
 

@@ -136,7 +136,9 @@ def convert(args: argparse.Namespace) -> int:
 
     for name, takers in ONLY_FOR.items():
         if name in args.typed and args.name not in takers:
-            parser().error(f"argument {_option(name)}: only {' and '.join(takers)} takes it")
+            parser().error(
+                f"argument {_option(name)}: only {' and '.join(takers)} {'take' if takers[1:] else 'takes'} it"
+            )
     if args.name == DICOM:
         return dicom(args)
     options = _options(args)

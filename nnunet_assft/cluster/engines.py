@@ -15,6 +15,7 @@ from nnunet_assft.runtime.cases import Executor, here, in_processes
 from nnunet_assft.runtime.files import read_json
 from nnunet_assft.runtime.processes import number_of_processes
 from nnunet_assft.runtime.ranges import RANGES
+from nnunet_assft.runtime.text import reason
 
 SITE_FILE = "nnunet_assft_cluster.json"
 KEYS = ("engine", "parts", "gpus", "slurm")
@@ -122,7 +123,7 @@ def read_site_file(file: Path | None) -> dict[str, Any]:
     try:
         content = read_json(used)
     except (OSError, ValueError) as error:
-        raise AssftError(f"The engine file {used} cannot be read ({error}). {expected}") from error
+        raise AssftError(f"The engine file {used} cannot be read ({reason(error)}). {expected}") from error
     kinds = {"engine": str, "slurm": dict}
     if (
         not isinstance(content, dict)

@@ -105,8 +105,9 @@ class Slurm:
         others["chdir"] = str(sweep.folder)
         work = partial(run_part, sweep.folder, sweep.parts, sha256=job.checksum(sweep))
         ids: list[str] = []
+        longest = _longest_array()
         try:
-            for parts in _chunks(range(sweep.parts), _longest_array()):
+            for parts in _chunks(range(sweep.parts), longest):
                 executor = submitit.SlurmExecutor(logs)
                 name = f"assft_{job.folder.name}"[:60]
                 executor.update_parameters(job_name=name, **named, additional_parameters=others)

@@ -54,7 +54,10 @@ def load_pretrained_encoder(
     path = Path(path)
     header = read_header(path) if encoder in (None, OWN) else None
     if encoder == OWN and header is None:
-        raise PretrainedEncoderError(f"{path} lacks the header of a file that nnUNetv2_assft_pretrain has written.")
+        raise PretrainedEncoderError(
+            f"{path} lacks the header of a file that nnUNetv2_assft_pretrain has written. Give such a file, or leave "
+            "out --encoder_format."
+        )
     if header and (architecture is None or not is_encoder_of(header, architecture)):
         raise PretrainedEncoderError(
             f"{path} was pre-trained with the preset {header['preset']!r}, whose encoder is another one. "

@@ -117,10 +117,15 @@ def find_checkpoint(path: Path) -> Path:
 
 def _trained_with(arguments: Mapping[str, Any], checkpoint: Path) -> tuple[dict[str, Any], dict[str, Any], str]:
     """Return plans, dataset.json and configuration of a checkpoint: its own, or those beside it if it has none."""
-    folder = checkpoint.parent.parent
-    plans = arguments.get("plans") or read_json(folder / "plans.json")
-    dataset_json = arguments.get("dataset_json") or read_json(folder / "dataset.json")
-    return plans, dataset_json, arguments["configuration"]
+
+    def content(key: str, name: str) -> dict[str, Any]:
+        file = checkpoint.parent.parent / name
+        found: dict[str, Any] | None = arguments.get(key)
+        if not found and not file.is_file():
+            raise PretrainedEncoderError(f"has no {key}, and {file} does not exist. Put the file there.")
+        return found or read_json(file)
+
+    return content("plans", "plans.json"), content("dataset_json", "dataset.json"), arguments["configuration"]
 
 
 def _configuration(plans: Mapping[str, Any], configuration: str) -> ConfigurationManager:
@@ -148,9 +153,10 @@ def preset_of(planned: ConfigurationManager, configuration: str) -> Preset:
             f"is a model of the configuration {configuration}, for slices; expected one for volumes. Use another model."
         )
     layers = [arguments[argument] for argument in imported if arguments[argument] is not None]
-    if set(imported) - set(row.requires_import) or not all(layer.startswith(OF_TORCH) for layer in layers):
+    others = [layer for layer in layers if not layer.startswith(OF_TORCH)]
+    if others := others or sorted(set(imported) - set(row.requires_import)):
         raise PretrainedEncoderError(
-            f"has plans that name layers outside of torch ({some(layers)}), which are not imported. Use another model."
+            f"has plans that name layers outside of torch ({some(others)}), which are not imported. Use another model."
         )
     return replace(
         row,

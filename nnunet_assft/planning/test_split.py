@@ -13,7 +13,7 @@ from nnunet_assft.errors import AssftError
 from nnunet_assft.nnunet_names import SPLIT_SEED
 from nnunet_assft.planning.choices import EXISTING, NO_LABELS
 from nnunet_assft.runtime.files import read_json
-from nnunet_assft.runtime.text import count, some
+from nnunet_assft.runtime.text import count, reason, some
 from nnunet_assft.volumes.image_files import meant_instead
 from nnunet_assft.volumes.names import CASE_ID
 from nnunet_assft.volumes.raw_dataset import RawDataset
@@ -150,7 +150,7 @@ def _cases_in_file(option: str, file: Path, key: str, cases: Sequence[str], plac
     try:
         is_file = file.is_file()
     except (OSError, ValueError) as error:  # a name that is too long, for example
-        raise AssftError(f"{option} {file} cannot be read ({error}). Give a text file of case ids.") from error
+        raise AssftError(f"{option} {file} cannot be read ({reason(error)}). Give a text file of case ids.") from error
     if not is_file:
         raise AssftError(f"{option} {file}: neither a file nor {otherwise}. Give a file of case ids, or {otherwise}.")
     try:

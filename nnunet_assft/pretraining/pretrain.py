@@ -29,6 +29,8 @@ from nnunet_assft.runtime.sealed import read_sealed
 from nnunet_assft.runtime.text import some
 
 STAMP, FINISHED = "pretraining.json", "finished.json"
+# entry of the stamp -> words for a folder with another one
+DIFFERENCES = {"architecture": "another architecture", "input": "another input", "images": "other images"}
 
 
 @dataclass(frozen=True)
@@ -122,8 +124,8 @@ def _refuse(content: Mapping[str, Any], folder: Path) -> None:
         for name, value in content["settings"].items()
         if name in settings and settings[name] != value
     ]
-    found += [f"the {name} differ" for name in ("architecture", "input", "images") if other.get(name) != content[name]]
-    what = f"another pre-training ({some(found, 3)})" if other else "other files"
+    found += [words for name, words in DIFFERENCES.items() if other.get(name) != content[name]]
+    what = f"another pre-training ({some(found, 3, '; ')})" if other else "other files"
     raise AssftError(f"{folder} holds {what}. Choose another folder with -o.")
 
 

@@ -102,7 +102,9 @@ def run_task(task: Task, device: torch.device, gpus: int) -> list[float]:
     if len(losses_of(task)) < task.settings.epochs:
         if gpus > 1:
             if task.batch_size % gpus:
-                raise AssftError(f"--batch_size {task.batch_size} cannot be divided among {gpus} GPUs.")
+                raise AssftError(
+                    f"--batch_size {task.batch_size} cannot be divided among {gpus} GPUs. Give a multiple of {gpus}."
+                )
             train_on_gpus(partial(train, task, device), gpus, task.batch_size)
         else:
             train(task, device)

@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from tests.conftest import LABELS
+import numpy as np
+
+from tests.conftest import LABELS, SHAPE
 from tests.faults import inputs as i
 from tests.faults.inputs import Make
-from tests.volumes.damaged import REFUSED
+from tests.volumes.damaged import POINTER, REFUSED
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,9 @@ class Row:
 LONG = "x" * 300
 NESTED = b"[" * 100_000
 ROUND_0, ROUND_1 = "round -d 901 -r 0 -device cpu", "round -d 901 -r 1 -device cpu"
+RAW, RESULTS = "nnUNet_raw/Dataset901_Blobs", "nnUNet_results/Dataset901_Blobs"
+SITE_FILE = "nnUNet_results/nnunet_assft_cluster.json"
+REVIEW = "annotate review -d 901 -o {root}/out/x"
 SCORE = "score -i {given} -r 1 -R 3 -o {root}/out/scores.csv"
 NAME = "consists of letters from a to z or A to Z, digits, _ and -"
 
@@ -119,8 +125,30 @@ COMMAND_LINES = (
     ),
     option("predict -d 901 -i a -o b -npp -5", "-npp"),
     *(option(f"predict -d 901 -i a -o b -step_size {text}", "-step_size") for text in ("0", "-1", "nan", "5")),
+    option("status -d 901 -device cpu", "argument -device: this command has none; those that train or predict have it"),
+    option("plan -d 901 --epoch 3", "unrecognized arguments: --epoch 3. Did you mean --epochs?"),
+    option(
+        "round -d 901 -r 0 -device tpu", "argument -device: 'tpu'; expected cuda, cuda:1 (or another number), cpu or"
+    ),
+    option("round -d 901 -r 0 -device cuda:999", "-device cuda:999, but torch finds", start="planned", code=1),
+    option("compare -d 901 --gpus 2", "argument --gpus: a run of a comparison uses one GPU; see --engine"),
+    option(
+        "predict -d 901 -i a -o b -num_parts 2 --engine local",
+        "argument -num_parts: the engine divides the cases by itself",
+        start="trained",
+    ),
+    *(
+        option(f"plan -d 901 --option {text}", f"--option {line}", code=1)
+        for text, line in (
+            ("x=1", "'x=1': expected NAME=VALUE with one of the names first_case, prior_input"),
+            ("tau_c=-1", "tau_c=-1: expected a number, at least 1e-06"),
+            ("selection=best", "selection=best: expected one of"),
+            ("tau_c=1 --option tau_c=2", "tau_c is given twice; give it once."),
+        )
+    ),
+    option("plan -d 901 --option ignore_margin=1", "The option ignore_margin needs an ignore label, but", code=1),
     option("annotate review -d 901 -o {root}/out/x -n 1", "planned with --annotator oracle", start="trained", code=1),
-    option("annotate review -d 901 -o {root}/out/x", "Round 0 has no pseudo-labelled case", start="waiting", code=1),
+    option(REVIEW, "Round 0 has no pseudo-labelled case", start="waiting", code=1),
     option("annotate import -d 901 x --minutes nan", "minutes 'nan'; expected a number", start="waiting", code=1),
     *(
         option(f"score -i a -o b -r {r} -R 3", f"argument -r: {r}; expected a round from 1 to the 3 of -R")
@@ -138,6 +166,22 @@ TEST_SPLIT = tuple(
     )
 )
 
+WITHOUT_LABEL = i.lost(f"{RAW}/labelsTr/case_02.nii.gz")
+SPLIT = (
+    planning("a label is missing", WITHOUT_LABEL, "There is no label file for 1 case of Dataset901_Blobs (case_02)."),
+    planning(
+        "a label of a test case is missing",
+        i.all_of(WITHOUT_LABEL, i.holds("given/ids", b"case_02")),
+        "There is no label for 1 test case (case_02), and annotators are not asked to label test cases.",
+        "--annotator human --test_split {given}/ids",
+    ),
+    planning(
+        "--test_split 1.5", i.nothing, "--test_split 1.5: expected a fraction between 0 and 1", "--test_split 1.5"
+    ),
+    planning("--test_split 0.25@4", i.nothing, "8 cases have 4 folds of 2 test cases; expected", "--test_split 0.25@4"),
+    planning("a pool of one case", i.nothing, "pool of Dataset901_Blobs has 1 case; expected", "--test_split 0.9"),
+)
+
 LABELLED = (
     planning("--labelled existing of an oracle", i.nothing, "every label is in labelsTr", "--labelled existing"),
     planning("--labelled of a device", i.nothing, "/dev/zero: neither a file nor the word", "--labelled /dev/zero"),
@@ -149,6 +193,33 @@ LABELLED = (
             ("nested brackets", NESTED, "contains [ (U+005B)"),
             ("empty", b"", "names no case; expected ids such as case_00, one per line"),
             ("a test case", b"case_08", "names 1 case outside of the pool (case_08)"),
+        )
+    ),
+    planning(
+        "--labelled FILE: no label",
+        i.all_of(WITHOUT_LABEL, i.holds("given/ids", b"case_02")),
+        "names 1 case without a label file (case_02).",
+        "--annotator human --labelled {given}/ids",
+    ),
+    planning(
+        "a first case beside labels",
+        WITHOUT_LABEL,
+        "first_case=typical has no effect, because round 0 trains on the 7 cases labelled already.",
+        "--annotator human --option first_case=typical",
+    ),
+    *(
+        planning(f"a label to start with: {name}", i.all_of(WITHOUT_LABEL, make), line, "--annotator human")
+        for name, make, line in (
+            (
+                "nothing",
+                i.holds(f"{RAW}/labelsTr/case_01.nii.gz", b""),
+                "1 label of the 7 to start",
+            ),
+            (
+                "empty",
+                i.label_is(np.zeros(SHAPE, np.uint8)),
+                "Your consent is needed for 1 label of the 7 to start with",
+            ),
         )
     ),
     planning(
@@ -169,6 +240,34 @@ EXTEND = (
             ("--test case_7", "--test names case_7; there is no such image"),
         )
     ),
+    Row(
+        "extend --withdraw and --test of one case",
+        "trained",
+        i.nothing,
+        "extend -d 901 --withdraw case_01 --test case_01",
+        "--withdraw and --test both name case_01. Name a case once.",
+    ),
+    Row(
+        "extend: a new image without a label",
+        "planned",
+        i.all_of(i.new_image(b""), i.lost(f"{RAW}/labelsTr/case_77.nii.gz")),
+        "extend -d 901",
+        "There is no label file for 1 new case of Dataset901_Blobs (case_77). A test case needs one",
+    ),
+    Row(
+        "history.json is lost",
+        "planned",
+        i.sealed_change("experiment.json", n_changes=1),
+        "status -d 901",
+        "history.json lacks 1 recorded change. Restore it from a backup.",
+    ),
+    Row(
+        "the record of an earlier round is lost",
+        "trained",
+        i.lost(f"{RESULTS}/assft/assft/round_00.json"),
+        "extend -d 901",
+        "The record of round 0 is lost, but later rounds are finished. Run nnUNetv2_assft_round -d 901 -r 0 to make",
+    ),
     *(
         Row(f"extend: a new image {name}", "planned", i.new_image(content), "extend -d 901", line)
         for name, content, line in (
@@ -188,6 +287,119 @@ EXTEND = (
     ),
 )
 
+ORDER = (  # commands that come too early, or too late
+    Row("a round that does not exist", "planned", i.nothing, "round -d 901 -r 5", "Round 5 does not exist: experiment"),
+    Row("a round before its time", "planned", i.nothing, ROUND_1, "Round 1 starts from round 0, which is not finished"),
+    Row("report of nothing", "planned", i.nothing, "report -d 901", "has no finished round, so there is nothing to"),
+    Row(
+        "no annotation yet",
+        "waiting",
+        i.lost(f"{RESULTS}/assft/assft/round_00.json"),
+        REVIEW,
+        "no pseudo-labels yet. Run nnUNetv2_assft_round -d 901 -r 0 first.",
+    ),
+    Row(
+        "a plan with other settings",
+        "planned",
+        i.nothing,
+        "plan -d 901 --preset tiny --epochs 7",
+        "exists with other settings (rounds was 2, now 5; budget was 2, now 5%; epochs was 2, now 7",
+    ),
+    Row(
+        "nobody has drawn a structure",
+        "planned",
+        i.not_annotated_is(json.dumps({f"case_{n:02d}": ["ball"] for n in range(8)}).encode()),
+        ROUND_0,
+        "ball is annotated in none of the labelled cases (case_",
+    ),
+    Row(
+        "a round that cannot be made again",
+        "trained",
+        i.other_label_of_round_1,
+        "round -d 901 -r 1",
+        "does not match its record. It cannot be made again, because the label of case case_",
+    ),
+)
+
+ENGINES = tuple(
+    Row(name, "planned", make, f"{ROUND_0} {options}".strip(), line, environment=environment)
+    for name, make, options, line, environment in (
+        ("--engine unknown", i.nothing, "--engine pbs", "There is no engine 'pbs'. Choose one of here, local", {}),
+        ("--slurm without a value", i.nothing, "--slurm gpu", "--slurm gpu: expected KEY=VALUE,... such as", {}),
+        (
+            "no SLURM",
+            i.nothing,
+            "--engine slurm",
+            "round: error: This machine has no scontrol. Run the command",
+            {"PATH": "/none"},
+        ),
+        (
+            "engine file: none",
+            i.nothing,
+            "--engine_file {given}",
+            "given cannot be read (No such file or directory). Expected a JSON object",
+            {},
+        ),
+        ("engine file: no JSON", i.holds(SITE_FILE, b"engine: slurm"), "", "cannot be read (", {}),
+        (
+            "engine file: an unknown key",
+            i.holds(SITE_FILE, b'{"jobs": 2}'),
+            "",
+            "holds {'jobs': 2}. Expected a JSON",
+            {},
+        ),
+    )
+)
+
+COMPARISONS = (
+    *(
+        option(f"compare -d 901 {options}", line, code=1)
+        for options, line in (
+            ("--strategies best", "--strategies 'best' does not exist; the choices are paper, all, "),
+            ("--strategies nnunet", "It is one of --references: nnunet, "),
+            ("--strategies random+best", "--strategies 'random+best': expected random+pseudo, random+supervised"),
+            (
+                "--strategies random random+supervised",
+                "--strategies random and random+supervised are the same arm with --match",
+            ),
+            ("--references best", "--references 'best' does not exist; the choices are nnunet, "),
+            ("--strategies random --references nnunet@assft", "trains on the labelled cases of assft, which is not"),
+            ("--test_folds 2", "--test_folds 2 needs the size of a fold. Give it as a fraction of imagesTr"),
+            ("--encoders a/x.pth b/x.pth", "--encoders names two files 'x', which would give their arms one name."),
+            ("--option second_stage=none", "--option second_stage is set by --match in a comparison. Choose it"),
+            ("--collect", "Dataset901_Blobs has no comparison 'compare': "),
+        )
+    ),
+    Row(
+        "compare --collect of no run",
+        "raw",
+        i.comparison,
+        "compare -d 901 --collect",
+        "Comparison 'compare' of Dataset901_Blobs has no finished round. Run it without --collect.",
+    ),
+    Row(
+        "compare --collect with other settings",
+        "raw",
+        i.comparison,
+        "compare -d 901 --collect --epochs 7",
+        "were made with other settings than those given for their tables (epochs). Leave these options out.",
+    ),
+    Row(
+        "report --compare of no run",
+        "trained",
+        i.comparison,
+        "report -d 901 --compare compare",
+        "has no results.csv and no runs.csv. Run nnUNetv2_assft_compare first, or leave out --compare.",
+    ),
+    Row(
+        "results.csv of a comparison was cut short",
+        "trained",
+        i.half_a_table,
+        "report -d 901 --compare compare",
+        "results.csv does not match its checksum. Restore it, or remove it and run nnUNetv2_assft_compare",
+    ),
+)
+
 DATASET_JSON = (
     *(
         planning(f"dataset.json: {name}", i.dataset_json_is(content), line)
@@ -196,6 +408,7 @@ DATASET_JSON = (
             ("a number", b"3", "the content is 3; expected {"),
             ("nested brackets", NESTED, "its brackets are nested too deeply"),
             ("empty", b"", "it is empty. Expected a JSON object"),
+            ("of nnU-Net v1", b'{"modality": {"0": "CT"}, "labels": {}}', "nnUNetv2_convert_old_nnUNet_dataset"),
             ("not UTF-8", b'{"name": "\xff"}', "it is not a text in UTF-8 (byte 10); save it as UTF-8"),
         )
     ),
@@ -214,6 +427,27 @@ DATASET_JSON = (
             ("channel name a number", {"channel_names": {"0": 3}}, "the name of channel 0 is 3; expected a text"),
             ("file_ending a number", {"file_ending": 3}, "file_ending is 3; expected a text that starts with a dot"),
             ("dataset a list", {"dataset": ["a"]}, "dataset is ['a']; expected for example"),
+            (
+                "names and numbers exchanged",
+                {"labels": {"0": "background", "1": "ball"}},
+                "names and numbers are exchanged in labels",
+            ),
+            (
+                "no background",
+                {"labels": {"ball": 1, "box": 2}},
+                'the labels are ball 1, box 2. Expected "background": 0',
+            ),
+            ("a gap in the labels", {"labels": {"background": 0, "ball": 1, "box": 3}}, "then 1, 2, ... without gaps."),
+            (
+                "ignore is not the last",
+                {"labels": {"background": 0, "ignore": 1, "box": 2}},
+                "the ignore label is 1; nnU-Net needs it to be",
+            ),
+            (
+                "regions",
+                {"labels": {"background": 0, "whole": [1, 2], "box": 2}},
+                "describes a region-based dataset (label 'whole'",
+            ),
             ("dataset null", {"dataset": None}, "dataset is None; expected for example"),
             ("quote in a label name", {"labels": {**LABELS, 'a"b': 3}}, "the label name 'a\"b' contains \" (U+0022)"),
             ("newline in a label name", {"labels": {**LABELS, "a\nb": 3}}, "the label name 'a\\nb' contains U+000A"),
@@ -279,6 +513,22 @@ IMAGES = (
             "a header of 2000^3 voxels",
         )
     ),
+    *(
+        planning(f"image: {name}", i.holds(f"{RAW}/imagesTr/{file}", b"x"), line)
+        for name, file, line in (
+            (
+                "without a channel",
+                "extra.nii.gz",
+                "'extra.nii.gz' has no channel number; expected a name such as CASE_0000.nii",
+            ),
+            ("of another ending", "extra_0000.NII.GZ", "ends with .NII.GZ; rename it to end with .nii.gz."),
+            (
+                "with a channel more",
+                "case_02_0001.nii.gz",
+                "case case_02 has 2 image files; expected 1, one per channel (MRI): ",
+            ),
+        )
+    ),
     Row("a test image is missing", "planned", i.missing_test_image, ROUND_0, "lacks the images of 1 case that"),
     Row("label: 4D", "planned", i.label_that_is_4d, ROUND_0, "voxels, expected three axes"),
 )
@@ -290,6 +540,28 @@ PREDICTION = (
         for kind in ("2D", "half of the gzip", "NaN", "text", "a header of 2000^3 voxels")
     ),
     Row("predict: two channels", "trained", i.two_channels, PREDICT, "scan is not predicted: it has 2 image", more=1),
+    Row(
+        "predict: other names",
+        "trained",
+        i.holds("given/scan.nrrd", b""),
+        PREDICT,
+        "holds no image named CASE_0000.nii.gz; it holds 'scan.nrrd'",
+    ),
+    Row(
+        "predict --dicom: a file",
+        "trained",
+        i.a_file,
+        f"{PREDICT} --dicom",
+        "given is not a folder. Give the folder of",
+    ),
+    Row(
+        "predict --dicom: CT",
+        "trained",
+        i.series("CT"),
+        f"{PREDICT} --dicom",
+        "it is CT; the model was trained",
+        more=1,
+    ),
     Row("predict: no folder", "trained", i.nothing, PREDICT, "given does not exist. Give a folder of images"),
     Row("predict: a file", "trained", i.a_file, PREDICT, "given is a file. Give a folder of images"),
 )
@@ -312,14 +584,14 @@ CODE_IN_FILES = (
         "code in --encoder",
         "raw",
         i.evil_encoder,
-        "plan -d 901 --encoder {given}/encoder.pth",
+        "plan -d 901 --encoder {given}/encoder.pth --preset tiny",
         "encoder.pth holds objects other than tensors, which could run code when loaded; expected tensors only.",
     ),
     Row(
         "--encoder of another network",
         "raw",
         i.encoder_of_another_network,
-        "plan -d 901 --encoder {given}/encoder.pth",
+        "plan -d 901 --encoder {given}/encoder.pth --preset tiny",
         "which this network cannot take. Use one of the presets resenc_l, resenc_m, resenc_tiny.",
     ),
     Row(
@@ -335,6 +607,82 @@ CODE_IN_FILES = (
         i.encoder_of_another_network,
         "plan -d 901 --start {given}/encoder.pth",
         "encoder.pth has no init_args; expected a checkpoint that nnU-Net v2 has written. Give an encoder alone with",
+    ),
+    *(
+        planning(f"--start {name}", make, line, "--start {given}/model", *options)
+        for name, make, line, *options in (
+            (
+                "of two folds",
+                i.model(folds=2),
+                "has the models of 2 folds (fold_0, fold_1); a network starts from one.",
+            ),
+            (
+                "for slices",
+                i.model(lambda c: i.planned_with(c).update(patch_size=[32, 32])),
+                "checkpoint_final.pth is a model of the configuration 3d_fullres, for slices; expected one for",
+            ),
+            (
+                "of another class",
+                i.model(lambda c: i.planned_with(c)["architecture"].update(network_class_name="os.Net")),
+                "is a model of the network Net; expected one of",
+            ),
+            (
+                "with code in its layers",
+                i.model(lambda c: i.planned_with(c)["architecture"]["arch_kwargs"].update(norm_op="os.system")),
+                "has plans that name layers outside of torch (os.system), which are not imported.",
+            ),
+            (
+                "without plans",
+                i.model(lambda c: c["init_args"].pop("plans")),
+                "model/plans.json does not exist. Put the file there.",
+            ),
+            (
+                "with a weight missing",
+                i.model(lambda c: c["network_weights"].popitem()),
+                "does not fit the network that its plans describe: ",
+            ),
+            (
+                "that cannot be built",
+                i.model(lambda c: i.planned_with(c)["architecture"]["arch_kwargs"].update(n_stages=0)),
+                "describe cannot be built (",
+            ),
+            ("of another preset", i.model(), "No preset is this network; leave out --preset", "--preset tiny"),
+        )
+    ),
+    *(
+        planning(f"--encoder {name}", make, line, options)
+        for name, make, line, options in (
+            (
+                "of a folder",
+                i.a_folder,
+                "is not a file but a folder, with no files.",
+                "--encoder {given} --preset tiny",
+            ),
+            (
+                "of a pointer",
+                i.holds("given/a.pth", POINTER),
+                "a.pth is no encoder file: it is a pointer of Git LFS and not the file itself.",
+                "--encoder {given}/a.pth --preset tiny",
+            ),
+            (
+                "without its header",
+                i.evil_encoder,
+                "has written. Give such a file, or leave out --encoder_format.",
+                "--encoder {given}/encoder.pth --encoder_format nnunet_assft --preset tiny",
+            ),
+            (
+                "for another network",
+                i.evil_encoder,
+                "ct_fm weights exist only for a",
+                "--encoder {given}/encoder.pth --encoder_format ct_fm --preset resenc_tiny",
+            ),
+            (
+                "that has seen a test case",
+                i.own_encoder("tiny", "imagesTs/case_09_0000.nii.gz"),
+                "was pre-trained on the images of 1 test case of experiment 'assft' (case_09), and cannot be judged by",
+                "--encoder {given}/encoder.safetensors --preset tiny",
+            ),
+        )
     ),
     Row("a checkpoint outside of the results", "trained", i.model_elsewhere, ROUND_1, "leads out of"),
 )
@@ -403,6 +751,7 @@ DAMAGED = (
         "status -d 901",
         "round_00.json is damaged ('int' object is not iterable)",
     ),
+    Row("the record of a stage is empty", "trained", i.empty_step, ROUND_1, "round 1", 0),
     *(
         Row(f"{name} after planning", "trained", i.later(i.dataset_json(labels=labels)), ROUND_1, "has other labels or")
         for name, labels in (
@@ -424,7 +773,89 @@ RETURNED = (
         for file in ("/etc/passwd", "/dev/zero")
         for kind in ("nrrd", "mha")
     ),
+    *(
+        Row(f"returned: {kind}", "waiting", i.spoiled(kind), IMPORT, line)
+        for kind, line in (
+            ("mask of 0 and 255", "it is a mask of 0 and 255, not a label map; expected"),
+            ("segment with an unknown name", "segment 'Segment_1' is not a structure of the dataset; expected"),
+            ("two segments of one name", "two segments are called 'kidney_left' ("),
+            ("overlapping segments", "the segments 'kidney_left' and 'kidney_right' overlap in"),
+            ("values of no segment", "voxels belong to no segment of the file"),
+        )
+    ),
+    *(
+        Row(f"returned: {name}", "waiting", make, IMPORT, line)
+        for name, make, line in (
+            ("nothing", i.a_folder, "given holds no label; expected files named CASE"),
+            ("no folder", i.a_file, "given is not a folder. Give the work folder, or a folder that holds"),
+            ("another case", i.holds("given/case_00.nii.gz", b""), "nobody is asked for this case; expected case_01,"),
+            ("another channel", i.holds("given/case_03_0000.nii", b""), "Did you mean case_03? Then rename it."),
+            ("an unknown case", i.holds("given/case_99.nii.gz", b""), "the dataset has no case 'case_99'; expected"),
+            (
+                "DICOM",
+                i.holds("given/case_03.dcm", i.DICM),
+                "it is DICOM; expected a file that ends with .seg.nrrd, .nrrd,",
+            ),
+            ("an archive", i.holds("given/labels.zip", b"PK"), "it is an archive that must be unpacked; expected"),
+            ("a link out of the folder", i.link_to_passwd, "it is a link that leads out of"),
+            ("an empty file", i.holds("given/case_03.nii.gz", b""), "the file cannot be read ("),
+        )
+    ),
+    *(
+        Row(f"--not_annotated {names}", "waiting", i.a_folder, f"{IMPORT} --not_annotated {names}", line)
+        for names, line in (
+            ("liver", "--not_annotated: 'liver' is not a structure; expected kidney_right, kidney_left."),
+            ("kidney_left kidney_right", "--not_annotated: it names every structure, so nothing is annotated"),
+        )
+    ),
+    *(
+        Row(f"annotate {options}", "waiting", i.a_folder, f"annotate {options}", line)
+        for options, line in (
+            (
+                "export -d 901 -o {root}/out/x --annotators ann Ann",
+                "--annotators ann Ann: expected names that differ in",
+            ),
+            (
+                "export -d 901 -o {root}/out/x --double_read 1",
+                "--double_read needs at least two names after --annotators.",
+            ),
+            ("export -d 901 -o {given}", "given is not empty and is not a work folder. Give an empty folder with -o."),
+            (
+                "import -d 901 {given} --accept_geometry case_7",
+                "--accept_geometry names case_7; the experiment has no such",
+            ),
+        )
+    ),
+    Row(
+        "--accept of no case", "waiting", i.a_folder, f"{IMPORT} --accept case_7", "--accept names case_7; the dataset"
+    ),
     Row("a label of an annotator outside of the dataset", "waiting", i.label_elsewhere, IMPORT, "which is not in"),
+)
+
+HEADER = "case,annotator,minutes,decision\n"
+TIMES = tuple(
+    Row(f"--times: {name}", "waiting", i.times(table), f"{IMPORT} --times {{given}}/times.csv", line)
+    for name, table, line in (
+        ("empty", "", "times.csv has no columns; expected the columns case,"),
+        ("other columns", "patient,time\n", "times.csv has 'patient', 'time'; expected the columns case,"),
+        ("a case twice", f"{HEADER}case_03,,1\ncase_03,,2\n", "times.csv, line 3: case_03 is listed twice."),
+        (
+            "no case",
+            f"{HEADER},ann,1\n",
+            "times.csv, line 2: no case is named. Expected one line per case and annotator.",
+        ),
+        ("an unknown case", f"{HEADER}case_77,,1\n", "--times names case_77; the dataset has no such case. Expected"),
+        ("a decimal comma", f"{HEADER}case_03,,1,5,fix\n", "line 2: 5 cells; expected 4, as in the first line."),
+        (
+            "minutes in words",
+            f"{HEADER}case_03,,five\n",
+            "line 2: minutes 'five'; expected a number such as 25 or 12.5.",
+        ),
+        ("an unknown decision", f"{HEADER}case_03,,1,ok\n", "line 2: decision 'ok'; expected accept, fix, reject or"),
+        ("accept of nothing", f"{HEADER}case_01,,1,accept\n", "case_01: there is no pre-segmentation to accept."),
+        ("fix of nothing", f"{HEADER}case_01,,1,fix\n", "case_01: its decision is fix, but no label was returned."),
+        ("a case of nobody", f"{HEADER}case_04,,1,accept\n", "case_04: nobody is asked for this case, so its decision"),
+    )
 )
 
 CRASHES = {
@@ -463,10 +894,15 @@ FILE_OPTIONS = (
 IT = "a pipe or a device"
 ENDLESS = (  # what is no file, and would be waited for or read for ever
     planning("--test_split of a device", i.nothing, "neither a file nor a fraction", "--test_split /dev/zero"),
-    planning("--encoder of a device", i.nothing, "/dev/zero is not a file", "--encoder /dev/zero"),
+    planning("--encoder of a device", i.nothing, "/dev/zero is not a file", "--encoder /dev/zero --preset tiny"),
     planning("--start of a device", i.nothing, "/dev/zero is not a file", "--start /dev/zero"),
     planning("--start of a folder", i.nothing, "has no fold_*/checkpoint_final.pth but", "--start {raw}"),
-    planning("--encoder of a hub", i.nothing, "If MIC/ResEncL is the id of a model on a hub", "--encoder MIC/ResEncL"),
+    planning(
+        "--encoder of a hub",
+        i.nothing,
+        "If MIC/ResEncL is the id of a model on a hub",
+        "--encoder MIC/ResEncL --preset tiny",
+    ),
     planning("--encoder_format alone", i.nothing, "there is none. Give --encoder as well.", "--encoder_format ct_fm"),
     planning("--encoder_format unknown", i.nothing, "'vit' does not exist", "--encoder a --encoder_format vit"),
     planning("--start and --encoder", i.nothing, "both say where the encoder comes from", "--start a --encoder b"),
@@ -485,6 +921,17 @@ ENDLESS = (  # what is no file, and would be waited for or read for ever
         "--split_file /dev/zero cannot be read: it is a pipe or a device. Expected JSON with the lists",
     ),
     Row("--embeddings of a device", "nothing", i.softmax, f"{SCORE} --embeddings /dev/zero", f"{IT}; expected an npz"),
+    Row(
+        "a softmax that is a link to nothing", "nothing", i.lost_softmax, SCORE, "a symbolic link to gone.npz,", more=1
+    ),
+    Row("a softmax of nnU-Net v1", "nothing", i.softmax_of_version_1, SCORE, "the array is called softmax, as", more=1),
+    Row(
+        "plans.json beside a softmax",
+        "nothing",
+        i.all_of(i.softmax, i.holds("given/plans.json", b'{"transpose_forward": ["z"]}')),
+        SCORE,
+        "plans.json has no readable transpose_forward; expected the plans that nnUNetv2_predict wrote there.",
+    ),
     Row("a pipe in place of a softmax", "nothing", i.pipe_at("given/a.npz"), SCORE, "given holds no CASE.npz or CASE"),
     Row("a pipe in place of CASE.pkl", "nothing", i.pipe_at("given/a.pkl"), SCORE, "Not cropped: 1 of 1 cases", 0),
     Row(
@@ -535,6 +982,13 @@ OUTPUTS = (
         )
     ),
     Row(
+        "demo -o of another dataset",
+        "nothing",
+        i.holds("out/nnUNet_raw/Dataset900_Phantom/dataset.json", b"{x"),
+        "demo -o {root}/out",
+        "dataset.json cannot be read (",
+    ),
+    Row(
         "export -o of another file",
         "trained",
         i.holds("given/scan.nii.gz", b"a scan"),
@@ -574,6 +1028,26 @@ PRETRAINING = (
     ),
     option(f"{PRETRAIN} --images ''", "argument --images: ''; expected the name of a file or folder"),
     option(PRETRAIN, "Dataset901_Blobs has no experiment 'assft'", code=1),
+    option(
+        f"{PRETRAIN} --gpus 2 --batch_size 3",
+        "--batch_size 3 cannot be divided among 2 GPUs. Give a multiple of 2.",
+        start="planned",
+        code=1,
+    ),
+    Row(
+        "pretrain: another pre-training",
+        "planned",
+        i.another_pretraining,
+        f"{PRETRAIN} -o {{given}}",
+        "given holds another pre-training (--seed was 1, now 0; another architecture; another input and 1 more).",
+    ),
+    Row(
+        "pretrain: a network that is trained",
+        "planned",
+        i.started_from_a_model,
+        PRETRAIN,
+        "Experiment 'assft' has the network of a model (--start), which is trained already.",
+    ),
     *(
         Row(f"pretrain --images: {name}", "planned", make, f"{PRETRAIN} --images {folder}", line)
         for name, make, folder, line in (
@@ -598,7 +1072,7 @@ PRETRAINING = (
     Row("pretrain -o: another content", "planned", i.a_folder, f"{PRETRAIN} -o {{given}}", "given holds other files."),
     planning(
         "--encoder of another preset",
-        i.encoder_of_resenc_tiny,
+        i.own_encoder("resenc_tiny"),
         "encoder.safetensors was pre-trained with the preset 'resenc_tiny', whose encoder is another one. Use --preset",
         "--encoder {given}/encoder.safetensors --preset tiny",
     ),
@@ -623,6 +1097,38 @@ OF_NIFTI = (
     Row(
         "no folder of labels", "nothing", i.a_folder, f"{NIFTI} -l {{given}}/no --labels liver", "Give a folder with -l"
     ),
+    Row(
+        "no usable image",
+        "nothing",
+        i.holds("given/a.nii", b""),
+        f"{NIFTI} --labels a",
+        "No case can be converted, and",
+    ),
+    Row("a structure named twice", "nothing", i.a_folder, f"{NIFTI} --labels a,a", "a structure is named twice."),
+    *(
+        Row(f"-i of {name}", "nothing", make, f"convert nifti -i {folder} -d 902 --channels CT --labels a", line)
+        for name, make, folder, line in (
+            ("an archive", i.holds("given/a.zip", b"PK"), "{given}/a.zip", "a.zip is an archive. Unpack it and give"),
+            ("a file", i.a_file, "{given}", "given is not a folder. Give a folder with -i; an archive has to be"),
+        )
+    ),
+    *(
+        option(f"convert nifti -i {{raw}}/imagesTr -d {name} --channels CT --labels a", line, code=1)
+        for name, line in (
+            ("0", "The dataset is '0'; expected -d with an id from 1 to 999 or Dataset218_NAME."),
+            ("901", "Dataset901_Blobs has the id of Dataset901_NIfTI; expected no other dataset with this id."),
+            (
+                "Dataset901_Blobs",
+                "imagesTr is in the dataset folder that would be written. Give the folder of the",
+            ),
+        )
+    ),
+    option("convert amos_ct -i x --labels a", "argument --labels: only dicom and nifti take it"),
+    option("convert amos_ct -i x --key_file a", "argument --key_file: only dicom takes it"),
+    option("convert dicom -i x --mode copy", "argument --mode: dicom does not take it"),
+    option("convert check", "check takes one dataset: -i FOLDER or -d ID"),
+    option("convert check -d 7", "-d 7: 0 datasets of this id or name in", code=1),
+    option("convert nifti --verify_only -d 901", "so there is nothing to verify. Convert the dataset first.", code=1),
     Row("a value for one structure only", "nothing", i.a_folder, f"{NIFTI} --labels a=1,b", "for every structure or"),
     Row("a channel named twice", "nothing", i.a_folder, f"{NIFTI},ct --labels a", "a channel is named twice"),
     Row(
@@ -634,6 +1140,26 @@ OF_NIFTI = (
 DICOM = "convert dicom -i {given} -d 902 --labels liver --key_file"
 OF_DICOM = (
     Row("a folder without DICOM", "nothing", i.holds("given/a.dcm", b"x"), f"{DICOM} {{root}}/out/key", "among 1 file"),
+    *(
+        Row(f"series: {name}", "nothing", make, f"{DICOM} {{root}}/out/key {options}".strip(), line)
+        for name, make, options, line in (
+            ("a gap", i.series("CT", without=2), "", "only the key file was written. The first reason: dcm_"),
+            ("two of a patient", i.series("CT", "CT"), "", "2 series in 2 studies can be used: dcm_"),
+            (
+                "CT and MR",
+                i.series("CT", "MR", patients=2),
+                "",
+                "The series are of two modalities, CT (1) and MR (1); expected one",
+            ),
+            ("--series of a device", i.series("CT"), "--series /dev/zero", f"cannot be read (it is {IT}"),
+            (
+                "--series of a patient",
+                i.all_of(i.series("CT"), i.holds("ids", b"MEIER")),
+                "--series {root}/ids",
+                "ids has no case id of the key file in line 1; expected one case id per line",
+            ),
+        )
+    ),
     Row(
         "a key file inside of the dataset",
         "raw",
@@ -660,6 +1186,13 @@ OF_DICOM = (
     ),
     Row(
         "a device as key file for an import", "waiting", i.a_folder, f"{IMPORT} --key_file /dev/zero", "is no key file"
+    ),
+    Row(
+        "returned DICOM: of no case",
+        "waiting",
+        i.segmentation_of_no_case,
+        f"{IMPORT} --key_file {{root}}/key.json",
+        "it is a DICOM SEG of a series that is not in the key file, or of several series; expected one of a case",
     ),
     *(
         Row(
@@ -688,8 +1221,12 @@ ROWS = (
     *VARIABLES,
     *COMMAND_LINES,
     *TEST_SPLIT,
+    *SPLIT,
     *LABELLED,
     *EXTEND,
+    *ORDER,
+    *ENGINES,
+    *COMPARISONS,
     *DATASET_JSON,
     *CASE_IDS,
     *NOT_ANNOTATED,
@@ -698,6 +1235,7 @@ ROWS = (
     *CODE_IN_FILES,
     *DAMAGED,
     *RETURNED,
+    *TIMES,
     *TEXT_HEADERS,
     *ENDLESS,
     *OUTPUTS,

@@ -17,14 +17,23 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
+from nnunet_assft.active.settings import Settings
+from nnunet_assft.comparison.arms import Comparison, parse_arms
+from nnunet_assft.comparison.collection import CHECKSUMS
+from nnunet_assft.comparison.spec import Shared, write_comparison
 from nnunet_assft.network import PRESETS, build_network
-from nnunet_assft.network.encoder_file import write_encoder
+from nnunet_assft.network.encoder_file import short, write_encoder
+from nnunet_assft.runtime.files import sha256_file, sha256_of
 from nnunet_assft.runtime.sealed import read_sealed, write_sealed
 from nnunet_assft.volumes.dicom.key_file import KeyFile
-from tests.annotation.annotators import save_itksnap
-from tests.cli.annotate.experiment import image_of, truth
+from nnunet_assft.volumes.dicom.segmentation import SEGMENTATION
+from tests.annotation.annotators import REFUSED as REFUSED_LABELS
+from tests.annotation.annotators import Scene, save_itksnap
+from tests.cli.annotate.experiment import KIDNEYS, image_of, truth
 from tests.conftest import blob_case, write_volume
+from tests.network import nnunet_model
 from tests.volumes.damaged import REFUSED
+from tests.volumes.dicom.series_files import affine_of, headers, save, scan, write_series
 
 DATASET = "Dataset901_Blobs"
 DEVICE = {"images": ["/dev/zero"], "label": "labelsTr/case_00.nii.gz"}
@@ -93,6 +102,26 @@ def anew(file: Path, content: bytes) -> None:
     file.write_bytes(content)
 
 
+def all_of(*makes: Make) -> Make:
+    """One input after the other."""
+
+    def make(place: Place) -> None:
+        for each in makes:
+            each(place)
+
+    return make
+
+
+def lost(*files: str) -> Make:
+    """files: relative to the root."""
+
+    def make(place: Place) -> None:
+        for name in files:
+            (place.root / name).unlink()
+
+    return make
+
+
 def holds(file: str, content: bytes, *others: str) -> Make:
     """file, others: relative to the root."""
 
@@ -111,6 +140,11 @@ def new_image(content: bytes) -> Make:
         shutil.copy(place.raw / "labelsTr/case_02.nii.gz", place.raw / "labelsTr/case_77.nii.gz")
 
     return make
+
+
+def label_is(array: np.ndarray, case: str = "case_01") -> Make:
+    """array: (z, y, x)."""
+    return lambda place: write_volume(place.raw / f"labelsTr/{case}.nii.gz", array)
 
 
 def dataset_json(**changes: Any) -> Make:
@@ -202,6 +236,12 @@ def evil_initial_network(place: Place) -> None:
     anew(place.experiment / "initial_network.pth", evil_checkpoint(place))
 
 
+def empty_step(place: Place) -> None:
+    """Round 1 has to go on after its first stage, whose record is empty."""
+    lost(*(f"nnUNet_results/{DATASET}/assft/assft/round_{r:02d}.json" for r in (1, 2)))(place)
+    anew(place.experiment / "steps/round_01_supervised.json", b"")
+
+
 def evil_properties(place: Place) -> None:
     for file in place.preprocessed.glob("assft_pool_*/*.pkl"):
         anew(file, evil_pickle(place))
@@ -214,6 +254,16 @@ def softmax(place: Place) -> None:
     properties = {"bbox_used_for_cropping": [[0, 4], [0, 4], [0, 5]], "shape_before_cropping": (4, 4, 5)}
     (place.given / "a.pkl").write_bytes(pickle.dumps(properties))
     (place.given / "plans.json").write_text('{"transpose_forward": [0, 1, 2]}')
+
+
+def lost_softmax(place: Place) -> None:
+    place.given.mkdir()
+    (place.given / "a.npz").symlink_to("gone.npz")
+
+
+def softmax_of_version_1(place: Place) -> None:
+    place.given.mkdir()
+    np.savez_compressed(place.given / "a.npz", softmax=np.full((3, 4, 4, 5), 1 / 3, np.float16))
 
 
 def evil_softmax(place: Place) -> None:
@@ -279,6 +329,34 @@ def comparison_is(content: bytes) -> Make:
     return lambda place: anew(place.results / "assft_compare/compare/comparison.json", content)
 
 
+def comparison(place: Place) -> None:
+    """A comparison of which no run has begun."""
+    pool, test = (tuple(f"case_{i:02d}" for i in range(*edges)) for edges in ((8,), (8, 11)))
+    settings = Settings(preset="tiny").resolved(DATASET)
+    known = Comparison(DATASET, "compare", parse_arms(["random"]), (0,), settings)
+    write_comparison(known, Shared(1, pool, test, "imagesTs", {}))
+
+
+def half_a_table(place: Place) -> None:
+    """The runs of a comparison, of which results.csv was cut short."""
+    comparison(place)
+    folder = place.results / "assft_compare/compare"
+    for name in ("results.csv", "runs.csv"):
+        anew(folder / name, b"arm,seed,fold")
+    write_sealed(folder / CHECKSUMS, {"results.csv": [sha256_of("the whole table")]})
+
+
+def another_pretraining(place: Place) -> None:
+    place.given.mkdir()
+    write_sealed(place.given / "pretraining.json", {"settings": {"seed": 1}})
+
+
+def started_from_a_model(place: Place) -> None:
+    """The network of the experiment is that of a model."""
+    settings = read_sealed(place.experiment / "experiment.json")["settings"]
+    sealed_change("experiment.json", settings={**settings, "preset": "start"})(place)
+
+
 def experiment_is(content: bytes, *, file: str = "experiment.json", r: int | None = None) -> Make:
     """Damage a file of the experiment. r: the first round that is not finished then."""
 
@@ -318,6 +396,39 @@ def returned(write: Callable[[Path, sitk.Image, np.ndarray], object]) -> Make:
 DICM = b"\0" * 128 + b"DICM"  # how a DICOM file starts
 
 
+def spoiled(kind: str) -> Make:
+    """A label of case_03 as `tests.annotation.annotators` spoils it."""
+    return returned(lambda folder, *scene: REFUSED_LABELS[kind][0](Scene(folder, "case_03", *scene, KIDNEYS, scene[1])))
+
+
+def times(text: str) -> Make:
+    """A good label of case_03, and a table of times, given/times.csv."""
+    good = returned(lambda folder, image, label: save_itksnap(folder / "case_03.nii.gz", label, image))
+    return all_of(good, lambda place: (place.given / "times.csv").write_text(text))
+
+
+def series(*modalities: str, patients: int = 1, without: int | None = None) -> Make:
+    """One DICOM series for each modality, of several patients or of one. without: number of a slice that is lost."""
+
+    def make(place: Place) -> None:
+        for n, modality in enumerate(modalities):
+            patient = f"patient_{n % patients}"
+            files = write_series(place.given, scan(n), affine_of(), n, modality=modality, patient=patient)
+            if without is not None:
+                files[without].unlink()
+
+    return make
+
+
+def segmentation_of_no_case(place: Place) -> None:
+    """A returned DICOM SEG of a series that is not in the key file, root/key.json."""
+    (data,) = headers(scan(shape=(4, 4, 1)), affine_of())
+    data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = SEGMENTATION
+    data.Modality = "SEG"
+    save(place.given, [data])
+    KeyFile(place.root / "key.json").save()
+
+
 def returned_dicom(content: bytes) -> Make:
     """A returned file that is called a DICOM file, and a key file, root/key.json."""
 
@@ -331,6 +442,11 @@ def returned_dicom(content: bytes) -> Make:
 def shifted(folder: Path, image: sitk.Image, label: np.ndarray) -> None:
     image.SetOrigin([mm + 40 for mm in image.GetOrigin()])
     save_itksnap(folder / "case_03.nii.gz", label, image)
+
+
+def link_to_passwd(place: Place) -> None:
+    place.given.mkdir()
+    (place.given / "case_03.nii.gz").symlink_to("/etc/passwd")
 
 
 def promises_8_gb(folder: Path, *_: object) -> None:
@@ -396,6 +512,13 @@ def gipl_of_2000(content: bytes) -> bytes:
     return (2000).to_bytes(2, "big") * 3 + content[6:]
 
 
+def other_label_of_round_1(place: Place) -> None:
+    """A pseudo-label of round 1 is gone, and a label that the round was trained on is another one."""
+    next(place.raw.glob("assft/assft/round_01/pseudo_labels/*.nii.gz")).unlink()
+    for case in read_sealed(place.experiment / "round_01.json")["labelled"]:
+        write_volume(place.raw / f"labelsTr/{case}.nii.gz", blob_case(77)[1])
+
+
 def label_that_is_4d(place: Place) -> None:
     file = place.raw / "labelsTr"
     for label in file.iterdir():
@@ -435,6 +558,23 @@ def two_channels(place: Place) -> None:
         write_volume(place.given / f"scan_{channel}.nii.gz", blob_case(22)[0])
 
 
+def model(change: Callable[[dict[str, Any]], object] = lambda content: None, *, folds: int = 1) -> Make:
+    """A model that nnU-Net has trained, in given/model. change: is applied to the content of its checkpoint."""
+
+    def make(place: Place) -> None:
+        file = nnunet_model.save(place.given / "model", change)
+        for fold in range(1, folds):
+            shutil.copytree(file.parent, file.parent.with_name(f"fold_{fold}"))
+
+    return make
+
+
+def planned_with(content: dict[str, Any]) -> dict[str, Any]:
+    """The configuration in a checkpoint of nnU-Net."""
+    configuration: dict[str, Any] = content["init_args"]["plans"]["configurations"]["3d_fullres"]
+    return configuration
+
+
 def evil_encoder(place: Place) -> None:
     anew(place.given / "encoder.pth", evil_checkpoint(place))
 
@@ -451,14 +591,20 @@ def no_encoder(place: Place) -> None:
     anew(place.given / "encoder.pth", b"no encoder")
 
 
-def encoder_of_resenc_tiny(place: Place) -> None:
-    """A file that `nnUNetv2_assft_pretrain` could have written, for another network."""
-    architecture = PRESETS["resenc_tiny"].architecture
-    shown = {"channels": ["MRI"], "normalization": [], "spacing": [1.0] * 3, "patch_size": [32] * 3}
-    header = {"method": "mae", "preset": "resenc_tiny", "architecture": architecture, "input": shown}
-    training = {"n_images": 1, "steps": 1, "batch_size": 2, "seed": 0, "loss": 0.5, "images": []}
-    header |= {"training": training, "dataset": "Dataset902_Other"}
-    write_encoder(place.given / "encoder.safetensors", build_network(architecture, 1, 1).encoder, header)
+def own_encoder(preset: str, *seen: str) -> Make:
+    """The file given/encoder.safetensors, as `nnUNetv2_assft_pretrain` writes it. seen: images of the raw dataset that
+    it was trained on."""
+
+    def make(place: Place) -> None:
+        architecture = PRESETS[preset].architecture
+        shown = {"channels": ["MRI"], "normalization": [], "spacing": [1.0] * 3, "patch_size": [32] * 3}
+        header = {"method": "mae", "preset": preset, "architecture": architecture, "input": shown}
+        training = {"n_images": 1, "steps": 1, "batch_size": 2, "seed": 0, "loss": 0.5}
+        images = [short(sha256_of([sha256_file(place.raw / file)])) for file in seen]
+        header |= {"training": training | {"images": images}, "dataset": "Dataset902_Other"}
+        write_encoder(place.given / "encoder.safetensors", build_network(architecture, 1, 1).encoder, header)
+
+    return make
 
 
 def label_elsewhere(place: Place) -> None:

@@ -153,7 +153,11 @@ REFUSED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         lambda content: content.pop("network_weights"),
         "has no network_weights; expected a checkpoint that",
     ),
-    "no plans": (lambda content: content["init_args"].pop("plans"), r"plans or the labels in .* cannot be used"),
+    "no dataset.json": (
+        lambda content: content["init_args"].pop("dataset_json"),
+        r"has no dataset_json, and .*/dataset\.json does not exist",
+    ),
+    "no plans": (lambda content: content["init_args"].pop("plans"), r"has no plans, and .*plans\.json does not exist"),
     "other plans": (lambda content: content["init_args"].update(plans={"configurations": 3}), "cannot be used"),
     "without a spacing": (
         lambda content: content["init_args"]["plans"]["configurations"]["3d_fullres"].update(

@@ -101,7 +101,7 @@ def dicom_inputs(folder: Path, dataset_json: dict[str, Any], part: Part) -> Inpu
     require_highdicom()
     require_one_channel(dataset_json)
     if not folder.is_dir():
-        raise AssftError(f"-i {folder} is no folder. Give the folder of a DICOM export.")
+        raise AssftError(f"-i {folder} is not a folder. Give the folder of a DICOM export.")
     found = series_below(folder, dataset_json)
 
     def is_done(uid: str) -> bool:

@@ -253,18 +253,18 @@ def test_a_list_with_something_else_is_refused_and_not_repeated(convert_dicom: C
     write_series(tmp_path / "export", scan(), affine_of())
     (tmp_path / "wanted.txt").write_text(f"\n{NAME}\n")
     (line,) = convert_dicom(options=f"--series {tmp_path}/wanted.txt").result.errors
-    assert "has in line 2 no case id of the key file" in line
+    assert "has no case id of the key file in line 2" in line
     assert NAME not in line
     (line,) = convert_dicom(options=f"--series {tmp_path}/none").result.errors
     assert "--series" in line
-    assert "cannot be read (No such file or directory). Expected one, all or a text file" in line
+    assert "cannot be read (No such file or directory). Expected the word one or all, or a text file" in line
 
 
 def test_ct_and_mr_do_not_come_into_one_dataset(convert_dicom: ConvertDicom, tmp_path: Path) -> None:
     write_series(tmp_path / "export/a", scan(0), affine_of(), patient="A")
     write_series(tmp_path / "export/b", scan(1), affine_of(), patient="B", modality="MR")
     (line,) = convert_dicom().result.errors
-    assert "1 series are CT and 1 are MR; expected one modality" in line
+    assert "of two modalities, CT (1) and MR (1); expected one" in line
 
 
 # What is refused before anything is read ------------------------------------------------------------------------------
