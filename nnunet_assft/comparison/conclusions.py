@@ -312,8 +312,9 @@ def gain_in_parts(parts: pd.DataFrame) -> str:
 
 
 def _power(row: Mapping[str, Any]) -> str:
+    which = "No true difference" if row["smallest"] > 1 else f"A true difference of {_size(row['smallest'])}"
     return (
-        f"A true difference of {_size(row['smallest'])} would have been shown with a probability of {POWER:.0%}, and "
+        f"{which} would have been shown with a probability of {POWER:.0%}, and "
         f"one of {_size(RELEVANT)} with {row['power']:.0%}."
     )
 
@@ -323,4 +324,4 @@ def _points(difference: float) -> str:
 
 
 def _size(difference: float) -> str:
-    return f"{100 * difference:.1f} points"
+    return "more than 100 points" if difference > 1 else f"{100 * difference:.1f} points"

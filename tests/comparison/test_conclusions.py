@@ -228,3 +228,11 @@ def test_a_title_with_a_comma_is_in_quotes(results: pd.DataFrame) -> None:
     assert "'RAND, no second stage'" in c.overall_conclusion(curves)
     texts = [c.conclusion(row) for row in curves.to_dict("records")]
     assert sum("'RAND, no second stage'" in text for text in texts) == 3  # of both rounds and of the AUBC
+
+
+def test_no_true_difference_is_larger_than_100_points(results: pd.DataFrame) -> None:
+    """Two seeds and their large luck would show a difference of 145 points, which Dice cannot have."""
+    curves = compare_all(results).assign(smallest=lambda table: table["smallest"].where(table["arm"] != "nnunet", 1.45))
+    assert " to more than 100 points with a probability of 80%." in c.overall_conclusion(curves)
+    row = {**row_of(curves, "nnunet", "AUBC"), "verdict": "no difference shown"}
+    assert ". No true difference would have been shown with a probability of 80%, and one of 2.0" in c.conclusion(row)
