@@ -190,7 +190,7 @@ def test_a_dicom_folder_of_another_modality_or_without_images(call: Call, export
     write_series(tmp_path / "ct", scan(), affine_of(), SeriesInstanceUID="1.2.9")
     code, lines = call(tmp_path / "ct", tmp_path / "out", "--dicom", *HERE)
     assert code == 1
-    assert "1.2.9 is not predicted: it is CT; the model was trained on MR" in lines[0]
+    assert "1.2.9 is not predicted: it is CT; expected MR, because the channel of the model is called 'MRI'" in lines[0]
     (tmp_path / "empty").mkdir()
     code, lines = call(tmp_path / "empty", tmp_path / "out", "--dicom", *HERE)
     assert (code, len(lines)) == (1, 1)
