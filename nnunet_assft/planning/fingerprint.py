@@ -42,11 +42,12 @@ class _Job:
     images: tuple[Path, ...]
     reader: BaseReaderWriter
     file: Path
+    state: list[list[int]]  # of the images, see `signature`
 
     @property
     def inputs(self) -> dict[str, Any]:
         reader = type(self.reader).__name__  # readers differ in the order of the axes
-        return {"version": VERSION, "reader": reader, "files": signature(self.images)}
+        return {"version": VERSION, "reader": reader, "files": self.state}
 
 
 def check_images(
@@ -59,7 +60,9 @@ def check_images(
     see `remarks`. Returns case -> a checksum of its image files. Raises an `AssftError` that names the first of the
     images that `volumes.images` refuses.
     """
-    jobs = {case: _Job(images[case], reader, folder / f"{case}.json") for case in sorted(images)}
+    jobs = {
+        case: _Job(images[case], reader, folder / f"{case}.json", signature(images[case])) for case in sorted(images)
+    }
     checksums = cached(
         folder / CHECKED,
         {case: job.inputs for case, job in jobs.items()},

@@ -14,10 +14,12 @@ import pytest
 
 from nnunet_assft.active.scoring import new_images
 from nnunet_assft.cli import predict
+from nnunet_assft.cluster.engines import Engine
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime import staged
 from nnunet_assft.runtime.cases import KILLED
 from nnunet_assft.runtime.locks import only_process
+from tests.cluster.work import LeftBehind
 from tests.conftest import Trained, blob_case, write_volume
 from tests.volumes.damaged import REFUSED
 
@@ -126,6 +128,19 @@ def test_other_processes_write_the_same_bytes(call: Call, tmp_path: Path, monkey
         for name in ("case_0.npz", "case_1.npz"):  # a zip holds times
             with np.load(tmp_path / way / name) as found, np.load(tmp_path / "here" / name) as same:
                 np.testing.assert_array_equal(found["probabilities"], same["probabilities"])
+
+
+def test_an_image_that_was_replaced_after_the_command_was_killed_is_predicted_again(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = LeftBehind()
+    monkeypatch.setattr(Engine, "cases", lambda *_: executor)
+    for case in ("a", "b"):
+        write_volume(tmp_path / f"in/{case}_0000.nii.gz", blob_case(0)[0])
+    assert call(tmp_path / "in", tmp_path / "out", *HERE) == (0, [])
+    write_volume(tmp_path / "in/b_0000.nii.gz", blob_case(21)[0])
+    assert call(tmp_path / "in", tmp_path / "out", *HERE) == (0, [])
+    assert executor.computed == ["b"]
 
 
 def test_two_calls_with_an_engine_do_not_work_on_one_folder(call: Call, tmp_path: Path) -> None:
