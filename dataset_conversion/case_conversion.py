@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from nnunet_assft.dataset_conversion.file_placement import in_orientation_of, place, write_label
 from nnunet_assft.dataset_conversion.findings import Finding, errors, found
@@ -19,6 +18,7 @@ from nnunet_assft.dataset_conversion.scan import PlannedCase
 from nnunet_assft.dataset_conversion.source_cases import POOL, TEST
 from nnunet_assft.dataset_conversion.voxels import (
     SourceVolume,
+    Voxels,
     count_values,
     image_findings,
     label_findings,
@@ -88,7 +88,7 @@ class _Unreadable(Exception):  # noqa: N818 - carries a finding out of nested re
 class _NewLabel:
     """A label that has to be written, with the axes of its image. reason: why it is written."""
 
-    array: npt.NDArray[np.uint8]
+    array: Voxels
     reason: str
 
 
@@ -209,10 +209,10 @@ def _merge(
     image: SourceVolume,
     findings: list[Finding],
     sources: list[dict[str, Any]],
-) -> npt.NDArray[np.uint8] | None:
+) -> Voxels | None:
     """Merge the masks of the structures that have one, in the order of the labels. Where masks overlap, the later
     structure is kept."""
-    merged: npt.NDArray[np.uint8] | None = None
+    merged: Voxels | None = None
     overlaps = []
     for name in [name for name in conversion.label_names if canonical_name(name) in case.source.masks]:
         volume = _read(case, case.source.masks[canonical_name(name)], sources)
@@ -221,7 +221,7 @@ def _merge(
         if errors(problems):
             continue
         mask = in_orientation_of((volume.array != 0).astype(np.uint8), volume, image).astype(bool)
-        merged = np.zeros(mask.shape, np.uint8, order="F") if merged is None else merged
+        merged = np.zeros(mask.shape, conversion.label_map.kind, order="F") if merged is None else merged
         if n := int(np.count_nonzero(merged[mask])):
             overlaps.append(f"{name} ({n} voxels)")
         merged[mask] = conversion.label_map.structures[canonical_name(name)]

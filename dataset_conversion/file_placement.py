@@ -11,11 +11,10 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
-import numpy.typing as npt
 from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
 
 from nnunet_assft.dataset_conversion.scan import PlannedCase
-from nnunet_assft.dataset_conversion.voxels import SourceVolume
+from nnunet_assft.dataset_conversion.voxels import SourceVolume, Voxels
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.files import atomic_path, write_bytes
 from nnunet_assft.runtime.partial import PARTIAL, private_path
@@ -69,16 +68,16 @@ def possible_mode(mode: str, sources: Iterable[Path], folder: Path) -> tuple[str
     raise AssertionError("copying needs no trial")
 
 
-def in_orientation_of(array: npt.NDArray[np.uint8], label: SourceVolume, image: SourceVolume) -> npt.NDArray[np.uint8]:
+def in_orientation_of(array: Voxels, label: SourceVolume, image: SourceVolume) -> Voxels:
     """Return the label with its axes in the order and direction of those of the image."""
     turn = ornt_transform(io_orientation(label.header.affine), io_orientation(image.header.affine))
-    return np.asarray(apply_orientation(array, turn), dtype=np.uint8)
+    return np.asarray(apply_orientation(array, turn), dtype=array.dtype)
 
 
-def write_label(target: Path, array: npt.NDArray[np.uint8], image: SourceVolume) -> None:
+def write_label(target: Path, array: Voxels, image: SourceVolume) -> None:
     """Write a label with the geometry of its image. The bytes of the file depend only on voxels and geometry."""
     header = image.nifti.copy()
-    header.set_data_dtype(np.uint8)
+    header.set_data_dtype(array.dtype)
     header.set_slope_inter(1, 0)
     header["cal_min"] = header["cal_max"] = 0
     header.extensions.clear()

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 BACKGROUND = "background"
 
 ALIASES = {  # words in alphabetical order, as `canonical_name` puts them
@@ -64,6 +66,11 @@ class LabelMap:
     names: dict[int, str]
     structures: dict[str, int]
     dropped: frozenset[int] = field(default=frozenset())
+
+    @property
+    def kind(self) -> type[np.unsignedinteger[Any]]:
+        """The type of a label that is written: bytes, unless there are more than 255 structures."""
+        return np.uint8 if max(self.structures.values(), default=0) <= np.iinfo(np.uint8).max else np.uint16
 
 
 def map_labels(source: Mapping[str, int], target: Mapping[str, int], dropped: tuple[str, ...] = ()) -> LabelMap:

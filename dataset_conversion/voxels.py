@@ -168,12 +168,12 @@ def label_findings(case: str, name: str, values: Values, stored_as_float: bool, 
     return findings
 
 
-def renumbered(array: Voxels, label_map: LabelMap) -> npt.NDArray[np.uint8]:
-    """Return the label with the ids of the dataset. Every value must be in the map."""
-    table = np.zeros(max(label_map.ids) + 1, np.uint8)
+def renumbered(array: Voxels, label_map: LabelMap) -> Voxels:
+    """Return the label with the ids of the dataset, in its `kind`. Every value must be in the map."""
+    table = np.zeros(max(label_map.ids) + 1, label_map.kind)
     for old, new in label_map.ids.items():
         table[old] = new
-    result = np.zeros(array.shape, np.uint8, order="F")
+    result = np.zeros(array.shape, table.dtype, order="F")
     for z, slab in enumerate(slabs(array)):
         result[..., z] = table[slab.astype(np.int64)]
     return result

@@ -49,6 +49,13 @@ def _no_plots_of_the_training() -> Iterator[None]:
         yield
 
 
+def save_by_spreadsheet(file: Path) -> None:
+    """Save a CSV file as a spreadsheet with European settings does, after somebody has renamed its columns."""
+    header, _, rest = file.read_text(encoding="utf-8").partition("\n")
+    columns = ";".join(name.title() for name in header.split(","))
+    file.write_bytes(f"{columns}\r\n{rest.replace(',', ';')}".encode("utf-8-sig"))
+
+
 # A raw dataset --------------------------------------------------------------------------------------------------------
 
 SHAPE = (18, 26, 24)  # z, y, x

@@ -45,11 +45,13 @@ def annotate(context: Context, r: int, queried: Sequence[str], *, proceed_with_p
         result = {"annotated": cases, "given_back": missing}
         cached(experiment.paths.step_file(r, "annotate"), {"queried": list(queried)}, lambda: result)
 
-    for_each_case(partial(_check_label, context), cases, desc="checking labels", executor=context.cases)
+    jobs = {case: (case, context.dataset.state_of(case)) for case in cases}
+    for_each_case(partial(_check_label, context), jobs, desc="checking labels", executor=context.cases)
     return cases
 
 
-def _check_label(context: Context, case: str) -> bool:
+def _check_label(context: Context, job: tuple[str, object]) -> bool:
+    case, _ = job
     context.checked_label(case, context.dataset.label_file(case))
     return True
 

@@ -37,8 +37,9 @@ def check_existing(
             f"--accept names {some(unknown)}; expected cases to start with ({some(cases) or 'none here'}), or {ALL}."
         )
     failures: dict[str, AssftError] = {}
+    jobs = {case: (case, dataset.state_of(case)) for case in cases}
     seen = for_each_case(
-        partial(_look_at, dataset, consent), cases, desc="checking labels", failures=failures, executor=executor
+        partial(_look_at, dataset, consent), jobs, desc="checking labels", failures=failures, executor=executor
     )
     if failures:
         raise AssftError(
@@ -56,11 +57,12 @@ def check_existing(
     return doubtful
 
 
-def _look_at(dataset: RawDataset, consent: Consent, case: str) -> tuple[LabelSummary, list[str]]:
+def _look_at(dataset: RawDataset, consent: Consent, job: tuple[str, object]) -> tuple[LabelSummary, list[str]]:
     """Return the volumes and positions of the structures, and warnings about structures that should not be there.
 
-    Raises `AssftError` for a label that must not be used.
+    job: a case, and the state of its files. Raises `AssftError` for a label that must not be used.
     """
+    case, _ = job
     file = dataset.label_file(case)
     misfit = find_misfit(dataset, case, file)
     if misfit and not (misfit.same_shape and consent.covers_geometry(case)):

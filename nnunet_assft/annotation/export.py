@@ -94,7 +94,8 @@ def export_work(
     require_own_labels(dataset, request.cases)
     images = {case: dataset.images[case] for case in request.cases}
     executor = context.engine.images(context.paths.jobs, images)
-    for_each_case(partial(_require_usable, dataset), request.cases, desc="checking images", executor=executor)
+    jobs = {case: (case, dataset.state_of(case)) for case in request.cases}
+    for_each_case(partial(_require_usable, dataset), jobs, desc="checking images", executor=executor)
     request = _shared_out(context, request, options)
     prelabels = prelabels_of(context, request.round, second_look=request.second_look)
     _claim(context, folder, request, prelabels, options)
@@ -149,8 +150,12 @@ def _write_texts(
     write_text(folder / "README.txt", about)
 
 
-def _require_usable(dataset: RawDataset, case: str) -> None:
-    """Raise `AssftError` if nnU-Net cannot use the image of a case, or if annotation programs cannot open it."""
+def _require_usable(dataset: RawDataset, job: tuple[str, object]) -> None:
+    """Raise `AssftError` if nnU-Net cannot use the image of a case, or if annotation programs cannot open it.
+
+    job: the case, and the state of its files.
+    """
+    case, _ = job
     try:
         read_image(dataset.images[case], dataset.reader)
     except AssftError as error:

@@ -203,6 +203,8 @@ class _Import:
         known = self._known(source)
         if known and known["source_sha256"] == source and self._is_in(known) and self._is_as_wanted(known):
             return self._is_in_already(known)
+        if known and known["annotator"] != self.returned.annotator:
+            return replace(self, returned=replace(self.returned, annotator=known["annotator"])).run(earlier)
         case, target = self.returned.case, self.target
         gated = self._gated(earlier)
         is_there = target.is_file()
@@ -222,11 +224,14 @@ class _Import:
             save_not_annotated(self.context.dataset.folder, {case: self.missing})
         if differing or not is_there:
             write_segmentation(self.context.dataset.reader, gated.label, target, self.context.properties(case))
-        save_record(self.context, self.returned, self._entry(gated, source, known))
-        return _Outcome(_imported(self.returned, gated, self.missing, kept))
+        entry = self._entry(gated, source, known, differs=differing > 0)
+        forgotten = self._forgotten(entry)
+        save_record(self.context, self.returned, entry)
+        return _Outcome(_imported(self.returned, gated, self.missing, kept, forgotten))
 
     def _known(self, source: str) -> dict[str, Any]:
-        """The recorded entry of this annotator's label, or else that of this very file.
+        """The recorded entry of this annotator's label, or else that of this very file, or of the label that a file by
+        nobody in particular replaces.
 
         A file that was imported under a name keeps it: --annotator_name of a later import does not rename it.
         """
@@ -235,7 +240,8 @@ class _Import:
         known = reading_of(readings, annotator)
         if known or self.returned.asked.annotators or (case, annotator) in self.times.rows:
             return known
-        return next((entry for entry in readings if entry["annotator"] and entry["source_sha256"] == source), {})
+        labels = [entry for entry in readings if entry["annotator"] and entry["label_sha256"]]
+        return next((entry for entry in labels if annotator is None or entry["source_sha256"] == source), {})
 
     def _is_in(self, known: Mapping[str, Any]) -> bool:
         return self.target.is_file() and sha256_file(self.target) == known["label_sha256"]
@@ -287,12 +293,30 @@ class _Import:
         stands = annotator in rejected if asked.annotators else bool(rejected)
         return decided or (REJECT if stands else None)
 
-    def _entry(self, gated: GatedLabel, source: str, known: Mapping[str, Any]) -> dict[str, Any]:
+    def _forgotten(self, entry: Mapping[str, Any]) -> list[str]:
+        """Return clauses about the minutes and decisions on record that this entry replaces without having any."""
+        readings = load_readings(self.context.paths.annotation_file(self.returned.case))
+        lost = []
+        for old in readings:
+            is_same = old["annotator"] == entry["annotator"]
+            if not is_same and old["annotator"] in self.returned.asked.annotators:
+                continue  # stays beside it
+            said = [f"{old['minutes']:g} minutes"] if not is_same and old["minutes"] is not None else []
+            if old.get("decision") and not (is_same and entry["decision"]):
+                said.append(f"the decision {old['decision']}")
+            if said:
+                lost.append(f"what was recorded of {_by(old['annotator'])} is replaced: {', '.join(said)}")
+        return lost
+
+    def _entry(self, gated: GatedLabel, source: str, known: Mapping[str, Any], *, differs: bool) -> dict[str, Any]:
+        """differs: from the label that was there before, whose minutes and decision stand unless others are given. Only
+        a pre-segmentation itself is accepted."""
+        before = None if differs and known.get("decision") == ACCEPT else known.get("decision")
         given = self.times.of(self.returned.case, self.returned.annotator)
         return {
             "annotator": self.returned.annotator,
             "minutes": given if given is not None else known.get("minutes"),
-            "decision": self._decision,
+            "decision": self._decision or before,
             # a DICOM file may be named after the patient
             "file": self.returned.file.name if self.returned.slices is None else None,
             "source_sha256": source,
@@ -318,10 +342,12 @@ def _by(annotator: str | None) -> str:
     return f"the label by {annotator}" if annotator else "the label"
 
 
-def _imported(returned: Returned, gated: GatedLabel, missing: Sequence[str], replaced: str | None) -> str:
+def _imported(
+    returned: Returned, gated: GatedLabel, missing: Sequence[str], replaced: str | None, forgotten: Sequence[str]
+) -> str:
     volumes = ", ".join(f"{name} {ml:.3g} ml" for name, ml in gated.summary.volumes_ml.items() if ml) or "no structure"
     remarks = [*gated.notes, *(["warnings accepted: " + "; ".join(gated.warnings)] if gated.warnings else [])]
     remarks += [f"not annotated: {', '.join(missing)}"] if missing else []
-    remarks += [f"old label kept as {replaced}"] if replaced else []
+    remarks += [*([f"old label kept as {replaced}"] if replaced else []), *forgotten]
     kind = _by(returned.annotator) if returned.is_first else f"second reading by {returned.annotator}"
     return f"{returned.case}: {kind} imported, {volumes}" + (f" ({'; '.join(remarks)})" if remarks else "")

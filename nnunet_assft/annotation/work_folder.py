@@ -8,7 +8,7 @@ from typing import Any
 
 from nnunet_assft.active.annotation import AnnotationRequest, least_annotated
 from nnunet_assft.active.context import Context
-from nnunet_assft.active.finished import read_provenance
+from nnunet_assft.active.finished import read_provenance, restore_tables
 from nnunet_assft.active.state import Experiment
 from nnunet_assft.runtime.csv_files import read_csv
 from nnunet_assft.runtime.text import count, printable
@@ -78,6 +78,7 @@ def scores_of(experiment: Experiment, request: AnnotationRequest) -> dict[str, d
             "reliability": "reliability",
         }
         return {case: {name: entries[case][key] for name, key in names.items()} for case in request.cases}
+    restore_tables(experiment.paths, request.round)  # a spreadsheet may have saved the scores in another form
     file = experiment.paths.scores_file(request.round)
     rows = {row.pop("case"): row for row in read_csv(file)} if file.is_file() else {}
     return {case: {k: v for k, v in row.items() if k != "query_rank"} for case, row in rows.items()}

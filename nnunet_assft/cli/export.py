@@ -30,8 +30,10 @@ def export(args: argparse.Namespace) -> None:
     """Write the zip file, and the ONNX file if it is wanted."""
     from nnunet_assft.handover.model_zip import require_zip, write_model_zip
     from nnunet_assft.runtime.files import sha256_file
-    from nnunet_assft.runtime.writable import require_file
+    from nnunet_assft.runtime.writable import require_apart, require_file
 
+    if args.onnx:
+        require_apart(args.onnx, "--onnx", args.o, "-o")
     experiment = load_experiment(args)
     done = round_of(experiment, args.r)
     require_zip(args.o)

@@ -35,10 +35,12 @@ def score(args: argparse.Namespace) -> int:
     from nnunet_assft.errors import AssftError
     from nnunet_assft.runtime.csv_files import write_csv
     from nnunet_assft.runtime.text import count, some
-    from nnunet_assft.runtime.writable import require_file
+    from nnunet_assft.runtime.writable import require_apart, require_file
 
     if not 1 <= args.r <= args.R:
         parser().error(f"argument -r: {args.r}; expected a round from 1 to the {args.R} of -R")
+    if args.embeddings:
+        require_apart(args.o, "-o", args.embeddings, "--embeddings")
     require_file(args.o, "-o")
     scores = score_folder(args.i, args.r, args.R, embeddings_file=args.embeddings, num_processes=args.np)
     for case, finding in scores.findings.items():

@@ -15,7 +15,7 @@ from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
 from nnunet_assft.errors import AssftError, DamagedFileError
 from nnunet_assft.runtime.cached import cached, cached_or_none, kept_result
 from nnunet_assft.runtime.cases import Executor, for_each_case, here
-from nnunet_assft.runtime.csv_files import read_csv, write_csv
+from nnunet_assft.runtime.csv_files import write_csv
 from nnunet_assft.runtime.files import sha256_file, sha256_of, signature
 from nnunet_assft.runtime.locks import only_process
 from nnunet_assft.runtime.text import count, some
@@ -42,11 +42,12 @@ class _Job:
     images: tuple[Path, ...]
     reader: BaseReaderWriter
     file: Path
+    state: list[list[int]]  # of the images, see `signature`
 
     @property
     def inputs(self) -> dict[str, Any]:
         reader = type(self.reader).__name__  # readers differ in the order of the axes
-        return {"version": VERSION, "reader": reader, "files": signature(self.images)}
+        return {"version": VERSION, "reader": reader, "files": self.state}
 
 
 def check_images(
@@ -59,7 +60,9 @@ def check_images(
     see `remarks`. Returns case -> a checksum of its image files. Raises an `AssftError` that names the first of the
     images that `volumes.images` refuses.
     """
-    jobs = {case: _Job(images[case], reader, folder / f"{case}.json") for case in sorted(images)}
+    jobs = {
+        case: _Job(images[case], reader, folder / f"{case}.json", signature(images[case])) for case in sorted(images)
+    }
     checksums = cached(
         folder / CHECKED,
         {case: job.inputs for case, job in jobs.items()},
@@ -83,7 +86,7 @@ def _check(jobs: Mapping[str, _Job], file: Path, executor: Executor) -> dict[str
             executor=executor,
         )
     rows = [_Finding(case, ERROR, str(problem)) for case, problem in sorted(problems.items())]
-    rows += [_Finding(case, WARNING, text) for case, part in sorted(parts.items()) for text in part["remarks"]]
+    rows += _warnings(parts)
     if rows:
         write_csv(file, [row._asdict() for row in rows])
     else:
@@ -96,12 +99,22 @@ def _check(jobs: Mapping[str, _Job], file: Path, executor: Executor) -> dict[str
     return {case: part["sha256"] for case, part in parts.items()}
 
 
+def _warnings(parts: Mapping[str, Mapping[str, Any]]) -> list[_Finding]:
+    return [_Finding(case, WARNING, text) for case, part in sorted(parts.items()) for text in part["remarks"]]
+
+
 def remarks(folder: Path) -> str:
-    """Return a line about the images that can be used, but that a person should look at; "" if there are none."""
+    """Return a line about the images that can be used, but that a person should look at; "" if there are none.
+
+    FINDINGS is for people, who may save it in another form, so it is not read.
+    """
     file = folder / FINDINGS
     if not file.is_file():
         return ""
-    rows = [finding for row in read_csv(file) if (finding := _Finding(**row)).severity == WARNING]
+    try:
+        rows = _warnings(_parts(kept_result(folder / CHECKED, AGAIN), folder))
+    except DamagedFileError:  # the next check makes good for it
+        return f"{file} lists what the last check of the images found."
     n = count(len({row.case for row in rows}), "image")
     return f"Look at {n} ({_listed(rows)}). {file} lists everything that was found." if rows else ""
 

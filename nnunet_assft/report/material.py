@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from nnunet_assft.active.finished import restore_tables
 from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.state import Experiment, Round, finished_rounds
 from nnunet_assft.annotation.records import annotation_minutes
@@ -109,6 +110,7 @@ def gather(dataset: str | int, experiment: str | None, comparison: str | None) -
     scores, quality, embeddings = {}, [], {}
     for done in tqdm(rounds, desc="reading", unit="round", leave=False):
         r = done.round
+        restore_tables(paths, r)  # a spreadsheet may have saved them in another form
         if paths.scores_file(r).is_file():
             scores[r] = _read_scores(paths.scores_file(r))
         if paths.pseudo_label_quality(r).is_file():

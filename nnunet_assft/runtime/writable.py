@@ -49,6 +49,15 @@ def require_file(file: Path, name: str) -> None:
     require_folder(file.parent, f"{name} {file}: the folder")
 
 
+def require_apart(file: Path, name: str, other: Path, other_name: str) -> None:
+    """Raise `AssftError` if a file that will be written has the place of another file of the same command, or if one
+    of them would lie in the other. Names: the options that name them."""
+    place, taken = Path(os.path.realpath(file)), Path(os.path.realpath(other))  # which takes a loop of links, too
+    if place == taken or place in taken.parents or taken in place.parents:
+        where = "are the same file" if place == taken else "cannot lie in each other, as both are files"
+        raise AssftError(f"{name} {file} and {other_name} {other} {where}. Choose another name for one of them.")
+
+
 def readable_folder(folder: Path) -> str | None:
     """Return what is wrong with a folder that has to exist, or None if nothing is."""
     what = _wrong(folder)

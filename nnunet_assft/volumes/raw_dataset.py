@@ -17,6 +17,7 @@ from nnunetv2.utilities.dataset_name_id_conversion import convert_id_to_dataset_
 
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.environment import require_folders
+from nnunet_assft.runtime.files import signature
 from nnunet_assft.volumes.dataset_json import read_dataset_json
 from nnunet_assft.volumes.image_files import ImageFiles, list_images
 from nnunet_assft.volumes.names import DATASET, dataset_id, shown
@@ -90,6 +91,14 @@ class RawDataset:
             return self.folder / "labelsTs" / f"{case}{self.file_ending}"
         listed = self.dataset_json.get("dataset", {}).get(case, {}).get("label")
         return _resolved(self.folder, listed) if listed else self.folder / "labelsTr" / f"{case}{self.file_ending}"
+
+    def state_of(self, case: str) -> list[list[int]]:
+        """Return the sizes and modification times of the image and the label of a case, as far as they are there.
+
+        A step gives them to its executor with the case, which tells by them what it found of files that were replaced
+        since.
+        """
+        return signature(filter(Path.is_file, (*self.images_of(case), self.label_file(case))))
 
     def label_to_write(self, case: str) -> Path:
         """Return `label_file` for a case whose label is about to be written. Raises `AssftError` if it is not in the

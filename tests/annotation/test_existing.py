@@ -12,6 +12,7 @@ from nnunet_assft.annotation.import_labels import Consent
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.cases import here
 from nnunet_assft.volumes.raw_dataset import find_dataset
+from tests.cluster.work import LeftBehind
 from tests.conftest import blob_case, write_volume
 
 CASES = ("case_00", "case_01", "case_02", "case_03")
@@ -39,6 +40,20 @@ def test_every_label_that_cannot_be_used_is_named_once(blobs: Path) -> None:
     assert "case case_03 does not lie on its image" in str(caught.value)
     put(blobs, "case_01", label)
     assert check(Consent(geometry=["case_03"])) == {}
+
+
+def test_a_label_that_was_replaced_after_the_command_was_killed_is_looked_at_again(blobs: Path) -> None:
+    dataset, executor = find_dataset(901), LeftBehind()
+    assert dataset.reader  # is found once, and pickled with the dataset
+    assert check_existing(Consent(), dataset, CASES, executor) == {}
+    label = blob_case(1)[1]
+    put(blobs, "case_01", np.where(label == 1, 7, label))
+    with pytest.raises(AssftError, match=r"case case_01 has values that dataset\.json does not define: 7"):
+        check_existing(Consent(), dataset, CASES, executor)
+    assert executor.computed == ["case_01"]
+    (blobs / "labelsTr/case_02.nii.gz").unlink()
+    with pytest.raises(AssftError, match=r"2 labels of the 4 to start with .*The label of case case_02 is missing"):
+        check_existing(Consent(), dataset, CASES, executor)
 
 
 def test_doubtful_labels_need_consent_which_is_returned(blobs: Path) -> None:

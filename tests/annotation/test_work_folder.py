@@ -1,4 +1,4 @@
-"""The label tables as Slicer and ITK-SNAP read them, with names that people and programs come up with."""
+"""The label tables as Slicer and ITK-SNAP read them, with names that people and programs come up with; and scores."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ import re
 
 import pytest
 
-from nnunet_assft.annotation.work_folder import itksnap_labels, slicer_colours
+from nnunet_assft.active.annotation import AnnotationRequest
+from nnunet_assft.active.state import Experiment
+from nnunet_assft.annotation.work_folder import itksnap_labels, scores_of, slicer_colours
+from nnunet_assft.runtime.cached import cached
+from nnunet_assft.runtime.csv_files import csv_text
+from tests.conftest import save_by_spreadsheet
 
 NAMES = [
     "left kidney",
@@ -43,3 +48,13 @@ def test_names_as_they_are_written() -> None:
     labels = {"background": 0, 'a "b" c': 1, "d\ne": 2}
     assert [line.split()[1] for line in slicer_colours(labels).splitlines()[3:]] == ['a_"b"_c', "d_e"]
     assert [line.split('    "')[1] for line in itksnap_labels(labels).splitlines()[6:]] == ["a 'b' c\"", 'd\\ne"']
+
+
+def test_scores_that_a_spreadsheet_has_saved_are_written_again(planned: Experiment) -> None:
+    file, request = planned.paths.scores_file(1), AnnotationRequest(1, ("case_01",), {"case_01": ()})
+    table = csv_text([{"case": "case_01", "query_rank": 1, "q": 1.5}])
+    cached(planned.paths.step_file(1, "query"), {}, lambda: {"queried": ["case_01"], "excluded": [], "table": table})
+    assert scores_of(planned, request) == {"case_01": {"q": "1.5"}}  # also if the file is not there
+    save_by_spreadsheet(file)
+    assert scores_of(planned, request) == {"case_01": {"q": "1.5"}}
+    assert file.read_text() == table

@@ -14,10 +14,12 @@ import pytest
 
 from nnunet_assft.active.scoring import new_images
 from nnunet_assft.cli import predict
+from nnunet_assft.cluster.engines import Engine
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime import staged
 from nnunet_assft.runtime.cases import KILLED
 from nnunet_assft.runtime.locks import only_process
+from tests.cluster.work import LeftBehind
 from tests.conftest import Trained, blob_case, write_volume
 from tests.volumes.damaged import REFUSED
 
@@ -128,6 +130,19 @@ def test_other_processes_write_the_same_bytes(call: Call, tmp_path: Path, monkey
                 np.testing.assert_array_equal(found["probabilities"], same["probabilities"])
 
 
+def test_an_image_that_was_replaced_after_the_command_was_killed_is_predicted_again(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = LeftBehind()
+    monkeypatch.setattr(Engine, "cases", lambda *_: executor)
+    for case in ("a", "b"):
+        write_volume(tmp_path / f"in/{case}_0000.nii.gz", blob_case(0)[0])
+    assert call(tmp_path / "in", tmp_path / "out", *HERE) == (0, [])
+    write_volume(tmp_path / "in/b_0000.nii.gz", blob_case(21)[0])
+    assert call(tmp_path / "in", tmp_path / "out", *HERE) == (0, [])
+    assert executor.computed == ["b"]
+
+
 def test_two_calls_with_an_engine_do_not_work_on_one_folder(call: Call, tmp_path: Path) -> None:
     write_volume(tmp_path / "in/a_0000.nii.gz", blob_case(0)[0])
     with only_process(tmp_path / "out/.predict.lock", "something else"):
@@ -190,7 +205,7 @@ def test_a_dicom_folder_of_another_modality_or_without_images(call: Call, export
     write_series(tmp_path / "ct", scan(), affine_of(), SeriesInstanceUID="1.2.9")
     code, lines = call(tmp_path / "ct", tmp_path / "out", "--dicom", *HERE)
     assert code == 1
-    assert "1.2.9 is not predicted: it is CT; the model was trained on MR" in lines[0]
+    assert "1.2.9 is not predicted: it is CT; expected MR, because the channel of the model is called 'MRI'" in lines[0]
     (tmp_path / "empty").mkdir()
     code, lines = call(tmp_path / "empty", tmp_path / "out", "--dicom", *HERE)
     assert (code, len(lines)) == (1, 1)

@@ -3,22 +3,44 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from nnunet_assft.cluster.job import is_part, say_progress
+from nnunet_assft.cluster.job import argument_sha256, is_part, say_progress
 from nnunet_assft.errors import AssftError
-from nnunet_assft.runtime.cases import Executor
+from nnunet_assft.runtime.cases import Attempt, Executor
 
 
 def has_slurm() -> bool:
     """Whether there is a SLURM whose controller answers."""
     return bool(shutil.which("sinfo")) and subprocess.run(["sinfo"], capture_output=True, check=False).returncode == 0
+
+
+class LeftBehind:
+    """An executor in this process that takes what an earlier call has found, as a command does that finds the results
+    of parts whose command was killed. computed: the cases of the last call that were computed."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[bytes, str, str], Any] = {}
+        self.computed: list[str] = []
+
+    def __reduce__(self) -> tuple[type[LeftBehind], tuple[()]]:
+        return LeftBehind, ()
+
+    def __call__(self, function: Attempt[Any], items: Sequence[Any], desc: str) -> Iterator[tuple[int, Any]]:
+        keys = [(pickle.dumps(function), case, argument_sha256(argument)) for case, argument in items]
+        new = [i for i, key in enumerate(keys) if key not in self._found]
+        self.computed = [items[i][0] for i in new]
+        for i, result in function.to_all([items[i] for i in new]):
+            self._found[keys[new[i]]] = result
+        yield from ((i, self._found[key]) for i, key in enumerate(keys))
 
 
 def square(n: int) -> int:

@@ -73,3 +73,12 @@ def test_renumbering_by_hand() -> None:
 
 def test_amos_has_the_official_order() -> None:
     assert (AMOS_STRUCTURES.index("right kidney"), AMOS_STRUCTURES.index("aorta"), len(AMOS_STRUCTURES)) == (1, 7, 15)
+
+
+@pytest.mark.parametrize(("n", "kind"), [(255, np.uint8), (256, np.uint16), (300, np.uint16)])
+def test_more_structures_than_a_byte_can_count(n: int, kind: type[np.generic]) -> None:
+    target = {f"structure {value}": value for value in range(1, n + 1)}
+    mapped = map_labels({name: n + 1 - value for name, value in target.items()}, target)
+    label = renumbered(np.array([[[0, 1, n]]], np.int16), mapped)
+    assert label.dtype == kind
+    assert label.tolist() == [[[0, n, 1]]]

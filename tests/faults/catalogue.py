@@ -95,6 +95,9 @@ COMMAND_LINES = (
         option(f"plan -d 901 --initial_lr={text}", f"--initial_lr: '{text}'; expected a number above 0 and at most 1")
         for text in ("0", "-1", "1e30", "nan", "inf")
     ),
+    option("export -d 901 -o a.zip --onnx ./b/../a.zip", "and -o a.zip are the same file. Choose another name", code=1),
+    option("export -d 901 -o a.zip --onnx a.zip/b", "and -o a.zip cannot lie in each other, as both are files", code=1),
+    option("score -i a -r 1 -R 3 -o b.csv --embeddings b.csv", "and --embeddings b.csv are the same file", code=1),
     option("plan -d 901 --spacing 1 0 1", "--spacing: '0'; expected a number above 0 and at most 1000"),
     option("plan -d 901 --patch_size 32 0 32", "--patch_size: '0'; expected a whole number from 1 to 4096"),
     option(

@@ -14,7 +14,8 @@ from nnunet_assft.planning.fingerprint import check_images, combine_fingerprint,
 from nnunet_assft.runtime import sealed
 from nnunet_assft.runtime.cases import in_processes
 from nnunet_assft.volumes.raw_dataset import RawDataset, read_dataset
-from tests.conftest import blob_case, write_volume
+from tests.cluster.work import LeftBehind
+from tests.conftest import blob_case, save_by_spreadsheet, write_volume
 from tests.volumes.damaged import with_forms
 
 
@@ -180,6 +181,13 @@ def test_images_to_look_at_are_no_error(blobs: Path, tmp_path: Path):
         assert line.startswith("Look at 1 image (case_03: its sform and its qform disagree: the sform has a spacing of")
         assert line.endswith(f"{parts / 'findings.csv'} lists everything that was found.")
         assert combine_fingerprint(["case_03"], parts)["spacings"] == [[2, 2, 2]]  # as ITK reads it
+    written = (parts / "findings.csv").read_bytes()
+    save_by_spreadsheet(parts / "findings.csv")
+    assert remarks(parts) == line
+    check_images(dataset.images, dataset.reader, parts)
+    assert (parts / "findings.csv").read_bytes() == written
+    (parts / "_checked.json").write_text("{")
+    assert remarks(parts) == f"{parts / 'findings.csv'} lists what the last check of the images found."
 
 
 def test_a_check_of_the_same_images_opens_one_file(blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -205,6 +213,16 @@ def test_a_check_of_the_same_images_opens_one_file(blobs: Path, tmp_path: Path, 
             combine_fingerprint(dataset.images, parts)
     assert check_images(dataset.images, dataset.reader, parts) == now
     assert len(combine_fingerprint(dataset.images, parts)["spacings"]) == 8  # the same command, again
+
+
+def test_an_image_that_was_replaced_after_the_command_was_killed_is_read_again(blobs: Path, tmp_path: Path):
+    dataset, parts, executor = read_dataset(blobs), tmp_path / "parts", LeftBehind()
+    before = check_images(dataset.images, dataset.reader, parts, executor=executor)
+    shutil.rmtree(parts)
+    write_volume(dataset.images["case_05"][0], blob_case(20)[0])
+    now = check_images(dataset.images, dataset.reader, parts, executor=executor)
+    assert executor.computed == ["case_05"]
+    assert [case for case in now if now[case] != before[case]] == ["case_05"]
 
 
 def test_another_reader_reads_the_images_again(blobs: Path, tmp_path: Path):

@@ -16,7 +16,9 @@ from nnunet_assft.report.material import EPOCH_COLUMNS, Material, epochs_of, gat
 from nnunet_assft.report.page import render
 from nnunet_assft.report.sections.head import head
 from nnunet_assft.report.sections.order import build_sections
+from nnunet_assft.runtime.cached import cached
 from nnunet_assft.runtime.files import read_json, write_json
+from tests.conftest import save_by_spreadsheet
 from tests.report.conftest import DATASET, LOG, NASTY, POOL, write_comparison
 
 
@@ -151,6 +153,16 @@ def test_a_case_may_be_called_na(experiment: Experiment) -> None:
     assert "NA" in set(found["case"])
     assert len(found) == len(POOL) - 1
     assert found["query_rank"].notna().sum() == 2
+
+
+def test_a_table_of_a_round_that_a_spreadsheet_has_saved_is_written_again(experiment: Experiment) -> None:
+    file = experiment.paths.scores_file(1)
+    table = file.read_text()
+    cached(experiment.paths.step_file(1, "query"), {}, lambda: {"queried": [], "excluded": [], "table": table})
+    before = gather(DATASET, None, None).scores[1]
+    save_by_spreadsheet(file)
+    pd.testing.assert_frame_equal(gather(DATASET, None, None).scores[1], before)
+    assert file.read_text() == table
 
 
 def test_rounds_after_a_gap_are_not_shown(experiment: Experiment) -> None:

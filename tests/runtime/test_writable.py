@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nnunet_assft.errors import AssftError
-from nnunet_assft.runtime.writable import is_writable, readable_folder, require_file, require_folder
+from nnunet_assft.runtime.writable import is_writable, readable_folder, require_apart, require_file, require_folder
 
 
 @pytest.fixture
@@ -71,3 +71,20 @@ def test_what_can_be_written_is_made_and_left_empty(places: Path) -> None:
 )
 def test_folders_that_are_read(places: Path, name: str, expected: str | None) -> None:
     assert readable_folder(places / name) == expected
+
+
+def test_two_files_of_a_command_are_apart(places: Path) -> None:
+    (places / "link").symlink_to("file")
+    for name, words in (
+        ("file", "are the same file"),
+        ("folder/../file", "are the same file"),
+        ("link", "are the same file"),
+        ("file/x", "cannot lie in each other"),
+    ):
+        with pytest.raises(AssftError, match=words):
+            require_apart(places / name, "--onnx", places / "file", "-o")
+        with pytest.raises(AssftError, match=words):
+            require_apart(places / "file", "-o", places / name, "--onnx")
+    require_apart(places / "file_2", "--onnx", places / "file", "-o")
+    require_apart(places / "loop", "--onnx", places / "file", "-o")
+    require_apart(places / "folder/file", "--onnx", places / "file", "-o")

@@ -32,7 +32,7 @@ from nnunet_assft.network.checkpoints import load_weights
 from nnunet_assft.nnunet_names import CONFIGURATION
 from nnunet_assft.planning.preprocessing import preprocess
 from nnunet_assft.runtime.cases import Once, each_case
-from nnunet_assft.runtime.files import sha256_of, write_json
+from nnunet_assft.runtime.files import sha256_of, signature, write_json
 from nnunet_assft.runtime.locks import only_process
 from nnunet_assft.runtime.staged import Staged
 from nnunet_assft.runtime.text import reason
@@ -108,7 +108,10 @@ def predict_images(
         bytes_to_write=_bytes_to_export,
     )
     folder = how.folder.absolute()  # parts work in other folders
-    jobs = {case: (folder / case, [file.absolute() for file in files]) for case, files in cases.items()}
+    jobs = {
+        case: (folder / case, [file.absolute() for file in files], signature(filter(Path.is_file, files)))
+        for case, files in cases.items()
+    }
     desc = f"predicting {folder.name} {sha256_of(str(folder))[:6]}"  # two commands may predict at the same time
     executor = engine.cases(how.experiment.paths.jobs)
     alone = _only_call(folder) if engine != HERE else nullcontext()
@@ -142,14 +145,19 @@ def is_predicted(folder: Path, case: str, file_ending: str, *, probabilities: bo
 _Preprocessed = tuple[Path, np.ndarray, dict[str, Any]]
 
 
-def _preprocess(plans: dict[str, Any], dataset_json: dict[str, Any], job: tuple[Path, Sequence[Path]]) -> _Preprocessed:
+def _preprocess(
+    plans: dict[str, Any], dataset_json: dict[str, Any], job: tuple[Path, Sequence[Path], object]
+) -> _Preprocessed:
+    """job: the file to write, without its ending; the images; and their state, by which an executor tells what it found
+    of images that were replaced since."""
+    file, images, _ = job
     try:
-        data, _, properties = preprocess(tuple(job[1]), plans, dataset_json)
+        data, _, properties = preprocess(tuple(images), plans, dataset_json)
     except AssftError:
         raise
     except Exception as error:  # one image must not stop the others
         raise AssftError(f"it cannot be preprocessed ({reason(error)})") from error
-    return job[0], data, properties
+    return file, data, properties
 
 
 def _predict(predictor: Once[nnUNetPredictor], found: _Preprocessed) -> _Preprocessed:

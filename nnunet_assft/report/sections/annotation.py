@@ -8,12 +8,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from nnunet_assft.annotation.agreement import MEAN
 from nnunet_assft.annotation.records import load_readings
 from nnunet_assft.errors import AssftError
 from nnunet_assft.evaluation.dice import case_dice, mean_of
 from nnunet_assft.report.material import Material
 from nnunet_assft.report.plot import SERIES, WIDE, Plot, draw_on_axes
 from nnunet_assft.report.sections.base import Section, SectionTable
+from nnunet_assft.runtime.csv_files import bare_table
 
 TEXT = (
     "The Dice of a pre-segmentation, which the model of the round before has made, is that against the label that came "
@@ -27,18 +29,31 @@ def section(material: Material) -> Section | None:
     if material.experiment.settings.annotator != "human":
         return None
     table = annotated_cases(material)
-    tables = [SectionTable("annotation", "Annotated cases", table)]
+    tables, missing = [SectionTable("annotation", "Annotated cases", table)], []
     for done in material.rounds:
         file = material.experiment.paths.agreement_file(done.round)
-        if file.is_file():
-            agreement = pd.read_csv(file, dtype={"case": str, "reader_1": str, "reader_2": str}, keep_default_na=False)
+        if not file.is_file():
+            continue
+        agreement = _agreement(file)
+        if agreement is None:
+            missing.append(f"{file.name} is no longer as it was written, so it is not shown.")
+        else:
             title = f"Agreement of two annotators in round {done.round}"
             tables.append(SectionTable(f"agreement_round_{done.round:02d}", title, agreement, "Dice per structure."))
-    missing = []
     if table["minutes"].isna().any():
         missing.append("Minutes that nobody has recorded are missing; annotate import takes --minutes or --times.")
     plots = () if table["Dice of the pre-segmentation"].isna().all() else (_plot(table),)
     return Section("annotation", "Annotation", (TEXT,), missing=tuple(missing), plots=plots, tables=tuple(tables))
+
+
+def _agreement(file: Path) -> pd.DataFrame | None:
+    """Return the table of `write_agreement`; None if somebody has saved it in another form."""
+    texts = {"case": str, "reader_1": str, "reader_2": str}
+    try:
+        table = pd.read_csv(file, dtype=texts, keep_default_na=False)
+    except (OSError, ValueError):  # of pandas, and of another encoding
+        return None
+    return bare_table(table) if {*texts, MEAN} <= set(table.columns) else None
 
 
 def annotated_cases(material: Material) -> pd.DataFrame:

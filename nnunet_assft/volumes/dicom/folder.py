@@ -9,6 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nnunetv2.preprocessing.normalization.map_channel_name_to_normalization import (
+    channel_name_to_normalization_mapping,
+)
+
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.files import write_bytes
 from nnunet_assft.runtime.text import count
@@ -20,7 +24,7 @@ from nnunet_assft.volumes.dicom.voxels import CannotDecodeError, nifti_bytes, re
 ENDING = ".nii.gz"
 UID = re.compile(r"[0-9.]{1,64}")  # of which file names are made
 NO_SCANS = ("localizer", "not_a_scan", "not_ct_or_mr")  # what an export holds beside scans
-MODALITIES = {"ct": "CT", "mr": "MR", "mri": "MR"}  # name of a channel in lower case -> modality
+SAYS_CT = re.compile(r"(?<![a-z])ct|ct(?![a-z])")  # CT, CTA, CBCT, CT_venous; not fraction
 
 
 @dataclass
@@ -58,7 +62,8 @@ def series_below(folder: Path, dataset_json: Mapping[str, Any]) -> SeriesFound:
             "export with -i."
         )
     found = SeriesFound()
-    wanted = MODALITIES.get(str(dataset_json["channel_names"]["0"]).lower())
+    channel = str(dataset_json["channel_names"]["0"])
+    wanted = _modality_of(channel)
     for one, slices in sorted(members.items()):
         uid, volume = one[-1], stack(slices)
         if not UID.fullmatch(uid) or sum(other[-1] == uid for other in members) > 1:
@@ -66,10 +71,21 @@ def series_below(folder: Path, dataset_json: Mapping[str, Any]) -> SeriesFound:
         elif isinstance(volume, Refused):
             (found.left_out if volume.code in NO_SCANS else found.refused)[uid] = f"{volume.text} ({volume.code})"
         elif wanted and volume.modality != wanted:
-            found.refused[uid] = f"it is {volume.modality}; the model was trained on {wanted}"
+            found.refused[uid] = (
+                f"it is {volume.modality}; expected {wanted}, because the channel of the model is called {channel!r}"
+            )
         else:
             found.usable[uid] = volume
     return found
+
+
+def _modality_of(channel: str) -> str | None:
+    """Return the modality of the images of a channel: CT if its name says so, otherwise MR. None if it has one of the
+    names by which nnU-Net only chooses a normalisation, such as noNorm."""
+    name = channel.casefold()
+    if SAYS_CT.search(name):
+        return "CT"
+    return None if name in channel_name_to_normalization_mapping else "MR"
 
 
 def series_of(keys: KeyFile, case: str) -> Stack:

@@ -58,8 +58,21 @@ def test_one_is_accepted_one_rejected_and_one_corrected(root: Path, work: Path, 
     assert (code, lines) == (0, [])
     decisions = {case: record_of(root, case)["readings"][0]["decision"] for case in ("case_03", "case_01", "case_06")}
     assert decisions == {"case_03": "accept", "case_01": "reject", "case_06": "fix"}
-    assert annotation_minutes(the_experiment().paths.annotations) == {"case_03": 2, "case_01": 30, "case_06": 12}
+    minutes = {"case_03": 2, "case_01": 30, "case_06": 12}
+    assert annotation_minutes(the_experiment().paths.annotations) == minutes
     np.testing.assert_array_equal(label_of(root, "case_01"), truth("case_01"))
+    # a corrected label is no longer the accepted pre-segmentation; it was drawn from scratch as before
+    for case in ("case_03", "case_01"):
+        label = truth(case)
+        label[0, 0, 0] = 1
+        save_itksnap(work / f"annotations/{case}.nii.gz", label, image_of(root, case))
+    code, out, _ = call("import", work, "--replace", "--accept_warnings")
+    assert code == 0
+    assert out.count("what was recorded of the label is replaced: the decision accept)") == 1
+    assert out.count("what was recorded") == 1
+    decisions = {case: record_of(root, case)["readings"][0]["decision"] for case in minutes}
+    assert decisions == {"case_03": None, "case_01": "reject", "case_06": "fix"}
+    assert annotation_minutes(the_experiment().paths.annotations) == minutes
 
 
 def test_decisions_that_contradict_what_came_back(root: Path, work: Path, call: Call) -> None:

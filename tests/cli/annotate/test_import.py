@@ -295,6 +295,29 @@ def test_a_label_that_is_there_is_replaced_on_request_only_and_the_old_one_kept(
     assert (code, "has been imported already" in out) == (0, True)
 
 
+def test_a_label_that_is_replaced_keeps_what_was_recorded_of_it_or_the_command_says_so(root: Path, call: Call) -> None:
+    def replaced(voxels: int, *options: str) -> tuple[str, tuple[object, ...]]:
+        """The line about the import of a label with another number of voxels, and the record after it."""
+        label = truth("case_03")
+        label[0, 0, :voxels] = 1
+        save_itksnap(root / "back/case_03.nii.gz", label, image_of(root, "case_03"))
+        code, out, _ = call("import", root / "back", "--replace", *options)
+        assert code == 0
+        (entry,) = record_of(root, "case_03")["readings"]
+        return out.splitlines()[0], (entry["annotator"], entry["minutes"], entry["decision"])
+
+    (root / "times.csv").write_text("case,annotator,minutes,decision\ncase_03,anna,12,fix\n")
+    assert replaced(1, "--times", str(root / "times.csv"))[1] == ("anna", 12, "fix")
+    line, record = replaced(2)
+    assert record == ("anna", 12, "fix")
+    assert line.startswith("case_03: the label by anna imported")
+    assert "recorded" not in line
+    assert replaced(3, "--minutes", "20")[1] == ("anna", 20, "fix")
+    line, record = replaced(4, "--annotator_name", "bert")
+    assert record == ("bert", None, None)
+    assert "what was recorded of the label by anna is replaced: 20 minutes, the decision fix" in line
+
+
 def test_a_label_of_an_earlier_round_needs_replace(root: Path, call: Call) -> None:
     save_itksnap(root / "a/case_02.nii.gz", truth("case_02") * 0 + (truth("case_02") == 1), image_of(root, "case_02"))
     code, _, lines = call("import", root / "a")

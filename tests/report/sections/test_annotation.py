@@ -11,7 +11,7 @@ from nnunet_assft.evaluation.dice import case_dice, mean_of
 from nnunet_assft.report.material import Material
 from nnunet_assft.report.sections.annotation import section
 from nnunet_assft.runtime.sealed import write_sealed
-from tests.conftest import blob_case
+from tests.conftest import blob_case, save_by_spreadsheet
 from tests.report.conftest import NASTY, POOL, STRUCTURES, with_settings
 
 
@@ -46,3 +46,8 @@ def test_every_queried_case_with_its_pre_segmentation(material: Material) -> Non
         "Minutes that nobody has recorded are missing; annotate import takes --minutes or --times.",
     )
     assert list(found.plots[0].data["round"]) == [1, 1]
+    save_by_spreadsheet(paths.agreement_file(1))
+    found = section(material)
+    assert found is not None
+    assert found.missing[0] == "agreement_round_01.csv is no longer as it was written, so it is not shown."
+    assert len(found.tables) == 1
