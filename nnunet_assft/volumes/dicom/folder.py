@@ -9,10 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nnunetv2.preprocessing.normalization.map_channel_name_to_normalization import (
-    channel_name_to_normalization_mapping,
-)
-
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.files import write_bytes
 from nnunet_assft.runtime.text import count
@@ -24,7 +20,11 @@ from nnunet_assft.volumes.dicom.voxels import CannotDecodeError, nifti_bytes, re
 ENDING = ".nii.gz"
 UID = re.compile(r"[0-9.]{1,64}")  # of which file names are made
 NO_SCANS = ("localizer", "not_a_scan", "not_ct_or_mr")  # what an export holds beside scans
-SAYS_CT = re.compile(r"(?<![a-z])ct|ct(?![a-z])")  # CT, CTA, CBCT, CT_venous; not fraction
+# words in the name of a channel that say a modality: CTA, CBCT, CT_venous; T1, T2w, mri; but not fraction, nor pdac
+SAYS = {
+    "CT": re.compile(r"(?<![a-z])ct|ct(?![a-z])"),
+    "MR": re.compile(r"(?<![a-z])(mr|t1|t2|flair|dwi|adc|swi|dce|stir|dixon|tof|pdw?(?![a-z]))"),
+}
 
 
 @dataclass
@@ -80,12 +80,8 @@ def series_below(folder: Path, dataset_json: Mapping[str, Any]) -> SeriesFound:
 
 
 def _modality_of(channel: str) -> str | None:
-    """Return the modality of the images of a channel: CT if its name says so, otherwise MR. None if it has one of the
-    names by which nnU-Net only chooses a normalisation, such as noNorm."""
-    name = channel.casefold()
-    if SAYS_CT.search(name):
-        return "CT"
-    return None if name in channel_name_to_normalization_mapping else "MR"
+    """Return the modality that the name of a channel says, or None if it says none, such as noNorm or image."""
+    return next((modality for modality, word in SAYS.items() if word.search(channel.casefold())), None)
 
 
 def series_of(keys: KeyFile, case: str) -> Stack:

@@ -31,15 +31,15 @@ def test_a_channel_whose_name_says_ct_takes_ct(both: Path, channel: str) -> None
     assert found.refused == {"1.2.2": reason}
 
 
-@pytest.mark.parametrize("channel", ["MRI", "mr", "T1", "t2w", "FLAIR", "ADC", "T1 subtraction", "fraction", "water"])
-def test_a_channel_of_any_other_name_takes_mr(both: Path, channel: str) -> None:
+@pytest.mark.parametrize("channel", ["MRI", "mr", "T1", "t2w", "FLAIR", "ADC", "T1 subtraction", "PD", "post T1c"])
+def test_a_channel_whose_name_says_mr_takes_mr(both: Path, channel: str) -> None:
     found = series_below(both, {"channel_names": {"0": channel}})
     assert list(found.usable) == ["1.2.2"]
     reason = f"it is CT; expected MR, because the channel of the model is called {channel!r}"
     assert found.refused == {"1.2.1": reason}
 
 
-@pytest.mark.parametrize("channel", ["noNorm", "rescale_to_0_1", "zscore"])
-def test_names_of_normalisations_say_nothing_about_the_images(both: Path, channel: str) -> None:
+@pytest.mark.parametrize("channel", ["noNorm", "rescale_to_0_1", "zscore", "image", "fraction", "pdac"])
+def test_a_name_that_says_no_modality_takes_both(both: Path, channel: str) -> None:
     found = series_below(both, {"channel_names": {"0": channel}})
     assert (sorted(found.usable), found.refused) == (["1.2.1", "1.2.2"], {})
