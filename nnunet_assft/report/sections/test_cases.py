@@ -121,5 +121,5 @@ def _picture(material: Material, rule: str, case: str, dice: float) -> Plot:
     prediction = material.experiment.paths.test_predictions(last.round) / f"{case}{dataset.file_ending}"
     files = {"label": dataset.label_file(case), "segmentation": prediction}
     volume = load_volume(dataset.images_of(case)[0], files, MAX_VOXELS, window_of(dataset))
-    caption = f"The {rule} test case: Dice {dice:.3f}, mean over the structures, after round {last.round}."
-    return overlay_plot(f"test_case_{rule}", case, caption, volume, dataset.structures)
+    caption = f"Dice {dice:.3f}, mean over the structures, after round {last.round}."
+    return overlay_plot(f"test_case_{rule}", f"{case}, the {rule} case", caption, volume, dataset.structures)
