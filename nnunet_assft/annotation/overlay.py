@@ -15,11 +15,15 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 
 from nnunet_assft.annotation.preview import Preview, as_radiologists_look, axial_slice
 from nnunet_assft.runtime.files import atomic_path
 from nnunet_assft.volumes.display import grey_range
 from nnunet_assft.volumes.structures import colour, structures
+
+# of white text on a picture, so that it can be read where the picture is white
+BEHIND: dict[str, Any] = {"boxstyle": "round,pad=0.15", "facecolor": (0, 0, 0, 0.5), "linewidth": 0}
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class Overlay:
             axes.set_axis_off()
             axes.set_title(title, fontsize=9)
             for side, x in (("R", 0.01), ("L", 0.97)):  # of the patient; the front is above
-                axes.text(x, 0.5, side, transform=axes.transAxes, color="white", fontsize=9)
+                axes.text(x, 0.5, side, transform=axes.transAxes, color="white", fontsize=9, bbox=BEHIND)
             draw_scale_bar(axes, grey.shape[1] * oriented.GetSpacing()[0])
         if self.contours:
             _draw_contours(left, segmentation, self.labels)
@@ -75,9 +79,10 @@ def draw_scale_bar(axes: Axes, width_mm: float, size: float = 8) -> None:
     length = max(step * power for step in (1, 2, 5) if step * power <= width_mm / 3)
     left = 0.97 - length / width_mm
     inside: dict[str, Any] = {"transform": axes.transAxes, "color": "white"}
-    axes.add_line(Line2D([left, 0.97], [0.03, 0.03], linewidth=2, label="_scale", **inside))
+    edge = [withStroke(linewidth=3.5, foreground="black", alpha=0.5)]
+    axes.add_line(Line2D([left, 0.97], [0.03, 0.03], linewidth=2, label="_scale", path_effects=edge, **inside))
     middle = (left + 0.97) / 2
-    axes.text(middle, 0.045, f"{length:g} mm", fontsize=size, ha="center", va="bottom", **inside)
+    axes.text(middle, 0.05, f"{length:g} mm", fontsize=size, ha="center", va="bottom", bbox=BEHIND, **inside)
 
 
 def _draw_contours(axes: Axes, segmentation: np.ndarray, labels: Mapping[str, int]) -> None:

@@ -14,14 +14,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from nnunet_assft.annotation.overlay import draw_scale_bar
+from nnunet_assft.annotation.overlay import BEHIND, draw_scale_bar
 from nnunet_assft.report.images import Volume
-from nnunet_assft.report.plot import INK, STYLE, WIDE, Plot, label_colour
+from nnunet_assft.report.plot import INK, SMALLEST, STYLE, WIDE, Plot, label_colour, legend_below
 
 PLANES = {"axial": 0, "coronal": 1, "sagittal": 2}  # -> axis of a Volume
 LINES = {"label": "solid", "pre-segmentation": "dashed", "segmentation": "dashed"}
 # plane -> what is at the left, right, top and bottom: right, left, anterior, posterior, head, feet
 SIDES = {"axial": "RLAP", "coronal": "RLHF", "sagittal": "APHF"}
+LEGEND_LINE = 0.17  # inches
+MAX_BESIDE = 12  # structures; the names of more do not fit into the empty quarter of the figure
 TELLABLE = 7  # number of colours that can be distinguished; with more structures, their numbers are drawn, too
 
 
@@ -82,6 +84,10 @@ class _Overlay:
     def is_numbered(self) -> bool:
         return len(self.structures) > TELLABLE
 
+    @property
+    def has_legend_below(self) -> bool:
+        return len(self.present) > MAX_BESIDE
+
     def pixels(self) -> pd.DataFrame:
         rows = [
             (plane, k + 1, source, name, int((array.take(k, PLANES[plane]) == value).sum()))
@@ -96,7 +102,8 @@ class _Overlay:
         inches = (WIDE[0] - 0.1) / (width + height) * (height + depth) + 0.5
         with style.context(["default", STYLE, {"axes.grid": False}]):
             tight = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02)
-            figure = Figure(figsize=(WIDE[0], float(np.clip(inches, 2.2, 7.5))), layout=tight)
+            below = LEGEND_LINE * len(self.present) / 2 if self.has_legend_below else 0
+            figure = Figure(figsize=(WIDE[0], float(np.clip(inches, 2.2, 7.5)) + below), layout=tight)
             ratios = {"width_ratios": [width, height], "height_ratios": [height, depth]}
             cells = figure.subplots(2, 2, gridspec_kw=ratios)
             for plane, axes in zip(PLANES, (cells[0, 0], cells[1, 0], cells[1, 1]), strict=True):
@@ -133,8 +140,8 @@ class _Overlay:
                 "ha": {0.01: "left", 0.99: "right"}.get(x, "center"),
                 "va": {0.99: "top", 0.01: "bottom"}.get(y, "center"),
             }
-            axes.text(x, y, mark, transform=axes.transAxes, color="white", fontsize=6.5, **where)
-        draw_scale_bar(axes, right, 6)
+            axes.text(x, y, mark, transform=axes.transAxes, color="white", fontsize=SMALLEST, bbox=BEHIND, **where)
+        draw_scale_bar(axes, right, SMALLEST)
         axes.set_axis_off()
 
     def _draw_contour(self, axes: Axes, mask: np.ndarray, steps: tuple[float, float], value: int, line: str) -> None:
@@ -146,7 +153,7 @@ class _Overlay:
         axes.contour(x, y, padded, levels=[0.5], colors=[label_colour(value)], linewidths=1.1, linestyles=line)
         if self.is_numbered and line == LINES["label"]:
             centre = x @ padded.sum(0) / padded.sum(), y @ padded.sum(1) / padded.sum()
-            axes.annotate(str(value), centre, color=label_colour(value), fontsize=6.5, ha="center", va="center")
+            axes.annotate(str(value), centre, color=label_colour(value), fontsize=SMALLEST, ha="center", va="center")
 
     def _draw_legend(self, axes: Axes) -> None:
         axes.set_axis_off()
@@ -155,8 +162,10 @@ class _Overlay:
             axes.plot([], [], color=label_colour(value), label=number + structure.replace("_", " "))
         for source in self.volume.segmentations:
             axes.plot([], [], color=INK, linewidth=1, linestyle=LINES[source], label=source)
-        if self.volume.segmentations:
-            axes.legend(loc="center left", fontsize=7 if len(self.present) < 12 else 5.5, borderaxespad=0)
+        if self.has_legend_below:
+            legend_below(axes)
+        elif self.volume.segmentations:
+            axes.legend(loc="center left", fontsize=SMALLEST, borderaxespad=0)
 
 
 def fullest_slice(segmentations: Sequence[np.ndarray], axis: int, n: int) -> int:

@@ -105,9 +105,10 @@ def _write_plot(plot: Plot, folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table as it is shown. number: whether it holds numbers."""
+    """A column of a table as it is shown. title: its name on the page. number: whether it holds numbers."""
 
     name: str
+    title: str
     cells: Sequence[str]
     number: bool
 
@@ -119,7 +120,8 @@ def columns_of(table: SectionTable) -> list[Column]:
     for name, values in table.data.items():  # two columns may have the same name
         number = is_numeric_dtype(values) and not is_bool_dtype(values)
         cells = _numbers(values.to_numpy(dtype=float)) if number else [_shown(value) for value in values]
-        columns.append(Column(str(name), cells, number))
+        title = table.names.get(str(name), str(name).replace("_", " "))
+        columns.append(Column(str(name), title, cells, number))
     return columns
 
 

@@ -8,8 +8,8 @@ work folder.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from io import BytesIO, StringIO
 from typing import Any
@@ -58,9 +58,11 @@ STYLE = {
     "figure.constrained_layout.use": True,
     "figure.facecolor": "white",
 }
-WIDE, NARROW = (4.6, 3.1), (3.1, 2.3)  # inches; two or three figures in a row on a monitor, one on a phone
+# Inches; two or three figures in a row on a monitor, one on a phone, where SMALLEST is still nine pixels high.
+WIDE, NARROW = (4.1, 2.9), (3.1, 2.3)
+SMALLEST = 7  # points; the smallest text of a figure
 FULL = 9.6  # inches; the whole width of the page
-REM_PER_INCH = 7.25  # of a figure of size WIDE on a monitor
+REM_PER_INCH = 7.25  # of a figure of size FULL
 MANY = 2000  # with more points than this, an SVG contains them as an image
 
 
@@ -70,7 +72,9 @@ class Plot:
 
     name: stem of its files. alt: description of the figure for screen readers. data: exactly what is drawn. warning:
     shown below the caption. narrow: whether it is small, so that three fit in a row. full: whether it has a row of the
-    page to itself, in which it is scrolled sideways if the screen is narrow.
+    page to itself, in which it is scrolled sideways if the screen is narrow. dots: id of a group of dots in the figure
+    (matplotlib's `gid`) -> a text for each of them, which a browser shows beside the pointer; dots that are drawn as
+    an image have none.
     """
 
     name: str
@@ -82,10 +86,11 @@ class Plot:
     warning: str = ""
     narrow: bool = False
     full: bool = False
+    dots: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def width(self) -> float:
-        """The width of a `full` figure on the page in rem, at which its text is as large as that of the others."""
+        """The width of a `full` figure on the page in rem, at which its text can be read."""
         return round(REM_PER_INCH * self.figure.get_figwidth(), 2)
 
     def png(self) -> bytes:
@@ -103,7 +108,10 @@ class Plot:
                 buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
             )
         self.figure.patch.set_visible(True)
-        return buffer.getvalue()
+        text = buffer.getvalue()
+        for group, texts in self.dots.items():
+            text = _with_titles(text, group, texts)
+        return text
 
     def svg(self) -> str:
         """Return the SVG file, with a white background."""
@@ -117,11 +125,21 @@ class Plot:
         for attribute in ("height", "width"):
             text = re.sub(rf'(<svg[^>]*?) {attribute}="[^"]*"', r"\1", text, count=1)
         text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", text)
+        text = re.sub(r" ?font-family: [^;\"]*;?", "", text)  # which newer versions of matplotlib write apart
         for mark in ('id="', "url(#", 'href="#'):
             text = text.replace(mark, f"{mark}{self.name}-")
         for fixed, variable in CSS.items():
             text = text.replace(fixed, variable)
         return text.replace("<svg", f'<svg role="img" aria-label="{escape(self.alt)}"', 1).strip()
+
+
+def _with_titles(svg: str, group: str, texts: Sequence[str]) -> str:
+    """Give every dot of a group in an SVG a title. texts: those of its dots, in their order."""
+    before, begin, rest = svg.partition(f'<g id="{group}">')
+    dots, following, after = rest.partition("<g id=")
+    titles = iter(texts)
+    dots = re.sub(r"(<use [^>]*)/>", lambda dot: f"{dot[1]}><title>{escape(next(titles))}</title></use>", dots)
+    return before + begin + dots + following + after
 
 
 def label_colour(value: int) -> str:
@@ -151,6 +169,12 @@ def note(axes: Axes, text: str, at: tuple[float, float], offset: tuple[float, fl
     axes.annotate(text, at, xytext=offset, textcoords="offset points", **look)
 
 
+def draw_reference(axes: Axes, mean: float, name: str) -> None:
+    """Draw a thin horizontal line with its name, with which a curve can be compared."""
+    axes.axhline(mean, color=MUTED, linewidth=0.9, linestyle=(0, (2, 2)))
+    note(axes, name, (0, mean), (3, 2), xycoords=("axes fraction", "data"), fontsize=SMALLEST, color=MUTED)
+
+
 def draw_band(axes: Axes, x: pd.Series, data: pd.DataFrame) -> None:
     """Shade the interval from `low` to `high` of a curve."""
     axes.fill_between(x.astype(float), data["low"], data["high"], color=SERIES[0], alpha=0.18, linewidth=0)
@@ -158,11 +182,13 @@ def draw_band(axes: Axes, x: pd.Series, data: pd.DataFrame) -> None:
 
 @dataclass(frozen=True)
 class BoxLook:
-    """How a box plot looks. filled: whether the box is filled. width: in units of the axis."""
+    """How a box plot looks. filled: whether the box is filled. width: in units of the axis. dots: id of the group of
+    its dots, see `Plot`."""
 
     colour: str = SERIES[0]
     filled: bool = True
     width: float = 0.5
+    dots: str | None = None
 
 
 def draw_box(axes: Axes, position: float, values: np.ndarray, look: BoxLook = BoxLook()) -> None:
@@ -186,7 +212,7 @@ def draw_box(axes: Axes, position: float, values: np.ndarray, look: BoxLook = Bo
     )
     jitter = np.linspace(-0.28, 0.28, len(values)) * look.width if len(values) > 1 else np.zeros(1)
     dots: dict[str, Any] = {"s": 7, "color": look.colour, "linewidths": 0, "zorder": 3}
-    axes.scatter(position + jitter, values, rasterized=len(values) > MANY, **dots)
+    axes.scatter(position + jitter, values, gid=look.dots, rasterized=len(values) > MANY, **dots)
 
 
 def legend_below(axes: Axes, columns: int = 4) -> None:

@@ -19,6 +19,7 @@ from matplotlib.layout_engine import PlaceHolderLayoutEngine
 from matplotlib.patches import Patch, Rectangle
 from scipy import ndimage
 
+from nnunet_assft.annotation.overlay import BEHIND
 from nnunet_assft.report.images import Volume
 from nnunet_assft.report.overlay import PLANES, TELLABLE, fullest_slice
 from nnunet_assft.report.plot import FULL, MUTED, RULE, STYLE, label_colour
@@ -29,8 +30,6 @@ OPACITY = 0.5  # of the structures over the image
 AROUND = 0.08  # of the longest side of what is segmented: what the panels show around it
 BOX_MARGIN = 0.03  # of the longest side of a panel: between the region and the box around it
 BOX = "#ff1f1f"  # red, as in the paper
-# what is behind the number of a structure
-NUMBER: dict[str, Any] = {"boxstyle": "round,pad=0.15", "facecolor": (0, 0, 0, 0.5), "linewidth": 0}
 # inches
 STRIP, GAP = 0.34, 0.05  # the names of the planes at the left, and the space between panels
 COLUMN, NARROWEST, LOWEST, HIGHEST = 1.9, 0.75, 0.5, 6.0  # limits of a column, and of a plane and of all three of them
@@ -259,7 +258,7 @@ class SideBySide:
             if len(inside):
                 y, x = (inside.mean(axis=0) + 0.5) * steps
                 where = corner[0] + x, corner[1] + y
-                axes.text(*where, str(value), ha="center", va="center", fontsize=6, color="white", bbox=NUMBER)
+                axes.text(*where, str(value), ha="center", va="center", fontsize=6, color="white", bbox=BEHIND)
 
     def _legend_lines(self, width: float) -> int:
         """Return the number of lines that the list of structures takes in a figure of this width in inches."""

@@ -14,6 +14,7 @@ from matplotlib.image import imread
 from tests.report.conftest import Report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+WIDTHS = (390, 1280)  # pixels, of a phone and of a monitor
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (apt-get install chromium)")
 
 
@@ -75,16 +76,24 @@ def test_the_report_opens_in_chromium_and_the_viewer_draws(report: Report, tmp_p
 
 @needs_chromium
 @pytest.mark.slow
-def test_on_a_phone_the_page_is_no_wider_than_the_screen_and_the_viewer_waits(report: Report, tmp_path: Path) -> None:
+def test_the_page_fits_a_phone_and_a_monitor_and_the_viewer_waits(report: Report, tmp_path: Path) -> None:
+    """The widths of the page and of the learning curve, and whether the caption is beside the curve, in frames of 390
+    and 1280 pixels, because a window is never as narrow as a phone."""
+    probe = """<script>
+const curve = document.querySelector("#learning figure");
+const box = (name) => curve.querySelector(name).getBoundingClientRect();
+const beside = box("figcaption").left > box("svg").right;
+parent.postMessage([innerWidth, document.documentElement.scrollWidth, Math.round(box("svg").width), beside], "*");
+</script>"""
     page, end, rest = report.html.rpartition("</body>")
-    probe = "<script>parent.postMessage(`${document.documentElement.scrollWidth} ${window.innerWidth}`, '*')</script>"
     (tmp_path / "r.html").write_text(page + probe + end + rest, encoding="utf-8")
-    frame = '<iframe src="r.html" width="390" height="844" style="border: 0"></iframe>'  # a window is never so narrow
-    listen = "<script>addEventListener('message', (event) => { document.body.dataset.widths = event.data })</script>"
-    (tmp_path / "phone.html").write_text(f"<body>{listen}{frame}")
-    dom, console, _ = browse((tmp_path / "phone.html").as_uri(), tmp_path, "--dump-dom")
+    listen = "<script>onmessage = ({data}) => { document.body.dataset[`at${data[0]}`] = data }</script>"
+    frame = '<iframe src="r.html" width="{}" height="844" style="border: 0"></iframe>'
+    (tmp_path / "frames.html").write_text(f"<body>{listen}{''.join(map(frame.format, WIDTHS))}")
+    dom, console, _ = browse((tmp_path / "frames.html").as_uri(), tmp_path, "--dump-dom")
     assert console == []
-    assert 'data-widths="390 390"' in dom
+    assert 'data-at390="390,390,382,false"' in dom  # 382 pixels: see test_text_can_be_read_on_a_phone
+    assert re.search(r'data-at1280="1280,1280,5\d\d,true"', dom)
     dom, console, urls = browse(report.file.as_uri(), tmp_path, "--dump-dom")
     assert console == []
     assert urls == set()

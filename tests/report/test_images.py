@@ -11,6 +11,7 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 
 from nnunet_assft.annotation.work_folder import itksnap_labels
@@ -127,6 +128,41 @@ def test_numbers_tell_more_structures_apart_than_colours_do(n: int, numbers: lis
     assert [text.get_text() for text in axial.texts] == [*numbers, "R", "L", "A", "P", "1 mm"]
     start, end = axial.lines[-1].get_xdata()  # of the scale bar, as shares of the width of 4 mm
     assert end - start == pytest.approx(0.25)
+
+
+def of_all_values(n: int, array: np.ndarray) -> Volume:
+    """A volume with the structures 1 to n in its label, on an image."""
+    label = np.resize(np.arange(n + 1, dtype=np.uint8), array.shape)
+    return Volume(array, {"label": label}, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
+
+
+@pytest.mark.parametrize("n", [12, 25])
+def test_the_names_of_all_structures_stay_in_the_figure_and_off_its_planes(n: int) -> None:
+    volume = of_all_values(n, np.zeros((20, 20, 20), np.uint8))
+    figure = overlay_plot("case", "case", "", volume, {f"left_adrenal_gland_{i}": i for i in range(1, n + 1)}).figure
+    figure.draw_without_rendering()
+    axial, quarter, coronal, sagittal = figure.axes
+    (legend,) = figure.legends or [quarter.get_legend()]
+    box = legend.get_window_extent()
+    assert len(legend.get_texts()) == n + 1
+    assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1
+    assert figure.bbox.y0 <= box.y0 < box.y1 <= figure.bbox.y1
+    for plane in (axial, coronal, sagittal):
+        assert not box.overlaps(plane.get_window_extent())
+        assert plane.get_window_extent().width > 0.4 * figure.bbox.width
+
+
+def test_marks_can_be_read_on_a_white_image() -> None:
+    volume = of_all_values(1, np.full((20, 20, 20), 255, np.uint8))
+    figure = overlay_plot("case", "case", "", volume, {"box": 1}).figure
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3]
+    for plane in (figure.axes[0], figure.axes[2], figure.axes[3]):
+        for text in plane.texts:
+            x0, y0, x1, y1 = text.get_window_extent().extents.round().astype(int)
+            around = pixels[pixels.shape[0] - y1 : pixels.shape[0] - y0, x0:x1]
+            assert np.median(around) < 160, text.get_text()
 
 
 # Which cases --------------------------------------------------------------------------------------------------------

@@ -27,6 +27,8 @@ def test_all_sections_of_a_whole_experiment(report: Report) -> None:
     # the run that the comparison lacks, the segmentations of three test cases, and NSD and HD95
     assert report.html.count('class="missing"') == 5
     assert "nnU-Net" in report.page.texts["training"]
+    assert re.search(r"ASSFT experiment report, written on \d{4}-\d\d-\d\d", report.page.texts["head"])
+    assert report.page.texts["head"].count(report.material.experiment.dataset) == 2  # the title of the page, and h1
 
 
 # The random encoder -------------------------------------------------------------------------------------------------

@@ -20,14 +20,15 @@ MAX_ROWS = 200  # of a table on the page; its CSV file has all rows
 
 @dataclass(frozen=True)
 class SectionTable:
-    """A table of a section. name: stem of its CSV file. marked: column -> note in its header. folded: whether it is
-    collapsed at first."""
+    """A table of a section. name: stem of its CSV file. names: column -> its name on the page, if that is not its own.
+    marked: column -> note in its header. folded: whether it is collapsed at first."""
 
     name: str
     title: str
     data: pd.DataFrame
     caption: str = ""
     warning: str = ""
+    names: Mapping[str, str] = field(default_factory=dict)
     marked: Mapping[str, str] = field(default_factory=dict)
     folded: bool = False
 

@@ -25,9 +25,9 @@ from nnunet_assft.volumes.display import window_of
 
 
 def section(material: Material) -> Section:
-    title, why = "Queried cases", why_no_images(material.dataset)
-    if why:
-        return Section("cases", title, missing=(why,))
+    title = "Queried cases"
+    if why_not := why_no_images(material.dataset):
+        return Section("cases", title, missing=(why_not,))
     chosen, window = queried_cases(material), window_of(material.dataset)
     plots, missing = [], []
     for i, queried in enumerate(tqdm(chosen, desc="overlays", unit="case", leave=False)):
@@ -36,8 +36,9 @@ def section(material: Material) -> Section:
         except (RuntimeError, ValueError) as error:
             missing.append(no_picture(queried.case, error))
             continue
-        shown = " and ".join(queried.segmentations) or "there is no segmentation"
-        caption = f"Round {queried.round}, rank {queried.rank}; {shown}.{_why(material, queried)}"
+        shown = " and ".join(queried.segmentations) or "none, because there is no segmentation"
+        why = _why(material, queried)
+        caption = f"Queried in round {queried.round} with rank {queried.rank}.{why} Contours: {shown}."
         plots.append(overlay_plot(f"case_{i + 1:02d}", queried.case, caption, volume, material.dataset.structures))
         plots += _entropy(f"entropy_{i + 1:02d}", queried, volume)
     if without := [q.case for q in chosen if q.round and "pre-segmentation" not in q.segmentations]:

@@ -17,7 +17,6 @@ from nnunet_assft.report.plot import (
     DASHES,
     INK,
     MARKERS,
-    MUTED,
     NARROW,
     RULE,
     SERIES,
@@ -26,9 +25,9 @@ from nnunet_assft.report.plot import (
     dice_limits,
     draw_band,
     draw_on_axes,
+    draw_reference,
     file_name,
     legend_below,
-    note,
     span,
 )
 from nnunet_assft.report.sections.base import BESIDE, Section, SectionTable, arms_warning, arms_with_dkd
@@ -122,8 +121,7 @@ def _draw_arms(axes: Axes, shown: pd.DataFrame, upper: pd.DataFrame) -> None:
         line: dict[str, Any] = {"color": SERIES[i % 6], "marker": MARKERS[i % 6], "linestyle": DASHES[i // 6 % 3]}
         axes.plot(part["n_labelled"], part["mean"], markersize=3.8, linewidth=1.2, label=name_of(str(arm)), **line)
     for mean in upper["mean"]:
-        axes.axhline(mean, color=MUTED, linewidth=0.9, linestyle=(0, (2, 2)))
-        note(axes, name_of(UPPER), (0, mean), (3, 2), xycoords=("axes fraction", "data"), fontsize=7, color=MUTED)
+        draw_reference(axes, mean, name_of(UPPER))
     axes.set(xlabel="annotated cases", ylabel="Dice on the test cases")
     axes.set_xticks(sorted(shown["n_labelled"].unique()))
     legend_below(axes, 3)

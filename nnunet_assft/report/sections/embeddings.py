@@ -85,10 +85,11 @@ def embedding_map(
             part = data[data["mark"] == mark]
             if len(part):
                 label = f"{mark} ({len(part)})"
-                axes.scatter(part["pc1"], part["pc2"], label=label, rasterized=len(part) > MANY, **look)
+                axes.scatter(part["pc1"], part["pc2"], label=label, gid=mark, rasterized=len(part) > MANY, **look)
         axes.set(xlabel=f"first component ({shares[0]:.0f} % of variance)", ylabel=f"second ({shares[1]:.0f} %)")
         legend_below(axes, 2)
 
+    dots = {str(mark): [f"{case}, {mark}" for case in part["case"]] for mark, part in data.groupby("mark")}
     counts = ", ".join(f"{n} {mark}" for mark, n in data["mark"].value_counts().items())
     alt = f"Scatter plot of the embeddings of cases in two dimensions: {counts}."
-    return Plot(name, title, caption, alt, data, draw_on_axes(draw, WIDE))
+    return Plot(name, title, caption, alt, data, draw_on_axes(draw, WIDE), dots=dots)

@@ -31,7 +31,6 @@ class Head:
 def head(material: Material) -> Head:
     experiment, settings, last = material.experiment, material.experiment.settings, material.rounds[-1]
     facts = {
-        "Dataset": experiment.dataset,
         "Experiment": f"{experiment.name}, seed {settings.seed}",
         "Strategy": f"{settings.strategy}: {STRATEGIES[settings.strategy].description}",
         "Finished": f"{last.round} of {count(experiment.n_rounds, 'query round')} of "

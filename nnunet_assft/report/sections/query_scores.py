@@ -11,11 +11,24 @@ from matplotlib.axes import Axes
 
 from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.report.material import Material
-from nnunet_assft.report.plot import MANY, MUTED, PAPER, SERIES, WIDE, Plot, draw_on_axes, legend_below, note
+from nnunet_assft.report.plot import MANY, MUTED, PAPER, SERIES, SMALLEST, WIDE, Plot, draw_on_axes, legend_below, note
 from nnunet_assft.report.sections.base import MAX_ROWS, Section, SectionTable, dkd_warning
 from nnunet_assft.runtime.text import count
 
 DKD_COLUMNS = ("pakd", "pd", "dkd", "dkd_minmax", "dkd_rank", "q")  # columns of a scores file that contain DKD
+NAMES = {  # column of a scores file -> its name on the page
+    "query_rank": "rank in the query",
+    "position": "position in the random order",
+    "pakd": "PAKD",
+    "pd": "PD",
+    "dkd": "DKD",
+    "asd": "ASD",
+    "dkd_minmax": "DKD, min-max",
+    "asd_minmax": "ASD, min-max",
+    "dkd_rank": "rank of DKD",
+    "asd_rank": "rank of ASD",
+    "q": "Q",
+}
 RANDOM = "E⁽⁰⁾ random"
 MAX_NUMBERS = 12  # with more queried cases than this, their ranks are not drawn
 
@@ -37,7 +50,7 @@ def section(material: Material) -> Section:
     text = [f"Strategy {strategy}: {STRATEGIES[strategy].description} ({STRATEGIES[strategy].source})."]
     if any({"dkd_rank", "asd_rank"} <= set(scores) for scores in material.scores.values()):
         text.append(
-            "dkd_rank and asd_rank are ranks from 0 (smallest) to 1 (largest) within the query pool; q is their sum "
+            "The ranks of DKD and ASD run from 0 (smallest) to 1 (largest) within the query pool; Q is their sum "
             "(Eq. 16)."
         )
     return Section("query", title, tuple(text), missing=tuple(missing), plots=tuple(plots), tables=tuple(tables))
@@ -58,6 +71,7 @@ def _tables(r: int, scores: pd.DataFrame, warning: str) -> list[SectionTable]:
                 part.reset_index(drop=True),
                 f"The first {MAX_ROWS} of {len(part)} cases; the CSV has all." if len(part) > MAX_ROWS else "",
                 warning if marked else "",
+                NAMES,
                 marked,
                 folded=name == "not_queried",
             )
@@ -84,6 +98,10 @@ class _View:
     def queried(self) -> pd.DataFrame:
         return self.data[self.data["query_rank"].notna()].sort_values("query_rank")
 
+    @property
+    def rest(self) -> pd.DataFrame:
+        return self.data[self.data["query_rank"].isna()]
+
 
 def scores_plot(r: int, scores: pd.DataFrame, warning: str) -> Plot | None:
     """Plot the ranks of DKD and ASD if both are known, otherwise the first score of the strategy that varies.
@@ -105,6 +123,10 @@ def scores_plot(r: int, scores: pd.DataFrame, warning: str) -> Plot | None:
         alt=f"Scatter plot of the scores of {len(scores)} cases in round {r}; queried: {names}.",
         data=view.data.reset_index(drop=True),
         figure=draw_on_axes(lambda axes: _draw(axes, view, numbered), WIDE),
+        dots={
+            "queried": [f"{case}, rank {rank:.0f}" for case, rank in view.queried[["case", "query_rank"]].to_numpy()],
+            "rest": [f"{case}, not queried" for case in view.rest["case"]],
+        },
         warning=warning if set(DKD_COLUMNS) & set(view.data) else "",
     )
 
@@ -131,25 +153,25 @@ def _one_score(r: int, scores: pd.DataFrame, warning: str) -> _View | None:
         return None
     name = names[0]
     data = scores[["case", "query_rank", name]].sort_values(name, ascending=False, ignore_index=True)
-    of_dkd = {"dkd": f"DKD ({RANDOM})", "pakd": f"PAKD ({RANDOM})"} if warning else {}
+    shown = NAMES.get(name, name.replace("_", " "))
     return _View(
         data=data.assign(order=np.arange(1, len(data) + 1)),
         x="order",
         y=name,
         x_label="cases, largest score first",
-        y_label=of_dkd.get(name, name.replace("_", " ")),
-        caption=f"Round {r}: the score {name} of the {len(scores)} cases of the query pool.",
+        y_label=f"{shown} ({RANDOM})" if warning and name in DKD_COLUMNS else shown,
+        caption=f"Round {r}: the score {shown} of the {len(scores)} cases of the query pool.",
     )
 
 
 def _draw(axes: Axes, view: _View, numbered: bool) -> None:
-    rest, queried = view.data[view.data["query_rank"].isna()], view.queried
+    rest, queried = view.rest, view.queried
     hollow: dict[str, Any] = {"s": 20, "facecolors": "none", "edgecolors": MUTED, "linewidths": 1}
-    axes.scatter(rest[view.x], rest[view.y], label="not queried", rasterized=len(rest) > MANY, **hollow)
+    axes.scatter(rest[view.x], rest[view.y], label="not queried", gid="rest", rasterized=len(rest) > MANY, **hollow)
     full: dict[str, Any] = {"s": 34, "color": SERIES[1], "marker": "^", "edgecolors": PAPER, "linewidths": 0.5}
-    axes.scatter(queried[view.x], queried[view.y], label="queried", **full)
+    axes.scatter(queried[view.x], queried[view.y], label="queried", gid="queried", **full)
     for _, row in queried.iterrows() if numbered else ():
-        note(axes, f"{row['query_rank']:.0f}", (row[view.x], row[view.y]), (5, 3), fontsize=7)
+        note(axes, f"{row['query_rank']:.0f}", (row[view.x], row[view.y]), (5, 3), fontsize=SMALLEST)
     axes.set(xlabel=view.x_label, ylabel=view.y_label)
     if view.cut is not None:
         line = [view.cut - 1.05, 1.05]  # where the two ranks add up to the cut

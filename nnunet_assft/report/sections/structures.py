@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from nnunet_assft.report.material import Material
-from nnunet_assft.report.plot import NARROW, Plot, draw_box, draw_on_axes, file_name
+from nnunet_assft.report.plot import NARROW, BoxLook, Plot, draw_box, draw_on_axes, file_name
 from nnunet_assft.report.sections.base import Section
 
 
@@ -32,10 +32,14 @@ def structure_boxes(dice: pd.DataFrame) -> list[Plot]:
 
         def draw(axes: Axes, data: pd.DataFrame = data) -> None:
             for r, of_round in data.groupby("round"):
-                draw_box(axes, r, of_round["dice"].to_numpy())
+                draw_box(axes, r, of_round["dice"].to_numpy(), BoxLook(dots=f"round_{r}"))
             axes.set(xlabel="round", ylabel="Dice", xticks=rounds, ylim=(-0.03, 1.03))
             axes.set_xlim(min(rounds) - 0.6, max(rounds) + 0.6)
 
+        dots = {
+            f"round_{r}": [f"{case}, {dice:.3f}" for case, dice in of_round[["case", "dice"]].to_numpy()]
+            for r, of_round in data.groupby("round")
+        }
         medians = data.groupby("round")["dice"].median()
         told = ", ".join(f"{median:.2f} in round {r}" for r, median in medians.items())
         plots.append(
@@ -47,6 +51,7 @@ def structure_boxes(dice: pd.DataFrame) -> list[Plot]:
                 data=data,
                 figure=draw_on_axes(draw, NARROW),
                 narrow=True,
+                dots=dots,
             )
         )
     return plots

@@ -119,7 +119,9 @@ def chosen_cases(table: pd.DataFrame) -> dict[str, str]:
 def _picture(material: Material, rule: str, case: str, dice: float) -> Plot:
     dataset, last = material.dataset, material.rounds[-1]
     prediction = material.experiment.paths.test_predictions(last.round) / f"{case}{dataset.file_ending}"
+    if not prediction.is_file():
+        raise ValueError(f"{prediction.parent.name} has no {prediction.name}")
     files = {"label": dataset.label_file(case), "segmentation": prediction}
     volume = load_volume(dataset.images_of(case)[0], files, MAX_VOXELS, window_of(dataset))
-    caption = f"The {rule} test case: Dice {dice:.3f}, mean over the structures, after round {last.round}."
-    return overlay_plot(f"test_case_{rule}", case, caption, volume, dataset.structures)
+    caption = f"Dice {dice:.3f}, mean over the structures, after round {last.round}."
+    return overlay_plot(f"test_case_{rule}", f"{case}, the {rule} case", caption, volume, dataset.structures)

@@ -10,8 +10,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from nnunet_assft.report.material import Material
-from nnunet_assft.report.plot import DASHES, MUTED, RULE, SERIES, WIDE, Plot, draw_on_axes, legend_below, note
+from nnunet_assft.report.plot import DASHES, MUTED, RULE, SERIES, SMALLEST, WIDE, Plot, draw_on_axes, legend_below, note
 from nnunet_assft.report.sections.base import Section
+from nnunet_assft.runtime.text import count
 
 LOSSES = {"train_loss": "training", "val_loss": "validation, on training cases"}  # column -> name in the legend
 PSEUDO_DICE = {"pseudo_dice": "pseudo-Dice"}
@@ -40,8 +41,9 @@ def training_plots(epochs: pd.DataFrame) -> list[Plot]:
     loss = Plot(
         name="training_loss",
         title="Loss",
-        caption=f"{n_stages} stages of training; nnU-Net's loss, which is Dice loss plus cross-entropy. The validation "
-        "cases are training cases, because there are no other labels.",
+        caption=f"{count(n_stages, 'stage')} of training, each from one vertical line to the next; the first one of a "
+        "round is labelled. nnU-Net's loss is Dice loss plus cross-entropy. The validation cases are training cases, "
+        "because there are no other labels.",
         alt=f"Line chart of the loss over {len(data)} epochs.",
         data=data[[*keys, *LOSSES]],
         figure=draw_on_axes(lambda axes: _draw(axes, data, LOSSES, "loss"), WIDE),
@@ -70,7 +72,7 @@ def _draw(axes: Axes, data: pd.DataFrame, columns: Mapping[str, str], label: str
         axes.axvline(start - 0.5, color=RULE, linewidth=1, zorder=0)
         is_long_enough = (data["round"] == r).sum() > 0.08 * len(data)
         if stage == "supervised" and is_long_enough:
-            look: dict[str, Any] = {"fontsize": 6.5, "va": "top", "color": MUTED}
+            look: dict[str, Any] = {"fontsize": SMALLEST, "va": "top", "color": MUTED}
             note(axes, f"round {r}", (start - 0.5, 1), (2, -2), xycoords=("data", "axes fraction"), **look)
     axes.set(xlabel="epochs so far", ylabel=label)
     axes.grid(axis="x", visible=False)

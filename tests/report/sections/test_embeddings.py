@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from nnunet_assft.report.material import Embeddings, Material
 from nnunet_assft.report.sections.embeddings import embedding_map, section
-from tests.report.conftest import Report, with_settings
+from tests.report.conftest import NASTY, Report, with_settings
 
 
 def test_points_on_a_line() -> None:
@@ -29,6 +30,15 @@ def test_dots_are_what_the_csv_has(report: Report) -> None:
         "pseudo-labelled": 2,
         "labelled": 1,
     }
+
+
+def test_every_dot_says_its_case_and_its_state(report: Report) -> None:
+    plot = report.plots["embeddings_round_01"]
+    assert plot.dots["queried"] == [f"{NASTY}, queried", "case_3, queried"]
+    titles = re.findall(r"<title>([^<]+)</title>", plot.inline_svg())
+    assert sorted(titles) == sorted(f"{row.case}, {row.mark}" for row in plot.data.itertuples())
+    queried = plot.inline_svg().split('<g id="embeddings_round_01-queried">')[1].split("<g id=")[0]
+    assert re.findall(r"<title>([^<]+)</title>", queried) == plot.dots["queried"]
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered in divide")

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import pytest
 from scipy.stats import t
 
 from nnunet_assft.report.material import Material
@@ -32,7 +33,27 @@ def test_equal_cases_have_an_interval_without_width_and_one_case_has_none(materi
 
 def test_the_line_is_what_the_csv_has(report: Report) -> None:
     plot = report.plots["learning_curve"]
-    np.testing.assert_allclose(plot.figure.axes[0].lines[0].get_xydata(), plot.data[["n_labelled", "mean"]])
+    np.testing.assert_allclose(plot.figure.axes[0].lines[-1].get_xydata(), plot.data[["n_labelled", "mean"]])
+
+
+def test_the_upper_bound_is_a_line_if_it_has_the_same_test_cases(material: Material) -> None:
+    assert material.comparison is not None
+    (plot,) = section(material).plots
+    curve_, line = plot.figure.axes[0].lines[1], plot.figure.axes[0].lines[0]
+    np.testing.assert_allclose(line.get_ydata(), 0.9)  # of both structures, all cases and seeds
+    np.testing.assert_allclose(curve_.get_ydata(), [0.25, 0.6])
+    assert "Upper bound 0.900" in plot.svg()
+    assert plot.figure.axes[0].get_ylim()[1] > 0.9
+    assert list(plot.data["upper_bound"]) == pytest.approx([0.9, 0.9])
+    assert "Upper bound: the same test cases" in plot.caption
+    results = material.comparison.results
+    lost = results[(results["arm"] != "upper_bound") | (results["case"] != "test_0")]
+    no_upper_bound = results[results["arm"] != "upper_bound"]
+    for comparison in (None, *(replace(material.comparison, results=rows) for rows in (lost, no_upper_bound))):
+        (plot,) = section(replace(material, comparison=comparison)).plots
+        assert len(plot.figure.axes[0].lines) == 1
+        assert "upper_bound" not in plot.data
+        assert "Upper bound" not in plot.caption
 
 
 def test_minutes_are_added_up_over_rounds(material: Material) -> None:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from nnunet_assft.report.material import Material
+from nnunet_assft.report.page import columns_of
 from nnunet_assft.report.sections.base import BESIDE, MAX_ROWS
 from nnunet_assft.report.sections.query_scores import scores_plot, section
 from tests.report.conftest import NASTY, Report
@@ -42,6 +44,20 @@ def test_only_scores_that_contain_dkd_have_its_warning() -> None:
     assert other is not None
     assert (plot.warning, other.warning) == (BESIDE, "")
     assert plot.figure.axes[0].get_ylabel() == "DKD (E⁽⁰⁾ random)"
+
+
+def test_dots_say_their_case_and_its_rank() -> None:
+    plot = scores_plot(2, SCORES, "")
+    assert plot is not None
+    assert plot.dots == {"queried": ["b, rank 1"], "rest": ["c, not queried", "a, not queried"]}
+    assert re.findall(r"<title>([^<]+)</title>", plot.svg()) == ["c, not queried", "a, not queried", "b, rank 1"]
+
+
+def test_columns_have_names_that_can_be_read_and_files_those_of_the_scores(report: Report) -> None:
+    table = report.sections["query"].tables[0]
+    assert [column.title for column in columns_of(table)][-3:] == ["Q", "ASD", "rank of ASD"]
+    written = pd.read_csv(report.root / "r_files" / f"{table.name}.csv")
+    assert list(written)[-3:] == ["q", "asd", "asd_rank"]
 
 
 def test_scores_that_do_not_vary_have_no_plot() -> None:

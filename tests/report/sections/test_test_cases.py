@@ -47,11 +47,11 @@ def test_pictures_of_the_segmentations_that_exist(material: Material) -> None:
     for i, case in enumerate(TEST[1:]):
         write_volume(folder / f"{case}.nii.gz", blob_case(8 + i)[1])
     found = section(material)
-    assert [plot.title for plot in found.plots] == ["test_2", "test_1"]
-    assert found.plots[1].caption == "The worst test case: Dice 0.500, mean over the structures, after round 1."
+    assert [plot.title for plot in found.plots] == ["test_2, the best case", "test_1, the worst case"]
+    assert found.plots[1].caption == "Dice 0.500, mean over the structures, after round 1."
     assert set(found.plots[0].data["segmentation"]) == {"label", "segmentation"}
     assert found.missing[0] == "NSD and HD95 were not computed; add --distances to compute them."
-    assert found.missing[1].startswith("test_0: no picture could be made (")
+    assert found.missing[1] == "test_0: no picture could be made (test_round_01 has no test_0.nii.gz)."
     assert len(found.tables[0].data) == 3
 
 
