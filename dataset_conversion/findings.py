@@ -119,7 +119,9 @@ CODES = {
     "uint8_mr": Code(
         WARNING, "an MR image is stored as uint8", "Values above 255 may have wrapped; compare with the original."
     ),
-    "float_labels": Code(WARNING, "a label is stored as float with integral values", "It is rewritten as whole numbers."),
+    "float_labels": Code(
+        WARNING, "a label is stored as float with integral values", "It is rewritten as whole numbers."
+    ),
     "duplicate_content": Code(
         WARNING, "two cases have the same image", "Remove one of them, so that pool and test have no image in common."
     ),
