@@ -9,9 +9,10 @@ import re
 import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 BACKGROUND = "background"
 
@@ -70,6 +71,8 @@ class LabelMap:
     @property
     def kind(self) -> type[np.unsignedinteger[Any]]:
         """The type of a label that is written: bytes, unless there are more than 255 structures."""
+        import numpy as np
+
         return np.uint8 if max(self.structures.values(), default=0) <= np.iinfo(np.uint8).max else np.uint16
 
 

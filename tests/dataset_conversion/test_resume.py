@@ -143,7 +143,7 @@ def test_the_dataset_folder_itself_is_no_download(convert: Convert, tmp_path: Pa
     for source in (folder, folder / "imagesTr"):
         result = convert("flare21", source, options=f"--mode {mode} --overwrite")
         assert result.code == 1
-        assert "is the dataset folder" in result.errors[0]
+        assert "is in the dataset folder" in result.errors[0]
     assert state(folder) == before
 
 

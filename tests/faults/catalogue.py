@@ -385,7 +385,8 @@ COMPARISONS = (
         "raw",
         i.comparison,
         "compare -d 901 --collect --epochs 7",
-        "were made with other settings than those given for their tables (epochs). Leave these options out.",
+        "exists with other settings (epochs was 400, now 7). Leave these options out, or start another comparison with "
+        "-e.",
     ),
     Row(
         "report --compare of no run",
@@ -562,7 +563,7 @@ PREDICTION = (
         "trained",
         i.series("CT"),
         f"{PREDICT} --dicom",
-        "it is CT; the model was trained",
+        "it is CT; expected MR, because the channel of the model is called",
         more=1,
     ),
     Row("predict: no folder", "trained", i.nothing, PREDICT, "given does not exist. Give a folder of images"),

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import re
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import pytest
@@ -237,9 +239,16 @@ def test_nnunet_builds_it_from_plans():
 
 
 def test_traced_as_one_graph():
-    """nnU-Net compiles networks on a GPU; a graph break would cost speed without a word."""
+    """nnU-Net compiles networks on a GPU; a graph break would cost speed without a word.
+
+    A process that has compiled cannot train in its forks any more, as other tests do.
+    """
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as alone:
+        assert alone.submit(_difference_when_traced).result() == 0
+
+
+def _difference_when_traced() -> float:
     net = CTFMSegmentationNet(1, 2, deep_supervision=True, **SMALL).eval()
     x = torch.randn(1, 1, 16, 16, 16)
     compiled = torch.compile(net, backend="eager", fullgraph=True)
-    assert max_difference(compiled(x), net(x)) == 0
-    torch.compiler.reset()
+    return float(max_difference(compiled(x), net(x)))

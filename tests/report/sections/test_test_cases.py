@@ -47,7 +47,7 @@ def test_pictures_of_the_segmentations_that_exist(material: Material) -> None:
     for i, case in enumerate(TEST[1:]):
         write_volume(folder / f"{case}.nii.gz", blob_case(8 + i)[1])
     found = section(material)
-    assert [plot.title for plot in found.plots] == ["test_2, the best case", "test_1, the worst case"]
+    assert [plot.title for plot in found.plots] == ["test_2, the median case", "test_1, the worst case"]
     assert found.plots[1].caption == "Dice 0.500, mean over the structures, after round 1."
     assert set(found.plots[0].data["segmentation"]) == {"label", "segmentation"}
     assert found.missing[0] == "NSD and HD95 were not computed; add --distances to compute them."
