@@ -95,6 +95,7 @@ class Slurm:
     _told: bool = False  # that SLURM does not answer
 
     def submit(self, job: Job, sweep: Sweep) -> None:
+        longest = _longest_array()  # asks SLURM first: submitit is of no use on a machine without it
         submitit = _submitit()
         logs = sweep.folder / "logs"
         options: dict[str, Any] = {"time": MINUTES, **self.options}
@@ -105,7 +106,6 @@ class Slurm:
         others["chdir"] = str(sweep.folder)
         work = partial(run_part, sweep.folder, sweep.parts, sha256=job.checksum(sweep))
         ids: list[str] = []
-        longest = _longest_array()
         try:
             for parts in _chunks(range(sweep.parts), longest):
                 executor = submitit.SlurmExecutor(logs)
