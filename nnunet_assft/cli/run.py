@@ -30,6 +30,7 @@ def run_all(args: argparse.Namespace) -> None:
     from nnunet_assft.active.state import Experiment, is_over
     from nnunet_assft.volumes.raw_dataset import find_dataset_name
 
+    device, engine = choose_where(args)  # before planning, which takes longer
     planned = ExperimentPaths(find_dataset_name(args.d), args.e).experiment_file.is_file()
     existing = load_experiment(args) if planned else None
     given = args.typed - {"d", "e", "device", "verbose", "np", "accept", "accept_geometry", *ENGINE_OPTIONS}
@@ -38,7 +39,6 @@ def run_all(args: argparse.Namespace) -> None:
         accept_geometry(args, experiment)
     else:  # if options are given, planning checks that an existing experiment was planned with them
         experiment = make_experiment(args, existing)
-    device, engine = choose_where(args)
     done: list[Round] = []
     while not is_over(experiment, done):
         done.append(run_round(experiment, len(done), device, engine=engine))

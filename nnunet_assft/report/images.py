@@ -107,7 +107,7 @@ def load_volume(
     grid = _coarser(image, max_voxels)
     segmentations = {}
     for name, file in segmentation_files.items():
-        segmentation = sitk.DICOMOrient(sitk.ReadImage(str(file), sitk.sitkUInt8), "LPS")
+        segmentation = sitk.DICOMOrient(sitk.ReadImage(str(file), sitk.sitkUInt16), "LPS")
         if segmentation.GetSize() != image.GetSize():
             raise ValueError(f"{file.name} has {segmentation.GetSize()} voxels; its image has {image.GetSize()}")
         segmentation.CopyInformation(image)  # headers may differ by rounding
@@ -145,7 +145,7 @@ def _coarser(image: sitk.Image, max_voxels: int) -> sitk.Image:
 
 
 def nifti_base64(array: np.ndarray, volume: Volume) -> str:
-    """Return a uint8 array on the grid of the volume as a gzipped NIfTI file in base64, without the rotation of the
+    """Return an array on the grid of the volume as a gzipped NIfTI file in base64, without the rotation of the
     grid."""
     affine = np.diag([-volume.spacing[0], -volume.spacing[1], volume.spacing[2], 1.0])
     affine[:3, 3] = -volume.origin[0], -volume.origin[1], volume.origin[2]

@@ -466,11 +466,12 @@ def test_a_round_that_is_not_finished_has_no_model(planned, call, line, r):
     assert expected in the_error(call(line + r), line.split()[0])
 
 
-@pytest.mark.parametrize("line", ["round -d 901 -r 0", "run -d 901"])
+@pytest.mark.parametrize("line", ["round -d 901 -r 0", "run -d 901", "run -d 901 -e new"])
 def test_a_gpu_that_is_not_there(planned, call, monkeypatch, line):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     error = the_error(call(f"{line} -device cuda"), line.split()[0])
     assert "-device cuda, but torch finds no CUDA device" in error
+    assert not ExperimentPaths("Dataset901_Blobs", "new").experiment_file.exists()  # nothing was planned
 
 
 def test_verbose_shows_the_traceback(blobs, call):

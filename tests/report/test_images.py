@@ -66,6 +66,19 @@ def test_volumes_are_made_small(tmp_path: Path) -> None:
     assert (np.diff(seen.image[:, 5, 5].astype(int)) >= 0).all()
 
 
+def test_more_than_255_structures_are_told_apart(tmp_path: Path) -> None:
+    label = np.zeros((4, 5, 6), np.uint16)
+    label[1, 2, 3], label[2, 2, 3] = 44, 300  # 300 is 44 in 8 bits
+    write_volume(tmp_path / "image.nii.gz", np.zeros(label.shape, np.float32))
+    write_volume(tmp_path / "label.nii.gz", label)
+    seen = load_volume(tmp_path / "image.nii.gz", {"label": tmp_path / "label.nii.gz"}, 1000, None)
+    shown = nibabel.Nifti1Image.from_bytes(
+        gzip.decompress(base64.b64decode(nifti_base64(seen.segmentations["label"], seen)))
+    )
+    for values in (seen.segmentations["label"], np.asanyarray(shown.dataobj)):
+        assert np.unique(values).tolist() == [0, 44, 300]
+
+
 def test_a_segmentation_of_another_size_is_refused(tmp_path: Path) -> None:
     write_volume(tmp_path / "image.nii.gz", np.zeros((4, 5, 6), np.float32))
     write_volume(tmp_path / "label.nii.gz", np.zeros((4, 5, 5), np.uint8))
