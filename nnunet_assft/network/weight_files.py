@@ -68,8 +68,13 @@ def _how_to_get(path: Path) -> str:
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file under all of their names. Of several names of one tensor, `save_model` of
+    safetensors keeps one, and its metadata map each of the others to it."""
     try:
-        return safetensors.torch.load_file(path, device="cpu")
+        weights = safetensors.torch.load_file(path, device="cpu")
+        with safetensors.safe_open(path, framework="pt") as file:
+            kept = file.metadata() or {}
+        return {**{name: weights[other] for name, other in kept.items() if other in weights}, **weights}
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise PretrainedEncoderError(
             f"{path} cannot be read as a safetensors file ({_first_line(error)}). "

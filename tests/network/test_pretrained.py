@@ -457,6 +457,17 @@ def test_the_first_convolution_is_adapted_under_both_of_its_names(tmp_path: Path
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("part", ["network", "encoder"])
+def test_a_file_that_keeps_one_name_of_each_shared_tensor_is_loaded(part: str, tmp_path: Path):
+    """As `save_model` of safetensors writes it: of the names of a tensor, the first one of the alphabet."""
+    theirs, net, file = residual_unet(), resenc_tiny(), tmp_path / "model.safetensors"
+    safetensors.torch.save_model(theirs if part == "network" else theirs.encoder, str(file))
+    assert "stem.convs.0.conv.weight" not in {key.removeprefix("encoder.") for key in safetensors.torch.load_file(file)}
+    load_pretrained_encoder(net, file)
+    expected = theirs.encoder.state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in net.encoder.state_dict().items())
+
+
 KEY = "encoder.stages.2.blocks.1.conv1.conv.weight"
 ALIAS = "encoder.stages.2.blocks.1.conv1.all_modules.0.weight"
 
