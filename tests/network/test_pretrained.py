@@ -179,6 +179,15 @@ def test_several_input_channels_share_the_stem(tmp_path: Path):
     torch.testing.assert_close(three.encoder.conv_init(x.expand(1, 3, 16, 16, 16)), one.encoder.conv_init(x))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_stem_of_another_precision_is_divided_without_loss(dtype: torch.dtype, tmp_path: Path):
+    state = {key: value.to(dtype) if value.is_floating_point() else value for key, value in encoder_state().items()}
+    net = make_net(input_channels=3)
+    load_pretrained_encoder(net, save(state, tmp_path / "model.safetensors"))
+    total = net.encoder.conv_init.weight.sum(dim=1, keepdim=True)
+    torch.testing.assert_close(total, state["conv_init.weight"].float(), rtol=1e-6, atol=0)
+
+
 def drop(*keys: str) -> Callable[[State], State]:
     return lambda state: {key: value for key, value in state.items() if key not in keys}
 
