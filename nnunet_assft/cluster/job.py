@@ -138,13 +138,26 @@ class Sweep:
 def open_job(folder: Path, function: Callable[[Any], Any]) -> tuple[Job, bool]:
     """Return the job of a function, and whether an earlier coordinator has left it. A job of another function is one
     that nobody waits for any more; its folder is removed by the caller, who knows how to end its processes."""
-    job, file = Job(folder, pickle.dumps(function)), folder / FUNCTION
+    job, file = Job(folder, pickled(function)), folder / FUNCTION
     return job, file.is_file() and file.read_bytes() == job.function
 
 
 def argument_sha256(argument: Any) -> str:
     """Return the checksum of the argument of a case."""
-    return hashlib.sha256(pickle.dumps(argument)).hexdigest()
+    return hashlib.sha256(pickled(argument)).hexdigest()
+
+
+def pickled(content: Any) -> bytes:
+    """Return a pickle that is the same for equal contents.
+
+    A usual one refers back to an object that comes up twice, so it tells one text in two places from two equal ones. A
+    command that has just planned or queried has the one, and the same command that reads this from files the other.
+    """
+    stream = io.BytesIO()
+    pickler = pickle.Pickler(stream)
+    pickler.fast = True  # without references
+    pickler.dump(content)
+    return stream.getvalue()
 
 
 def _checksum(function: bytes, cases: bytes) -> str:

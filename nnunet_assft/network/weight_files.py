@@ -68,8 +68,13 @@ def _how_to_get(path: Path) -> str:
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file under all of their names. Of several names of one tensor, `save_model` of
+    safetensors keeps one, and its metadata map each of the others to it."""
     try:
-        return safetensors.torch.load_file(path, device="cpu")
+        weights = safetensors.torch.load_file(path, device="cpu")
+        with safetensors.safe_open(path, framework="pt") as file:
+            kept = file.metadata() or {}
+        return {**{name: weights[other] for name, other in kept.items() if other in weights}, **weights}
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise PretrainedEncoderError(
             f"{path} cannot be read as a safetensors file ({_first_line(error)}). "
@@ -178,8 +183,8 @@ def state_dicts(content: Mapping[Any, Any], where: tuple[str, ...] = ()) -> Iter
 def adapt_input_channels(weights: dict[str, Any], module: nn.Module) -> tuple[dict[str, Any], str | None]:
     """Repeat the first convolution if the network has several input channels and the file has one.
 
-    It is divided by their number, so that equal channels give the same features. Returns the weights, and what was done
-    to them, None if nothing was.
+    It is divided by their number, in float32 at least, so that equal channels give the same features. Returns the
+    weights, and what was done to them, None if nothing was.
     """
     first = first_convolution(module)
     state, n = module.state_dict(keep_vars=True), first.in_channels
@@ -187,7 +192,8 @@ def adapt_input_channels(weights: dict[str, Any], module: nn.Module) -> tuple[di
     stems = [weights.get(name) for name in names]
     if n == 1 or not all(isinstance(stem, Tensor) and stem.ndim == 5 and stem.shape[1] == 1 for stem in stems):
         return weights, None
-    repeated = {name: weights[name].repeat(1, n, 1, 1, 1) / n for name in names}
+    exact = {name: weights[name].to(torch.promote_types(weights[name].dtype, torch.float32)) for name in names}
+    repeated = {name: weight.repeat(1, n, 1, 1, 1) / n for name, weight in exact.items()}
     return {**weights, **repeated}, f"{names[0]}: 1 input channel repeated {n} times and divided by {n}"
 
 

@@ -103,7 +103,8 @@ def _run(context: Context, task: Task) -> list[float]:
     ((_, losses),) = each_case(
         run,
         {task.settings.method: task},
-        desc=f"pre-training in {task.folder.name}",
+        # names the folder of its parts; two commands may pre-train in folders of one name at the same time
+        desc=f"pre-training in {task.folder.name} {sha256_of(str(task.folder.absolute()))[:6]}",
         executor=context.trainings,
         raises=True,
     )

@@ -164,6 +164,20 @@ def test_results_of_another_argument_are_not_taken(local: Callable[[int], InPart
     assert for_each_case(work.square, {"a": 5, "b": 3}, desc="squares", executor=local(1)) == {"a": 25, "b": 9}
 
 
+def test_a_command_that_has_read_its_contents_from_files_takes_the_results(
+    local: Callable[[int], InParts], tmp_path: Path
+) -> None:
+    """It has equal texts where the command before it, which planned or queried, had one text in two places."""
+    printed, first, second = InParts(tmp_path / "jobs", Print(), 1), "".join("ab"), "".join("ab")
+    assert first is not second
+    with pytest.raises(WaitingForParts):
+        for_each_case(partial(os.path.join, first, first), {"a": first}, desc="join", executor=printed)
+    _run_script(tmp_path / "jobs/join/sweep_001/part.sh", 0)
+    assert for_each_case(partial(os.path.join, first, second), {"a": second}, desc="join", executor=printed) == {
+        "a": "ab/ab/ab"
+    }
+
+
 def test_printed_scripts_are_run_by_somebody_else(local: Callable[[int], InParts], tmp_path: Path) -> None:
     printed = InParts(tmp_path / "jobs", Print(), 2)
     script = tmp_path / "jobs/squares/sweep_001/part.sh"

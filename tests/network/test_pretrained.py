@@ -179,6 +179,15 @@ def test_several_input_channels_share_the_stem(tmp_path: Path):
     torch.testing.assert_close(three.encoder.conv_init(x.expand(1, 3, 16, 16, 16)), one.encoder.conv_init(x))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_stem_of_another_precision_is_divided_without_loss(dtype: torch.dtype, tmp_path: Path):
+    state = {key: value.to(dtype) if value.is_floating_point() else value for key, value in encoder_state().items()}
+    net = make_net(input_channels=3)
+    load_pretrained_encoder(net, save(state, tmp_path / "model.safetensors"))
+    total = net.encoder.conv_init.weight.sum(dim=1, keepdim=True)
+    torch.testing.assert_close(total, state["conv_init.weight"].float(), rtol=1e-6, atol=0)
+
+
 def drop(*keys: str) -> Callable[[State], State]:
     return lambda state: {key: value for key, value in state.items() if key not in keys}
 
@@ -455,6 +464,17 @@ def test_the_first_convolution_is_adapted_under_both_of_its_names(tmp_path: Path
     with torch.inference_mode():
         ours, expected = net.encoder(image.expand(1, 2, 16, 16, 16))[-1], theirs.encoder(image)[-1]
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("part", ["network", "encoder"])
+def test_a_file_that_keeps_one_name_of_each_shared_tensor_is_loaded(part: str, tmp_path: Path):
+    """As `save_model` of safetensors writes it: of the names of a tensor, the first one of the alphabet."""
+    theirs, net, file = residual_unet(), resenc_tiny(), tmp_path / "model.safetensors"
+    safetensors.torch.save_model(theirs if part == "network" else theirs.encoder, str(file))
+    assert "stem.convs.0.conv.weight" not in {key.removeprefix("encoder.") for key in safetensors.torch.load_file(file)}
+    load_pretrained_encoder(net, file)
+    expected = theirs.encoder.state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in net.encoder.state_dict().items())
 
 
 KEY = "encoder.stages.2.blocks.1.conv1.conv.weight"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,13 +19,14 @@ import torch
 from nnunet_assft.active.context import open_context
 from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.state import Experiment
+from nnunet_assft.cluster.engines import HERE
 from nnunet_assft.errors import AssftError
 from nnunet_assft.extension import Wish, extend
 from nnunet_assft.network.checkpoints import load_weights
 from nnunet_assft.network.encoder_file import read_header
 from nnunet_assft.planning import preprocessing
 from nnunet_assft.pretraining import contrastive, training
-from nnunet_assft.pretraining.pretrain import Pretrained, pretrain
+from nnunet_assft.pretraining.pretrain import Pretrained, _run, pretrain
 from nnunet_assft.pretraining.settings import METHODS, Pretraining
 from nnunet_assft.runtime.files import read_json, sha256_file
 from tests.conftest import CPU, SHAPE, blob_case, plan_experiment, write_volume
@@ -87,6 +91,21 @@ def test_the_same_command_twice_trains_once(
     done.task.encoder_file.write_bytes(b"damaged")
     assert run(planned, tmp_path / "mine").losses == done.losses
     assert sha256_file(done.task.encoder_file) == before
+
+
+def test_two_commands_may_train_in_folders_of_one_name(tmp_path: Path) -> None:
+    """Otherwise their parts would have one folder, and the command that begins later would end those of the other."""
+    steps = []
+
+    def executor(function: Any, items: Any, desc: str) -> Iterator[tuple[int, list[float]]]:
+        steps.append(re.sub(r"\W", "_", desc))
+        yield 0, [1.0]
+
+    context: Any = SimpleNamespace(device=CPU, engine=HERE, trainings=executor)
+    for parent in ("a", "b", "a"):
+        _run(context, training.Task(SHORT, 2, (), 0, {}, (16, 16, 16), tmp_path / parent / "mine"))
+    assert steps[0] != steps[1]
+    assert steps[0] == steps[2]
 
 
 class Stopped(BaseException):
