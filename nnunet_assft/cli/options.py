@@ -174,8 +174,9 @@ def print_encoders() -> None:
     print("--encoder: files of these are recognised by their keys")
     for name, row in ENCODERS.items():
         presets = [preset for preset, network in PRESETS.items() if name in network.encoders]
+        fits = f"Presets: {', '.join(presets)}" if presets else "Preset: the one that the file names"
         print(f"  {name:<16} {row.source}. Licence: {row.licence}")
-        print(f"  {'':<16} Images: {row.domain}; {_input(row)}. Presets: {', '.join(presets)}")
+        print(f"  {'':<16} Images: {row.domain}; {_input(row)}. {fits}")
 
 
 def _input(row: EncoderSpec) -> str:

@@ -21,9 +21,9 @@ def print_start(experiment: Experiment) -> None:
         return
     if report.get("structures") is None:
         row = ENCODERS.get(report["encoder"])  # None if the package that adds it is no longer installed
-        licence = row.licence if row else "of another package"
+        licence = row.licence if row else "that of another package"
         as_what = "read as" if settings.encoder_format else "recognised as"
-        print(f"pre-trained encoder: {settings.encoder}, {as_what} {report['encoder']} ({licence})")
+        print(f"pre-trained encoder: {settings.encoder}, {as_what} {report['encoder']} (licence: {licence})")
         print(f"layout of the file: {report['layout']}")
         if report.get("alike"):
             print(

@@ -167,8 +167,8 @@ PRESETS: Table[Preset] = Table(
             n_blocks_decoder=(4, 2, 2, 1),
         ),
         "assft_paper": ctfm_preset(
-            "widths 32..1024 and block order exactly as printed in the ASSFT paper; starts at random, because CT-FM's "
-            "weights have widths 32..512 and pre-activation blocks and do not fit",
+            "widths 32..1024 and block order exactly as printed in the ASSFT paper; CT-FM's weights do not fit, "
+            "because they have widths 32..512 and pre-activation blocks",
             widths=(32, 64, 256, 512, 1024),
             n_blocks=(1, 2, 2, 4, 4),
             n_blocks_decoder=(4, 2, 2, 1),

@@ -649,7 +649,10 @@ def test_plan_says_as_what_an_encoder_was_recognised(blobs, call, tmp_path):
     torch.save(content, tmp_path / "mae.pth")
     code, out, _ = call("plan -d 901 --preset resenc_tiny --encoder", str(tmp_path / "mae.pth"))
     assert code == 0
-    assert f"pre-trained encoder: {tmp_path / 'mae.pth'}, recognised as nnssl (that of the checkpoint, CC BY" in out
+    assert (
+        f"pre-trained encoder: {tmp_path / 'mae.pth'}, recognised as nnssl (licence: that of the checkpoint, CC BY"
+        in out
+    )
     assert "layout of the file: torch, network_weights, prefix 'encoder.'\n" in out
     assert "as the weights were trained: normalization PercentileZScoreNormalization (ZScoreNormalization)\n" in out
     assert "planned as the weights were trained: --normalization zscore\n" in out
