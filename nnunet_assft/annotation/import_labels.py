@@ -24,7 +24,13 @@ from nnunet_assft.annotation.records import (
     save_record,
     summaries_so_far,
 )
-from nnunet_assft.annotation.returned import Returned, asked_for, find_returned, folder_of_labels
+from nnunet_assft.annotation.returned import (
+    Returned,
+    asked_for,
+    find_returned,
+    folder_of_labels,
+    require_this_dataset,
+)
 from nnunet_assft.annotation.second_look import open_requests
 from nnunet_assft.annotation.segments import REFUSE
 from nnunet_assft.errors import AssftError
@@ -87,6 +93,7 @@ def import_labels(  # six parameters: the labels, and what is said about them
     asked = asked_for(context.experiment, requests, replace=consent.replace)
     require_plain_volumes(context.dataset)
     require_own_labels(context.dataset, [case for request in requests for case in request.cases])
+    require_this_dataset(context.experiment, folder)
     _check_names(context, consent, times)
     missing = None if not_annotated is None else _structures(context, not_annotated)
     returned, problems = find_returned(context.experiment, folder, asked, times, keys)
