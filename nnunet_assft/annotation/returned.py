@@ -259,7 +259,9 @@ def _asked_case(name: str, asked: Mapping[str, Asked], experiment: Experiment) -
     if name in experiment.withdrawn:
         raise AssftError("this case was withdrawn, so its label is not taken. Delete the file.")
     if name in experiment.now.pool:
-        replace = " Add --replace to replace its label." if name in _labelled_before(experiment) else ""
+        before = _labelled_before(experiment).get(name)
+        second = " or to add a second reading" if before and len(before.annotators) > 1 else ""
+        replace = f" Add --replace to replace its label{second}." if before else ""
         raise AssftError(f"nobody is asked for this case; {expected}.{replace}")
     meant = _meant(name, {*experiment.now.pool, *experiment.now.test})
     hint = f" Did you mean {meant}? Then rename it." if meant in asked else ""
