@@ -149,6 +149,20 @@ def find_dataset_name(name_or_id: str | int) -> str:
     return name
 
 
+def refuse_folders_of_datasets(folder: Path, option: str) -> None:
+    """Raise `AssftError` if the option names a folder in which a raw dataset has its images or labels, where
+    segmentations would replace labels by people, or count as such."""
+    require_folders()
+    place = os.path.realpath(folder)
+    for dataset in Path(str(nnUNet_raw)).glob("Dataset*"):
+        for name in ("imagesTr", "imagesTs", "labelsTr", "labelsTs"):
+            if place == os.path.realpath(dataset / name):
+                raise AssftError(
+                    f"{option} {folder} is {name} of {dataset.name}, which holds its scans and the labels by people. "
+                    "Choose another folder."
+                )
+
+
 def read_dataset(folder: Path) -> RawDataset:
     """Read the raw dataset in `folder`, and check everything that can be checked without opening an image.
 
