@@ -105,10 +105,10 @@ def _shows(context: Context, folder: Path, asked: Asked) -> bool:
     if not stamp.is_file():
         return True
     with suppress(DamagedFileError):
-        made_for, experiment = read_sealed(stamp), context.experiment
-        wanted = {"dataset": experiment.dataset, "experiment": experiment.name, "round": asked.round}
-        is_of = all(made_for.get(key) == value for key, value in wanted.items())
-        return is_of and made_for.get("second_look", False) == asked.second_look
+        made_for, experiment = {"second_look": False, **read_sealed(stamp)}, context.experiment
+        wanted: dict[str, object] = {"dataset": experiment.dataset, "experiment": experiment.name}
+        wanted |= {"round": asked.round, "second_look": asked.second_look}
+        return all(made_for.get(key) == value for key, value in wanted.items())
     return False
 
 
