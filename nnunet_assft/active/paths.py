@@ -210,6 +210,8 @@ class ExperimentPaths:
 
 
 def experiments_in_results() -> list[ExperimentPaths]:
-    """Return the paths of all experiments in nnUNet_results, in the order of their datasets and names."""
-    files = Path(str(nnUNet_results)).glob("Dataset[0-9][0-9][0-9]_*/assft/*/experiment.json")
-    return [ExperimentPaths(file.parents[2].name, file.parent.name) for file in sorted(files)]
+    """Return the paths of all experiments in nnUNet_results, in the order of their datasets and names. A folder whose
+    name no experiment can have, such as `assft.bak`, is none."""
+    files = sorted(Path(str(nnUNet_results)).glob("Dataset[0-9][0-9][0-9]_*/assft/*/experiment.json"))
+    places = [(file.parents[2].name, file.parent.name) for file in files]
+    return [ExperimentPaths(dataset, name) for dataset, name in places if EXPERIMENT.fault(name) is None]

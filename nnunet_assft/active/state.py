@@ -165,6 +165,11 @@ class Experiment:
         with understanding(file, remedy):
             planned = cls._from_content(content, file, remedy)
             lost = len(history) < n_changes
+        if (planned.dataset, planned.name) != (paths.dataset, paths.experiment):
+            raise AssftError(
+                f"{file} is that of experiment {planned.name!r} of {planned.dataset}. An experiment cannot be renamed "
+                "or copied. Move the copy out of nnUNet_results, or give the folder its old name."
+            )
         if lost:
             raise DamagedFileError(
                 f"{paths.history_file} lacks {count(n_changes - len(history), 'recorded change')}. Restore it from a "

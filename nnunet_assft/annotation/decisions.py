@@ -52,7 +52,7 @@ def decide(
                 _require_one_of(annotator, decisions, asked[case])
                 for decision in decisions if (case, annotator) not in there else ():
                     if decision == ACCEPT or not _has_label(context, case, annotator, asked[case]):
-                        _require_shown(folder, decision, asked[case])
+                        _require_shown(context, folder, decision, asked[case])
                         _add(decided, context, case, annotator, decision, asked[case])
             elif decisions and not _was_labelled(context, case):
                 raise AssftError(f"nobody is asked for this case, so its decision {decisions[0]} is void.")
@@ -87,25 +87,28 @@ def _require_one_of(annotator: str | None, decisions: Sequence[str], asked: Aske
         )
 
 
-def _require_shown(folder: Path, decision: str, asked: Asked) -> None:
+def _require_shown(context: Context, folder: Path, decision: str, asked: Asked) -> None:
     """Raise `AssftError` if the annotator has decided about the pre-segmentation of another request, as in the work
-    folder of an earlier round that had asked for the case as well."""
-    if not _shows(folder, asked):
-        of = f"{'the second look at ' if asked.second_look else ''}round {asked.round}"
+    folder of an earlier round, or of another experiment, that had asked for the case as well."""
+    if not _shows(context, folder, asked):
+        look = "the second look at " if asked.second_look else ""
+        of = f"{look}round {asked.round} of experiment {context.experiment.name!r}"
         raise AssftError(
             f"its decision {decision} is void, because the pre-segmentations in {folder} are not those of {of}. Decide "
             "about the one in the work folder of that round."
         )
 
 
-def _shows(folder: Path, asked: Asked) -> bool:
+def _shows(context: Context, folder: Path, asked: Asked) -> bool:
     """Whether a work folder was made for a request. A folder that is none has no pre-segmentations of another one."""
     stamp = folder / EXPORT_FILE
     if not stamp.is_file():
         return True
     with suppress(DamagedFileError):
-        made_for = read_sealed(stamp)
-        return (made_for.get("round"), made_for.get("second_look", False)) == (asked.round, asked.second_look)
+        made_for, experiment = {"second_look": False, **read_sealed(stamp)}, context.experiment
+        wanted: dict[str, object] = {"dataset": experiment.dataset, "experiment": experiment.name}
+        wanted |= {"round": asked.round, "second_look": asked.second_look}
+        return all(made_for.get(key) == value for key, value in wanted.items())
     return False
 
 
@@ -155,7 +158,7 @@ def saved_over(context: Context, folder: Path, asked: Mapping[str, Asked], retur
         file = folder / "prelabels" / f"{case}{context.dataset.file_ending}"
         if case in returned or context.dataset.label_file(case).is_file() or not (file.is_file() or file.is_symlink()):
             continue
-        if not _shows(folder, request):
+        if not _shows(context, folder, request):
             continue
         try:
             require_openable(file, folder)

@@ -24,7 +24,13 @@ from nnunet_assft.annotation.records import (
     save_record,
     summaries_so_far,
 )
-from nnunet_assft.annotation.returned import Returned, asked_for, find_returned, folder_of_labels
+from nnunet_assft.annotation.returned import (
+    Returned,
+    asked_for,
+    find_returned,
+    folder_of_labels,
+    require_this_dataset,
+)
 from nnunet_assft.annotation.second_look import open_requests
 from nnunet_assft.annotation.segments import REFUSE
 from nnunet_assft.errors import AssftError
@@ -33,8 +39,10 @@ from nnunet_assft.runtime.files import sha256_file
 from nnunet_assft.runtime.text import count, some
 from nnunet_assft.volumes.accepted_geometry import ALL, check_accepted
 from nnunet_assft.volumes.dicom.key_file import KeyFile
+from nnunet_assft.volumes.labels import find_misfit
 from nnunet_assft.volumes.not_annotated import check_structures, save_not_annotated
 from nnunet_assft.volumes.segmentations import InFileAxes, write_segmentation
+from nnunet_assft.volumes.whole_files import whole_file
 
 
 @dataclass(frozen=True)
@@ -87,6 +95,7 @@ def import_labels(  # six parameters: the labels, and what is said about them
     asked = asked_for(context.experiment, requests, replace=consent.replace)
     require_plain_volumes(context.dataset)
     require_own_labels(context.dataset, [case for request in requests for case in request.cases])
+    require_this_dataset(context.experiment, folder)
     _check_names(context, consent, times)
     missing = None if not_annotated is None else _structures(context, not_annotated)
     returned, problems = find_returned(context.experiment, folder, asked, times, keys)
@@ -208,23 +217,23 @@ class _Import:
         case, target = self.returned.case, self.target
         gated = self._gated(earlier)
         is_there = target.is_file()
-        differing = _differing_voxels(gated.label, target) if is_there else 0
-        if differing and not self.consent.replace:
+        difference = self._difference(gated.label) if is_there else ""
+        if difference and not self.consent.replace:
             raise AssftError(
-                f"there is already a label that differs in {count(differing, 'voxel')} ({target}). Add --replace to "
-                f"use the new one; the old one is then kept in {self.context.paths.annotations / 'replaced'}."
+                f"there is already a label that {difference} ({target}). Add --replace to use the new one; the old one "
+                f"is then kept in {self.context.paths.annotations / 'replaced'}."
             )
         if gated.warnings and not self.consent.covers(case):
             advice = f"Add --accept {case} if this is correct."
             return _Outcome(doubtful=[f"{self.returned}: {warning}. {advice}" for warning in gated.warnings])
-        kept = keep_aside(self.context, case, target) if differing else None
-        if differing and self.returned.is_first and set(self.missing) != set(self._noted):
+        kept = keep_aside(self.context, case, target) if difference else None
+        if difference and self.returned.is_first and set(self.missing) != set(self._noted):
             target.unlink()  # so that no label is ever there with what another one lacks
         if self.returned.is_first:
             save_not_annotated(self.context.dataset.folder, {case: self.missing})
-        if differing or not is_there:
+        if difference or not is_there:
             write_segmentation(self.context.dataset.reader, gated.label, target, self.context.properties(case))
-        entry = self._entry(gated, source, known, differs=differing > 0)
+        entry = self._entry(gated, source, known, differs=bool(difference))
         forgotten = self._forgotten(entry)
         save_record(self.context, self.returned, entry)
         return _Outcome(_imported(self.returned, gated, self.missing, kept, forgotten))
@@ -283,6 +292,19 @@ class _Import:
             slices=self.returned.slices,
         )
 
+    def _difference(self, label: InFileAxes) -> str:
+        """Return how the label in `target` differs, as nnU-Net reads both, as a predicate; "" if it does not."""
+        case, dataset = self.returned.case, self.context.dataset
+        try:
+            if find_misfit(dataset, case, self.target):
+                return "does not lie on its image"
+            with whole_file(self.target) as whole:
+                there = dataset.reader.read_seg(str(whole))[0][0]
+        except Exception:  # readers raise exceptions of many types
+            return "cannot be read"
+        differing = int((there != label.in_reader_axes(self.context.properties(case))).sum())
+        return f"differs in {count(differing, 'voxel')}" if differing else ""
+
     @property
     def _decision(self) -> str | None:
         """What its annotator decided about the pre-segmentation; a rejection of an earlier import stands."""
@@ -327,15 +349,6 @@ class _Import:
             "not_annotated": list(self.missing),
             **asdict(gated.summary),
         }
-
-
-def _differing_voxels(label: InFileAxes, file: Path) -> int:
-    """The number of voxels in which a label file differs; all of them if it cannot be read or has another shape."""
-    try:
-        there = sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
-    except RuntimeError:
-        return label.array.size
-    return int((there != label.array).sum()) if there.shape == label.array.shape else label.array.size
 
 
 def _by(annotator: str | None) -> str:

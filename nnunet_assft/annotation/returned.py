@@ -6,6 +6,7 @@ import difflib
 import re
 import unicodedata
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from nnunet_assft.active.state import Experiment, finished_rounds
 from nnunet_assft.annotation.label_files import FORMATS, ending_of
 from nnunet_assft.annotation.minutes import Times
 from nnunet_assft.annotation.work_folder import EXPORT_FILE
-from nnunet_assft.errors import AssftError
+from nnunet_assft.errors import AssftError, DamagedFileError
+from nnunet_assft.runtime.sealed import read_sealed
 from nnunet_assft.runtime.text import some
 from nnunet_assft.volumes.dicom.key_file import KeyFile
 from nnunet_assft.volumes.dicom.segmentation import is_dicom, origin_of
@@ -87,6 +89,19 @@ def folder_of_labels(folder: Path) -> Path:
             f"{base} is not a folder. Give the work folder, or a folder that holds CASE.nii.gz or CASE.seg.nrrd."
         )
     return base
+
+
+def require_this_dataset(experiment: Experiment, folder: Path) -> None:
+    """Raise `AssftError` for a work folder of another dataset, whose cases may have the same ids, and whose numbers may
+    mean other structures. That of another experiment on the same dataset holds labels of the same cases."""
+    stamp = folder / EXPORT_FILE
+    with suppress(DamagedFileError):
+        dataset = read_sealed(stamp).get("dataset") if stamp.is_file() else None
+        if dataset not in (None, experiment.dataset):
+            raise AssftError(
+                f"{folder} is a work folder of {dataset}, not of {experiment.dataset}. Give that dataset with -d, or "
+                "the work folder of this one."
+            )
 
 
 def find_returned(
@@ -244,7 +259,9 @@ def _asked_case(name: str, asked: Mapping[str, Asked], experiment: Experiment) -
     if name in experiment.withdrawn:
         raise AssftError("this case was withdrawn, so its label is not taken. Delete the file.")
     if name in experiment.now.pool:
-        replace = " Add --replace to replace its label." if name in _labelled_before(experiment) else ""
+        before = _labelled_before(experiment).get(name)
+        second = " or to add a second reading" if before and len(before.annotators) > 1 else ""
+        replace = f" Add --replace to replace its label{second}." if before else ""
         raise AssftError(f"nobody is asked for this case; {expected}.{replace}")
     meant = _meant(name, {*experiment.now.pool, *experiment.now.test})
     hint = f" Did you mean {meant}? Then rename it." if meant in asked else ""

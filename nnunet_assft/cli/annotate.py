@@ -206,7 +206,7 @@ def import_labels(args: argparse.Namespace, experiment: Any) -> int:
     from nnunet_assft.annotation.import_labels import Consent
     from nnunet_assft.annotation.import_labels import import_labels as take
     from nnunet_assft.annotation.minutes import Times, checked_minutes
-    from nnunet_assft.annotation.second_look import open_requests, record_second_look
+    from nnunet_assft.annotation.second_look import finished_requests, open_requests, record_second_look
     from nnunet_assft.volumes.dicom.key_file import KeyFile
 
     minutes = None if args.minutes is None else checked_minutes(args.minutes, "--minutes")
@@ -219,9 +219,10 @@ def import_labels(args: argparse.Namespace, experiment: Any) -> int:
     with only_process(experiment):
         report = take(context, args.folder, consent, times, keys, args.not_annotated)
         print_report(report)
-        agreements = {request.round: write_agreement(context, request) for request in open_requests(experiment)}
+        requests = [*(finished_requests(experiment) if args.replace else ()), *open_requests(experiment)]
+        agreements = [(request.round, write_agreement(context, request)) for request in requests]
         change = record_second_look(experiment)
-    for r, agreement in agreements.items():
+    for r, agreement in agreements:
         if agreement:
             print_agreement(agreement, context.paths.agreement_file(r))
     if change:

@@ -57,9 +57,11 @@ def predict(args: argparse.Namespace) -> None:
     from nnunet_assft.active.scoring.new_images import Prediction, PredictionOptions
     from nnunet_assft.active.scoring.new_inputs import Part, dicom_inputs, image_inputs, predict_inputs
     from nnunet_assft.runtime.writable import require_folder
+    from nnunet_assft.volumes.raw_dataset import refuse_folders_of_datasets
 
     if args.part_id >= args.num_parts:
         parser().error(f"argument -part_id: {args.part_id}; expected 0 to {args.num_parts - 1} with this -num_parts")
+    refuse_folders_of_datasets(args.o, "-o")
     experiment = load_experiment(args)
     done = round_of(experiment, args.r)
     device, engine = choose_where(args)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -149,6 +149,20 @@ def find_dataset_name(name_or_id: str | int) -> str:
     return name
 
 
+def refuse_folders_of_datasets(folder: Path, option: str) -> None:
+    """Raise `AssftError` if the option names a folder in which a raw dataset has its images or labels, where
+    segmentations would replace labels by people, or count as such."""
+    require_folders()
+    place = os.path.realpath(folder)
+    for dataset in Path(str(nnUNet_raw)).glob("Dataset*"):
+        for name in ("imagesTr", "imagesTs", "labelsTr", "labelsTs"):
+            if place == os.path.realpath(dataset / name):
+                raise AssftError(
+                    f"{option} {folder} is {name} of {dataset.name}, which holds its scans and the labels by people. "
+                    "Choose another folder."
+                )
+
+
 def read_dataset(folder: Path) -> RawDataset:
     """Read the raw dataset in `folder`, and check everything that can be checked without opening an image.
 
@@ -166,7 +180,7 @@ def read_dataset(folder: Path) -> RawDataset:
         )
     left_out = tuple(f"{images.folder.name}/{name}" for images in (pool, test) for name in images.left_out)
     not_annotated = read_not_annotated(folder, dataset_json["labels"], {*pool.cases, *test.cases})
-    return RawDataset(
+    dataset = RawDataset(
         folder.name,
         folder,
         dataset_json,
@@ -175,6 +189,35 @@ def read_dataset(folder: Path) -> RawDataset:
         left_out=left_out,
         not_annotated=not_annotated,
     )
+    if "dataset" in dataset_json:  # otherwise, the names of the files follow from the case
+        _refuse_shared_files(dataset)
+    return dataset
+
+
+def _refuse_shared_files(dataset: RawDataset) -> None:
+    """Raise `AssftError` if dataset.json gives two cases one label, a test image to the pool, or an image as a label.
+
+    A label would then be taken, or written, for a case that it does not belong to. Paths are compared as they are
+    written, and links are not followed.
+    """
+
+    def owners(cases: Iterable[str], files_of: Callable[[str], Iterable[Path]]) -> dict[str, str]:
+        return {os.path.abspath(file): case for case in cases for file in files_of(case)}
+
+    where = f"{dataset.name}/dataset.json: the"
+    of_test = owners(dataset.test_images, dataset.images_of)
+    images = of_test | owners(dataset.images, dataset.images_of)
+    labels = owners(dataset.test_images, lambda case: [dataset.label_file(case)])
+    for case, files in dataset.images.items():
+        label = os.path.abspath(dataset.label_file(case))
+        other = labels.setdefault(label, case)
+        shared = next((of_test[file] for file in map(os.path.abspath, files) if file in of_test), None)
+        if shared is not None:
+            raise AssftError(f"{where} image of case {case} is that of test case {shared}. Remove it from one of them.")
+        if label in images:
+            raise AssftError(f"{where} label of case {case} is the image {label}. Correct the path.")
+        if other != case:
+            raise AssftError(f"{where} label of case {case} is also that of case {other}, {label}. Correct the paths.")
 
 
 def in_both(pool: ImageFiles, test: ImageFiles) -> list[str]:

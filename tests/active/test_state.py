@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 
 from nnunet_assft.active.options import Options
+from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.settings import Settings
 from nnunet_assft.active.state import KEYS, REMOVED_OPTIONS, Experiment, Model, Round, finished_rounds, write_splits
 from nnunet_assft.cli.predict import main as predict_main
@@ -81,6 +84,25 @@ def test_an_experiment_is_read_as_it_was_written(experiment):
 def test_an_experiment_that_is_not_there_says_how_to_make_it(experiment):
     with pytest.raises(AssftError, match=r"no experiment 'assft'.*nnUNetv2_assft_plan -d 901"):
         Experiment.load(experiment.paths)
+
+
+def test_a_backup_beside_the_experiment_is_none(experiment, capsys: pytest.CaptureFixture[str]) -> None:
+    experiment.save()
+    folder = experiment.paths.results
+    for name in ("assft.bak", "assft (copy)", "assft_old"):
+        shutil.copytree(folder, folder.with_name(name))
+    with pytest.raises(SystemExit) as exit_:
+        status_main([])
+    out, err = capsys.readouterr()
+    assert (exit_.value.code, err) == (0, "")
+    assert "experiment 'assft': 0 finished rounds" in out
+    assert not {"bak", "copy"} & set(re.split(r"\W", out))
+    with pytest.raises(AssftError, match=r"has no experiment 'asft'.*The dataset has the experiments"):
+        Experiment.load(ExperimentPaths("Dataset901_Blobs", "asft"))
+    with pytest.raises(
+        AssftError, match=r"assft_old/experiment\.json is that of experiment 'assft' of Dataset901_Blobs"
+    ):
+        Experiment.load(ExperimentPaths("Dataset901_Blobs", "assft_old"))
 
 
 @pytest.mark.parametrize("version", [1, 4, None])

@@ -75,6 +75,21 @@ def test_bad_images_are_one_line_each_and_the_others_are_predicted(
     assert lines[-1] == "nnUNetv2_assft_predict: error: 9 of 11 cases could not be predicted. The lines above say why."
 
 
+@pytest.mark.parametrize("name", ["labelsTr", "labelsTs", "imagesTr"])
+def test_segmentations_never_replace_the_labels_of_a_dataset(
+    blobs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    (tmp_path / "link").symlink_to(blobs / name)
+    shutil.rmtree(blobs / "labelsTs")  # a folder that is not there yet counts as well
+    for output in (blobs / name, tmp_path / "link"):
+        with pytest.raises(SystemExit) as exit_:
+            predict.main(["-d", "901", "-i", str(blobs / "imagesTr"), "-o", str(output)])
+        assert exit_.value.code == 1
+        words = f"-o {output} is {name} of Dataset901_Blobs, which holds its scans and the labels by people."
+        assert words in capsys.readouterr().err
+    assert not (blobs / "labelsTs").exists()
+
+
 def test_what_an_earlier_call_left(call: Call, tmp_path: Path) -> None:
     """Finished segmentations are kept if wanted, half ones are predicted again, and an old one is not taken for new."""
     folder, output = tmp_path / "in", tmp_path / "out"

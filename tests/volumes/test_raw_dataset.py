@@ -123,6 +123,25 @@ def test_a_listed_image_that_is_not_there_is_named(nnunet_folders: Path):
 
 
 @pytest.mark.parametrize(
+    ("of_b", "words"),
+    [
+        (("imagesTr/b_0000.nii.gz", "labelsTr/../labelsTr/a.nii.gz"), "the label of case b is also that of case a"),
+        (("imagesTr/b_0000.nii.gz", "imagesTr/a_0000.nii.gz"), "the label of case b is the image "),
+        (("imagesTr/b_0000.nii.gz", "labelsTs/t.nii.gz"), "the label of case b is also that of case t"),
+        (("$nnUNet_raw/Dataset902_Touch/imagesTs/t_0000.nii.gz", "labelsTr/b.nii.gz"), "case b is that of test case t"),
+    ],
+)
+def test_a_listed_file_of_another_case(nnunet_folders: Path, of_b: tuple[str, str], words: str):
+    of_a = ("imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz")
+    assert words in message_of(lambda: with_dataset_key(nnunet_folders / "nnUNet_raw", {"a": of_a, "b": of_b}))
+
+
+def test_one_image_may_have_two_labels(nnunet_folders: Path):
+    cases = {case: ("imagesTr/a_0000.nii.gz", f"labelsTr/{case}.nii.gz") for case in "ab"}
+    assert list(with_dataset_key(nnunet_folders / "nnUNet_raw", cases).images) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
     "labels", [{"background": 0, "x": 1, "y": 2, "ignore": 3}, {"ignore": 2, "x": 1, "background": 0}]
 )
 def test_an_ignore_label_is_no_structure(nnunet_folders: Path, labels: dict[str, int]):

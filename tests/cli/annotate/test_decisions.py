@@ -6,6 +6,7 @@ import csv
 from pathlib import Path
 
 import numpy as np
+import pytest
 import SimpleITK as sitk
 
 from nnunet_assft.annotation.records import annotation_minutes, rejected_by
@@ -112,9 +113,12 @@ def test_a_pre_segmentation_that_was_saved_over_is_noticed(root: Path, work: Pat
     np.testing.assert_array_equal(label_of(root, "case_01"), truth("case_01"))
 
 
-def test_a_decision_is_about_the_pre_segmentation_that_was_shown(root: Path, work: Path, call: Call) -> None:
-    """An earlier round had asked for the case, too, and its work folder comes back when the next one is out."""
-    write_sealed(work / "export.json", {**read_sealed(work / "export.json"), "round": 0})
+@pytest.mark.parametrize("other", [{"round": 0}, {"experiment": "random"}])
+def test_a_decision_is_about_the_pre_segmentation_that_was_shown(
+    root: Path, work: Path, call: Call, other: dict[str, object]
+) -> None:
+    """An earlier round or another experiment had asked for the case, too, and its work folder comes back."""
+    write_sealed(work / "export.json", {**read_sealed(work / "export.json"), **other})
     save_itksnap(work / "prelabels/case_03.nii.gz", truth("case_03"), image_of(root, "case_03"))
     code, _, lines = call("import", *decide(work, "case_03,,1,accept"))
     assert (code, len(lines)) == (1, 1)

@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from nnunet_assft.errors import AssftError, WaitingForAnnotation
 from nnunet_assft.evaluation.dice import mean_of
 from nnunet_assft.runtime.cached import cached
 from nnunet_assft.runtime.files import read_json
+from nnunet_assft.runtime.sealed import write_sealed
 from tests.annotation.annotators import REFUSED, WARNED, Scene, save_itksnap
 from tests.cli.annotate.experiment import (
     QUERIED,
@@ -72,8 +74,32 @@ def test_two_readers_agree_by_dice_and_the_first_one_counts(root: Path, call: Ca
     code, out, lines = call("import", work, "--annotator_name", "anna")
     assert (code, len(lines)) == (1, 2)
     assert "case_01: the label by anna has been imported already" in out
-    assert f"there is already a label that differs in {first.size} voxels ({reading})" in lines[0]
+    assert f"there is already a label that cannot be read ({reading})" in lines[0]
     assert f"The label of case case_01, {reading}, cannot be used" in lines[1]
+
+
+def test_a_second_reading_that_comes_after_its_round_is_compared_too(root: Path, call: Call) -> None:
+    work, experiment = root / "work", the_experiment()
+    write_sealed(experiment.paths.annotators_file(1), {"case_03": ["anna", "bert"]})
+    for name in ("anna", "bert"):
+        save_itksnap(work / f"{name}/case_03.nii.gz", truth("case_03"), image_of(root, "case_03"))
+    (work / "bert").rename(root / "late")
+    assert call("import", work)[0] == 0
+    labelled = ("case_00", "case_02", "case_03")
+    unlabelled = tuple(case for case in experiment.pool if case not in labelled)
+    first = finished_rounds(experiment)[0]
+    replace(first, round=1, labelled=labelled, unlabelled=unlabelled, queried=("case_03",)).save(experiment.paths)
+    cached(experiment.paths.step_file(2, "query"), {}, lambda: {"queried": ["case_01"], "excluded": []})
+    (root / "late").rename(work / "bert")
+    code, _, lines = call("import", work)
+    assert (code, len(lines)) == (1, 2)
+    assert all("Add --replace to replace its label or to add a second reading." in line for line in lines)
+    code, out, lines = call("import", work, "--replace")
+    assert (code, lines) == (0, [])
+    assert "case_03: the label by anna has been imported already" in out
+    assert "case_03: second reading by bert imported" in out
+    assert "case_03  anna bert  kidney_right 1.000" in out
+    assert experiment.paths.agreement_file(1).is_file()
 
 
 def test_whose_label_it_is_must_be_clear(root: Path, call: Call) -> None:

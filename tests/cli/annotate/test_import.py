@@ -18,8 +18,11 @@ from nnunet_assft.annotation.records import annotation_minutes
 from nnunet_assft.cli.annotate import main as annotate_main
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.files import sha256_file
+from nnunet_assft.runtime.sealed import read_sealed, write_sealed
+from nnunet_assft.volumes.labels import find_misfit
 from tests.annotation.annotators import REFUSED, WARNED, Scene, save_itksnap, save_slicer, segments_of
 from tests.cli.annotate.experiment import (
+    DATASET,
     KIDNEYS,
     QUERIED,
     SETTINGS,
@@ -295,6 +298,20 @@ def test_a_label_that_is_there_is_replaced_on_request_only_and_the_old_one_kept(
     assert (code, "has been imported already" in out) == (0, True)
 
 
+def test_a_label_that_is_there_with_these_voxels_in_another_place_is_not_the_same(root: Path, call: Call) -> None:
+    """Somebody has copied a label with a wrong header into labelsTr, and the annotator's own file is right."""
+    save_itksnap(root / "back/case_03.nii.gz", truth("case_03"), image_of(root, "case_03"))
+    moved = sitk.ReadImage(str(root / "back/case_03.nii.gz"))
+    moved.SetOrigin((100.0, 0.0, 0.0))
+    sitk.WriteImage(moved, str(label_file(root, "case_03")))
+    code, _, lines = call("import", root / "back")
+    assert (code, len(lines)) == (1, 1)
+    assert "there is already a label that does not lie on its image" in lines[0]
+    assert call("import", root / "back", "--replace")[0] == 0
+    assert find_misfit(the_experiment().raw_dataset(), "case_03", label_file(root, "case_03")) is None
+    np.testing.assert_array_equal(label_of(root, "case_03"), truth("case_03"))
+
+
 def test_a_label_that_is_replaced_keeps_what_was_recorded_of_it_or_the_command_says_so(root: Path, call: Call) -> None:
     def replaced(voxels: int, *options: str) -> tuple[str, tuple[object, ...]]:
         """The line about the import of a label with another number of voxels, and the record after it."""
@@ -316,6 +333,21 @@ def test_a_label_that_is_replaced_keeps_what_was_recorded_of_it_or_the_command_s
     line, record = replaced(4, "--annotator_name", "bert")
     assert record == ("bert", None, None)
     assert "what was recorded of the label by anna is replaced: 20 minutes, the decision fix" in line
+
+
+def test_a_work_folder_of_another_dataset_is_refused_and_one_of_another_experiment_taken(
+    root: Path, work: Path, call: Call
+) -> None:
+    """Two datasets may have the same images, with the same ids, and other structures with the same numbers."""
+    save_itksnap(work / "annotations/case_03.nii.gz", truth("case_03"), image_of(root, "case_03"))
+    stamp = read_sealed(work / "export.json")
+    write_sealed(work / "export.json", {**stamp, "dataset": "Dataset902_Tumours"})
+    code, _, (line,) = call("import", work)
+    assert (code, label_file(root, "case_03").exists()) == (1, False)
+    assert f"{work} is a work folder of Dataset902_Tumours, not of {DATASET}. Give that dataset with -d" in line
+    write_sealed(work / "export.json", {**stamp, "experiment": "random"})
+    assert call("import", work)[0] == 0
+    np.testing.assert_array_equal(label_of(root, "case_03"), truth("case_03"))
 
 
 def test_a_label_of_an_earlier_round_needs_replace(root: Path, call: Call) -> None:
