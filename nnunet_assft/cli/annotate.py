@@ -27,6 +27,7 @@ from nnunet_assft.runtime.writable import require_folder
 if TYPE_CHECKING:
     from nnunet_assft.active.annotation import AnnotationRequest
     from nnunet_assft.active.history import Change
+    from nnunet_assft.active.state import Experiment
     from nnunet_assft.annotation.export import ExportOptions
     from nnunet_assft.annotation.import_labels import ImportReport
 
@@ -226,7 +227,7 @@ def import_labels(args: argparse.Namespace, experiment: Any) -> int:
         if agreement:
             print_agreement(agreement, context.paths.agreement_file(r))
     if change:
-        print_second_look(change)
+        print_second_look(experiment, change)
     print_next(experiment)
     return EXIT_ERROR if report.refused or report.doubtful else 0
 
@@ -240,14 +241,14 @@ def print_report(report: ImportReport) -> None:
             print(f"nnUNetv2_assft_annotate: {kind}: {printable(line)}", file=sys.stderr)
 
 
-def print_second_look(change: Change) -> None:
+def print_second_look(experiment: Experiment, change: Change) -> None:
     """Print what the labels of a second look count for."""
     print(
         f"{named('case', change.labelled)} of the second look: labelled from round {change.first_round} on, in "
         f"addition to the {count(change.n_query, 'case')} that each round queries."
     )
     if change.first_round > change.n_rounds:
-        print(f"No such round is planned; nnUNetv2_assft_extend --rounds {change.first_round} adds it.")
+        print(f"No such round is planned; {experiment.command('extend', '--rounds', str(change.first_round))} adds it.")
 
 
 def print_agreement(rows: list[dict[str, Any]], file: Path) -> None:

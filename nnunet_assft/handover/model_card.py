@@ -6,6 +6,7 @@ It names no case, no annotator and no path.
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ def model_card(experiment: Experiment, done: Round, dataset: RawDataset, plans: 
 
 
 def _use(experiment: Experiment, done: Round, plans: Mapping[str, Any]) -> dict[str, Any]:
-    model = f"{experiment.dataset}/{TRAINER}__{plans['plans_name']}__{CONFIGURATION}"
+    model = shlex.quote(f"{experiment.dataset}/{TRAINER}__{plans['plans_name']}__{CONFIGURATION}")
     images, fold = "-i IMAGES -o SEGMENTATIONS", f"-f {done.round}"
     return {
         "needs": requirements(plans),
@@ -238,4 +239,4 @@ def _text(value: Any) -> str:
         return ", ".join(f"{name} = {_text(one)}" for name, one in value.items())
     if isinstance(value, Sequence) and not isinstance(value, str):
         return " x ".join(map(_text, value))
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return f"{value:.3g}" if isinstance(value, float) else str(value).replace("|", "\\|")

@@ -7,6 +7,7 @@ work folder.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -215,19 +216,23 @@ def draw_box(axes: Axes, position: float, values: np.ndarray, look: BoxLook = Bo
     axes.scatter(position + jitter, values, gid=look.dots, rasterized=len(values) > MANY, **dots)
 
 
-def legend_below(axes: Axes, columns: int = 4) -> None:
-    """Draw the legend below the axes, in as many columns, up to `columns`, as the figure is wide enough for."""
+def legend_below(axes: Axes, columns: int = 4) -> int:
+    """Draw the legend below the axes, in as many columns, up to `columns`, as the figure is wide enough for. Returns
+    the number of its rows."""
+    lines = axes.get_legend_handles_labels()
     for n in range(columns, 0, -1):
         legend = axes.figure.legend(
-            *axes.get_legend_handles_labels(),
+            *lines,
             loc="outside lower center",
             ncols=n,
             handletextpad=0.4,
             columnspacing=1.2,
         )
-        if n == 1 or legend.get_window_extent().width <= axes.figure.bbox.width:
-            return
+        # at another resolution, text is up to a tenth wider
+        if n == 1 or 1.1 * legend.get_window_extent().width <= axes.figure.bbox.width:
+            break
         legend.remove()
+    return math.ceil(len(lines[0]) / n)
 
 
 def dice_limits(data: pd.DataFrame) -> tuple[float, float]:

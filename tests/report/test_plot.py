@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from xml.etree import ElementTree
 
@@ -27,11 +28,14 @@ def test_a_legend_is_no_wider_than_its_figure(name: str, columns: int) -> None:
         axes = figure.subplots()
         for i in range(8):
             axes.plot([0, 1], [i, i], label=f"{name} {i}")
-        legend_below(axes, 3)
-        figure.draw_without_rendering()
+        rows = legend_below(axes, 3)
         (legend,) = figure.legends
+        for dpi in (72, 100, 200):  # SVG, and PNG
+            figure.set_dpi(dpi)
+            figure.draw_without_rendering()
+            assert legend.get_window_extent().width <= figure.bbox.width
     assert len({text.get_window_extent().x0 for text in legend.get_texts()}) == columns
-    assert legend.get_window_extent().width <= figure.bbox.width
+    assert rows == math.ceil(8 / columns)
 
 
 def test_every_dot_has_its_text_for_the_pointer() -> None:

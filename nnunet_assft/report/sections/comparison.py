@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from nnunet_assft.comparison.arms import BOUNDS, name_of, ordered
 from nnunet_assft.comparison.statistics import case_scores, folds_of
@@ -33,6 +34,7 @@ from nnunet_assft.report.plot import (
 from nnunet_assft.report.sections.base import BESIDE, Section, SectionTable, arms_warning, arms_with_dkd
 
 UPPER, BASELINE = "upper_bound", "random"
+ROW_OF_LEGEND = 0.16  # inches
 
 
 def section(material: Material) -> Section | None:
@@ -111,7 +113,7 @@ def arms_plot(curves: pd.DataFrame, warning: str) -> Plot:
         caption=caption + "".join(f" {name_of(row.arm)}: {row.mean:.3f}." for row in bounds.itertuples()),
         alt=f"Line chart of the mean test Dice of {n_arms} arms. At the end: {told}.",
         data=curves,
-        figure=draw_on_axes(lambda axes: _draw_arms(axes, shown, upper), (WIDE[0], WIDE[1] + 0.16 * (n_arms // 3 + 1))),
+        figure=draw_on_axes(lambda axes: _draw_arms(axes, shown, upper), WIDE),
         warning=warning,
     )
 
@@ -124,7 +126,8 @@ def _draw_arms(axes: Axes, shown: pd.DataFrame, upper: pd.DataFrame) -> None:
         draw_reference(axes, mean, name_of(UPPER))
     axes.set(xlabel="annotated cases", ylabel="Dice on the test cases")
     axes.set_xticks(sorted(shown["n_labelled"].unique()))
-    legend_below(axes, 3)
+    assert isinstance(axes.figure, Figure)
+    axes.figure.set_figheight(WIDE[1] + ROW_OF_LEGEND * legend_below(axes, 3))
 
 
 # One plot per arm ---------------------------------------------------------------------------------------------------
