@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -101,7 +102,7 @@ class Collected(NamedTuple):
 def collect(comparison: Comparison, shared: Shared) -> Collected:
     """Write results.csv, runs.csv and pseudo_label_quality.csv from all finished rounds, and return the three tables.
 
-    A run whose experiment is not on this disk keeps the rows that the files have of it, see `_kept`.
+    A run of which this disk has fewer rounds keeps the rows that the files have of it, see `_kept`.
     """
     results, runs, quality, specification = [], [], [], _specification(comparison, shared)
     for part, seed, arm in _runs(comparison):
@@ -122,7 +123,7 @@ def collect(comparison: Comparison, shared: Shared) -> Collected:
         "runs.csv": pd.DataFrame(runs, columns=RUN_COLUMNS),
     }
     with only_process(comparison.lock_file, f"comparison {comparison.name!r}", patience=PATIENCE):
-        if kept := _kept(comparison, _specifications(comparison, shared)):
+        if kept := _kept(comparison, _specifications(comparison, shared), tables["runs.csv"]):
             require_whole(comparison.folder)
             tables = {name: _with_kept(comparison.folder / name, table, kept) for name, table in tables.items()}
         _write(comparison.folder, {name: table_text(table) for name, table in tables.items()})
@@ -163,23 +164,21 @@ def _specifications(comparison: Comparison, shared: Shared) -> set[str]:
     return {_specification(comparison, shared), *(_specification(each, by_path) for each in moved)}
 
 
-def _kept(comparison: Comparison, specifications: set[str]) -> set[tuple[str, int, int]]:
+def _kept(comparison: Comparison, specifications: set[str], runs: pd.DataFrame) -> set[tuple[str, int, int]]:
     """Return (arm, seed, fold) of the runs whose rows in the files are kept. They were made with the same settings, and
-    this comparison does not list them, because another command runs them, or their experiment is not on this disk: it
-    was deleted, extended since then, or run on another machine that wrote the file."""
+    this comparison does not list them, because another command runs them, or this disk has fewer of their rounds: the
+    experiment was deleted, extended since then, is being made again, or was run on another machine that wrote the file.
+
+    runs: rows of runs.csv, as this disk gives them.
+    """
     file = comparison.folder / "runs.csv"
     if not file.is_file():
         return set()
     known = read_runs(file)
     known = known[known["specification"].isin(specifications)]
-    done = set(_keys(known[known["status"] == "done"]))
-    ours = {(arm.id, seed, part.fold): (part, seed, arm) for part, seed, arm in _runs(comparison)}
-    gone = {
-        key
-        for key, (part, seed, arm) in ours.items()
-        if key in done and arm.load_experiment_or_none(part, seed) is None
-    }
-    return gone | (set(_keys(known)) - set(ours))
+    there, here = (Counter(_keys(table[table["status"] == "done"])) for table in (known, runs))
+    ours = {(arm.id, seed, part.fold) for part, seed, arm in _runs(comparison)}
+    return {key for key in ours if there[key] > here[key]} | (set(_keys(known)) - ours)
 
 
 def read_results(file: Path) -> pd.DataFrame:

@@ -659,7 +659,7 @@ def test_plan_says_as_what_an_encoder_was_recognised(blobs, call, tmp_path):
     _, out, _ = call(
         "plan -d 901 -e second --encoder_format nnunet --preset resenc_tiny --encoder", str(tmp_path / "mae.pth")
     )
-    assert f"pre-trained encoder: {tmp_path / 'mae.pth'}, read as nnunet (that of the model)\n" in out
+    assert f"pre-trained encoder: {tmp_path / 'mae.pth'}, read as nnunet (licence: that of the model)\n" in out
     code, _, lines = call("plan -d 901 -e other --preset tiny --encoder", str(tmp_path / "mae.pth"))
     assert code == 1
     assert "Use one of the presets resenc_l, resenc_m, resenc_tiny." in lines[-1]
