@@ -67,13 +67,14 @@ def test_without_space_for_a_copy_the_file_itself_is_read(tmp_path: Path, monkey
         return Full() if "w" in mode else open(file, mode, *rest)
 
     saved()(tmp_path / "a.nii.gz")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # other tests have their copies in the usual one
     monkeypatch.setattr(whole_files, "open", full, raising=False)
     with whole_file(tmp_path / "a.nii.gz") as whole:
         assert whole == tmp_path / "a.nii.gz"
     (tmp_path / "a.nii.gz").write_bytes((tmp_path / "a.nii.gz").read_bytes()[:-9])
     with pytest.raises(EOFError), whole_file(tmp_path / "a.nii.gz"):
         pass
-    assert not list(Path(tempfile.gettempdir()).glob("assft_*/a.nii"))
+    assert not list(tmp_path.glob("assft_*/a.nii"))
 
 
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
