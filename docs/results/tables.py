@@ -41,6 +41,7 @@ GROUPS: dict[str, Callable[[Arm], bool]] = {
     "main": lambda arm: not arm.encoder and not changes_an_option(arm),
     "options": lambda arm: not arm.encoder and (arm.id == "assft" or changes_an_option(arm)),
     "starts": lambda arm: arm.id in ("random", "random+encoder=mae"),
+    "starts_of_assft": lambda arm: arm.id in ("assft", "assft+encoder=mae"),
 }
 
 
