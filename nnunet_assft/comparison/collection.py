@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ import pandas as pd
 
 from nnunet_assft.active.finished import restore_tables
 from nnunet_assft.active.settings import Settings
+from nnunet_assft.active.state import finished_rounds
 from nnunet_assft.comparison.arms import Arm, Comparison, competing
 from nnunet_assft.comparison.arms.base import METRIC_COLUMNS, PATIENCE
 from nnunet_assft.comparison.conclusions import Findings, draw_conclusions
@@ -102,7 +102,7 @@ class Collected(NamedTuple):
 def collect(comparison: Comparison, shared: Shared) -> Collected:
     """Write results.csv, runs.csv and pseudo_label_quality.csv from all finished rounds, and return the three tables.
 
-    A run of which this disk has fewer rounds keeps the rows that the files have of it, see `_kept`.
+    A run that is not on this disk keeps the rows that the files have of it, see `_kept`.
     """
     results, runs, quality, specification = [], [], [], _specification(comparison, shared)
     for part, seed, arm in _runs(comparison):
@@ -123,7 +123,7 @@ def collect(comparison: Comparison, shared: Shared) -> Collected:
         "runs.csv": pd.DataFrame(runs, columns=RUN_COLUMNS),
     }
     with only_process(comparison.lock_file, f"comparison {comparison.name!r}", patience=PATIENCE):
-        if kept := _kept(comparison, _specifications(comparison, shared), tables["runs.csv"]):
+        if kept := _kept(comparison, _specifications(comparison, shared)):
             require_whole(comparison.folder)
             tables = {name: _with_kept(comparison.folder / name, table, kept) for name, table in tables.items()}
         _write(comparison.folder, {name: table_text(table) for name, table in tables.items()})
@@ -164,21 +164,25 @@ def _specifications(comparison: Comparison, shared: Shared) -> set[str]:
     return {_specification(comparison, shared), *(_specification(each, by_path) for each in moved)}
 
 
-def _kept(comparison: Comparison, specifications: set[str], runs: pd.DataFrame) -> set[tuple[str, int, int]]:
+def _kept(comparison: Comparison, specifications: set[str]) -> set[tuple[str, int, int]]:
     """Return (arm, seed, fold) of the runs whose rows in the files are kept. They were made with the same settings, and
-    this comparison does not list them, because another command runs them, or this disk has fewer of their rounds: the
-    experiment was deleted, extended since then, is being made again, or was run on another machine that wrote the file.
-
-    runs: rows of runs.csv, as this disk gives them.
-    """
+    this comparison does not list them, because another command runs them, or this disk has no finished round of their
+    experiment: it was deleted, extended since then, or run on another machine that wrote the file."""
     file = comparison.folder / "runs.csv"
     if not file.is_file():
         return set()
     known = read_runs(file)
     known = known[known["specification"].isin(specifications)]
-    there, here = (Counter(_keys(table[table["status"] == "done"])) for table in (known, runs))
-    ours = {(arm.id, seed, part.fold) for part, seed, arm in _runs(comparison)}
-    return {key for key in ours if there[key] > here[key]} | (set(_keys(known)) - ours)
+    done = set(_keys(known[known["status"] == "done"]))
+    ours = {(arm.id, seed, part.fold): (part, seed, arm) for part, seed, arm in _runs(comparison)}
+    gone = {key for key, run in ours.items() if key in done and not _is_here(*run)}
+    return gone | (set(_keys(known)) - set(ours))
+
+
+def _is_here(comparison: Comparison, seed: int, arm: Arm) -> bool:
+    """Return whether the experiment of a run has a finished round on this disk, and was not extended since then."""
+    experiment = arm.load_experiment_or_none(comparison, seed)
+    return experiment is not None and bool(finished_rounds(experiment))
 
 
 def read_results(file: Path) -> pd.DataFrame:
