@@ -61,6 +61,7 @@ def with_process_group(backend: str, rank: int, n: int, port: int, train: Callab
     dist.init_process_group(backend, rank=rank, world_size=n)
     try:
         train()
+        dist.barrier()  # a process that leaves breaks its connections to those that are still at work
     finally:
         dist.destroy_process_group()
 
