@@ -138,6 +138,16 @@ def require_human(experiment: Experiment) -> None:
         )
 
 
+def finished_requests(experiment: Experiment) -> list[AnnotationRequest]:
+    """Return what annotators were asked for in finished rounds, without cases that were withdrawn since."""
+    requests = []
+    for done in finished_rounds(experiment):
+        cases = tuple(case for case in done.queried if case not in experiment.withdrawn)
+        annotators = read_assignment(experiment, done.round)
+        requests.append(AnnotationRequest(done.round, cases, {case: annotators.get(case, ()) for case in cases}))
+    return requests
+
+
 def read_assignment(experiment: Experiment, r: int) -> dict[str, tuple[str, ...]]:
     """Return case -> its annotators, as they were assigned in round r; empty if nobody was.
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_assft.active.annotation import AnnotationRequest, read_assignment
-from nnunet_assft.active.state import Experiment, finished_rounds
+from nnunet_assft.active.annotation import AnnotationRequest, finished_requests
+from nnunet_assft.active.state import Experiment
 from nnunet_assft.annotation.label_files import FORMATS, ending_of
 from nnunet_assft.annotation.minutes import Times
 from nnunet_assft.annotation.work_folder import EXPORT_FILE
@@ -72,11 +72,7 @@ class Returned:
 
 def asked_for(experiment: Experiment, requests: Sequence[AnnotationRequest], *, replace: bool) -> dict[str, Asked]:
     """Return case -> the request for its label. replace: whether labels of finished rounds are asked for as well."""
-    now = {
-        case: Asked(request.round, request.annotators[case], request.second_look)
-        for request in requests
-        for case in request.cases
-    }
+    now = _by_case(requests)
     return _labelled_before(experiment) | now if replace else now
 
 
@@ -242,11 +238,15 @@ def _labelled_before(experiment: Experiment) -> dict[str, Asked]:
         for case in change.labelled
         if case not in experiment.withdrawn
     }
-    for done in finished_rounds(experiment):
-        annotators = read_assignment(experiment, done.round)
-        queried = [case for case in done.queried if case not in experiment.withdrawn]
-        cases |= {case: Asked(done.round, annotators.get(case, ())) for case in queried}
-    return cases
+    return cases | _by_case(finished_requests(experiment))
+
+
+def _by_case(requests: Iterable[AnnotationRequest]) -> dict[str, Asked]:
+    return {
+        case: Asked(request.round, request.annotators[case], request.second_look)
+        for request in requests
+        for case in request.cases
+    }
 
 
 def _asked_case(name: str, asked: Mapping[str, Asked], experiment: Experiment) -> str:

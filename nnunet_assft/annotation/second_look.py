@@ -3,13 +3,7 @@ accept or correct are human labels from the next query on."""
 
 from __future__ import annotations
 
-from nnunet_assft.active.annotation import (
-    AnnotationRequest,
-    open_request,
-    read_assignment,
-    require_human,
-    round_in_progress,
-)
+from nnunet_assft.active.annotation import AnnotationRequest, open_request, require_human, round_in_progress
 from nnunet_assft.active.finished import read_provenance
 from nnunet_assft.active.history import Change, today
 from nnunet_assft.active.state import Experiment, Round, finished_rounds
@@ -83,16 +77,6 @@ def open_requests(experiment: Experiment) -> list[AnnotationRequest]:
         return [open_request(experiment)]
     _, queried = round_in_progress(experiment)
     return [open_request(experiment), second] if queried else [second]
-
-
-def finished_requests(experiment: Experiment) -> list[AnnotationRequest]:
-    """Return what annotators were asked for in finished rounds, without cases that were withdrawn since."""
-    requests = []
-    for done in finished_rounds(experiment):
-        cases = tuple(case for case in done.queried if case not in experiment.withdrawn)
-        annotators = read_assignment(experiment, done.round)
-        requests.append(AnnotationRequest(done.round, cases, {case: annotators.get(case, ()) for case in cases}))
-    return requests
 
 
 def record_second_look(experiment: Experiment) -> Change | None:

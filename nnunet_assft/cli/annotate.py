@@ -201,13 +201,14 @@ def import_labels(args: argparse.Namespace, experiment: Any) -> int:
     """Import returned labels. Returns 1 if a label was refused or has warnings that were not accepted."""
     import torch
 
+    from nnunet_assft.active.annotation import finished_requests
     from nnunet_assft.active.context import open_context
     from nnunet_assft.active.state import only_process
     from nnunet_assft.annotation.agreement import write_agreement
     from nnunet_assft.annotation.import_labels import Consent
     from nnunet_assft.annotation.import_labels import import_labels as take
     from nnunet_assft.annotation.minutes import Times, checked_minutes
-    from nnunet_assft.annotation.second_look import finished_requests, open_requests, record_second_look
+    from nnunet_assft.annotation.second_look import open_requests, record_second_look
     from nnunet_assft.volumes.dicom.key_file import KeyFile
 
     minutes = None if args.minutes is None else checked_minutes(args.minutes, "--minutes")
