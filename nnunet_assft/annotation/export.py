@@ -99,6 +99,8 @@ def export_work(
     request = _shared_out(context, request, options)
     prelabels = prelabels_of(context, request.round, second_look=request.second_look)
     _claim(context, folder, request, prelabels, options)
+    if options.annotators:  # only now, because the folder may have been refused
+        write_sealed(context.paths.annotators_file(request.round), request.annotators)
     for case in request.cases:
         for channel, source in enumerate(dataset.images[case]):
             _copy(source, folder / "images" / f"{case}_{channel:04d}{dataset.file_ending}")
@@ -198,7 +200,6 @@ def _shared_out(context: Context, request: AnnotationRequest, options: ExportOpt
                 f"The cases of round {request.round} were assigned to other annotators, who have already returned "
                 f"labels. Leave out --annotators and --double_read, or repeat those of the first export (see {file})."
             )
-        write_sealed(file, annotators)
     return replace(request, annotators=annotators)
 
 

@@ -287,10 +287,10 @@ def overall_conclusion(statistics: pd.DataFrame, budgets: str = "all budgets") -
     low, high = tested["smallest"].min(), tested["smallest"].max()
     size = _size(low) if _size(low) == _size(high) else f"{100 * low:.1f} to {_size(high)}"
     chance = " to ".join(dict.fromkeys(f"{power:.0%}" for power in (tested["power"].min(), tested["power"].max())))
-    text += (
-        f" Such a comparison shows a true difference of {_size(RELEVANT)} with a probability of {chance}, and one of "
-        f"{size} with a probability of {POWER:.0%}. What is not shown may still be there."
-    )
+    text += f" Such a comparison shows a true difference of {_size(RELEVANT)} with a probability of {chance}"
+    if size != _size(RELEVANT):
+        text += f", and one of {size} with a probability of {POWER:.0%}"
+    text += ". What is not shown may still be there."
     if n_seeds < ENOUGH_SEEDS:
         text += f" At least {ENOUGH_SEEDS} seeds are recommended."
     return text
@@ -312,7 +312,9 @@ def gain_in_parts(parts: pd.DataFrame) -> str:
 
 
 def _power(row: Mapping[str, Any]) -> str:
-    which = "No true difference" if row["smallest"] > 1 else f"A true difference of {_size(row['smallest'])}"
+    if (size := _size(row["smallest"])) == _size(RELEVANT):
+        return f"A true difference of {size} would have been shown with a probability of {row['power']:.0%}."
+    which = "No true difference" if row["smallest"] > 1 else f"A true difference of {size}"
     return (
         f"{which} would have been shown with a probability of {POWER:.0%}, and "
         f"one of {_size(RELEVANT)} with {row['power']:.0%}."

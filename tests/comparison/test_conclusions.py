@@ -236,3 +236,13 @@ def test_no_true_difference_is_larger_than_100_points(results: pd.DataFrame) -> 
     assert " to more than 100 points with a probability of 80%." in c.overall_conclusion(curves)
     row = {**row_of(curves, "nnunet", "AUBC"), "verdict": "no difference shown"}
     assert ". No true difference would have been shown with a probability of 80%, and one of 2.0" in c.conclusion(row)
+
+
+def test_the_same_size_is_not_said_twice(results: pd.DataFrame) -> None:
+    curves = compare_all(results).assign(smallest=0.0203, power=0.79)
+    text = c.overall_conclusion(curves)
+    assert " shows a true difference of 2.0 points with a probability of 79%. What is not shown may still" in text
+    row = {**row_of(curves, "nnunet", "AUBC"), "verdict": "no difference shown"}
+    assert c.conclusion(row).endswith(
+        " A true difference of 2.0 points would have been shown with a probability of 79%."
+    )

@@ -198,14 +198,13 @@ class Arm(ABC):
         """Return the arm whose experiment this arm uses, which is the arm itself if it has its own experiment."""
 
     def settings(self, comparison: Comparison, seed: int) -> Settings:
-        """Return the settings of the arm's own experiment."""
-        raise NotImplementedError(f"{self.id} has no experiment of its own.")
+        """Return the settings of the experiment that the arm uses."""
+        return self.experiment_arm(comparison).settings(comparison, seed)
 
     def experiment(self, comparison: Comparison, seed: int) -> Experiment:
         """Load the experiment that the arm uses, and plan it first if it is not planned yet."""
-        arm = self.experiment_arm(comparison)
-        name = comparison.paths(arm, seed).experiment
-        experiment = create_experiment(comparison.dataset, name, arm.settings(comparison, seed))
+        name = comparison.paths(self.experiment_arm(comparison), seed).experiment
+        experiment = create_experiment(comparison.dataset, name, self.settings(comparison, seed))
         if experiment.history:
             raise AssftError(
                 f"Experiment {name!r} was changed by nnUNetv2_assft_extend, so it can no longer be compared with the "

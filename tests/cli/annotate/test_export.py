@@ -153,10 +153,11 @@ def test_no_prelabel_leaves_it_out(root: Path, call: Call) -> None:
 def test_a_folder_that_holds_something_else_is_not_touched(root: Path, call: Call) -> None:
     (root / "work").mkdir()
     (root / "work/thesis.docx").write_text("mine")
-    code, _, lines = call("export", "-o", root / "work", "-device", "cpu")
+    code, _, lines = call("export", "-o", root / "work", "--annotators", "ada", "-device", "cpu")
     assert code == 1
     assert "is not empty and is not a work folder" in lines[0]
     assert [file.name for file in (root / "work").iterdir()] == ["thesis.docx"]
+    assert list(root.rglob("readers_round*")) == []
     call("export", "-o", root / "other", "-device", "cpu")
     content = read_sealed(root / "other/export.json")
     write_sealed(root / "other/export.json", {**content, "round": 0})
