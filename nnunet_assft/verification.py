@@ -66,7 +66,7 @@ def _checks(experiment: Experiment, dataset: RawDataset) -> Iterator[Check]:
     yield Check("initial network", partial(load_weights, paths.initial_network, sha256))
     yield Check("accepted geometry", partial(AcceptedGeometry.load, paths.accepted_geometry_file))
     yield from _checks_of_images(experiment, dataset)
-    for stage_file in sorted(paths.stages.glob("round_*.json")):
+    for stage_file in sorted({file.with_suffix(".json") for file in paths.stages.glob("round_*")}):
         yield from _checks_of_stage(stage_file, experiment, dataset)
     for r in range(experiment.n_rounds + 1):
         if paths.round_file(r).is_file():

@@ -85,6 +85,7 @@ def _existing(dataset: RawDataset, name: str, settings: Settings) -> Experiment 
     if not paths.experiment_file.is_file():
         return None
     existing = Experiment.load(paths)
+    _refuse_lost_images(existing, dataset)
     # after a change, the images and labels that are there now no longer say which cases were there at the start
     wanted = None if existing.history else _decide(dataset, name, settings)
     settings = wanted.settings if wanted else settings.resolved(dataset.name)
@@ -93,6 +94,11 @@ def _existing(dataset: RawDataset, name: str, settings: Settings) -> Experiment 
     if len(starts) == 1 and _is_start_of(existing, settings.pretrained):
         del changed[starts.pop()]
     changed |= _other_cases(existing, wanted) if wanted else _other_choices(existing, settings)
+    if "test" in changed and (lost := [case for case in existing.test if not dataset.label_file(case).is_file()]):
+        raise AssftError(
+            f"{dataset.folder} lacks the labels of {count(len(lost), 'test case')} that the experiment was planned "
+            f"with: {some(lost)}. Put them back and run the same command again."
+        )
     _refuse_other_settings(existing, changed)
     return existing
 
@@ -251,15 +257,7 @@ def prepare(experiment: Experiment, dataset: RawDataset, engine: Engine = HERE) 
     files in nnUNet_preprocessed can be made again. Raises `AssftError` if images, labels or channels have been
     changed since the experiment was planned, and for damaged files that cannot be made again.
     """
-    missing = [case for case in experiment.now.pool if case not in dataset.images]
-    missing += [case for case in experiment.now.test if case not in {**dataset.images, **dataset.test_images}]
-    if missing:
-        all_ = missing if len(missing) <= MOST_NAMED else [*missing[:5], "..."]  # one command has to name all of them
-        raise AssftError(
-            f"{dataset.folder} lacks the images of {count(len(missing), 'case')} that the experiment was planned with: "
-            f"{some(missing)}. Put them back and run the same command again. If they were withdrawn for good, run "
-            f"{experiment.command('extend', '--withdraw')} {' '.join(all_)}."
-        )
+    _refuse_lost_images(experiment, dataset)
     _refuse_other_labels(experiment, dataset)
     images = image_files(dataset, experiment)
     executor = engine.images(experiment.paths.jobs, images)
@@ -269,6 +267,18 @@ def prepare(experiment: Experiment, dataset: RawDataset, engine: Engine = HERE) 
     _refuse_other_images(experiment, plans, checksums)
     _preprocess(dataset, experiment, plans, images, checksums, executor)
     return Prepared(plans, checksums)
+
+
+def _refuse_lost_images(experiment: Experiment, dataset: RawDataset) -> None:
+    missing = [case for case in experiment.now.pool if case not in dataset.images]
+    missing += [case for case in experiment.now.test if case not in {**dataset.images, **dataset.test_images}]
+    if missing:
+        all_ = missing if len(missing) <= MOST_NAMED else [*missing[:5], "..."]  # one command has to name all of them
+        raise AssftError(
+            f"{dataset.folder} lacks the images of {count(len(missing), 'case')} that the experiment was planned with: "
+            f"{some(missing)}. Put them back and run the same command again. If they were withdrawn for good, run "
+            f"{experiment.command('extend', '--withdraw')} {' '.join(all_)}."
+        )
 
 
 def _write_plans(paths: ExperimentPaths, plans: dict[str, Any], fingerprint: dict[str, Any]) -> None:

@@ -201,9 +201,10 @@ def test_every_file_is_verified(trained: Trained, capsys: pytest.CaptureFixture[
     }
     for file in damaged.values():
         flip(file)
+    paths.stage_file(0, "supervised").unlink()
     code, out = status()
     assert code == 1
-    for what in damaged:
+    for what in (*damaged, "stage round_00_supervised"):
         assert any(line.startswith(what) for line in out.splitlines()), what
     untouched = ("round 0", "step round_01", "image of case_05", "preprocessed image of case_04")
     assert not any(line.startswith(untouched) for line in out.splitlines())

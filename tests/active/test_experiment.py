@@ -372,6 +372,17 @@ def test_other_settings_are_refused_by_name(planned, settings, named):
     assert Experiment.load(planned.paths) == planned
 
 
+def test_a_file_that_the_dataset_has_lost_is_named(planned):
+    label = planned.paths.raw / "labelsTs/case_09.nii.gz"
+    label.rename(label.with_suffix(".bak"))
+    with pytest.raises(AssftError, match=r"lacks the labels of 1 test case .*: case_09\. Put them back"):
+        plan_tiny()
+    label.with_suffix(".bak").rename(label)
+    (planned.paths.raw / "imagesTr/case_05_0000.nii.gz").unlink()
+    with pytest.raises(AssftError, match=r"lacks the images of 1 case .*: case_05\. .* -d 901 --withdraw case_05\.$"):
+        plan_tiny()
+
+
 def test_two_experiments_share_the_preprocessed_images(planned):
     images = next(planned.paths.preprocessed.glob("assft_pool_*"))
     before = state_of(images)

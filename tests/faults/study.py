@@ -151,7 +151,7 @@ class Study:
             wrong = decisions() != self.expected
             if not wrong and _content(file) == damaged:  # nothing has read it, so somebody must be able to ask
                 findings = verify(Experiment.load(PATHS)).findings
-                known = any(str(file) in finding for finding in findings)
+                known = any(name in finding for name in self._names(file) for finding in findings)
                 not_needed = (damaged is None and not CACHES.isdisjoint(file.parts)) or _is_hidden(file)
                 self.note(
                     kind, "equal, verified" if known else "equal, not needed" if not_needed else "not noticed", line
@@ -170,6 +170,10 @@ class Study:
         if again.code != 0 or decisions() != self.expected:
             self.note(kind, "lost", f"{line}: {again.error[-300:]}")
             self.start_again()
+
+    def _names(self, file: Path) -> list[str]:
+        """Return the paths of a file, which may have several hard links."""
+        return [str(path) for path in _files(self.root) if file.is_file() and path.samefile(file)] or [str(file)]
 
 
 def _content(file: Path) -> bytes | None:
