@@ -66,7 +66,7 @@ def plan(args: argparse.Namespace) -> None:
         print(f"accepted: {case}: {'; '.join(warnings)}")
     print(
         f"epochs: {training['one_shot_epochs']} in round 0, then {training['epochs']} per stage, of "
-        f"{training['iterations_per_epoch']} iterations; initial learning rate {training['initial_lr']:g}"
+        f"{count(training['iterations_per_epoch'], 'iteration')}; initial learning rate {training['initial_lr']:g}"
     )
     print_deviations(experiment)
     if experiment.pseudo_labels_with_results:

@@ -59,7 +59,7 @@ def print_round(experiment: Experiment, done: Round) -> None:
     dice = done.dice
     given = done.round == 0 and set(done.queried) <= set(experiment.labelled_at_start)
     cases = f"trained on the {count(len(done.queried), 'case')} labelled at the start" if given else ""
-    score = f"Dice {dice['mean']:.4f} on {dice['n_cases']} test cases" if dice["n_cases"] else "no test cases"
+    score = f"Dice {dice['mean']:.4f} on {count(dice['n_cases'], 'test case')}" if dice["n_cases"] else "no test cases"
     print(
         f"round {done.round}: {cases or 'queried ' + ', '.join(done.queried)}; {len(done.labelled)} labelled, "
         f"{len(done.unlabelled)} unlabelled, {len(done.pseudo_labelled)} pseudo-labelled; {score}"
