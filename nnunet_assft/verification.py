@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from nnunet_assft.planning.preprocessing import made_from_others, whole_files
 from nnunet_assft.runtime.cached import kept_result
 from nnunet_assft.runtime.files import read_json, sha256_file, sha256_of
 from nnunet_assft.trainers.folds import TRAINERS
-from nnunet_assft.trainers.stage_file import read_stage_file
+from nnunet_assft.trainers.stage_file import REMEDY, read_stage_file
 from nnunet_assft.volumes.accepted_geometry import AcceptedGeometry
 from nnunet_assft.volumes.labels import read_label
 from nnunet_assft.volumes.raw_dataset import RawDataset
@@ -66,8 +67,9 @@ def _checks(experiment: Experiment, dataset: RawDataset) -> Iterator[Check]:
     yield Check("initial network", partial(load_weights, paths.initial_network, sha256))
     yield Check("accepted geometry", partial(AcceptedGeometry.load, paths.accepted_geometry_file))
     yield from _checks_of_images(experiment, dataset)
-    for stage_file in sorted({file.with_suffix(".json") for file in paths.stages.glob("round_*")}):
-        yield from _checks_of_stage(stage_file, experiment, dataset)
+    for r, stage in product(range(experiment.n_rounds + 1), TRAINERS):
+        if paths.stage_file(r, stage).is_file() or paths.training_set(r, stage).is_dir():
+            yield from _checks_of_stage(r, stage, experiment, dataset)
     for r in range(experiment.n_rounds + 1):
         if paths.round_file(r).is_file():
             yield Check(f"round {r}", partial(_check_round, experiment, r))
@@ -112,19 +114,20 @@ def _checks_of_images(experiment: Experiment, dataset: RawDataset) -> Iterator[C
         yield Check(f"preprocessed image of {case}", partial(whole_files, folder, case))
 
 
-def _checks_of_stage(stage_file: Path, experiment: Experiment, dataset: RawDataset) -> Iterator[Check]:
+def _checks_of_stage(r: int, stage: str, experiment: Experiment, dataset: RawDataset) -> Iterator[Check]:
     paths = experiment.paths
+    stage_file, copy = paths.stage_file(r, stage), paths.trained_on(r, stage)
     try:
-        content = read_stage_file(stage_file)
+        content = read_stage_file(stage_file, f"Copy {copy} there." if copy.is_file() else REMEDY)
     except DamagedFileError as error:
         yield Check(f"stage {stage_file.stem}", partial(_raise, error))
         return
     for case, entry in content["cases"].items():
         file = dataset.label_file(case)
         if entry["kind"] == "pseudo":
-            file = paths.pseudo_label_folder(content["round"]) / "pseudo_labels" / f"{case}{dataset.file_ending}"
+            file = paths.pseudo_label_folder(r) / "pseudo_labels" / f"{case}{dataset.file_ending}"
         text = f"It was replaced after stage {stage_file.stem} was trained with it, or it is damaged."
-        folder = stage_file.with_suffix("")
+        folder = paths.training_set(r, stage)
         may_be_deleted = case in experiment.withdrawn
         if file.is_file() or not may_be_deleted:
             yield Check(f"label of {case}", partial(_require_same, file, entry["label_sha256"], text))

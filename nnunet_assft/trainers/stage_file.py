@@ -11,6 +11,6 @@ KEYS = ("round", "stage", "start_from", "start_sha256", "epochs", "cases")
 REMEDY = "Run the round with nnUNetv2_assft_round, which writes its training set again."
 
 
-def read_stage_file(file: Path) -> dict[str, Any]:
+def read_stage_file(file: Path, remedy: str = REMEDY) -> dict[str, Any]:
     """Return the content of a stage file, see `Stage.content`. Raises `DamagedFileError` if it cannot be read."""
-    return read_sealed(file, KEYS, remedy=REMEDY)
+    return read_sealed(file, KEYS, remedy=remedy)

@@ -204,6 +204,7 @@ def test_every_file_is_verified(trained: Trained, capsys: pytest.CaptureFixture[
     paths.stage_file(0, "supervised").unlink()
     code, out = status()
     assert code == 1
+    assert f"Copy {paths.trained_on(0, 'supervised')} there." in out
     for what in (*damaged, "stage round_00_supervised"):
         assert any(line.startswith(what) for line in out.splitlines()), what
     untouched = ("round 0", "step round_01", "image of case_05", "preprocessed image of case_04")
