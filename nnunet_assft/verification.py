@@ -68,8 +68,7 @@ def _checks(experiment: Experiment, dataset: RawDataset) -> Iterator[Check]:
     yield Check("accepted geometry", partial(AcceptedGeometry.load, paths.accepted_geometry_file))
     yield from _checks_of_images(experiment, dataset)
     for r, stage in product(range(experiment.n_rounds + 1), TRAINERS):
-        if paths.stage_file(r, stage).is_file() or paths.training_set(r, stage).is_dir():
-            yield from _checks_of_stage(r, stage, experiment, dataset)
+        yield from _checks_of_stage(r, stage, experiment, dataset)
     for r in range(experiment.n_rounds + 1):
         if paths.round_file(r).is_file():
             yield Check(f"round {r}", partial(_check_round, experiment, r))
@@ -115,19 +114,21 @@ def _checks_of_images(experiment: Experiment, dataset: RawDataset) -> Iterator[C
 
 
 def _checks_of_stage(r: int, stage: str, experiment: Experiment, dataset: RawDataset) -> Iterator[Check]:
+    """Check both copies of a stage file, and the training set that it describes."""
     paths = experiment.paths
-    stage_file, copy = paths.stage_file(r, stage), paths.trained_on(r, stage)
-    try:
-        content = read_stage_file(stage_file, f"Copy {copy} there." if copy.is_file() else REMEDY)
-    except DamagedFileError as error:
-        yield Check(f"stage {stage_file.stem}", partial(_raise, error))
-        return
-    for case, entry in content["cases"].items():
+    folder, stage_file, copy = paths.training_set(r, stage), paths.stage_file(r, stage), paths.trained_on(r, stage)
+    for file, made_with_it, other in ((stage_file, folder, copy), (copy, paths.checkpoint(r, stage), stage_file)):
+        if file.is_file() or made_with_it.exists():
+            remedy = f"Copy {other} there." if other.is_file() else REMEDY
+            yield Check(f"stage {stage_file.stem}", partial(read_stage_file, file, remedy))
+    cases = {}
+    with suppress(DamagedFileError):  # reported already
+        cases = read_stage_file(stage_file)["cases"]
+    for case, entry in cases.items():
         file = dataset.label_file(case)
         if entry["kind"] == "pseudo":
             file = paths.pseudo_label_folder(r) / "pseudo_labels" / f"{case}{dataset.file_ending}"
         text = f"It was replaced after stage {stage_file.stem} was trained with it, or it is damaged."
-        folder = paths.training_set(r, stage)
         may_be_deleted = case in experiment.withdrawn
         if file.is_file() or not may_be_deleted:
             yield Check(f"label of {case}", partial(_require_same, file, entry["label_sha256"], text))
@@ -139,7 +140,7 @@ def _checks_of_stage(r: int, stage: str, experiment: Experiment, dataset: RawDat
 
 
 def _checks_of_model_folders(experiment: Experiment, dataset: RawDataset) -> Iterator[Check]:
-    """Check the files that nnU-Net's commands read beside the checkpoints, and the stage files."""
+    """Check the files that nnU-Net's commands read beside the checkpoints."""
     for folder in sorted({experiment.paths.model_folder(stage) for stage in TRAINERS}):
         if folder.is_dir() and experiment.checksums:
             of = f"model folder {folder.name}"
@@ -147,8 +148,6 @@ def _checks_of_model_folders(experiment: Experiment, dataset: RawDataset) -> Ite
             fingerprint = folder / "dataset_fingerprint.json"
             yield Check(of, partial(_require_json, fingerprint, experiment.checksums["fingerprint"], COPIED))
             yield Check(of, partial(_require_meaning, folder / "dataset.json", dataset))
-            for stage_file in sorted(folder.glob("fold_*/stage.json")):
-                yield Check(of, partial(read_stage_file, stage_file))
 
 
 def _check_step(paths: ExperimentPaths, step: Path) -> None:
@@ -209,7 +208,3 @@ def _require_copy(file: Path, label: Path) -> None:
 def _require_structures(dataset: RawDataset, case: str, entry: dict[str, Any], stage: str) -> None:
     if lacked := other_structures(dataset, case, entry):
         raise AssftError(f"{lacked} (stage {stage}). Restore the entry, or leave it: later stages use it.")
-
-
-def _raise(error: Exception) -> None:
-    raise error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -201,10 +202,16 @@ def test_every_file_is_verified(trained: Trained, capsys: pytest.CaptureFixture[
     }
     for file in damaged.values():
         flip(file)
-    paths.stage_file(0, "supervised").unlink()
+    lost = {
+        paths.stage_file(0, "supervised"): paths.trained_on(0, "supervised"),
+        paths.trained_on(1, "semi"): paths.stage_file(1, "semi"),
+    }
+    for file in lost:
+        file.unlink()
     code, out = status()
     assert code == 1
-    assert f"Copy {paths.trained_on(0, 'supervised')} there." in out
+    for file, copy in lost.items():
+        assert re.search(rf"{re.escape(str(file))}.*Copy {re.escape(str(copy))} there\.", out)
     for what in (*damaged, "stage round_00_supervised"):
         assert any(line.startswith(what) for line in out.splitlines()), what
     untouched = ("round 0", "step round_01", "image of case_05", "preprocessed image of case_04")
