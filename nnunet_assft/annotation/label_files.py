@@ -171,7 +171,7 @@ def _whole_numbers(array: np.ndarray, labels: Mapping[str, int]) -> np.ndarray:
 
 
 def _listed(values: list[tuple[float, int]]) -> str:
-    return some(f"{v:g} ({n} voxels)" for v, n in values)
+    return some(f"{v:g} ({count(n, 'voxel')})" for v, n in values)
 
 
 # Slicer's segmentations -----------------------------------------------------------------------------------------------

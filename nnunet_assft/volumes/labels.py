@@ -10,7 +10,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunet_assft.errors import AssftError
-from nnunet_assft.runtime.text import reason, some
+from nnunet_assft.runtime.text import count, reason, some
 from nnunet_assft.volumes.grid import read_grid, turns_to_ras
 from nnunet_assft.volumes.image_files import meant_instead
 from nnunet_assft.volumes.images import check_headers
@@ -87,7 +87,7 @@ def read_label(dataset: RawDataset, case: str, label_file: Path) -> np.ndarray:
     values, counts = np.unique(label, return_counts=True)
     known = sorted(dataset.labels.values())
     unknown = [
-        f"{v:g} ({n} voxels)" for v, n in zip(values, counts, strict=True) if v not in known
+        f"{v:g} ({count(n, 'voxel')})" for v, n in zip(values, counts, strict=True) if v not in known
     ]  # NaN counts as unknown, because it does not equal any value
     if unknown:
         raise AssftError(
