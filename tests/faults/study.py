@@ -27,6 +27,7 @@ from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.state import Experiment, finished_rounds
 from nnunet_assft.cli.run import main
 from nnunet_assft.runtime.files import sha256_file
+from nnunet_assft.runtime.partial import PARTIAL
 from nnunet_assft.verification import verify
 from tests.conftest import TINY, write_dataset
 from tests.faults.harness import FAULTS, Ended, run
@@ -37,7 +38,7 @@ OPTIONS = [word for name, value in TINY.items() for word in (f"--{name}", str(va
 GOOD = ("equal", "equal, verified", "equal, not needed", "injected", "named")
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 FOR_PEOPLE = ("log.txt", "training_log_*.txt", "progress.png", "debug.json")  # nobody reads them back
-CACHES = {"records", "steps"}  # folders whose files are made again when they are needed
+CACHES = {"records", "steps"}  # folders whose files, as those that are not complete, are made again if they are needed
 DAMAGES: dict[str, Callable[[bytes, np.random.Generator], bytes | None]] = {
     "truncated": lambda content, rng: content[: int(rng.integers(len(content)))] if content else None,
     "emptied": lambda content, rng: b"",
@@ -152,7 +153,8 @@ class Study:
             if not wrong and _content(file) == damaged:  # nothing has read it, so somebody must be able to ask
                 findings = verify(Experiment.load(PATHS)).findings
                 known = any(name in finding for name in self._names(file) for finding in findings)
-                not_needed = (damaged is None and not CACHES.isdisjoint(file.parts)) or _is_hidden(file)
+                was_cache = any(part in CACHES or part.startswith(PARTIAL) for part in file.parts)
+                not_needed = (damaged is None and was_cache) or _is_hidden(file)
                 self.note(
                     kind, "equal, verified" if known else "equal, not needed" if not_needed else "not noticed", line
                 )
