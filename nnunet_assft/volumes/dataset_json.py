@@ -146,7 +146,7 @@ def _check_reader(content: Mapping[str, Any], where: str) -> None:
         raise AssftError(f"{where}: file_ending is {ending!r}; expected {ending.lower()!r}. Rename the files likewise.")
     if name != "None":  # nnU-Net's word for no choice
         try:
-            reader = recursive_find_reader_writer_by_name(name)
+            reader: type[BaseReaderWriter] | None = recursive_find_reader_writer_by_name(name)
         except (RuntimeError, TypeError):
             reader = None
         if not isinstance(reader, type) or not issubclass(reader, BaseReaderWriter) or isabstract(reader):
