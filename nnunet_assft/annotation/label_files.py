@@ -87,7 +87,7 @@ def _read(file: Path, image: Grid) -> sitk.Image:
     try:
         refuse_unsafe(file)
     except ValueError as error:
-        raise AssftError(f"{error}. Save the label as one file, such as CASE.seg.nrrd or CASE.nii.gz.") from error
+        raise AssftError(f"{error}. Save the label again, as one file such as CASE.seg.nrrd or CASE.nii.gz.") from error
     reader = sitk.ImageFileReader()
     reader.SetImageIO(FORMATS[ending_of(file.name) or ".nii"])
     reader.SetFileName(str(file))
@@ -259,9 +259,10 @@ def _numbers(image: sitk.Image, key: str, n: int = 1) -> tuple[int, ...] | None:
     """
     text = _text(image, key)
     try:
-        numbers = tuple(int(float(part)) for part in text.split())
-    except (ValueError, OverflowError):
-        numbers = ()
-    if text and len(numbers) != n:
-        raise AssftError(f"its {key} is {text!r}; expected {count(n, 'number')}. Save it from Slicer again.")
+        floats = [float(part) for part in text.split()]
+    except ValueError:
+        floats = []
+    numbers = tuple(int(number) for number in floats if number.is_integer())
+    if text and not n == len(numbers) == len(floats):
+        raise AssftError(f"its {key} is {text!r}; expected {count(n, 'whole number')}. Save it from Slicer again.")
     return numbers or None

@@ -23,7 +23,7 @@ from nnunet_assft.volumes.images import read_image
 
 FINDINGS = "findings.csv"  # in the folder of the fingerprint
 CHECKED = "_checked.json"  # the result of a check in one file; no case has this name
-VERSION = 3  # of the check of images and of what is cached of a case; raised so that they are read again
+VERSION = 4  # of the check of images and of what is cached of a case; raised so that they are read again
 ERROR, WARNING = "error", "warning"
 AGAIN = "Run the same command again."
 SAMPLES_PER_CASE = 1_000  # intensities, for the record only, as our normalisations do not use them

@@ -60,8 +60,12 @@ def refuse_endless(path: Path) -> None:
         raise ValueError("it is a pipe or a device")
 
 
-def read_json(path: Path) -> Any:
-    """Return the content of a JSON file. Raises ValueError, which says what is wrong, unless it is JSON in UTF-8."""
+def read_json(path: Path, *, unique_keys: bool = False) -> Any:
+    """Return the content of a JSON file. Raises ValueError, which says what is wrong, unless it is JSON in UTF-8.
+
+    unique_keys: whether it is an error if an object has a key twice; otherwise the last one counts. It is one in files
+    that people write, who do not mean to leave out the first one.
+    """
     refuse_endless(path)
     data = path.read_bytes()
     if data.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -75,9 +79,17 @@ def read_json(path: Path) -> Any:
     if other := failed_download(data[:FIRST]):
         raise ValueError(other)
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_with_unique_keys if unique_keys else None)
     except RecursionError as error:
         raise ValueError("its brackets are nested too deeply") from error
+
+
+def _with_unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
+        raise ValueError(f"it has the key {twice!r} twice; remove one of them")
+    return content
 
 
 def inside(folder: Path, relative: str) -> Path:

@@ -13,6 +13,10 @@ _NOISE = re.compile(
 )
 
 
+# ITK's words for whatever is wrong with a MetaImage file
+_NO_REASON = re.compile(r"File cannot be read: .* for reading\. Reason: .*", re.DOTALL)
+
+
 def some(items: Iterable[object], n: int = 5, separator: str = ", ") -> str:
     """Return the first n items and the number of the others, such as "a, b, c, d, e and 2 more"."""
     names = [str(item) for item in items]
@@ -36,8 +40,14 @@ def reason(error: BaseException) -> str:
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     if isinstance(error, KeyError):  # whose message is the key alone
         text = f"{text} is missing"
-    line = " ".join(_NOISE.sub("", text).split()) or type(error).__name__
+    line = " ".join(
+        _NO_REASON.sub("ITK cannot read it, and gives no reason", _NOISE.sub("", text)).split()
+    ) or _without_words(error)
     return line if len(line) <= LONGEST_REASON else f"{line[:LONGEST_REASON]} ..."
+
+
+def _without_words(error: BaseException) -> str:
+    return "there is not enough memory for it" if isinstance(error, MemoryError) else type(error).__name__
 
 
 def by(size: Sequence[float]) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import reprlib
 from collections.abc import Mapping
+from inspect import isabstract
 from pathlib import Path
 from typing import Any
 
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.imageio.reader_writer_registry import LIST_OF_IO_CLASSES, recursive_find_reader_writer_by_name
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.files import read_json
@@ -34,7 +37,7 @@ def read_dataset_json(folder: Path) -> dict[str, Any]:
             f"{folder} has no dataset.json. Expected an nnU-Net raw dataset (imagesTr, labelsTr, dataset.json)."
         )
     try:
-        content = read_json(file)
+        content = read_json(file, unique_keys=True)
     except (OSError, ValueError) as error:
         raise AssftError(f"{file} cannot be read: {error}. Expected a JSON object.") from error
     check_dataset_json(content, f"{folder.name}/dataset.json")
@@ -143,12 +146,17 @@ def _check_reader(content: Mapping[str, Any], where: str) -> None:
         raise AssftError(f"{where}: file_ending is {ending!r}; expected {ending.lower()!r}. Rename the files likewise.")
     if name != "None":  # nnU-Net's word for no choice
         try:
-            reader = recursive_find_reader_writer_by_name(name)
+            reader: type[BaseReaderWriter] | None = recursive_find_reader_writer_by_name(name)
         except (RuntimeError, TypeError):
             reader = None
-        if not isinstance(reader, type) or not issubclass(reader, BaseReaderWriter):
+        if not isinstance(reader, type) or not issubclass(reader, BaseReaderWriter) or isabstract(reader):
             readers = ", ".join(reader.__name__ for reader in LIST_OF_IO_CLASSES)
             raise _wrong(where, "overwrite_image_reader_writer", name, f"a reader of nnU-Net, such as {readers}")
+        if ending in known and ending not in reader.supported_file_endings and not issubclass(reader, SimpleITKIO):
+            raise AssftError(
+                f"{where}: overwrite_image_reader_writer is {name}, which does not read files that end with {ending}. "
+                "Leave it out, or name another reader."
+            )
     elif ending not in known:
         raise AssftError(
             f"{where}: nnU-Net has no reader for files that end with {ending!r}; expected one of {', '.join(known)}."
@@ -163,8 +171,13 @@ def _check_cases(cases: Any, where: str) -> None:
         CASE_ID.check(case, where)
         images = entry.get("images") if isinstance(entry, dict) else None
         files = [*images, entry.get("label")] if isinstance(images, list) and images else [None]
-        if not all(isinstance(file, str) and file and file.isprintable() for file in files):
+        if not all(isinstance(file, str) and file and file.isprintable() and _is_path(file) for file in files):
             raise _wrong(where, f"the entry of case {case} in dataset", entry, f"for example {example}")
+
+
+def _is_path(file: str) -> bool:
+    """Whether a disk can hold a file of this name."""
+    return len(os.fsencode(file)) < 4096 and all(len(os.fsencode(part)) < 256 for part in file.split("/"))
 
 
 def _wrong(where: str, what: str, found: Any, expected: str) -> AssftError:

@@ -19,9 +19,10 @@ import numpy.typing as npt
 from nnunet_assft.runtime.processes import free_memory
 from nnunet_assft.runtime.text import reason
 from nnunet_assft.volumes.grid import RAS, Grid, read_itk_grid
-from nnunet_assft.volumes.nifti import disagreement, is_gzipped, is_nifti, read_nifti_header
+from nnunet_assft.volumes.nifti import best_affine, disagreement, is_gzipped, is_nifti, read_nifti_header
+from nnunet_assft.volumes.one_file import META_TRUE
 
-PLAIN, GZIPPED, ZLIB, OTHER = "plain", "gzip", "zlib", "other"  # how the voxels are compressed
+PLAIN, GZIPPED, ZLIB, HEX, TEXT = "plain", "gzip", "zlib", "hex", "text"  # how the voxels are stored
 MOST_PER_BYTE = 1032  # a byte of a gzip or zlib stream unpacks to at most this many
 LONGEST_TEXT = 2**20  # bytes of an NRRD or MetaImage header
 BYTES_OF_READING = 4  # per voxel: nnU-Net's readers return float32
@@ -42,8 +43,8 @@ class Header:
     in use sees it. stored: type of the voxels in the file. scaled: whether the values are the stored voxels times a
     slope plus an intercept. pixdim: spacing in the file; if it is 0 or NaN, a reader puts another in its place, and the
     affine is NaN here. values: numbers per voxel. start: byte at which the voxels begin; for a .nii.gz, in the unpacked
-    file. packing: how the voxels are compressed. forms: how sform and qform disagree, or "". refused: why ITK refuses
-    the header, or "".
+    file. packing: how the voxels are stored. packed: bytes that they take in a compressed MetaImage file. forms: how
+    sform and qform disagree, or "". refused: why ITK refuses the header, or "".
     """
 
     shape: tuple[int, ...]
@@ -54,6 +55,7 @@ class Header:
     values: int = 1
     start: int = 0
     packing: str = PLAIN
+    packed: int = 0
     forms: str = ""
     refused: str = ""
 
@@ -94,15 +96,21 @@ def read_header(file: Path, *, by_itk: bool = False) -> Header:
     if not is_nifti(file):
         return _text_header(file)
     header = read_nifti_header(file)
-    if not header["magic"].item().startswith(b"n+"):  # libraries would read NAME.img
-        raise ValueError("its header does not say that its voxels are in the same file")
+    if header["magic"].item() != (b"n+2" if isinstance(header, nibabel.Nifti2Header) else b"n+1"):
+        raise ValueError(
+            "its header does not say that its voxels are in the same file"
+        )  # libraries would read NAME.img
+    start = _start_of_voxels(header)
     slope, inter = header.get_slope_inter()
     shape = _require_positive(header.get_data_shape())
     unit = _MM_OF_UNIT.get(int(header["xyzt_units"]) & 7, 1.0) if by_itk else 1.0
     pixdim = tuple(float(mm) * unit for mm in header["pixdim"][1:4])
     is_spacing = all(np.isfinite(mm) and mm > 0 for mm in pixdim)
-    affine = np.asarray(header.get_best_affine() if is_spacing else np.full((4, 4), np.nan), dtype=np.float64)
-    stored = header.get_data_dtype()
+    affine = np.asarray(best_affine(header) if is_spacing else np.full((4, 4), np.nan), dtype=np.float64)
+    try:
+        stored = header.get_data_dtype()
+    except KeyError as error:
+        raise ValueError(f"its voxels are of the type {error}, which NIfTI does not have") from error
     refused = ""
     if by_itk and len(shape) == 3 and stored.kind in "iuf" and np.isfinite(affine).all():
         try:
@@ -115,7 +123,7 @@ def read_header(file: Path, *, by_itk: bool = False) -> Header:
         stored,
         (slope, inter) not in ((None, None), (1.0, 0.0)),
         pixdim,
-        start=int(header["vox_offset"]) if np.isfinite(header["vox_offset"]) else 0,
+        start=start,
         packing=GZIPPED if is_gzipped(file) else PLAIN,
         forms=disagreement(header),
         refused=refused,
@@ -129,10 +137,15 @@ def require_bounded(file: Path, header: Header) -> None:
     This is to be called before the voxels are read, unpacked or given to a library.
     """
     promised, size = header.stored_bytes, file.stat().st_size
-    most = {PLAIN: size - header.start, OTHER: promised}.get(header.packing, size * MOST_PER_BYTE)
+    rest = size - header.start
+    most = {
+        PLAIN: rest,
+        HEX: rest // 2,
+        TEXT: (rest + 1) // 2 * header.stored.itemsize,  # a digit and a blank for each number
+    }.get(header.packing, size * MOST_PER_BYTE)
     shown = " x ".join(map(str, header.shape))
     if promised > most:
-        packed = "" if header.packing == PLAIN else ", even if they are compressed as far as possible"
+        packed = ", even if they are compressed as far as possible" if header.packing in (GZIPPED, ZLIB) else ""
         raise ValueError(
             f"its header promises {promised:,} bytes of voxels ({shown}), the file holds {max(most, 0):,}{packed}"
         )
@@ -146,8 +159,19 @@ def require_memory(needed: int, what: str) -> None:
         raise ValueError(f"{what} {needed / 1e9:,.1f} GB of memory, {free / 1e9:,.1f} GB are free")
 
 
+def _start_of_voxels(header: nibabel.Nifti1Header) -> int:
+    """Return the byte at which the voxels begin. Libraries take a part of the header for voxels if it is said to."""
+    start, least = float(header["vox_offset"]), int(header.single_vox_offset)
+    if not np.isfinite(start) or start < least:
+        raise ValueError(f"its header says that its voxels begin at byte {start:g}; expected {least} or more")
+    return int(start)
+
+
 def _require_positive(shape: Any) -> tuple[int, ...]:
-    numbers = tuple(int(n) for n in shape)
+    try:
+        numbers = tuple(int(n) for n in shape)
+    except ValueError as error:
+        raise ValueError(f"its header gives the sizes {' '.join(shape)}; expected whole numbers") from error
     if not numbers or min(numbers) < 1:
         raise ValueError(f"its header gives the shape {numbers}")
     return numbers
@@ -175,14 +199,13 @@ def _text_header(file: Path) -> Header:
     is_nrrd = file.name.lower().endswith(".nrrd")
     with open(file, "rb") as stream:
         block = stream.read(LONGEST_TEXT)
-    text, packing = (_nrrd if is_nrrd else _meta_image)(block)
-    fields, start = text
+    fields, start, packing = (_nrrd if is_nrrd else _meta_image)(block)
     shape = _require_positive(fields["sizes"].split())
     stored, values = _stored_type(fields["type"]), int(fields["values"])
     affine, refused = _itk_affine(file) if len(shape) == 3 and values == 1 else (np.eye(4), "")
-    spacing = [float(np.linalg.norm(_floats(part))) for part in fields["spacing"].split("|") if part]
-    pixdim = tuple(spacing[:3]) or (1.0, 1.0, 1.0)
-    return Header(shape, affine, stored, False, pixdim, values, start, packing, "", refused)
+    pixdim = tuple(map(_length, [part for part in fields["spacing"].split("|") if part][:3])) or (1.0, 1.0, 1.0)
+    packed = int(fields["packed"]) if packing == ZLIB else 0
+    return Header(shape, affine, stored, False, pixdim, values, start, packing, packed, "", refused)
 
 
 def _itk_affine(file: Path) -> tuple[Affine, str]:
@@ -193,41 +216,54 @@ def _itk_affine(file: Path) -> tuple[Affine, str]:
         return np.eye(4), reason(error)
 
 
-def _nrrd(block: bytes) -> tuple[tuple[dict[str, str], int], str]:
-    """Return (the fields, the byte at which the voxels begin), and how they are compressed."""
+_ENCODINGS = {
+    "raw": PLAIN,
+    **dict.fromkeys(("gzip", "gz"), GZIPPED),
+    **dict.fromkeys(("ascii", "text", "txt"), TEXT),
+    "hex": HEX,
+}
+
+
+def _nrrd(block: bytes) -> tuple[dict[str, str], int, str]:
+    """Return the fields, the byte at which the voxels begin, and how they are stored."""
     end = re.search(rb"\r?\n\r?\n", block)
     if not block.startswith(b"NRRD") or end is None:
         raise ValueError("it is not an NRRD file, or its header is cut off")
     lines = block[: end.start()].decode("latin-1").splitlines()
     fields = dict(line.split(": ", 1) for line in lines if ": " in line and not line.startswith("#"))
     _require(fields, ("type", "sizes", "encoding"))
+    encoding = fields["encoding"].strip().lower()
+    if encoding not in _ENCODINGS:
+        raise ValueError(f"its voxels are encoded as {encoding!r}; expected one of {', '.join(_ENCODINGS)}")
     vectors = re.findall(r"\(([^)]*)\)", fields.get("space directions", ""))
     sizes, values = fields["sizes"].split(), "1"
     if fields.get("space directions", "").startswith("none") and len(sizes) > 1:  # an axis that is not in space
         fields["sizes"], values = " ".join(sizes[1:]), sizes[0]
     fields["spacing"] = "|".join(vectors or fields.get("spacings", "").split())
-    packing = {"raw": PLAIN, "gzip": GZIPPED, "gz": GZIPPED}.get(fields["encoding"].strip().lower(), OTHER)
-    return ({**fields, "values": values}, end.end()), packing
+    return {**fields, "values": values}, end.end(), _ENCODINGS[encoding]
 
 
-def _meta_image(block: bytes) -> tuple[tuple[dict[str, str], int], str]:
-    """Return (the fields, the byte at which the voxels begin), and how they are compressed."""
+def _meta_image(block: bytes) -> tuple[dict[str, str], int, str]:
+    """Return the fields, the byte at which the voxels begin, and how they are stored."""
     end = re.search(rb"ElementDataFile *= *([^\r\n]*)\r?\n", block)
     if end is None:
         raise ValueError("it is not a MetaImage file, or its header is cut off")
     lines = block[: end.start()].decode("latin-1").splitlines()
     fields = {key.strip(): value.strip() for key, equals, value in (line.partition("=") for line in lines) if equals}
     _require(fields, ("DimSize", "ElementType"))
-    packed = fields.get("CompressedData", "False").lower() == "true"
-    is_text = fields.get("BinaryData", "True").lower() != "true"
+    packed = fields.get("CompressedData", "F")[:1] in META_TRUE
+    is_text = fields.get("BinaryData", "T")[:1] not in META_TRUE
+    if packed:  # without it, ITK does not find the voxels
+        _require(fields, ("CompressedDataSize",))
     spacing = fields.get("ElementSpacing", fields.get("ElementSize", ""))
     known = {
         "sizes": fields["DimSize"],
         "type": fields["ElementType"],
         "values": fields.get("ElementNumberOfChannels", "1"),
         "spacing": "|".join(spacing.split()),
+        "packed": fields.get("CompressedDataSize", ""),
     }
-    return (known, end.end()), ZLIB if packed else OTHER if is_text else PLAIN
+    return known, end.end(), ZLIB if packed else TEXT if is_text else PLAIN
 
 
 def _require(fields: dict[str, str], names: tuple[str, ...]) -> None:
@@ -243,8 +279,13 @@ def _stored_type(name: str) -> np.dtype[Any]:
     return _TYPE_NAMED[short]
 
 
-def _floats(text: str) -> list[float]:
-    return [float(number) for number in text.split(",")]
+def _length(text: str) -> float:
+    """Return the length of a vector, or the number, which may be negative."""
+    try:
+        vector = [float(number) for number in text.split(",")]
+    except ValueError as error:
+        raise ValueError(f"its header gives the spacing {text}; expected numbers") from error
+    return vector[0] if len(vector) == 1 else float(np.linalg.norm(vector))
 
 
 # GIPL -----------------------------------------------------------------------------------------------------------------

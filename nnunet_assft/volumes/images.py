@@ -23,6 +23,9 @@ from nnunet_assft.volumes.whole_files import require_readable, whole_file
 SMALLEST_SPACING, LARGEST_SPACING = 0.002, 100.0  # mm; what lies outside is metres or micrometres, or damage
 SKEWED = 0.01  # degrees; larger deviations from a right angle are reported
 FEWEST_VOXELS = 2  # along an axis
+FARTHEST = 1e6  # mm from the origin; farther away, the single precision of a header does not tell voxels apart
+LARGEST_VALUE = 1e14  # of a voxel; the variance of larger ones overflows in float32, so that all become 0 or NaN
+FLAT = 1e-3  # the volume of a cell with edges of the length 1, below which its axes lie in a plane
 
 
 @dataclass(frozen=True)
@@ -111,9 +114,12 @@ def header_problems(header: Header) -> list[Problem]:
     if spacing := _implausible_spacing(header):
         limits = f"{SMALLEST_SPACING:g} to {LARGEST_SPACING:g} mm"
         return [Problem("implausible_spacing", f"its spacing is {spacing} mm, expected {limits}. Correct its header")]
-    if not np.isfinite(header.affine).all() or abs(np.linalg.det(header.affine[:3, :3])) < 1e-9:
+    if not np.isfinite(header.affine).all() or abs(np.linalg.det(header.grid.directions)) < FLAT:
         affine = header.affine[:3].round(3).tolist()
         return [Problem("invalid_affine", f"its affine is {affine}, expected an invertible one. Correct its header")]
+    if (farthest := np.abs(header.affine[:3, 3]).max()) > FARTHEST:
+        text = f"its first voxel lies at {farthest:.3g} mm, expected at most {FARTHEST:g} mm. Correct its header"
+        return [Problem("invalid_affine", text)]
     if header.is_skewed:
         advice = 'Resample it, or plan with "overwrite_image_reader_writer": "NibabelIOWithReorient" in dataset.json'
         return [Problem("non_orthonormal", f"ITK refuses its header ({header.refused.rstrip('.')}). {advice}")]
@@ -134,8 +140,10 @@ def _check_array(array: np.ndarray, n_channels: int) -> None:
     for channel in array:
         if not np.isfinite(channel).all():
             raise AssftError(f"{int((~np.isfinite(channel)).sum())} voxels are NaN or infinite")
-    if not array.any():
-        raise AssftError("all voxels are 0")
+        if n := int((np.abs(channel) > LARGEST_VALUE).sum()):
+            raise AssftError(f"{n} voxels are beyond {LARGEST_VALUE:g}. Replace such values, for example by 0")
+    if (array.min(axis=(1, 2, 3)) == array.max(axis=(1, 2, 3))).all():
+        raise AssftError(f"all voxels are {array[0, 0, 0, 0]:g}")
 
 
 def _stored(header: Header) -> str:

@@ -26,10 +26,15 @@ def is_gzipped(file: Path) -> bool:
 def parse_header(block: bytes) -> nibabel.Nifti1Header:
     """Return the header at the start of an uncompressed NIfTI-1 or NIfTI-2 file. Raises ValueError if there is none."""
     sizes = {int.from_bytes(block[:4], order) for order in ("little", "big")} if len(block) >= 348 else set()
+    if block.startswith(b"\x1f\x8b"):
+        raise ValueError("it is compressed twice. Unpack it once")
     kind = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}.get(next(iter(sizes & {348, 540}), 0))
     if kind is None:
         raise ValueError("it is not a NIfTI file" if len(block) >= 348 else f"it ends after {len(block)} bytes")
-    return kind(block[: kind.template_dtype.itemsize], check=False)
+    header = kind(block[: kind.template_dtype.itemsize], check=False)
+    if not header["pixdim"][0] < 0:
+        header["pixdim"][0] = 1  # as readers take a 0 there
+    return header
 
 
 def read_nifti_header(file: Path) -> nibabel.Nifti1Header:
@@ -60,7 +65,10 @@ def disagreement(header: nibabel.Nifti1Header) -> str:
         return f"the sform has a spacing of {_mm(first.spacing)} mm, the qform one of {_mm(np.abs(pixdim))} mm"
     if not header["qform_code"]:
         return ""
-    second = Grid.from_ras(shape[:3], header.get_qform(coded=False))
+    qform = qform_of(header)
+    if not np.isfinite(qform).all():
+        return "the numbers of the qform are no rotation and position"
+    second = Grid.from_ras(shape[:3], qform)
     distance = corner_distance(first, second)
     if distance <= TOLERANCE * float(first.spacing.min()):
         return ""
@@ -69,6 +77,19 @@ def disagreement(header: nibabel.Nifti1Header) -> str:
         f"{_position(first)} mm and its last at {_position(first, last=True)} mm, the qform at {_position(second)} mm "
         f"and {_position(second, last=True)} mm"
     )
+
+
+def best_affine(header: nibabel.Nifti1Header) -> np.ndarray:
+    """Return the affine that nibabel takes, RAS; NaN where the header has no valid one."""
+    return qform_of(header) if header["qform_code"] > 0 >= header["sform_code"] else header.get_best_affine()
+
+
+def qform_of(header: nibabel.Nifti1Header) -> np.ndarray:
+    """Return the qform; NaN if its numbers are no rotation."""
+    try:
+        return np.asarray(header.get_qform(coded=False))
+    except ValueError:
+        return np.full((4, 4), np.nan)
 
 
 def _mm(values: np.ndarray) -> str:

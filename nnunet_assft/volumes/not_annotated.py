@@ -54,7 +54,7 @@ def read_entries(folder: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        content = read_json(file)
+        content = read_json(file, unique_keys=True)
     except (OSError, ValueError) as error:
         raise AssftError(f"{where} cannot be read: {error}. Expected for example {EXAMPLE}.") from error
     if not isinstance(content, dict):

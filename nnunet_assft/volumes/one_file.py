@@ -9,6 +9,7 @@ other process, and says what is wrong.
 from __future__ import annotations
 
 import gzip
+import math
 import re
 import stat
 import zlib
@@ -17,7 +18,9 @@ from pathlib import Path
 MOST_HEADER = 2**24  # bytes; headers with the terminology of hundreds of segments have some hundred thousand
 LONGEST_FIELD = 500  # bytes of a line of an NRRD header; ITK crashes on a wrong one with about 1000
 MOST_AXES = 10  # of a MetaImage file
-LARGEST_DIRECTION = 1e6  # in a MetaImage header; ITK does not come to an end with 1e308
+LONGEST_SHOWN = 40  # bytes of a wrong field in a message
+LENGTH_OF_DIRECTIONS = 0.01  # by which that of an axis in a MetaImage header may differ from 1
+META_TRUE = ("T", "t", "1")  # how a MetaImage field begins that is true
 
 
 def kind_of_special_file(file: Path) -> str | None:
@@ -90,20 +93,51 @@ def _unsafe_mha(file: Path) -> str:
         return IN_ANOTHER_FILE
     for text in re.findall(rb"NDims\s*[=:]\s*([^\r\n]*)", header):
         if not (re.fullmatch(rb"\d{1,2}", text.strip()) and 1 <= int(text) <= MOST_AXES):
-            shown = text[:20].decode("ascii", "replace")
-            return f"its header says NDims = {shown}; expected a number of axes from 1 to {MOST_AXES}"
-    for line in re.findall(rb"(?:TransformMatrix|Rotation|Orientation)\s*[=:]([^\r\n]*)", header):
-        for number in re.findall(rb"[-+.\deE]+", line):
-            if not _is_direction(number):
-                return f"its header gives the direction {number[:20].decode()}; expected numbers from -1 to 1"
+            return _says("NDims", text, f"a number of axes from 1 to {MOST_AXES}")
+    fields = re.findall(rb"(?:^|[\r\n])[ \t]*(\w+)[ \t]*[=:][ \t]*([^\r\n]*)", header)
+    values = {name.decode(): text for name, text in fields}
+    n_axes = int(values.get("NDims", b"3"))
+    problems = (_wrong_field(name.decode(), text, n_axes) for name, text in fields)
+    rest = file.stat().st_size - len(header)
+    if values.get("CompressedData", b"F")[:1].decode("latin-1") in META_TRUE and "CompressedDataSize" in values:
+        size = values["CompressedDataSize"].strip()
+        if not size.isdigit():
+            return _says("CompressedDataSize", size, "a number of bytes")
+        if int(size) > rest:  # ITK allocates them
+            return f"its header promises {int(size):,} bytes of compressed voxels, the file holds {rest:,}"
+    return next(filter(None, problems), "")
+
+
+def _wrong_field(name: str, text: bytes, n_axes: int) -> str:
+    """Return what is wrong with a field of a MetaImage header, or "". ITK takes 0 for what is no number, and prints
+    lines of its own about some fields."""
+    if name == "DimSize" and [part.isdigit() for part in text.split()] != [True] * n_axes:
+        return _says(name, text, f"{n_axes} whole numbers")
+    if name == "HeaderSize" and text.strip() not in (b"0", b"-1"):
+        return _says(name, text, "0, since the voxels follow the header")
+    if name in ("ElementSpacing", "ElementSize", "Offset", "Position", "Origin"):
+        if len(_numbers(text)) != n_axes:
+            return _says(name, text, f"{n_axes} numbers")
+    elif name in ("TransformMatrix", "Rotation", "Orientation"):
+        numbers = _numbers(text)
+        axes = [numbers[i : i + n_axes] for i in range(0, len(numbers), n_axes)]
+        if len(numbers) != n_axes**2 or not all(abs(math.hypot(*axis) - 1) < LENGTH_OF_DIRECTIONS for axis in axes):
+            return _says(name, text, f"{n_axes} directions of {n_axes} numbers, each of the length 1")
     return ""
 
 
-def _is_direction(text: bytes) -> bool:
+def _numbers(text: bytes) -> list[float]:
+    """Return the numbers in a field; none if one of them is no finite number."""
     try:
-        return abs(float(text)) <= LARGEST_DIRECTION
+        numbers = [float(number) for number in text.split()]
     except ValueError:
-        return False
+        return []
+    return numbers if all(map(math.isfinite, numbers)) else []
+
+
+def _says(name: str, text: bytes, expected: str) -> str:
+    shown = text[:LONGEST_SHOWN].decode("ascii", "replace").strip()
+    return f"its header says {name} = {shown}; expected {expected}"
 
 
 def _header(file: Path, end: bytes) -> bytes:

@@ -106,7 +106,9 @@ def _read_through(file: Path, header: Header, copy: _Copy | None, *, finite: boo
     n, bad, rest = 0, 0, b""
     with open(file, "rb") as stream:
         stream.seek(0 if in_stream else header.start)
-        blocks: Iterable[bytes] = _inflated(stream) if header.packing == ZLIB else _blocks(stream, header.packing)
+        blocks: Iterable[bytes] = (
+            _inflated(stream, header.packed) if header.packing == ZLIB else _blocks(stream, header.packing)
+        )
         for block in copy.write(blocks) if copy else blocks:
             if checks_values:
                 skipped = max(0, header.start - n) if in_stream else 0
@@ -137,9 +139,11 @@ def _blocks(stream: BinaryIO, packing: str) -> Iterator[bytes]:
         raise
 
 
-def _inflated(stream: BinaryIO) -> Iterator[bytes]:
+def _inflated(stream: BinaryIO, size: int) -> Iterator[bytes]:
+    """size: bytes of the compressed data, of which a reader takes no more."""
     unpacker = zlib.decompressobj()
-    while block := stream.read(BLOCK):
+    while block := stream.read(min(size, BLOCK)):
+        size -= len(block)
         while block and not unpacker.eof:
             yield unpacker.decompress(block, BLOCK)
             block = unpacker.unconsumed_tail

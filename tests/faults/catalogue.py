@@ -865,6 +865,8 @@ TIMES = tuple(
 CRASHES = {
     "thousands of characters in kinds": ("nrrd", i.replaced(b"kinds: domain", b"kinds: " + b"domain" * 2000)),
     "no axes": ("nrrd", i.replaced(b"dimension: 3", b"dimension: -1")),
+    "NDims = 4": ("mha", i.replaced(b"NDims = 3", b"NDims = 4")),
+    "sizes in words": ("mha", i.replaced(b"DimSize = 24 26 18", b"DimSize = a b c")),
     "NDims = -1": ("mha", i.replaced(b"NDims = 3", b"NDims = -1")),
     "NDims = 1000": ("mha", i.replaced(b"NDims = 3", b"NDims = 1000")),
 }
@@ -927,6 +929,21 @@ ENDLESS = (  # what is no file, and would be waited for or read for ever
     Row("--embeddings of a device", "nothing", i.softmax, f"{SCORE} --embeddings /dev/zero", f"{IT}; expected an npz"),
     Row(
         "a softmax that is a link to nothing", "nothing", i.lost_softmax, SCORE, "a symbolic link to gone.npz,", more=1
+    ),
+    Row(
+        "a softmax that promises 96 GB",
+        "nothing",
+        i.softmax_that_promises_96_gb,
+        SCORE,
+        "the header of probabilities.npy promises 96,000,000,000 bytes, and at most 128 are there",
+        more=1,
+    ),
+    *(
+        Row(f"the properties of a softmax: {name}", "nothing", i.softmax_with(properties), SCORE, line, more=1)
+        for name, properties, line in (
+            ("infinite", {"bbox_used_for_cropping": [[0, float("inf")]] * 3}, "cannot convert float infinity to"),
+            ("8 TB", b"\x80\x04\x8e" + (8 * 10**12).to_bytes(8, "little"), "there is not enough memory for it"),
+        )
     ),
     Row("a softmax of nnU-Net v1", "nothing", i.softmax_of_version_1, SCORE, "the array is called softmax, as", more=1),
     Row(

@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import shutil
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -254,6 +255,26 @@ def softmax(place: Place) -> None:
     properties = {"bbox_used_for_cropping": [[0, 4], [0, 4], [0, 5]], "shape_before_cropping": (4, 4, 5)}
     (place.given / "a.pkl").write_bytes(pickle.dumps(properties))
     (place.given / "plans.json").write_text('{"transpose_forward": [0, 1, 2]}')
+
+
+def softmax_with(properties: dict[str, Any] | bytes) -> Make:
+    """A folder with a saved softmax, and other properties beside it, or what stands in place of them."""
+
+    def make(place: Place) -> None:
+        softmax(place)
+        file = place.given / "a.pkl"
+        good = pickle.loads(file.read_bytes())
+        file.write_bytes(properties if isinstance(properties, bytes) else pickle.dumps({**good, **properties}))
+
+    return make
+
+
+def softmax_that_promises_96_gb(place: Place) -> None:
+    """The header of the array says so; nothing follows it."""
+    place.given.mkdir()
+    with zipfile.ZipFile(place.given / "a.npz", "w") as archive, archive.open("probabilities.npy", "w") as stream:
+        shape = {"descr": "<f4", "fortran_order": False, "shape": (3, 2000, 2000, 2000)}
+        np.lib.format.write_array_header_1_0(stream, shape)
 
 
 def lost_softmax(place: Place) -> None:

@@ -27,3 +27,6 @@ itk::ERROR: NrrdImageIO(0x55a4): ReadImageInformation: Error reading /data/a.nrr
     assert reason(KeyError("settings")) == "'settings' is missing"
     assert reason(OSError(2, "No such file or directory")) == "No such file or directory"
     assert reason(EOFError()) == "EOFError"
+    assert reason(MemoryError()) == "there is not enough memory for it"
+    meta = "MetaImage cannot be read: File cannot be read: /data/a.mha for reading. Reason: No such file or directory"
+    assert reason(RuntimeError(meta)) == "MetaImage cannot be read: ITK cannot read it, and gives no reason"

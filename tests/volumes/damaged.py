@@ -87,7 +87,8 @@ def with_value(value: float) -> np.ndarray:
     return array
 
 
-PIXDIM, SLOPE, DIM, DATATYPE = 80, 112, 40, 70  # offsets in a NIfTI-1 header
+PIXDIM, SLOPE, DIM, DATATYPE, OFFSET = 80, 112, 40, 70, 108  # offsets in a NIfTI-1 header
+PLANE = np.array([[1, 1, 0, 0], [0, 1e-6, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
 SPACING = "expected 0.002 to 100 mm"
 HUGE = shorts(3, 2000, 2000, 2000)
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64 + b"\nsize 123456\n"
@@ -106,6 +107,27 @@ REFUSED: dict[str, tuple[Damage, str]] = {
     "infinity": (saved(with_value(-np.inf)), "3 voxels are NaN or infinite"),
     "too large for float32": (saved(with_value(1e30).astype(np.float64) * 1e30), "3 voxels are NaN or infinite"),
     "zeros": (saved(np.zeros(SHAPE, np.int16)), "all voxels are 0"),
+    "air only": (saved(np.full(SHAPE, -1024, np.int16)), "all voxels are -1024"),
+    "fill values": (saved(with_value(-3.4e38)), "3 voxels are beyond 1e+14"),
+    **{
+        f"voxels from byte {start}": (
+            patched((OFFSET, floats(start))),
+            f"its header says that its voxels begin at byte {start}; expected 352 or more",
+        )
+        for start in (0, 100, -1, np.nan)
+    },
+    "a type that does not exist": (
+        patched((DATATYPE, shorts(9999, 16))),
+        "its voxels are of the type 9999, which",
+    ),
+    "another magic": (patched((344, b"n+3\0")), "does not say that its voxels are in the same file"),
+    "a qform alone that is no rotation": (patched((252, shorts(1, 0)), (256, floats(5, 5, 5))), "its affine is [[nan"),
+    "axes in a plane": (saved(affine=AFFINE @ PLANE), "expected an invertible one"),
+    "far away": (
+        saved(affine=AFFINE + 1e10 * np.eye(4, k=3)),
+        "its first voxel lies at 1e+10 mm, expected at",
+    ),
+    "compressed twice": (holding(gzip.compress(gzip.compress(GOOD))), "it is compressed twice. Unpack it once"),
     **{
         f"spacing {mm}": (patched((PIXDIM, floats(mm, 1, 2))), f"its spacing is {words} x 1 x 2 mm, {SPACING}")
         for mm, words in (

@@ -49,6 +49,9 @@ def test_what_can_be_used(change: dict[str, Any]):
 
 LEAVE_OUT = object()
 WRONG_KEYS: list[tuple[dict[str, Any], list[str]]] = [
+    ({"overwrite_image_reader_writer": "BaseReaderWriter"}, ["'BaseReaderWriter'; expected a reader of nnU-Net"]),
+    ({"overwrite_image_reader_writer": "Tiff3DIO"}, ["Tiff3DIO, which does not read files that end with .nii.gz"]),
+    ({"dataset": {"a": {**LISTED, "label": f"labelsTr/{'x' * 300}.nii.gz"}}}, ["the entry of case a in dataset is"]),
     ({"labels": LEAVE_OUT}, ["lacks labels"]),
     ({"numTraining": LEAVE_OUT, "file_ending": LEAVE_OUT}, ["lacks numTraining, file_ending"]),
     # labels
@@ -127,6 +130,7 @@ WRONG_FILES: list[tuple[bytes | None, list[str]]] = [
     (b'{"labels": "\xff"}', ["not a text in UTF-8"]),
     (b"[" * 100_000, ["nested too deeply"]),
     (b"[]", ["the content is []"]),
+    (b'{"labels": {"background": 0, "x": 1, "y": 2, "x": 2, "y": 1}}', ["it has the key 'x' twice; remove one"]),
     (b"null", ["the content is None"]),
     (b"7", ["the content is 7"]),
     (b"{}", ["lacks channel_names, labels, numTraining, file_ending"]),

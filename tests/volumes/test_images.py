@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from nnunet_assft.errors import AssftError
 from nnunet_assft.volumes.images import check_headers, read_image
-from tests.volumes.damaged import AFFINE, REFUSED, VOXELS, Damage, floats, patched, saved, skewed, with_forms
+from tests.volumes.damaged import AFFINE, REFUSED, VOXELS, Damage, floats, patched, saved, shorts, skewed, with_forms
 
 READERS = (SimpleITKIO, NibabelIO, NibabelIOWithReorient)
 
@@ -57,6 +58,10 @@ REMARKS: dict[str, tuple[Damage, str]] = {
         "the sform has a spacing of 1 x 1 x 1 mm, the qform one of 1.5 x 1.5 x 5 mm",
     ),
     # the last voxel is (5, 6, 7): at (5, 6, 14) mm, and turned by 90 degrees at (-6, 5, 14) mm, sqrt(11^2 + 1^2) away
+    "a qform that is no rotation": (
+        patched((252, shorts(1, 1)), (256, floats(2, 0, 0))),
+        "its sform and its qform disagree: the numbers of the qform are no rotation and position",
+    ),
     "positions of two forms": (
         with_forms(AFFINE, ROTATED),
         "up to 11.05 mm apart; the sform puts its first voxel at (0, 0, 0) mm and its last at (5, 6, 14) mm, the qform "
@@ -80,6 +85,15 @@ def test_two_geometries_are_a_remark_and_the_reader_decides(
     z, y, x = properties["spacing"]
     assert read.remarks[0].endswith(f"; nnU-Net's {reader.__name__} reads a spacing of {x:g} x {y:g} x {z:g} mm")
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("qfac", [0, np.nan])
+def test_a_header_without_a_handedness_is_read_as_readers_do(
+    qfac: float, reader: type[BaseReaderWriter], tmp_path: Path
+) -> None:
+    patched((76, floats(qfac)), (252, shorts(1, 1)))(tmp_path / "a_0000.nii.gz")
+    assert read_image([tmp_path / "a_0000.nii.gz"], reader(), 1).remarks == ()
 
 
 def test_skewed_axes_are_an_error_for_a_reader_that_refuses_them(tmp_path: Path) -> None:
@@ -189,8 +203,16 @@ ITK_DAMAGE: list[tuple[str, Callable[[Path], object], str]] = [
     (
         ".mha",
         lambda file: file.write_bytes(file.read_bytes()[:-80]),
-        "its compressed data ends before the end-of-stream",
+        "its header promises 800 bytes of compressed voxels, the file holds 720",
     ),
+    (
+        ".mha",
+        replaced(b"CompressedDataSize = 800", b"CompressedDataSize = 1"),
+        "its compressed data ends before",
+    ),
+    (".mha", replaced(b"CompressedDataSize = 800\n", b""), "its header lacks CompressedDataSize"),
+    (".mha", replaced(b"ElementSpacing = 1 1 2", b"ElementSpacing = -1 1 2"), "its spacing is -1 x 1 x 2 mm"),
+    (".mha", replaced(b"Offset = 0 0 0", b"Offset = 1e38 0 0"), "its first voxel lies at 1e+38 mm, expected at most"),
     (".nrrd", flipped, "cannot be read ("),
     (".mha", flipped, "cannot be read ("),  # ITK reads other voxels without an error
     (".nrrd", replaced(b"sizes: 6 7 8", b"sizes: 2000 2000 2000"), "its header promises 32,000,000,000 bytes"),
@@ -201,6 +223,22 @@ ITK_DAMAGE: list[tuple[str, Callable[[Path], object], str]] = [
     (".nrrd", replaced(b"encoding: gzip", b"Data File:/dev/zero\nencoding: gzip"), "voxels are in another file"),
     (".mha", replaced(b"= LOCAL", b"= other.raw"), "its header says that its voxels are in another file"),
     (".nrrd", replaced(b"type: float", b"type: block"), "its voxels are of the type 'block'"),
+    (".nrrd", replaced(b"sizes: 6 7 8", b"sizes: a b c"), "its header gives the sizes a b c; expected whole numbers"),
+    (
+        ".nrrd",
+        replaced(b"encoding: gzip", b"encoding: bzip2"),
+        "its voxels are encoded as 'bzip2'; expected one of",
+    ),
+    *(
+        (
+            ".nrrd",
+            lambda file, encoding=encoding: file.write_bytes(
+                re.sub(rb"sizes: 6 7 8", b"sizes: 800 800 800", file.read_bytes()).replace(b"gzip", encoding, 1)
+            ),
+            "its header promises 2,048,000,000 bytes of voxels (800 x 800 x 800), the file holds",
+        )
+        for encoding in (b"ascii", b"txt", b"hex")
+    ),
     (".nrrd", lambda file: file.write_bytes(b"hello\n"), "it is a text file that begins with 'hello'"),
     (".mha", lambda file: file.write_bytes(b"\1\2\3" * 300), "it is not a MetaImage file"),
     (

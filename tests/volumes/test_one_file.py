@@ -79,9 +79,20 @@ CRASHING: dict[str, tuple[str, str, str]] = {
     "direction": (
         "a.mha",
         f"{META}TransformMatrix = 1 0 0 0 1 0 -1e308 0 1\n",
-        "the direction -1e308; expected numbers",
+        "TransformMatrix = 1 0 0 0 1 0 -1e308 0 1; expected 3 directions of 3 numbers",
     ),
-    "no number": ("a.mha", f"{META}Rotation = 1 0 0 0 1 0 1e 0 1\n", "the direction 1e; expected numbers from -1 to 1"),
+    "no number": ("a.mha", f"{META}Rotation = 1 0 0 0 1 0 1e 0 1\n", "Rotation = 1 0 0 0 1 0 1e 0 1; expected 3"),
+    "length of a direction": ("a.mha", f"{META}TransformMatrix = 2 0 0 0 2 0 0 0 2\n", "each of the length 1"),
+    "sizes in words": ("a.mha", META.replace("4 3 2", "a b c"), "DimSize = a b c; expected 3 whole numbers"),
+    "axes and sizes": ("a.mha", META.replace("NDims = 3", "NDims = 4"), "DimSize = 4 3 2; expected 4 whole numbers"),
+    "a decimal comma": ("a.mha", f"{META}ElementSpacing = 0,7 0,7 2\n", "ElementSpacing = 0,7 0,7 2; expected 3"),
+    "NaN": ("a.mha", f"{META}Offset = nan 0 0\n", "Offset = nan 0 0; expected 3 numbers"),
+    "voxels in the header": ("a.mha", f"{META}HeaderSize = 20\n", "HeaderSize = 20; expected 0"),
+    "more than the file holds": (
+        "a.mha",
+        f"{META}CompressedData = True\nCompressedDataSize = 99999999999\n",
+        "its header promises 99,999,999,999 bytes of compressed voxels, the file holds 24",
+    ),
 }
 
 

@@ -28,6 +28,7 @@ from nnunet_assft.runtime.untrusted import load_pickle
 KEY = "probabilities"
 KEY_V1 = "softmax"  # of nnU-Net v1
 NPZ, B2ND = ".npz", ".b2nd"
+MOST_PER_BYTE = 1032  # a compressed byte of an npz file unpacks to at most this many
 SLAB_BYTES = 2**25  # read at a time from a b2nd, but at least one slice of the first axis
 
 
@@ -105,6 +106,9 @@ def read_npz(file: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
         raise ValueError("it is a folder, a pipe or a device; expected an npz file.")
     if not zipfile.is_zipfile(file):
         raise ValueError("not a complete npz file, perhaps truncated while it was written; write it again.")
+    with _damage_is_a_value_error(NPZ), zipfile.ZipFile(file) as members:
+        for key in keys:
+            _require_bounded(members, f"{key}.npy")
     with _damage_is_a_value_error(NPZ), np.load(file) as archive:
         names = archive.files
         arrays = {key: np.asarray(archive[key]) for key in keys if key in names}
@@ -120,6 +124,20 @@ def read_npz(file: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
             f"no array named {', '.join(missing)}; found {', '.join(names) or 'nothing'}; expected {', '.join(keys)}."
         )
     return arrays
+
+
+def _require_bounded(archive: zipfile.ZipFile, name: str) -> None:
+    """Raise ValueError if the header of an array promises more than its part of an npz file can hold, for which numpy
+    would allocate memory."""
+    if name not in archive.namelist():
+        return
+    member = archive.getinfo(name)
+    with archive.open(member) as stream:
+        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        shape, _, dtype = read[np.lib.format.read_magic(stream)](stream)
+    promised, most = math.prod(shape) * dtype.itemsize, min(member.file_size, member.compress_size * MOST_PER_BYTE)
+    if promised > most:
+        raise ValueError(f"the header of {name} promises {promised:,} bytes, and at most {most:,} are there")
 
 
 def _open_b2nd(file: Path) -> blosc2.NDArray:
@@ -189,7 +207,7 @@ def _read_properties(file: Path) -> tuple[list[tuple[int, int]], tuple[int, ...]
             raise TypeError(f"it holds a {type(properties).__name__} in place of properties")
         bounds = [(int(start), int(stop)) for start, stop in properties["bbox_used_for_cropping"]]
         return bounds, tuple(int(size) for size in properties["shape_before_cropping"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         problem = f"it lacks {error.args[0]}" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise ValueError(
             f"{file.name} was not written by nnUNetv2_predict of nnU-Net v2 ({problem}). Predict the case again, or "
