@@ -137,13 +137,15 @@ def _check_array(array: np.ndarray, n_channels: int) -> None:
     """Raise `AssftError` unless the voxels can be used."""
     if array.ndim != 4 or array.shape[0] != n_channels or min(array.shape[1:]) < FEWEST_VOXELS:
         raise AssftError(_axes(array.shape[:0:-1]))
-    for channel in array:
-        if not np.isfinite(channel).all():
+    lowest, highest = array.min(axis=(1, 2, 3)), array.max(axis=(1, 2, 3))  # NaN if a voxel is
+    for channel, extremes in zip(array, zip(lowest, highest, strict=True), strict=True):
+        if not np.isfinite(extremes).all():
             raise AssftError(f"{int((~np.isfinite(channel)).sum())} voxels are NaN or infinite")
-        if n := int((np.abs(channel) > LARGEST_VALUE).sum()):
+        if np.abs(extremes).max() > LARGEST_VALUE:
+            n = int((np.abs(channel) > LARGEST_VALUE).sum())
             raise AssftError(f"{n} voxels are beyond {LARGEST_VALUE:g}. Replace such values, for example by 0")
-    if (array.min(axis=(1, 2, 3)) == array.max(axis=(1, 2, 3))).all():
-        raise AssftError(f"all voxels are {array[0, 0, 0, 0]:g}")
+    if (lowest == highest).all():
+        raise AssftError(f"all voxels are {lowest[0]:g}")
 
 
 def _stored(header: Header) -> str:
