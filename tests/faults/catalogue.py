@@ -753,7 +753,68 @@ DAMAGED = (
         "trained",
         i.unsealed_change("round_00.json", queried=3),
         "status -d 901",
-        "round_00.json is damaged ('int' object is not iterable)",
+        "round_00.json is damaged (queried is 3; expected a list)",
+    ),
+    *(
+        Row(f"experiment.json with {name}", "trained", i.sealed_change("experiment.json", **changes), command, line)
+        for name, changes, line in (
+            ("a case id that leads out", {"pool": ["../../x"]}, "damaged (the case id '../../x' contains / (U+002F))"),
+            ("a list of checksums", {"checksums": [3]}, "damaged (checksums is [3]; expected an object with keys)"),
+            ("a text as a report", {"encoder_report": "x"}, "damaged (encoder_report is 'x'; expected an object"),
+            ("an unknown domain", {"settings": {"domain": "x"}}, "damaged (--domain 'x' does not exist; the choices"),
+        )
+        for command in ("status -d 901", "export -d 901 -o {root}/out/model.zip")
+    ),
+    *(
+        Row(f"round_00.json with {name}", "trained", i.sealed_change("round_00.json", **changes), "status -d 901", line)
+        for name, changes, line in (
+            ("a Dice of cases that is none", {"dice": {"per_case": [3]}}, "round_00.json is damaged (per_case is [3];"),
+            ("a strange stage", {"model": {"stage": "x"}}, "round_00.json is damaged (the model is that of a stage"),
+        )
+    ),
+    Row(
+        "a round file in the place of another: status",
+        "trained",
+        i.copied("round_02.json", "round_01.json"),
+        "status -d 901",
+        "round_01.json is damaged (it is that of round 2). Run nnUNetv2_assft_round -d 901 -r 1 to make it again.",
+    ),
+    Row(
+        "a round file in the place of another: run",
+        "trained",
+        i.copied("round_01.json", "round_02.json"),
+        "run -d 901 -device cpu",
+        "round 2: queried",
+        0,
+    ),
+    Row(
+        "a folder in the place of splits.json",
+        "trained",
+        i.folder_at(f"{RESULTS}/assft/assft/splits.json"),
+        "run -d 901 -device cpu",
+        "splits.json is a folder; a file of this name has to be written. Move the folder away and run the same command",
+    ),
+    Row(
+        "experiment.json of 3 GB",
+        "planned",
+        i.of_3_gb(f"{RESULTS}/assft/assft/experiment.json"),
+        "status -d 901",
+        "experiment.json is damaged (it has 3,000,000,000 bytes; expected at most 268,435,456)",
+    ),
+    Row(
+        "experiment.json is lost, planned again with other settings",
+        "trained",
+        i.lost(f"{RESULTS}/assft/assft/experiment.json"),
+        "plan -d 901 --preset tiny --epochs 7",
+        "holds finished rounds that were planned with other settings (their plan is another one). Give the options",
+    ),
+    Row(
+        "provenance.json without its cases",
+        "trained",
+        i.provenance_is({}),
+        "run -d 901 -device cpu",
+        "round 2: queried",
+        0,
     ),
     Row("the record of a stage is empty", "trained", i.empty_step, ROUND_1, "round 1", 0),
     *(
@@ -927,6 +988,9 @@ ENDLESS = (  # what is no file, and would be waited for or read for ever
     Row("--embeddings of a device", "nothing", i.softmax, f"{SCORE} --embeddings /dev/zero", f"{IT}; expected an npz"),
     Row(
         "a softmax that is a link to nothing", "nothing", i.lost_softmax, SCORE, "a symbolic link to gone.npz,", more=1
+    ),
+    Row(
+        "a newline in its name", "nothing", i.holds("given/a\nb.npz", b"x"), SCORE, "score: a\\nb: not a compl", more=1
     ),
     Row("a softmax of nnU-Net v1", "nothing", i.softmax_of_version_1, SCORE, "the array is called softmax, as", more=1),
     Row(
