@@ -72,6 +72,13 @@ VARIABLES = tuple(
         ("nnUNet_results", "a file", "/etc/hostname", "plan -d 901", "is a file; expected a folder"),
         ("nnUNet_preprocessed", "a loop of links", "{given}/loop", "plan -d 901", "Too many levels of symbolic links"),
         ("nnUNet_results", "a loop of links", "{given}/loop", "plan -d 901", "Too many levels of symbolic links"),
+        (
+            "nnUNet_results",
+            "a folder of two",
+            "{given}/../nnUNet_preprocessed/",
+            "plan -d 901",
+            "are the same folder, ",
+        ),
         ("nnUNet_results", "not writable", "/sys/x", "plan -d 901", "cannot be written to ("),
         ("nnUNet_preprocessed", "a loop of links, later", "{given}/loop", "round -d 901 -r 0", "Too many levels of"),
         ("nnUNet_n_proc_DA", "no number", "many", "plan -d 901", "nnUNet_n_proc_DA is 'many'; expected a whole number"),
