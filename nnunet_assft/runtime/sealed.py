@@ -82,7 +82,7 @@ def rebuilt(kind: Any, content: Any, name: str = "the content") -> Any:
         return rebuilt(other, content, name)
     if is_dataclass(kind) or is_typeddict(kind):
         return _rebuilt_fields(kind, content, name)
-    if origin is tuple and isinstance(content, list):
+    if origin is tuple and isinstance(content, list | tuple):
         return tuple(rebuilt(inner[0], each, f"{name}[{i}]") for i, each in enumerate(content))
     if origin is list and isinstance(content, list):
         return [rebuilt(inner[0], each, f"{name}[{i}]") for i, each in enumerate(content)]

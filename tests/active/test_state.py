@@ -79,6 +79,10 @@ def a_round(r: int, *, labelled: tuple[str, ...] = POOL[:1], pseudo: tuple[str, 
 def test_an_experiment_is_read_as_it_was_written(experiment):
     experiment.save()
     assert Experiment.load(experiment.paths) == experiment
+    settings = dataclasses.replace(experiment.settings, spacing=(5.0, 1.5, 1.5), patch_size=(32, 64, 64))
+    with_edges = dataclasses.replace(experiment, settings=settings)
+    with_edges.save()
+    assert Experiment.load(experiment.paths) == with_edges
 
 
 def test_an_experiment_that_is_not_there_says_how_to_make_it(experiment):
