@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
@@ -18,6 +19,7 @@ from nnunet_assft.runtime.sealed import rebuilt
 from nnunet_assft.runtime.text import count
 
 WEIGHT_DECAY = 3e-5
+LARGEST_PATCH = 2**27  # voxels, 512 x 512 x 512: one channel of it already takes half a gigabyte
 OF_START = "start"  # in place of a preset: the network of the model that --start names
 
 
@@ -69,6 +71,8 @@ class Settings:
             value = getattr(self, row.name)
             if row.name in RANGES and not (value is None and row.default is None):
                 check(row.name, value)
+        if self.patch_size is not None and (voxels := math.prod(self.patch_size)) > LARGEST_PATCH:
+            raise AssftError(f"--patch_size has {voxels:,} voxels; expected at most {LARGEST_PATCH:,}.")
         if self.budget is not None:
             try:
                 parse_budget(self.budget)

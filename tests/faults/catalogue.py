@@ -105,8 +105,12 @@ COMMAND_LINES = (
     option("export -d 901 -o a.zip --onnx ./b/../a.zip", "and -o a.zip are the same file. Choose another name", code=1),
     option("export -d 901 -o a.zip --onnx a.zip/b", "and -o a.zip cannot lie in each other, as both are files", code=1),
     option("score -i a -r 1 -R 3 -o b.csv --embeddings b.csv", "and --embeddings b.csv are the same file", code=1),
-    option("plan -d 901 --spacing 1 0 1", "--spacing: '0'; expected a number above 0 and at most 1000"),
+    option("plan -d 901 --spacing 1 0 1", "--spacing: '0'; expected a number from 0.002 to 1000"),
     option("plan -d 901 --patch_size 32 0 32", "--patch_size: '0'; expected a whole number from 1 to 4096"),
+    option(
+        "plan -d 901 --patch_size 4096 4096 4096", "--patch_size has 68,719,476,736 voxels; expected at most", code=1
+    ),
+    option("plan -d 901 --spacing 1e-9 1 1", "--spacing: '1e-9'; expected a number from 0.002 to 1000"),
     option(
         "plan -d 901 -e other --option prior_input=contract", "needs trained weights, and the network starts", code=1
     ),
@@ -178,6 +182,12 @@ TEST_SPLIT = tuple(
 
 WITHOUT_LABEL = i.lost(f"{RAW}/labelsTr/case_02.nii.gz")
 SPLIT = (
+    planning(
+        "--spacing without a voxel left",
+        i.nothing,
+        "nnU-Net finds no network for these images: cannot convert float infinity to integer. Correct --spacing",
+        "--preset tiny --spacing 1000 1000 1000",
+    ),
     planning("a label is missing", WITHOUT_LABEL, "There is no label file for 1 case of Dataset901_Blobs (case_02)."),
     planning(
         "a label of a test case is missing",
@@ -335,6 +345,7 @@ ENGINES = tuple(
     Row(name, "planned", make, f"{ROUND_0} {options}".strip(), line, environment=environment)
     for name, make, options, line, environment in (
         ("--engine unknown", i.nothing, "--engine pbs", "There is no engine 'pbs'. Choose one of here, local", {}),
+        ("--engine without a name", i.nothing, "--engine ''", "There is no engine ''. Choose one of here, local", {}),
         ("--slurm without a value", i.nothing, "--slurm gpu", "--slurm gpu: expected KEY=VALUE,... such as", {}),
         (
             "no SLURM",
