@@ -37,6 +37,7 @@ from nnunet_assft.runtime.environment import require_space
 from nnunet_assft.runtime.files import link_or_copy, read_json, sha256_file, sha256_of, write_json
 from nnunet_assft.runtime.text import count, named, some
 from nnunet_assft.runtime.writable import is_writable
+from nnunet_assft.trainers.stage_file import read_stage_file
 from nnunet_assft.volumes.names import EXPERIMENT
 from nnunet_assft.volumes.raw_dataset import RawDataset, find_dataset
 
@@ -117,6 +118,8 @@ def _create(dataset: RawDataset, wanted: Experiment, engine: Engine, check_label
     accepted = check_labels(dataset, wanted.labelled_at_start, executor)
     fingerprint = combine_fingerprint(wanted.pool, paths.fingerprint_cases)  # test images do not influence the plans
     plans = _plan(wanted, dataset, fingerprint, preset)
+    initial_sha256 = weights_sha256(load_weights(paths.initial_network))
+    _refuse_other_rounds(wanted, plans, initial_sha256)
     require_room_for_all(sizes_of(images, paths.fingerprint_cases), plans)
     _write_plans(paths, plans, fingerprint)
     _preprocess(dataset, wanted, plans, images, checksums, executor)  # last, as it takes longest
@@ -125,7 +128,7 @@ def _create(dataset: RawDataset, wanted: Experiment, engine: Engine, check_label
         encoder_report=report,
         accepted_at_start=accepted,
         reader=plans["image_reader_writer"],
-        initial_network_sha256=weights_sha256(load_weights(paths.initial_network)),
+        initial_network_sha256=initial_sha256,
         checksums={
             "plans": sha256_of(plans),
             "fingerprint": sha256_of(fingerprint),
@@ -195,6 +198,26 @@ def _require_a_question(dataset: RawDataset, wanted: Experiment) -> None:
         raise AssftError(
             f"first_case={wanted.options.first_case} has no effect, because round 0 trains on the "
             f"{count(len(start), 'case')} labelled already. Leave it out, or add --labelled none."
+        )
+
+
+def _refuse_other_rounds(wanted: Experiment, plans: dict[str, Any], initial_sha256: str) -> None:
+    """Raise `AssftError` if rounds are finished, whose experiment.json was lost, and were planned with other settings
+    as far as their files tell. They would be taken for results of these settings."""
+    paths = wanted.paths
+    if not any(paths.results.glob("round_[0-9]*.json")):
+        return
+    known, start = dict(plans), initial_sha256
+    with suppress(OSError, ValueError):
+        known = read_json(paths.plans_files[0])
+    with suppress(DamagedFileError):
+        start = read_stage_file(paths.trained_on(0, "supervised"))["start_sha256"]
+    if known != plans or start != initial_sha256:
+        differing = "plan" if known != plans else "initial network"
+        raise AssftError(
+            f"{paths.results} holds finished rounds that were planned with other settings (their {differing} is "
+            "another one). Give the options that they were planned with, choose a new name with -e, or move the folder "
+            "away."
         )
 
 

@@ -13,7 +13,7 @@ from nnunet_assft.errors import AssftError, DamagedFileError
 from nnunet_assft.evaluation.predictions import altered
 from nnunet_assft.runtime.cached import is_result, kept_result
 from nnunet_assft.runtime.files import sha256_file, write_text
-from nnunet_assft.runtime.sealed import read_sealed
+from nnunet_assft.runtime.sealed import read_sealed, understanding
 from nnunet_assft.runtime.text import some
 from nnunet_assft.trainers.stage_file import read_stage_file
 from nnunet_assft.volumes.not_annotated import NAME
@@ -48,7 +48,7 @@ def finished_round(experiment: Experiment, r: int) -> Round | None:
     if damaged:
         _require_the_same_labels(experiment, r, damaged)
         return None
-    restore_tables(experiment.paths, r)
+    restore_tables(experiment.paths, r, sound_steps_only=True)
     write_splits(experiment)
     return done
 
@@ -78,13 +78,14 @@ def read_provenance(folder: Path) -> dict[str, Any]:
 
 def _damaged_pseudo_labels(experiment: Experiment, done: Round, dataset: RawDataset) -> list[Path]:
     folder = experiment.paths.pseudo_label_folder(done.round)
-    try:
-        provenance = read_provenance(folder)
-    except DamagedFileError:
-        return [folder / PROVENANCE]
     cases = [case for case in done.pseudo_labelled if case not in experiment.withdrawn]
     labels = folder / "pseudo_labels"
-    sha256 = {labels / f"{case}{dataset.file_ending}": provenance["cases"][case]["sha256"] for case in cases}
+    try:
+        provenance = read_provenance(folder)
+        with understanding(folder / PROVENANCE):
+            sha256 = {labels / f"{case}{dataset.file_ending}": provenance["cases"][case]["sha256"] for case in cases}
+    except DamagedFileError:
+        return [folder / PROVENANCE]
     if "dataset_json_sha256" in provenance:  # version 0.1.0 did not record it
         sha256[folder / DATASET_JSON] = provenance["dataset_json_sha256"]
     return [file for file, expected in sha256.items() if not file.is_file() or sha256_file(file) != expected]
@@ -129,18 +130,20 @@ def other_structures(dataset: RawDataset, case: str, entry: Mapping[str, Any]) -
 # Tables for people ----------------------------------------------------------------------------------------------------
 
 
-def restore_tables(paths: ExperimentPaths, r: int) -> None:
+def restore_tables(paths: ExperimentPaths, r: int, *, sound_steps_only: bool = False) -> None:
     """Write the tables of round r again, unless they are as their steps recorded them.
 
-    Raises `DamagedFileError` if a step file is damaged.
+    sound_steps_only: pass over a step whose file is damaged, for the commands that compute it again. Otherwise raises
+    `DamagedFileError`.
     """
-    for file, text in recorded_tables(paths, r).items():
+    for file, text in recorded_tables(paths, r, sound_steps_only=sound_steps_only).items():
         if not is_table(file, text):
             write_text(file, text)
 
 
-def recorded_tables(paths: ExperimentPaths, r: int) -> dict[Path, str]:
-    """Return file -> content of the tables that the steps of round r recorded; version 0.1.0 recorded none."""
+def recorded_tables(paths: ExperimentPaths, r: int, *, sound_steps_only: bool = False) -> dict[Path, str]:
+    """Return file -> content of the tables that the steps of round r recorded; version 0.1.0 recorded none. Parameters
+    and errors are those of `restore_tables`."""
     again = f"Run {paths.command('round', '-r', str(r))} to make it again."
     files = {
         "query": paths.scores_file(r),
@@ -148,6 +151,8 @@ def recorded_tables(paths: ExperimentPaths, r: int) -> dict[Path, str]:
         "pseudo_label_quality": paths.pseudo_label_quality(r),
     }
     steps = {step: paths.step_file(r, step) for step in files if paths.step_file(r, step).is_file()}
+    if sound_steps_only:
+        steps = {step: file for step, file in steps.items() if is_result(file)}
     results = {step: kept_result(file, again) for step, file in steps.items()}
     return {files[step]: result["table"] for step, result in results.items() if "table" in result}
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from nnunet_assft.errors import DamagedFileError
-from nnunet_assft.runtime.sealed import RESTORE, read_sealed, understanding, write_sealed
+from nnunet_assft.runtime.sealed import RESTORE, read_sealed, rebuilt, understanding, write_sealed
 from nnunet_assft.runtime.text import named
 
 SCHEMA_VERSION = 1
@@ -120,12 +120,8 @@ def read_history(file: Path) -> tuple[Change, ...]:
         if content["schema_version"] != SCHEMA_VERSION:
             version = content["schema_version"]
             raise DamagedFileError(f"{file} has schema version {version}; expected {SCHEMA_VERSION}. {RESTORE}")
-        return tuple(map(_change, content["changes"]))
-
-
-def _change(entry: dict[str, object]) -> Change:
-    texts = {row.name for row in fields(Change) if str(row.type).startswith("tuple")}
-    return Change(**{name: tuple(value) if name in texts else value for name, value in entry.items()})  # type: ignore
+        changes: tuple[Change, ...] = rebuilt(tuple[Change, ...], content["changes"], "changes")
+    return changes
 
 
 def write_history(file: Path, history: Sequence[Change]) -> None:

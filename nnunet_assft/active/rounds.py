@@ -41,7 +41,7 @@ from nnunet_assft.active.training.stages import fine_tune
 from nnunet_assft.active.training.training_set import Stage
 from nnunet_assft.cluster.engines import HERE, Engine
 from nnunet_assft.errors import AssftError, DamagedFileError, doing
-from nnunet_assft.evaluation.dice import evaluate_cases
+from nnunet_assft.evaluation.dice import Dice, evaluate_cases
 from nnunet_assft.runtime.cached import cached
 from nnunet_assft.runtime.csv_files import csv_text
 from nnunet_assft.runtime.environment import require_space
@@ -182,7 +182,7 @@ def _query(context: Context, r: int, before: Round | None) -> tuple[list[str], l
         "options": asdict(options),
     }
     result = cached(experiment.paths.step_file(r, "query"), inputs, compute)
-    restore_tables(experiment.paths, r)
+    restore_tables(experiment.paths, r, sound_steps_only=True)
     return result["queried"], result["excluded"]
 
 
@@ -297,7 +297,7 @@ def _select(
         "options": asdict(options),
     }
     result = cached(experiment.paths.step_file(r, "select"), inputs, compute)
-    restore_tables(experiment.paths, r)
+    restore_tables(experiment.paths, r, sound_steps_only=True)
     return dict(result["selected"])
 
 
@@ -333,7 +333,7 @@ def _pseudo_label(
 
 
 @doing("evaluation")
-def _evaluate(context: Context, r: int, model: Model) -> dict[str, Any]:
+def _evaluate(context: Context, r: int, model: Model) -> Dice:
     """Return the Dice on the test cases, which are predicted with mirroring, as by `nnUNetv2_predict`.
 
     No other step of a round reads a test label.
@@ -344,7 +344,7 @@ def _evaluate(context: Context, r: int, model: Model) -> dict[str, Any]:
         return {"mean": None, "sd": None, "n_cases": 0, "per_structure": {}, "per_case": {}}
     references = {case: dataset.label_file(case) for case in cases}
 
-    def compute() -> dict[str, Any]:
+    def compute() -> Dice:
         for case, file in references.items():
             context.checked_label(case, file)
         predictions = predict_test_cases(context, model, cases, folder, f"round {r}: predicting test cases")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
@@ -14,9 +15,11 @@ from nnunet_assft.network.presets import ENCODERS, PRESETS
 from nnunet_assft.planning.choices import ANNOTATORS, EXISTING, NO_LABELS, NORMALIZATIONS
 from nnunet_assft.planning.domains import DOMAINS, ONE_SHOT_EPOCHS, resolve_domain
 from nnunet_assft.runtime.ranges import RANGES, check, parse_budget
+from nnunet_assft.runtime.sealed import rebuilt
 from nnunet_assft.runtime.text import count
 
 WEIGHT_DECAY = 3e-5
+LARGEST_PATCH = 2**27  # voxels, 512 x 512 x 512: one channel of it already takes half a gigabyte
 OF_START = "start"  # in place of a preset: the network of the model that --start names
 
 
@@ -68,6 +71,8 @@ class Settings:
             value = getattr(self, row.name)
             if row.name in RANGES and not (value is None and row.default is None):
                 check(row.name, value)
+        if self.patch_size is not None and (voxels := math.prod(self.patch_size)) > LARGEST_PATCH:
+            raise AssftError(f"--patch_size has {voxels:,} voxels; expected at most {LARGEST_PATCH:,}.")
         if self.budget is not None:
             try:
                 parse_budget(self.budget)
@@ -93,27 +98,39 @@ class Settings:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Settings:
-        """Return the settings whose `dataclasses.asdict` is `content`. Raises `AssftError` for an unknown name."""
+        """Return the settings whose `dataclasses.asdict` is `content`.
+
+        Raises `AssftError` for an unknown name, and ValueError for a value that no settings have.
+        """
         known = {row.name for row in fields(cls)} | {row.name for row in fields(Options)}
         unknown = [name for name in (*content, *content["options"]) if name not in known]
         if unknown:
             raise AssftError(f"The stored setting {unknown[0]!r} does not exist in nnunet_assft {__version__}.")
-        return cls(**{**content, "options": Options(**content["options"])})
+        try:
+            settings: Settings = rebuilt(cls, content)
+            settings.require_names()
+        except AssftError as error:
+            raise ValueError(str(error)) from error
+        return settings
+
+    def require_names(self) -> None:
+        """Raise `AssftError` for a name that is in no table."""
+        _check_name("--strategy", self.strategy, STRATEGIES)
+        if self.preset is not None and not (self.start and self.preset == OF_START):
+            _check_name("--preset", self.preset, PRESETS)
+        if self.encoder_format is not None:
+            _check_name("--encoder_format", self.encoder_format, ENCODERS)
+        _check_name("--domain", self.domain, ("auto", *DOMAINS))
+        _check_name("--normalization", self.normalization, NORMALIZATIONS)
+        _check_name("--annotator", self.annotator, ANNOTATORS)
 
     def resolved(self, dataset: str) -> Settings:
         """Return the settings with the values of the domain in place of None and `auto`.
 
         Raises `AssftError` for a name that is in no table.
         """
-        _check_name("--strategy", self.strategy, STRATEGIES)
+        self.require_names()
         preset = self.preset or (OF_START if self.start else "ctfm")
-        if not (self.start and preset == OF_START):
-            _check_name("--preset", preset, PRESETS)
-        if self.encoder_format is not None:
-            _check_name("--encoder_format", self.encoder_format, ENCODERS)
-        _check_name("--domain", self.domain, ("auto", *DOMAINS))
-        _check_name("--normalization", self.normalization, NORMALIZATIONS)
-        _check_name("--annotator", self.annotator, ANNOTATORS)
         domain = resolve_domain(self.domain, dataset)
         row = DOMAINS[domain]
         return replace(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,13 @@ from nnunet_assft.active.paths import ExperimentPaths, experiments_in_results
 from nnunet_assft.active.settings import Settings
 from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.errors import AssftError, DamagedFileError
+from nnunet_assft.evaluation.dice import Dice
 from nnunet_assft.runtime import locks
 from nnunet_assft.runtime.files import read_json, write_json
-from nnunet_assft.runtime.sealed import read_sealed, understanding, write_sealed
+from nnunet_assft.runtime.sealed import read_sealed, rebuilt, understanding, write_sealed
 from nnunet_assft.runtime.text import count, named
+from nnunet_assft.trainers.folds import TRAINERS
+from nnunet_assft.volumes.names import CASE_ID, shown
 from nnunet_assft.volumes.raw_dataset import RawDataset, find_dataset
 
 SCHEMA_VERSION = 3
@@ -185,15 +189,18 @@ class Experiment:
         elif version != SCHEMA_VERSION:
             raise AssftError(f"{file} has schema version {version}; expected {SCHEMA_VERSION}. {written_by(content)}")
         require_fields(cls, content, file, remedy)
-        for key in ("pool", "test", "permutation", "labelled_at_start"):
-            content[key] = tuple(content.get(key, ()))
         strategy = content["settings"]["strategy"]
         if strategy not in STRATEGIES:
             raise AssftError(
                 f"{file} was planned with strategy {strategy!r}, which this version no longer has. "
                 f"{written_by(content)}"
             )
-        return cls(**{**content, "settings": Settings.from_json(content["settings"])})
+        settings = Settings.from_json(content["settings"])
+        planned: Experiment = rebuilt(cls, {**content, "settings": asdict(settings)})
+        require_names(planned.pool, planned.test)
+        if {*planned.permutation} != {*planned.pool} or not {*planned.labelled_at_start} <= {*planned.pool}:
+            raise ValueError("its permutation or labelled_at_start has other cases than its pool")
+        return planned
 
 
 def _others(paths: ExperimentPaths) -> str:
@@ -203,6 +210,13 @@ def _others(paths: ExperimentPaths) -> str:
 
 
 KEYS = {row.name for row in fields(Experiment) if row.name != "history"} | {"n_changes"} | KEYS_OF_VERSION_2
+
+
+def require_names(*cases: Iterable[str]) -> None:
+    """Raise ValueError unless all these are case ids, of which paths are made."""
+    for case in chain(*cases):
+        if (fault := CASE_ID.fault(case)) is not None:
+            raise ValueError(f"the case id {shown(case)} {fault}")
 
 
 def require_fields(kind: type, content: Mapping[str, Any], file: Path, remedy: str) -> None:
@@ -282,7 +296,7 @@ class Round:
     reliability: dict[str, float]  # of the pseudo-labelled cases (Eq. 26)
     test: tuple[str, ...]
     model: Model
-    dice: dict[str, Any]  # on the test cases, see evaluation.dice
+    dice: Dice  # on the test cases
 
     def save(self, paths: ExperimentPaths) -> None:
         write_sealed(paths.round_file(self.round), asdict(self))
@@ -294,9 +308,13 @@ class Round:
         content = read_sealed(file, {row.name for row in fields(cls)}, remedy=again)
         require_fields(cls, content, file, again)
         with understanding(file, again):
-            for key in ("labelled", "unlabelled", "queried", "excluded", "pseudo_labelled", "test"):
-                content[key] = tuple(content[key])
-            return cls(**{**content, "model": Model(**content["model"])})
+            done: Round = rebuilt(cls, content)
+            require_names(done.labelled, done.unlabelled, done.test)
+            if done.round != r:
+                raise ValueError(f"it is that of round {done.round}")
+            if done.model.stage not in TRAINERS:
+                raise ValueError(f"the model is that of a stage {done.model.stage!r}")
+            return done
 
 
 def finished_rounds(experiment: Experiment, *, before: int | None = None) -> list[Round]:

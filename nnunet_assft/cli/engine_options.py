@@ -64,7 +64,7 @@ def choose_engine(args: argparse.Namespace) -> Engine:
     from nnunet_assft.cluster.engines import ENGINES, Engine, read_site_file
 
     site = read_site_file(args.engine_file)
-    name = args.engine or site.get("engine", "here")
+    name = site.get("engine", "here") if args.engine is None else args.engine  # not "", of a variable that is not set
     if name not in ENGINES:
         raise AssftError(f"There is no engine {name!r}. Choose one of {', '.join(ENGINES)} with --engine.")
     parts, gpus = args.parts or site.get("parts"), getattr(args, "gpus", None) or site.get("gpus")

@@ -34,7 +34,7 @@ def score(args: argparse.Namespace) -> int:
     from nnunet_assft.active.scoring.saved_softmax import score_folder
     from nnunet_assft.errors import AssftError
     from nnunet_assft.runtime.csv_files import write_csv
-    from nnunet_assft.runtime.text import count, some
+    from nnunet_assft.runtime.text import count, printable, some
     from nnunet_assft.runtime.writable import require_apart, require_file
 
     if not 1 <= args.r <= args.R:
@@ -44,7 +44,7 @@ def score(args: argparse.Namespace) -> int:
     require_file(args.o, "-o")
     scores = score_folder(args.i, args.r, args.R, embeddings_file=args.embeddings, num_processes=args.np)
     for case, finding in scores.findings.items():
-        print(f"nnUNetv2_assft_score: {case}: {finding}", file=sys.stderr)
+        print(printable(f"nnUNetv2_assft_score: {case}: {finding}"), file=sys.stderr)
     if not scores.cases:
         raise AssftError(
             f"none of {len(scores.findings)} cases could be scored; nothing was written. Fix the problems listed above."
@@ -62,10 +62,11 @@ def score(args: argparse.Namespace) -> int:
     if hard:
         print(
             f"All probabilities of {count(len(hard), 'case')} are 0 or 1, as in a segmentation, so that these cases "
-            f"look as certain as possible: {some(hard)}. Save the softmax itself."
+            f"look as certain as possible: {printable(some(hard))}. Save the softmax itself."
         )
     if scores.query is not None:
-        print(f"Cases to annotate first: {', '.join(scores.query.ids[:5])}{', ...' if n_scored > 5 else ''}")
+        first = printable(", ".join(scores.query.ids[:5]))
+        print(f"Cases to annotate first: {first}{', ...' if n_scored > 5 else ''}")
     return EXIT_ERROR if scores.findings else 0
 
 

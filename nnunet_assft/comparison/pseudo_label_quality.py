@@ -77,7 +77,7 @@ def pseudo_label_quality(experiment: Experiment, r: int, device: torch.device) -
         **context.dataset.not_annotated_of(done.unlabelled),
     }
     cached(experiment.paths.step_file(r, "pseudo_label_quality"), inputs, compute)
-    restore_tables(experiment.paths, r)
+    restore_tables(experiment.paths, r, sound_steps_only=True)
     return read_pseudo_label_quality(experiment.paths.pseudo_label_quality(r))
 
 

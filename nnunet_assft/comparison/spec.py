@@ -17,7 +17,7 @@ from nnunet_assft.network.trained_model import find_checkpoint
 from nnunet_assft.network.weight_files import PretrainedEncoderError
 from nnunet_assft.runtime.files import sha256_file
 from nnunet_assft.runtime.locks import only_process
-from nnunet_assft.runtime.sealed import read_sealed, understanding, write_sealed
+from nnunet_assft.runtime.sealed import read_sealed, rebuilt, understanding, write_sealed
 from nnunet_assft.runtime.text import some
 
 SCHEMA_VERSION = 3
@@ -114,11 +114,16 @@ def _with_known_runs(comparison: Comparison, shared: Shared) -> tuple[Comparison
 
 def require_same_settings(comparison: Comparison, *, with_folds: bool = False) -> None:
     """Raise `AssftError` if the runs of comparison.json, which must exist, were made with other settings than these,
-    because their results would be mixed.
+    because their results would be mixed, or if the file was copied from another comparison.
 
     with_folds: also for another number of folds; without it, folds may be added.
     """
     known, shared = read_comparison(comparison.file)
+    if (known.dataset, known.name) != (comparison.dataset, comparison.name):
+        raise AssftError(
+            f"{comparison.file} is that of comparison {known.name!r} of {known.dataset}. A comparison cannot be "
+            "renamed or copied. Move the copy out of nnUNet_results, or give the folder its old name."
+        )
     changed = known.settings.resolved(known.dataset).differences(comparison.settings)
     for name in ("match", "test_folds") if with_folds else ("match",):
         changed[name] = getattr(known, name), getattr(comparison, name)
@@ -192,20 +197,20 @@ def _from_content(content: dict[str, Any], file: Path) -> tuple[Comparison, Shar
         content = {**content, "match": EPOCHS}
     elif version != SCHEMA_VERSION:
         raise AssftError(f"{file} has schema version {version}; expected {SCHEMA_VERSION}. {written_by(content)}")
-    arms = tuple(arm_of(arm_id) for arm_id in content["arms"])
+    arms = tuple(arm_of(arm_id) for arm_id in rebuilt(list[str], content["arms"], "arms"))
     settings = Settings.from_json(content["settings"])
     comparison = Comparison(
-        content["dataset"],
-        content["name"],
+        rebuilt(str, content["dataset"], "dataset"),
+        rebuilt(str, content["name"], "name"),
         arms,
-        tuple(content["seeds"]),
+        rebuilt(tuple[int, ...], content["seeds"], "seeds"),
         settings,
-        content["match"],
-        content.get("test_folds", 1),
-        encoders=content.get("encoders", {}),
+        rebuilt(str, content["match"], "match"),
+        rebuilt(int, content.get("test_folds", 1), "test_folds"),
+        encoders=rebuilt(dict[str, str | None], content.get("encoders", {}), "encoders"),
     )
     shared = {row.name: content[row.name] for row in fields(Shared) if row.name in content or row.name != "pretrained"}
-    return comparison, Shared(**{**shared, "pool": tuple(content["pool"]), "test": tuple(content["test"])})
+    return comparison, rebuilt(Shared, shared)
 
 
 def _from_version_1(content: Mapping[str, Any]) -> dict[str, Any]:

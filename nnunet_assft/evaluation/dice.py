@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
@@ -20,9 +20,17 @@ from nnunet_assft.volumes.not_annotated import as_annotated
 from nnunet_assft.volumes.raw_dataset import RawDataset
 
 
-def evaluate_cases(
-    dataset: RawDataset, predictions: Mapping[str, Path], *, executor: Executor = here
-) -> dict[str, Any]:
+class Dice(TypedDict):
+    """Dice of predictions, see `evaluate_cases`."""
+
+    mean: float | None
+    sd: float | None
+    n_cases: int
+    per_structure: dict[str, float | None]
+    per_case: dict[str, dict[str, float | None]]
+
+
+def evaluate_cases(dataset: RawDataset, predictions: Mapping[str, Path], *, executor: Executor = here) -> Dice:
     """Compare predictions (case -> file) with the labels of the dataset: Dice per case and structure, and mean and SD
     as in the paper, where the Dice of a case is the mean over its structures, and mean and SD (n - 1) are over cases.
 

@@ -10,6 +10,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from nnunetv2.experiment_planning.experiment_planners import default_experiment_planner
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
@@ -19,6 +20,7 @@ from nnunet_assft.network.presets import PRESETS, Preset
 from nnunet_assft.nnunet_names import CONFIGURATION, known_to
 from nnunet_assft.planning.choices import NORMALIZATIONS
 from nnunet_assft.runtime.files import read_json, sha256_of, write_json
+from nnunet_assft.runtime.text import reason
 from nnunet_assft.volumes.raw_dataset import RawDataset
 
 BATCH_SIZE = 2
@@ -122,7 +124,14 @@ def plan_from_images(
         )
         planner.wanted_patch_size, planner.preset, planner.normalization = patch_size, preset, normalization
         planner.reader = type(dataset.reader)
-        planner.plan_experiment()
+        try:
+            with np.errstate(all="ignore"):
+                planner.plan_experiment()
+        except (ArithmeticError, AssertionError, LookupError, ValueError) as error:
+            raise AssftError(
+                f"nnU-Net finds no network for these images: {reason(error)}. Correct --spacing, --patch_size or the "
+                "spacing in the headers of the images."
+            ) from error
         planner.save_plans(planner.plans)  # converts all numbers to JSON types
         plans: dict[str, Any] = read_json(preprocessed / f"{plans_name}.json")
     return {**plans, "configurations": {CONFIGURATION: plans["configurations"][CONFIGURATION]}}

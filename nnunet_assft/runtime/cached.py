@@ -18,10 +18,10 @@ from typing import Any, Protocol, TypeVar
 
 from nnunet_assft.errors import DamagedFileError
 from nnunet_assft.runtime.files import free_name, sha256_file, sha256_of
-from nnunet_assft.runtime.sealed import read_sealed, write_sealed
+from nnunet_assft.runtime.sealed import RESTORE, read_sealed, write_sealed
 
 Result = TypeVar("Result")
-STEP_KEYS = ("inputs_sha256", "result", "seconds")
+STEP_KEYS = ("file", "inputs_sha256", "result", "seconds")
 
 
 class Store(Protocol[Result]):
@@ -39,14 +39,24 @@ class JsonStore:
     """Stores a result that JSON can represent, such as a dictionary."""
 
     def read(self, file: Path) -> tuple[str, Any]:
-        content = read_sealed(file, STEP_KEYS)
+        content = _read_step(file)
         return content["inputs_sha256"], content["result"]
 
     def write(self, file: Path, inputs_sha256: str, result: Any, seconds: float) -> None:
-        write_sealed(file, {"inputs_sha256": inputs_sha256, "result": result, "seconds": round(seconds, 3)})
+        content = {"file": file.name, "inputs_sha256": inputs_sha256, "result": result, "seconds": round(seconds, 3)}
+        write_sealed(file, content)
 
 
 JSON = JsonStore()
+
+
+def _read_step(file: Path, remedy: str = RESTORE) -> dict[str, Any]:
+    """Return the content of a JSON file of a result. Raises `DamagedFileError`, also for a copy of another result."""
+    content = read_sealed(file, STEP_KEYS, remedy=remedy)
+    name = content.get("file", file.name)  # which version 0.1.0 did not record
+    if name != file.name:
+        raise DamagedFileError(f"{file} is damaged (it is a copy of {name}). {remedy}")
+    return content
 
 
 def no_outputs(result: Any) -> Iterable[Path]:
@@ -110,7 +120,7 @@ def kept_result(file: Path, remedy: str) -> Any:
 
     remedy: a sentence that says how the file is made again. Raises `DamagedFileError` if it cannot be read.
     """
-    content = read_sealed(file, STEP_KEYS, remedy=remedy)
+    content = _read_step(file, remedy)
     if "result" not in content:
         raise DamagedFileError(f"{file} is damaged (it holds no result). {remedy}")
     return content["result"]
@@ -127,7 +137,7 @@ def is_result(file: Path) -> bool:
 
 def seconds_of(file: Path) -> float:
     """Return how long the result in a JSON file took to compute. Raises `DamagedFileError` if it cannot be read."""
-    return float(read_sealed(file, STEP_KEYS, remedy="Run the same command again.").get("seconds", math.nan))
+    return float(_read_step(file, "Run the same command again.").get("seconds", math.nan))
 
 
 def _checksum(inputs: Any, outputs: Iterable[Path]) -> str:

@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 from functools import cache
+from itertools import combinations
 from pathlib import Path
 
 from nnunet_assft.errors import AssftError
@@ -32,7 +33,8 @@ def require_numbers() -> None:
 
 
 def require_folders() -> None:
-    """Raise an `AssftError` unless nnU-Net's three folders are set, and are folders or can become some.
+    """Raise an `AssftError` unless nnU-Net's three folders are set, are folders or can become some, and are different
+    ones: what is preprocessed may be deleted, and has the file names of results.
 
     The raw folder has to exist, and is only read. Nothing is written.
     """
@@ -50,6 +52,12 @@ def require_folders() -> None:
             what = f"begins with {text[0]}, which the shell did not interpret"
         if what is not None:
             raise AssftError(f"{name} is {text}, which {what}. Correct it with export {name}=FOLDER.")
+    for name, other in combinations(FOLDERS, 2):
+        if os.path.realpath(os.environ[name]) == os.path.realpath(os.environ[other]):
+            raise AssftError(
+                f"{name} and {other} are the same folder, {os.environ[other]}; expected different ones. Correct one of "
+                f"them with export {other}=FOLDER."
+            )
 
 
 def require_space(dataset: str) -> None:

@@ -17,6 +17,7 @@ from nnunet_assft.runtime.downloads import FIRST, failed_download
 from nnunet_assft.runtime.partial import private_path
 
 NOT_OF_THE_USER = ("__MACOSX", "lost+found")  # folders
+LARGEST_JSON = 2**28  # bytes: the records of a million cases are smaller, and Python needs several times as much memory
 
 
 @contextmanager
@@ -27,7 +28,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield partial
         with open(partial, "rb") as file:
             os.fsync(file.fileno())
+        _replace(partial, path)
+
+
+def _replace(partial: Path, path: Path) -> None:
+    """Rename a file to `path`. Raises `AssftError` if a folder has this name."""
+    try:
         os.replace(partial, path)
+    except IsADirectoryError:
+        raise AssftError(
+            f"{path} is a folder; a file of this name has to be written. Move the folder away and run the same command "
+            "again."
+        ) from None
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -67,6 +79,8 @@ def read_json(path: Path, *, unique_keys: bool = False) -> Any:
     that people write, who do not mean to leave out the first one.
     """
     refuse_endless(path)
+    if (size := path.stat().st_size) > LARGEST_JSON:
+        raise ValueError(f"it has {size:,} bytes; expected at most {LARGEST_JSON:,}")
     data = path.read_bytes()
     if data.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise ValueError("it starts with a byte order mark; save it as UTF-8 without one")
@@ -137,7 +151,7 @@ def link_or_copy(source: Path, target: Path) -> None:
                 partial.symlink_to(os.path.relpath(original, target.parent.resolve()))  # which holds once it is renamed
             except OSError:
                 shutil.copy2(original, partial)
-        os.replace(partial, target)  # for a hard link to another link of the same file, this does nothing
+        _replace(partial, target)  # for a hard link to another link of the same file, this does nothing
 
 
 def free_name(path: Path) -> Path:

@@ -63,7 +63,7 @@ RANGES = {
     "iterations_per_epoch": Range(1, 10**6),
     "initial_lr": FRACTION,
     "seed": SEED,
-    "spacing": Range(0, 1000, whole=False, without_low=True),
+    "spacing": Range(0.002, 1000, whole=False),  # finer is what `volumes.images` takes for damage
     "patch_size": Range(1, 4096),
     # of a pre-training
     "batch_size": Range(1, 10**4),

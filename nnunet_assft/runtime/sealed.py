@@ -7,10 +7,14 @@ not; where they matter, their checksum is in a sealed file.
 from __future__ import annotations
 
 import json
+import math
+import reprlib
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 from nnunet_assft.errors import DamagedFileError
 from nnunet_assft.runtime.files import read_json, sha256_of, write_json
@@ -59,6 +63,66 @@ def understanding(file: Path, remedy: str = RESTORE) -> Iterator[None]:
         yield
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise _damaged(file, reason(error), remedy) from error
+
+
+def rebuilt(kind: Any, content: Any, name: str = "the content") -> Any:
+    """Return what `dataclasses.asdict` and JSON have turned into `content`.
+
+    kind: a data class, a typed dictionary, or a type of their annotations. name: of the content, for messages. A
+    checksum does not tell whether the program that wrote a file meant the same by it, or whether somebody wrote it by
+    hand. Raises ValueError, which names the value, if one is of another type, is not finite, is missing or unknown.
+    """
+    origin, inner = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return content
+    if origin in (Union, UnionType):
+        if content is None and NoneType in inner:
+            return None
+        (other,) = (each for each in inner if each is not NoneType)
+        return rebuilt(other, content, name)
+    if is_dataclass(kind) or is_typeddict(kind):
+        return _rebuilt_fields(kind, content, name)
+    if origin is tuple and isinstance(content, list | tuple):
+        return tuple(rebuilt(inner[0], each, f"{name}[{i}]") for i, each in enumerate(content))
+    if origin is list and isinstance(content, list):
+        return [rebuilt(inner[0], each, f"{name}[{i}]") for i, each in enumerate(content)]
+    if origin is dict and isinstance(content, dict):
+        return {key: rebuilt(inner[1], value, f"{name}[{key!r}]") for key, value in content.items()}
+    if kind is float:
+        if type(content) in (int, float) and math.isfinite(content):
+            return content
+    elif type(content) is kind:
+        return content
+    raise ValueError(f"{name} is {reprlib.repr(content)}; expected {TYPES[origin or kind]}")
+
+
+TYPES = {
+    str: "a text",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    tuple: "a list",
+    list: "a list",
+    dict: "an object with keys",
+}
+
+
+def _rebuilt_fields(kind: Any, content: Any, name: str) -> Any:
+    if not isinstance(content, dict):
+        raise ValueError(f"{name} is {reprlib.repr(content)}; expected an object with keys")
+    types = get_type_hints(kind)
+    optional = [row.name for row in fields(kind) if _has_default(row)] if is_dataclass(kind) else []
+    for key in content:
+        if key not in types:
+            raise ValueError(f"{name} has the unknown key {key!r}")
+    for key in types:
+        if key not in content and key not in optional:
+            raise ValueError(f"{name} has no {key!r}")
+    return kind(**{key: rebuilt(types[key], value, key) for key, value in content.items()})
+
+
+def _has_default(row: Field[Any]) -> bool:
+    return row.default is not MISSING or row.default_factory is not MISSING
 
 
 def _damaged(file: Path, reason: str, remedy: str) -> DamagedFileError:

@@ -12,12 +12,13 @@ import pytest
 
 from nnunet_assft.active.context import open_context
 from nnunet_assft.active.scoring.prediction import open_scorer
-from nnunet_assft.active.state import Experiment, Round
+from nnunet_assft.active.state import STEPS, Experiment, Round
 from nnunet_assft.cli.status import main as status_main
 from nnunet_assft.errors import AssftError, DamagedFileError
 from nnunet_assft.runtime.files import sha256_file
+from nnunet_assft.runtime.sealed import read_sealed, write_sealed
 from nnunet_assft.verification import verify
-from tests.conftest import CPU, Trained, blob_case, run_round, write_volume
+from tests.conftest import CPU, TINY, Trained, blob_case, plan_experiment, run_round, write_volume
 
 
 def flip(file: Path) -> None:
@@ -53,7 +54,7 @@ def test_what_a_finished_round_has_left_is_made_again(trained: Trained, damage: 
         paths.pseudo_label_folder(2) / "provenance.json",
     ]
     before = {file: sha256_file(file) for file in exported}
-    steps = [paths.step_file(2, name) for name in ("query", "supervised", "semi", "evaluate")]
+    steps = [paths.step_file(2, name) for name in STEPS if name != "annotate"]
     for file in (*exported, *steps, paths.round_file(2)):
         damage(file)
     assert run_round(experiment, 2, CPU) == rounds[2]
@@ -70,6 +71,32 @@ def test_an_earlier_round_is_made_again_on_the_way(trained: Trained, damage: Cal
     damage(paths.scores_file(1))
     assert run_round(trained.experiment, 2, CPU) == trained.rounds[2]
     assert Round.load(paths, 0) == trained.rounds[0]
+
+
+def test_files_in_the_place_of_others_are_made_again(trained: Trained) -> None:
+    """Whole files with a sound checksum, as a mistake while files are copied leaves them."""
+    experiment, paths = trained.experiment, trained.experiment.paths
+    files = [paths.round_file(2), *(paths.step_file(2, name) for name in ("query", "select", "semi"))]
+    before = {file: sha256_file(file) for file in (paths.scores_file(2), paths.selection_file(2), paths.splits_file)}
+    for file in files:
+        shutil.copy(file.with_name(file.name.replace("02", "01")), file)
+    provenance = paths.pseudo_label_folder(2) / "provenance.json"
+    write_sealed(provenance, {**read_sealed(provenance), "cases": {}})
+    assert len(verify(experiment).findings) >= len(files)
+    assert run_round(experiment, 2, CPU) == trained.rounds[2]
+    assert {file: sha256_file(file) for file in before} == before
+    assert verify(experiment).findings == []
+
+
+def test_finished_rounds_of_other_settings_are_refused_when_their_experiment_is_lost(trained: Trained) -> None:
+    paths = trained.experiment.paths
+    paths.experiment_file.unlink()
+    for settings, found in (({"epochs": 3}, "plan"), ({"preset": "resenc_tiny"}, "plan"), ({"seed": 1}, "plan")):
+        with pytest.raises(AssftError, match=rf"planned with other settings \(their {found} is another one\)"):
+            plan_experiment(901, **{**TINY, **settings})
+    assert not paths.experiment_file.exists()
+    assert plan_experiment(901, **TINY) == trained.experiment
+    assert run_round(trained.experiment, 2, CPU) == trained.rounds[2]
 
 
 def start_round_again(experiment: Experiment, r: int) -> None:

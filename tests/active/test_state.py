@@ -18,7 +18,7 @@ from nnunet_assft.cli.predict import main as predict_main
 from nnunet_assft.cli.report import main as report_main
 from nnunet_assft.cli.round import main as round_main
 from nnunet_assft.cli.status import main as status_main
-from nnunet_assft.errors import AssftError
+from nnunet_assft.errors import AssftError, DamagedFileError
 from nnunet_assft.runtime.files import read_json, write_json
 from nnunet_assft.runtime.sealed import read_sealed, write_sealed
 from tests.conftest import CPU, Trained, run_round
@@ -79,6 +79,10 @@ def a_round(r: int, *, labelled: tuple[str, ...] = POOL[:1], pseudo: tuple[str, 
 def test_an_experiment_is_read_as_it_was_written(experiment):
     experiment.save()
     assert Experiment.load(experiment.paths) == experiment
+    settings = dataclasses.replace(experiment.settings, spacing=(5.0, 1.5, 1.5), patch_size=(32, 64, 64))
+    with_edges = dataclasses.replace(experiment, settings=settings)
+    with_edges.save()
+    assert Experiment.load(experiment.paths) == with_edges
 
 
 def test_an_experiment_that_is_not_there_says_how_to_make_it(experiment):
@@ -122,6 +126,59 @@ def test_a_round_is_read_as_it_was_written(experiment):
     done = a_round(2, labelled=POOL[:3], pseudo=POOL[3:5])
     done.save(experiment.paths)
     assert Round.load(experiment.paths, 2) == done
+
+
+def test_a_round_file_in_the_place_of_another_is_damage(experiment):
+    a_round(2).save(experiment.paths)
+    shutil.copy(experiment.paths.round_file(2), experiment.paths.round_file(1))
+    with pytest.raises(
+        AssftError, match=r"round_01\.json is damaged \(it is that of round 2\)\. Run nnUNetv2_assft_round"
+    ):
+        Round.load(experiment.paths, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"labelled": ["../../x"]}, r"the case id '\.\./\.\./x' contains / "),
+        ({"test": 3}, "test is 3; expected a list"),
+        ({"model": {"stage": "x", "checkpoint": "y", "weights_sha256": "z"}}, "the model is that of a stage 'x'"),
+        ({"dice": {}}, "dice has no 'mean'"),
+        ({"dice": "x"}, "dice is 'x'; expected an object"),
+    ],
+)
+def test_a_round_of_another_form_is_damage_whatever_its_checksum(experiment, change, found):
+    a_round(1).save(experiment.paths)
+    file = experiment.paths.round_file(1)
+    write_sealed(file, {**read_sealed(file), **change})
+    with pytest.raises(DamagedFileError, match=rf"round_01\.json is damaged \({found}"):
+        Round.load(experiment.paths, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"pool": ["../../x"]}, r"the case id '\.\./\.\./x' contains / "),
+        ({"test": ["a\nb"]}, r"the case id 'a\\nb' contains U\+000A"),
+        ({"permutation": ["case_00"]}, "its permutation or labelled_at_start has other cases than its pool"),
+        ({"labelled_at_start": "x"}, "labelled_at_start is 'x'; expected a list"),
+        ({"checksums": [3]}, r"checksums is \[3\]; expected an object"),
+        ({"encoder_report": ["x"]}, r"encoder_report is \['x'\]; expected an object"),
+        ({"n_query": "2"}, "n_query is '2'; expected a whole number"),
+        ({"settings": {"domain": "x"}}, "--domain 'x' does not exist"),
+        ({"settings": {"annotator": 3}}, "annotator is 3; expected a text"),
+        ({"settings": {"rounds": 0}}, "--rounds 0: expected a whole number"),
+    ],
+)
+def test_an_experiment_of_another_form_is_damage_whatever_its_checksum(experiment, change, found):
+    experiment.save()
+    file = experiment.paths.experiment_file
+    content = read_sealed(file)
+    if "settings" in change:
+        change = {"settings": {**content["settings"], **change["settings"]}}
+    write_sealed(file, {**content, **change})
+    with pytest.raises(DamagedFileError, match=rf"experiment\.json is damaged \({found}"):
+        Experiment.load(experiment.paths)
 
 
 def test_a_round_with_a_value_that_json_lacks_is_not_written(experiment):

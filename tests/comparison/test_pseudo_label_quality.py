@@ -25,7 +25,7 @@ from nnunet_assft.comparison import pseudo_label_quality as module
 from nnunet_assft.comparison.arms import Comparison, StrategyArm
 from nnunet_assft.comparison.pseudo_label_quality import pseudo_label_quality, read_pseudo_label_quality
 from nnunet_assft.errors import AssftError, DamagedFileError
-from nnunet_assft.evaluation.dice import case_dice, mean_of
+from nnunet_assft.evaluation.dice import Dice, case_dice, mean_of
 from nnunet_assft.runtime.csv_files import write_csv
 from nnunet_assft.runtime.files import read_json
 from nnunet_assft.runtime.sealed import read_sealed, write_sealed
@@ -184,9 +184,9 @@ def test_what_another_selection_chose_and_pseudo_labels_without_their_refinement
 
 def test_a_pool_that_is_used_up_has_no_pseudo_labels(blobs: Path):
     experiment = plan_experiment("Dataset901_Blobs", **SETTINGS)
+    model = replace(experiment.initial_model, stage="supervised")
+    dice: Dice = {"mean": None, "sd": None, "n_cases": 0, "per_structure": {}, "per_case": {}}
     for r in (0, 1):
-        Round(r, experiment.pool, (), (), (), (), {}, experiment.test, experiment.initial_model, {}).save(
-            experiment.paths
-        )
+        Round(r, experiment.pool, (), (), (), (), {}, experiment.test, model, dice).save(experiment.paths)
     nothing = pseudo_label_quality(experiment, 1, CPU)
     assert (len(nothing), list(nothing.columns)) == (0, ["round", "case", "selection", "selected", "dice", "wrong"])

@@ -15,8 +15,9 @@ from nnunet_assft.cli.compare import make_comparison
 from nnunet_assft.cli.compare import parser as compare_parser
 from nnunet_assft.comparison.arms import Comparison, arm_of
 from nnunet_assft.comparison.spec import Shared, plan_shared, read_comparison, require_same_settings, write_comparison
-from nnunet_assft.errors import AssftError
+from nnunet_assft.errors import AssftError, DamagedFileError
 from nnunet_assft.runtime.files import read_json, sha256_file, write_json
+from nnunet_assft.runtime.sealed import read_sealed, write_sealed
 from tests.comparison.conftest import ARMS, OPTIONS, compare, comparison_of
 
 CPU = torch.device("cpu")
@@ -134,8 +135,9 @@ def version_1(**settings: object) -> dict[str, object]:
 
 @pytest.mark.parametrize("settings", [{}, {"strategy": "assft", "seed": 0, "options": {}}])
 def test_a_comparison_of_the_previous_version_is_understood(tmp_path: Path, settings: dict[str, object]) -> None:
-    write_json(tmp_path / "comparison.json", version_1(**settings))
-    comparison, shared = read_comparison(tmp_path / "comparison.json")
+    file = tmp_path / "Dataset901_Blobs/assft_compare/old/comparison.json"
+    write_json(file, version_1(**settings))
+    comparison, shared = read_comparison(file)
     assert [arm.id for arm in comparison.arms] == ["random", "nnunet"]
     assert (comparison.seeds, comparison.match) == ((0, 1), "epochs")
     expected = comparison_of(rounds=5, budget="5%", domain="generic", epochs=40, options=Options(tau_c=1.0))
@@ -151,6 +153,18 @@ def test_a_comparison_that_cannot_be_read_says_who_wrote_it(tmp_path: Path) -> N
     write_json(file, {"schema_version": 99, "versions": {"nnunet_assft": "9.0"}})
     with pytest.raises(AssftError, match=r"has schema version 99; expected 3\. It was written by nnunet_assft 9\.0"):
         read_comparison(file)
+
+
+def test_the_file_of_another_comparison_is_refused(nnunet_folders: Path) -> None:
+    made = comparison_of(*ARMS)
+    write_comparison(made, Shared(2, ("a",), ("b",), "imagesTs", {}))
+    other = replace(made, name="other")
+    write_json(other.file, read_json(made.file))
+    with pytest.raises(AssftError, match=r"other/comparison\.json is that of comparison 'compare' of Dataset901_Blobs"):
+        require_same_settings(other)
+    write_sealed(made.file, {**read_sealed(made.file), "seeds": [0.5]})
+    with pytest.raises(DamagedFileError, match=r"is damaged \(seeds\[0\] is 0\.5; expected a whole number\)"):
+        read_comparison(made.file)
 
 
 def test_settings_are_stored_once(nnunet_folders: Path) -> None:

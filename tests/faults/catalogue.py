@@ -72,6 +72,13 @@ VARIABLES = tuple(
         ("nnUNet_results", "a file", "/etc/hostname", "plan -d 901", "is a file; expected a folder"),
         ("nnUNet_preprocessed", "a loop of links", "{given}/loop", "plan -d 901", "Too many levels of symbolic links"),
         ("nnUNet_results", "a loop of links", "{given}/loop", "plan -d 901", "Too many levels of symbolic links"),
+        (
+            "nnUNet_results",
+            "a folder of two",
+            "{given}/../nnUNet_preprocessed/",
+            "plan -d 901",
+            "are the same folder, ",
+        ),
         ("nnUNet_results", "not writable", "/sys/x", "plan -d 901", "cannot be written to ("),
         ("nnUNet_preprocessed", "a loop of links, later", "{given}/loop", "round -d 901 -r 0", "Too many levels of"),
         ("nnUNet_n_proc_DA", "no number", "many", "plan -d 901", "nnUNet_n_proc_DA is 'many'; expected a whole number"),
@@ -98,8 +105,12 @@ COMMAND_LINES = (
     option("export -d 901 -o a.zip --onnx ./b/../a.zip", "and -o a.zip are the same file. Choose another name", code=1),
     option("export -d 901 -o a.zip --onnx a.zip/b", "and -o a.zip cannot lie in each other, as both are files", code=1),
     option("score -i a -r 1 -R 3 -o b.csv --embeddings b.csv", "and --embeddings b.csv are the same file", code=1),
-    option("plan -d 901 --spacing 1 0 1", "--spacing: '0'; expected a number above 0 and at most 1000"),
+    option("plan -d 901 --spacing 1 0 1", "--spacing: '0'; expected a number from 0.002 to 1000"),
     option("plan -d 901 --patch_size 32 0 32", "--patch_size: '0'; expected a whole number from 1 to 4096"),
+    option(
+        "plan -d 901 --patch_size 4096 4096 4096", "--patch_size has 68,719,476,736 voxels; expected at most", code=1
+    ),
+    option("plan -d 901 --spacing 1e-9 1 1", "--spacing: '1e-9'; expected a number from 0.002 to 1000"),
     option(
         "plan -d 901 -e other --option prior_input=contract", "needs trained weights, and the network starts", code=1
     ),
@@ -171,6 +182,12 @@ TEST_SPLIT = tuple(
 
 WITHOUT_LABEL = i.lost(f"{RAW}/labelsTr/case_02.nii.gz")
 SPLIT = (
+    planning(
+        "--spacing without a voxel left",
+        i.nothing,
+        "nnU-Net finds no network for these images: cannot convert float infinity to integer. Correct --spacing",
+        "--preset tiny --spacing 1000 1000 1000",
+    ),
     planning("a label is missing", WITHOUT_LABEL, "There is no label file for 1 case of Dataset901_Blobs (case_02)."),
     planning(
         "a label of a test case is missing",
@@ -328,6 +345,7 @@ ENGINES = tuple(
     Row(name, "planned", make, f"{ROUND_0} {options}".strip(), line, environment=environment)
     for name, make, options, line, environment in (
         ("--engine unknown", i.nothing, "--engine pbs", "There is no engine 'pbs'. Choose one of here, local", {}),
+        ("--engine without a name", i.nothing, "--engine ''", "There is no engine ''. Choose one of here, local", {}),
         ("--slurm without a value", i.nothing, "--slurm gpu", "--slurm gpu: expected KEY=VALUE,... such as", {}),
         (
             "no SLURM",
@@ -753,7 +771,68 @@ DAMAGED = (
         "trained",
         i.unsealed_change("round_00.json", queried=3),
         "status -d 901",
-        "round_00.json is damaged ('int' object is not iterable)",
+        "round_00.json is damaged (queried is 3; expected a list)",
+    ),
+    *(
+        Row(f"experiment.json with {name}", "trained", i.sealed_change("experiment.json", **changes), command, line)
+        for name, changes, line in (
+            ("a case id that leads out", {"pool": ["../../x"]}, "damaged (the case id '../../x' contains / (U+002F))"),
+            ("a list of checksums", {"checksums": [3]}, "damaged (checksums is [3]; expected an object with keys)"),
+            ("a text as a report", {"encoder_report": "x"}, "damaged (encoder_report is 'x'; expected an object"),
+            ("an unknown domain", {"settings": {"domain": "x"}}, "damaged (--domain 'x' does not exist; the choices"),
+        )
+        for command in ("status -d 901", "export -d 901 -o {root}/out/model.zip")
+    ),
+    *(
+        Row(f"round_00.json with {name}", "trained", i.sealed_change("round_00.json", **changes), "status -d 901", line)
+        for name, changes, line in (
+            ("a Dice of cases that is none", {"dice": {"per_case": [3]}}, "round_00.json is damaged (per_case is [3];"),
+            ("a strange stage", {"model": {"stage": "x"}}, "round_00.json is damaged (the model is that of a stage"),
+        )
+    ),
+    Row(
+        "a round file in the place of another: status",
+        "trained",
+        i.copied("round_02.json", "round_01.json"),
+        "status -d 901",
+        "round_01.json is damaged (it is that of round 2). Run nnUNetv2_assft_round -d 901 -r 1 to make it again.",
+    ),
+    Row(
+        "a round file in the place of another: run",
+        "trained",
+        i.copied("round_01.json", "round_02.json"),
+        "run -d 901 -device cpu",
+        "round 2: queried",
+        0,
+    ),
+    Row(
+        "a folder in the place of splits.json",
+        "trained",
+        i.folder_at(f"{RESULTS}/assft/assft/splits.json"),
+        "run -d 901 -device cpu",
+        "splits.json is a folder; a file of this name has to be written. Move the folder away and run the same command",
+    ),
+    Row(
+        "experiment.json of 3 GB",
+        "planned",
+        i.of_3_gb(f"{RESULTS}/assft/assft/experiment.json"),
+        "status -d 901",
+        "experiment.json is damaged (it has 3,000,000,000 bytes; expected at most 268,435,456)",
+    ),
+    Row(
+        "experiment.json is lost, planned again with other settings",
+        "trained",
+        i.lost(f"{RESULTS}/assft/assft/experiment.json"),
+        "plan -d 901 --preset tiny --epochs 7",
+        "holds finished rounds that were planned with other settings (their plan is another one). Give the options",
+    ),
+    Row(
+        "provenance.json without its cases",
+        "trained",
+        i.provenance_is({}),
+        "run -d 901 -device cpu",
+        "round 2: queried",
+        0,
     ),
     Row("the record of a stage is empty", "trained", i.empty_step, ROUND_1, "round 1", 0),
     *(
@@ -944,6 +1023,9 @@ ENDLESS = (  # what is no file, and would be waited for or read for ever
             ("infinite", {"bbox_used_for_cropping": [[0, float("inf")]] * 3}, "cannot convert float infinity to"),
             ("8 TB", b"\x80\x04\x8e" + (8 * 10**12).to_bytes(8, "little"), "there is not enough memory for it"),
         )
+    ),
+    Row(
+        "a newline in its name", "nothing", i.holds("given/a\nb.npz", b"x"), SCORE, "score: a\\nb: not a compl", more=1
     ),
     Row("a softmax of nnU-Net v1", "nothing", i.softmax_of_version_1, SCORE, "the array is called softmax, as", more=1),
     Row(

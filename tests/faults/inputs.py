@@ -293,11 +293,38 @@ def evil_softmax(place: Place) -> None:
 
 
 def sealed_change(file: str, **changes: Any) -> Make:
-    """Change a sealed file and seal it again. file: relative to the experiment."""
+    """Change a sealed file and seal it again. file: relative to the experiment. Of an object, keys are changed."""
 
     def make(place: Place) -> None:
         target = place.experiment / file
-        write_sealed(target, {**read_sealed(target), **changes})
+        content = read_sealed(target)
+        both = {key: value for key, value in changes.items() if isinstance(value, dict)}
+        write_sealed(target, {**content, **changes, **{key: {**content[key], **value} for key, value in both.items()}})
+
+    return make
+
+
+def copied(source: str, target: str) -> Make:
+    """A file has taken the place of another. Both: relative to the experiment."""
+    return lambda place: anew(place.experiment / target, (place.experiment / source).read_bytes())
+
+
+def folder_at(file: str) -> Make:
+    """A folder in place of a file, relative to the root."""
+    return all_of(lost(file), lambda place: (place.root / file).mkdir())
+
+
+def of_3_gb(file: str) -> Make:
+    """A file, relative to the root, gets this size, without taking room on the disk."""
+    return lambda place: os.truncate(place.root / file, 3_000_000_000)
+
+
+def provenance_is(cases: dict[str, object]) -> Make:
+    """The record of the pseudo-labels of round 2 has other cases, and is sealed again."""
+
+    def make(place: Place) -> None:
+        file = place.raw / "assft/assft/round_02/provenance.json"
+        write_sealed(file, {**read_sealed(file), "cases": cases})
 
     return make
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,17 @@ import pytest
 
 from nnunet_assft.active.metrics import VoxelSums
 from nnunet_assft.active.scoring.case_record import RECORDS, CaseRecord
-from nnunet_assft.runtime.cached import cached, cached_or_none, claim, is_claimed, remove, set_aside
+from nnunet_assft.errors import DamagedFileError
+from nnunet_assft.runtime.cached import (
+    cached,
+    cached_or_none,
+    claim,
+    is_claimed,
+    is_result,
+    kept_result,
+    remove,
+    set_aside,
+)
 from nnunet_assft.runtime.files import read_json
 
 INPUTS = {"model": "a", "pool": ["x", "y"]}
@@ -149,8 +160,19 @@ def test_outputs_may_depend_on_the_result(file: Path) -> None:
 def test_the_file_tells_how_long_the_result_took(file: Path) -> None:
     cached(file, INPUTS, Counted())
     content = read_json(file)
-    assert sorted(content) == ["inputs_sha256", "result", "seconds", "sha256"]
+    assert sorted(content) == ["file", "inputs_sha256", "result", "seconds", "sha256"]
     assert 0 <= content["seconds"] < 1
+
+
+def test_a_copy_of_another_result_is_damage(file: Path) -> None:
+    cached(file, INPUTS, Counted())
+    copy = file.with_name("round_02_query.json")
+    shutil.copy(file, copy)
+    assert is_result(file)
+    assert not is_result(copy)
+    assert cached_or_none(copy, INPUTS) is None
+    with pytest.raises(DamagedFileError, match=r"round_02_query\.json is damaged \(it is a copy of"):
+        kept_result(copy, "Run it again.")
 
 
 # Records of cases -----------------------------------------------------------------------------------------------------

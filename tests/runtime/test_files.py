@@ -8,6 +8,7 @@ import pytest
 
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.files import (
+    LARGEST_JSON,
     atomic_path,
     link_or_copy,
     read_json,
@@ -79,6 +80,25 @@ def test_what_is_in_place_of_json_is_named(tmp_path: Path):
     (tmp_path / "a.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12\n")
     with pytest.raises(ValueError, match="it is a pointer of Git LFS"):
         read_json(tmp_path / "a.json")
+
+
+def test_json_that_would_fill_the_memory_is_not_read(tmp_path: Path):
+    with open(tmp_path / "a.json", "wb") as file:
+        file.truncate(LARGEST_JSON + 1)
+    with pytest.raises(ValueError, match=r"it has 268,435,457 bytes; expected at most 268,435,456"):
+        read_json(tmp_path / "a.json")
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(tmp_path: Path):
+    (tmp_path / "a.json").mkdir()
+    (tmp_path / "source").touch()
+    for write in (
+        lambda: write_json(tmp_path / "a.json", {}),
+        lambda: link_or_copy(tmp_path / "source", tmp_path / "a.json"),
+    ):
+        with pytest.raises(AssftError, match=r"a\.json is a folder; a file of this name has to be written\. Move"):
+            write()
+    assert names(tmp_path) == ["a.json", "source"]
 
 
 def refuse(*_: object, **__: object) -> None:

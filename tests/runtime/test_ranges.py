@@ -24,7 +24,7 @@ LIMITS = {
     "iterations_per_epoch": ("1", "1000000", "0", "1000001"),
     "initial_lr": ("1e-300", "1", "0", "1.0001"),
     "seed": ("0", "4294967295", "-1", "4294967296"),
-    "spacing": ("1e-300", "1000", "0", "1000.1"),
+    "spacing": ("0.002", "1000", "0.001", "1000.1"),
     "patch_size": ("1", "4096", "0", "4097"),
     "batch_size": ("1", "10000", "0", "10001"),
     "seeds": ("0", "4294967295", "-1", "4294967296"),
@@ -89,7 +89,8 @@ def test_there_is_one_edge_per_axis(edges: object) -> None:
     ("setting", "value", "expected"),
     [
         ("rounds", 0, "--rounds 0: expected a whole number from 1 to 1000."),
-        ("seed", None, "--seed None: expected a whole number from 0 to 4294967295."),
+        ("seed", None, "seed is None; expected a whole number"),
+        ("seed", -1, "--seed -1: expected a whole number from 0 to 4294967295."),
         ("initial_lr", -1, "--initial_lr -1: expected a number above 0 and at most 1."),
         ("budget", "", "--budget ''; expected a number of cases"),
         ("encoder", "", "--encoder is empty"),

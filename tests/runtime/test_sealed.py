@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import pytest
 
 from nnunet_assft.errors import DamagedFileError
 from nnunet_assft.runtime.files import read_json, write_json
-from nnunet_assft.runtime.sealed import read_sealed, understanding, write_sealed
+from nnunet_assft.runtime.sealed import read_sealed, rebuilt, understanding, write_sealed
 
 CONTENT = {"round": 1, "labelled": ("case_01", "Müller"), "dice": {"mean": 0.1}, "by_number": {2: "b", 10: "a"}}
 KEYS = tuple(CONTENT)
@@ -101,3 +103,58 @@ def test_content_that_cannot_be_used_is_damage(file: Path, use: Callable[[dict],
     words = rf"{file.name} is damaged \(.*{found}.*\)\. Run it again\."
     with pytest.raises(DamagedFileError, match=words), understanding(file, "Run it again."):
         use(content)
+
+
+# Types ----------------------------------------------------------------------------------------------------------------
+
+
+class Scores(TypedDict):
+    mean: float | None
+    per_case: dict[str, dict[str, float | None]]
+
+
+@dataclass(frozen=True)
+class Part:
+    name: str
+    sizes: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Whole:
+    parts: tuple[Part, ...]
+    scores: Scores
+    flag: bool = False
+
+
+WHOLE = Whole((Part("a", (1, 2)), Part("b")), {"mean": 1, "per_case": {"x": {"ball": None, "box": 0.5}}})
+
+
+def test_what_json_has_made_of_a_data_class_is_turned_back() -> None:
+    assert rebuilt(Whole, json.loads(json.dumps(asdict(WHOLE)))) == WHOLE
+    assert rebuilt(Whole, {"parts": [], "scores": {"mean": None, "per_case": {}}}).flag is False  # the default
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "found"),
+    [
+        ("parts", 3, "parts is 3; expected a list"),
+        ("parts", [3], r"parts\[0\] is 3; expected an object with keys"),
+        ("parts", [{"name": 3}], "name is 3; expected a text"),
+        ("parts", [{}], r"parts\[0\] has no 'name'"),
+        ("parts", [{"name": "a", "size": 1}], r"parts\[0\] has the unknown key 'size'"),
+        ("parts", [{"name": "a", "sizes": [1.5]}], r"sizes\[0\] is 1.5; expected a whole number"),
+        ("parts", [{"name": "a", "sizes": [True]}], "is True; expected a whole number"),
+        ("parts", None, "parts is None; expected a list"),
+        ("scores", {"mean": float("nan"), "per_case": {}}, "mean is nan; expected a number"),
+        ("scores", {"mean": 1}, "scores has no 'per_case'"),
+        (
+            "scores",
+            {"mean": 1, "per_case": {"x": {"ball": "1"}}},
+            r"per_case\['x'\]\['ball'\] is '1'; expected a number",
+        ),
+        ("flag", 1, "flag is 1; expected true or false"),
+    ],
+)
+def test_a_value_of_another_type_is_named(key: str, value: object, found: str) -> None:
+    with pytest.raises(ValueError, match=found):
+        rebuilt(Whole, {**json.loads(json.dumps(asdict(WHOLE))), key: value})

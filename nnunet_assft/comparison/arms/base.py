@@ -222,7 +222,7 @@ class Arm(ABC):
     # A run ------------------------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def run(self, comparison: Comparison, seed: int, device: torch.device) -> list[float]:
+    def run(self, comparison: Comparison, seed: int, device: torch.device) -> Sequence[float | None]:
         """Execute or continue a run. Returns the mean Dice on the test cases by round."""
 
     @abstractmethod

@@ -117,7 +117,7 @@ class StrategyArm(Arm):
         encoder, options = comparison.encoder_of(self), self.options(comparison)
         return replace(comparison.settings, strategy=self.kind, seed=seed, options=options, encoder=encoder)
 
-    def run(self, comparison: Comparison, seed: int, device: torch.device) -> list[float]:
+    def run(self, comparison: Comparison, seed: int, device: torch.device) -> Sequence[float | None]:
         experiment = self.experiment(comparison, seed)
         if self != (first := comparison.first_with_encoder_of(self)):
             reuse_round_0(first.experiment(comparison, seed), experiment, device)
@@ -191,7 +191,7 @@ class UpperBound(Arm):
             one_shot_epochs=one_shot_epochs,
         )
 
-    def run(self, comparison: Comparison, seed: int, device: torch.device) -> list[float]:
+    def run(self, comparison: Comparison, seed: int, device: torch.device) -> Sequence[float | None]:
         experiment = self.experiment(comparison, seed)
         reuse_round_0(comparison.first_strategy.experiment(comparison, seed), experiment, device)
         return [run_round(experiment, r, device).dice["mean"] for r in (0, self.ROUND)][1:]
@@ -233,7 +233,7 @@ class LowerBound(Arm):
     def experiment_arm(self, comparison: Comparison) -> Arm:
         return comparison.first_strategy
 
-    def run(self, comparison: Comparison, seed: int, device: torch.device) -> list[float]:
+    def run(self, comparison: Comparison, seed: int, device: torch.device) -> Sequence[float | None]:
         experiment = self.experiment(comparison, seed)
         context, desc = open_context(experiment, device), "predicting test cases before round 0"
         predict_test_cases(context, experiment.initial_model, experiment.test, _before_round_0(experiment), desc)

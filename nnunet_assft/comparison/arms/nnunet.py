@@ -57,7 +57,7 @@ class StandardNnunet(Arm):
     def experiment_arm(self, comparison: Comparison) -> Arm:
         return strategy_arm(self.cases_of)
 
-    def run(self, comparison: Comparison, seed: int, device: torch.device) -> list[float]:
+    def run(self, comparison: Comparison, seed: int, device: torch.device) -> Sequence[float | None]:
         experiment = self.experiment(comparison, seed)
         context = open_context(experiment, device)
         for r in self.rounds(experiment.n_rounds):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,7 @@ def plan_round_1(
         pseudo_labelled=(),
         reliability={},
         test=experiment.test,
-        model=experiment.initial_model,
+        model=replace(experiment.initial_model, stage="supervised"),
         dice={"mean": None, "sd": None, "n_cases": 0, "per_structure": {}, "per_case": {}},
     )
     done.save(experiment.paths)
