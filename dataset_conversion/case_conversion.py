@@ -152,7 +152,10 @@ def _read_images(
     content = []
     for channel, file in zip(conversion.channels, case.source.images, strict=True):
         volume = _read(case, file, sources)
-        findings += image_findings(case.name, file.name, volume.array, channel, by_id=conversion.by_id)
+        n_channels = len(conversion.channels)
+        findings += image_findings(
+            case.name, file.name, volume.array, channel, by_id=conversion.by_id, n_channels=n_channels
+        )
         content.append(volume.content_sha256())
         volume.array = np.empty(0)  # frees the memory, which may be gigabytes, before the label is read
         first = first or volume

@@ -39,6 +39,9 @@ CODES = {
     "unexpected_labels": Code(ERROR, "a label holds ids that the dataset does not have", "Fix the label."),
     "non_integral_labels": Code(ERROR, "a label holds fractions", "Resample labels by nearest neighbour only."),
     "not_finite": Code(ERROR, "an image or label holds NaN or infinity", "Fix the file."),
+    "unusable_values": Code(
+        ERROR, "an image has one value only, or values that no scan has", "Replace the file, or correct such values."
+    ),
     "several_files": Code(
         ERROR,
         "several files have the name of one image or label",

@@ -18,6 +18,7 @@ from nnunet_assft.dataset_conversion.findings import Finding, found
 from nnunet_assft.dataset_conversion.labels import LabelMap
 from nnunet_assft.runtime.files import sha256_file
 from nnunet_assft.volumes.headers import Header, read_header
+from nnunet_assft.volumes.images import LARGEST_VALUE
 from nnunet_assft.volumes.whole_files import whole_file
 
 Voxels = npt.NDArray[Any]
@@ -62,11 +63,14 @@ def slabs(array: Voxels) -> Iterator[Voxels]:
         yield array[..., z]
 
 
-def image_findings(case: str, name: str, array: Voxels, channel: str, *, by_id: bool) -> list[Finding]:
-    """Return findings for NaN, infinity and implausible intensities of an image.
+def image_findings(
+    case: str, name: str, array: Voxels, channel: str, *, by_id: bool, n_channels: int = 1
+) -> list[Finding]:
+    """Return findings for values that planning would refuse, and for implausible intensities of an image.
 
-    channel: a CT is expected to be in HU, and an MRI not to look like a CT; other channels are only checked for NaN and
-    infinity. by_id: whether the modality follows from the case id.
+    channel: a CT is expected to be in HU, and an MRI not to look like a CT; the intensities of others are not checked.
+    by_id: whether the modality follows from the case id. n_channels: if there are others, one may be the same
+    everywhere.
     """
     bad = 0
     low, high = np.inf, -np.inf
@@ -81,6 +85,10 @@ def image_findings(case: str, name: str, array: Voxels, channel: str, *, by_id: 
     if bad:
         return [found("not_finite", case, f"{bad} voxels of {name} are NaN or infinite; expected none")]
     spans = f"{name} spans {low:g} to {high:g}"
+    if max(-low, high) > LARGEST_VALUE:
+        return [found("unusable_values", case, f"{spans}; expected values within {LARGEST_VALUE:g}")]
+    if low == high and n_channels == 1:
+        return [found("unusable_values", case, f"all voxels of {name} are {low:g}")]
     if channel == MRI and low <= CT_AIR:
         return [
             found(

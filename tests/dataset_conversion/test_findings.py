@@ -131,6 +131,8 @@ FLARE_CASES: list[tuple[str, str, Callable[[Path], object], str]] = [  # code, s
     ("non_integral_labels", "error", sets(LABEL, with_value(label(1).astype(np.float32), 1.5, 4)), "4 voxels"),
     ("not_finite", "error", sets(IMAGE, with_value(ct(1).astype(np.float32), np.nan, 2)), "2 voxels"),
     ("not_finite", "error", sets(IMAGE, with_value(ct(1).astype(np.float64), -np.inf, 1)), "1 voxels"),
+    ("unusable_values", "error", sets(IMAGE, np.full_like(ct(1), 5)), "are 5"),
+    ("unusable_values", "error", sets(IMAGE, with_value(ct(1).astype(np.float64), 1e20, 1)), "to 1e+20; expected"),
     ("not_finite", "error", sets(LABEL, with_value(label(1).astype(np.float32), np.nan, 7)), "7 voxels"),
     ("affine_differs", "info", sets(LABEL, label(1), shifted(0.05)), "0.05 mm"),
     ("affine_differs", "warning", sets(LABEL, label(1), shifted(3)), "lie 3.00 mm apart"),
