@@ -126,7 +126,7 @@ def _has_default(row: Field[Any]) -> bool:
 
 
 def _damaged(file: Path, reason: str, remedy: str) -> DamagedFileError:
-    return DamagedFileError(f"{file} is damaged ({reason}). {remedy}")
+    return DamagedFileError(f"{file} is damaged ({reason.rstrip('.')}). {remedy}")
 
 
 def _seal(content: Mapping[str, Any]) -> str:

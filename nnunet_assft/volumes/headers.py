@@ -25,6 +25,7 @@ from nnunet_assft.volumes.one_file import META_TRUE
 PLAIN, GZIPPED, ZLIB, HEX, TEXT = "plain", "gzip", "zlib", "hex", "text"  # how the voxels are stored
 MOST_PER_BYTE = 1032  # a byte of a gzip or zlib stream unpacks to at most this many
 LONGEST_TEXT = 2**20  # bytes of an NRRD or MetaImage header
+ALWAYS_FREE = 2**24  # bytes; to look up the free memory takes longer than to read so small an image
 BYTES_OF_READING = 4  # per voxel: nnU-Net's readers return float32
 _MM_OF_UNIT = {1: 1000.0, 3: 0.001}  # metre and micrometre in a NIfTI header, which ITK converts and nibabel does not
 NIFTI_2 = (
@@ -154,6 +155,8 @@ def require_bounded(file: Path, header: Header) -> None:
 
 def require_memory(needed: int, what: str) -> None:
     """Raise ValueError if this many bytes are not free. what: the beginning of the sentence, such as "it needs"."""
+    if needed < ALWAYS_FREE:
+        return
     free = free_memory()
     if free is not None and needed > free:
         raise ValueError(f"{what} {needed / 1e9:,.1f} GB of memory, {free / 1e9:,.1f} GB are free")

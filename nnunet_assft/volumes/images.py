@@ -18,7 +18,7 @@ from nnunet_assft.volumes.contents import OtherContentError
 from nnunet_assft.volumes.grid import turns_to_ras
 from nnunet_assft.volumes.headers import Header
 from nnunet_assft.volumes.placement import DoesNotFitError, require_same_voxels
-from nnunet_assft.volumes.whole_files import require_readable, whole_file
+from nnunet_assft.volumes.whole_files import require_readable, unpacked
 
 SMALLEST_SPACING, LARGEST_SPACING = 0.002, 100.0  # mm; what lies outside is metres or micrometres, or damage
 SKEWED = 0.01  # degrees; larger deviations from a right angle are reported
@@ -61,13 +61,15 @@ def read_image(files: Sequence[Path], reader: BaseReaderWriter, n_channels: int 
     if n_channels is not None and len(files) != n_channels:
         names = ", ".join(file.name for file in files)
         raise AssftError(f"it has {len(files)} channels ({names}), expected {n_channels}. Check the names of its files")
-    problems = check_headers(files, reader)
+    headers, problems = _read_headers(files, reader)
     errors = [problem.text for problem in problems if problem.is_error]
     if errors:
         raise AssftError("; ".join(errors))
     try:
         with ExitStack() as stack, np.errstate(all="ignore"):  # what is not finite afterwards is refused below
-            whole = [str(stack.enter_context(whole_file(file))) for file in files]
+            whole = [
+                str(stack.enter_context(unpacked(file, header))) for file, header in zip(files, headers, strict=True)
+            ]
             array, properties = reader.read_images(whole)
     except Exception as error:  # readers may raise any exception
         raise AssftError(f"cannot be read ({reason(error)})") from error
@@ -80,9 +82,14 @@ def read_image(files: Sequence[Path], reader: BaseReaderWriter, n_channels: int 
 
 def check_headers(files: Sequence[Path], reader: BaseReaderWriter) -> list[Problem]:
     """Return everything that can be found in an image without reading its voxels."""
+    return _read_headers(files, reader)[1]
+
+
+def _read_headers(files: Sequence[Path], reader: BaseReaderWriter) -> tuple[list[Header | None], list[Problem]]:
+    """Return the headers of the readable files, None for one of a format without, and what is wrong with them."""
     by_itk = isinstance(reader, SimpleITKIO)
     problems: list[Problem] = []
-    headers: list[Header] = []
+    headers: list[Header | None] = []
     for file in files:
         try:
             header = require_readable(file, by_itk=by_itk)
@@ -92,17 +99,18 @@ def check_headers(files: Sequence[Path], reader: BaseReaderWriter) -> list[Probl
             found = [Problem("unreadable", f"cannot be read ({reason(error)})")]
         else:
             found = header_problems(header) if header else []
-            headers += [header] if header else []
+            headers.append(header)
         prefix = f"{file.name}: " if len(files) > 1 else ""
         problems += [Problem(problem.code, f"{prefix}{problem.text}", problem.is_error) for problem in found]
-    if any(problem.is_error for problem in problems):
-        return problems
-    for file, header in zip(files[1:], headers[1:], strict=False):
+    if any(problem.is_error for problem in problems) or headers[0] is None:
+        return headers, problems
+    for file, header in zip(files[1:], headers[1:], strict=True):
         try:
-            require_same_voxels(header.grid, headers[0].grid, turned_to_ras=turns_to_ras(reader))
+            if header is not None:
+                require_same_voxels(header.grid, headers[0].grid, turned_to_ras=turns_to_ras(reader))
         except DoesNotFitError as error:  # noqa: PERF203 - a few channels
             problems.append(Problem("affine_differs", f"{file.name} does not lie on the first channel: {error}"))
-    return problems
+    return headers, problems
 
 
 def header_problems(header: Header) -> list[Problem]:

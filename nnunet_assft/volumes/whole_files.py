@@ -54,14 +54,20 @@ def require_readable(file: Path, *, by_itk: bool = False) -> Header | None:
 
 @contextmanager
 def whole_file(file: Path, *, finite: bool = True) -> Iterator[Path]:
-    """Check a file as `require_readable` does, and also that nothing of it is missing or damaged. Yields the file from
-    which to read it.
+    """Check a file as `require_readable` and `unpacked` do. Yields the file from which to read it, and raises their
+    errors."""
+    with unpacked(file, require_readable(file), finite=finite) as whole:
+        yield whole
+
+
+@contextmanager
+def unpacked(file: Path, header: Header | None, *, finite: bool = True) -> Iterator[Path]:
+    """Check that nothing of a file is missing or damaged. Yields the file from which to read it.
 
     Of a .nii.gz that is a copy in a temporary folder, which was unpacked by the check; if there is no space for it, the
-    file itself. finite: whether NaN and infinity in a NIfTI file are errors. Raises the errors of `require_readable`,
-    and ValueError, OSError, EOFError or zlib.error for a damaged file.
+    file itself. header: the result of `require_readable`. finite: whether NaN and infinity in a NIfTI file are errors.
+    Raises ValueError, OSError, EOFError or zlib.error for a damaged file.
     """
-    header = require_readable(file)
     with ExitStack() as stack:
         copy = None
         if header is not None and header.packing == GZIPPED and is_nifti(file):

@@ -402,7 +402,7 @@ def another_pretraining(place: Place) -> None:
 def started_from_a_model(place: Place) -> None:
     """The network of the experiment is that of a model."""
     settings = read_sealed(place.experiment / "experiment.json")["settings"]
-    sealed_change("experiment.json", settings={**settings, "preset": "start"})(place)
+    sealed_change("experiment.json", settings={**settings, "preset": "start", "start": "model"})(place)
 
 
 def experiment_is(content: bytes, *, file: str = "experiment.json", r: int | None = None) -> Make:

@@ -342,6 +342,7 @@ def test_an_image_that_would_grow_beyond_the_memory_is_refused_with_numbers(monk
     """(18, 26, 24) voxels of (5, 50, 50) mm: 18 * 5 / 2 = 45, 26 * 50 / 1 = 1300, 24 * 50 / 0.5 = 2400; two channels
     of 4 bytes and a mask of 2 make 10 bytes per voxel."""
     needed = 45 * 1300 * 2400 * 10
+    monkeypatch.setattr("nnunet_assft.volumes.headers.ALWAYS_FREE", 0)
     monkeypatch.setattr("nnunet_assft.volumes.headers.free_memory", lambda: needed)
     require_room_to_resample((18, 26, 24), (5.0, 50.0, 50.0), PLANS)
     monkeypatch.setattr("nnunet_assft.volumes.headers.free_memory", lambda: needed - 1)
