@@ -7,6 +7,7 @@ part of it.
 from __future__ import annotations
 
 import argparse
+import gzip
 import os
 import shutil
 import sys
@@ -155,7 +156,8 @@ class Study:
                 findings = verify(Experiment.load(PATHS)).findings
                 known = any(name in finding for name in self._names(file) for finding in findings)
                 was_cache = any(part in CACHES or part.startswith(PARTIAL) for part in file.parts)
-                not_needed = (damaged is None and was_cache) or _is_hidden(file) or _same_arrays(sound, damaged)
+                not_needed = (damaged is None and was_cache) or _is_hidden(file)
+                not_needed |= _same_content(file, sound, damaged)
                 self.note(
                     kind, "equal, verified" if known else "equal, not needed" if not_needed else "not noticed", line
                 )
@@ -183,12 +185,14 @@ def _content(file: Path) -> bytes | None:
     return file.read_bytes() if file.is_file() else None
 
 
-def _same_arrays(sound: bytes, damaged: bytes | None) -> bool:
-    """Whether two npz files hold the same arrays. Some bits of an archive, such as those of times, have no effect."""
+def _same_content(file: Path, sound: bytes, damaged: bytes | None) -> bool:
+    """Whether a compressed file holds what it held. Some bits of an archive, such as those of times, have no effect."""
     try:
+        if file.suffix == ".gz":
+            return gzip.decompress(sound) == gzip.decompress(damaged or b"")
         with np.load(BytesIO(sound)) as one, np.load(BytesIO(damaged or b"")) as other:
             return one.files == other.files and all(np.array_equal(one[name], other[name]) for name in one.files)
-    except Exception:  # not an npz file, or one that is damaged where it matters
+    except Exception:  # not compressed, or damaged where it matters
         return False
 
 
