@@ -63,6 +63,7 @@ def slabs(array: Voxels) -> Iterator[Voxels]:
         yield array[..., z]
 
 
+# case and name are for the findings, and what is expected of the values depends on the others
 def image_findings(
     case: str, name: str, array: Voxels, channel: str, *, by_id: bool, n_channels: int = 1
 ) -> list[Finding]:

@@ -88,10 +88,10 @@ def test_there_is_one_edge_per_axis(edges: object) -> None:
 @pytest.mark.parametrize(
     ("setting", "value", "expected"),
     [
-        ("rounds", 0, "--rounds 0: expected a whole number from 1 to 1000."),
+        ("rounds", 0, "--rounds 0: expected a whole number from 1 to 1000)."),
         ("seed", None, "seed is None; expected a whole number"),
-        ("seed", -1, "--seed -1: expected a whole number from 0 to 4294967295."),
-        ("initial_lr", -1, "--initial_lr -1: expected a number above 0 and at most 1."),
+        ("seed", -1, "--seed -1: expected a whole number from 0 to 4294967295)."),
+        ("initial_lr", -1, "--initial_lr -1: expected a number above 0 and at most 1)."),
         ("budget", "", "--budget ''; expected a number of cases"),
         ("encoder", "", "--encoder is empty"),
         ("test_split", "", "--test_split is empty"),
