@@ -21,10 +21,11 @@ from nnunet_assft.errors import AssftError, DamagedFileError
 from nnunet_assft.network.checkpoints import load_weights
 from nnunet_assft.planning.preprocessing import made_from_others, whole_files
 from nnunet_assft.runtime.cached import kept_result
-from nnunet_assft.runtime.files import read_json, sha256_file, sha256_of
+from nnunet_assft.runtime.files import sha256_file, sha256_of
 from nnunet_assft.trainers.folds import TRAINERS
 from nnunet_assft.trainers.stage_file import REMEDY, read_stage_file
 from nnunet_assft.volumes.accepted_geometry import AcceptedGeometry
+from nnunet_assft.volumes.dataset_json import is_copy
 from nnunet_assft.volumes.labels import read_label
 from nnunet_assft.volumes.raw_dataset import RawDataset
 
@@ -140,7 +141,9 @@ def _checks_of_stage(r: int, stage: str, experiment: Experiment, dataset: RawDat
 
 
 def _checks_of_model_folders(experiment: Experiment, dataset: RawDataset) -> Iterator[Check]:
-    """Check the files that nnU-Net's commands read beside the checkpoints."""
+    """Check the files that nnU-Net's commands read beside the checkpoints, and dataset.json beside the images."""
+    if experiment.paths.stages.is_dir():  # nnUNet_preprocessed may be deleted
+        yield Check("dataset.json", partial(_require_meaning, experiment.paths.preprocessed / "dataset.json", dataset))
     for folder in sorted({experiment.paths.model_folder(stage) for stage in TRAINERS}):
         if folder.is_dir() and experiment.checksums:
             of = f"model folder {folder.name}"
@@ -188,11 +191,8 @@ def _require_json(file: Path, sha256: str, remedy: str = MADE_AGAIN) -> None:
 
 def _require_meaning(file: Path, dataset: RawDataset) -> None:
     """Raise `DamagedFileError` if a copy of dataset.json says something else about images and labels."""
-    with suppress(OSError, ValueError, TypeError, KeyError):
-        copy = read_json(file)
-        if all(copy[key] == dataset.dataset_json[key] for key in ("channel_names", "labels", "file_ending")):
-            return
-    raise DamagedFileError(f"{file} is damaged. {COPIED}")
+    if not is_copy(file, dataset.dataset_json):
+        raise DamagedFileError(f"{file} is damaged. {COPIED}")
 
 
 def _require_same(file: Path, sha256: str, text: str) -> None:

@@ -38,6 +38,7 @@ from nnunet_assft.runtime.files import link_or_copy, read_json, sha256_file, sha
 from nnunet_assft.runtime.text import count, named, some
 from nnunet_assft.runtime.writable import is_writable
 from nnunet_assft.trainers.stage_file import read_stage_file
+from nnunet_assft.volumes.dataset_json import is_copy
 from nnunet_assft.volumes.names import EXPERIMENT
 from nnunet_assft.volumes.raw_dataset import RawDataset, find_dataset
 
@@ -259,8 +260,9 @@ def _preprocess(  # six parameters: the experiment with its plans, and the image
 ) -> None:
     folder = image_folder(experiment.paths, plans)
     preprocess_images(images, checksums, plans, dataset.dataset_json, folder, executor=executor)
-    if not (experiment.paths.preprocessed / "dataset.json").is_file():  # where nnUNetv2_train looks for it
-        link_or_copy(dataset.folder / "dataset.json", experiment.paths.preprocessed / "dataset.json")
+    copy = experiment.paths.preprocessed / "dataset.json"  # where nnUNetv2_train looks for it
+    if not is_copy(copy, dataset.dataset_json):
+        link_or_copy(dataset.folder / "dataset.json", copy)
 
 
 # What an existing experiment needs ------------------------------------------------------------------------------------

@@ -180,6 +180,15 @@ def _is_path(file: str) -> bool:
     return len(os.fsencode(file)) < 4096 and all(len(os.fsencode(part)) < 256 for part in file.split("/"))
 
 
+def is_copy(file: Path, content: Mapping[str, Any]) -> bool:
+    """Whether a file that nnU-Net's commands read says the same about images and labels as dataset.json."""
+    try:
+        copy = read_json(file)
+        return all(copy[key] == content[key] for key in ("channel_names", "labels", "file_ending"))
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
+
+
 def _wrong(where: str, what: str, found: Any, expected: str) -> AssftError:
     return AssftError(f"{where}: {what} is {reprlib.repr(found)}; expected {expected}. See nnU-Net's dataset format.")
 

@@ -217,6 +217,7 @@ def test_every_file_is_verified(trained: Trained, capsys: pytest.CaptureFixture[
     damaged = {
         "plans": paths.plans,
         "initial network": paths.initial_network,
+        "dataset.json": paths.preprocessed / "dataset.json",
         "fingerprint of case_04": paths.fingerprint_cases / "case_04.json",
         "image of case_04": paths.raw / "imagesTr/case_04_0000.nii.gz",
         "preprocessed image of case_05": pool / "case_05.b2nd",

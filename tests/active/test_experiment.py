@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from nnunet_assft.active.experiment import prepare
 from nnunet_assft.active.options import Options
 from nnunet_assft.active.state import Experiment
 from nnunet_assft.errors import AssftError
@@ -381,6 +382,15 @@ def test_a_file_that_the_dataset_has_lost_is_named(planned):
     (planned.paths.raw / "imagesTr/case_05_0000.nii.gz").unlink()
     with pytest.raises(AssftError, match=r"lacks the images of 1 case .*: case_05\. .* -d 901 --withdraw case_05\.$"):
         plan_tiny()
+
+
+def test_a_damaged_copy_of_dataset_json_is_made_again(planned):
+    copy = planned.paths.preprocessed / "dataset.json"
+    sound = copy.read_bytes()
+    copy.unlink()  # it is a link to the raw file
+    copy.write_bytes(sound[:20])
+    prepare(planned, planned.raw_dataset())
+    assert copy.read_bytes() == sound
 
 
 def test_two_experiments_share_the_preprocessed_images(planned):
