@@ -295,8 +295,9 @@ def prepare(experiment: Experiment, dataset: RawDataset, engine: Engine = HERE) 
 
 
 def _refuse_lost_images(experiment: Experiment, dataset: RawDataset) -> None:
-    missing = [case for case in experiment.now.pool if case not in dataset.images]
-    missing += [case for case in experiment.now.test if case not in {**dataset.images, **dataset.test_images}]
+    now, images = experiment.now, dataset.images
+    missing = [case for case in now.pool if case not in images]
+    missing += [case for case in now.test if case not in images and case not in dataset.test_images]
     if missing:
         all_ = missing if len(missing) <= MOST_NAMED else [*missing[:5], "..."]  # one command has to name all of them
         raise AssftError(

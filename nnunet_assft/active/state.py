@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import MISSING, Field, asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from nnunet_assft import __version__
 from nnunet_assft.active.history import Change, Scope, read_history, scope_of, write_history
 from nnunet_assft.active.options import Options
 from nnunet_assft.active.paths import ExperimentPaths, experiments_in_results
@@ -167,7 +166,7 @@ class Experiment:
         content = read_sealed(file, KEYS, remedy=remedy)
         n_changes, history = content.pop("n_changes", 0), read_history(paths.history_file)
         with understanding(file, remedy):
-            planned = cls._from_content(content, file, remedy)
+            planned = cls._from_content(content, file)
             lost = len(history) < n_changes
         if (planned.dataset, planned.name) != (paths.dataset, paths.experiment):
             raise AssftError(
@@ -182,13 +181,12 @@ class Experiment:
         return replace(planned, history=history)
 
     @classmethod
-    def _from_content(cls, content: dict[str, Any], file: Path, remedy: str) -> Experiment:
+    def _from_content(cls, content: dict[str, Any], file: Path) -> Experiment:
         version = content.get("schema_version")
         if version == 2:
             content = _from_version_2(content)
         elif version != SCHEMA_VERSION:
             raise AssftError(f"{file} has schema version {version}; expected {SCHEMA_VERSION}. {written_by(content)}")
-        require_fields(cls, content, file, remedy)
         strategy = content["settings"]["strategy"]
         if strategy not in STRATEGIES:
             raise AssftError(
@@ -217,20 +215,6 @@ def require_names(*cases: Iterable[str]) -> None:
     for case in chain(*cases):
         if (fault := CASE_ID.fault(case)) is not None:
             raise ValueError(f"the case id {shown(case)} {fault}")
-
-
-def require_fields(kind: type, content: Mapping[str, Any], file: Path, remedy: str) -> None:
-    """Raise `DamagedFileError`, which names the key, unless the content of a file has the fields of a dataclass."""
-    known = fields(kind)
-    unknown = sorted(set(content) - {row.name for row in known})
-    missing = [row.name for row in known if row.name not in content and _is_required(row)]
-    if unknown or missing:
-        found = f"has the unknown key {unknown[0]!r}" if unknown else f"has no {missing[0]!r}"
-        raise DamagedFileError(f"{file} {found}; expected those of nnunet_assft {__version__}. {remedy}")
-
-
-def _is_required(row: Field[Any]) -> bool:
-    return row.default is MISSING and row.default_factory is MISSING
 
 
 def _from_version_2(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -306,7 +290,6 @@ class Round:
         """Load finished round r. Raises `DamagedFileError` if its file is damaged."""
         file, again = paths.round_file(r), f"Run {paths.command('round', '-r', str(r))} to make it again."
         content = read_sealed(file, {row.name for row in fields(cls)}, remedy=again)
-        require_fields(cls, content, file, again)
         with understanding(file, again):
             done: Round = rebuilt(cls, content)
             require_names(done.labelled, done.unlabelled, done.test)

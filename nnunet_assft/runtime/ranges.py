@@ -55,6 +55,7 @@ class Range:
 SEED = Range(0, 2**32 - 1)
 FRACTION = Range(0, 1, whole=False, without_low=True)
 # option, without its dashes -> its values
+SMALLEST_SPACING = 0.002  # mm; what is finer is metres or micrometres, or damage
 RANGES = {
     # settings of an experiment
     "rounds": Range(1, 1000),
@@ -63,7 +64,7 @@ RANGES = {
     "iterations_per_epoch": Range(1, 10**6),
     "initial_lr": FRACTION,
     "seed": SEED,
-    "spacing": Range(0.002, 1000, whole=False),  # finer is what `volumes.images` takes for damage
+    "spacing": Range(SMALLEST_SPACING, 1000, whole=False),
     "patch_size": Range(1, 4096),
     # of a pre-training
     "batch_size": Range(1, 10**4),

@@ -40,9 +40,8 @@ def reason(error: BaseException) -> str:
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     if isinstance(error, KeyError):  # whose message is the key alone
         text = f"{text} is missing"
-    line = " ".join(
-        _NO_REASON.sub("ITK cannot read it, and gives no reason", _NOISE.sub("", text)).split()
-    ) or _without_words(error)
+    text = _NO_REASON.sub("ITK cannot read it, and gives no reason", _NOISE.sub("", text))
+    line = " ".join(text.split()) or _without_words(error)
     return line if len(line) <= LONGEST_REASON else f"{line[:LONGEST_REASON]} ..."
 
 

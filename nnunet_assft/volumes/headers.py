@@ -23,7 +23,7 @@ from nnunet_assft.volumes.nifti import best_affine, disagreement, is_gzipped, is
 from nnunet_assft.volumes.one_file import META_TRUE
 
 PLAIN, GZIPPED, ZLIB, HEX, TEXT = "plain", "gzip", "zlib", "hex", "text"  # how the voxels are stored
-MOST_PER_BYTE = 1032  # a byte of a gzip or zlib stream unpacks to at most this many
+MOST_PER_BYTE = 1032  # a byte of a gzip, zlib or zip stream unpacks to at most this many
 LONGEST_TEXT = 2**20  # bytes of an NRRD or MetaImage header
 ALWAYS_FREE = 2**24  # bytes; to look up the free memory takes longer than to read so small an image
 BYTES_OF_READING = 4  # per voxel: nnU-Net's readers return float32
@@ -98,9 +98,8 @@ def read_header(file: Path, *, by_itk: bool = False) -> Header:
         return _text_header(file)
     header = read_nifti_header(file)
     if header["magic"].item() != (b"n+2" if isinstance(header, nibabel.Nifti2Header) else b"n+1"):
-        raise ValueError(
-            "its header does not say that its voxels are in the same file"
-        )  # libraries would read NAME.img
+        # libraries would read NAME.img
+        raise ValueError("its header does not say that its voxels are in the same file")
     start = _start_of_voxels(header)
     slope, inter = header.get_slope_inter()
     shape = _require_positive(header.get_data_shape())

@@ -13,6 +13,7 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from nnunet_assft.errors import AssftError
+from nnunet_assft.runtime.ranges import SMALLEST_SPACING
 from nnunet_assft.runtime.text import reason
 from nnunet_assft.volumes.contents import OtherContentError
 from nnunet_assft.volumes.grid import turns_to_ras
@@ -20,7 +21,7 @@ from nnunet_assft.volumes.headers import Header
 from nnunet_assft.volumes.placement import DoesNotFitError, require_same_voxels
 from nnunet_assft.volumes.whole_files import require_readable, unpacked
 
-SMALLEST_SPACING, LARGEST_SPACING = 0.002, 100.0  # mm; what lies outside is metres or micrometres, or damage
+LARGEST_SPACING = 100.0  # mm; as what is finer than SMALLEST_SPACING, what is coarser is another unit, or damage
 SKEWED = 0.01  # degrees; larger deviations from a right angle are reported
 FEWEST_VOXELS = 2  # along an axis
 FARTHEST = 1e6  # mm from the origin; farther away, the single precision of a header does not tell voxels apart

@@ -728,7 +728,10 @@ DAMAGED = (
             "status -d 901",
             line,
         )
-        for name, content, line in (*CONTENTS, ("an empty object", b"{}", "round_00.json has no 'round'"))
+        for name, content, line in (
+            *CONTENTS,
+            ("an empty object", b"{}", "round_00.json is damaged (the content has no 'round')"),
+        )
     ),
     *(
         Row(

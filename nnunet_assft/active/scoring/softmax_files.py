@@ -24,11 +24,11 @@ from nnunet_assft.runtime.downloads import failed_download, first_bytes
 from nnunet_assft.runtime.files import read_json
 from nnunet_assft.runtime.text import reason
 from nnunet_assft.runtime.untrusted import load_pickle
+from nnunet_assft.volumes.headers import MOST_PER_BYTE
 
 KEY = "probabilities"
 KEY_V1 = "softmax"  # of nnU-Net v1
 NPZ, B2ND = ".npz", ".b2nd"
-MOST_PER_BYTE = 1032  # a compressed byte of an npz file unpacks to at most this many
 SLAB_BYTES = 2**25  # read at a time from a b2nd, but at least one slice of the first axis
 
 
