@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -24,6 +25,8 @@ from nnunet_assft.runtime.ranges import parse_budget
 if TYPE_CHECKING:
     from nnunet_assft.active.settings import Settings
     from nnunet_assft.active.state import Experiment
+    from nnunet_assft.runtime.cases import Executor
+    from nnunet_assft.volumes.raw_dataset import RawDataset
 
 
 def add_plan_options(p: argparse.ArgumentParser) -> None:
@@ -221,17 +224,26 @@ def make_experiment(args: argparse.Namespace, existing: Experiment | None = None
     existing: the experiment, if it is there and the options that were not typed are to be those of its plan.
     """
     from nnunet_assft.active.experiment import create_experiment
-    from nnunet_assft.annotation.existing import check_existing
-    from nnunet_assft.annotation.import_labels import Consent
-    from nnunet_assft.volumes.accepted_geometry import ALL
 
     settings = settings_of(args)
     if existing:
         typed = {row.name: getattr(settings, row.name) for row in fields(settings) if row.name in args.typed}
         settings = replace(existing.settings, **typed)
-    accepted = args.accept or ()
-    consent = Consent(accepted, all_warnings=ALL in accepted, geometry=args.accept_geometry or ())
-    check = partial(check_existing, consent)
-    experiment = create_experiment(args.d, args.e, settings, choose_engine(args), check)
+    experiment = create_experiment(args.d, args.e, settings, choose_engine(args), partial(_check_labels, args))
     accept_geometry(args, experiment)
     return experiment
+
+
+def _check_labels(
+    args: argparse.Namespace, dataset: RawDataset, cases: Sequence[str], executor: Executor
+) -> dict[str, list[str]]:
+    if not cases and not args.accept:
+        return {}  # without the imports, which take as long as reading many images
+
+    from nnunet_assft.annotation.existing import check_existing
+    from nnunet_assft.annotation.import_labels import Consent
+    from nnunet_assft.volumes.accepted_geometry import ALL
+
+    accepted = args.accept or ()
+    consent = Consent(accepted, all_warnings=ALL in accepted, geometry=args.accept_geometry or ())
+    return check_existing(consent, dataset, cases, executor)
