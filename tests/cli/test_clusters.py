@@ -40,7 +40,8 @@ pytestmark = [
 def start(command: str, *arguments: str, before: tuple[str, ...] = (), **variables: str) -> subprocess.Popen[str]:
     """Start a command, as its script in `bin` does, in a session of its own. before: words in front of it."""
     script = Path(os.environ["nnUNet_raw"]).parent / f"{command}.py"
-    script.write_text(f"from nnunet_assft.cli.{command} import main\nif __name__ == '__main__':\n    main()\n")
+    if not script.exists():  # a command that has just been started may be reading it
+        script.write_text(f"from nnunet_assft.cli.{command} import main\nif __name__ == '__main__':\n    main()\n")
     words = [*before, sys.executable, str(script), *arguments]
     environment = {**os.environ, "PYTHONPATH": REPOSITORY, **variables}
     return subprocess.Popen(
