@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from nnunet_assft.comparison.arms import Comparison
 from nnunet_assft.network.interface import build_network
@@ -38,15 +39,26 @@ def estimate(comparison: Comparison, device: torch.device) -> str:
     """Return one sentence about the time that the remaining runs will take on `device`.
 
     Plans the first experiment if it is not planned yet, and times its network. Finished rounds are not counted, and
-    neither is what the arms share (preprocessing and round 0).
+    neither is what the arms share (preprocessing and round 0). If the memory of the device is too small for a training
+    step, the sentence says so.
     """
     experiment = comparison.first_strategy.experiment(comparison, comparison.seeds[0])
     fingerprint = read_json(experiment.paths.stages / "dataset_fingerprint.json")
     shape = np.median(fingerprint["shapes_after_crop"], axis=0)
-    ours = _times(read_json(experiment.paths.plans)["configurations"][CONFIGURATION], shape, device)
+    dataset = experiment.raw_dataset()
     stock = None
-    if any(arm.is_nnunet for arm in comparison.arms):
-        stock = _times(_stock_plan(experiment.raw_dataset(), fingerprint), shape, device)
+    try:
+        ours = _times(read_json(experiment.paths.plans)["configurations"][CONFIGURATION], dataset, shape, device)
+        if any(arm.is_nnunet for arm in comparison.arms):
+            stock = _times(_stock_plan(dataset, fingerprint), dataset, shape, device)
+    except torch.OutOfMemoryError as error:
+        return (
+            f"The time is not estimated, because a training step does not fit into the free memory of this "
+            f"{device.type} ({str(error).splitlines()[0]}). Trainings may end for the same reason; free memory of the "
+            "device, or plan with a smaller --patch_size."
+        )
+    finally:
+        torch.cuda.empty_cache()  # of memory that the runs need, which may be other processes; without CUDA, nothing
     pool, test = len(experiment.pool), len(experiment.test)
     seconds, left = 0.0, 0
     runs = [(part, arm, seed) for part in comparison.folds for arm in comparison.arms for seed in comparison.seeds]
@@ -61,14 +73,23 @@ def estimate(comparison: Comparison, device: torch.device) -> str:
     return f"{left} of {len(runs)} runs are left, about {_duration(seconds)} on this {device.type} ({told})."
 
 
-def _times(plan: dict[str, Any], shape: np.ndarray, device: torch.device) -> Times:
-    """Time the network of a plan on random input. shape: that of a typical case, in voxels of the plan."""
-    network = build_network(plan["architecture"], 1, 2, initialise=True).to(device)
-    batch = torch.randn(plan["batch_size"], 1, *plan["patch_size"], device=device)
-    training = _seconds(lambda: network(batch).mean().backward(), device)
+def _times(plan: dict[str, Any], dataset: RawDataset, shape: np.ndarray, device: torch.device) -> Times:
+    """Time the network of a plan on random input, in the precision of trainings. shape: that of a typical case, in
+    voxels of the plan."""
+    n_channels = len(dataset.dataset_json["channel_names"])
+    n_classes = LabelManager(dataset.dataset_json["labels"], regions_class_order=None).num_segmentation_heads
+    network = build_network(plan["architecture"], n_channels, n_classes, initialise=True).to(device)
+    batch = torch.randn(plan["batch_size"], n_channels, *plan["patch_size"], device=device)
+
+    def forward() -> torch.Tensor:
+        with torch.autocast(device.type, enabled=device.type == "cuda"):  # as in nnU-Net's trainer
+            output: torch.Tensor = network(batch)
+        return output
+
+    training = _seconds(lambda: forward().float().mean().backward(), device)
     network.eval()
     with torch.inference_mode():
-        window = _seconds(lambda: network(batch), device) / len(batch)
+        window = _seconds(forward, device) / len(batch)
     return Times(training, window, window * _windows(shape, plan["patch_size"]))
 
 
@@ -77,8 +98,8 @@ def _seconds(step: Callable[[], Any], device: torch.device) -> float:
     for _ in range(2):
         start = time.perf_counter()
         step()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
+        if device.type != "cpu":
+            torch.accelerator.synchronize()
     return time.perf_counter() - start
 
 

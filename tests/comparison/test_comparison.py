@@ -285,6 +285,22 @@ def test_estimate_runs_nothing(blobs: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.slow
+def test_an_estimate_that_does_not_fit_into_memory_says_so(
+    blobs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(*args: object, **kwargs: object) -> torch.nn.Module:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore advice of torch")
+
+    assert compare("--estimate") == 0  # plans
+    monkeypatch.setattr("nnunet_assft.comparison.estimate.build_network", build)
+    capsys.readouterr()
+    assert compare("--estimate") == 0
+    out = capsys.readouterr().out
+    assert "does not fit into the free memory of this cpu (CUDA out of memory. Tried to allocate 2.00 GiB.)" in out
+    assert "More advice" not in out
+
+
+@pytest.mark.slow
 def test_strategies_start_from_each_encoder_and_share_its_round_0(blobs: Path, tmp_path: Path) -> None:
     torch.manual_seed(5)
     source = build_network(PRESETS["tiny"].architecture, 1, 1, initialise=True)
