@@ -35,7 +35,11 @@ def compute_record(
             logits = scorer.logits(image)
         embedding = bottleneck.mean()
         sums = voxel_sums_of_logits(logits, request.tau, device=scorer.float64_device)
-        done = _Pass(scorer, image, request, committee, logits, gradients.mean() if gradients else None)
+        entropies = None
+        if "class_entropies" in request.statistics:
+            entropies = class_entropies(logits, device=scorer.float64_device)
+        del logits  # further passes need the memory
+        done = _Pass(scorer, image, request, committee, entropies, gradients.mean() if gradients else None)
         statistics = {name: np.asarray(STATISTICS[name](done), dtype=np.float64) for name in request.statistics}
     means = np.array([sums.entropy_sum, sums.top1_sum, sums.margin_sum])
     check_finite(case, embedding, means, *statistics.values())
@@ -50,7 +54,7 @@ class _Pass:
     image: np.ndarray
     request: ScoringRequest
     committee: Sequence[Scorer]
-    logits: torch.Tensor
+    class_entropies: np.ndarray | None  # if they were requested
     gradient: np.ndarray | None  # (C, F), if it was requested
 
     @property
@@ -80,7 +84,7 @@ def _peak_entropy(done: _Pass) -> float:
 
 # name, as in QueryPool -> function that computes it for one case
 STATISTICS: dict[str, Callable[[_Pass], Any]] = {
-    "class_entropies": lambda done: class_entropies(done.logits, device=done.device),
+    "class_entropies": lambda done: done.class_entropies,
     "committee_spread": _committee_spread,
     "gradients": lambda done: done.gradient,
     "peak_entropy": _peak_entropy,

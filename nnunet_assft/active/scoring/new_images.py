@@ -18,13 +18,13 @@ from zipfile import is_zipfile
 import numpy as np
 import torch
 from nnunetv2.inference.export_prediction import export_prediction_from_logits
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from tqdm import tqdm
 
 from nnunet_assft.active.experiment import read_plans
 from nnunet_assft.active.scoring.original_grid import bytes_to_export
-from nnunet_assft.active.scoring.scorer import Scorer
+from nnunet_assft.active.scoring.scorer import Scorer, finite_logits
+from nnunet_assft.active.scoring.sliding_window import SlidingWindowPredictor
 from nnunet_assft.active.state import Experiment, Model
 from nnunet_assft.cluster.engines import HERE, Engine
 from nnunet_assft.errors import AssftError
@@ -64,14 +64,14 @@ class Prediction:
     folder: Path
     options: PredictionOptions
 
-    def open(self) -> nnUNetPredictor:
-        """Return nnU-Net's own predictor with the network. Plans and weights are compared with their checksums; raises
+    def open(self) -> SlidingWindowPredictor:
+        """Return nnU-Net's predictor with the network. Plans and weights are compared with their checksums; raises
         `DamagedFileError` if they do not match."""
         weights = load_weights(self.experiment.paths.result(self.model.checkpoint), self.model.weights_sha256)
         plans, dataset_json = read_plans(self.experiment), self.experiment.raw_dataset().dataset_json
         loaded = Scorer(plans, dataset_json, weights, self.device)
         with redirect_stdout(StringIO()):  # nnU-Net prints a line about the CPU each time
-            predictor = nnUNetPredictor(
+            predictor = SlidingWindowPredictor(
                 tile_step_size=self.options.step_size,
                 use_mirroring=self.options.use_mirroring,
                 device=self.device,
@@ -160,9 +160,10 @@ def _preprocess(
     return file, data, properties
 
 
-def _predict(predictor: Once[nnUNetPredictor], found: _Preprocessed) -> _Preprocessed:
+def _predict(predictor: Once[SlidingWindowPredictor], found: _Preprocessed) -> _Preprocessed:
     file, data, properties = found
-    logits = predictor().predict_logits_from_preprocessed_data(torch.from_numpy(data))
+    with finite_logits(file.name):
+        logits = predictor().predict_logits_from_preprocessed_data(torch.from_numpy(data))
     return file, logits.cpu().numpy(), properties
 
 

@@ -12,12 +12,13 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnunet_assft.active.context import open_context
-from nnunet_assft.active.scoring import records
+from nnunet_assft.active.scoring import records, sliding_window
 from nnunet_assft.active.scoring import scorer as scorer_module
 from nnunet_assft.active.scoring.case_record import CaseRecord, ScoringRequest
 from nnunet_assft.active.scoring.case_statistics import STATISTICS, compute_record
 from nnunet_assft.active.scoring.prediction import _predict
 from nnunet_assft.active.scoring.scorer import Scorer
+from nnunet_assft.active.scoring.sliding_window import SlidingWindowPredictor, bytes_of_pass
 from nnunet_assft.active.scoring.views import intensity_views
 from nnunet_assft.active.state import Model
 from nnunet_assft.errors import AssftError
@@ -43,11 +44,9 @@ PATCH = (16, 32, 32)  # what is planned for the blobs
 
 
 def test_memory_of_a_large_ct_with_26_classes():
-    """512 x 512 x 900: 136 bytes for each of 235,929,600 voxels, and 1 kB for each of 2,457,600 voxels of a window."""
-    assert scorer_module.bytes_of_pass((1, 900, 512, 512), (96, 160, 160), 26) == 32_086_425_600 + 2_516_582_400
-    assert (
-        scorer_module.bytes_of_pass((1, 50, 10, 10), (96, 160, 160), 2) == (4 + 4 + 2 + 6 + 1024) * 2_457_600
-    )  # padded
+    """512 x 512 x 900: 61 bytes for each of 235,929,600 voxels, and 1 kB for each of 2,457,600 voxels of a window."""
+    assert bytes_of_pass((1, 900, 512, 512), (96, 160, 160), 26) == 14_391_705_600 + 2_516_582_400
+    assert bytes_of_pass((1, 50, 10, 10), (96, 160, 160), 2) == (4 + 4 + 2 + 3 + 1024) * 2_457_600  # padded
 
 
 def test_looking_for_infinities_takes_three_bytes_for_a_logit():
@@ -60,8 +59,8 @@ def test_looking_for_infinities_takes_three_bytes_for_a_logit():
     assert taken["aten::eq"] == pytest.approx(1_000_000, abs=10)
 
 
-@pytest.mark.parametrize(("free", "on_device"), [(34_603_008_000, True), (34_603_007_999, False)])
-def test_where_logits_live_is_decided_before_the_first_window(planned_once, monkeypatch, free, on_device):
+@pytest.mark.parametrize(("free", "fits"), [(16_908_288_000, True), (16_908_287_999, False)])
+def test_where_logits_live_is_decided_before_the_first_window(planned_once, monkeypatch, free, fits):
     context, weights, _ = planned_once
     predictor = Scorer(context.plans, context.dataset.dataset_json, weights, CPU).predictor
     monkeypatch.setattr(predictor, "device", torch.device("cuda"))
@@ -69,9 +68,7 @@ def test_where_logits_live_is_decided_before_the_first_window(planned_once, monk
     monkeypatch.setattr(type(predictor.label_manager), "num_segmentation_heads", 26)
     for name, value in (("memory_reserved", 3000), ("memory_allocated", 1000), ("mem_get_info", (free - 2000, 0))):
         monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
-    decided = lambda predictor, image: predictor.perform_everything_on_device  # noqa: E731
-    monkeypatch.setattr(nnUNetPredictor, "predict_sliding_window_return_logits", decided)
-    assert predictor.predict_sliding_window_return_logits(torch.empty(1, 900, 512, 512, device="meta")) is on_device
+    assert predictor._fits((1, 900, 512, 512)) is fits
 
 
 @pytest.fixture(scope="module")
@@ -420,7 +417,7 @@ def test_passes_through_the_network(scorer, request_, passes):
 
 def test_nothing_is_collected_after_a_record(scorer):
     compute_record(scorer, "a", random_image(*PATCH), ScoringRequest(2.0, statistics=ALONE))
-    assert scorer.predictor.before_windows == []
+    assert scorer.predictor.collected == []
     assert not any(module._forward_hooks for module in scorer.network.modules())
 
 
@@ -505,30 +502,51 @@ def test_a_statistic_that_is_not_finite_is_refused_with_the_case(planned, scorer
         )
 
 
-def test_windows_that_are_gone_through_twice_count_once(scorer, capsys):
-    """nnU-Net starts again, with the results in another memory, when the first attempt failed half-way."""
+def test_a_window_for_which_the_memory_is_too_small_is_computed_again_alone(scorer, monkeypatch):
+    """The logits are moved to the memory of the processor, and what was collected in the failed window is dropped."""
     image, request = random_image(*LARGE), ScoringRequest(2.0, statistics=("gradients",))
     undisturbed = compute_record(scorer, "a", image, request)
-    scorer.predictor.perform_everything_on_device = True
+    monkeypatch.setattr(SlidingWindowPredictor, "_fits", lambda self, shape: True)
+    monkeypatch.setattr(sliding_window, "CPU", torch.device("cuda"))  # so that the device of this test counts as a GPU
     calls = []
 
     def fail_in_the_third_window(*call: object) -> None:
         calls.append(call)
         if len(calls) == 3:
-            raise RuntimeError("out of memory")
+            raise torch.OutOfMemoryError("out of memory")
 
     scorer.network.register_forward_hook(fail_in_the_third_window)
     record = compute_record(scorer, "a", image, request)
-    assert len(calls) == 3 + 4
-    assert "Prediction on device was unsuccessful" in capsys.readouterr().out
+    assert len(calls) == 4 + 1
     assert record.sums == undisturbed.sums
     np.testing.assert_array_equal(record.embedding, undisturbed.embedding)
     np.testing.assert_array_equal(record.statistics["gradients"], undisturbed.statistics["gradients"])
 
 
+def test_memory_that_is_exhausted_in_the_memory_of_the_processor_is_an_error(scorer):
+    def fail(*call: object) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    scorer.network.register_forward_hook(fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        scorer.logits(random_image(*LARGE))
+
+
+def test_a_network_that_has_diverged_goes_through_the_windows_once(scorer):
+    calls = []
+    scorer.network.register_forward_hook(lambda *call: calls.append(call) or call[-1] * torch.inf)
+    with pytest.raises(AssftError, match="case a is not finite"):
+        compute_record(scorer, "a", random_image(*LARGE), ScoringRequest(2.0))
+    assert len(calls) == 4
+
+
 def test_mirroring_is_off_again_after_a_failure(scorer):
-    with pytest.raises(AssertionError, match="4D"):
-        scorer.logits(np.zeros(PATCH, np.float32), mirroring=True)
+    def fail(*call: object) -> None:
+        raise ValueError("failed")
+
+    scorer.network.register_forward_hook(fail)
+    with pytest.raises(ValueError, match="failed"):
+        scorer.logits(random_image(*PATCH), mirroring=True)
     assert not scorer.predictor.use_mirroring
 
 
