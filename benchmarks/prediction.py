@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from common import arguments, empty_folders, machine, synchronize
+from common import arguments, empty_folders, publish, synchronize
 from scoring import set_up
 
 
@@ -67,13 +67,19 @@ def report(args: argparse.Namespace) -> None:
     same = all(file.read_bytes() == (folder / "c" / file.name).read_bytes() for file in written)
     a, b, c = (statistics.median(seconds[way]) for way in ways)
     ratio = statistics.median(with_ / without for with_, without in zip(seconds["c"], seconds["b"], strict=True))
-    print(machine())
-    print(f"device {args.device}, {torch.get_num_threads()} threads of torch, {available_cores()} cores")
-    print(f"{args.cases} cases of {tuple(args.size)} voxels, {args.classes} classes, preset {args.preset}, mirroring")
-    print(f"(a) forward passes alone  {a:8.2f} s per case")
-    print(f"(b) one process           {b:8.2f} s per case, {100 * (b - a) / b:.0f} % of it no forward pass")
-    print(f"(c) {args.writers} process(es) more    {c:8.2f} s per case, c / b = {ratio:.3f}")
-    print(f"files of b and c: {'the same bytes' if same and written else 'DIFFERENT'}")
+    names = {"a": "forward passes alone", "b": "one process", "c": f"{args.writers} more"}
+    rows = [
+        {"way": f"({way}) {name}", "s per case": found}
+        for (way, name), found in zip(names.items(), (a, b, c), strict=True)
+    ]
+    results: dict[str, float | str] = {
+        "threads of torch": str(torch.get_num_threads()),
+        "available cores": str(available_cores()),
+        "share of b that is no forward pass": (b - a) / b,
+        "c / b": ratio,
+        "files of b and c": "the same bytes" if same and written else "DIFFERENT",
+    }
+    publish(args, rows, results, args.device)
 
 
 def predict(context: Any, scorer: Any, cases: list[str], folder: Path, writers: int) -> None:

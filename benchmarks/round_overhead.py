@@ -9,21 +9,19 @@ round before). The round runs in this process, on one device, and every second o
 * other: everything else (reading and writing of files, resampling, metrics, start and end of trainings).
 
 The seconds are those of the processor time of this process, which other processes on the machine do not change much.
-Written to a JSON file with --json. The time for imports is not counted.
+The time for imports is not counted.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from common import machine
+from common import add_json, publish
 
 os.environ.setdefault("nnUNet_n_proc_DA", "0")  # so that augmentation is done, and counted, in this process
 
@@ -106,7 +104,7 @@ def main() -> None:
     parser.add_argument("-e", default="assft", metavar="NAME", help="name of the experiment")
     parser.add_argument("-r", type=int, required=True, metavar="R", help="round")
     parser.add_argument("-device", default="cpu", help="compute device")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the seconds to this file")
+    add_json(parser)
     args = parser.parse_args()
 
     import torch
@@ -121,16 +119,20 @@ def main() -> None:
         parser.error(f"round {args.r} is finished; choose one that is not")
     clock = Clock()
     instrument(clock)
-    clock.last = time.process_time()
+    clock.last, begun = time.process_time(), time.perf_counter()
     run_round(experiment, args.r, torch.device(args.device))
     clock.switch()
     total = sum(clock.seconds.values())
-    print(machine())
-    print(f"round {args.r} of {experiment.dataset}, {total:.1f} s of processor time on {args.device}")
-    for part in PARTS:
-        print(f"{part:<16}{clock.seconds[part]:10.1f} s {100 * clock.seconds[part] / total:6.1f} %")
-    if args.json:
-        args.json.write_text(json.dumps({part: clock.seconds[part] for part in PARTS}, indent=2) + "\n")
+    rows = [
+        {"part": part, "s": clock.seconds[part], "% of the round": 100 * clock.seconds[part] / total} for part in PARTS
+    ]
+    besides = (clock.seconds["checksums"] + clock.seconds["other"]) / total
+    results: dict[str, float | str] = {
+        "s of processor time": total,
+        "s on the clock": time.perf_counter() - begun,
+        "share besides training and forward passes": besides,
+    }
+    publish(args, rows, results, args.device)
 
 
 if __name__ == "__main__":

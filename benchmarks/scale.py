@@ -5,7 +5,8 @@ copies the weights that it starts from. Everything else is real: plan, records, 
 training sets, evaluation, splits and status. Each size is run in a process of its own.
 
 It prints, per size, the processor time of planning, of all rounds, and of the command `nnUNetv2_assft_status`
-afterwards, the peak memory, the files per case and round, and over all sizes the exponent k of time ~ cases^k.
+afterwards, the peak memory, all files that were written, per case and round, and over all sizes the exponent k of time
+~ cases^k.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import add_json, publish
 
 DATASET = "Dataset999_Rehearsal"
 SHAPE = (10, 12, 12)
@@ -36,32 +38,45 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--channels", type=int, default=26, help="number of classes, including the background")
     parser.add_argument("--one", type=int, metavar="N", help=argparse.SUPPRESS)  # used in a separate process
+    add_json(parser)
     args = parser.parse_args()
     if args.one:
         print(json.dumps(rehearse(args.one, args.rounds, args.channels)))
         return
-    print(f"{args.rounds} rounds, {args.channels} channels, images of {SHAPE} voxels")
-    print(f"{'cases':>6} {'plan':>8} {'rounds':>8} {'status':>8} {'memory':>9} {'files per case and round':>26}")
-    rows = []
-    for n in args.cases:
-        with tempfile.TemporaryDirectory() as folder:
-            for name in FOLDERS:
-                Path(folder, name).mkdir()
-            environment = os.environ | {name: str(Path(folder, name)) for name in FOLDERS} | {"TQDM_DISABLE": "1"}
-            options = ["--one", str(n), "--rounds", str(args.rounds), "--channels", str(args.channels)]
-            run = subprocess.run([sys.executable, __file__, *options], env=environment, capture_output=True, text=True)
-            if run.returncode:
-                sys.exit(run.stderr)
-            row = json.loads(run.stdout.splitlines()[-1])
-        rows.append(row)
-        shown = (
-            f"{n:>6} {row['plan']:>6.0f} s {row['rounds']:>6.0f} s {row['status']:>6.2f} s {row['memory']:>6.2f} GiB"
-        )
-        print(f"{shown} {row['files']:>26.2f}", flush=True)
-    for phase in ("plan", "rounds"):
-        if len(rows) > 1:
-            sizes, seconds = np.log([row["cases"] for row in rows]), np.log([row[phase] for row in rows])
-            print(f"{phase}: time grows as cases^{np.polyfit(sizes, seconds, 1)[0]:.2f}")
+    measured = [in_own_process(args, n) for n in args.cases]
+    rows = [
+        {
+            "cases": int(row["cases"]),
+            "plan, s": row["plan"],
+            "rounds, s": row["rounds"],
+            "`status`, s": row["status"],
+            "peak memory, GiB": row["memory"],
+            "files per case and round": row["files"],
+        }
+        for row in measured
+    ]
+    results: dict[str, float | str] = {}
+    if len(measured) > 1:
+        sizes = np.log([row["cases"] for row in measured])
+        for phase in ("plan", "rounds", "status"):
+            exponent = np.polyfit(sizes, np.log([row[phase] for row in measured]), 1)[0]
+            results[f"exponent k of {phase} ~ cases^k"] = float(exponent)
+    publish(args, rows, results)
+
+
+def in_own_process(args: argparse.Namespace, n: int) -> dict[str, float]:
+    """Return the result of `rehearse` in a new process, with folders of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in FOLDERS:
+            Path(folder, name).mkdir()
+        environment = os.environ | {name: str(Path(folder, name)) for name in FOLDERS} | {"TQDM_DISABLE": "1"}
+        options = ["--one", str(n), "--rounds", str(args.rounds), "--channels", str(args.channels)]
+        run = subprocess.run([sys.executable, __file__, *options], env=environment, capture_output=True, text=True)
+    if run.returncode:
+        sys.exit(run.stderr)
+    row: dict[str, float] = json.loads(run.stdout.splitlines()[-1])
+    print(f"{n} cases: {row['plan'] + row['rounds']:.0f} s", file=sys.stderr, flush=True)
+    return row
 
 
 def rehearse(n: int, n_rounds: int, channels: int) -> dict[str, float]:
@@ -84,7 +99,8 @@ def rehearse(n: int, n_rounds: int, channels: int) -> dict[str, float]:
         run_round(experiment, r, torch.device("cpu"))
     finished = time.process_time()
     status = seconds_of_status()
-    files = sum(len(names) for _, _, names in os.walk(experiment.paths.results))
+    files = sum(len(names) for root in FOLDERS[1:] for _, _, names in os.walk(os.environ[root]))
+    files += sum(len(names) for _, _, names in os.walk(Path(os.environ["nnUNet_raw"], DATASET, "assft")))
     return {
         "cases": n,
         "plan": planned - start,

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import arguments, empty_folders, synchronize
+from common import arguments, empty_folders, publish, synchronize
 
 DATASET = "Dataset999_ScoringBenchmark"
 TAU = 1.97609  # round 3 of 5
@@ -52,9 +52,6 @@ def report(args: argparse.Namespace) -> None:
     context, scorer, request, cases = set_up(args)
 
     images = {case: context.image(case) for case in cases}
-    patch = context.plans["configurations"]["3d_fullres"]["patch_size"]
-    print(f"{args.cases} cases of {args.size} voxels, {args.classes} classes, preset {args.preset}")
-    print(f"patch {patch}, device {args.device}")
     scorer.logits(images[cases[0]])  # warm-up
     records = Path(os.environ["nnUNet_results"], "records")
 
@@ -75,17 +72,29 @@ def report(args: argparse.Namespace) -> None:
     b, c = (statistics.median(column) for column in zip(*pairs, strict=True))
     over = statistics.median(one - other for one, other in pairs)
     stock, parts, stock_bytes = stock_way(context, cases)
-    print(f"(c) bare forward pass     {c:8.2f} s per case")
-    ratio = statistics.median(one / other for one, other in pairs)
-    print(f"(b) our pass              {b:8.2f} s per case, b / c = {ratio:.3f}")
-    shown = ", ".join(f"{name} {s:.2f}" for name, s in parts.items())
-    print(f"(a) stock and numpy       {stock:8.2f} s per case: {shown}")
-    less = f"a / b = {(stock - c) / over:.1f}" if over > 0.01 * c else "the cost of b is too small to be measured"
-    print(f"outside the forward pass: a {stock - c:.2f} s, b {over:.3f} s, {less}")
-    record_bytes = statistics.mean((records / f"{case}.npz").stat().st_size for case in cases)
-    print(f"bytes written per case: a {stock_bytes:,.0f}, b {record_bytes:,.0f}")
+    written = {
+        "a": stock_bytes,
+        "b": statistics.mean((records / f"{case}.npz").stat().st_size for case in cases),
+        "c": 0.0,
+    }
+    names = {"a": "stock nnU-Net and numpy", "b": "our pass", "c": "bare forward pass"}
+    seconds_of = {"a": stock, "b": b, "c": c}
+    rows = [
+        {"way": f"({way}) {name}", "s per case": seconds_of[way], "bytes written per case": round(written[way])}
+        for way, name in names.items()
+    ]
     few, many = (memory_in_own_process(args, n) for n in (1, 10))
-    print(f"peak memory of b: {few:.2f} GiB after 1 case, {many:.2f} GiB after 10")
+    results: dict[str, float | str] = {
+        "patch": str(list(context.plans["configurations"]["3d_fullres"]["patch_size"])),
+        "b / c": statistics.median(one / other for one, other in pairs),
+        "a / b outside the forward pass": (stock - c) / over
+        if over > 0.01 * c
+        else "b costs too little to be measured",
+        **{f"s of a: {name}": seconds for name, seconds in parts.items()},
+        "GiB at the peak of b after 1 case": few,
+        "GiB at the peak of b after 10 cases": many,
+    }
+    publish(args, rows, results, args.device)
 
 
 def set_up(args: argparse.Namespace, spacings: Sequence[float] = (1.0,)) -> tuple[Any, Any, Any, list[str]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import re
 import resource
 import statistics
@@ -18,6 +17,8 @@ import sys
 import time
 from pathlib import Path
 
+from common import add_json, publish
+
 ROOT = Path(__file__).resolve().parents[1]
 IMPORTS = ("numpy", "torch", "nnunetv2.inference.predict_from_raw_data")
 
@@ -25,6 +26,7 @@ IMPORTS = ("numpy", "torch", "nnunetv2.inference.predict_from_raw_data")
 def main() -> None:
     parser = argparse.ArgumentParser(description="How long each command takes to print its help.")
     parser.add_argument("--repeats", type=int, default=5, help="how often each command is started")
+    add_json(parser)
     args = parser.parse_args()
     scripts = re.findall(r"^nnUNetv2_assft_(\w+) = ", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     help_of = "from nnunet_assft.cli.{0} import main; main(['-h'])"
@@ -35,12 +37,12 @@ def main() -> None:
     for _ in range(args.repeats):
         for name, code in programs.items():
             measured[name].append(seconds_of(code))
-    print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}")
-    print(f"{'':<50}{'processor':>12}{'clock':>10}{'x Python':>10}")
     bare = statistics.median(cpu for cpu, _ in measured["python"])
+    rows = []
     for name, found in measured.items():
         cpu, clock = (statistics.median(column) for column in zip(*found, strict=True))
-        print(f"{name:<50}{cpu:>10.2f} s{clock:>8.2f} s{cpu / bare:>10.1f}")
+        rows.append({"command": name, "s of processor time": cpu, "s on the clock": clock, "x Python": cpu / bare})
+    publish(args, rows, {})
 
 
 def seconds_of(code: str) -> tuple[float, float]:

@@ -6,11 +6,11 @@ Run benchmarks/training.py [--preset ctfm] [--size 48 96 96] [--steps 5]. It mea
 (b) our trainer of the supervised stage: the same;
 (c) a bare loop: forward pass, loss, backward pass and optimiser on a batch that is on the device already.
 
-It prints the seconds per step with and without augmentation, which happens in this process, and the ratios b / a and
-b / c (medians over steps in alternating order). Optimiser and augmentation differ as they do in a training: SGD and
-nnU-Net's augmentation in a, AdamW and that of the paper in b. c has the optimiser of b. The images are noise. The
-time to start programs and to import is not counted. On a CPU, seconds are those of processor time, which other programs
-on the machine do not change much.
+It prints the seconds per step with and without augmentation, which happens in this process (medians), and the ratios b
+/ a and b / c (medians of the ratios within each step, in alternating order). Optimiser and augmentation differ as they
+do in a training: SGD and nnU-Net's augmentation in a, AdamW and that of the paper in b. c has the optimiser of b. The
+images are noise. The time to start programs and to import is not counted. On a CPU, seconds are those of processor
+time, which other programs on the machine do not change much.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import Any
 os.environ["nnUNet_n_proc_DA"] = "0"  # so that augmentation is done, and measured, in this process
 
 import numpy as np
-from common import arguments, empty_folders, machine, synchronize
+from common import arguments, empty_folders, publish, synchronize
 
 DATASET = "Dataset999_TrainingBenchmark"
 CASES = 4
@@ -70,14 +70,22 @@ def report(args: argparse.Namespace) -> None:
     def ratio(one: str, other: str) -> float:
         return statistics.median(x / y for x, y in zip(seconds[one], seconds[other], strict=True))
 
-    patch = ours.configuration_manager.patch_size
-    print(machine())
-    print(f"device {args.device}, {torch.get_num_threads()} threads of torch, preset {args.preset}")
-    print(f"patch {patch}, batches of {ours.batch_size}, {args.classes} classes, {args.steps} steps")
-    for way, found in seconds.items():
-        print(f"({way}) {' ' * (20 - len(way))}{statistics.median(found):8.3f} s per step")
-    augmented = ratio("b with augmentation", "a with augmentation")
-    print(f"b / a = {ratio('b', 'a'):.3f}, with augmentation {augmented:.3f}; b / c = {ratio('b', 'c'):.3f}")
+    names = {"a": "nnU-Net's own trainer", "b": "our trainer of the supervised stage", "c": "bare loop"}
+    rows = []
+    for way, name in names.items():
+        found = {column: seconds.get(f"{way}{column}") for column in ("", " with augmentation")}
+        columns = {"s per step": found[""], "s with augmentation": found[" with augmentation"]}
+        shown = {column: statistics.median(times) if times else "-" for column, times in columns.items()}
+        rows.append({"way": f"({way}) {name}", **shown})
+    results: dict[str, float | str] = {
+        "threads of torch": str(torch.get_num_threads()),
+        "patch": str(list(ours.configuration_manager.patch_size)),
+        "batch": str(ours.batch_size),
+        "b / a": ratio("b", "a"),
+        "b / a with augmentation": ratio("b with augmentation", "a with augmentation"),
+        "b / c": ratio("b", "c"),
+    }
+    publish(args, rows, results, args.device)
 
 
 def trainers(args: argparse.Namespace) -> tuple[Any, Any]:
