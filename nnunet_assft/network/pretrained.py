@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from nnunet_assft.network.encoder_file import OWN, is_encoder_of, read_header
 from nnunet_assft.network.interface import build_network, encoder_of, first_convolution
-from nnunet_assft.network.presets import ENCODERS, PRESETS, EncoderSpec
+from nnunet_assft.network.presets import ENCODERS, NNUNET, PRESETS, EncoderSpec
 from nnunet_assft.network.trained_model import NEEDED, build_model, model_in, shown
 from nnunet_assft.network.weight_files import (
     WRAPPER,
@@ -63,18 +63,18 @@ def load_pretrained_encoder(
             f"{path} was pre-trained with the preset {header['preset']!r}, whose encoder is another one. "
             f"Use --preset {header['preset']}."
         )
-    rows = [OWN] if header else _rows_for(net, encoder)
     content, layout = read_weights(path)
+    rows = [OWN] if header else _rows_for(net, encoder, content)
     module = encoder_of(net)
     found = list(state_dicts(content)) if isinstance(content, Mapping) else []
     keys = module.state_dict().keys()
     encoder, *alike = _recognised(rows, found, keys, content)
+    contract = header["input"] if header else _contract_in(content, encoder, module, path)
     _check_kind(found, keys, encoder, path)
     spec = ENCODERS[encoder]
     place, weights, ignored = _find_encoder(content, found, keys, spec, path)
     weights, adapted = adapt_input_channels(weights, module)
     weights = _check_weights(weights, module, spec, path)
-    contract = header["input"] if header else _contract_in(content, encoder, module, path)
     sha256 = sha256_file(path)
     module.load_state_dict(weights, strict=True)  # everything that could fail has been checked
     return EncoderReport(
@@ -91,10 +91,14 @@ def load_pretrained_encoder(
     )
 
 
-def _rows_for(net: nn.Module, encoder: str | None) -> list[str]:
-    """Return the rows whose function the encoder of the network computes, of all or of the one that is asked for."""
+def _rows_for(net: nn.Module, encoder: str | None, content: Any) -> list[str]:
+    """Return the rows whose function the encoder of the network computes, of all or of the one that is asked for.
+
+    A file is only taken for a checkpoint of nnU-Net if it is one, because only its plans say what its encoder computes.
+    """
     kind = type(net).__name__
-    rows = [name for name in ([encoder] if encoder else ENCODERS) if ENCODERS[name].fits(kind, vars(net))]
+    names = [encoder] if encoder else [name for name in ENCODERS if name != NNUNET or _is_checkpoint(content)]
+    rows = [name for name in names if ENCODERS[name].fits(kind, vars(net))]
     if not rows:
         name = encoder or "ct_fm"
         spec = ENCODERS[name]
@@ -108,15 +112,20 @@ def _rows_for(net: nn.Module, encoder: str | None) -> list[str]:
     return rows
 
 
+def _is_checkpoint(content: Any) -> bool:
+    """Return whether a file is a checkpoint of nnU-Net with its plans. Those of nnssl have plans of another form."""
+    return isinstance(content, Mapping) and {*NEEDED} <= content.keys() and ENCODERS["nnssl"].marker not in content
+
+
 def _recognised(rows: list[str], found: list[StateDict], keys: Collection[str], content: Any) -> list[str]:
     """Return the row that a file belongs to, then others whose files have the same keys.
 
     An entry that only the files of one row have decides. Without it, it is the first row whose keys the file has, if
     possible behind a prefix that the row names itself.
     """
+    marked = [name for name in rows if isinstance(content, Mapping) and ENCODERS[name].marker in content]
     exactly = [name for name in rows if _places(found, keys, ENCODERS[name], ("",))]
     there = exactly or [name for name in rows if _places(found, keys, ENCODERS[name])] or rows[:1]
-    marked = [name for name in there if isinstance(content, Mapping) and ENCODERS[name].marker in content]
     return marked[:1] or [there[0], *(name for name in there[1:] if not ENCODERS[name].marker)]
 
 
@@ -144,7 +153,7 @@ def _contract_in(content: Any, encoder: str, module: nn.Module, path: Path) -> d
 
     Raises an error for a checkpoint of nnU-Net whose plans describe another encoder of the same names and shapes.
     """
-    if encoder == "nnunet" and all(name in content for name in NEEDED):
+    if encoder == NNUNET and _is_checkpoint(content):
         model = model_in(content, path)
         with torch.device("meta"):
             theirs = encoder_of(build_model(model, first_convolution(module).in_channels, 2))
@@ -262,7 +271,7 @@ def _presets_of_shape(weights: Mapping[str, Any], n_channels: int) -> str:
     for name, preset in PRESETS.items():
         with torch.device("meta"):  # takes no memory
             state = encoder_of(build_network(preset.architecture, n_channels, 2)).state_dict()
-        if preset.encoders and {key: tensor.shape for key, tensor in state.items()} == shapes:
+        if {*preset.encoders} - {NNUNET} and {key: tensor.shape for key, tensor in state.items()} == shapes:
             fitting.append(f"--preset {name}")
     return " or ".join(fitting)
 

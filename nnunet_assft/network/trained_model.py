@@ -21,7 +21,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import Tensor, nn
 
 from nnunet_assft.network.interface import build_network, last_layer, layers_of_deep_supervision
-from nnunet_assft.network.presets import CT_NORMALIZATION, PRESETS, Preset
+from nnunet_assft.network.presets import CT_NORMALIZATION, NNUNET, PRESETS, Preset
 from nnunet_assft.network.weight_files import (
     WRAPPER,
     EncoderReport,
@@ -221,7 +221,7 @@ def load_model(network: nn.Module, model: TrainedModel, labels: Mapping[str, Any
     return EncoderReport(
         path=str(model.checkpoint),
         sha256=sha256_file(model.checkpoint),
-        encoder="nnunet",
+        encoder=NNUNET,
         layout="torch, network_weights",
         n_keys=len(cast),
         adapted=adapted,

@@ -218,6 +218,51 @@ def test_a_checkpoint_of_nnunet_with_other_layers_of_the_same_shapes_is_refused(
         load(plain(), tmp_path / "checkpoint_final.pth")
 
 
+def of_experiment(path: Path, **arguments: Any) -> tuple[Path, dict[str, Any]]:
+    """A checkpoint of an experiment, and the architecture of its network: that of `tiny` with these arguments."""
+    content, architecture = checkpoint(), PRESETS["tiny"].architecture
+    architecture["arch_kwargs"].update(arguments)
+    planned = content["init_args"]["plans"]["configurations"]["3d_fullres"]
+    planned |= {"architecture": architecture, "normalization_schemes": ["PercentileZScoreNormalization"]}
+    content["network_weights"] = random(lambda: build_network(architecture, 1, 3)).state_dict()
+    torch.save(content, path)
+    return path, architecture
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"norm": "instance"},
+        {"norm": "group", "widths": [8, 16, 32, 64, 64]},
+        {"block": "postactivation"},
+    ],
+    ids=str,
+)
+def test_a_checkpoint_of_an_experiment_is_known_by_its_plans(arguments: dict[str, Any], tmp_path: Path) -> None:
+    """Its keys are those of CT-FM, VISTA3D or SuPreM, whose images were normalised otherwise."""
+    file, architecture = of_experiment(tmp_path / "checkpoint_final.pth", **arguments)
+    network = build_network(architecture, 1, 2)
+    report = load(network, file, architecture=architecture)
+    assert (report.encoder, report.alike) == ("nnunet", ())
+    assert report.contract["normalization"] == ["PercentileZScoreNormalization"]
+    expected = torch.load(file, weights_only=False)["network_weights"]
+    assert all(torch.equal(value, expected[f"encoder.{key}"]) for key, value in network.encoder.state_dict().items())
+
+
+def test_a_checkpoint_of_an_experiment_is_refused_by_a_network_that_computes_another_function(tmp_path: Path) -> None:
+    file, architecture = of_experiment(tmp_path / "checkpoint_final.pth")
+    architecture["arch_kwargs"]["block"] = "postactivation"  # the same keys and shapes
+    message = "holds the encoder of a CTFMSegmentationNet of 5 levels, widths 4, 16, 32, 64, 64, with other layers"
+    for network in (build_network(architecture, 1, 2), plain()):
+        with pytest.raises(PretrainedEncoderError, match=message):
+            load(network, file)
+    weights = torch.load(file, weights_only=False)["network_weights"]
+    torch.save({"network_weights": weights}, tmp_path / "weights.pth")  # which say nothing about the order in a block
+    with pytest.raises(PretrainedEncoderError, match="block postactivation; ct_fm weights exist only"):
+        load(build_network(architecture, 1, 2), tmp_path / "weights.pth")
+
+
 def test_what_a_file_says_about_its_input_is_recorded(tmp_path: Path) -> None:
     plan = {
         "pretrain_plan": {

@@ -376,13 +376,13 @@ def test_the_papers_printed_network_is_refused_with_the_reason(tmp_path: Path):
         PretrainedEncoderError,
         match=r"CTFMSegmentationNet, norm batch, block postactivation; ct_fm weights.*Use one of the presets ctfm, ",
     ):
-        load_pretrained_encoder(net, tmp_path / "never_opened.safetensors")
+        load_pretrained_encoder(net, save(encoder_state(), tmp_path / "model.safetensors"))
 
 
 def test_a_network_of_another_class_is_refused_by_name(tmp_path: Path):
     net = build_network(PRESETS["plain"].architecture, 1, 2)
     with pytest.raises(PretrainedEncoderError, match="the network is a PlainConvUNet; ct_fm weights exist only"):
-        load_pretrained_encoder(net, tmp_path / "never_opened.safetensors", "ct_fm")
+        load_pretrained_encoder(net, save(encoder_state(), tmp_path / "model.safetensors"), "ct_fm")
 
 
 def test_other_widths_are_refused_with_both_widths(tmp_path: Path):
