@@ -52,7 +52,7 @@ def load_pretrained_encoder(
     if encoder is not None and encoder not in ENCODERS:
         raise PretrainedEncoderError(f"encoder is {encoder!r}; expected one of {sorted(ENCODERS)}.")
     path = Path(path)
-    header = read_header(path) if encoder in (None, OWN) else None
+    header = _own_header(path) if encoder in (None, OWN) else None
     if encoder == OWN and header is None:
         raise PretrainedEncoderError(
             f"{path} lacks the header of a file that nnUNetv2_assft_pretrain has written. Give such a file, or leave "
@@ -89,6 +89,16 @@ def load_pretrained_encoder(
         alike=tuple(alike),
         header=header,
     )
+
+
+def _own_header(path: Path) -> dict[str, Any] | None:
+    try:
+        return read_header(path)
+    except ValueError as error:
+        raise PretrainedEncoderError(
+            f"{path} has a header of nnUNetv2_assft_pretrain that cannot be used: {error}. Use the file as it was "
+            "written, with the version of nnunet_assft that wrote it."
+        ) from error
 
 
 def _rows_for(net: nn.Module, encoder: str | None, content: Any) -> list[str]:

@@ -61,7 +61,7 @@ def _how_to_get(path: Path) -> str:
     """Return what to do about a file that is not there, which may be the address or the id of one."""
     if {"https:", "http:", "hf:", "s3:"} & set(path.parts):
         return "It looks like an address: download the file first; nothing is downloaded automatically."
-    if not path.suffix and not path.parent.exists():
+    if not path.suffix[1:].isalpha() and not path.parent.exists():  # an id may end as org/model_v1.0 does
         name = "/".join(path.parts[-2:])
         return f"If {name} is the id of a model on a hub, download the file with its weights first, and give that file."
     return "Download it first; nothing is downloaded automatically."

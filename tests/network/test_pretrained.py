@@ -301,8 +301,9 @@ def test_what_is_in_place_of_the_file_is_named(content: bytes, words: str, name:
 def test_files_that_are_not_there(tmp_path: Path):
     with pytest.raises(PretrainedEncoderError, match=r"is not a file.*Download it first; nothing is downloaded"):
         load_pretrained_encoder(make_net(), tmp_path / "model.safetensors")
-    with pytest.raises(PretrainedEncoderError, match="If project-lighter/ct_fm is the id of a model on a hub"):
-        load_pretrained_encoder(make_net(), tmp_path / "project-lighter" / "ct_fm")
+    for name in ("project-lighter/ct_fm", "org/model_v1.0"):
+        with pytest.raises(PretrainedEncoderError, match=f"If {name} is the id of a model on a hub"):
+            load_pretrained_encoder(make_net(), tmp_path / name)
     with pytest.raises(PretrainedEncoderError, match="It looks like an address: download the file first"):
         load_pretrained_encoder(make_net(), Path("https://hub.example/model.pth").resolve())
     (tmp_path / "model.safetensors.index.json").touch()
