@@ -25,11 +25,12 @@ from nnunet_assft.network.weight_files import (
     StateDict,
     adapt_input_channels,
     fitted,
+    other_channels,
     read_weights,
     state_dicts,
 )
 from nnunet_assft.runtime.files import sha256_file
-from nnunet_assft.runtime.text import some
+from nnunet_assft.runtime.text import count, some
 
 # names of networks inside of networks, which may stand before the keys
 OUTER = ("", "student.", "teacher.", "net.", "network.", "model.", "backbone.")
@@ -72,9 +73,10 @@ def load_pretrained_encoder(
     contract = header["input"] if header else _contract_in(content, encoder, module, path)
     _check_kind(found, keys, encoder, path)
     spec = ENCODERS[encoder]
-    place, weights, ignored = _find_encoder(content, found, keys, spec, path)
-    weights, adapted = adapt_input_channels(weights, module)
+    place, stored, ignored, copies = _find_encoder(content, found, keys, spec, path)
+    weights, adapted = adapt_input_channels(stored, module)
     weights = _check_weights(weights, module, spec, path)
+    _check_copies(stored, copies, path)
     sha256 = sha256_file(path)
     module.load_state_dict(weights, strict=True)  # everything that could fail has been checked
     return EncoderReport(
@@ -221,8 +223,9 @@ def _places(
 
 def _find_encoder(
     content: Any, found: list[StateDict], expected: Collection[str], spec: EncoderSpec, path: Path
-) -> tuple[str, dict[str, Any], tuple[str, ...]]:
-    """Return where the encoder is, the encoder under its own key names, and other content of its state dict."""
+) -> tuple[str, dict[str, Any], tuple[str, ...], dict[str, Any]]:
+    """Return where the encoder is, the encoder under its own key names, and other content of its state dict: names, and
+    the encoder once more if the decoder holds it, as in nnU-Net's networks."""
     if not found:
         raise PretrainedEncoderError(
             f"{path} holds a {type(content).__name__} without tensors; expected a state dict, which maps names to "
@@ -240,7 +243,23 @@ def _find_encoder(
             ignored.add(known or key)
         else:
             weights[inner] = value
-    return state.place(prefix), weights, tuple(sorted(ignored))
+    again = f"{prefix.removesuffix('encoder.')}decoder.encoder."
+    copies = {key.removeprefix(again): value for key, value in state.weights.items() if key.startswith(again)}
+    return state.place(prefix), weights, tuple(sorted(ignored)), copies
+
+
+def _check_copies(weights: Mapping[str, Tensor], copies: Mapping[str, Any], path: Path) -> None:
+    """Raise an error if the decoder of a network of nnU-Net, which holds the encoder as well, has other values of it.
+
+    weights: sound ones, as the file has them.
+    """
+    pairs = [(name, value, copies[name]) for name, value in weights.items() if isinstance(copies.get(name), Tensor)]
+    unequal = [name for name, value, copy in pairs if not torch.equal(value, copy.to(value.dtype))]
+    if unequal:
+        raise PretrainedEncoderError(
+            f"{path} has other values for {count(len(unequal), 'tensor')} of the encoder under decoder.encoder: "
+            f"{some(unequal, 3)}; expected the same. Nothing was loaded. Use a complete, unchanged file."
+        )
 
 
 def _not_one_encoder(
@@ -263,7 +282,7 @@ def _check_weights(weights: dict[str, Any], encoder: nn.Module, spec: EncoderSpe
     cast, problems = fitted(weights, encoder)
     if problems:
         widths, found = _widths(encoder.state_dict(), spec), _widths(weights, spec)
-        advice = "Use a complete, unchanged file."
+        advice = other_channels(weights, encoder) or "Use a complete, unchanged file."
         if widths != found:
             presets = _presets_of_shape(weights, first_convolution(encoder).in_channels)
             advice = f"Use {presets}." if presets else "Use a preset with the widths of the file."

@@ -28,6 +28,7 @@ from nnunet_assft.network.weight_files import (
     PretrainedEncoderError,
     adapt_input_channels,
     fitted,
+    other_channels,
     read_weights,
 )
 from nnunet_assft.runtime.files import json_text, read_json, sha256_file
@@ -231,9 +232,10 @@ def load_model(network: nn.Module, model: TrainedModel, labels: Mapping[str, Any
             weights[name] = _with_rows(own[name], weights[name], pairs)
     cast, problems = fitted(weights, network)
     if problems:
+        advice = other_channels(weights, network) or "Use a complete, unchanged checkpoint."
         raise PretrainedEncoderError(
-            f"{model.checkpoint} does not fit the network that its plans describe: {problems}. Nothing was loaded. Use "
-            "a complete, unchanged checkpoint."
+            f"{model.checkpoint} does not fit the network that its plans describe: {problems}. Nothing was loaded. "
+            f"{advice}"
         )
     network.load_state_dict(cast, strict=True)
     return EncoderReport(

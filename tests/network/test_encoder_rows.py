@@ -47,10 +47,12 @@ def segresnet(norm: Any, n_levels: int) -> Callable[[], nn.Module]:
     )
 
 
-def residual_unet() -> nn.Module:
+def residual_unet(input_channels: int = 1) -> nn.Module:
     options = {"norm_op_kwargs": {"eps": 1e-5, "affine": True}, "nonlin_kwargs": {"inplace": True}}
     layers = {"conv_bias": True, "norm_op": nn.InstanceNorm3d, "nonlin": nn.LeakyReLU, **options}
-    return ResidualEncoderUNet(1, 4, (4, 16, 32, 64), nn.Conv3d, 3, (1, 2, 2, 2), (1, 1, 2, 2), 5, 1, **layers)
+    return ResidualEncoderUNet(
+        input_channels, 4, (4, 16, 32, 64), nn.Conv3d, 3, (1, 2, 2, 2), (1, 1, 2, 2), 5, 1, **layers
+    )
 
 
 def plain() -> nn.Module:
@@ -206,6 +208,32 @@ def test_networks_inside_of_networks(outer: str, tmp_path: Path) -> None:
         PretrainedEncoderError, match=r"'student\.encoder\.'.*'teacher\.encoder\.'.*expected exactly one"
     ):
         load(case.ours(), tmp_path / "two.pt")
+
+
+@pytest.mark.parametrize("name", ["vocomni", "nnunet"])
+@pytest.mark.parametrize("outer", ["", "student."])
+def test_two_values_for_a_tensor_that_the_decoder_holds_as_well_are_refused(
+    name: str, outer: str, tmp_path: Path
+) -> None:
+    case, network = CASES[name], CASES[name].ours()
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    copy = f"decoder.{PLAIN_KEY[0]}"
+    state = random(case.library).state_dict() | {copy: torch.zeros(8, 4, 3, 3, 3)}
+    torch.save(case.around(behind(outer, state)), tmp_path / "file.pt")
+    message = f"other values for 1 tensor of the encoder under decoder.encoder: {PLAIN_KEY[1]}; expected the same"
+    with pytest.raises(PretrainedEncoderError, match=message):
+        load(network, tmp_path / "file.pt")
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize(("theirs_", "ours"), [(2, 1), (2, 3), (3, 1)])
+def test_weights_for_another_number_of_channels_are_refused_with_both(theirs_: int, ours: int, tmp_path: Path) -> None:
+    content = CASES["nnssl"].around(residual_unet(theirs_).state_dict())
+    content["nnssl_adaptation_plan"]["pretrain_num_input_channels"] = theirs_
+    torch.save(content, tmp_path / "mae.pth")
+    message = f"with {theirs_} input channels, and the dataset has {ours}. Use weights with as many"
+    with pytest.raises(PretrainedEncoderError, match=message):
+        load(build_network(PRESETS["resenc_tiny"].architecture, ours, 2), tmp_path / "mae.pth")
 
 
 def test_a_checkpoint_of_nnunet_with_other_layers_of_the_same_shapes_is_refused(tmp_path: Path) -> None:
