@@ -201,8 +201,8 @@ def other_channels(weights: Mapping[str, Any], module: nn.Module) -> str:
     if not isinstance(stem, Tensor) or stem.ndim != 5 or stem.shape[1] == n:
         return ""
     return (
-        f"They were trained with {count(stem.shape[1], 'input channel')}, and the dataset has {n}. Use weights with as "
-        "many channels, or with one."
+        f"The weights were trained with {count(stem.shape[1], 'input channel')}, and the dataset has {n}. Use weights "
+        "with as many channels, or with one."
     )
 
 
