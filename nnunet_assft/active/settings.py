@@ -12,6 +12,7 @@ from nnunet_assft.active.options import NONE, OF_STRATEGY, PSEUDO, Options
 from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.errors import AssftError
 from nnunet_assft.network.presets import ENCODERS, PRESETS
+from nnunet_assft.nnunet_names import CONFIGURATION
 from nnunet_assft.planning.choices import ANNOTATORS, EXISTING, NO_LABELS, NORMALIZATIONS
 from nnunet_assft.planning.domains import DOMAINS, ONE_SHOT_EPOCHS, resolve_domain
 from nnunet_assft.runtime.ranges import RANGES, check, parse_budget
@@ -155,6 +156,16 @@ class Settings:
             "weight_decay": WEIGHT_DECAY,
             "deep_supervision": self.deep_supervision,
         }
+
+    def network_name(self, plans: Mapping[str, Any] | None = None) -> str:
+        """Return what the network is called for a reader: its preset, or whose network it is, and of which class if the
+        plans are given. Requires resolved settings."""
+        if self.preset != OF_START:
+            return f"preset {self.preset}"
+        architecture = plans["configurations"][CONFIGURATION]["architecture"] if plans else {"arch_kwargs": {}}
+        # in the plans of an exported model, the class is an argument
+        name = architecture["arch_kwargs"].get("network_class") or architecture.get("network_class_name", "network")
+        return f"the {name.rsplit('.', 1)[-1]} of the model that training started from"
 
     @property
     def labels_known(self) -> str:

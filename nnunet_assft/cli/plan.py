@@ -44,11 +44,11 @@ def plan(args: argparse.Namespace) -> None:
     settings, now = experiment.settings, experiment.now
     n_rounds, n_query = now.n_rounds, now.n_query
     training = settings.training
+    dataset, plans = experiment.raw_dataset(), read_plans(experiment)
     print(
         f"{experiment.dataset}, experiment {experiment.name!r}: {settings.strategy}, domain {settings.domain}, "
-        f"preset {settings.preset}"
+        f"{settings.network_name(plans)}"
     )
-    dataset, plans = experiment.raw_dataset(), read_plans(experiment)
     plan = plans["configurations"][CONFIGURATION]
     _print_change_of_patch(settings, plan)
     print_start(experiment)

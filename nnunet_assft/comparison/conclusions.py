@@ -113,7 +113,7 @@ def _what_is_compared(comparison: Comparison, shared: Shared, runs: pd.DataFrame
         f"({shared.test_source}), {_first_case(comparison)}, {count(comparison.n_rounds, 'round')} of "
         f"{count(shared.n_query, 'queried case')}, seeds {seeds}; {count(training['epochs'], 'epoch')} per stage "
         f"({training['one_shot_epochs']} in round 0) of "
-        f"{count(training['iterations_per_epoch'], 'iteration')}. Preset {settings.preset}"
+        f"{count(training['iterations_per_epoch'], 'iteration')}. Network: {settings.network_name()}"
         f"{f', trained on {devices}' if devices else ''}.",
         "Pre-trained encoder: "
         + (settings.pretrained or "none. E(0) is a random network, so DKD measures the distance to a random network."),

@@ -60,7 +60,7 @@ def model_card(experiment: Experiment, done: Round, dataset: RawDataset, plans: 
         "rounds": [_round(one) for one in rounds],
         "training": {
             "last stage": done.model.stage,
-            "network": settings.preset,
+            "network": settings.network_name(plans),
             "normalization": settings.normalization,
             **settings.training,
         },

@@ -14,13 +14,13 @@ from typing import Any
 import torch
 
 from nnunet_assft import __version__
+from nnunet_assft.network.interface import RECEIVER
 from nnunet_assft.nnunet_names import CONFIGURATION
 from nnunet_assft.planning import normalization
 from nnunet_assft.planning.choices import NORMALIZATIONS
 from nnunet_assft.planning.normalization import CTFM_WINDOW_HU
 
 TRAINER = "nnUNetTrainer"  # builds its network from the plans alone
-RECEIVER = "nnunet_assft.handover.receiver.build_network"
 WITH_NNUNET = ("dynamic_network_architectures", "torch", "nnunetv2")  # packages that every receiver has
 KEYS_OF_PLANS = (
     "dataset_name",

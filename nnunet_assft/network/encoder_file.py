@@ -17,27 +17,59 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from nnunet_assft import __version__
 from nnunet_assft.runtime.files import write_bytes
+from nnunet_assft.runtime.sealed import rebuilt
 
 if TYPE_CHECKING:
     from torch import nn
 
 OWN = "nnunet_assft"  # the row of ENCODERS of these files, and the key of their header
 VERSION = 1
-ENTRIES = {  # entry of the header -> entries that it must have itself, if it is an object
-    **dict.fromkeys(("version", "nnunet_assft", "method", "preset", "dataset")),
-    "architecture": {"network_class_name", "arch_kwargs", "_kw_requires_import"},
-    "input": {"channels", "normalization", "spacing", "patch_size"},
-    "training": {"n_images", "steps", "batch_size", "seed", "loss", "images"},
-}
 LONGEST_HEADER = 10**8  # bytes, as safetensors has it
 
 
+class Architecture(TypedDict):
+    """See `Preset.architecture`."""
+
+    network_class_name: str
+    arch_kwargs: dict[str, Any]
+    _kw_requires_import: list[str]
+
+
+class Input(TypedDict):
+    channels: list[Any]  # as dataset.json has them
+    normalization: list[str]
+    spacing: list[float]
+    patch_size: list[int]
+
+
+class Training(TypedDict):
+    n_images: int
+    steps: int
+    batch_size: int
+    seed: int
+    loss: float
+    images: list[str]
+
+
+class Header(TypedDict):
+    """The object above."""
+
+    version: int
+    nnunet_assft: str
+    method: str
+    preset: str
+    architecture: Architecture
+    input: Input
+    training: Training
+    dataset: str
+
+
 def write_encoder(file: Path, encoder: nn.Module, header: Mapping[str, Any]) -> None:
-    """Write the parameters and statistics of an encoder. header: all of ENTRIES but the two versions."""
+    """Write the parameters and statistics of an encoder. header: all of `Header` but the two versions."""
     import safetensors.torch
 
     header = {"version": VERSION, "nnunet_assft": __version__, **header}
@@ -47,18 +79,29 @@ def write_encoder(file: Path, encoder: nn.Module, header: Mapping[str, Any]) -> 
 
 
 def read_header(file: Path) -> dict[str, Any] | None:
-    """Return the header of an encoder file that `write_encoder` wrote, and None for any other file."""
+    """Return the header of an encoder file that `write_encoder` wrote, and None for any other file.
+
+    Raises ValueError, which says what is wrong, for a header of another version, or with other entries than `Header`.
+    """
     try:
         if not file.is_file():
             return None
         with open(file, "rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
             metadata = json.loads(stream.read(length))["__metadata__"] if length <= LONGEST_HEADER else {}
-        header = json.loads(metadata[OWN])
-        whole = all(inner is None or set(header[name]) == inner for name, inner in ENTRIES.items())
-        return header if whole and set(header) == set(ENTRIES) and header["version"] == VERSION else None
+        text = str(metadata[OWN])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError("it is no JSON") from error
+    if isinstance(content, dict) and content.get("version") != VERSION:
+        raise ValueError(f"version is {content.get('version')!r:.20}; expected {VERSION}")
+    header: dict[str, Any] = rebuilt(Header, content, "it")
+    if any(len(header["input"][name]) != 3 for name in ("spacing", "patch_size")):
+        raise ValueError("spacing or patch_size does not have three values")
+    return header
 
 
 def is_encoder_of(header: Mapping[str, Any], architecture: Mapping[str, Any]) -> bool:

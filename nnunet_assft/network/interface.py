@@ -20,6 +20,9 @@ from torch import nn
 
 from nnunet_assft.errors import AssftError
 
+# in exported plans in place of a network class, which is then the argument `network_class`; see `handover.receiver`
+RECEIVER = "nnunet_assft.handover.receiver.build_network"
+
 
 def build_network(
     architecture: Mapping[str, Any], input_channels: int, num_classes: int, *, initialise: bool = False

@@ -12,6 +12,7 @@ from nnunet_assft.network.encoder_file import OWN
 from nnunet_assft.runtime.tables import Table
 
 CT_NORMALIZATION = "CTNormalization"  # nnU-Net's, which needs the numbers of `EncoderSpec.contract`
+NNUNET = "nnunet"  # the row of ENCODERS of checkpoints with plans of their own
 HU = "HU "  # the beginning of a normalisation that a window describes
 
 BlockOrder = Literal["preactivation", "postactivation"]
@@ -369,16 +370,20 @@ ENCODERS: Table[EncoderSpec] = Table(
             domain="MR",
             **_PLAIN_UNET,
         ),
-        "nnunet": EncoderSpec(
-            source="checkpoints of nnU-Net v2: TotalSegmentator, MultiTalent, your own",
+        NNUNET: EncoderSpec(
+            source="checkpoints of nnU-Net v2 and of experiments: TotalSegmentator, MultiTalent, your own",
             licence="that of the model",
             domain="that of the model",
             prefixes=("encoder.",),
             ignored=("decoder.",),
             widths=(32, 64, 128, 256, 320, 320),
-            network_classes=("PlainConvUNet", "ResidualEncoderUNet"),
+            network_classes=("PlainConvUNet", "ResidualEncoderUNet", "CTFMSegmentationNet"),
             arguments={},
-            width_of_level=("stages.{}.0.convs.0.norm.weight", "stages.{}.blocks.0.conv1.norm.weight"),
+            width_of_level=(
+                "stages.{}.0.convs.0.norm.weight",
+                "stages.{}.blocks.0.conv1.norm.weight",
+                "layers.{}.blocks.0.norm1.weight",
+            ),
             marker="init_args",
         ),
         OWN: EncoderSpec(

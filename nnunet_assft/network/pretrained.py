@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from nnunet_assft.network.encoder_file import OWN, is_encoder_of, read_header
 from nnunet_assft.network.interface import build_network, encoder_of, first_convolution
-from nnunet_assft.network.presets import ENCODERS, PRESETS, EncoderSpec
+from nnunet_assft.network.presets import ENCODERS, NNUNET, PRESETS, EncoderSpec
 from nnunet_assft.network.trained_model import NEEDED, build_model, model_in, shown
 from nnunet_assft.network.weight_files import (
     WRAPPER,
@@ -25,11 +25,12 @@ from nnunet_assft.network.weight_files import (
     StateDict,
     adapt_input_channels,
     fitted,
+    other_channels,
     read_weights,
     state_dicts,
 )
 from nnunet_assft.runtime.files import sha256_file
-from nnunet_assft.runtime.text import some
+from nnunet_assft.runtime.text import count, some
 
 # names of networks inside of networks, which may stand before the keys
 OUTER = ("", "student.", "teacher.", "net.", "network.", "model.", "backbone.")
@@ -52,7 +53,7 @@ def load_pretrained_encoder(
     if encoder is not None and encoder not in ENCODERS:
         raise PretrainedEncoderError(f"encoder is {encoder!r}; expected one of {sorted(ENCODERS)}.")
     path = Path(path)
-    header = read_header(path) if encoder in (None, OWN) else None
+    header = _own_header(path) if encoder in (None, OWN) else None
     if encoder == OWN and header is None:
         raise PretrainedEncoderError(
             f"{path} lacks the header of a file that nnUNetv2_assft_pretrain has written. Give such a file, or leave "
@@ -63,18 +64,19 @@ def load_pretrained_encoder(
             f"{path} was pre-trained with the preset {header['preset']!r}, whose encoder is another one. "
             f"Use --preset {header['preset']}."
         )
-    rows = [OWN] if header else _rows_for(net, encoder)
     content, layout = read_weights(path)
+    rows = [OWN] if header else _rows_for(net, encoder, content)
     module = encoder_of(net)
     found = list(state_dicts(content)) if isinstance(content, Mapping) else []
     keys = module.state_dict().keys()
     encoder, *alike = _recognised(rows, found, keys, content)
+    contract = header["input"] if header else _contract_in(content, encoder, module, path)
     _check_kind(found, keys, encoder, path)
     spec = ENCODERS[encoder]
-    place, weights, ignored = _find_encoder(content, found, keys, spec, path)
-    weights, adapted = adapt_input_channels(weights, module)
+    place, stored, ignored, copies = _find_encoder(content, found, keys, spec, path)
+    weights, adapted = adapt_input_channels(stored, module)
     weights = _check_weights(weights, module, spec, path)
-    contract = header["input"] if header else _contract_in(content, encoder, module, path)
+    _check_copies(stored, copies, path)
     sha256 = sha256_file(path)
     module.load_state_dict(weights, strict=True)  # everything that could fail has been checked
     return EncoderReport(
@@ -91,10 +93,24 @@ def load_pretrained_encoder(
     )
 
 
-def _rows_for(net: nn.Module, encoder: str | None) -> list[str]:
-    """Return the rows whose function the encoder of the network computes, of all or of the one that is asked for."""
+def _own_header(path: Path) -> dict[str, Any] | None:
+    try:
+        return read_header(path)
+    except ValueError as error:
+        raise PretrainedEncoderError(
+            f"{path} has a header of nnUNetv2_assft_pretrain that cannot be used: {error}. Use the file as it was "
+            "written, with the version of nnunet_assft that wrote it."
+        ) from error
+
+
+def _rows_for(net: nn.Module, encoder: str | None, content: Any) -> list[str]:
+    """Return the rows whose function the encoder of the network computes, of all or of the one that is asked for.
+
+    A file is only taken for a checkpoint of nnU-Net if it is one, because only its plans say what its encoder computes.
+    """
     kind = type(net).__name__
-    rows = [name for name in ([encoder] if encoder else ENCODERS) if ENCODERS[name].fits(kind, vars(net))]
+    names = [encoder] if encoder else [name for name in ENCODERS if name != NNUNET or _is_checkpoint(content)]
+    rows = [name for name in names if ENCODERS[name].fits(kind, vars(net))]
     if not rows:
         name = encoder or "ct_fm"
         spec = ENCODERS[name]
@@ -108,15 +124,20 @@ def _rows_for(net: nn.Module, encoder: str | None) -> list[str]:
     return rows
 
 
+def _is_checkpoint(content: Any) -> bool:
+    """Return whether a file is a checkpoint of nnU-Net with its plans. Those of nnssl have plans of another form."""
+    return isinstance(content, Mapping) and {*NEEDED} <= content.keys() and ENCODERS["nnssl"].marker not in content
+
+
 def _recognised(rows: list[str], found: list[StateDict], keys: Collection[str], content: Any) -> list[str]:
     """Return the row that a file belongs to, then others whose files have the same keys.
 
     An entry that only the files of one row have decides. Without it, it is the first row whose keys the file has, if
     possible behind a prefix that the row names itself.
     """
+    marked = [name for name in rows if isinstance(content, Mapping) and ENCODERS[name].marker in content]
     exactly = [name for name in rows if _places(found, keys, ENCODERS[name], ("",))]
     there = exactly or [name for name in rows if _places(found, keys, ENCODERS[name])] or rows[:1]
-    marked = [name for name in there if isinstance(content, Mapping) and ENCODERS[name].marker in content]
     return marked[:1] or [there[0], *(name for name in there[1:] if not ENCODERS[name].marker)]
 
 
@@ -144,7 +165,7 @@ def _contract_in(content: Any, encoder: str, module: nn.Module, path: Path) -> d
 
     Raises an error for a checkpoint of nnU-Net whose plans describe another encoder of the same names and shapes.
     """
-    if encoder == "nnunet" and all(name in content for name in NEEDED):
+    if encoder == NNUNET and _is_checkpoint(content):
         model = model_in(content, path)
         with torch.device("meta"):
             theirs = encoder_of(build_model(model, first_convolution(module).in_channels, 2))
@@ -202,8 +223,9 @@ def _places(
 
 def _find_encoder(
     content: Any, found: list[StateDict], expected: Collection[str], spec: EncoderSpec, path: Path
-) -> tuple[str, dict[str, Any], tuple[str, ...]]:
-    """Return where the encoder is, the encoder under its own key names, and other content of its state dict."""
+) -> tuple[str, dict[str, Any], tuple[str, ...], dict[str, Any]]:
+    """Return where the encoder is, the encoder under its own key names, and other content of its state dict: names, and
+    the encoder once more if the decoder holds it, as in nnU-Net's networks."""
     if not found:
         raise PretrainedEncoderError(
             f"{path} holds a {type(content).__name__} without tensors; expected a state dict, which maps names to "
@@ -221,7 +243,23 @@ def _find_encoder(
             ignored.add(known or key)
         else:
             weights[inner] = value
-    return state.place(prefix), weights, tuple(sorted(ignored))
+    again = f"{prefix.removesuffix('encoder.')}decoder.encoder."
+    copies = {key.removeprefix(again): value for key, value in state.weights.items() if key.startswith(again)}
+    return state.place(prefix), weights, tuple(sorted(ignored)), copies
+
+
+def _check_copies(weights: Mapping[str, Tensor], copies: Mapping[str, Any], path: Path) -> None:
+    """Raise an error if the decoder of a network of nnU-Net, which holds the encoder as well, has other values of it.
+
+    weights: sound ones, as the file has them.
+    """
+    pairs = [(name, value, copies[name]) for name, value in weights.items() if isinstance(copies.get(name), Tensor)]
+    unequal = [name for name, value, copy in pairs if not torch.equal(value, copy.to(value.dtype))]
+    if unequal:
+        raise PretrainedEncoderError(
+            f"{path} has other values for {count(len(unequal), 'tensor')} of the encoder under decoder.encoder: "
+            f"{some(unequal, 3)}; expected the same. Nothing was loaded. Use a complete, unchanged file."
+        )
 
 
 def _not_one_encoder(
@@ -244,7 +282,7 @@ def _check_weights(weights: dict[str, Any], encoder: nn.Module, spec: EncoderSpe
     cast, problems = fitted(weights, encoder)
     if problems:
         widths, found = _widths(encoder.state_dict(), spec), _widths(weights, spec)
-        advice = "Use a complete, unchanged file."
+        advice = other_channels(weights, encoder) or "Use a complete, unchanged file."
         if widths != found:
             presets = _presets_of_shape(weights, first_convolution(encoder).in_channels)
             advice = f"Use {presets}." if presets else "Use a preset with the widths of the file."
@@ -262,7 +300,7 @@ def _presets_of_shape(weights: Mapping[str, Any], n_channels: int) -> str:
     for name, preset in PRESETS.items():
         with torch.device("meta"):  # takes no memory
             state = encoder_of(build_network(preset.architecture, n_channels, 2)).state_dict()
-        if preset.encoders and {key: tensor.shape for key, tensor in state.items()} == shapes:
+        if {*preset.encoders} - {NNUNET} and {key: tensor.shape for key, tensor in state.items()} == shapes:
             fitting.append(f"--preset {name}")
     return " or ".join(fitting)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,15 @@ from typing import Any
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import Tensor, nn
 
-from nnunet_assft.network.interface import build_network, last_layer, layers_of_deep_supervision
-from nnunet_assft.network.presets import CT_NORMALIZATION, PRESETS, Preset
+from nnunet_assft.network.interface import RECEIVER, build_network, last_layer, layers_of_deep_supervision
+from nnunet_assft.network.presets import CT_NORMALIZATION, NNUNET, PRESETS, Preset
 from nnunet_assft.network.weight_files import (
     WRAPPER,
     EncoderReport,
     PretrainedEncoderError,
     adapt_input_channels,
     fitted,
+    other_channels,
     read_weights,
 )
 from nnunet_assft.runtime.files import json_text, read_json, sha256_file
@@ -139,32 +140,50 @@ def preset_of(planned: ConfigurationManager, configuration: str) -> Preset:
 
     Raises `PretrainedEncoderError`, whose text continues a sentence that names the file, for one of an unknown class.
     """
-    name = planned.network_arch_class_name.rsplit(".", 1)[-1]
-    arguments = json.loads(json.dumps(planned.network_arch_init_kwargs))
+    name, arguments = planned.network_arch_class_name, json.loads(json.dumps(planned.network_arch_init_kwargs))
     imported = tuple(planned.network_arch_init_kwargs_req_import)
-    known = {row.network_class.rsplit(".", 1)[-1]: row for row in PRESETS.values()}
-    if name not in known:
-        raise PretrainedEncoderError(
-            f"is a model of the network {name}; expected one of {', '.join(sorted(known))}. Use another model."
-        )
-    row = known[name]
+    if name == RECEIVER:  # of an exported model
+        name = arguments.pop("network_class")
+        imported = tuple(argument for argument in imported if argument != "network_class")
+    rows = _rows_of_class(name)
     if len(planned.patch_size) != 3:
         raise PretrainedEncoderError(
             f"is a model of the configuration {configuration}, for slices; expected one for volumes. Use another model."
         )
     layers = [arguments[argument] for argument in imported if arguments[argument] is not None]
     others = [layer for layer in layers if not layer.startswith(OF_TORCH)]
-    if others := others or sorted(set(imported) - set(row.requires_import)):
+    if others := others or sorted(set(imported).difference(*(row.requires_import for row in rows))):
         raise PretrainedEncoderError(
             f"has plans that name layers outside of torch ({some(others)}), which are not imported. Use another model."
         )
     return replace(
-        row,
+        rows[0],
         description="the network of the model that --start names",
         arguments=arguments,
         requires_import=imported,
+        smallest_bottleneck=_smallest_bottleneck(rows, arguments),
         patch_size=tuple(int(edge) for edge in planned.patch_size),
     )
+
+
+def _rows_of_class(network_class: str) -> list[Preset]:
+    """Return the presets of a class. Its package need not be the same, if none has it under its whole name."""
+    short = network_class.rsplit(".", 1)[-1]
+    rows = [row for row in PRESETS.values() if row.network_class.rsplit(".", 1)[-1] == short]
+    if not rows:
+        known = sorted({row.network_class.rsplit(".", 1)[-1] for row in PRESETS.values()})
+        raise PretrainedEncoderError(
+            f"is a model of the network {short}; expected one of {', '.join(known)}. Use another model."
+        )
+    exact = [row for row in rows if row.network_class == network_class]
+    return exact or [row for row in rows if row.network_class == rows[0].network_class]
+
+
+def _smallest_bottleneck(rows: Sequence[Preset], arguments: Mapping[str, Any]) -> int:
+    """Return what the presets of a class with the norm of these arguments need, or all of them if none has it."""
+    norms = [[of.get(name) for name in ("norm", "norm_op")] for of in (arguments, *(row.arguments for row in rows))]
+    alike = [row for row, norm in zip(rows, norms[1:], strict=True) if norm == norms[0]]
+    return max(row.smallest_bottleneck for row in alike or rows)
 
 
 def require_same(preset: str, model: TrainedModel) -> None:
@@ -213,15 +232,16 @@ def load_model(network: nn.Module, model: TrainedModel, labels: Mapping[str, Any
             weights[name] = _with_rows(own[name], weights[name], pairs)
     cast, problems = fitted(weights, network)
     if problems:
+        advice = other_channels(weights, network) or "Use a complete, unchanged checkpoint."
         raise PretrainedEncoderError(
-            f"{model.checkpoint} does not fit the network that its plans describe: {problems}. Nothing was loaded. Use "
-            "a complete, unchanged checkpoint."
+            f"{model.checkpoint} does not fit the network that its plans describe: {problems}. Nothing was loaded. "
+            f"{advice}"
         )
     network.load_state_dict(cast, strict=True)
     return EncoderReport(
         path=str(model.checkpoint),
         sha256=sha256_file(model.checkpoint),
-        encoder="nnunet",
+        encoder=NNUNET,
         layout="torch, network_weights",
         n_keys=len(cast),
         adapted=adapted,

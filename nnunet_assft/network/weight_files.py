@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from nnunet_assft.network.interface import first_convolution, names_of_tensors
 from nnunet_assft.runtime.downloads import failed_download, first_bytes, text_instead
-from nnunet_assft.runtime.text import some
+from nnunet_assft.runtime.text import count, some
 from nnunet_assft.runtime.untrusted import load_torch
 
 WRAPPER = re.compile(r"(?:(?<=\.)|^)(?:module|_orig_mod)\.")  # of DistributedDataParallel and of torch.compile
@@ -61,7 +61,7 @@ def _how_to_get(path: Path) -> str:
     """Return what to do about a file that is not there, which may be the address or the id of one."""
     if {"https:", "http:", "hf:", "s3:"} & set(path.parts):
         return "It looks like an address: download the file first; nothing is downloaded automatically."
-    if not path.suffix and not path.parent.exists():
+    if not path.suffix[1:].isalpha() and not path.parent.exists():  # an id may end as org/model_v1.0 does
         name = "/".join(path.parts[-2:])
         return f"If {name} is the id of a model on a hub, download the file with its weights first, and give that file."
     return "Download it first; nothing is downloaded automatically."
@@ -186,15 +186,30 @@ def adapt_input_channels(weights: dict[str, Any], module: nn.Module) -> tuple[di
     It is divided by their number, in float32 at least, so that equal channels give the same features. Returns the
     weights, and what was done to them, None if nothing was.
     """
-    first = first_convolution(module)
-    state, n = module.state_dict(keep_vars=True), first.in_channels
-    names = [name for name in state if state[name] is first.weight]
+    names, n = _names_of_first(module), first_convolution(module).in_channels
     stems = [weights.get(name) for name in names]
     if n == 1 or not all(isinstance(stem, Tensor) and stem.ndim == 5 and stem.shape[1] == 1 for stem in stems):
         return weights, None
     exact = {name: weights[name].to(torch.promote_types(weights[name].dtype, torch.float32)) for name in names}
     repeated = {name: weight.repeat(1, n, 1, 1, 1) / n for name, weight in exact.items()}
     return {**weights, **repeated}, f"{names[0]}: 1 input channel repeated {n} times and divided by {n}"
+
+
+def other_channels(weights: Mapping[str, Any], module: nn.Module) -> str:
+    """Return what to do about weights for another number of input channels; "" for weights that fit in this respect."""
+    n, stem = first_convolution(module).in_channels, weights.get(_names_of_first(module)[0])
+    if not isinstance(stem, Tensor) or stem.ndim != 5 or stem.shape[1] == n:
+        return ""
+    return (
+        f"The weights were trained with {count(stem.shape[1], 'input channel')}, and the dataset has {n}. Use weights "
+        "with as many channels, or with one."
+    )
+
+
+def _names_of_first(module: nn.Module) -> list[str]:
+    """Return the names of the weights of the first convolution in a state dict."""
+    weight, state = first_convolution(module).weight, module.state_dict(keep_vars=True)
+    return [name for name in state if state[name] is weight]
 
 
 def fitted(weights: Mapping[str, Any], module: nn.Module) -> tuple[dict[str, Tensor], str]:

@@ -672,7 +672,7 @@ def test_plan_and_status_say_from_which_model_the_network_starts(blobs, call, tm
     checkpoint = save(tmp_path / "model", of_blobs)
     code, out, _ = call("plan -d 901 --start", str(tmp_path / "model"))
     assert code == 0
-    assert "domain generic, preset start\n" in out
+    assert "domain generic, the PlainConvUNet of the model that training started from\n" in out
     line = f"start: the model {checkpoint}; rows of its last layer: 2 kept (background, box), 1 new (ball)\n"
     assert line in out
     assert (

@@ -49,6 +49,13 @@ def test_dice_with_intervals_worked_by_hand(trained: Trained) -> None:
     assert "case_" not in text
 
 
+def test_the_network_of_a_model_is_called_by_its_class(trained: Trained) -> None:
+    assert card_of(trained.experiment, trained.rounds[1])["training"]["network"] == "preset tiny"
+    started = dataclasses.replace(trained.experiment.settings, preset="start", start="/somewhere/model")
+    card = card_of(dataclasses.replace(trained.experiment, settings=started), trained.rounds[1])
+    assert card["training"]["network"] == "the CTFMSegmentationNet of the model that training started from"
+
+
 def test_a_model_that_was_never_measured_says_so(trained: Trained) -> None:
     nothing = {"mean": None, "sd": None, "n_cases": 0, "per_structure": {"ball": None, "box": None}, "per_case": {}}
     human = dataclasses.replace(trained.experiment.settings, annotator="human")

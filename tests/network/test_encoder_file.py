@@ -77,23 +77,46 @@ def test_the_decoder_may_be_another_one_and_the_encoder_may_not(tmp_path: Path) 
             load_pretrained_encoder(net, file, architecture=of_network)
 
 
-@pytest.mark.parametrize(
-    "metadata",
-    [
-        None,
-        {"format": "pt"},
-        {"nnunet_assft": "no JSON"},
-        {"nnunet_assft": "[]"},
-        {"nnunet_assft": json.dumps({"method": "mae"})},
-        {"nnunet_assft": json.dumps({"version": 2, "nnunet_assft": "9", **header("tiny")})},
-        {"nnunet_assft": json.dumps({"version": 1, "nnunet_assft": "9", **header("tiny", input=[])})},
-        {"nnunet_assft": json.dumps({"version": 1, "nnunet_assft": "9", **header("tiny", training={"steps": 1})})},
-    ],
-)
+@pytest.mark.parametrize("metadata", [None, {"format": "pt"}])
 def test_a_file_without_our_header_is_none_of_ours(metadata: dict[str, str] | None, tmp_path: Path) -> None:
     file = tmp_path / "a.safetensors"
     safetensors.torch.save_file({"a": torch.zeros(1)}, file, metadata)
     assert read_header(file) is None
+
+
+def changed(part: str, **changes: Any) -> dict[str, Any]:
+    whole: dict[str, Any] = {"version": 1, "nnunet_assft": "9", **header("tiny")}
+    return {**whole, part: {**whole[part], **changes}}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("no JSON", "it is no JSON"),
+        ("[" * 100_000, "it is no JSON"),
+        ([], r"it is \[\]; expected an object"),
+        ({"method": "mae"}, "version is None; expected 1"),
+        ({"version": 1, "method": "mae"}, "it has no 'nnunet_assft'"),
+        ({"version": 2, "nnunet_assft": "9", **header("tiny")}, "version is 2; expected 1"),
+        ({"version": 1, "nnunet_assft": "9", **header("tiny", input=[])}, r"input is \[\]; expected an object"),
+        (changed("architecture", arch_kwargs=[1]), r"arch_kwargs is \[1\]; expected an object"),
+        (changed("architecture", arch_kwargs=None), r"arch_kwargs is None; expected an object"),
+        (changed("training", images=3), r"images is 3; expected a list"),
+        (changed("training", n_images="x"), r"n_images is 'x'; expected a whole number"),
+        (changed("input", spacing="abc"), r"spacing is 'abc'; expected a list"),
+        (changed("input", spacing=[1.0]), "does not have three values"),
+        (changed("input", patch_size=None), r"patch_size is None; expected a list"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else "",
+)
+def test_a_header_of_ours_that_cannot_be_used_is_refused(content: Any, message: str, tmp_path: Path) -> None:
+    """The keys of the weights are those of CT-FM, for a file of which it must not be taken."""
+    file, net = tmp_path / "a.safetensors", build_network(PRESETS["tiny"].architecture, 1, 3)
+    text = content if isinstance(content, str) else json.dumps(content)
+    safetensors.torch.save_file(net.encoder.state_dict(), file, {"nnunet_assft": text})
+    with pytest.raises(PretrainedEncoderError, match=rf"header of nnUNetv2_assft_pretrain .*{message}") as error:
+        load_pretrained_encoder(net, file, architecture=PRESETS["tiny"].architecture)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff" * 20, b"\x02\0\0\0\0\0\0\0{}", b"\x03\0\0\0\0\0\0\0[[["])

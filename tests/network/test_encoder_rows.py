@@ -47,10 +47,12 @@ def segresnet(norm: Any, n_levels: int) -> Callable[[], nn.Module]:
     )
 
 
-def residual_unet() -> nn.Module:
+def residual_unet(input_channels: int = 1) -> nn.Module:
     options = {"norm_op_kwargs": {"eps": 1e-5, "affine": True}, "nonlin_kwargs": {"inplace": True}}
     layers = {"conv_bias": True, "norm_op": nn.InstanceNorm3d, "nonlin": nn.LeakyReLU, **options}
-    return ResidualEncoderUNet(1, 4, (4, 16, 32, 64), nn.Conv3d, 3, (1, 2, 2, 2), (1, 1, 2, 2), 5, 1, **layers)
+    return ResidualEncoderUNet(
+        input_channels, 4, (4, 16, 32, 64), nn.Conv3d, 3, (1, 2, 2, 2), (1, 1, 2, 2), 5, 1, **layers
+    )
 
 
 def plain() -> nn.Module:
@@ -208,6 +210,32 @@ def test_networks_inside_of_networks(outer: str, tmp_path: Path) -> None:
         load(case.ours(), tmp_path / "two.pt")
 
 
+@pytest.mark.parametrize("name", ["vocomni", "nnunet"])
+@pytest.mark.parametrize("outer", ["", "student."])
+def test_two_values_for_a_tensor_that_the_decoder_holds_as_well_are_refused(
+    name: str, outer: str, tmp_path: Path
+) -> None:
+    case, network = CASES[name], CASES[name].ours()
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    copy = f"decoder.{PLAIN_KEY[0]}"
+    state = random(case.library).state_dict() | {copy: torch.zeros(8, 4, 3, 3, 3)}
+    torch.save(case.around(behind(outer, state)), tmp_path / "file.pt")
+    message = f"other values for 1 tensor of the encoder under decoder.encoder: {PLAIN_KEY[1]}; expected the same"
+    with pytest.raises(PretrainedEncoderError, match=message):
+        load(network, tmp_path / "file.pt")
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize(("theirs_", "ours"), [(2, 1), (2, 3), (3, 1)])
+def test_weights_for_another_number_of_channels_are_refused_with_both(theirs_: int, ours: int, tmp_path: Path) -> None:
+    content = CASES["nnssl"].around(residual_unet(theirs_).state_dict())
+    content["nnssl_adaptation_plan"]["pretrain_num_input_channels"] = theirs_
+    torch.save(content, tmp_path / "mae.pth")
+    message = f"with {theirs_} input channels, and the dataset has {ours}. Use weights with as many"
+    with pytest.raises(PretrainedEncoderError, match=message):
+        load(build_network(PRESETS["resenc_tiny"].architecture, ours, 2), tmp_path / "mae.pth")
+
+
 def test_a_checkpoint_of_nnunet_with_other_layers_of_the_same_shapes_is_refused(tmp_path: Path) -> None:
     content = checkpoint()
     configuration = content["init_args"]["plans"]["configurations"]["3d_fullres"]
@@ -216,6 +244,51 @@ def test_a_checkpoint_of_nnunet_with_other_layers_of_the_same_shapes_is_refused(
     message = "holds the encoder of a PlainConvUNet of 3 levels, widths 4, 8, 16, with other layers.*Use --start"
     with pytest.raises(PretrainedEncoderError, match=message):
         load(plain(), tmp_path / "checkpoint_final.pth")
+
+
+def of_experiment(path: Path, **arguments: Any) -> tuple[Path, dict[str, Any]]:
+    """A checkpoint of an experiment, and the architecture of its network: that of `tiny` with these arguments."""
+    content, architecture = checkpoint(), PRESETS["tiny"].architecture
+    architecture["arch_kwargs"].update(arguments)
+    planned = content["init_args"]["plans"]["configurations"]["3d_fullres"]
+    planned |= {"architecture": architecture, "normalization_schemes": ["PercentileZScoreNormalization"]}
+    content["network_weights"] = random(lambda: build_network(architecture, 1, 3)).state_dict()
+    torch.save(content, path)
+    return path, architecture
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"norm": "instance"},
+        {"norm": "group", "widths": [8, 16, 32, 64, 64]},
+        {"block": "postactivation"},
+    ],
+    ids=str,
+)
+def test_a_checkpoint_of_an_experiment_is_known_by_its_plans(arguments: dict[str, Any], tmp_path: Path) -> None:
+    """Its keys are those of CT-FM, VISTA3D or SuPreM, whose images were normalised otherwise."""
+    file, architecture = of_experiment(tmp_path / "checkpoint_final.pth", **arguments)
+    network = build_network(architecture, 1, 2)
+    report = load(network, file, architecture=architecture)
+    assert (report.encoder, report.alike) == ("nnunet", ())
+    assert report.contract["normalization"] == ["PercentileZScoreNormalization"]
+    expected = torch.load(file, weights_only=False)["network_weights"]
+    assert all(torch.equal(value, expected[f"encoder.{key}"]) for key, value in network.encoder.state_dict().items())
+
+
+def test_a_checkpoint_of_an_experiment_is_refused_by_a_network_that_computes_another_function(tmp_path: Path) -> None:
+    file, architecture = of_experiment(tmp_path / "checkpoint_final.pth")
+    architecture["arch_kwargs"]["block"] = "postactivation"  # the same keys and shapes
+    message = "holds the encoder of a CTFMSegmentationNet of 5 levels, widths 4, 16, 32, 64, 64, with other layers"
+    for network in (build_network(architecture, 1, 2), plain()):
+        with pytest.raises(PretrainedEncoderError, match=message):
+            load(network, file)
+    weights = torch.load(file, weights_only=False)["network_weights"]
+    torch.save({"network_weights": weights}, tmp_path / "weights.pth")  # which say nothing about the order in a block
+    with pytest.raises(PretrainedEncoderError, match="block postactivation; ct_fm weights exist only"):
+        load(build_network(architecture, 1, 2), tmp_path / "weights.pth")
 
 
 def test_what_a_file_says_about_its_input_is_recorded(tmp_path: Path) -> None:

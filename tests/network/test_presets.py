@@ -74,14 +74,14 @@ def test_only_encoders_that_compute_the_same_function_take_the_weights() -> None
         "suprem_segresnet": ["suprem"],
         "vocomni": ["plain"],
         "triad": ["plain"],
-        "nnunet": [*resenc, "plain", "resenc_tiny"],
+        "nnunet": list(PRESETS),
     }
     same: dict[str, Any] = {"widths": (1, 1), "n_blocks": (1, 1), "n_blocks_decoder": (1,)}
-    assert ctfm_preset("", **same).encoders == ["ct_fm"]
-    assert ctfm_preset("", **same, norm="instance").encoders == ["vista3d"]
-    assert ctfm_preset("", **same, norm="instance", block="postactivation").encoders == []
+    assert ctfm_preset("", **same).encoders == ["ct_fm", "nnunet"]
+    assert ctfm_preset("", **same, norm="instance").encoders == ["vista3d", "nnunet"]
+    assert ctfm_preset("", **same, norm="instance", block="postactivation").encoders == ["nnunet"]
     for name in ("vista3d", "suprem"):
-        (encoder,) = PRESETS[name].encoders
+        encoder, _ = PRESETS[name].encoders
         assert PRESETS[name].arguments["widths"] == ENCODERS[encoder].widths
 
 

@@ -301,8 +301,9 @@ def test_what_is_in_place_of_the_file_is_named(content: bytes, words: str, name:
 def test_files_that_are_not_there(tmp_path: Path):
     with pytest.raises(PretrainedEncoderError, match=r"is not a file.*Download it first; nothing is downloaded"):
         load_pretrained_encoder(make_net(), tmp_path / "model.safetensors")
-    with pytest.raises(PretrainedEncoderError, match="If project-lighter/ct_fm is the id of a model on a hub"):
-        load_pretrained_encoder(make_net(), tmp_path / "project-lighter" / "ct_fm")
+    for name in ("project-lighter/ct_fm", "org/model_v1.0"):
+        with pytest.raises(PretrainedEncoderError, match=f"If {name} is the id of a model on a hub"):
+            load_pretrained_encoder(make_net(), tmp_path / name)
     with pytest.raises(PretrainedEncoderError, match="It looks like an address: download the file first"):
         load_pretrained_encoder(make_net(), Path("https://hub.example/model.pth").resolve())
     (tmp_path / "model.safetensors.index.json").touch()
@@ -376,13 +377,13 @@ def test_the_papers_printed_network_is_refused_with_the_reason(tmp_path: Path):
         PretrainedEncoderError,
         match=r"CTFMSegmentationNet, norm batch, block postactivation; ct_fm weights.*Use one of the presets ctfm, ",
     ):
-        load_pretrained_encoder(net, tmp_path / "never_opened.safetensors")
+        load_pretrained_encoder(net, save(encoder_state(), tmp_path / "model.safetensors"))
 
 
 def test_a_network_of_another_class_is_refused_by_name(tmp_path: Path):
     net = build_network(PRESETS["plain"].architecture, 1, 2)
     with pytest.raises(PretrainedEncoderError, match="the network is a PlainConvUNet; ct_fm weights exist only"):
-        load_pretrained_encoder(net, tmp_path / "never_opened.safetensors", "ct_fm")
+        load_pretrained_encoder(net, save(encoder_state(), tmp_path / "model.safetensors"), "ct_fm")
 
 
 def test_other_widths_are_refused_with_both_widths(tmp_path: Path):

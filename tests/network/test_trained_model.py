@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nnunet_assft.network import PRESETS, PretrainedEncoderError, build_network
+from nnunet_assft.handover.stock_model import stock_plans
+from nnunet_assft.network import PRESETS, PretrainedEncoderError, build_network, load_pretrained_encoder, trained_model
 from nnunet_assft.network.trained_model import build_model, find_checkpoint, load_model, read_model, require_same
 from tests.network.nnunet_model import ARCHITECTURE, LABELS, STRIDES, save, theirs
 
@@ -108,15 +110,68 @@ def test_plans_of_the_first_versions_of_nnunet_are_understood(tmp_path: Path) ->
     assert report.structures == {"background": True, "spleen": True, "liver": True}
 
 
-def test_a_preset_is_compared_with_the_model(tmp_path: Path) -> None:
-    def tiny(content: dict[str, Any]) -> None:
-        content["init_args"]["plans"]["configurations"]["3d_fullres"]["architecture"] = PRESETS["tiny"].architecture
-        content["network_weights"] = build_network(PRESETS["tiny"].architecture, 1, 3).state_dict()
+def of_preset(name: str, change: Callable[[dict[str, Any]], dict[str, Any]] = dict, **arguments: Any) -> Any:
+    """A change of a checkpoint to one with the network of a preset with these arguments. change: is applied to its
+    plans."""
+    architecture = PRESETS[name].architecture
+    architecture["arch_kwargs"].update(arguments)
 
+    def of_content(content: dict[str, Any]) -> None:
+        planned = content["init_args"]["plans"]["configurations"]["3d_fullres"]
+        planned |= {"architecture": architecture, "normalization_schemes": ["PercentileZScoreNormalization"]}
+        content["init_args"]["plans"] = change(content["init_args"]["plans"])
+        torch.manual_seed(3)
+        content["network_weights"] = build_network(architecture, 1, 3, initialise=True).state_dict()
+
+    return of_content
+
+
+@pytest.mark.parametrize("name", ["tiny", "resenc_tiny"])
+def test_an_exported_model_is_the_model_that_it_was_made_from(name: str, tmp_path: Path) -> None:
+    """Its plans name a function of this package that builds the network, because nnU-Net lacks the normalisation."""
+    own, exported = save(tmp_path / "own", of_preset(name)), save(tmp_path / "exported", of_preset(name, stock_plans))
+    content = torch.load(exported, weights_only=False)["init_args"]["plans"]["configurations"]["3d_fullres"]
+    assert content["architecture"]["network_class_name"].endswith(".build_network")
+    model, expected = read_model(exported), read_model(own)
+    assert (model.preset, model.contract) == (expected.preset, expected.contract)
+    require_same(name, model)
+    weights, theirs_ = loaded(exported, LABELS)[0].state_dict(), loaded(own, LABELS)[0].state_dict()
+    assert all(torch.equal(value, theirs_[key]) for key, value in weights.items())
+    network = build_network(PRESETS[name].architecture, 1, 3)
+    report = load_pretrained_encoder(network, exported, architecture=PRESETS[name].architecture)
+    assert (report.encoder, report.contract) == ("nnunet", expected.contract)
+
+
+@pytest.mark.parametrize(
+    ("preset", "arguments", "patch"),
+    [
+        ("tiny", {}, 16),
+        ("tiny", {"norm": "instance"}, 32),  # which in training refuses a single voxel
+        ("tiny", {"norm": "group", "widths": [8, 16, 32, 64, 64]}, 16),
+        ("resenc_tiny", {"features_per_stage": [4, 8, 16, 32]}, 16),
+    ],
+)
+def test_the_smallest_patch_is_one_that_the_norm_of_the_model_can_take(
+    preset: str, arguments: dict[str, Any], patch: int, tmp_path: Path
+) -> None:
+    found = read_model(save(tmp_path, of_preset(preset, **arguments))).preset
+    assert found.nearest_patch((1, 1, 1)) == [patch] * 3
+
+
+def test_a_class_of_the_same_name_in_another_package_is_another_class(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    other = replace(PRESETS["plain"], network_class="another.package.PlainConvUNet", smallest_bottleneck=5)
+    monkeypatch.setattr(trained_model, "PRESETS", {"other": other, **PRESETS, "another": other})
+    preset = read_model(save(tmp_path)).preset
+    assert (preset.network_class, preset.smallest_bottleneck) == (ARCHITECTURE["network_class_name"], 2)
+
+
+def test_a_preset_is_compared_with_the_model(tmp_path: Path) -> None:
     own, plain = read_model(save(tmp_path / "own")), "with other layers. No preset is this network; leave out --preset"
     with pytest.raises(PretrainedEncoderError, match=rf"PlainConvUNet of 3 levels, widths 4, 8, 16; .*'ctfm'.*{plain}"):
         require_same("ctfm", own)
-    of_ours = read_model(save(tmp_path / "of_ours", tiny))
+    of_ours = read_model(save(tmp_path / "of_ours", of_preset("tiny")))
     require_same("tiny", of_ours)
     with pytest.raises(PretrainedEncoderError, match="Use --preset tiny, or leave out --preset, which takes"):
         require_same("plain", of_ours)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
+from nnunet_assft.active.experiment import read_plans
 from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.comparison.arms import arm_of, name_of
+from nnunet_assft.errors import DamagedFileError
 from nnunet_assft.report.images import ViewerCase
 from nnunet_assft.report.material import FinishedComparison, Material
 from nnunet_assft.report.plot import Plot
@@ -101,6 +104,14 @@ def grey_values(window: tuple[float, float] | None) -> str:
 def no_picture(case: str, error: Exception) -> str:
     """Return the sentence on a case whose files cannot be read."""
     return f"{case}: no picture could be made ({' '.join(str(error).split())[:160]})."
+
+
+def network_name(material: Material) -> str:
+    """Return what the network is called for a reader, without its class if the plans cannot be read."""
+    plans = None
+    with suppress(OSError, DamagedFileError):
+        plans = read_plans(material.experiment)
+    return material.experiment.settings.network_name(plans)
 
 
 def encoder_name(material: Material) -> str:

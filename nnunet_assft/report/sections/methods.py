@@ -6,7 +6,7 @@ from nnunet_assft.active.options import PSEUDO, SUPERVISED
 from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.network.presets import ENCODERS
 from nnunet_assft.report.material import Material
-from nnunet_assft.report.sections.base import Section
+from nnunet_assft.report.sections.base import Section, network_name
 from nnunet_assft.runtime.text import count
 
 REFERENCES = (
@@ -39,7 +39,7 @@ def paragraph(material: Material) -> str:
         f"{count(last.round, 'round')} of up to {count(now.n_query, 'scan')} after a first "
         f"{'one' if n_start == 1 else n_start}.",
         f"They were chosen with the strategy {settings.strategy} ({row.description}; {row.source}).",
-        f"The network (preset {settings.preset}) started from {encoder} and was trained with nnU-Net "
+        f"The network ({network_name(material)}) started from {encoder} and was trained with nnU-Net "
         f"{versions.get('nnunetv2', '')} and nnunet_assft {versions.get('nnunet_assft', '')}: AdamW, initial learning "
         f"rate {training['initial_lr']:g}, {training['one_shot_epochs']} epochs on the first "
         f"scan{'' if n_start == 1 else 's'} and then {training['epochs']} per stage, of "

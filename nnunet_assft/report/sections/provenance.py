@@ -14,7 +14,7 @@ from nnunet_assft.errors import DamagedFileError
 from nnunet_assft.network.checkpoints import device_of
 from nnunet_assft.nnunet_names import CONFIGURATION
 from nnunet_assft.report.material import Material
-from nnunet_assft.report.sections.base import Section, SectionTable, encoder_name
+from nnunet_assft.report.sections.base import Section, SectionTable, encoder_name, network_name
 from nnunet_assft.runtime.cached import seconds_of
 
 
@@ -107,7 +107,7 @@ def _facts(material: Material) -> dict[str, str]:
         "pre-trained encoder": encoder_name(material) + (f", sha256 {checksum}" if checksum else ""),
         "initial network, sha256": experiment.initial_network_sha256,
         "seed": settings.seed,
-        "domain, preset, normalization": f"{settings.domain}, {settings.preset}, {settings.normalization}",
+        "domain, network, normalization": f"{settings.domain}, {network_name(material)}, {settings.normalization}",
         "rounds, cases per round, budget, as planned": f"{settings.rounds}, {experiment.n_query}, {settings.budget}",
         "annotator": settings.annotator,
         "labelled at the start": f"{len(experiment.labelled_at_start)} cases",
