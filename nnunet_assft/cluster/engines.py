@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nnunet_assft.cluster.executors import InParts, Launcher
+from nnunet_assft.cluster.executors import InParts, Launcher, here_with_progress
 from nnunet_assft.cluster.launchers import Local, Print, Slurm
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.cases import Executor, here, in_processes
@@ -80,7 +80,7 @@ class Engine:
         """Return the executor for the cases of a step. folder: where the folders of the steps are."""
         row = ENGINES[self.name]
         if row.launcher is None:
-            return here
+            return here_with_progress
         return InParts(folder, row.launcher(self.slurm), self.parts or row.parts())
 
     def images(self, folder: Path, images: Mapping[str, Sequence[Path]]) -> Executor:

@@ -109,6 +109,22 @@ def test_without_progress_the_cases_and_the_logs_are_named(local: Callable[[int]
         for_each_case(work.always_killed, CASES, desc="killed", executor=local(2))
 
 
+def test_a_case_without_progress_fails_alone_where_failures_are_collected(
+    local: Callable[[int], InParts], tmp_path: Path
+) -> None:
+    failures: dict[str, AssftError] = {}
+    found = for_each_case(work.always_killed, CASES, desc="killed", executor=local(2), failures=failures)
+    assert list(found) == ["a", "c", "d", "e"]
+    assert list(failures) == ["b"]
+    assert "sweep_003/part_000.log" in str(failures["b"])
+    assert (tmp_path / "jobs/killed/sweep_003/part_000.log").is_file()  # which the error names
+
+
+def test_a_finished_case_of_a_run_is_progress(local: Callable[[int], InParts], tmp_path: Path) -> None:
+    found = for_each_case(work.run_of_cases, {"random, seed 0": tmp_path}, desc="runs", executor=local(1))
+    assert found == {"random, seed 0": 4}
+
+
 def test_a_result_that_is_seen_late_is_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
     late = SeenLate(delay=500.0)
