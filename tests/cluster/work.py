@@ -169,6 +169,10 @@ def content_of(file: Path) -> str:
     return file.read_text()
 
 
+def touch_once(file: Path) -> None:
+    file.touch(exist_ok=False)
+
+
 def wait_after(begun: Path) -> None:
     begun.touch()
     time.sleep(60)
