@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -38,6 +39,58 @@ def test_an_option_counts_more_than_the_file_of_the_site(nnunet_folders: Path) -
         "slurm", 3, None, {"time": "30", "partition": "main", "mem_per_cpu": "4G"}
     )
     assert chosen("--engine", "here", "-device", "cpu")[1].name == "here"
+
+
+@pytest.mark.parametrize(
+    ("options", "device", "said"),
+    [
+        (["print"], "cuda", "The parts use the device cuda. For another one, add -device cpu.\n"),
+        (["print", "-device", "cpu"], "cpu", ""),
+        (
+            ["slurm", "--slurm", "partition=main"],
+            "cpu",
+            "The parts use the device cpu. For another one, add --slurm gres=gpu:1 or -device cuda.\n",
+        ),
+        (["slurm", "--slurm", "gres=gpu:1"], "cuda", ""),
+        (["slurm", "--gpus", "2"], "cuda", ""),
+    ],
+)
+def test_a_device_that_nobody_chose_is_said(
+    nnunet_folders: Path, options: list[str], device: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert chosen("--engine", *options)[0] == torch.device(device)
+    assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize(
+    ("options", "of_cases", "of_trainings"),
+    [
+        ({}, {"gpus_per_node": "1"}, {"gpus_per_node": "2"}),
+        ({"gres": "gpu:1"}, {"gres": "gpu:1"}, {"gpus_per_node": "2"}),
+        (
+            {"gres": "gpu:a100:1,ssd:1", "mem": "9G"},
+            {"gres": "gpu:a100:1,ssd:1", "mem": "9G"},
+            {"gres": "ssd:1", "mem": "9G", "gpus_per_node": "a100:2"},
+        ),
+        (
+            {"gpus": "1", "partition": "gpu"},
+            {"gpus": "1", "partition": "gpu"},
+            {"partition": "gpu", "gpus_per_node": "2"},
+        ),
+    ],
+)
+def test_every_job_gets_its_gpus_in_one_way(
+    options: dict[str, str], of_cases: dict[str, str], of_trainings: dict[str, str], tmp_path: Path
+) -> None:
+    engine = Engine("slurm", gpus=2, slurm=options)
+    assert options_of(engine.cases(tmp_path)) == options_of(engine.runs(tmp_path)) == of_cases
+    assert options_of(engine.trainings(tmp_path)) == of_trainings
+    assert options_of(engine.images(tmp_path, {})) == options
+    assert options_of(Engine("slurm", slurm=options).trainings(tmp_path)) == options
+
+
+def options_of(executor: Any) -> dict[str, str]:
+    return dict(executor.launcher.options)
 
 
 @pytest.mark.parametrize(
