@@ -28,8 +28,8 @@ class Launcher(Protocol):
     def submit(self, job: Job, sweep: Sweep) -> None:
         """Start the parts of a sweep, and record their ids in it."""
 
-    def running(self, sweep: Sweep) -> bool:
-        """Return whether a part of the sweep may still be waiting or at work."""
+    def running(self, sweeps: Sequence[Sweep]) -> bool:
+        """Return whether a part of these sweeps may still be waiting or at work."""
 
     def end(self, sweep: Sweep) -> None:
         """End the parts of a sweep."""
@@ -85,7 +85,7 @@ class InParts:
         ended = 0.0  # seconds since all parts were found to have ended
         with tqdm(bar_format="{desc}", leave=False, delay=1e-9) as line:  # is not shown before it says something
             while left:
-                running = any(self.launcher.running(sweep) for sweep in job.sweeps)  # asked before the files are read
+                running = self.launcher.running(job.sweeps)  # asked before the files are read
                 for case, result in job.new_results(arguments):
                     if case in left:
                         del left[case]

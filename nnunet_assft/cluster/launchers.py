@@ -63,8 +63,9 @@ class Local:
                 )
             self._processes.setdefault(sweep.folder, []).append(process)
 
-    def running(self, sweep: Sweep) -> bool:
-        return any(process.poll() is None for process in self._processes.get(sweep.folder, ()))
+    def running(self, sweeps: Sequence[Sweep]) -> bool:
+        processes = [process for sweep in sweeps for process in self._processes.get(sweep.folder, ())]
+        return any(process.poll() is None for process in processes)
 
     def end(self, sweep: Sweep) -> None:
         for process in self._processes.pop(sweep.folder, ()):
@@ -118,8 +119,8 @@ class Slurm:
                 f"SLURM took no job: {' '.join(str(error).split())[:400]} Check the options given with --slurm."
             ) from error
 
-    def running(self, sweep: Sweep) -> bool:
-        ids = set(sweep.ids())
+    def running(self, sweeps: Sequence[Sweep]) -> bool:
+        ids = {name for sweep in sweeps for name in sweep.ids()}
         if not ids:
             return False
         queue = _ask("squeue", "-h", "-u", str(os.getuid()), "-o", "%F")
@@ -195,15 +196,20 @@ class Print:
             f'exec {shlex.join(_command(job, sweep))} "$part"',
         ]
         write_text(sweep.folder / SCRIPT, "\n".join(lines) + "\n")
-        self.running(sweep)
+        self._require_ended(sweep)
 
-    def running(self, sweep: Sweep) -> bool:
+    def running(self, sweeps: Sequence[Sweep]) -> bool:
         """Raise `WaitingForParts` unless every part has ended; nothing else is known about their processes."""
+        for sweep in sweeps:
+            self._require_ended(sweep)
+        return False
+
+    def _require_ended(self, sweep: Sweep) -> None:
         ended = {report["part"] for report in sweep.reports() if report["state"] != "running"}  # of some process
         waiting = [part for part in range(sweep.parts) if part not in ended]
         file = sweep.folder / SCRIPT
         if not waiting or not file.is_file():  # without it, the sweep has never been handed out
-            return False
+            return
         script = shlex.quote(str(file))
         raise WaitingForParts(
             f"{len(waiting)} of {sweep.parts} parts are not finished. Run `bash {script} PART` for each part from 0 to "

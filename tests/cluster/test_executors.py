@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +28,7 @@ class SeenLate(Local):
         self.submitted = [*getattr(self, "submitted", []), sweep.folder.name]
         super().submit(job, sweep)
 
-    def running(self, sweep: Sweep) -> bool:
+    def running(self, sweeps: Sequence[Sweep]) -> bool:
         return False
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -38,9 +39,17 @@ def squeue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], N
 def test_a_job_runs_while_the_queue_lists_it(sweep: Sweep, squeue: Callable[[str], None]) -> None:
     # before SLURM 20.02, squeue knew no --me
     squeue('case "$*" in *--me*) echo "unrecognized option --me" >&2; exit 1;; esac; echo 76; echo 77')
-    assert Slurm().running(sweep)
+    assert Slurm().running([sweep])
     squeue("echo 76")
-    assert not Slurm().running(sweep)
+    assert not Slurm().running([sweep])
+
+
+def test_the_queue_is_asked_once_for_all_sweeps(sweep: Sweep, squeue: Callable[[str], None], tmp_path: Path) -> None:
+    later = Sweep(tmp_path / "step/sweep_002")
+    later.write(1, ["78"])
+    squeue(f"echo asked >> {tmp_path}/asked; echo 78")
+    assert Slurm().running([sweep, later])
+    assert (tmp_path / "asked").read_text() == "asked\n"
 
 
 def test_while_slurm_does_not_answer_the_command_waits_and_says_so_once(
@@ -48,16 +57,16 @@ def test_while_slurm_does_not_answer_the_command_waits_and_says_so_once(
 ) -> None:
     slurm = Slurm()
     squeue('echo "Unable to contact slurm controller" >&2; exit 1')
-    assert slurm.running(sweep)
-    assert slurm.running(sweep)
+    assert slurm.running([sweep])
+    assert slurm.running([sweep])
     said = "squeue does not answer (Unable to contact slurm controller). Waiting until it does."
     assert capsys.readouterr().err.split("\n") == [said, ""]
 
 
 def test_a_machine_without_slurm(sweep: Sweep, squeue: Callable[[str], None]) -> None:
-    for ask in (Slurm().running, Slurm().end):
+    for ask in (partial(Slurm().running, [sweep]), partial(Slurm().end, sweep)):
         with pytest.raises(AssftError, match=r"no (squeue|scancel). Run the command where jobs can be submitted"):
-            ask(sweep)
+            ask()
 
 
 def test_a_part_has_ended_if_one_of_its_processes_has(tmp_path: Path) -> None:
@@ -70,8 +79,8 @@ def test_a_part_has_ended_if_one_of_its_processes_has(tmp_path: Path) -> None:
         report = {**said, "part": part, "host": host, "state": state}
         write_sealed(sweep.folder / f"part_{part:03d}_{host}_7.json", report)
     with pytest.raises(WaitingForParts, match="1 of 2 parts are not finished"):
-        Print().running(sweep)
+        Print().running([sweep])
 
 
 def test_a_sweep_whose_script_was_never_written_is_not_waited_for(sweep: Sweep) -> None:
-    assert not Print().running(sweep)
+    assert not Print().running([sweep])
