@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from nnunet_assft.cli.common import parse
+from nnunet_assft.cli.common import make_parser, parse, run
 from nnunet_assft.cli.engine_options import choose_where
 from nnunet_assft.cli.round import main, parser
 from nnunet_assft.cluster.engines import SITE_FILE, Engine
@@ -115,6 +116,23 @@ def test_a_wrong_engine_file_is_one_line(nnunet_folders: Path, content: str) -> 
     (nnunet_folders / "nnUNet_results" / SITE_FILE).write_text(content)
     with pytest.raises(AssftError, match="Expected a JSON object with some of the keys engine, parts, gpus, slurm"):
         chosen()
+
+
+def test_relative_folders_are_those_of_the_command_in_its_parts_too(
+    nnunet_folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(nnunet_folders)
+    given = {"nnUNet_raw": "nnUNet_raw", "nnUNet_preprocessed": "~/preprocessed", "nnUNet_results": "../results"}
+    for name, folder in given.items():
+        monkeypatch.setenv(name, folder)
+    with pytest.raises(SystemExit) as ended:
+        run(lambda args: None, make_parser("test", "Test.", dataset=False), [])
+    assert ended.value.code == 0
+    assert [os.environ[name] for name in given] == [
+        str(nnunet_folders / "nnUNet_raw"),
+        "~/preprocessed",  # which is refused
+        str(nnunet_folders / "../results"),
+    ]
 
 
 def test_the_help_names_the_list_and_the_list_every_option(capsys: pytest.CaptureFixture[str]) -> None:
