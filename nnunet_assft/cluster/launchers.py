@@ -8,7 +8,8 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -102,7 +103,7 @@ class Slurm:
         options: dict[str, Any] = {"time": MINUTES, **self.options}
         named = {name: number for name, number in options.items() if name in OF_SUBMITIT}
         named |= {name: int(number) for name, number in named.items() if str(number).isdigit()}
-        others = {name: value for name, value in options.items() if name not in named}
+        others = {name: _value(text) for name, text in options.items() if name not in named and _value(text)}
         # the user's working directory may contain a folder that shadows a package
         others["chdir"] = str(sweep.folder)
         work = partial(run_part, sweep.folder, sweep.parts, sha256=job.checksum(sweep))
@@ -112,7 +113,8 @@ class Slurm:
                 executor = submitit.SlurmExecutor(logs)
                 name = f"assft_{job.folder.name}"[:60]
                 executor.update_parameters(job_name=name, **named, additional_parameters=others)
-                ids += [array.job_id.partition("_")[0] for array in executor.map_array(work, parts)[:1]]
+                with _not_as_a_job():
+                    ids += [array.job_id.partition("_")[0] for array in executor.map_array(work, parts)[:1]]
                 sweep.write(sweep.parts, ids)
         except (submitit.core.utils.FailedJobError, FileNotFoundError, RuntimeError, ValueError) as error:
             raise AssftError(
@@ -166,6 +168,23 @@ def _longest_array() -> int:
     config = _ask("scontrol", "show", "config").stdout
     found = re.search(r"^MaxArraySize\s*=\s*(\d+)", config, re.MULTILINE)
     return max(1, int(found[1]) - 1 if found else 1000)
+
+
+@contextmanager
+def _not_as_a_job() -> Iterator[None]:
+    """Hide what SLURM has told this process as a job, such as its memory, from the jobs that it submits. What a user or
+    a site has set, such as SBATCH_ACCOUNT or SLURM_CONF, stays, which submitit's own `clean_env` would hide as well."""
+    told = [name for name in os.environ if name.startswith(("SLURM_", "SLURMD_", "SRUN_")) and name != "SLURM_CONF"]
+    hidden = {name: os.environ.pop(name) for name in told} if "SLURM_JOB_ID" in os.environ else {}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
+def _value(text: str) -> str | bool:
+    """Return the value of an option for submitit, which writes one that is True, such as exclusive, without a value."""
+    return {"true": True, "false": False}.get(text.lower(), text)
 
 
 def _chunks(numbers: Sequence[int], length: int) -> list[Sequence[int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -23,17 +24,63 @@ def sweep(tmp_path: Path) -> Sweep:
 
 
 @pytest.fixture
-def squeue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Makes a `squeue` that runs these lines of a shell; there is no other command."""
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Makes a command of this name that runs these lines of a shell; there is no other command."""
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
 
-    def write(lines: str) -> None:
-        file = tmp_path / "bin/squeue"
+    def write(name: str, lines: str) -> None:
+        file = tmp_path / "bin" / name
         file.write_text(f"#!/bin/sh\n{lines}\n")
         file.chmod(0o755)
 
     return write
+
+
+@pytest.fixture
+def squeue(command: Callable[[str, str], None]) -> Callable[[str], None]:
+    """Makes a `squeue` that runs these lines of a shell."""
+    return partial(command, "squeue")
+
+
+@pytest.fixture
+def submitted(tmp_path: Path, command: Callable[[str, str], None]) -> Callable[..., tuple[list[str], set[str]]]:
+    """Submits one part with options, and returns what `sbatch` gets: the options in its script, and the names in its
+    environment."""
+    pytest.importorskip("submitit")
+    command("sbatch", f'/bin/cat "$1" > {tmp_path}/script; /usr/bin/env > {tmp_path}/names; echo job 99')
+    for name in ("srun", "scontrol"):
+        command(name, "")
+
+    def submit(**options: str) -> tuple[list[str], set[str]]:
+        job = Job(tmp_path / "job", b"")
+        sweep = job.submit([("a", 1, "")], 1)
+        Slurm(options).submit(job, sweep)
+        assert sweep.ids() == ["99"]
+        script, names = ((tmp_path / name).read_text().splitlines() for name in ("script", "names"))
+        asked = [line.removeprefix("#SBATCH --") for line in script if line.startswith("#SBATCH --")]
+        return asked, {line.partition("=")[0] for line in names}
+
+    return submit
+
+
+def test_options_without_a_value(submitted: Callable[..., tuple[list[str], set[str]]]) -> None:
+    asked, _ = submitted(exclusive="True", nice="false", requeue="true", mem="9G")
+    assert {"exclusive", "requeue", "mem=9G"} <= set(asked)
+    assert not [option for option in asked if option.startswith("nice")]
+
+
+def test_a_command_that_is_a_job_itself_submits_as_any_other(
+    submitted: Callable[..., tuple[list[str], set[str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("SLURM_MEM_PER_NODE", "SLURM_CONF", "SBATCH_ACCOUNT"):
+        monkeypatch.setenv(name, "1")
+    assert {"SLURM_MEM_PER_NODE", "SLURM_CONF", "SBATCH_ACCOUNT"} <= submitted()[1]  # set by a user on a login node
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    _, names = submitted()
+    assert {"SLURM_CONF", "SBATCH_ACCOUNT"} <= names
+    assert names.isdisjoint({"SLURM_MEM_PER_NODE", "SLURM_JOB_ID"})
+    assert os.environ["SLURM_JOB_ID"] == "7"
 
 
 def test_a_job_runs_while_the_queue_lists_it(sweep: Sweep, squeue: Callable[[str], None]) -> None:
