@@ -107,6 +107,8 @@ class InParts:
                     self._submit(job, [(case, argument, arguments[case]) for case, argument in left.items()], desc)
 
     def _submit(self, job: Job, left: Sequence[tuple[str, Any, str]], desc: str) -> None:
+        for earlier in job.sweeps:  # jobs of another engine, which are not asked for, would work on the same cases
+            self.launcher.end(earlier)
         sweep = job.submit(left, min(self.parts, len(left)))
         self.launcher.submit(job, sweep)
         if sweep.ids():

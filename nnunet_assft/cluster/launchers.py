@@ -8,8 +8,9 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -47,6 +48,7 @@ class Local:
     pause: float = 0.2
     delay: float = 0.0
     ends_with_us: bool = True
+    patience: float = 30.0  # seconds that parts have to end before they are killed, as those of SLURM have
     _processes: dict[Path, list[subprocess.Popen[bytes]]] = field(default_factory=dict)
 
     def submit(self, job: Job, sweep: Sweep) -> None:
@@ -69,8 +71,14 @@ class Local:
         return any(process.poll() is None for process in processes)
 
     def end(self, sweep: Sweep) -> None:
-        for process in self._processes.pop(sweep.folder, ()):
+        _cancel(sweep)
+        processes, give_up = self._processes.pop(sweep.folder, []), time.monotonic() + self.patience
+        for process in processes:
             process.terminate()
+        for process in processes:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, give_up - time.monotonic()))
+            process.kill()  # does nothing to one that has ended
             process.wait()
 
     def logs(self, sweep: Sweep) -> list[Path]:
@@ -136,11 +144,16 @@ class Slurm:
         return not ids.isdisjoint(queue.stdout.split())
 
     def end(self, sweep: Sweep) -> None:
-        if sweep.ids():
-            _ask("scancel", *sweep.ids())
+        _cancel(sweep)
 
     def logs(self, sweep: Sweep) -> list[Path]:
         return sorted(file for file in (sweep.folder / "logs").glob("*_log.err") if file.stat().st_size)
+
+
+def _cancel(sweep: Sweep) -> None:
+    """Cancel the jobs of a sweep, if it has any: also with another engine than the one that has submitted them."""
+    if sweep.ids():
+        _ask("scancel", *sweep.ids())
 
 
 def _ask(*command: str) -> subprocess.CompletedProcess[str]:
@@ -237,7 +250,8 @@ class Print:
         )
 
     def end(self, sweep: Sweep) -> None:
-        """Nothing is known about the processes, so nothing is ended."""
+        """Nothing is known about the processes, so only jobs that another engine has submitted are ended."""
+        _cancel(sweep)
 
     def logs(self, sweep: Sweep) -> list[Path]:
         return []

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from nnunet_assft.cluster.job import Job, Sweep
-from nnunet_assft.cluster.launchers import Print, Slurm
+from nnunet_assft.cluster import launchers
+from nnunet_assft.cluster.executors import InParts, Launcher
+from nnunet_assft.cluster.job import Job, Sweep, open_job
+from nnunet_assft.cluster.launchers import Local, Print, Slurm
 from nnunet_assft.errors import AssftError, WaitingForParts
+from nnunet_assft.runtime.cases import Attempt, for_each_case
 from nnunet_assft.runtime.sealed import write_sealed
+from tests.cluster import work
 
 
 @pytest.fixture
@@ -97,6 +104,42 @@ def test_the_queue_is_asked_once_for_all_sweeps(sweep: Sweep, squeue: Callable[[
     squeue(f"echo asked >> {tmp_path}/asked; echo 78")
     assert Slurm().running([sweep, later])
     assert (tmp_path / "asked").read_text() == "asked\n"
+
+
+def test_jobs_are_cancelled_before_another_engine_works_on_their_cases(
+    command: Callable[[str, str], None], tmp_path: Path
+) -> None:
+    command("scancel", f"echo $* >> {tmp_path}/cancelled")
+    job, _ = open_job(tmp_path / "squares", Attempt(work.square, "squares", (AssftError,)))
+    job.write_function()
+    job.submit([("a", 2, "")], 1).write(1, ["77"])  # by a command that was killed
+    with pytest.raises(WaitingForParts, match="sweep_002"):
+        for_each_case(work.square, {"a": 2}, desc="squares", failures={}, executor=InParts(tmp_path, Print(), 1))
+    assert (tmp_path / "cancelled").read_text() == "77\n"
+
+
+@pytest.mark.parametrize("launcher", [Local(), Print(), Slurm()])
+def test_every_engine_cancels_jobs(
+    launcher: Launcher, sweep: Sweep, command: Callable[[str, str], None], tmp_path: Path
+) -> None:
+    command("scancel", f"echo $* >> {tmp_path}/cancelled")
+    launcher.end(sweep)
+    assert (tmp_path / "cancelled").read_text() == "77\n"
+
+
+def test_a_process_that_does_not_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deaf = (
+        "import signal, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); signal.pause()"
+    )
+    monkeypatch.setattr(launchers, "_command", lambda job, sweep: [sys.executable, "-c", deaf])
+    job, local = Job(tmp_path / "step", b""), Local(patience=0.2)
+    sweep = job.submit([("a", 1, ""), ("b", 2, "")], 2)
+    local.submit(job, sweep)
+    while any(not log.read_text() for log in local.logs(sweep)):
+        time.sleep(0.05)
+    processes = local._processes[sweep.folder]
+    local.end(sweep)
+    assert [process.poll() for process in processes] == [-signal.SIGKILL] * 2
 
 
 def test_while_slurm_does_not_answer_the_command_waits_and_says_so_once(
