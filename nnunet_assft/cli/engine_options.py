@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +48,9 @@ def print_engines() -> None:
 def choose_where(args: argparse.Namespace) -> tuple[torch.device, Engine]:
     """Return the device and the engine that the options and the engine file describe.
 
-    With jobs, the device is that of their machines, which this one may not have: by default CUDA if they get a GPU.
+    With jobs, the device is that of their machines, which this one may not have. For those of SLURM it is by default
+    CUDA if they get a GPU. Nothing is known about the machines of `print`; CUDA is used, because an error is noticed
+    sooner than a training on a CPU. A default that nobody asked for is said on stderr.
     """
     import torch
 
@@ -55,7 +58,10 @@ def choose_where(args: argparse.Namespace) -> tuple[torch.device, Engine]:
     if engine.name in ("here", "local"):
         return choose_device(args.device), engine
     gets_gpu = engine.gpus or any("gpu" in f"{key}={value}" for key, value in engine.slurm.items())
-    device = args.device or ("cuda" if gets_gpu else "cpu")
+    device = args.device or ("cuda" if gets_gpu or engine.name == "print" else "cpu")
+    if not (args.device or gets_gpu):
+        other = "-device cpu" if device == "cuda" else "--slurm gres=gpu:1 or -device cuda"
+        print(f"The parts use the device {device}. For another one, add {other}.", file=sys.stderr)
     return torch.device(device.partition(":")[0]), engine  # which GPU a job gets is up to its machine
 
 

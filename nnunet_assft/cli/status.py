@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,6 +42,7 @@ def status(args: argparse.Namespace) -> int:
         print_experiments()
         return 0
     from nnunet_assft.active.state import finished_rounds, is_over
+    from nnunet_assft.cluster.progress import lines_about_parts
     from nnunet_assft.report.stopping import advice
     from nnunet_assft.volumes.accepted_geometry import AcceptedGeometry
 
@@ -65,6 +67,8 @@ def status(args: argparse.Namespace) -> int:
     if len(done) >= 2:
         stopping = advice(done)
         print(f"Stopping advice: {stopping.sentence} {stopping.caveat}".rstrip())
+    for line in lines_about_parts(experiment.paths.jobs):  # of a round, or of a prediction
+        print(line)
     if is_over(experiment, done):
         print("All rounds are done.")
     else:
@@ -73,8 +77,10 @@ def status(args: argparse.Namespace) -> int:
 
 
 def print_experiments() -> None:
-    """Print one line per experiment in nnUNet_results, with the command that shows more of it."""
+    """Print one line per experiment in nnUNet_results, with the command that shows more of it, and the runs of
+    comparisons that are being worked on in parts."""
     from nnunet_assft.active.paths import ExperimentPaths, experiments_in_results
+    from nnunet_assft.cluster.progress import lines_about_parts
 
     found = experiments_in_results()
     for paths in found:
@@ -83,6 +89,9 @@ def print_experiments() -> None:
         print(f"{of}: {count(n_done, 'finished round')}. {paths.command('status')}")
     if not found:
         print(f"There is no experiment yet. {ExperimentPaths('Dataset218_NAME', 'assft').command('plan')} makes one.")
+    for jobs in sorted(Path(os.environ.get("nnUNet_results", ".")).glob("Dataset*/assft_compare/*/jobs")):
+        if lines := list(lines_about_parts(jobs)):
+            print(f"{jobs.parents[2].name}, comparison {jobs.parent.name!r}:", *lines, sep="\n")
 
 
 def print_verification(experiment: Experiment) -> int:
@@ -111,13 +120,10 @@ def print_next(experiment: Experiment, r: int) -> None:
     """Print the finished steps of round r, the cases without a label, and the next command."""
     from nnunet_assft.active.annotation import labels_to_come, open_request
     from nnunet_assft.active.state import STEPS
-    from nnunet_assft.cluster.progress import lines_about_parts
 
     begun = [name for name in STEPS if experiment.paths.step_file(r, name).is_file()]
     if begun:
         print(f"round {r} has begun; finished steps: {', '.join(begun)}")
-    for line in lines_about_parts(experiment.paths.jobs):
-        print(line)
     missing = labels_to_come(experiment, r) if experiment.settings.annotator == "human" else []
     if not missing:
         print(f"Next: {experiment.command('round', '-r', str(r))}")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from nnunet_assft.cluster.executors import InParts, Launcher
+from nnunet_assft.cluster.executors import InParts, Launcher, here_with_progress
 from nnunet_assft.cluster.launchers import Local, Print, Slurm
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.cases import Executor, here, in_processes
@@ -80,30 +80,54 @@ class Engine:
         """Return the executor for the cases of a step. folder: where the folders of the steps are."""
         row = ENGINES[self.name]
         if row.launcher is None:
-            return here
-        return InParts(folder, row.launcher(self.slurm), self.parts or row.parts())
+            return here_with_progress
+        return InParts(folder, row.launcher(self._with_a_gpu()), self.parts or row.parts())
 
     def images(self, folder: Path, images: Mapping[str, Sequence[Path]]) -> Executor:
         """Return the executor for steps that read the files of images and need no GPU."""
         if self.name in ("here", "local"):
             size = sum(file.stat().st_size for files in images.values() for file in files)
             return in_processes(number_of_processes(self.processes, total_bytes=size))
-        return self.cases(folder)
+        return replace(self, gpus=None).cases(folder)
 
     def runs(self, folder: Path) -> Executor:
         """Return the executor for whole runs of a comparison: as jobs, each is a part of its own."""
         row = ENGINES[self.name]
         if row.launcher is None:
             return here
-        return InParts(folder, row.launcher(self.slurm), self.parts or (row.parts() if self.name == "local" else 10**6))
+        parts = self.parts or (row.parts() if self.name == "local" else 10**6)
+        return InParts(folder, row.launcher(self._with_a_gpu()), parts)
 
     def trainings(self, folder: Path) -> Executor:
         """Return the executor for trainings, each of which is one part. On this machine, that is this process."""
         row = ENGINES[self.name]
         if row.launcher is None or self.name == "local":
             return here
-        gpus = {"gpus_per_node": str(self.gpus)} if self.gpus else {}
-        return InParts(folder, row.launcher({**self.slurm, **gpus}), 1)
+        options = _with_gpus(self.slurm, self.gpus) if self.gpus else self.slurm
+        return InParts(folder, row.launcher(options), 1)
+
+    def _with_a_gpu(self) -> Mapping[str, str]:
+        """The options of sbatch for jobs that use one GPU: with `gpus`, they get one even if the options name none."""
+        named = any(_names_gpus(name, entry) for name, value in self.slurm.items() for entry in value.split(","))
+        return _with_gpus(self.slurm, 1) if self.gpus and not named else self.slurm
+
+
+def _with_gpus(options: Mapping[str, str], n: int) -> dict[str, str]:
+    """Return options of sbatch that ask for n GPUs per node, of the type that the options name, if they do. SLURM
+    refuses or adds up what is asked for in two ways, so nothing else asks for GPUs."""
+    others, types = {}, []
+    for name, value in options.items():
+        entries = value.split(",")
+        of_gpus = [entry for entry in entries if _names_gpus(name, entry)]
+        types += [word for entry in of_gpus for word in entry.split(":") if word != "gpu" and not word.isdigit()]
+        if kept := [entry for entry in entries if entry not in of_gpus]:
+            others[name] = ",".join(kept)
+    return {**others, "gpus_per_node": ":".join([*types[:1], str(n)])}
+
+
+def _names_gpus(name: str, entry: str) -> bool:
+    """Whether an entry of an option of sbatch asks for GPUs, such as gpus=2, gpus_per_node=a100:2 or gres=gpu:2."""
+    return name.startswith("gpus") or (name == "gres" and entry.partition(":")[0] == "gpu")
 
 
 HERE = Engine()

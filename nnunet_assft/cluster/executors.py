@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from nnunet_assft.cluster.job import Job, Sweep, argument_sha256, open_job
+from nnunet_assft.cluster.job import Job, Sweep, argument_sha256, open_job, say_progress
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.cases import Attempt, Executor, here
 from nnunet_assft.runtime.text import count, named, some
@@ -28,8 +28,8 @@ class Launcher(Protocol):
     def submit(self, job: Job, sweep: Sweep) -> None:
         """Start the parts of a sweep, and record their ids in it."""
 
-    def running(self, sweep: Sweep) -> bool:
-        """Return whether a part of the sweep may still be waiting or at work."""
+    def running(self, sweeps: Sequence[Sweep]) -> bool:
+        """Return whether a part of these sweeps may still be waiting or at work."""
 
     def end(self, sweep: Sweep) -> None:
         """End the parts of a sweep."""
@@ -60,12 +60,18 @@ class InParts:
         if not left_behind:
             self._end(Job(folder, b""))
             job.write_function()
-        number = {item[0]: i for i, item in enumerate(items)}
+        number, left = {item[0]: i for i, item in enumerate(items)}, dict(items)
         try:
-            for case, result in self._results(job, dict(items), desc):
+            for case, result in self._results(job, left, desc):
                 if isinstance(result, AssftError) and not function.returns:  # at which the caller stops
                     self._end(job)  # so that the same command does not find this error again
                 yield number[case], result
+        except NoProgressError as error:  # the folder is kept, because the error names log files in it
+            if not function.returns:
+                raise
+            for case in left:
+                yield number[case], error
+            return
         except BaseException:  # also if the caller stops at an error; jobs go on, and the same command finds them again
             for sweep in job.sweeps if self.launcher.ends_with_us else ():
                 self.launcher.end(sweep)
@@ -73,20 +79,21 @@ class InParts:
         self._end(job)  # a part may be at work on a case that another part has finished
 
     def _results(self, job: Job, left: dict[str, Any], desc: str) -> Iterator[tuple[str, Any]]:
-        """Yield (case, result) until nothing is left."""
+        """Yield (case, result) until nothing is left, and remove each case from what is left before."""
         arguments = {case: argument_sha256(argument) for case, argument in left.items()}
         known: object = None  # what had been achieved when the last sweep was submitted
         ended = 0.0  # seconds since all parts were found to have ended
         with tqdm(bar_format="{desc}", leave=False, delay=1e-9) as line:  # is not shown before it says something
             while left:
-                running = any(self.launcher.running(sweep) for sweep in job.sweeps)  # asked before the files are read
+                running = self.launcher.running(job.sweeps)  # asked before the files are read
                 for case, result in job.new_results(arguments):
                     if case in left:
                         del left[case]
                         yield case, result
                 if running:
                     ended = 0.0
-                    if said := "; ".join(f"{case}: {text}" for case, text in job.at_work().items()):
+                    at_work = job.at_work().items()
+                    if said := "; ".join(f"{case}: {text.removeprefix(f'{desc}, ')}" for case, text in at_work):
                         line.set_description_str(f"{desc}, {said}")
                     time.sleep(self.launcher.pause)
                 elif left and job.sweeps and ended < self.launcher.delay:
@@ -95,11 +102,13 @@ class InParts:
                 elif left:
                     achieved = (len(left), job.progress())
                     if achieved == known:
-                        raise AssftError(self._no_progress(job, list(left)))
+                        raise NoProgressError(self._no_progress(job, list(left)))
                     known, ended = achieved, 0.0
                     self._submit(job, [(case, argument, arguments[case]) for case, argument in left.items()], desc)
 
     def _submit(self, job: Job, left: Sequence[tuple[str, Any, str]], desc: str) -> None:
+        for earlier in job.sweeps:  # jobs of another engine, which are not asked for, would work on the same cases
+            self.launcher.end(earlier)
         sweep = job.submit(left, min(self.parts, len(left)))
         self.launcher.submit(job, sweep)
         if sweep.ids():
@@ -120,6 +129,19 @@ class InParts:
         for sweep in job.sweeps:
             self.launcher.end(sweep)
         job.remove()
+
+
+class NoProgressError(AssftError):
+    """Parts have ended, and no case is further than before."""
+
+
+def here_with_progress(
+    function: Attempt[Any], items: Sequence[tuple[str, Any]], desc: str
+) -> Iterator[tuple[int, Any]]:
+    """Apply the function in this process. If this is a part that executes a whole run, say which cases are finished."""
+    for i, result in here(function, items, desc):
+        say_progress(f"{desc}, {items[i][0]}")
+        yield i, result
 
 
 def _here() -> Executor:

@@ -24,6 +24,7 @@ import shutil
 import signal
 import socket
 import struct
+import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -126,8 +127,8 @@ class Sweep:
         return {}
 
     def reports(self) -> list[dict[str, Any]]:
-        """What each process that has worked on a part has last said: part, host, pid, state, finished, of, case,
-        progress, error."""
+        """What each process that has worked on a part has last said: part, host, pid, job, began, state, finished, of,
+        case, progress, error."""
         found = []
         for file in sorted(self.folder.glob("part_*.json")):
             with suppress(DamagedFileError):
@@ -199,6 +200,7 @@ def say_progress(text: str) -> None:
 def run_part(sweep: Path, num_parts: int, part_id: int, sha256: str) -> None:
     """Work on one part of a sweep. The result of each case is added to the file of results as soon as it is there.
 
+    Cases that an earlier process of the same part has finished, such as a job that SLURM has requeued, are passed over.
     sha256: the `checksum` of the sweep, as the coordinator knows it, so that nothing else is run.
     """
     content, of_cases = (sweep.parent / FUNCTION).read_bytes(), (sweep / CASES).read_bytes()
@@ -208,25 +210,44 @@ def run_part(sweep: Path, num_parts: int, part_id: int, sha256: str) -> None:
     name = f"part_{part_id:03d}_{socket.gethostname()}_{os.getpid()}"
     file = sweep / f"{name}.json"
     os.environ[_PART] = str(file)
-    who = {"part": part_id, "host": socket.gethostname(), "pid": os.getpid(), "job": os.environ.get("SLURM_JOB_ID", "")}
+    who = {"part": part_id, "host": socket.gethostname(), "pid": os.getpid(), "job": _job_id(), "began": time.time()}
     what = {"state": "running", "finished": 0, "of": len(cases), "case": "", "progress": "", "error": ""}
     _say(file, **who, **what)
     for number in (signal.SIGTERM, signal.SIGUSR2):  # of SLURM, when the time is up or another job comes first
         signal.signal(number, _end)
-    finished: list[str] = []
     try:
         # an error is the result of its case, which the coordinator raises or collects
         attempt: Attempt[Any] = replace(pickle.loads(content), returns=(Exception,))
+        finished = _finished_cases(sweep, part_id)
+        left = [case for case in cases if case[0] not in finished]
         with open(sweep / f"{name}.bin", "ab") as results:
-            items = [(case, argument) for case, argument, _ in cases]
+            items = [(case, argument) for case, argument, _ in left]
             for i, result in attempt.to_all(items, partial(_begin, file, finished)):
-                case, _, argument = cases[i]
+                case, _, argument = left[i]
                 _add(results, (case, argument, result))
                 finished.append(case)
     except BaseException as error:
         _say(file, state="failed", error=in_one_line(error) if isinstance(error, Exception) else str(error))
         raise
     _say(file, state="finished", finished=len(cases), case="")
+
+
+def _finished_cases(sweep: Path, part_id: int) -> list[str]:
+    """Return the cases that processes of a part have finished, each once."""
+    finished: dict[str, None] = {}
+    for file in sorted(sweep.glob(f"part_{part_id:03d}_*.bin")):
+        with open(file, "rb") as stream:
+            for content in _frames(stream):
+                with suppress(ValueError):  # it cannot be read, so it is computed again
+                    finished[load_result(content)[0]] = None
+    return list(finished)
+
+
+def _job_id() -> str:
+    """Return the id of the job of SLURM that this process is, as its log files are named; empty if it is none."""
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+        return f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    return os.environ.get("SLURM_JOB_ID", "")
 
 
 def _begin(file: Path, finished: Sequence[str], case: str) -> None:

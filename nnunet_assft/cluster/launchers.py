@@ -8,7 +8,9 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -46,6 +48,7 @@ class Local:
     pause: float = 0.2
     delay: float = 0.0
     ends_with_us: bool = True
+    patience: float = 30.0  # seconds that parts have to end before they are killed, as those of SLURM have
     _processes: dict[Path, list[subprocess.Popen[bytes]]] = field(default_factory=dict)
 
     def submit(self, job: Job, sweep: Sweep) -> None:
@@ -63,12 +66,19 @@ class Local:
                 )
             self._processes.setdefault(sweep.folder, []).append(process)
 
-    def running(self, sweep: Sweep) -> bool:
-        return any(process.poll() is None for process in self._processes.get(sweep.folder, ()))
+    def running(self, sweeps: Sequence[Sweep]) -> bool:
+        processes = [process for sweep in sweeps for process in self._processes.get(sweep.folder, ())]
+        return any(process.poll() is None for process in processes)
 
     def end(self, sweep: Sweep) -> None:
-        for process in self._processes.pop(sweep.folder, ()):
+        _cancel(sweep)
+        processes, give_up = self._processes.pop(sweep.folder, []), time.monotonic() + self.patience
+        for process in processes:
             process.terminate()
+        for process in processes:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, give_up - time.monotonic()))
+            process.kill()  # does nothing to one that has ended
             process.wait()
 
     def logs(self, sweep: Sweep) -> list[Path]:
@@ -101,7 +111,7 @@ class Slurm:
         options: dict[str, Any] = {"time": MINUTES, **self.options}
         named = {name: number for name, number in options.items() if name in OF_SUBMITIT}
         named |= {name: int(number) for name, number in named.items() if str(number).isdigit()}
-        others = {name: value for name, value in options.items() if name not in named}
+        others = {name: _value(text) for name, text in options.items() if name not in named and _value(text)}
         # the user's working directory may contain a folder that shadows a package
         others["chdir"] = str(sweep.folder)
         work = partial(run_part, sweep.folder, sweep.parts, sha256=job.checksum(sweep))
@@ -111,15 +121,16 @@ class Slurm:
                 executor = submitit.SlurmExecutor(logs)
                 name = f"assft_{job.folder.name}"[:60]
                 executor.update_parameters(job_name=name, **named, additional_parameters=others)
-                ids += [array.job_id.partition("_")[0] for array in executor.map_array(work, parts)[:1]]
+                with _not_as_a_job():
+                    ids += [array.job_id.partition("_")[0] for array in executor.map_array(work, parts)[:1]]
                 sweep.write(sweep.parts, ids)
         except (submitit.core.utils.FailedJobError, FileNotFoundError, RuntimeError, ValueError) as error:
             raise AssftError(
                 f"SLURM took no job: {' '.join(str(error).split())[:400]} Check the options given with --slurm."
             ) from error
 
-    def running(self, sweep: Sweep) -> bool:
-        ids = set(sweep.ids())
+    def running(self, sweeps: Sequence[Sweep]) -> bool:
+        ids = {name for sweep in sweeps for name in sweep.ids()}
         if not ids:
             return False
         queue = _ask("squeue", "-h", "-u", str(os.getuid()), "-o", "%F")
@@ -133,11 +144,16 @@ class Slurm:
         return not ids.isdisjoint(queue.stdout.split())
 
     def end(self, sweep: Sweep) -> None:
-        if sweep.ids():
-            _ask("scancel", *sweep.ids())
+        _cancel(sweep)
 
     def logs(self, sweep: Sweep) -> list[Path]:
         return sorted(file for file in (sweep.folder / "logs").glob("*_log.err") if file.stat().st_size)
+
+
+def _cancel(sweep: Sweep) -> None:
+    """Cancel the jobs of a sweep, if it has any: also with another engine than the one that has submitted them."""
+    if sweep.ids():
+        _ask("scancel", *sweep.ids())
 
 
 def _ask(*command: str) -> subprocess.CompletedProcess[str]:
@@ -165,6 +181,23 @@ def _longest_array() -> int:
     config = _ask("scontrol", "show", "config").stdout
     found = re.search(r"^MaxArraySize\s*=\s*(\d+)", config, re.MULTILINE)
     return max(1, int(found[1]) - 1 if found else 1000)
+
+
+@contextmanager
+def _not_as_a_job() -> Iterator[None]:
+    """Hide what SLURM has told this process as a job, such as its memory, from the jobs that it submits. What a user or
+    a site has set, such as SBATCH_ACCOUNT or SLURM_CONF, stays, which submitit's own `clean_env` would hide as well."""
+    told = [name for name in os.environ if name.startswith(("SLURM_", "SLURMD_", "SRUN_")) and name != "SLURM_CONF"]
+    hidden = {name: os.environ.pop(name) for name in told} if "SLURM_JOB_ID" in os.environ else {}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
+def _value(text: str) -> str | bool:
+    """Return the value of an option for submitit, which writes one that is True, such as exclusive, without a value."""
+    return {"true": True, "false": False}.get(text.lower(), text)
 
 
 def _chunks(numbers: Sequence[int], length: int) -> list[Sequence[int]]:
@@ -195,15 +228,20 @@ class Print:
             f'exec {shlex.join(_command(job, sweep))} "$part"',
         ]
         write_text(sweep.folder / SCRIPT, "\n".join(lines) + "\n")
-        self.running(sweep)
+        self._require_ended(sweep)
 
-    def running(self, sweep: Sweep) -> bool:
+    def running(self, sweeps: Sequence[Sweep]) -> bool:
         """Raise `WaitingForParts` unless every part has ended; nothing else is known about their processes."""
+        for sweep in sweeps:
+            self._require_ended(sweep)
+        return False
+
+    def _require_ended(self, sweep: Sweep) -> None:
         ended = {report["part"] for report in sweep.reports() if report["state"] != "running"}  # of some process
         waiting = [part for part in range(sweep.parts) if part not in ended]
         file = sweep.folder / SCRIPT
         if not waiting or not file.is_file():  # without it, the sweep has never been handed out
-            return False
+            return
         script = shlex.quote(str(file))
         raise WaitingForParts(
             f"{len(waiting)} of {sweep.parts} parts are not finished. Run `bash {script} PART` for each part from 0 to "
@@ -212,7 +250,8 @@ class Print:
         )
 
     def end(self, sweep: Sweep) -> None:
-        """Nothing is known about the processes, so nothing is ended."""
+        """Nothing is known about the processes, so only jobs that another engine has submitted are ended."""
+        _cancel(sweep)
 
     def logs(self, sweep: Sweep) -> list[Path]:
         return []

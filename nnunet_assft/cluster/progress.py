@@ -20,9 +20,9 @@ def lines_about_parts(jobs: Path) -> Iterator[str]:
     """
     for folder in sorted(jobs.glob("*/sweep_*")):
         sweep = Sweep(folder)
-        reports = [{**report, "state": _state(report)} for report in sweep.reports()]
+        reports = _of_parts(sweep)
         states = Counter(report["state"] for report in reports)
-        waiting = sweep.parts - len({report["part"] for report in reports})
+        waiting = sweep.parts - len(reports)
         shown = [f"{n} {state}" for state, n in sorted(states.items())] + ([f"{waiting} waiting"] if waiting else [])
         finished = sum(report["finished"] for report in reports)
         jobs_of = f", {named('job', sweep.ids())}" if sweep.ids() else ""
@@ -32,7 +32,25 @@ def lines_about_parts(jobs: Path) -> Iterator[str]:
         yield f"{name}{attempt}: {count(finished, 'case')} done; {parts}{jobs_of}"
         for report in reports:
             if report["state"] != "finished":
-                yield f"  part {report['part']}: {_where(report)}"
+                yield f"  part {report['part']}: {_where(report)}{_log(folder, report)}"
+
+
+def _of_parts(sweep: Sweep) -> list[dict[str, Any]]:
+    """Return what the latest process of each part has said. A part whose job was requeued has had several, and a case
+    that one of them has finished is finished."""
+    latest: dict[int, dict[str, Any]] = {}
+    for report in sorted(sweep.reports(), key=lambda report: report.get("began", 0.0)):
+        before = latest.get(report["part"], report)
+        finished = max(report["finished"], before["finished"])
+        latest[report["part"]] = {**report, "state": _state(report), "finished": finished}
+    return [latest[part] for part in sorted(latest)]
+
+
+def _log(sweep: Path, report: dict[str, Any]) -> str:
+    """Return where the log of a failed part is, if there is one: that of a process, or of a job of submitit."""
+    files = (sweep / f"part_{report['part']:03d}.log", sweep / "logs" / f"{report['job']}_0_log.err")
+    found = [str(file) for file in files if report["state"] == "failed" and file.is_file()]
+    return f"; see {found[0]}" if found else ""
 
 
 def _state(report: dict[str, Any]) -> str:

@@ -54,9 +54,9 @@ def _run_all(
     runs = [(part, arm, seed) for part in comparison.folds for seed in comparison.seeds for arm in comparison.arms]
     executor = engine.runs(comparison.folder / "jobs")
     desc = f"runs from seed {min(comparison.seeds)} on"  # another command may execute other seeds meanwhile
-    for wave in [runs] if engine.name == HERE.name else _waves(runs):
-        named = {_name(run): run for run in wave}
-        for name, result in each_case(partial(_run, device, verbose), named, desc=desc, executor=executor):
+    for number, wave in enumerate([runs] if engine.name == HERE.name else _waves(runs), 1):
+        named, step = {_name(run): run for run in wave}, f"{desc}, wave {number}"
+        for name, result in each_case(partial(_run, device, verbose), named, desc=step, executor=executor):
             i += 1
             if isinstance(result, AssftError):
                 failed.append(f"{name}: {result}")

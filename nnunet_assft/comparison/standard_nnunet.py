@@ -25,18 +25,19 @@ from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoi
 from torch import nn
 from tqdm import tqdm
 
+from nnunet_assft.cluster.job import is_part, say_progress
 from nnunet_assft.errors import AssftError, DamagedFileError
 from nnunet_assft.evaluation.predictions import altered, is_prediction, keep_prediction
 from nnunet_assft.network.checkpoints import load_weights, remove_if_damaged
 from nnunet_assft.runtime.cached import cached, cached_or_none, claim, keep, kept_result, set_aside
 from nnunet_assft.runtime.cases import for_each_case
-from nnunet_assft.runtime.files import sha256_file, sha256_of, write_json
+from nnunet_assft.runtime.files import atomic_path, sha256_file, sha256_of, write_json
 from nnunet_assft.runtime.locks import only_process
 from nnunet_assft.runtime.partial import private_path
 from nnunet_assft.runtime.processes import die_with_parent
 from nnunet_assft.runtime.sealed import read_sealed, write_sealed
 from nnunet_assft.runtime.seeding import seed_generators
-from nnunet_assft.runtime.text import some
+from nnunet_assft.runtime.text import count, some
 from nnunet_assft.runtime.untrusted import let_torch_load_numbers
 
 CONFIGURATION, TRAINER = "3d_fullres", "nnUNetTrainer"
@@ -68,6 +69,11 @@ class Job:
     start_epochs: int = 0
     planner: str = PLANNER
     plans: str = PLANS
+
+    @property
+    def title(self) -> str:
+        """What progress is named after, such as `standard nnU-Net, round 01`."""
+        return f"standard nnU-Net, {Path(self.folder).name.replace('_', ' ')}"
 
     @property
     def preprocessed(self) -> Path:
@@ -265,8 +271,8 @@ def _load_all_weights(network: nn.Module, checkpoint: Path) -> bool:
 def train(job: Job) -> None:
     """Train with nnU-Net's trainer, from its latest checkpoint if there is one, unless the training is done already.
 
-    trained.json says that the training is done. The existence of nnU-Net's final checkpoint does not, because nnU-Net
-    does not write its checkpoints atomically.
+    trained.json says that the training is done. The existence of nnU-Net's final checkpoint does not, because version
+    0.1.0 let nnU-Net write its checkpoints, which it does not do atomically.
     """
 
     def compute() -> dict[str, Any]:
@@ -294,11 +300,29 @@ def train(job: Job) -> None:
                 return result
 
             trainer.on_train_epoch_start, trainer.train_step = seed, step
+            _prepare_for_an_end(trainer, job)
             trainer.run_training()
         return {"epochs": trainer.num_epochs, "from_scratch": from_scratch}
 
     inputs = {"epochs": job.epochs, "start_epochs": job.start_epochs}
     cached(Path(job.folder, "trained.json"), inputs, compute, outputs=lambda _: [job.checkpoint])
+
+
+def _prepare_for_an_end(trainer: Any, job: Job) -> None:
+    """Let every checkpoint be written atomically and, in a part, which may end at any time, after every epoch."""
+    save, end_of_epoch = trainer.save_checkpoint, trainer.on_epoch_end
+    if is_part():
+        trainer.save_every = 1
+
+    def save_atomically(filename: str) -> None:
+        with atomic_path(Path(filename)) as partial:
+            save(str(partial))
+
+    def end() -> None:
+        end_of_epoch()
+        say_progress(f"{job.title}: training, {count(trainer.current_epoch, 'epoch')} of {trainer.num_epochs}")
+
+    trainer.save_checkpoint, trainer.on_epoch_end = save_atomically, end
 
 
 def predict(job: Job) -> None:
@@ -316,6 +340,7 @@ def predict(job: Job) -> None:
             predictor.predict_from_files_sequential([job.test_images[case]], [without_ending])
             os.replace(partial, files[case])
         keep_prediction(folder, case, ending, made_from)
+        say_progress(f"{job.title}: prediction of {case}")
         return files[case]
 
     def done(case: str) -> Path | None:

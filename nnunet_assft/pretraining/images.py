@@ -76,7 +76,8 @@ def _preprocessed(context: Context, folder: Path) -> Iterator[tuple[Path, str, s
     if listed.is_empty:
         raise AssftError(f"--images {folder}: {listed.describe_emptiness()}")
     listed.require_sound()
-    images: Mapping[str, tuple[Path, ...]] = listed.cases
+    # absolute, because parts work in other folders
+    images = {case: tuple(file.absolute() for file in files) for case, files in listed.cases.items()}
     target = context.image_folder.with_name(f"{context.image_folder.name}_{sha256_of(str(folder.resolve()))[:8]}")
     executor = context.engine.images(context.paths.jobs, images)
     checksums = check_images(images, dataset.reader, target / "fingerprint", executor=executor)

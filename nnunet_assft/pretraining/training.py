@@ -146,7 +146,8 @@ def train(task: Task, device: torch.device) -> None:
                 trainer.save()
             epoch, loss = f"{len(trainer.losses)}/{settings.epochs}", f"{trainer.losses[-1]:.3f}"
             bar.set_postfix(epoch=epoch, loss=loss, refresh=False)
-            say_progress(f"{count(len(trainer.losses), 'epoch')} of {settings.epochs}")
+            if rank == 0:
+                say_progress(f"{count(len(trainer.losses), 'epoch')} of {settings.epochs}")
 
 
 def _counted(batches: Iterator[Sequence[Tensor]], bar: tqdm) -> Iterator[Sequence[Tensor]]:

@@ -17,6 +17,7 @@ from nnunet_assft.runtime.writable import readable_folder, require_folder
 
 RAW, PREPROCESSED, RESULTS = FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 NUMBERS = {"nnUNet_def_n_proc": 1, "nnUNet_n_proc_DA": 0}  # variable -> its least value; nnU-Net reads them on import
+NOT_INTERPRETED = "~'\""  # at the beginning of a folder, these were meant for the shell
 FEW_BYTES, NO_BYTES = 10**9, 2**24  # free on a disk: a warning below the first, an error below the second
 FEW_FILES, NO_FILES = 10_000, 100  # that a disk can still hold
 
@@ -30,6 +31,15 @@ def require_numbers() -> None:
                 f"The environment variable {name} is {text!r}; expected a whole number of at least {least}. Correct it "
                 f"with export {name}=..., or remove it with unset {name}."
             )
+
+
+def make_folders_absolute() -> None:
+    """Make nnU-Net's three folders absolute in the environment of this process and of those that it starts, because the
+    parts of an engine work in another folder. Has to come before nnU-Net is imported, which reads them then."""
+    for name in FOLDERS:
+        text = os.environ.get(name, "")
+        if text.strip() and text[0] not in NOT_INTERPRETED and not os.path.isabs(text):
+            os.environ[name] = str(Path(text).absolute())
 
 
 def require_folders() -> None:
@@ -48,7 +58,7 @@ def require_folders() -> None:
         what = readable_folder(Path(text))
         if what == "does not exist" and name != RAW:  # it is made when something is written
             what = None
-        if text[0] in "~'\"":
+        if text[0] in NOT_INTERPRETED:
             what = f"begins with {text[0]}, which the shell did not interpret"
         if what is not None:
             raise AssftError(f"{name} is {text}, which {what}. Correct it with export {name}=FOLDER.")

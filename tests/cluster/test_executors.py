@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +28,7 @@ class SeenLate(Local):
         self.submitted = [*getattr(self, "submitted", []), sweep.folder.name]
         super().submit(job, sweep)
 
-    def running(self, sweep: Sweep) -> bool:
+    def running(self, sweeps: Sequence[Sweep]) -> bool:
         return False
 
 
@@ -107,6 +107,22 @@ def test_what_a_killed_part_has_left_is_submitted_again(local: Callable[[int], I
 def test_without_progress_the_cases_and_the_logs_are_named(local: Callable[[int], InParts], tmp_path: Path) -> None:
     with pytest.raises(AssftError, match=r"1 case could not be finished \(b\).*sweep_003/part_000\.log"):
         for_each_case(work.always_killed, CASES, desc="killed", executor=local(2))
+
+
+def test_a_case_without_progress_fails_alone_where_failures_are_collected(
+    local: Callable[[int], InParts], tmp_path: Path
+) -> None:
+    failures: dict[str, AssftError] = {}
+    found = for_each_case(work.always_killed, CASES, desc="killed", executor=local(2), failures=failures)
+    assert list(found) == ["a", "c", "d", "e"]
+    assert list(failures) == ["b"]
+    assert "sweep_003/part_000.log" in str(failures["b"])
+    assert (tmp_path / "jobs/killed/sweep_003/part_000.log").is_file()  # which the error names
+
+
+def test_a_finished_case_of_a_run_is_progress(local: Callable[[int], InParts], tmp_path: Path) -> None:
+    found = for_each_case(work.run_of_cases, {"random, seed 0": tmp_path}, desc="runs", executor=local(1))
+    assert found == {"random, seed 0": 4}
 
 
 def test_a_result_that_is_seen_late_is_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

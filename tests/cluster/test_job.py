@@ -43,6 +43,23 @@ def test_a_part_that_ends_when_its_step_is_over_leaves_nothing(tmp_path: Path) -
     assert list(lines_about_parts(tmp_path / "jobs")) == []
 
 
+def test_a_part_that_is_run_again_passes_over_what_it_has_finished(tmp_path: Path) -> None:
+    """As SLURM does with a job that it has requeued, and somebody with a printed script."""
+    job, _ = open_job(tmp_path / "jobs/touches", Attempt(work.touch_once, "touches", ()))
+    job.write_function()
+    cases = {name: tmp_path / name for name in "abc"}
+    sweep = job.submit([(case, file, "") for case, file in cases.items()], 1)
+    code = "import sys; from pathlib import Path; from nnunet_assft.cluster.job import run_part\n"
+    code += "run_part(Path(sys.argv[1]), 1, 0, sys.argv[2])"
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-c", code, str(sweep.folder), job.checksum(sweep)]
+    for _ in range(2):
+        subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, check=True)
+    assert list(job.new_results(dict.fromkeys(cases, ""))) == [("a", None), ("b", None), ("c", None)]
+    (line,) = lines_about_parts(tmp_path / "jobs")
+    assert line == "touches: 3 cases done; 1 part: 1 finished"
+
+
 @pytest.mark.parametrize("file", ["function.pkl", "sweep_001/cases.pkl"])
 def test_only_what_the_coordinator_has_written_is_run(file: str, tmp_path: Path) -> None:
     job, sweep = step(tmp_path / "waits", "a")

@@ -6,9 +6,13 @@ import os
 import socket
 from pathlib import Path
 
+import pytest
+
+from nnunet_assft.cli.status import main
 from nnunet_assft.cluster.job import Sweep
 from nnunet_assft.cluster.progress import lines_about_parts
 from nnunet_assft.runtime.sealed import write_sealed
+from tests.conftest import Trained
 
 REPORT = {"host": "node7", "pid": 12, "job": "77", "of": 4, "case": "", "progress": "", "error": ""}
 
@@ -43,5 +47,45 @@ def test_a_training_says_its_epochs(tmp_path: Path) -> None:
     ]
 
 
+def test_a_part_whose_job_was_requeued_is_one_part(tmp_path: Path) -> None:
+    """Its first process is on the node whose name comes later, and had finished three cases when it was ended."""
+    folder = tmp_path / "scoring/sweep_001"
+    Sweep(folder).write(1, ["77"])
+    first = {**REPORT, "host": "node9", "began": 1.0, "part": 0, "state": "failed", "finished": 3}
+    second = {**REPORT, "host": "node2", "began": 2.0, "part": 0, "state": "running", "finished": 0}
+    for report in (first, second):
+        write_sealed(folder / f"part_000_{report['host']}_12.json", report)
+    assert list(lines_about_parts(tmp_path)) == [
+        "scoring: 3 cases done; 1 part: 1 running, job 77",
+        "  part 0: running on node2 (process 12, job 77)",
+    ]
+
+
+@pytest.mark.parametrize("log", ["part_000.log", "logs/77_0_0_log.err"])
+def test_the_log_of_a_failed_part_is_named(log: str, tmp_path: Path) -> None:
+    folder = tmp_path / "scoring/sweep_001"
+    Sweep(folder).write(1, ["77"])
+    report = {**REPORT, "job": "77_0", "part": 0, "state": "failed", "finished": 0}
+    write_sealed(folder / "part_000_x.json", report)
+    (folder / log).parent.mkdir(exist_ok=True)
+    (folder / log).write_text("out of memory")
+    assert list(lines_about_parts(tmp_path))[1].endswith(f"job 77_0); see {folder / log}")
+
+
 def test_nothing_is_said_where_nothing_is_done_in_parts(tmp_path: Path) -> None:
     assert list(lines_about_parts(tmp_path / "jobs")) == []
+
+
+def test_status_shows_a_prediction_after_the_last_round_and_the_runs_of_a_comparison(
+    trained: Trained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = trained.experiment.paths
+    Sweep(paths.jobs / "predicting_new/sweep_001").write(2, ["77"])
+    Sweep(paths.results_of_dataset / "assft_compare/c/jobs/runs/sweep_001").write(1, ["78"])
+    for options, line in (
+        (["-d", "901"], "predicting new: 0 cases done; 2 parts: 2 waiting, job 77\nAll rounds are done.\n"),
+        ([], f"{paths.dataset}, comparison 'c':\nruns: 0 cases done; 1 part: 1 waiting, job 78\n"),
+    ):
+        with pytest.raises(SystemExit):
+            main(options)
+        assert capsys.readouterr().out.endswith(line)

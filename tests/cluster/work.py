@@ -10,12 +10,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from nnunet_assft.cluster.engines import Engine
 from nnunet_assft.cluster.job import argument_sha256, is_part, say_progress
 from nnunet_assft.errors import AssftError
-from nnunet_assft.runtime.cases import Attempt, Executor
+from nnunet_assft.runtime.cases import Attempt, Executor, for_each_case
 
 
 def has_slurm() -> bool:
@@ -99,6 +101,26 @@ def killed_after_every_step(file: Path) -> int:
     return steps
 
 
+def run_of_cases(folder: Path) -> int:
+    """Like a run of a comparison that is out of time after every case of its pass over the pool."""
+    executor = Engine().cases(folder)
+    done = for_each_case(
+        partial(_touch, folder), "abcd", desc="scoring", done=partial(_kept, folder), executor=executor
+    )
+    return len(done)
+
+
+def _kept(folder: Path, case: str) -> bool | None:
+    return (folder / case).exists() or None
+
+
+def _touch(folder: Path, case: str) -> bool:
+    if os.environ.setdefault("FIRST_CASE", case) != case:
+        os.kill(os.getpid(), signal.SIGTERM)
+    (folder / case).touch()
+    return True
+
+
 def job_of(folder: Path) -> str:
     """Say that the work has begun, and go on when the file `go` is there."""
     (folder / f"begun_{os.environ['SLURM_JOB_ID']}").touch()
@@ -145,6 +167,10 @@ def content_of(file: Path) -> str:
     if not file.exists():
         raise AssftError(f"{file} is missing.")
     return file.read_text()
+
+
+def touch_once(file: Path) -> None:
+    file.touch(exist_ok=False)
 
 
 def wait_after(begun: Path) -> None:

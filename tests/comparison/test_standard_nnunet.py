@@ -172,6 +172,50 @@ def run_training(job: standard_nnunet.Job, stop_at: int | None, monkeypatch: pyt
     assert done.returncode == (0 if stop_at is None else -signal.SIGKILL), done.stderr[-2000:]
 
 
+class Trainer:
+    """Two epochs of one step, each of which ends as in nnU-Net's trainer."""
+
+    num_epochs, num_iterations_per_epoch, current_epoch, save_every = 2, 1, 0, 50
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_epoch_start(self) -> None:
+        pass
+
+    def train_step(self, batch: dict[str, int]) -> dict[str, int]:
+        return batch
+
+    def save_checkpoint(self, filename: str) -> None:
+        Path(filename).write_text("")
+        assert not (self.folder / "checkpoint_latest.pth").exists()  # until it is complete
+
+    def on_epoch_end(self) -> None:
+        if (self.current_epoch + 1) % self.save_every == 0:
+            self.save_checkpoint(str(self.folder / "checkpoint_latest.pth"))
+        self.current_epoch += 1
+
+    def run_training(self) -> None:
+        self.on_train_epoch_start()
+        self.train_step({})
+        self.on_epoch_end()
+
+
+@pytest.mark.parametrize("in_a_part", [True, False])
+def test_in_a_part_a_training_saves_and_says_every_epoch(
+    in_a_part: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, said = small_job(tmp_path / "round_01"), list[str]()
+    job.fold.mkdir(parents=True)
+    monkeypatch.setattr(standard_nnunet, "make_trainer", lambda job: (Trainer(job.fold), True))
+    monkeypatch.setattr(standard_nnunet, "is_part", lambda: in_a_part)
+    monkeypatch.setattr(standard_nnunet, "say_progress", said.append)
+    monkeypatch.setattr(standard_nnunet, "cached", lambda file, inputs, compute, outputs: compute())
+    standard_nnunet.train(job)
+    assert (job.fold / "checkpoint_latest.pth").exists() is in_a_part
+    assert said == ["standard nnU-Net, round 01: training, 1 epoch of 2"]
+
+
 def small_job(folder: Path, **changes: object) -> standard_nnunet.Job:
     job = standard_nnunet.Job(
         folder=str(folder),

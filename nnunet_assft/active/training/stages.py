@@ -124,7 +124,8 @@ def _train(context: Context, stage: Stage, latest: Path) -> None:
         def show(done: Any) -> None:
             loss = done.logger.get_value("train_losses", step=-1)
             bar.set_postfix(epoch=f"{done.current_epoch}/{done.num_epochs}", loss=f"{loss:.3f}", refresh=False)
-            say_progress(f"{count(done.current_epoch, 'epoch')} of {done.num_epochs}")
+            if done.local_rank == 0:
+                say_progress(f"{_title(stage)}, {count(done.current_epoch, 'epoch')} of {done.num_epochs}")
 
         train_step = trainer.train_step
 

@@ -55,7 +55,9 @@ def test_the_bar_counts_steps_so_that_it_moves_before_an_epoch_is_over(
             self.seen.append(self.n)
             return moved
 
+    said: list[str] = []
     monkeypatch.setattr(stages, "tqdm", Bar)
+    monkeypatch.setattr(stages, "say_progress", said.append)
     monkeypatch.setattr(assft_trainers, "nnUNetTrainerASSFT", Trainer)
     context: Any = SimpleNamespace(plans={}, dataset=SimpleNamespace(dataset_json={}), device=torch.device("cpu"))
     stage: Any = SimpleNamespace(name="semi", round=1)
@@ -63,6 +65,7 @@ def test_the_bar_counts_steps_so_that_it_moves_before_an_epoch_is_over(
     (bar,) = bars
     assert (bar.total, bar.seen) == (8, [4, 5, 6, 7, 8])
     assert bar.postfix == "epoch=2/2, loss=-0.250"
+    assert said == ["round 1: semi training, 2 epochs of 2"]  # two stages of a run do not say the same
 
 
 def test_a_fold_in_which_another_process_trains_is_left_to_it(
