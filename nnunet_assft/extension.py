@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from nnunet_assft.active.annotation import queried_cases, round_in_progress
-from nnunet_assft.active.experiment import prepare
+from nnunet_assft.active.experiment import prepare, refuse_seen_test_images
 from nnunet_assft.active.history import Change, today
 from nnunet_assft.active.query.budget import query_budget
 from nnunet_assft.active.query.random_sampling import spread
@@ -49,6 +49,11 @@ def extend(experiment: Experiment, wish: Wish, engine: Engine = HERE) -> Experim
         if not change.withdrawn:  # whose images may have been deleted
             prepare(experiment, dataset, engine)
         checksums = prepare(_with(experiment, change), dataset, engine).images_sha256
+        refuse_seen_test_images(
+            experiment,
+            {case: checksums[case] for case in change.added_test},
+            "Name other cases with --test, or plan a new experiment with -e and another encoder.",
+        )
         planned = [case for case in experiment.pool if case in checksums]
         remarks = far_away((*change.added, *change.added_test), planned, experiment.paths.fingerprint_cases)
         change = replace(

@@ -180,6 +180,24 @@ def test_an_encoder_that_has_seen_test_images_is_refused(planned: Experiment, tm
     assert not ExperimentPaths(planned.dataset, "other").experiment_file.exists()
 
 
+def test_a_new_test_case_that_the_encoder_has_seen_is_refused(planned: Experiment, tmp_path: Path) -> None:
+    """It was in an archive of further images, under another name, and arrives with a label later."""
+    archive = replace(SHORT, images=(images(tmp_path / "archive", 50),))
+    file = str(run(planned, tmp_path / "mine", archive).task.encoder_file)
+    other = plan_experiment(planned.dataset, "other", preset="tiny", encoder=file)
+    for i in (50, 51):
+        image, label = blob_case(i)
+        write_volume(planned.paths.raw / f"imagesTr/case_{i}_0000.nii.gz", image)
+        write_volume(planned.paths.raw / f"labelsTr/case_{i}.nii.gz", label)
+    words = (
+        r"was pre-trained on the images of 1 test case of experiment 'other' \(case_50\), and cannot be judged by them"
+    )
+    with pytest.raises(AssftError, match=words):
+        extend(other, Wish(test=["case_50", "case_51"]))
+    assert not other.paths.history_file.exists()
+    assert extend(other, Wish(test=["case_51"])).history[0].added == ("case_50",)
+
+
 def test_the_seed_makes_a_difference(planned: Experiment, tmp_path: Path) -> None:
     one = weights(run(planned, tmp_path / "a"))
     assert same(weights(run(planned, tmp_path / "b")), one)
