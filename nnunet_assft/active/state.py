@@ -103,6 +103,11 @@ class Experiment:
         return frozenset(case for change in self.history for case in change.withdrawn)
 
     @property
+    def withdrawn_but_seen(self) -> frozenset[str]:
+        """Those of the withdrawn cases on whose images the encoder was pre-trained."""
+        return frozenset(case for change in self.history for case in change.seen_by_encoder)
+
+    @property
     def images_sha256(self) -> str | None:
         """Checksum of the images of all cases of `now`; None if it is not known."""
         return self.history[-1].images_sha256 if self.history else self.checksums.get("images")

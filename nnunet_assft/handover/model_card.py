@@ -181,6 +181,10 @@ def _limits(experiment: Experiment, done: Round, rounds: Sequence[Round]) -> lis
     seen = {case for one in rounds for case in (*one.labelled, *one.pseudo_labelled)}
     if withdrawn := seen & experiment.withdrawn:
         limits.append(f"{count(len(withdrawn), 'scan')} that it was trained on had to be withdrawn afterwards.")
+    if seen_before := len(experiment.withdrawn_but_seen):
+        limits.append(
+            f"{count(seen_before, 'scan')} that its encoder was pre-trained on had to be withdrawn afterwards."
+        )
     if experiment.settings.normalization == "ctfm":
         limits.append("Images have to be CT in Hounsfield units.")
     limits.append("It is no medical device. A qualified person has to check every segmentation that is acted on.")

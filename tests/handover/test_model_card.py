@@ -89,6 +89,9 @@ def test_scans_that_were_withdrawn_are_a_limit(trained: Trained) -> None:
         "1 scan that it was trained on had to be withdrawn afterwards."
     ]
     assert after["data"]["scans in the pool"] == len(experiment.pool)  # that of the round
+    change = dataclasses.replace(change, seen_by_encoder=(case,))
+    after = card_of(dataclasses.replace(experiment, history=(change,)), trained.rounds[1])
+    assert "1 scan that its encoder was pre-trained on had to be withdrawn afterwards." in after["limits"]
 
 
 def test_structures_that_nobody_drew_in_some_scans_are_counted(trained: Trained) -> None:
