@@ -407,7 +407,7 @@ def restore_initial_network(experiment: Experiment, dataset: RawDataset) -> None
 
 def _other_cases(existing: Experiment, wanted: Experiment) -> dict[str, tuple[Any, Any]]:
     """Return name -> (value there, value wanted) of what follows from the images and labels that are there."""
-    names = ["pool", "test", "n_query"]
+    names = ["pool", "test"]
     if not existing.settings.labels_known == wanted.settings.labels_known == EXISTING:
         names.append("labelled_at_start")  # otherwise, labels may have been added since
     pairs = {name: (getattr(existing, name), getattr(wanted, name)) for name in names}
@@ -435,6 +435,10 @@ def _refuse_other_settings(existing: Experiment, changed: Mapping[str, tuple[Any
         )
         grown = "pool" in changed and set(changed["pool"][0]) < set(changed["pool"][1])
         extend = f" {existing.command('extend')} adds new images." if grown else ""
+        if options := [
+            word for name in ("rounds", "budget") if name in changed for word in (f"--{name}", str(changed[name][1]))
+        ]:
+            extend += f" To change the rounds that follow, run {existing.command('extend', *options)}."
         raise AssftError(
             f"Experiment {existing.name!r} of {existing.dataset} exists with other settings ({shown}). "
             f"Use the options it was planned with, or choose a new name with -e.{extend}"
