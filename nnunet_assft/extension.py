@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NamedTuple
 
 from nnunet_assft.active.annotation import queried_cases, round_in_progress
-from nnunet_assft.active.experiment import prepare
+from nnunet_assft.active.experiment import prepare, refuse_seen_test_images, seen_by_encoder
 from nnunet_assft.active.history import Change, today
 from nnunet_assft.active.query.budget import query_budget
 from nnunet_assft.active.query.random_sampling import spread
 from nnunet_assft.active.state import Experiment, finished_rounds, only_process
 from nnunet_assft.cluster.engines import HERE, Engine
 from nnunet_assft.errors import AssftError
-from nnunet_assft.planning.fingerprint import far_away
+from nnunet_assft.planning.fingerprint import far_away, known_checksums
 from nnunet_assft.runtime.files import sha256_of
 from nnunet_assft.runtime.text import count, named, some
 from nnunet_assft.trainers.folds import TRAINERS
@@ -49,6 +50,11 @@ def extend(experiment: Experiment, wish: Wish, engine: Engine = HERE) -> Experim
         if not change.withdrawn:  # whose images may have been deleted
             prepare(experiment, dataset, engine)
         checksums = prepare(_with(experiment, change), dataset, engine).images_sha256
+        refuse_seen_test_images(
+            experiment,
+            {case: checksums[case] for case in change.added_test},
+            "Name other cases with --test, or plan a new experiment with -e and another encoder.",
+        )
         planned = [case for case in experiment.pool if case in checksums]
         remarks = far_away((*change.added, *change.added_test), planned, experiment.paths.fingerprint_cases)
         change = replace(
@@ -77,6 +83,8 @@ def _change(experiment: Experiment, dataset: RawDataset, wish: Wish) -> Change |
     if (n_rounds, n_query) == (now.n_rounds, now.n_query) and not (added or added_test or withdrawn):
         return None
     done = finished_rounds(experiment)
+    images = {**dataset.images, **dataset.test_images}
+    checksums = known_checksums(withdrawn, images, experiment.paths.fingerprint_cases)
     return Change(
         round=r,
         after_query=after_query,
@@ -87,6 +95,7 @@ def _change(experiment: Experiment, dataset: RawDataset, wish: Wish) -> Change |
         added_test=added_test,
         withdrawn=withdrawn,
         budget=wish.budget,
+        seen_by_encoder=tuple(seen_by_encoder(experiment, checksums)),  # now, as their files may be deleted afterwards
     )
 
 
@@ -156,15 +165,21 @@ def _permutation(experiment: Experiment, fixed: set[str], added: Sequence[str]) 
 
 class Influence(NamedTuple):
     """What a case has had a part in. rounds: role -> rounds. models: folders of the models that were trained on it,
-    relative to nnUNet_results/DATASET."""
+    relative to nnUNet_results/DATASET. encoder: name of the file of the encoder, if that was pre-trained on its image;
+    otherwise empty."""
 
     planned: bool
     rounds: dict[str, list[int]]
     models: list[str]
+    encoder: str
 
     def sentence(self, case: str) -> str:
         """Return it in words."""
         parts = ["the plans were made from its image"] if self.planned else []
+        if self.encoder:
+            parts.append(
+                f"the encoder {self.encoder} was pre-trained on its image, and all models start from its weights"
+            )
         parts += [f"{role} in {named('round', rounds)}" for role, rounds in self.rounds.items() if rounds]
         if self.models:
             parts.append(
@@ -174,7 +189,7 @@ class Influence(NamedTuple):
 
 
 def influence(experiment: Experiment, case: str) -> Influence:
-    """Return what a case has influenced so far, in finished rounds and in the one in progress."""
+    """Return what a withdrawn case has influenced so far, in finished rounds and in the one in progress."""
     roles = {
         "queried": lambda done: set(done.queried) - set(experiment.labelled_at_start),
         "labelled": lambda done: done.labelled,
@@ -185,7 +200,8 @@ def influence(experiment: Experiment, case: str) -> Influence:
     rounds = {role: [each.round for each in done if case in cases_of(each)] for role, cases_of in roles.items()}
     if case in queried_cases(experiment, len(done)):
         rounds["queried"].append(len(done))
-    return Influence(case in experiment.pool, rounds, _models_trained_on(experiment, case))
+    encoder = Path(experiment.settings.encoder or "").name if case in experiment.withdrawn_but_seen else ""
+    return Influence(case in experiment.pool, rounds, _models_trained_on(experiment, case), encoder)
 
 
 def _models_trained_on(experiment: Experiment, case: str) -> list[str]:

@@ -115,7 +115,12 @@ def _create(dataset: RawDataset, wanted: Experiment, engine: Engine, check_label
         normalization_of(report["contract"], len(dataset.dataset_json["channel_names"]))
     executor = engine.images(paths.jobs, images)
     checksums = check_images(images, dataset.reader, paths.fingerprint_cases, executor=executor)
-    _refuse_seen_test_images(wanted, report, checksums)
+    refuse_seen_test_images(
+        dataclasses.replace(wanted, encoder_report=report),
+        {case: checksums[case] for case in wanted.test},
+        "Use the test cases of the experiment that it was pre-trained with (--test_split), or pre-train another one "
+        "with nnUNetv2_assft_pretrain.",
+    )
     accepted = check_labels(dataset, wanted.labelled_at_start, executor)
     fingerprint = combine_fingerprint(wanted.pool, paths.fingerprint_cases)  # test images do not influence the plans
     plans = _plan(wanted, dataset, fingerprint, preset)
@@ -142,17 +147,23 @@ def _create(dataset: RawDataset, wanted: Experiment, engine: Engine, check_label
     return experiment
 
 
-def _refuse_seen_test_images(
-    wanted: Experiment, report: Mapping[str, Any] | None, images_sha256: Mapping[str, str]
-) -> None:
-    """Raise `AssftError` if the encoder says that it was pre-trained on images of the test cases."""
-    header = report["header"] if report else None
-    if header and (seen := seen_by(header, {case: images_sha256[case] for case in wanted.test})):
+def refuse_seen_test_images(experiment: Experiment, images_sha256: Mapping[str, str], remedy: str) -> None:
+    """Raise `AssftError` if the encoder says that it was pre-trained on images of these test cases.
+
+    images_sha256: of the test cases, see `check_images`. remedy: the last sentence of the message.
+    """
+    if seen := seen_by_encoder(experiment, images_sha256):
         raise AssftError(
-            f"{wanted.settings.encoder} was pre-trained on the images of {count(len(seen), 'test case')} of experiment "
-            f"{wanted.name!r} ({some(seen)}), and cannot be judged by them. Use the test cases of the experiment that "
-            "it was pre-trained with (--test_split), or pre-train another one with nnUNetv2_assft_pretrain."
+            f"{experiment.settings.encoder} was pre-trained on the images of {count(len(seen), 'test case')} of "
+            f"experiment {experiment.name!r} ({some(seen)}), and cannot be judged by them. {remedy}"
         )
+
+
+def seen_by_encoder(experiment: Experiment, images_sha256: Mapping[str, str]) -> list[str]:
+    """Return those of these cases on whose images the encoder says that it was pre-trained. images_sha256: see
+    `check_images`."""
+    header = (experiment.encoder_report or {}).get("header")
+    return seen_by(header, images_sha256) if header else []
 
 
 def _decide(dataset: RawDataset, name: str, settings: Settings) -> Experiment:
@@ -396,7 +407,7 @@ def restore_initial_network(experiment: Experiment, dataset: RawDataset) -> None
 
 def _other_cases(existing: Experiment, wanted: Experiment) -> dict[str, tuple[Any, Any]]:
     """Return name -> (value there, value wanted) of what follows from the images and labels that are there."""
-    names = ["pool", "test", "n_query"]
+    names = ["pool", "test"]
     if not existing.settings.labels_known == wanted.settings.labels_known == EXISTING:
         names.append("labelled_at_start")  # otherwise, labels may have been added since
     pairs = {name: (getattr(existing, name), getattr(wanted, name)) for name in names}
@@ -424,6 +435,10 @@ def _refuse_other_settings(existing: Experiment, changed: Mapping[str, tuple[Any
         )
         grown = "pool" in changed and set(changed["pool"][0]) < set(changed["pool"][1])
         extend = f" {existing.command('extend')} adds new images." if grown else ""
+        if options := [
+            word for name in ("rounds", "budget") if name in changed for word in (f"--{name}", str(changed[name][1]))
+        ]:
+            extend += f" To change the rounds that follow, run {existing.command('extend', *options)}."
         raise AssftError(
             f"Experiment {existing.name!r} of {existing.dataset} exists with other settings ({shown}). "
             f"Use the options it was planned with, or choose a new name with -e.{extend}"

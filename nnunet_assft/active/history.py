@@ -23,6 +23,7 @@ class Change:
     from then on; budget: what was given for N_B, None if nothing was. permutation: random order of all cases that the
     pool has had. images_sha256: checksum of the images of all cases that were left. remarks: what is unusual about
     added images. labelled: cases whose pseudo-labels got human labels by a second look; they are not a part of N_B.
+    seen_by_encoder: those of the withdrawn cases on whose images the encoder was pre-trained.
     """
 
     round: int
@@ -38,6 +39,7 @@ class Change:
     remarks: tuple[str, ...] = ()
     date: str = ""  # the day, in UTC
     labelled: tuple[str, ...] = ()
+    seen_by_encoder: tuple[str, ...] = ()
 
     @property
     def first_round(self) -> int:

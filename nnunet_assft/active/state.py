@@ -97,10 +97,22 @@ class Experiment:
         """N_SU of round r: the number of cases that rounds 1 to r query, which is N_B r if N_B never changed."""
         return sum(self.scope(k).n_query for k in range(1, r + 1))
 
+    def per_round(self, last: int, kind: str = "case", each: str = "") -> str:
+        """Return N_B of the rounds 1 to `last` in words, such as "3 cases each (2 from round 3 on)". each: the word
+        after the noun."""
+        numbers = [self.scope(r).n_query for r in range(1, max(1, last) + 1)]
+        later = [f"{n} from round {r} on" for r, n in enumerate(numbers, 1) if r > 1 and n != numbers[r - 2]]
+        return f"{count(numbers[0], kind)}{each}" + (f" ({', '.join(later)})" if later else "")
+
     @property
     def withdrawn(self) -> frozenset[str]:
         """All cases that were ever withdrawn."""
         return frozenset(case for change in self.history for case in change.withdrawn)
+
+    @property
+    def withdrawn_but_seen(self) -> frozenset[str]:
+        """Those of the withdrawn cases on whose images the encoder was pre-trained."""
+        return frozenset(case for change in self.history for case in change.seen_by_encoder)
 
     @property
     def images_sha256(self) -> str | None:

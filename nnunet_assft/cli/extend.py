@@ -62,7 +62,7 @@ def _print_state(experiment: Experiment) -> None:
     now, done = experiment.now, finished_rounds(experiment)
     print(
         f"{count(len(now.pool), 'case')} in the pool, {count(len(now.test), 'test case')}; "
-        f"{count(now.n_rounds, 'round')} of {count(now.n_query, 'case')}"
+        f"{count(now.n_rounds, 'round')} of {experiment.per_round(now.n_rounds)}"
     )
     if is_over(experiment, done):
         print("All rounds are done.")

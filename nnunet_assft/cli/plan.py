@@ -42,7 +42,6 @@ def plan(args: argparse.Namespace) -> None:
 
     experiment = make_experiment(args)
     settings, now = experiment.settings, experiment.now
-    n_rounds, n_query = now.n_rounds, now.n_query
     training = settings.training
     dataset, plans = experiment.raw_dataset(), read_plans(experiment)
     print(
@@ -61,7 +60,7 @@ def plan(args: argparse.Namespace) -> None:
         print(
             f"Files that do not end with {dataset.file_ending} are left out: {files}. Convert them if they are images."
         )
-    print(f"rounds 1 to {n_rounds} query {count(n_query, 'case')} each; {_start(experiment)}")
+    print(f"rounds 1 to {now.n_rounds} query {experiment.per_round(now.n_rounds, each=' each')}; {_start(experiment)}")
     for case, warnings in experiment.accepted_at_start.items():
         print(f"accepted: {case}: {'; '.join(warnings)}")
     print(
@@ -74,7 +73,7 @@ def plan(args: argparse.Namespace) -> None:
         print(f"{experiment.paths.raw} can only be read, so pseudo-labels will be written to {folder}.")
         if settings.annotator == "human":
             print("nnUNetv2_assft_annotate import needs to write to labelsTr; make that folder writable before.")
-    if max(1, len(experiment.start)) + n_query * n_rounds > len(now.pool):
+    if max(1, len(experiment.start)) + experiment.n_select(now.n_rounds) > len(now.pool):
         print("The budget of all rounds exceeds the pool, so the last rounds will query fewer cases, or none.")
     if to_look_at := remarks(experiment.paths.fingerprint_cases):
         print(to_look_at)

@@ -53,7 +53,7 @@ def status(args: argparse.Namespace) -> int:
     settings = experiment.settings
     print(
         f"{experiment.dataset}, experiment {experiment.name!r}: {settings.strategy}, "
-        f"{count(experiment.n_rounds, 'round')} of {count(experiment.now.n_query, 'case')}, "
+        f"{count(experiment.n_rounds, 'round')} of {experiment.per_round(experiment.n_rounds)}, "
         f"pool of {len(experiment.now.pool)}, seed {settings.seed}"
     )
     print_start(experiment)

@@ -19,7 +19,7 @@ from nnunet_assft.evaluation.intervals import bootstrap_interval
 from nnunet_assft.handover.stock_model import TRAINER, requirements
 from nnunet_assft.network.presets import ENCODERS
 from nnunet_assft.nnunet_names import CONFIGURATION
-from nnunet_assft.runtime.text import count
+from nnunet_assft.runtime.text import count, named
 from nnunet_assft.volumes.raw_dataset import RawDataset
 
 ALL = "mean of the structures"
@@ -54,7 +54,7 @@ def model_card(experiment: Experiment, done: Round, dataset: RawDataset, plans: 
             "strategy": f"{settings.strategy}: {STRATEGIES[settings.strategy].description}",
             "options that differ from the method": experiment.options.as_typed() or "none",
             "annotated by": "annotators" if settings.annotator == "human" else "the labels of a benchmark dataset",
-            "scans per round": experiment.scope(done.round).n_query,
+            "budget per round": experiment.per_round(done.round, "scan"),
             "seed": settings.seed,
         },
         "rounds": [_round(one) for one in rounds],
@@ -143,18 +143,24 @@ def _dice(experiment: Experiment, done: Round) -> dict[str, Any]:
 
 
 def _measured_on(experiment: Experiment, done: Round) -> str:
-    n_cases = len(done.dice["per_case"])
-    if not n_cases:
+    cases = set(done.dice["per_case"])
+    if not cases:
         return "Nothing: the experiment had no labelled test scans, so how good this model is was not measured."
-    origin = {"imagesTs": "The dataset has them as its test scans", "none": "They were set aside"}.get(
-        experiment.test_source, "They were held out of its training scans"
-    )
-    kind = (
-        "All labels of the dataset existed beforehand, as in a benchmark."
-        if experiment.settings.annotator == "oracle"
-        else "They were labelled before the first round."
-    )
-    return f"{count(n_cases, 'test scan')}, on which no stage was trained. {origin}. {kind}"
+    later = {case: change.first_round for change in experiment.history for case in change.added_test if case in cases}
+    parts = [f"{count(len(cases), 'test scan')}, on which no stage was trained."]
+    if later:
+        rounds = named("round", sorted(set(later.values())))
+        parts.append(f"{len(later)} of them joined in {rounds}, with labels that were there by then.")
+    if len(later) < len(cases):
+        if experiment.test_source == "imagesTs":
+            parts.append(f"The dataset has {'the others' if later else 'them'} as its test scans.")
+        else:
+            parts.append(f"{'The others' if later else 'They'} were held out of its training scans.")
+    if experiment.settings.annotator == "oracle":
+        parts.append("All labels of the dataset existed beforehand, as in a benchmark.")
+    elif len(later) < len(cases):
+        parts.append("They were labelled before the first round.")
+    return " ".join(parts)
 
 
 def _with_interval(column: Iterable[float | None]) -> dict[str, Any]:
@@ -181,6 +187,10 @@ def _limits(experiment: Experiment, done: Round, rounds: Sequence[Round]) -> lis
     seen = {case for one in rounds for case in (*one.labelled, *one.pseudo_labelled)}
     if withdrawn := seen & experiment.withdrawn:
         limits.append(f"{count(len(withdrawn), 'scan')} that it was trained on had to be withdrawn afterwards.")
+    if seen_before := len(experiment.withdrawn_but_seen):
+        limits.append(
+            f"{count(seen_before, 'scan')} that its encoder was pre-trained on had to be withdrawn afterwards."
+        )
     if experiment.settings.normalization == "ctfm":
         limits.append("Images have to be CT in Hounsfield units.")
     limits.append("It is no medical device. A qualified person has to check every segmentation that is acted on.")

@@ -72,6 +72,18 @@ def check_images(
     return {case: checksums[case] for case in images}
 
 
+def known_checksums(cases: Iterable[str], images: Mapping[str, tuple[Path, ...]], folder: Path) -> dict[str, str]:
+    """Return case -> the checksum of `check_images`, of the cases whose images were checked or are still there."""
+    known: dict[str, str] = {}
+    for case in cases:
+        try:
+            known[case] = kept_result(folder / f"{case}.json", AGAIN)["sha256"]
+        except DamagedFileError:  # noqa: PERF203 - a case without this file is rare
+            if case in images:
+                known[case] = _checksum(images[case])
+    return known
+
+
 def _check(jobs: Mapping[str, _Job], file: Path, executor: Executor) -> dict[str, str]:
     """See `check_images`. file: FINDINGS."""
     problems: dict[str, AssftError] = {}
@@ -220,13 +232,17 @@ def _analyse(job: _Job) -> dict[str, Any]:
         sample = rng.choice(nonzero, min(SAMPLES_PER_CASE, nonzero.size), replace=False) if nonzero.size else [0.0]
         sampled.append([float(v) for v in sample])
     return {
-        "sha256": sha256_of([sha256_file(file) for file in job.images]),
+        "sha256": _checksum(job.images),
         "spacing": [float(s) for s in checked.properties["spacing"]],
         "shape_after_crop": [int(s) for s in cropped.shape[1:]],
         "relative_size_after_cropping": float(np.prod(cropped.shape[1:]) / np.prod(image.shape[1:])),
         "intensities": sampled,
         "remarks": list(checked.remarks),
     }
+
+
+def _checksum(images: Sequence[Path]) -> str:
+    return sha256_of([sha256_file(file) for file in images])
 
 
 def _statistics(values: np.ndarray) -> dict[str, float]:

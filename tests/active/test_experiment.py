@@ -360,7 +360,7 @@ def test_a_call_that_was_cut_off_is_completed(planned):
         ({"strategy": "random"}, "strategy was assft, now random"),
         ({"seed": 1}, "seed was 0, now 1"),
         ({"rounds": 3}, "rounds was 2, now 3"),
-        ({"budget": "1"}, "budget was 2, now 1; n_query was 2, now 1"),
+        ({"budget": "1"}, r"budget was 2, now 1\)"),
         ({"annotator": "human"}, "annotator was oracle, now human"),
         ({"test_split": "0.25"}, "pool was 8 cases, now 6 cases; test was 3 cases, now 2 cases"),
         ({"epochs": 3}, "epochs was 2, now 3"),
@@ -371,6 +371,14 @@ def test_other_settings_are_refused_by_name(planned, settings, named):
     with pytest.raises(AssftError, match=rf"exists with other settings \({named}.*new name with -e"):
         plan_tiny(**settings)
     assert Experiment.load(planned.paths) == planned
+
+
+def test_a_refusal_of_other_rounds_names_the_command_that_changes_them(planned):
+    words = r"To change the rounds that follow, run nnUNetv2_assft_extend -d 901 --rounds 3 --budget 20%\.$"
+    with pytest.raises(AssftError, match=words):
+        plan_tiny(rounds=3, budget="20%")
+    with pytest.raises(AssftError, match=r"new name with -e\.$"):
+        plan_tiny(seed=1)
 
 
 def test_a_file_that_the_dataset_has_lost_is_named(planned):

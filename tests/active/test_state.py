@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nnunet_assft.active.history import Change
 from nnunet_assft.active.options import Options
 from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.settings import Settings
@@ -258,6 +259,15 @@ def as_version_2(experiment: Experiment, **changes: Any) -> None:
     """Replaces experiment.json by what version 0.1.0 would have written."""
     content = read_json(VERSION_2) | {"initial_network_sha256": experiment.initial_network_sha256} | changes
     write_json(experiment.paths.experiment_file, content)
+
+
+def test_the_budgets_of_all_rounds_in_words(planned: Experiment) -> None:
+    """That of a change that was replaced before its round does not appear."""
+    assert (planned.per_round(2), planned.per_round(0, "scan", " each")) == ("2 cases", "2 scans each")
+    changes = [Change(r, True, 5, n, planned.permutation) for r, n in ((0, 1), (1, 3), (1, 2), (3, 5))]
+    changed = dataclasses.replace(planned, history=tuple(changes))
+    assert changed.per_round(5) == "1 case (2 from round 2 on, 5 from round 4 on)"
+    assert changed.per_round(3, "scan", " each") == "1 scan each (2 from round 2 on)"
 
 
 def test_an_experiment_of_schema_version_2_is_the_same_experiment(planned: Experiment) -> None:

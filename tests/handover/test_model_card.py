@@ -56,6 +56,37 @@ def test_the_network_of_a_model_is_called_by_its_class(trained: Trained) -> None
     assert card["training"]["network"] == "the CTFMSegmentationNet of the model that training started from"
 
 
+def test_test_scans_that_joined_later_were_not_labelled_before_the_first_round(trained: Trained) -> None:
+    done, now = dataclasses.replace(trained.rounds[2], dice=DICE), trained.experiment.now
+    human = dataclasses.replace(trained.experiment.settings, annotator="human")
+    planned = dataclasses.replace(trained.experiment, settings=human)
+
+    def measured_on(*joined: str, experiment: Experiment = planned) -> str:
+        changes = [Change(r, False, 3, 2, now.permutation, added_test=(case,)) for r, case in enumerate(joined, 1)]
+        return card_of(dataclasses.replace(experiment, history=tuple(changes)), done)["dice"]["measured_on"]
+
+    before = "as its test scans. They were labelled before the first round."
+    assert measured_on() == f"2 test scans, on which no stage was trained. The dataset has them {before}"
+    assert measured_on("case_09") == (
+        "2 test scans, on which no stage was trained. "
+        "1 of them joined in round 1, with labels that were there by then. "
+        f"The dataset has the others {before}"
+    )
+    none = dataclasses.replace(planned, test=(), test_source="none")
+    assert measured_on("case_08", "case_09", experiment=none) == (
+        "2 test scans, on which no stage was trained. "
+        "2 of them joined in rounds 1, 2, with labels that were there by then."
+    )
+
+
+def test_the_budget_of_every_round_is_in_the_card(trained: Trained) -> None:
+    experiment = trained.experiment
+    change = Change(2, False, 3, 1, experiment.permutation)
+    changed = dataclasses.replace(experiment, history=(change,))
+    budgets = [card_of(changed, done)["choice_of_cases"]["budget per round"] for done in trained.rounds]
+    assert budgets == ["2 scans", "2 scans", "2 scans (1 from round 2 on)"]
+
+
 def test_a_model_that_was_never_measured_says_so(trained: Trained) -> None:
     nothing = {"mean": None, "sd": None, "n_cases": 0, "per_structure": {"ball": None, "box": None}, "per_case": {}}
     human = dataclasses.replace(trained.experiment.settings, annotator="human")
@@ -96,6 +127,9 @@ def test_scans_that_were_withdrawn_are_a_limit(trained: Trained) -> None:
         "1 scan that it was trained on had to be withdrawn afterwards."
     ]
     assert after["data"]["scans in the pool"] == len(experiment.pool)  # that of the round
+    change = dataclasses.replace(change, seen_by_encoder=(case,))
+    after = card_of(dataclasses.replace(experiment, history=(change,)), trained.rounds[1])
+    assert "1 scan that its encoder was pre-trained on had to be withdrawn afterwards." in after["limits"]
 
 
 def test_structures_that_nobody_drew_in_some_scans_are_counted(trained: Trained) -> None:

@@ -21,7 +21,7 @@ from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.state import Experiment
 from nnunet_assft.cluster.engines import HERE
 from nnunet_assft.errors import AssftError
-from nnunet_assft.extension import Wish, extend
+from nnunet_assft.extension import Wish, extend, influence
 from nnunet_assft.network.checkpoints import load_weights
 from nnunet_assft.network.encoder_file import read_header
 from nnunet_assft.planning import preprocessing
@@ -178,6 +178,53 @@ def test_an_encoder_that_has_seen_test_images_is_refused(planned: Experiment, tm
     ):
         plan_experiment(planned.dataset, "other", preset="tiny", encoder=file, test_split="0.25")
     assert not ExperimentPaths(planned.dataset, "other").experiment_file.exists()
+
+
+def test_a_new_test_case_that_the_encoder_has_seen_is_refused(planned: Experiment, tmp_path: Path) -> None:
+    """It was in an archive of further images, under another name, and arrives with a label later."""
+    archive = replace(SHORT, images=(images(tmp_path / "archive", 50),))
+    file = str(run(planned, tmp_path / "mine", archive).task.encoder_file)
+    other = plan_experiment(planned.dataset, "other", preset="tiny", encoder=file)
+    for i in (50, 51):
+        image, label = blob_case(i)
+        write_volume(planned.paths.raw / f"imagesTr/case_{i}_0000.nii.gz", image)
+        write_volume(planned.paths.raw / f"labelsTr/case_{i}.nii.gz", label)
+    words = (
+        r"was pre-trained on the images of 1 test case of experiment 'other' \(case_50\), and cannot be judged by them"
+    )
+    with pytest.raises(AssftError, match=words):
+        extend(other, Wish(test=["case_50", "case_51"]))
+    assert not other.paths.history_file.exists()
+    assert extend(other, Wish(test=["case_51"])).history[0].added == ("case_50",)
+
+
+def test_the_encoder_that_has_seen_a_withdrawn_case_is_named(planned: Experiment, tmp_path: Path) -> None:
+    """Also when the command is repeated after the files of the case were deleted."""
+    file = str(run(planned, tmp_path / "mine").task.encoder_file)
+    other = plan_experiment(planned.dataset, "other", preset="tiny", encoder=file)
+    seen, test = other.pool[0], other.test[0]
+    extend(other, Wish(withdrawn=[test, seen]))
+    for root in (planned.paths.raw, planned.paths.preprocessed):
+        for path in [*root.rglob(f"{seen}*"), *root.rglob(f"{test}*")]:
+            path.unlink()
+    other = Experiment.load(other.paths)
+    assert influence(other, seen).sentence(seen) == (
+        f"{seen}: the plans were made from its image; the encoder mine.safetensors was pre-trained on its image, and "
+        "all models start from its weights"
+    )
+    assert influence(other, test).sentence(test) == f"{test}: it had a part in nothing"
+
+
+def test_an_encoder_names_a_withdrawn_case_whose_fingerprint_or_image_is_lost(
+    planned: Experiment, tmp_path: Path
+) -> None:
+    file = str(run(planned, tmp_path / "mine").task.encoder_file)
+    other = plan_experiment(planned.dataset, "other", preset="tiny", encoder=file)
+    no_fingerprint, no_image = other.pool[:2]
+    (other.paths.fingerprint_cases / f"{no_fingerprint}.json").unlink()
+    (other.paths.raw / f"imagesTr/{no_image}_0000.nii.gz").unlink()
+    changed = extend(other, Wish(withdrawn=[no_fingerprint, no_image]))
+    assert changed.withdrawn_but_seen == {no_fingerprint, no_image}
 
 
 def test_the_seed_makes_a_difference(planned: Experiment, tmp_path: Path) -> None:

@@ -34,8 +34,8 @@ def head(material: Material) -> Head:
         "Experiment": f"{experiment.name}, seed {settings.seed}",
         "Strategy": f"{settings.strategy}: {STRATEGIES[settings.strategy].description}",
         "Finished": f"{last.round} of {count(experiment.n_rounds, 'query round')} of "
-        f"{count(experiment.now.n_query, 'case')} each; {len(last.labelled)} of {len(experiment.now.pool)} cases are "
-        "annotated",
+        f"{experiment.per_round(experiment.n_rounds, each=' each')}; {len(last.labelled)} of "
+        f"{len(last.labelled) + len(last.unlabelled)} cases are annotated",
         "Pseudo-labelled": f"{count(len(last.pseudo_labelled), 'case')} in the last round",
         f"Dice after round {last.round}": _dice(material),
         "Pre-trained encoder": encoder_name(material),

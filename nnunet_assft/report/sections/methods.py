@@ -24,7 +24,8 @@ def paragraph(material: Material) -> str:
     """Return the paragraph. It states what was done and leaves the reasons to the author."""
     experiment, settings, last = material.experiment, material.experiment.settings, material.rounds[-1]
     training, row, versions = settings.training, STRATEGIES[settings.strategy], experiment.versions
-    now, n_start = experiment.now, len(material.rounds[0].labelled)
+    n_start, n_labelled = len(material.rounds[0].labelled), len(last.labelled)
+    looked_at = len(set(last.labelled).intersection(experiment.scope(last.round).looked_at))
     encoder, report = "random weights", experiment.encoder_report
     if settings.start is not None:
         encoder = "the weights of a trained model"
@@ -35,9 +36,10 @@ def paragraph(material: Material) -> str:
         )
     annotated = "by annotators" if settings.annotator == "human" else "with the reference labels of the dataset"
     sentences = [
-        f"From a pool of {count(len(now.pool), 'scan')}, {len(last.labelled)} were annotated {annotated} in "
-        f"{count(last.round, 'round')} of up to {count(now.n_query, 'scan')} after a first "
-        f"{'one' if n_start == 1 else n_start}.",
+        f"From a pool of {count(n_labelled + len(last.unlabelled), 'scan')}, {n_labelled} were annotated {annotated} "
+        f"in {count(last.round, 'round')} of up to {experiment.per_round(last.round, 'scan')} after a first "
+        f"{'one' if n_start == 1 else n_start}"
+        + (f", {looked_at} of the {n_labelled} by a second look at pseudo-labels." if looked_at else "."),
         f"They were chosen with the strategy {settings.strategy} ({row.description}; {row.source}).",
         f"The network ({network_name(material)}) started from {encoder} and was trained with nnU-Net "
         f"{versions.get('nnunetv2', '')} and nnunet_assft {versions.get('nnunet_assft', '')}: AdamW, initial learning "

@@ -57,7 +57,9 @@ def _history(material: Material) -> tuple[SectionTable, ...]:
             "date": change.date,
             "added to the pool": ", ".join(change.added),
             "added test cases": ", ".join(change.added_test),
-            "withdrawn": ", ".join(change.withdrawn),
+            "withdrawn": ", ".join(change.withdrawn)
+            + (f" (from round {change.round} on)" if change.withdrawn and change.after_query else ""),
+            "labelled by a second look": ", ".join(change.labelled),
             "R": change.n_rounds,
             "N_B": change.n_query,
             "look at": "; ".join(change.remarks),

@@ -67,7 +67,9 @@ def section(material: Material) -> Section | None:
     if why := why_no_images(dataset):
         return Section(id_, title, missing=(why,))
     shown = what_is_shown(compared)
-    choices = choose_cases(_of_first_fold(compared.results), shown.pair, shown.round) if shown else []
+    results = _of_first_fold(compared.results)
+    results = results[~results["case"].isin(list(material.experiment.withdrawn))]  # no picture of these
+    choices = choose_cases(results, shown.pair, shown.round) if shown else []
     if shown is None or not choices:
         why = "There are no two arms with the Dice of a case after the same round and with the first seed."
         return Section(id_, title, missing=(why,))

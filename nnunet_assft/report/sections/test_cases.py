@@ -1,4 +1,5 @@
-"""The test cases after the last round: the Dice of each, and pictures of the best, the median and the worst one."""
+"""The test cases after the last round: the Dice of each, and pictures of the best, the median and the worst one. The
+files of a case that was withdrawn since are not needed, as they may have been deleted."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from nnunet_assft.report.material import Material
 from nnunet_assft.report.overlay import overlay_plot
 from nnunet_assft.report.plot import Plot
 from nnunet_assft.report.sections.base import Section, SectionTable, grey_values, no_picture
+from nnunet_assft.runtime.text import count
 from nnunet_assft.volumes.display import window_of
 from nnunet_assft.volumes.raw_dataset import RawDataset
 
@@ -34,18 +36,21 @@ def section(material: Material) -> Section:
         *(distances := _distances(material)),
     )
     missing = [] if distances else ["NSD and HD95 were not computed; add --distances to compute them."]
-    if why := why_no_images(material.dataset):
+    left = _without_withdrawn(material, table)
+    why = why_no_images(material.dataset) or (None if len(left) else "There are no pictures of withdrawn cases.")
+    if why:
         return Section("test_cases", title, missing=(why, *missing), tables=tables)
     plots, window = [], window_of(material.dataset)
-    for rule, case in tqdm(chosen_cases(table).items(), desc="test cases", unit="case", leave=False):
+    for rule, case in tqdm(chosen_cases(left).items(), desc="test cases", unit="case", leave=False):
         try:
             plots.append(_picture(material, rule, case, float(table.set_index("case").loc[case, MEAN])))
         except (RuntimeError, ValueError, KeyError) as error:  # noqa: PERF203 - one case must not stop the others
             missing.append(no_picture(case, error))
     text = (
-        f"The best, the median and the worst of {len(table)} test cases by their Dice after round {last.round}, mean "
-        "over the structures. Solid contours: the label. Dashed contours: the segmentation by the model. The slices "
-        f"are those with the largest segmented area, in radiological orientation. {grey_values(window)}"
+        f"The best, the median and the worst of {count(len(left), 'test case')} by their Dice after round "
+        f"{last.round}, mean over the structures. Solid contours: the label. Dashed contours: the segmentation by the "
+        "model. The slices are those with the largest segmented area, in radiological orientation. "
+        f"{grey_values(window)}"
     )
     return Section("test_cases", title, (text,), missing=tuple(missing), plots=tuple(plots), tables=tables)
 
@@ -58,10 +63,17 @@ def compute_distances(material: Material) -> None:
     cached_metrics(*_of_last_round(material))
 
 
+def _without_withdrawn(material: Material, table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of a table of `dice_of_cases` whose case was not withdrawn."""
+    return table[~table["case"].isin(list(material.experiment.withdrawn))]
+
+
 def _of_last_round(material: Material) -> tuple[RawDataset, list[str], Path, dict[str, str]]:
-    """Return the arguments of `evaluation.case_metrics`: the cases that have a Dice, and what segmented them."""
+    """Return the arguments of `evaluation.case_metrics`: the cases that have a Dice and were not withdrawn, and what
+    segmented them."""
     last = material.rounds[-1]
-    cases = sorted(str(case) for case in dice_of_cases(material.dice, last.round)["case"])
+    table = _without_withdrawn(material, dice_of_cases(material.dice, last.round))
+    cases = sorted(str(case) for case in table["case"])
     folder = material.experiment.paths.test_predictions(last.round)
     return material.dataset, cases, folder, {"model": last.model.weights_sha256}
 

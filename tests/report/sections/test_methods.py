@@ -28,7 +28,7 @@ def test_the_paragraph(material: Material) -> None:
 
 def test_the_paragraph_has_the_pool_and_the_start_that_there_were(material: Material) -> None:
     first, last = material.rounds
-    change = Change(2, False, 3, 4, (*material.experiment.permutation, "new"), added=("new",))
+    change = Change(2, False, 3, 4, (*material.experiment.permutation, "new"), added=("new",))  # after the last round
     experiment = replace(
         material.experiment,
         history=(change,),
@@ -37,8 +37,8 @@ def test_the_paragraph_has_the_pool_and_the_start_that_there_were(material: Mate
     )
     started = replace(first, labelled=("case_0", "case_1", "case_2"))
     text = paragraph(replace(material, experiment=experiment, rounds=(started, last)))
-    assert text.startswith("From a pool of 9 scans, 3 were annotated")
-    assert "in 1 round of up to 4 scans after a first 3. " in text
+    assert text.startswith("From a pool of 8 scans, 3 were annotated")
+    assert "in 1 round of up to 2 scans after a first 3. " in text
     assert "started from a pre-trained encoder and" in text
     assert "epochs on the first scans and then 2 per stage" in text
     assert "In a second stage of each round, the network was trained further on the same scans." in text
@@ -57,6 +57,21 @@ def test_a_network_that_came_with_its_weights_is_called_by_its_class(
     facts = dict(provenance.section(started).tables[0].data.to_numpy())
     assert facts["domain, network, normalization"].split(", ")[1] == (
         "the PlainConvUNet of the model that training started from"
+    )
+
+
+def test_a_changed_budget_and_a_second_look_are_told(material: Material) -> None:
+    experiment, (first, last) = material.experiment, material.rounds
+    permutation = experiment.permutation
+    history = (
+        Change(2, False, 3, 2, permutation, labelled=("case_1",)),
+        Change(3, False, 3, 4, permutation),
+    )
+    third = replace(last, round=3, labelled=(*last.labelled, "case_1"), unlabelled=last.unlabelled[1:])
+    changed = replace(material, experiment=replace(experiment, history=history), rounds=(first, last, third))
+    assert paragraph(changed).startswith(
+        "From a pool of 8 scans, 4 were annotated with the reference labels of the dataset in 3 rounds of up to 2 "
+        "scans (4 from round 3 on) after a first one, 1 of the 4 by a second look at pseudo-labels. They"
     )
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from nnunet_assft.active.history import Change
 from nnunet_assft.report.material import Material, gather
 from nnunet_assft.report.sections.provenance import section
 from tests.conftest import Trained
@@ -17,6 +18,21 @@ def test_settings_versions_and_checksums_are_listed(material: Material) -> None:
     assert facts["pre-trained encoder"].startswith("none")
     assert list(models.data["weights_sha256"]) == ["cd", "cd"]
     assert dict(options.data[["option", "value"]].to_numpy())["tau_c"] == "3.0"
+
+
+def test_every_change_is_a_row_with_what_it_changed_and_from_when_on(material: Material) -> None:
+    """A withdrawal holds at once, and everything else from the next query on."""
+    permutation = material.experiment.permutation
+    history = (
+        Change(2, True, 3, 1, permutation, added=("new",), withdrawn=("case_1", "case_2")),
+        Change(3, False, 3, 1, permutation, withdrawn=("case_4",)),
+        Change(3, True, 3, 1, permutation, labelled=("case_5", "case_6")),
+    )
+    found = section(replace(material, experiment=replace(material.experiment, history=history)))
+    (table,) = (table.data for table in found.tables if table.name == "history")
+    assert table["from round"].tolist() == [3, 3, 4]
+    assert table["withdrawn"].tolist() == ["case_1, case_2 (from round 2 on)", "case_4", ""]
+    assert table["labelled by a second look"].tolist() == ["", "", "case_5, case_6"]
 
 
 def test_the_encoder_is_named_without_its_folder(material: Material) -> None:

@@ -13,6 +13,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 
+from nnunet_assft.active.history import Change
 from nnunet_assft.comparison.arms import Comparison, parse_arms
 from nnunet_assft.report.images import Volume
 from nnunet_assft.report.material import FinishedComparison, Material
@@ -208,6 +209,15 @@ def test_an_image_that_cannot_be_read_costs_its_figure_only(material: Material, 
     assert [plot.title for plot in found.plots] == ["test_2, the worst case"]
     assert found.missing[0] == "test_0: no picture could be made (Dataset905_Report no longer has it)."
     assert found.missing[1].startswith("test_1: no picture could be made (")
+
+
+def test_a_withdrawn_case_is_not_shown(material: Material) -> None:
+    experiment = material.experiment
+    change = Change(2, False, 2, 2, experiment.permutation, withdrawn=("test_0",))
+    found = qualitative.section(replace(material, experiment=replace(experiment, history=(change,))))
+    assert found is not None
+    assert [plot.title for plot in found.plots] == ["test_1, the median case", "test_2, the best case"]
+    assert found.missing == ()
 
 
 def test_what_cannot_be_shown_is_said(material: Material, compared: FinishedComparison) -> None:

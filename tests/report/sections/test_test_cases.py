@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from nnunet_assft.active.history import Change
 from nnunet_assft.active.state import Experiment
 from nnunet_assft.evaluation.case_metrics import DTYPES
 from nnunet_assft.report.material import Material, gather
@@ -71,6 +72,35 @@ def test_distances_are_shown_once_they_were_computed(experiment: Experiment, tmp
     assert list(table.data["structure"]) == [BALL, "box"]
     assert table.data["NSD at 1 mm"].tolist() == [1.0, 1.0]
     assert table.data["HD95 in mm, median"].tolist() == [0.0, 0.0]
+
+
+def test_a_withdrawn_case_has_no_picture_and_its_files_are_not_needed(experiment: Experiment, tmp_path: Path) -> None:
+    """test_0 was the best of three. The segmentations are the labels."""
+    raw, folder = tmp_path / "nnUNet_raw" / DATASET, experiment.paths.test_predictions(1)
+    for i, case in enumerate(TEST):
+        image, label = blob_case(8 + i)
+        write_volume(raw / f"imagesTs/{case}_0000.nii.gz", image)
+        write_volume(raw / f"labelsTs/{case}.nii.gz", label)
+        write_volume(folder / f"{case}.nii.gz", label)
+    now = experiment.now
+    withdrawn = experiment.record(Change(2, False, 2, 2, now.permutation, withdrawn=("test_0",)))
+    assert [plot.title for plot in section(gather(DATASET, "assft", None)).plots] == [
+        "test_2, the best case",
+        "test_1, the median case",
+    ]
+    for file in tmp_path.rglob("test_0*"):
+        file.unlink()
+    material = gather(DATASET, "assft", None)
+    compute_distances(material)
+    found = section(material)
+    assert found.missing == ()
+    assert found.text[0].startswith("The best, the median and the worst of 2 test cases by their Dice")
+    assert list(found.tables[0].data["case"]) == ["test_1", "test_2", "test_0"]  # what was measured
+    assert found.tables[1].data["cases"].tolist() == [2, 2]
+    withdrawn.record(Change(2, False, 2, 2, now.permutation, withdrawn=("test_1", "test_2")))
+    found = section(gather(DATASET, "assft", None))
+    assert found.missing[0] == "There are no pictures of withdrawn cases."
+    assert not found.plots
 
 
 def test_means_and_the_median_over_cases_worked_by_hand() -> None:
