@@ -25,7 +25,7 @@ from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoi
 from torch import nn
 from tqdm import tqdm
 
-from nnunet_assft.cluster.job import is_part, say_progress
+from nnunet_assft.cluster.job import say_progress
 from nnunet_assft.errors import AssftError, DamagedFileError
 from nnunet_assft.evaluation.predictions import altered, is_prediction, keep_prediction
 from nnunet_assft.network.checkpoints import load_weights, remove_if_damaged
@@ -309,10 +309,9 @@ def train(job: Job) -> None:
 
 
 def _prepare_for_an_end(trainer: Any, job: Job) -> None:
-    """Let every checkpoint be written atomically and, in a part, which may end at any time, after every epoch."""
+    """Let a checkpoint be written after every epoch, and atomically, because a process may end at any time."""
     save, end_of_epoch = trainer.save_checkpoint, trainer.on_epoch_end
-    if is_part():
-        trainer.save_every = 1
+    trainer.save_every = 1
 
     def save_atomically(filename: str) -> None:
         with atomic_path(Path(filename)) as partial:

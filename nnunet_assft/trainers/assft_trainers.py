@@ -50,7 +50,6 @@ STAGES = ("supervised", "semi", "member")  # the index of a stage is part of its
 ROTATION = (-math.radians(30), math.radians(30))
 MIRROR_AXES = (0, 1, 2)
 MAX_NOISE_VARIANCE = 0.1
-CHECKPOINTS_PER_TRAINING = 20
 SECONDS_BETWEEN_PLOTS = 60
 
 
@@ -159,7 +158,7 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
         self.num_iterations_per_epoch = settings["iterations_per_epoch"]
         self.num_val_iterations_per_epoch = max(1, settings["iterations_per_epoch"] // 5)  # nnU-Net's ratio of 250 : 50
         self.num_epochs = self.stage_plan["epochs"]
-        self.save_every = max(1, min(50, self.num_epochs // CHECKPOINTS_PER_TRAINING))  # 50 is nnU-Net's value
+        self.save_every = 1  # so that an interrupted training loses one epoch at most
         self.after_epoch: Callable[[nnUNetTrainerASSFT], None] | None = None  # for a caller that shows progress
         self.logger.plot_progress_png = self._plot_seldom(self.logger.plot_progress_png)
 

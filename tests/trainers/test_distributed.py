@@ -41,7 +41,6 @@ def run_rank(rank: int, port: int, context: Context, stage: Stage, stop_after: i
         end_of_epoch = nnUNetTrainerASSFT.on_epoch_end
 
         def stop(trainer: Any) -> None:
-            trainer.save_every = 1
             end_of_epoch(trainer)
             if trainer.current_epoch == stop_after:
                 raise SystemExit(0)

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from nnunet_assft.active.context import Context
 from nnunet_assft.active.state import Model
 from nnunet_assft.active.training.training_set import Stage, write_training_set
-from nnunet_assft.cluster.job import is_part, say_progress
+from nnunet_assft.cluster.job import say_progress
 from nnunet_assft.errors import doing
 from nnunet_assft.network.checkpoints import load_weights, remove_if_damaged, weights_sha256
 from nnunet_assft.nnunet_names import CONFIGURATION
@@ -109,8 +109,6 @@ def _train(context: Context, stage: Stage, latest: Path) -> None:
         torch.backends.cudnn.benchmark = True
     if latest.is_file():
         trainer.load_checkpoint(str(latest))
-    if is_part():  # which may end at any time
-        trainer.save_every = 1
     steps = trainer.num_iterations_per_epoch  # the bar counts them, because an epoch may take minutes
     with tqdm(
         total=trainer.num_epochs * steps,
