@@ -7,12 +7,16 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nnunet_assft.cli.common import EXIT_ERROR, add_device, file_name, make_parser, number, run
 from nnunet_assft.cli.engine_options import add_engine_options, choose_where
 from nnunet_assft.cli.options import add_shared_options, settings_of
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.text import named
+
+if TYPE_CHECKING:
+    from nnunet_assft.cluster.engines import Engine
 
 
 def parser() -> argparse.ArgumentParser:
@@ -92,10 +96,9 @@ def compare(args: argparse.Namespace) -> int:
     twice = sorted({seed for seed in args.seeds if args.seeds.count(seed) > 1})
     if twice:
         parser().error(f"argument --seeds: {named('seed', twice)} given twice; give each seed once")
-    if args.gpus:
-        parser().error("argument --gpus: a run of a comparison uses one GPU; see --engine for several runs at a time")
     comparison = make_comparison(args)
     device, engine = choose_where(args)
+    engine = spread(engine, args.gpus)
     failed = []
     if args.collect and not comparison.file.is_file():
         raise AssftError(
@@ -117,6 +120,23 @@ def compare(args: argparse.Namespace) -> int:
         )
     print(f"\n{write_tables(comparison)}\n\nTables: {comparison.folder / 'tables'}")
     return EXIT_ERROR if failed else 0
+
+
+def spread(engine: Engine, gpus: int | None) -> Engine:
+    """Return an engine that executes one run on each of so many GPUs of this machine, if their number was given."""
+    from nnunet_assft.cluster.engines import visible_gpus
+
+    if gpus is None:
+        return engine
+    if engine.name != "local":
+        parser().error(
+            "argument --gpus: a run of a comparison uses one GPU; see --engine local, which executes N runs at a time"
+        )
+    if (found := len(visible_gpus())) < gpus:
+        raise AssftError(
+            f"--gpus {gpus}, but {found} can be used here. Give a smaller number, or --parts for several runs per GPU."
+        )
+    return replace(engine, parts=gpus, gpus=None)
 
 
 def make_comparison(args: argparse.Namespace):  # type: ignore[no-untyped-def]

@@ -20,7 +20,8 @@ EPILOG = "Several GPUs, or SLURM: --list_engines shows the options."
 HELP = """\
 --engine NAME             where cases and trainings are worked on (default: here)
 --parts N                 parts of a step, at most (default: one per GPU, or 8 jobs)
---gpus N                  GPUs that a training uses (only of commands that train)
+--gpus N                  GPUs that a training uses (only of commands that train); of compare
+                          with --engine local: GPUs on which runs are executed
 --slurm KEY=VALUE,...     options of sbatch, such as partition=gpu,gres=gpu:1,time=240
 --engine_file FILE        JSON file with defaults for engine, parts, gpus and slurm
                           (default: nnunet_assft_cluster.json in nnUNet_results, if there is one)"""

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from nnunet_assft.cli.common import make_parser, parse, run
+from nnunet_assft.cli.compare import spread
 from nnunet_assft.cli.engine_options import choose_where
 from nnunet_assft.cli.round import main, parser
 from nnunet_assft.cluster.engines import SITE_FILE, Engine
@@ -106,6 +107,16 @@ def test_wrong_options_are_one_line(nnunet_folders: Path, options: list[str], te
     with pytest.raises(AssftError) as raised:
         chosen(*options)
     assert text in str(raised.value)
+
+
+def test_gpus_of_a_comparison_are_runs_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3,5")
+    assert spread(Engine("local"), None) == Engine("local")
+    assert spread(Engine("local", gpus=2), 2) == Engine("local", parts=2)
+    with pytest.raises(AssftError, match="--gpus 4, but 3 can be used here"):
+        spread(Engine("local"), 4)
+    with pytest.raises(SystemExit):
+        spread(Engine("slurm"), 2)
 
 
 @pytest.mark.parametrize(
