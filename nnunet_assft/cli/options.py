@@ -21,6 +21,7 @@ from nnunet_assft.network.presets import ENCODERS, PRESETS, EncoderSpec
 from nnunet_assft.planning.choices import ANNOTATORS, NORMALIZATIONS
 from nnunet_assft.planning.domains import DOMAINS
 from nnunet_assft.runtime.ranges import parse_budget
+from nnunet_assft.runtime.text import some
 
 if TYPE_CHECKING:
     from nnunet_assft.active.settings import Settings
@@ -231,7 +232,19 @@ def make_experiment(args: argparse.Namespace, existing: Experiment | None = None
         settings = replace(existing.settings, **typed)
     experiment = create_experiment(args.d, args.e, settings, choose_engine(args), partial(_check_labels, args))
     accept_geometry(args, experiment)
+    if existing is None:
+        _print_incomplete_test_cases(experiment)
     return experiment
+
+
+def _print_incomplete_test_cases(experiment: Experiment) -> None:
+    from nnunet_assft.planning.test_split import TEST_FOLDER, incomplete_test_cases
+
+    if experiment.test_source == TEST_FOLDER and (cases := incomplete_test_cases(experiment.raw_dataset())):
+        print(
+            f"No test case, because imagesTs has no image or labelsTs no label of it: {some(cases)}. If that is wrong, "
+            "add the file, and plan a new experiment with -e."
+        )
 
 
 def _check_labels(

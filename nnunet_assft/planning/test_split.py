@@ -19,6 +19,7 @@ from nnunet_assft.volumes.names import CASE_ID
 from nnunet_assft.volumes.raw_dataset import RawDataset
 
 DEFAULT_TEST_FRACTION = "0.2"
+TEST_FOLDER = "imagesTs"
 
 
 def split(dataset: RawDataset, annotator: str, test_split: str | None) -> tuple[tuple[str, ...], tuple[str, ...], str]:
@@ -32,7 +33,7 @@ def split(dataset: RawDataset, annotator: str, test_split: str | None) -> tuple[
     """
     labelled_test = tuple(case for case in dataset.test_images if dataset.label_file(case).is_file())
     if test_split is None and labelled_test:
-        pool, test, source = tuple(dataset.images), labelled_test, "imagesTs"
+        pool, test, source = tuple(dataset.images), labelled_test, TEST_FOLDER
     elif test_split is None and annotator == "human":
         pool, test, source = tuple(dataset.images), (), "none"
     else:
@@ -57,6 +58,12 @@ def split(dataset: RawDataset, annotator: str, test_split: str | None) -> tuple[
             f"The pool of {dataset.name} has {len(pool)} case; expected at least 2. Add images or hold out fewer cases."
         )
     return pool, test, source
+
+
+def incomplete_test_cases(dataset: RawDataset) -> list[str]:
+    """Return the cases with an image in imagesTs and no label in labelsTs, or the reverse, ascending."""
+    files = (dataset.folder / "labelsTs").glob(f"[!.]*{dataset.file_ending}")
+    return sorted({*dataset.test_images}.symmetric_difference(f.name.removesuffix(dataset.file_ending) for f in files))
 
 
 def labelled_cases(dataset: RawDataset, pool: Sequence[str], spec: str) -> tuple[str, ...]:

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from scipy.signal import find_peaks
 
 from nnunet_assft.active.metrics import VoxelSums
 
@@ -211,6 +210,8 @@ class EntropyHistogram:
         """
         if not self.lowest < self.highest:
             return 0.0
+        from scipy.signal import find_peaks  # slow to import, and one strategy needs it
+
         counts, sums = self.counts[self.counts > 0], self.sums[self.counts > 0]
         entropies = np.clip(sums / counts, self.lowest, self.highest)  # mean of each fine bin
         histogram, edges = np.histogram(entropies, bins, range=(self.lowest, self.highest), weights=counts)
