@@ -242,8 +242,8 @@ def _print_incomplete_test_cases(experiment: Experiment) -> None:
 
     if experiment.test_source == TEST_FOLDER and (cases := incomplete_test_cases(experiment.raw_dataset())):
         print(
-            f"No test case, because imagesTs has no image or labelsTs no label of it: {some(cases)}. If that is wrong, "
-            "add the file, and plan a new experiment with -e."
+            f"Not test cases, because imagesTs or labelsTs lacks their file: {some(cases)}. If that is wrong, add it, "
+            "and plan a new experiment with -e."
         )
 
 

@@ -54,8 +54,8 @@ class Range:
 
 SEED = Range(0, 2**32 - 1)
 FRACTION = Range(0, 1, whole=False, without_low=True)
-# option, without its dashes -> its values
 SMALLEST_SPACING = 0.002  # mm; what is finer is metres or micrometres, or damage
+# option, without its dashes -> its values
 RANGES = {
     # settings of an experiment
     "rounds": Range(1, 1000),

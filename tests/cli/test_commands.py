@@ -614,7 +614,7 @@ def test_half_a_test_case_is_named(blobs, call):
     (blobs / "labelsTs" / "case_09.nii.gz").rename(blobs / "labelsTs" / "case_30.nii.gz")
     out = call("plan -d 901", *SMALL)[1]
     assert "2 test cases (imagesTs)" in out
-    assert "No test case, because imagesTs has no image or labelsTs no label of it: case_09, case_30. If that is" in out
+    assert "Not test cases, because imagesTs or labelsTs lacks their file: case_09, case_30. If that is" in out
 
 
 def test_plan_says_what_it_decided_and_what_comes_next(blobs, call):

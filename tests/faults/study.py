@@ -151,7 +151,12 @@ class Study:
             file.write_bytes(damaged)
         planned = PATHS.experiment_file.is_file()
         ended, line = run(command, self.root), str(file.relative_to(self.root))
-        if ended.code == 0 and not planned and damaged is None and f"of it: {file.name.split('.')[0]}." in ended.out:
+        if (
+            ended.code == 0
+            and not planned
+            and damaged is None
+            and f"their file: {file.name.split('.')[0]}." in ended.out
+        ):
             self.note(kind, "named", line)  # nothing knew yet that it had been a test case
             self.start_again()
             return
