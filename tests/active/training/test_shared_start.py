@@ -14,11 +14,11 @@ import pytest
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_assft.active.options import Options
-from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.rounds import run_round
-from nnunet_assft.active.state import Experiment, Round
+from nnunet_assft.active.state import Experiment
 from nnunet_assft.active.training import shared_start
 from nnunet_assft.active.training.shared_start import taken_from
+from nnunet_assft.errors import AssftError
 from nnunet_assft.network.checkpoints import load_weights, weights_sha256
 from nnunet_assft.runtime.cached import seconds_of
 from nnunet_assft.runtime.files import read_json
@@ -153,19 +153,15 @@ def test_a_first_case_that_the_embeddings_choose_is_shared_with_them(
     assert [file.read_bytes() for file in files[0]] == [file.read_bytes() for file in files[1]]
     drawn = other("drawn", epochs=1)
     run_round(drawn, 0, CPU)
-    assert (taken_from(drawn.paths) is None) == (trainings.steps > steps)
     assert taken_from(drawn.paths) is None  # because it is another question, even if the answer were the same
 
 
-def test_embeddings_are_taken_when_they_are_asked_for(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_embeddings_are_taken_when_they_are_asked_for(trained: Trained) -> None:
     target, source = other(strategy="assft"), trained.experiment.paths.records("pretrained")
     run_round(target, 0, CPU)
     records = target.paths.records("pretrained")
     assert not records.exists()
     run_round(target, 1, CPU)
-    assert {file.name: file.stat().st_size for file in records.iterdir()} == {
-        file.name: file.stat().st_size for file in source.iterdir()
-    }
     assert {file.name: file.read_bytes() for file in records.iterdir()} == {
         file.name: file.read_bytes() for file in source.iterdir()
     }
@@ -331,8 +327,8 @@ def test_nothing_is_taken_into_a_fold_in_which_a_job_trains(trained: Trained) ->
     target = other()
     with only_process(target.paths.training_lock(0, "supervised"), "the work"), pytest.MonkeyPatch.context() as patch:
         patch.setattr("nnunet_assft.active.training.stages.PATIENCE", 0.0)
-        with pytest.raises(Exception, match="is working on the training in"):
+        with pytest.raises(AssftError, match="is working on the training in"):
             run_round(target, 0, CPU)
     assert not target.paths.checkpoint(0, "supervised").exists()
-    assert run_round(target, 0, CPU).labelled
-    assert isinstance(Round.load(ExperimentPaths(BLOBS, "other"), 0), Round)
+    run_round(target, 0, CPU)
+    assert taken_from(target.paths) is not None
