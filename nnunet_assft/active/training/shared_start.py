@@ -53,7 +53,8 @@ def shared_embeddings(context: Context) -> Iterator[None]:
                 file = other.paths.records("pretrained") / f"{case}.npz"
                 copy = target.paths.records("pretrained") / file.name
                 if file.is_file() and not copy.is_file():
-                    _copy(file, copy)
+                    with suppress(OSError):  # just being deleted; it is then computed
+                        _copy(file, copy)
         yield
 
 
@@ -116,7 +117,7 @@ def _identity_of_embeddings(experiment: Experiment) -> dict[str, Any]:
 def _identity_of_round_0(experiment: Experiment) -> dict[str, Any]:
     """Return what round 0 depends on, apart from the labels, which are compared when it is taken.
 
-    The device and the number of GPUs are left out: they change a training by no more than its rounding.
+    The device and the number of GPUs are left out: a checkpoint is as good from any, and differs by rounding.
     """
     training = read_plans(experiment).get("assft", {})
     start, scope = experiment.start, experiment.scope(0)

@@ -63,9 +63,9 @@ def test_who_has_trained_round_0_is_said(trained: Trained) -> None:
     said = []
     for content in ({"experiment": "first", "seconds": 12.3}, {"experiment": "first", "seconds": None}):
         write_sealed(origin, content)
-        said.append(section(gather("Dataset901_Blobs", "assft", None)).tables[1].text)
+        said.append(section(gather("Dataset901_Blobs", "assft", None)).tables[1].caption)
     origin.write_text("{")
-    said.append(section(gather("Dataset901_Blobs", "assft", None)).tables[1].text)
+    said.append(section(gather("Dataset901_Blobs", "assft", None)).tables[1].caption)
     first = "The checksum is that of the weights alone."
     trained_by = f"{first} The network of round 0 was trained by experiment 'first'"
     assert said == [f"{trained_by} in 12 s and taken from there.", f"{trained_by} and taken from there.", first]
