@@ -16,6 +16,7 @@ from nnunet_assft.active.finished import damaged_files, is_table, other_structur
 from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.scoring.case_record import RECORDS
 from nnunet_assft.active.state import Experiment, Round, finished_rounds, require_its_history
+from nnunet_assft.active.training.shared_start import taken_from
 from nnunet_assft.annotation.records import load_readings
 from nnunet_assft.errors import AssftError, DamagedFileError
 from nnunet_assft.network.checkpoints import load_weights
@@ -76,6 +77,7 @@ def _checks(experiment: Experiment, dataset: RawDataset) -> Iterator[Check]:
     yield from _checks_of_references(experiment, dataset)
     for step in sorted((paths.results / "steps").glob("*.json")):
         yield Check(f"step {step.stem}", partial(_check_step, paths, step))
+    yield Check("origin of round 0", partial(taken_from, paths))
     yield from _checks_of_model_folders(experiment, dataset)
     for record in sorted((paths.results / "records").glob("*/*.npz")):
         yield Check(f"record {record.parent.name}/{record.stem}", partial(_read_record, record))

@@ -208,6 +208,16 @@ class ExperimentPaths:
         """The copy of the stage file beside the checkpoint, which is kept if nnUNet_preprocessed is deleted."""
         return self.checkpoint(r, stage).with_name("stage.json")
 
+    def training_lock(self, r: int, stage: str) -> Path:
+        """The lock that the process holds which trains a stage."""
+        fold = self.checkpoint(r, stage).parent
+        return fold.with_name(f".{fold.name}.lock")
+
+    @property
+    def taken_from(self) -> Path:
+        """The record of the experiment that has trained round 0, if that was another one."""
+        return self.checkpoint(0, "supervised").with_name("taken_from.json")
+
 
 def experiments_in_results() -> list[ExperimentPaths]:
     """Return the paths of all experiments in nnUNet_results, in the order of their datasets and names. A folder whose

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
@@ -37,6 +37,7 @@ from nnunet_assft.active.state import (
     write_splits,
 )
 from nnunet_assft.active.strategies import STRATEGIES
+from nnunet_assft.active.training.shared_start import shared_round_0
 from nnunet_assft.active.training.stages import fine_tune
 from nnunet_assft.active.training.training_set import Stage
 from nnunet_assft.cluster.engines import HERE, Engine
@@ -77,7 +78,8 @@ def run_round(
     if second_stage == PSEUDO and r >= 1:
         require_folder(experiment.paths.pseudo_label_folder(r), "The folder of pseudo-labels")
     context = open_context(experiment, device, engine)
-    with only_process(experiment), doing(f"round {r}"):
+    shared = shared_round_0(context) if r == 0 else nullcontext()
+    with only_process(experiment), doing(f"round {r}"), shared:
         scope = experiment.scope(r)
         queried, excluded = _query(context, r, before)  # lines 6, 10-13
         queried = annotate(context, r, queried, proceed_with_partial=proceed_with_partial)  # lines 6, 13

@@ -29,6 +29,7 @@ BUSY = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES}
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 PAUSE = 0.05  # seconds between two attempts
 SILENCE = 3.0  # seconds of waiting before a line says so
+LONG_PAUSE = 1.0  # seconds between two attempts after that, because the wait may take as long as a training
 
 
 @contextmanager
@@ -52,7 +53,7 @@ def only_process(lock: Path, work: str, *, patience: float = 0.0) -> Iterator[No
                 f"{_holder(lock)} is working on {work}. Wait for it to finish, or stop it, and run the same command "
                 "again."
             )
-        time.sleep(PAUSE)
+        time.sleep(LONG_PAUSE if told else PAUSE)
     try:
         yield
     finally:

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from nnunet_assft.active.paths import ExperimentPaths
+from nnunet_assft.active.training.shared_start import taken_from
 from tests.conftest import Trained, set_folders, write_dataset
 
 NAME = "Dataset901_Blobs"
@@ -156,7 +157,7 @@ def test_four_plans_in_the_same_second(blobs: Path) -> None:
 
 
 def test_four_strategies_in_the_same_second(blobs: Path) -> None:
-    """Their images are preprocessed once, and every one of them finishes its round."""
+    """Their images are preprocessed once, one of them trains round 0, and every one finishes it."""
     names = ("assft", "random", "entropy", "coreset")
     planned = [start("plan", "-d", "901", "-e", name, "--strategy", name, *SMALL) for name in names]
     assert [code for code, _ in map(ended, planned)] == [0] * 4
@@ -169,6 +170,50 @@ def test_four_strategies_in_the_same_second(blobs: Path) -> None:
     results = [ended(process) for process in rounds]
     assert [code for code, _ in results] == [0] * 4, results
     assert {file: file.stat().st_mtime_ns for file in folder.glob("case_*")} == before
+    paths = [ExperimentPaths(NAME, name) for name in names]
+    origins = [origin["experiment"] for each in paths if (origin := taken_from(each))]
+    assert len(origins) == 3
+    assert len(set(origins)) == 1  # who trained it
+    assert set(names) - set(origins) == {each.experiment for each in paths if each.taken_from.is_file()}
+    assert len({each.checkpoint(0, "supervised").read_bytes() for each in paths}) == 1
+    assert sum("Round 0 is that of experiment" in output for _, output in results) == 3
+
+
+HANGS = """
+import sys, time
+from pathlib import Path
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunet_assft.cli.round import main
+
+def step(self, batch):
+    Path(sys.argv[-1]).touch()
+    time.sleep(600)
+
+nnUNetTrainer.train_step = step
+main(sys.argv[1:-1])
+"""
+
+
+def test_who_waits_for_round_0_says_so_and_trains_it_if_the_other_one_is_killed(blobs: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        finish("plan", "-d", "901", "-e", name, *SMALL)
+    arguments, begun = ["-d", "901", "-r", "0", "-device", "cpu", "-e"], tmp_path / "begun"
+    environment = {**os.environ, "PYTHONPATH": REPOSITORY}
+    with subprocess.Popen([sys.executable, "-c", HANGS, *arguments, "a", str(begun)], env=environment) as first:
+        try:
+            wait_until(begun.is_file, 120)
+            second = start("round", *arguments, "b")
+            assert second.stdout is not None
+            line = next(line for line in second.stdout if "Waiting" in line)
+        finally:
+            first.send_signal(signal.SIGKILL)
+    assert f"Process {first.pid} on " in line
+    assert f"is working on round 0, which experiment 'b' of {NAME} can take over. Waiting for it to finish." in line
+    code, output = ended(second)
+    assert code == 0, output
+    assert taken_from(ExperimentPaths(NAME, "b")) is None
+    finish("round", *arguments, "a")
+    assert taken_from(ExperimentPaths(NAME, "a")) is not None
 
 
 @pytest.mark.parametrize("command", ["round", "compare"])

@@ -10,6 +10,7 @@ import torch
 
 from nnunet_assft.active.options import Options
 from nnunet_assft.active.rounds import run_round
+from nnunet_assft.active.training.shared_start import taken_from
 from nnunet_assft.cli.compare import parser
 from nnunet_assft.comparison.arms import (
     BOUNDS,
@@ -23,11 +24,11 @@ from nnunet_assft.comparison.arms import (
     parse_arms,
     require_valid,
 )
-from nnunet_assft.comparison.arms.experiments import reuse_round_0, strategy_arm
+from nnunet_assft.comparison.arms.experiments import strategy_arm
 from nnunet_assft.comparison.paper_results import paper_strategies
 from nnunet_assft.errors import AssftError
 from tests.comparison.conftest import DATASET, SETTINGS, comparison_of
-from tests.conftest import plan_experiment
+from tests.conftest import plan_experiment, set_folders, write_dataset
 
 CPU = torch.device("cpu")
 
@@ -233,30 +234,26 @@ def test_folds_have_the_names_and_the_split_of_their_own(nnunet_folders: Path) -
 @pytest.mark.slow
 def test_nothing_of_round_0_is_computed_twice(finished: Comparison) -> None:
     source, target = (StrategyArm(name).experiment(finished, 0).paths for name in ("assft", "random"))
-    assert target.checkpoint(0, "supervised").samefile(source.checkpoint(0, "supervised"))
-    assert target.step_file(0, "evaluate").samefile(source.step_file(0, "evaluate"))
-    embedded = {file.name for file in target.records("pretrained").glob("*.npz")}
-    assert embedded == {f"case_0{i}.npz" for i in range(8)}  # by E^(0), though random does not look at them
+    origin = taken_from(target)
+    assert origin is not None
+    assert origin["experiment"] == source.experiment
+    for file in (source.checkpoint(0, "supervised"), source.step_file(0, "evaluate")):
+        assert (target.results_of_dataset / source.relative(file).replace("assft_s0", "random_s0")).read_bytes() == (
+            file.read_bytes()
+        )
+    assert taken_from(source) is None
 
 
 @pytest.mark.slow
-def test_the_round_0_that_is_reused_is_what_the_experiment_would_have_made_itself(copied: Comparison) -> None:
+def test_the_round_0_that_is_reused_is_what_the_experiment_would_have_made_itself(
+    copied: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     target = StrategyArm("random").experiment(copied, 0)
-    alone = plan_experiment(DATASET, "alone", strategy="random", **SETTINGS, options=target.options)
-    for r in (0, 1):
-        own, reused = run_round(alone, r, CPU), run_round(target, r, CPU)
-        assert replace(reused, model=own.model) == own
-        assert reused.model.weights_sha256 == own.model.weights_sha256
-        assert reused.model.checkpoint.replace("compare_random_s0", "alone") == own.model.checkpoint
-
-
-@pytest.mark.slow
-def test_nothing_is_shared_between_experiments_that_differ(copied: Comparison) -> None:
-    source = StrategyArm("random").experiment(copied, 0)
-    for name, changed in (("seed", {"seed": 1}), ("longer", {"epochs": 40})):
-        target = plan_experiment(DATASET, name, strategy="random", **{**SETTINGS, **changed})
-        reuse_round_0(source, target, CPU)
-        assert not target.paths.checkpoint(0, "supervised").exists()
+    reused = [run_round(target, r, CPU) for r in (0, 1)]
+    set_folders(tmp_path / "alone", monkeypatch)  # where there is nothing to take
+    write_dataset(tmp_path / "alone/nnUNet_raw")
+    alone = plan_experiment(DATASET, target.name, strategy="random", **SETTINGS, options=target.options)
+    assert [run_round(alone, r, CPU) for r in (0, 1)] == reused
 
 
 # Encoders -------------------------------------------------------------------------------------------------------------

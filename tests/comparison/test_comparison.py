@@ -27,6 +27,7 @@ from nnunet_assft.errors import AssftError
 from nnunet_assft.network import PRESETS, build_network
 from nnunet_assft.network.checkpoints import load_weights
 from nnunet_assft.network.encoder_file import write_encoder
+from nnunet_assft.runtime.files import sha256_file
 from nnunet_assft.runtime.locks import only_process
 from tests.comparison.conftest import DATASET, compare, comparison_of
 from tests.conftest import CPU
@@ -311,7 +312,7 @@ def test_strategies_start_from_each_encoder_and_share_its_round_0(blobs: Path, t
     weights = {arm: load_weights(experiment.paths.initial_network) for arm, experiment in of.items()}
     stem = source.encoder.conv_init.weight
     assert [torch.equal(weights[arm]["encoder.conv_init.weight"], stem) for arm in STARTS] == [False, False, True, True]
-    files = [experiment.paths.checkpoint(0, "supervised").stat().st_ino for experiment in of.values()]
+    files = [sha256_file(experiment.paths.checkpoint(0, "supervised")) for experiment in of.values()]
     assert files[0] == files[1] != files[2] == files[3]
     known, _ = read_comparison(of["random"].paths.results_of_dataset / "assft_compare" / "compare" / "comparison.json")
     results = pd.read_csv(known.folder / "results.csv")

@@ -22,6 +22,7 @@ from nnunet_assft.active.selection import SelectionPool
 from nnunet_assft.active.state import Model, Round
 from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.active.training.committee import train_committee
+from nnunet_assft.active.training.shared_start import shared_embeddings
 from nnunet_assft.runtime.cached import cached, cached_or_none
 from nnunet_assft.runtime.cases import Once, for_each_case
 from nnunet_assft.runtime.staged import Staged
@@ -90,7 +91,8 @@ def request_of(context: Context, r: int, statistics: tuple[str, ...] = ()) -> Sc
 def pretrained_records(context: Context, pool: Sequence[str]) -> dict[str, CaseRecord]:
     """Return the embeddings of the whole pool by the pre-trained encoder E^(p), computed once per case."""
     image = context.prior_image if context.experiment.options.prior_input == CONTRACT else None
-    return embed(context, context.experiment.initial_model, pool, "pretrained", image)
+    with shared_embeddings(context):
+        return embed(context, context.experiment.initial_model, pool, "pretrained", image)
 
 
 def embed(  # five parameters: which model embeds which images, and where the records are stored

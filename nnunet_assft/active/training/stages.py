@@ -69,13 +69,19 @@ def _train_alone(context: Context, stage: Stage, content: Mapping[str, Any], fol
 
     The process that trains holds the lock itself, because a job goes on when the command that has submitted it ends.
     """
-    stamp = context.paths.trained_on(stage.round, stage.name)
-    with only_process(fold.with_name(f".{fold.name}.lock"), f"the training in {fold}", patience=PATIENCE):
-        if any(fold.glob("checkpoint_*.pth")) and not is_claimed(stamp, content):
-            set_aside(fold)
-        if not context.paths.checkpoint(stage.round, stage.name).is_file():
-            claim(stamp, content, displace=lambda folder: None)  # files without a checkpoint do no harm
+    paths = context.paths
+    with only_process(paths.training_lock(stage.round, stage.name), f"the training in {fold}", patience=PATIENCE):
+        reserve_fold(paths.trained_on(stage.round, stage.name), content)
+        if not paths.checkpoint(stage.round, stage.name).is_file():
+            (fold / paths.taken_from.name).unlink(missing_ok=True)  # of a checkpoint that is lost
             _run_training(context, stage, fold)
+
+
+def reserve_fold(stamp: Path, content: Mapping[str, Any]) -> None:
+    """Reserve the fold of `stamp` for a training on this content. One on another content is set aside."""
+    if any(stamp.parent.glob("checkpoint_*.pth")) and not is_claimed(stamp, content):
+        set_aside(stamp.parent)
+    claim(stamp, content, displace=lambda folder: None)  # files without a checkpoint do no harm
 
 
 def _title(stage: Stage) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,11 @@ from nnunet_assft.active.settings import Settings
 from nnunet_assft.active.state import STEPS as STEPS_OF_A_ROUND
 from nnunet_assft.active.state import Experiment, Round, finished_rounds
 from nnunet_assft.active.strategies import STRATEGIES, Strategy
-from nnunet_assft.active.training.training_set import Stage, write_training_set
 from nnunet_assft.comparison.arms.base import STEPS, Arm, Comparison, Predictions, Work, annotation_cost
 from nnunet_assft.comparison.paper_results import paper_names
 from nnunet_assft.comparison.pseudo_label_quality import pseudo_label_quality
 from nnunet_assft.network.checkpoints import device_of
-from nnunet_assft.runtime.cached import claim, seconds_of, set_aside
-from nnunet_assft.runtime.files import link_or_copy, write_json
+from nnunet_assft.runtime.cached import seconds_of
 
 ENCODER = "encoder="  # in the id of an arm, before the name of its encoder
 SECOND_STAGE_TITLES = {
@@ -119,8 +117,6 @@ class StrategyArm(Arm):
 
     def run(self, comparison: Comparison, seed: int, device: torch.device) -> Sequence[float | None]:
         experiment = self.experiment(comparison, seed)
-        if self != (first := comparison.first_with_encoder_of(self)):
-            reuse_round_0(first.experiment(comparison, seed), experiment, device)
         dice = [run_round(experiment, r, device).dice["mean"] for r in self.rounds(experiment.n_rounds)]
         if self.second_stage(comparison) == PSEUDO:
             for r in range(1, experiment.n_rounds + 1):
@@ -193,7 +189,6 @@ class UpperBound(Arm):
 
     def run(self, comparison: Comparison, seed: int, device: torch.device) -> Sequence[float | None]:
         experiment = self.experiment(comparison, seed)
-        reuse_round_0(comparison.first_strategy.experiment(comparison, seed), experiment, device)
         return [run_round(experiment, r, device).dice["mean"] for r in (0, self.ROUND)][1:]
 
     def predictions(self, comparison: Comparison, experiment: Experiment, seed: int) -> Iterator[Predictions]:
@@ -272,49 +267,3 @@ def _cost_of_steps(experiment: Experiment, done: Round) -> dict[str, Any]:
 
 def _minutes(step_file: Path) -> float:
     return seconds_of(step_file) / 60 if step_file.is_file() else 0.0
-
-
-# Round 0 is shared ----------------------------------------------------------------------------------------------------
-
-
-def _start_sha256(experiment: Experiment) -> str | None:
-    return (experiment.encoder_report or {}).get("sha256")
-
-
-def reuse_round_0(source: Experiment, target: Experiment, device: torch.device) -> None:
-    """Give `target` the round 0 of `source` and its embeddings by E^(0), which all strategies of a seed share.
-
-    The training set of round 0 is written as usual. The checkpoint that was trained on it is linked, and so is
-    everything that was computed with this checkpoint. Does nothing if the two experiments differ in what determines
-    round 0, if `source` has not finished it, or if `target` has.
-    """
-    if target.paths.round_file(0).is_file() or not source.paths.round_file(0).is_file():
-        return
-    same = ("dataset", "pool", "test", "start", "permutation", "initial_network_sha256")
-    same_training = source.settings.training["one_shot_epochs"] == target.settings.training["one_shot_epochs"]
-    at_start = {"first_case"} if source.options.first_case == "random" else {"first_case", "prior_input", "embedding"}
-    later = {"strategy", "rounds", "budget", *({row.name for row in fields(Options)} - at_start)}
-    later |= {"epochs", "one_shot_epochs"} if same_training else set()
-    later |= {"encoder", "start"} if _start_sha256(source) == _start_sha256(target) else set()  # wherever it lies
-    differing = source.settings.differences(target.settings).keys() - later
-    if differing or any(getattr(source, key) != getattr(target, key) for key in same):
-        return
-    done, context = Round.load(source.paths, 0), open_context(target, device)
-    for file in source.paths.records("pretrained").glob("*.npz"):
-        link_or_copy(file, target.paths.records("pretrained") / file.name)
-    human_labels = {case: context.dataset.label_file(case) for case in done.labelled}
-    epochs = target.settings.training["one_shot_epochs"]
-    missing = context.dataset.not_annotated
-    stage = Stage(0, "supervised", human_labels, {}, target.initial_model, epochs, not_annotated=missing)
-    content = write_training_set(context, stage)
-    checkpoint, model_folder = target.paths.checkpoint(0, "supervised"), target.paths.model_folder("supervised")
-    claim(target.paths.trained_on(0, "supervised"), content, displace=set_aside)
-    for name in ("dataset.json", "dataset_fingerprint.json"):
-        link_or_copy(source.paths.model_folder("supervised") / name, model_folder / name)
-    write_json(model_folder / "plans.json", context.plans)
-    link_or_copy(source.paths.checkpoint(0, "supervised"), checkpoint)  # last, because it marks the stage as trained
-    predictions = target.paths.test_predictions(0)
-    for case in target.test:
-        for name in (f"{case}{context.dataset.file_ending}", f"{case}.json"):
-            link_or_copy(source.paths.test_predictions(0) / name, predictions / name)
-    link_or_copy(source.paths.step_file(0, "evaluate"), target.paths.step_file(0, "evaluate"))

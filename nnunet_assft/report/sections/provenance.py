@@ -9,7 +9,9 @@ import pandas as pd
 
 from nnunet_assft.active.experiment import read_plans
 from nnunet_assft.active.options import table as options_table
+from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.state import STEPS
+from nnunet_assft.active.training.shared_start import taken_from
 from nnunet_assft.errors import DamagedFileError
 from nnunet_assft.network.checkpoints import device_of
 from nnunet_assft.nnunet_names import CONFIGURATION
@@ -36,7 +38,7 @@ def section(material: Material) -> Section:
     tables: tuple[SectionTable, ...] = (
         SectionTable("provenance", "Experiment", pd.DataFrame(facts.items(), columns=["what", "value"])),
         *_history(material),
-        SectionTable("models", "Models", pd.DataFrame(models), "The checksum is that of the weights alone."),
+        SectionTable("models", "Models", pd.DataFrame(models), _about_models(experiment.paths)),
         SectionTable("options", "All options", pd.DataFrame(options), folded=True),
     )
     steps = _seconds_per_step(material)
@@ -47,6 +49,19 @@ def section(material: Material) -> Section:
         tables += (SectionTable("seconds", "Seconds per step", steps, said, folded=True),)
     text = f"Written by {experiment.command('report')} from the files of the experiment."
     return Section("provenance", "Provenance", (text,), tables=tables)
+
+
+def _about_models(paths: ExperimentPaths) -> str:
+    """Return what the checksums are of, and which experiment has trained the network of round 0 if it was another."""
+    said, origin = "The checksum is that of the weights alone.", None
+    with suppress(DamagedFileError):
+        origin = taken_from(paths)
+    if origin is None:
+        return said
+    took = "" if origin["seconds"] is None else f" in {origin['seconds']:.0f} s"
+    return (
+        f"{said} The network of round 0 was trained by experiment {origin['experiment']!r}{took} and taken from there."
+    )
 
 
 def _history(material: Material) -> tuple[SectionTable, ...]:

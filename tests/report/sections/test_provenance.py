@@ -5,6 +5,7 @@ from dataclasses import replace
 from nnunet_assft.active.history import Change
 from nnunet_assft.report.material import Material, gather
 from nnunet_assft.report.sections.provenance import section
+from nnunet_assft.runtime.sealed import write_sealed
 from tests.conftest import Trained
 from tests.report.conftest import with_settings
 
@@ -55,3 +56,16 @@ def test_the_grid_the_device_and_the_seconds_of_a_real_experiment(trained: Train
     assert list(seconds["round"]) == [0, 1, 2]
     assert (seconds["supervised"] > 0).all()
     assert seconds["semi"].isna().tolist() == [True, False, False]
+
+
+def test_who_has_trained_round_0_is_said(trained: Trained) -> None:
+    origin = trained.experiment.paths.taken_from
+    said = []
+    for content in ({"experiment": "first", "seconds": 12.3}, {"experiment": "first", "seconds": None}):
+        write_sealed(origin, content)
+        said.append(section(gather("Dataset901_Blobs", "assft", None)).tables[1].caption)
+    origin.write_text("{")
+    said.append(section(gather("Dataset901_Blobs", "assft", None)).tables[1].caption)
+    first = "The checksum is that of the weights alone."
+    trained_by = f"{first} The network of round 0 was trained by experiment 'first'"
+    assert said == [f"{trained_by} in 12 s and taken from there.", f"{trained_by} and taken from there.", first]
