@@ -26,6 +26,8 @@ from nnunet_assft.runtime.processes import die_with_parent, restrict_to, share_o
 
 OF_SUBMITIT = ("time", "array_parallelism", "signal_delay_s")  # which it needs to know; all others are given to sbatch
 SCRIPT = "part.sh"
+# since SLURM 22.05, srun, in which submitit starts a part, does not take the cores per task from sbatch
+CORES = 'if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"; fi'
 MINUTES = 240  # that a job of SLURM may take; what it has not finished then is submitted again
 
 
@@ -120,7 +122,7 @@ class Slurm:
             for parts in _chunks(range(sweep.parts), longest):
                 executor = submitit.SlurmExecutor(logs)
                 name = f"assft_{job.folder.name}"[:60]
-                executor.update_parameters(job_name=name, **named, additional_parameters=others)
+                executor.update_parameters(job_name=name, **named, additional_parameters=others, setup=[CORES])
                 with _not_as_a_job():
                     ids += [array.job_id.partition("_")[0] for array in executor.map_array(work, parts)[:1]]
                 sweep.write(sweep.parts, ids)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -75,6 +76,21 @@ def test_options_without_a_value(submitted: Callable[..., tuple[list[str], set[s
     asked, _ = submitted(exclusive="True", nice="false", requeue="true", mem="9G")
     assert {"exclusive", "requeue", "mem=9G"} <= set(asked)
     assert not [option for option in asked if option.startswith("nice")]
+
+
+def test_a_part_has_the_cores_that_were_asked_for(
+    submitted: Callable[..., tuple[list[str], set[str]]], tmp_path: Path
+) -> None:
+    """Since SLURM 22.05, srun does not look at what was asked of sbatch."""
+    asked, _ = submitted(cpus_per_task="6")
+    assert "cpus-per-task=6" in asked
+    script = (tmp_path / "script").read_text()
+    begin, srun, _ = script.partition("\nsrun ")
+    assert srun
+    show = f"{begin}\necho ${{SRUN_CPUS_PER_TASK-unset}}"
+    for given, expected in (({"SLURM_CPUS_PER_TASK": "6"}, "6"), ({}, "unset")):
+        done = subprocess.run(["/bin/bash", "-euc", show], env=given, capture_output=True, text=True, check=True)
+        assert done.stdout == f"{expected}\n"
 
 
 def test_a_command_that_is_a_job_itself_submits_as_any_other(
