@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from nnunet_assft.cluster.job import Job, Sweep, run_part
 from nnunet_assft.errors import AssftError, WaitingForParts
-from nnunet_assft.runtime.environment import FOLDERS
+from nnunet_assft.runtime.environment import FOLDERS, SPEED
 from nnunet_assft.runtime.files import write_text
 from nnunet_assft.runtime.processes import die_with_parent, restrict_to, share_of_cores
 
@@ -217,7 +217,7 @@ class Print:
     def submit(self, job: Job, sweep: Sweep) -> None:
         exports = [
             f"export {name}={shlex.quote(os.environ[name])}"
-            for name in (*FOLDERS, "PYTHONPATH", "OMP_NUM_THREADS")
+            for name in (*FOLDERS, *SPEED, "PYTHONPATH", "OMP_NUM_THREADS")
             if name in os.environ
         ]
         lines = [

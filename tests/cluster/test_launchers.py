@@ -188,5 +188,16 @@ def test_a_part_has_ended_if_one_of_its_processes_has(tmp_path: Path) -> None:
         Print().running([sweep])
 
 
+def test_a_printed_script_has_what_decides_how_a_gpu_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("nnUNet_assft_autocast", "bf16")
+    monkeypatch.setenv("nnUNet_compile", "f")
+    job = Job(tmp_path / "step", b"")
+    sweep = job.submit([("a", 1, "")], 1)
+    with pytest.raises(WaitingForParts):
+        Print().submit(job, sweep)
+    lines = (sweep.folder / "part.sh").read_text().splitlines()
+    assert {"export nnUNet_assft_autocast=bf16", "export nnUNet_compile=f"} <= set(lines)
+
+
 def test_a_sweep_whose_script_was_never_written_is_not_waited_for(sweep: Sweep) -> None:
     assert not Print().running([sweep])

@@ -27,7 +27,8 @@ from torch import nn
 from nnunet_assft.active.context import Context, open_context
 from nnunet_assft.active.training.training_set import Stage, write_training_set
 from nnunet_assft.errors import AssftError
-from nnunet_assft.network.checkpoints import load_weights
+from nnunet_assft.network.checkpoints import load_weights, precision_of_training
+from nnunet_assft.runtime import precision
 from nnunet_assft.trainers.assft_trainers import draw_noise_sd, nnUNetTrainerASSFT
 from nnunet_assft.trainers.folds import TRAINERS, fold_of
 from nnunet_assft.trainers.marginal_loss import MarginalLoss, merge_into_background
@@ -78,6 +79,43 @@ def build(context: Context) -> Builder:
         return trainer_class(plans, "3d_fullres", fold_of(r, stage), context.dataset.dataset_json, CPU)
 
     return make
+
+
+# Precision on a GPU ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("value", "scaled"), [("fp16", True), ("bf16", False), ("off", False)])
+def test_the_environment_chooses_the_precision_and_the_layout_of_a_training(
+    value: str, scaled: bool, build: Builder, context: Context, monkeypatch: pytest.MonkeyPatch
+):
+    """With a trainer for a GPU, of which nothing is computed."""
+    monkeypatch.setenv("nnUNet_assft_autocast", value)
+    monkeypatch.setenv("nnUNet_assft_channels_last", "1")
+    here = build()
+    trainer = type(here)(here.plans_manager.plans, "3d_fullres", 1, context.dataset.dataset_json, torch.device("cuda"))
+    assert (trainer.grad_scaler is not None) == scaled
+    for name in ("train_step", "validation_step"):
+        monkeypatch.setattr(nnUNetTrainer, name, lambda self, batch: {"dtype": torch.get_autocast_dtype("cuda")})
+        found = getattr(trainer, name)({"keys": []})["dtype"]
+        assert found == {"fp16": torch.float16, "bf16": torch.bfloat16, "off": torch.float32}[value]
+    trainer.network = torch.nn.Conv3d(2, 2, 3)
+    trainer.configure_optimizers()
+    assert trainer.network.weight.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+def test_the_precision_of_a_training_is_written_beside_its_checkpoint(build: Builder, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("nnUNet_assft_autocast", "bf16")
+    trainer = build()
+    trainer.initialize()
+    checkpoint = Path(trainer.output_folder, "checkpoint_final.pth")
+    for compiled, expected in ((False, "fp32"), (True, "bf16, compiled")):
+        if compiled:
+            trainer = build()
+            monkeypatch.setattr(precision, "GPU", "cpu")
+            monkeypatch.setattr(trainer, "_do_i_compile", lambda: True)
+            trainer.initialize()  # nothing is compiled before the first step
+        trainer._save_debug_information()
+        assert precision_of_training(checkpoint) == expected
 
 
 # What a trainer takes from the experiment and from the stage file -----------------------------------------------------

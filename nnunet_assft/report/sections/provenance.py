@@ -11,7 +11,7 @@ from nnunet_assft.active.experiment import read_plans
 from nnunet_assft.active.options import table as options_table
 from nnunet_assft.active.state import STEPS
 from nnunet_assft.errors import DamagedFileError
-from nnunet_assft.network.checkpoints import device_of
+from nnunet_assft.network.checkpoints import device_of, precision_of_training
 from nnunet_assft.nnunet_names import CONFIGURATION
 from nnunet_assft.report.material import Material
 from nnunet_assft.report.sections.base import Section, SectionTable, encoder_name, network_name
@@ -25,6 +25,7 @@ def section(material: Material) -> Section:
             "round": done.round,
             **asdict(done.model),
             "trained on": device_of(experiment.paths.result(done.model.checkpoint)),
+            "precision": precision_of_training(experiment.paths.result(done.model.checkpoint)),
         }
         for done in material.rounds
     ]
