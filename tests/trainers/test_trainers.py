@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import blosc2
@@ -19,6 +21,7 @@ from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
+from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as nnunet_trainer_module
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from scipy.stats import kstest
@@ -498,6 +501,29 @@ def test_the_stages_of_a_round_and_the_rounds_draw_different_numbers(build: Buil
         trainer.on_train_epoch_start()
         draws.append((float(np.random.random()), float(torch.rand(1))))  # noqa: NPY002
     assert len({numpy_draw for numpy_draw, _ in draws}) == len({torch_draw for _, torch_draw in draws}) == 3
+
+
+def test_the_processes_of_a_training_share_a_batch_and_draw_different_numbers(
+    build: Builder, monkeypatch: pytest.MonkeyPatch
+):
+    """As two trainers see it that are told to be processes 0 and 1 of 2. Nothing is computed, because synchronised
+    batch normalisation needs a GPU."""
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(nnunet_trainer_module, "DDP", lambda network, device_ids: SimpleNamespace(module=network))
+    draws = []
+    for rank in (0, 1):
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+        trainer = build()
+        trainer.initialize()
+        network = trainer.network.module
+        assert (trainer.configuration_manager.batch_size, trainer.batch_size) == (2, 1)
+        norms = [type(layer) for layer in network.modules() if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm)]
+        assert set(norms) == {torch.nn.SyncBatchNorm}
+        trainer.network = network
+        trainer.on_train_epoch_start()
+        draws.append((float(np.random.random()), float(torch.rand(1)), random.random()))  # noqa: NPY002
+    assert all(first != second for first, second in zip(*draws, strict=True))
 
 
 def test_a_checkpoint_is_whole_or_the_one_before(build: Builder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
