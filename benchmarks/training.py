@@ -144,7 +144,7 @@ def write_dataset(args: argparse.Namespace) -> None:
 
 def bare_step(trainer: Any, batch: dict[str, Any]) -> Callable[[], None]:
     """Return a training step without anything of a trainer, in the precision of the trainer."""
-    import torch
+    from nnunet_assft.runtime.precision import autocast
 
     data = batch["data"].to(trainer.device)
     target = batch["target"]
@@ -152,7 +152,7 @@ def bare_step(trainer: Any, batch: dict[str, Any]) -> Callable[[], None]:
 
     def step() -> None:
         trainer.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(trainer.device.type, enabled=trainer.device.type == "cuda"):
+        with autocast(trainer.device):
             loss = trainer.loss(trainer.network(data), target)
         loss.backward()
         trainer.optimizer.step()

@@ -22,6 +22,14 @@ class DamagedFileError(AssftError):
     """A file of this package was truncated, altered or lost after it was written. The message says what to do."""
 
 
+class PassingError(AssftError):
+    """An error of the moment and not of the case, such as a lock that another process holds. Later it may be gone."""
+
+
+class BrokenGpuError(PassingError):
+    """A GPU has failed, and answers nothing but errors to the process that was told. Another process may use it."""
+
+
 @contextmanager
 def doing(what: str) -> Iterator[None]:
     """Let an error that nobody foresaw tell what was being done, such as `preprocessing case_03`; see `in_one_line`."""
@@ -42,6 +50,17 @@ def in_one_line(error: Exception) -> str:
         return str(error)
     where = _what_was_done(error)
     return f"{where}{': ' if where else ''}{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def as_assft_error(error: Exception) -> AssftError:
+    """Return the same error as one line for the user. Errors of a GPU are known by their words, because torch has
+    classes for some of them only."""
+    if isinstance(error, AssftError):
+        return error
+    text = str(error)
+    broken = "CUDA error" in text or "cuDNN error" in text
+    kind = PassingError if "CUDA out of memory" in text else BrokenGpuError if broken else AssftError
+    return kind(f"{in_one_line(error)}.")
 
 
 def _what_was_done(error: Exception) -> str:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NoReturn
 from nnunet_assft import __version__
 from nnunet_assft.errors import AssftError, WaitingForAnnotation, WaitingForParts, in_one_line
 from nnunet_assft.nnunet_names import check_nnunet_version
-from nnunet_assft.runtime.environment import FOLDERS, make_folders_absolute, require_numbers
+from nnunet_assft.runtime.environment import FOLDERS, make_folders_absolute, require_values
 from nnunet_assft.runtime.processes import die_with_parent_if_spawned
 from nnunet_assft.runtime.ranges import RANGES
 
@@ -233,7 +233,7 @@ def run(
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     warnings.filterwarnings("ignore", message=".*GradScaler.*|.*not writable.*|.*lr_scheduler.*")
     try:
-        require_numbers()
+        require_values()
         make_folders_absolute()
         check_nnunet_version()
         sys.exit(command(args) or 0)

@@ -17,6 +17,8 @@ from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.cases import Attempt, Executor, here
 from nnunet_assft.runtime.text import count, named, some
 
+ATTEMPTS = 3  # submissions without progress, if parts ended with an error of the moment
+
 
 class Launcher(Protocol):
     """Starts processes that call `run_part`."""
@@ -82,6 +84,7 @@ class InParts:
         """Yield (case, result) until nothing is left, and remove each case from what is left before."""
         arguments = {case: argument_sha256(argument) for case, argument in left.items()}
         known: object = None  # what had been achieved when the last sweep was submitted
+        in_vain = 0  # sweeps without progress, one after the other
         ended = 0.0  # seconds since all parts were found to have ended
         with tqdm(bar_format="{desc}", leave=False, delay=1e-9) as line:  # is not shown before it says something
             while left:
@@ -101,7 +104,8 @@ class InParts:
                     ended += self.launcher.pause
                 elif left:
                     achieved = (len(left), job.progress())
-                    if achieved == known:
+                    in_vain = in_vain + 1 if achieved == known else 0
+                    if in_vain and in_vain >= (ATTEMPTS if _passing(job.sweeps[-1:]) else 1):
                         raise NoProgressError(self._no_progress(job, list(left)))
                     known, ended = achieved, 0.0
                     self._submit(job, [(case, argument, arguments[case]) for case, argument in left.items()], desc)
@@ -109,6 +113,8 @@ class InParts:
     def _submit(self, job: Job, left: Sequence[tuple[str, Any, str]], desc: str) -> None:
         for earlier in job.sweeps:  # jobs of another engine, which are not asked for, would work on the same cases
             self.launcher.end(earlier)
+        passing = {report["case"] for report in _passing(job.sweeps)}
+        left = sorted(left, key=lambda item: item[0] in passing)  # last, so that they do not keep a part from others
         sweep = job.submit(left, min(self.parts, len(left)))
         self.launcher.submit(job, sweep)
         if sweep.ids():
@@ -129,6 +135,11 @@ class InParts:
         for sweep in job.sweeps:
             self.launcher.end(sweep)
         job.remove()
+
+
+def _passing(sweeps: Sequence[Sweep]) -> list[dict[str, Any]]:
+    """Return what was said by the processes that ended with an error of the moment."""
+    return [report for sweep in sweeps for report in sweep.reports() if report.get("passing")]
 
 
 class NoProgressError(AssftError):

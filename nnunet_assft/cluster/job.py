@@ -26,14 +26,14 @@ import socket
 import struct
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from nnunet_assft.errors import AssftError, DamagedFileError, in_one_line
+from nnunet_assft.errors import AssftError, BrokenGpuError, DamagedFileError, PassingError, in_one_line
 from nnunet_assft.runtime.cases import Attempt
 from nnunet_assft.runtime.files import write_bytes
 from nnunet_assft.runtime.sealed import read_sealed, write_sealed
@@ -128,7 +128,7 @@ class Sweep:
 
     def reports(self) -> list[dict[str, Any]]:
         """What each process that has worked on a part has last said: part, host, pid, job, began, state, finished, of,
-        case, progress, error."""
+        case, progress, error, and for one that has failed, whether that was an error of the moment (passing)."""
         found = []
         for file in sorted(self.folder.glob("part_*.json")):
             with suppress(DamagedFileError):
@@ -201,6 +201,7 @@ def run_part(sweep: Path, num_parts: int, part_id: int, sha256: str) -> None:
     """Work on one part of a sweep. The result of each case is added to the file of results as soon as it is there.
 
     Cases that an earlier process of the same part has finished, such as a job that SLURM has requeued, are passed over.
+    A `PassingError` is no result of a case: the part fails, and what it has left is submitted again.
     sha256: the `checksum` of the sweep, as the coordinator knows it, so that nothing else is run.
     """
     content, of_cases = (sweep.parent / FUNCTION).read_bytes(), (sweep / CASES).read_bytes()
@@ -222,14 +223,31 @@ def run_part(sweep: Path, num_parts: int, part_id: int, sha256: str) -> None:
         left = [case for case in cases if case[0] not in finished]
         with open(sweep / f"{name}.bin", "ab") as results:
             items = [(case, argument) for case, argument, _ in left]
-            for i, result in attempt.to_all(items, partial(_begin, file, finished)):
+            for i, result in _without_passing(attempt.to_all(items, partial(_begin, file, finished))):
                 case, _, argument = left[i]
                 _add(results, (case, argument, result))
                 finished.append(case)
     except BaseException as error:
-        _say(file, state="failed", error=in_one_line(error) if isinstance(error, Exception) else str(error))
+        said = in_one_line(error) if isinstance(error, Exception) else str(error)
+        _say(file, state="failed", error=said, passing=isinstance(error, PassingError))
         raise
     _say(file, state="finished", finished=len(cases), case="")
+
+
+def _without_passing(results: Generator[tuple[int, Any], None, None]) -> Iterator[tuple[int, Any]]:
+    """Yield the results that are final. A `PassingError` among them is raised when no other is left, or at once if this
+    process can do no more on its GPU."""
+    passing: PassingError | None = None
+    with closing(results):
+        for i, result in results:
+            if isinstance(result, BrokenGpuError):
+                raise result
+            if isinstance(result, PassingError):
+                passing = result
+            else:
+                yield i, result
+    if passing is not None:
+        raise passing
 
 
 def _finished_cases(sweep: Path, part_id: int) -> list[str]:

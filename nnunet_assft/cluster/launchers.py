@@ -20,12 +20,14 @@ from tqdm import tqdm
 
 from nnunet_assft.cluster.job import Job, Sweep, run_part
 from nnunet_assft.errors import AssftError, WaitingForParts
-from nnunet_assft.runtime.environment import FOLDERS
+from nnunet_assft.runtime.environment import FOLDERS, SPEED
 from nnunet_assft.runtime.files import write_text
 from nnunet_assft.runtime.processes import die_with_parent, restrict_to, share_of_cores
 
 OF_SUBMITIT = ("time", "array_parallelism", "signal_delay_s")  # which it needs to know; all others are given to sbatch
 SCRIPT = "part.sh"
+# since SLURM 22.05, srun, in which submitit starts a part, does not take the cores per task from sbatch
+CORES = 'if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"; fi'
 MINUTES = 240  # that a job of SLURM may take; what it has not finished then is submitted again
 
 
@@ -120,7 +122,7 @@ class Slurm:
             for parts in _chunks(range(sweep.parts), longest):
                 executor = submitit.SlurmExecutor(logs)
                 name = f"assft_{job.folder.name}"[:60]
-                executor.update_parameters(job_name=name, **named, additional_parameters=others)
+                executor.update_parameters(job_name=name, **named, additional_parameters=others, setup=[CORES])
                 with _not_as_a_job():
                     ids += [array.job_id.partition("_")[0] for array in executor.map_array(work, parts)[:1]]
                 sweep.write(sweep.parts, ids)
@@ -215,7 +217,7 @@ class Print:
     def submit(self, job: Job, sweep: Sweep) -> None:
         exports = [
             f"export {name}={shlex.quote(os.environ[name])}"
-            for name in (*FOLDERS, "PYTHONPATH", "OMP_NUM_THREADS")
+            for name in (*FOLDERS, *SPEED, "PYTHONPATH", "OMP_NUM_THREADS")
             if name in os.environ
         ]
         lines = [

@@ -20,6 +20,7 @@ from nnunet_assft.network.interface import build_network
 from nnunet_assft.nnunet_names import CONFIGURATION
 from nnunet_assft.planning.planner import scratch_folders
 from nnunet_assft.runtime.files import read_json
+from nnunet_assft.runtime.precision import autocast, lay_out
 from nnunet_assft.volumes.raw_dataset import RawDataset
 
 MIRRORINGS = 8
@@ -79,10 +80,11 @@ def _times(plan: dict[str, Any], dataset: RawDataset, shape: np.ndarray, device:
     n_channels = len(dataset.dataset_json["channel_names"])
     n_classes = LabelManager(dataset.dataset_json["labels"], regions_class_order=None).num_segmentation_heads
     network = build_network(plan["architecture"], n_channels, n_classes, initialise=True).to(device)
+    lay_out(network, device)
     batch = torch.randn(plan["batch_size"], n_channels, *plan["patch_size"], device=device)
 
     def forward() -> torch.Tensor:
-        with torch.autocast(device.type, enabled=device.type == "cuda"):  # as in nnU-Net's trainer
+        with autocast(device):  # as in trainings
             output: torch.Tensor = network(batch)
         return output
 

@@ -34,6 +34,7 @@ from nnunet_assft.runtime.cases import for_each_case
 from nnunet_assft.runtime.files import atomic_path, sha256_file, sha256_of, write_json
 from nnunet_assft.runtime.locks import only_process
 from nnunet_assft.runtime.partial import private_path
+from nnunet_assft.runtime.precision import identity, nnunet_autocast, scales_gradients
 from nnunet_assft.runtime.processes import die_with_parent
 from nnunet_assft.runtime.sealed import read_sealed, write_sealed
 from nnunet_assft.runtime.seeding import seed_generators
@@ -103,6 +104,7 @@ class Job:
             "labels": {case: sha256_file(Path(file)) for case, file in self.labels.items()},
             "test_cases": sorted(self.test_images),
             "start": self.start and sha256_file(Path(self.start)),
+            **identity(torch.device(self.device)),
         }
 
     def made_from(self) -> dict[str, str]:
@@ -248,6 +250,8 @@ def _trainer_for(job: Job, epochs: int, resumes: bool) -> Any:
     trainer = get_trainer_from_args(
         job.dataset, CONFIGURATION, "all", TRAINER, job.plans, resumes, torch.device(job.device)
     )
+    if not scales_gradients(torch.device(job.device)):
+        trainer.grad_scaler = None
     trainer.num_epochs = epochs
     trainer.num_iterations_per_epoch = job.iterations_per_epoch
     trainer.num_val_iterations_per_epoch = max(1, job.iterations_per_epoch // 5)  # nnU-Net's ratio, 250 : 50
@@ -355,8 +359,9 @@ def main() -> None:
     die_with_parent()  # otherwise a comparison that was killed and restarted would find this process still at work
     job = Job(**json.load(sys.stdin))
     plan_and_preprocess(job)
-    train(job)
-    predict(job)
+    with nnunet_autocast():  # the same precision for all arms
+        train(job)
+        predict(job)
 
 
 if __name__ == "__main__":

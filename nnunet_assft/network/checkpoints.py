@@ -1,4 +1,4 @@
-"""The weights and the log in the checkpoints of nnU-Net, and the device that it names beside them."""
+"""The weights and the log in the checkpoints of nnU-Net, and what the trainer names beside them."""
 
 from __future__ import annotations
 
@@ -42,11 +42,22 @@ def training_log(file: Path) -> dict[str, list[Any]]:
 def device_of(checkpoint: Path) -> str:
     """Return the GPU, or else the kind of device, that nnU-Net has written beside a checkpoint; "" if it is not known,
     as for weights that were not trained."""
+    said = _said_by_trainer(checkpoint)
+    return str(said.get("gpu_name", said.get("device", "")))
+
+
+def precision_of_training(checkpoint: Path) -> str:
+    """Return the precision of a training as `runtime.precision` names it, and whether the network was compiled; "" if
+    that is not known, as for trainings of earlier versions."""
+    return str(_said_by_trainer(checkpoint).get("precision", ""))
+
+
+def _said_by_trainer(checkpoint: Path) -> dict[str, Any]:
     try:
         content = read_json(checkpoint.with_name("debug.json"))
     except (OSError, ValueError):
-        return ""
-    return str(content.get("gpu_name", content.get("device", ""))) if isinstance(content, dict) else ""
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _read_entry(file: Path, entry: str, *, mmap: bool = False) -> Any:

@@ -7,7 +7,6 @@ training that was interrupted ends with the same weights on the same CPU. A GPU 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,6 +31,7 @@ from nnunet_assft.pretraining.patches import Patches
 from nnunet_assft.pretraining.recipes import RECIPES, Recipe
 from nnunet_assft.pretraining.settings import Pretraining
 from nnunet_assft.runtime.files import atomic_path
+from nnunet_assft.runtime.precision import autocast, lay_out, scales_gradients
 from nnunet_assft.runtime.processes import die_with_parent
 from nnunet_assft.runtime.seeding import seed_generators
 from nnunet_assft.runtime.text import count
@@ -166,15 +166,16 @@ class _Trainer:
         self.optimizer = torch.optim.AdamW(
             self.module.parameters(), task.settings.learning_rate, weight_decay=task.recipe.weight_decay
         )
-        self.scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
+        self.scaler = torch.amp.GradScaler(device.type, enabled=scales_gradients(device))
         self.losses: list[float] = []
         if task.checkpoint.is_file():
             state = load_torch(task.checkpoint)
             self.module.load_state_dict(state["network_weights"])
             self.optimizer.load_state_dict(state["optimizer"])
-            if state["scaler"]:  # it is empty if the training began on another device than CUDA
+            if state["scaler"]:  # it is empty if the training began without one, such as on a CPU
                 self.scaler.load_state_dict(state["scaler"])
             self.losses = list(state["losses"])
+        lay_out(self.module, device)
         self.model: nn.Module = self.module
         if n > 1:
             on_gpu = device.type == "cuda"
@@ -203,7 +204,7 @@ class _Trainer:
 
     def _step(self, batch: Sequence[Tensor]) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)
-        with _mixed_precision(self.device):
+        with autocast(self.device):
             loss = self.model(*(tensor.to(self.device, non_blocking=True) for tensor in batch))
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
@@ -221,10 +222,6 @@ class _Trainer:
         }
         with atomic_path(self.task.checkpoint) as partial:
             torch.save(state, partial)
-
-
-def _mixed_precision(device: torch.device) -> Any:
-    return torch.autocast("cuda") if device.type == "cuda" else nullcontext()
 
 
 def _batches(task: Task, epoch: int, rank: int, n: int, device: torch.device) -> Iterator[Sequence[Tensor]]:

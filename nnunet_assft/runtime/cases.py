@@ -13,7 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from tqdm import tqdm
 
-from nnunet_assft.errors import AssftError, doing, in_one_line
+from nnunet_assft.errors import AssftError, as_assft_error, doing
 from nnunet_assft.runtime.processes import die_with_parent_if_spawned
 from nnunet_assft.runtime.staged import InBackground, Staged, one_ahead
 
@@ -191,11 +191,11 @@ class Attempt(Generic[Result]):
             with doing(f"{self.desc} {case}"):
                 return self.function(item)
         except self.returns as error:
-            return error if isinstance(error, AssftError) else AssftError(f"{in_one_line(error)}.")
+            return as_assft_error(error)
 
     def to_all(
         self, items: Sequence[tuple[str, Any]], begins: Callable[[str], object] = nothing_done
-    ) -> Iterator[tuple[int, Any]]:
+    ) -> Generator[tuple[int, Any], None, None]:
         """Yield (index, result) of all items in the order of completion. The work is done in this process, apart from
         the reading and writing of a `Staged` function. begins: called with each case before it is computed."""
         staged = self.function

@@ -1,4 +1,4 @@
-"""The environment variables of nnU-Net, checked before anything long starts."""
+"""The environment variables of nnU-Net and our own, checked before anything long starts."""
 
 from __future__ import annotations
 
@@ -17,13 +17,31 @@ from nnunet_assft.runtime.writable import readable_folder, require_folder
 
 RAW, PREPROCESSED, RESULTS = FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 NUMBERS = {"nnUNet_def_n_proc": 1, "nnUNet_n_proc_DA": 0}  # variable -> its least value; nnU-Net reads them on import
+AUTOCAST, CHANNELS_LAST = "nnUNet_assft_autocast", "nnUNet_assft_channels_last"
+CHOICES = {AUTOCAST: ("fp16", "bf16", "off"), CHANNELS_LAST: ("0", "1")}  # variable -> its values, the default first
+SPEED = (*CHOICES, "nnUNet_compile")  # what decides how a GPU computes, see `runtime.precision`
 NOT_INTERPRETED = "~'\""  # at the beginning of a folder, these were meant for the shell
 FEW_BYTES, NO_BYTES = 10**9, 2**24  # free on a disk: a warning below the first, an error below the second
 FEW_FILES, NO_FILES = 10_000, 100  # that a disk can still hold
 
 
-def require_numbers() -> None:
-    """Raise an `AssftError` if a variable with which nnU-Net counts processes is not a whole number."""
+def choice(name: str) -> str:
+    """Return the value of one of our own variables. Raises an `AssftError` if it has no such value."""
+    values = CHOICES[name]
+    text = os.environ.get(name, values[0])
+    if text not in values:
+        raise AssftError(
+            f"The environment variable {name} is {text!r}; expected {' or '.join(values)}. Correct it with export "
+            f"{name}={values[0]}, or remove it with unset {name}."
+        )
+    return text
+
+
+def require_values() -> None:
+    """Raise an `AssftError` if one of our own variables, or one with which nnU-Net counts processes, has a value that
+    means nothing."""
+    for name in CHOICES:
+        choice(name)
     for name, least in NUMBERS.items():
         text = os.environ.get(name)
         if text is not None and not (re.fullmatch(r"[0-9]{1,6}", text) and int(text) >= least):

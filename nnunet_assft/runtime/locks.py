@@ -17,7 +17,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from nnunet_assft.errors import AssftError
+from nnunet_assft.errors import PassingError
 from nnunet_assft.runtime.processes import is_running, machine, start_of
 
 try:
@@ -39,7 +39,7 @@ def only_process(lock: Path, work: str, *, patience: float = 0.0) -> Iterator[No
     The file names its holder, and stays behind empty. The lock ends with its process. Where the file system has no
     locks, a second file, which is created atomically, takes its place; one whose process has ended on this machine is
     replaced. work: what the lock is for, for messages. patience: seconds to wait for another process; after a few of
-    them, a line says for whom. Raises `AssftError`, which says who holds the lock and since when.
+    them, a line says for whom. Raises `PassingError`, which says who holds the lock and since when.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
     start, told = time.monotonic(), False
@@ -49,7 +49,7 @@ def only_process(lock: Path, work: str, *, patience: float = 0.0) -> Iterator[No
             tqdm.write(f"{_holder(lock)} is working on {work}. Waiting for it to finish.", file=sys.stderr)
             told = True
         if waited >= patience:
-            raise AssftError(
+            raise PassingError(
                 f"{_holder(lock)} is working on {work}. Wait for it to finish, or stop it, and run the same command "
                 "again."
             )

@@ -40,6 +40,7 @@ from nnunet_assft.network.interface import layers_of_deep_supervision
 from nnunet_assft.nnunet_names import known_to
 from nnunet_assft.planning import normalization  # noqa: F401 - the plans of these trainers name its schemes
 from nnunet_assft.runtime.files import atomic_path, inside
+from nnunet_assft.runtime.precision import lay_out, nnunet_autocast, precision_of, scales_gradients
 from nnunet_assft.runtime.seeding import seed_generators
 from nnunet_assft.runtime.text import count
 from nnunet_assft.trainers.folds import training_set_of_fold
@@ -129,7 +130,9 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
         plans.setdefault("continue_training", False)  # nnUNetv2_train adds this key, other callers may not
         super().__init__(plans, configuration, fold, dataset_json, device)
         if device.type != "cuda":  # with several processes, nnU-Net takes CUDA for granted
-            self.device, self.grad_scaler = device, None
+            self.device = device
+        if not scales_gradients(self.device):
+            self.grad_scaler = None
         settings = self.plans_manager.plans.get("assft")
         if settings is None:
             raise AssftError(
@@ -191,10 +194,16 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
         self._bare_network().load_state_dict(weights, strict=True)
         if self.device.type == "cpu" and not self.is_ddp:  # which must not be told of another layout afterwards
             self.network.to(memory_format=torch.channels_last_3d)  # a third faster on a CPU
-        self.print_to_log_file(f"Starting from the weights of {start}")
+        compiled = ", compiled" if hasattr(self._wrapped_network(), "_orig_mod") else ""
+        self.precision = precision_of(self.device) + compiled  # nnU-Net writes it into debug.json
+        self.print_to_log_file(f"Starting from the weights of {start}. Precision: {self.precision}")
+
+    def _wrapped_network(self) -> nn.Module:
+        network: nn.Module = self.network.module if self.is_ddp else self.network
+        return network
 
     def _bare_network(self) -> nn.Module:
-        network = self.network.module if self.is_ddp else self.network
+        network = self._wrapped_network()
         return getattr(network, "_orig_mod", network)  # torch.compile wraps the network
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
@@ -279,13 +288,15 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
     def train_step(self, batch: dict) -> dict:
         """Tell the loss which cases the batch has, and train as nnU-Net does."""
         self._tell_loss(batch)
-        result: dict = super().train_step(batch)
+        with nnunet_autocast():
+            result: dict = super().train_step(batch)
         return result
 
     def validation_step(self, batch: dict) -> dict:
         """Tell the loss which cases the batch has, and validate as nnU-Net does."""
         self._tell_loss(batch)
-        result: dict = super().validation_step(batch)
+        with nnunet_autocast():
+            result: dict = super().validation_step(batch)
         return result
 
     def _tell_loss(self, batch: dict) -> None:
@@ -294,6 +305,7 @@ class nnUNetTrainerASSFT(nnUNetTrainer):
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
         """Return AdamW and nnU-Net's polynomial learning rate schedule over the epochs of the stage."""
+        lay_out(self.network, self.device)  # before it is distributed, after which its layout has to stay
         optimizer = torch.optim.AdamW(self.network.parameters(), lr=self.initial_lr, weight_decay=self.weight_decay)
         return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
 

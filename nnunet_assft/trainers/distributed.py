@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import socket
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from functools import partial
 from typing import Any
 
@@ -21,7 +22,8 @@ def train_on_gpus(train: Callable[[], None], n: int, batch_size: int) -> None:
     """Call `train`, which builds a trainer and runs it, in n processes, each with a GPU of its own.
 
     nnU-Net divides the batch among them and normalises over the whole of it (synchronised batch normalisation). Raises
-    `AssftError` if there are fewer GPUs, or fewer cases in a batch, and the one that `train` raises.
+    `AssftError` if there are fewer GPUs, or fewer cases in a batch, and the one that `train` raises. If this process is
+    ended meanwhile, by a signal or otherwise, the others end as well.
     """
     available = torch.cuda.device_count()
     if available < n:
@@ -33,11 +35,27 @@ def train_on_gpus(train: Callable[[], None], n: int, batch_size: int) -> None:
     torch.cuda.empty_cache()  # what this process has left from scoring, which the first of them needs
     messages = torch.multiprocessing.get_context("spawn").SimpleQueue()
     try:
-        torch.multiprocessing.spawn(_run_rank, (n, free_port(), partial(_train, train, messages)), nprocs=n)
+        with _no_child_left():
+            torch.multiprocessing.spawn(_run_rank, (n, free_port(), partial(_train, train, messages)), nprocs=n)
     except (torch.multiprocessing.ProcessRaisedException, torch.multiprocessing.ProcessExitedException) as error:
         if messages.empty():
             raise
         raise AssftError(messages.get()) from error
+
+
+@contextmanager
+def _no_child_left() -> Iterator[None]:
+    """Kill the processes that the body has started and that are still at work when it ends. Otherwise Python, when it
+    exits, would wait until their training is over. Checkpoints are written atomically, so they may end at any time."""
+    before = set(multiprocessing.active_children())
+    try:
+        yield
+    finally:
+        left = set(multiprocessing.active_children()) - before
+        for process in left:
+            process.kill()
+        for process in left:
+            process.join()
 
 
 def _train(train: Callable[[], None], messages: Any) -> None:

@@ -120,6 +120,35 @@ def test_a_case_without_progress_fails_alone_where_failures_are_collected(
     assert (tmp_path / "jobs/killed/sweep_003/part_000.log").is_file()  # which the error names
 
 
+@pytest.mark.parametrize("word", ["full", "broken"])
+def test_a_gpu_that_fails_once_fails_no_case(word: str, local: Callable[[int], InParts], tmp_path: Path) -> None:
+    how = {case: (word if case == "b" else "fine", tmp_path / "uses", 1) for case in CASES}
+    found = for_each_case(work.on_a_gpu, how, desc="used", executor=local(1))
+    assert found["b"] != found["a"]
+    assert (found["c"] == found["a"]) == (word == "full")  # in the same process, or in one that can use the GPU
+
+
+@pytest.mark.parametrize(
+    ("word", "message"), [("full", "CUDA out of memory. Tried"), ("broken", "CUDA error: an illegal memory access")]
+)
+def test_a_case_for_which_a_gpu_fails_always_fails_alone(
+    word: str, message: str, local: Callable[[int], InParts], tmp_path: Path
+) -> None:
+    """The first case of the only part: it keeps nobody from the others, and is not tried for ever."""
+    failures: dict[str, AssftError] = {}
+    how = {case: (word if case == "a" else "fine", tmp_path / "uses", 99) for case in CASES}
+    found = for_each_case(work.on_a_gpu, how, desc="used", executor=local(1), failures=failures)
+    assert (list(found), list(failures)) == (["b", "c", "d", "e"], ["a"])
+    assert message in str(failures["a"])
+    n = len((tmp_path / "uses").read_text())
+    assert n == len(list((tmp_path / "jobs/used").glob("sweep_*")))
+    assert 3 <= n <= 5
+
+
+def test_a_lock_of_another_process_is_no_error_of_the_case(local: Callable[[int], InParts], tmp_path: Path) -> None:
+    assert for_each_case(work.behind_a_lock, {"a": tmp_path / "a"}, desc="lock", executor=local(1)) == {"a": "done"}
+
+
 def test_a_finished_case_of_a_run_is_progress(local: Callable[[int], InParts], tmp_path: Path) -> None:
     found = for_each_case(work.run_of_cases, {"random, seed 0": tmp_path}, desc="runs", executor=local(1))
     assert found == {"random, seed 0": 4}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -75,6 +76,21 @@ def test_options_without_a_value(submitted: Callable[..., tuple[list[str], set[s
     asked, _ = submitted(exclusive="True", nice="false", requeue="true", mem="9G")
     assert {"exclusive", "requeue", "mem=9G"} <= set(asked)
     assert not [option for option in asked if option.startswith("nice")]
+
+
+def test_a_part_has_the_cores_that_were_asked_for(
+    submitted: Callable[..., tuple[list[str], set[str]]], tmp_path: Path
+) -> None:
+    """Since SLURM 22.05, srun does not look at what was asked of sbatch."""
+    asked, _ = submitted(cpus_per_task="6")
+    assert "cpus-per-task=6" in asked
+    script = (tmp_path / "script").read_text()
+    begin, srun, _ = script.partition("\nsrun ")
+    assert srun
+    show = f"{begin}\necho ${{SRUN_CPUS_PER_TASK-unset}}"
+    for given, expected in (({"SLURM_CPUS_PER_TASK": "6"}, "6"), ({}, "unset")):
+        done = subprocess.run(["/bin/bash", "-euc", show], env=given, capture_output=True, text=True, check=True)
+        assert done.stdout == f"{expected}\n"
 
 
 def test_a_command_that_is_a_job_itself_submits_as_any_other(
@@ -170,6 +186,17 @@ def test_a_part_has_ended_if_one_of_its_processes_has(tmp_path: Path) -> None:
         write_sealed(sweep.folder / f"part_{part:03d}_{host}_7.json", report)
     with pytest.raises(WaitingForParts, match="1 of 2 parts are not finished"):
         Print().running([sweep])
+
+
+def test_a_printed_script_has_what_decides_how_a_gpu_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("nnUNet_assft_autocast", "bf16")
+    monkeypatch.setenv("nnUNet_compile", "f")
+    job = Job(tmp_path / "step", b"")
+    sweep = job.submit([("a", 1, "")], 1)
+    with pytest.raises(WaitingForParts):
+        Print().submit(job, sweep)
+    lines = (sweep.folder / "part.sh").read_text().splitlines()
+    assert {"export nnUNet_assft_autocast=bf16", "export nnUNet_compile=f"} <= set(lines)
 
 
 def test_a_sweep_whose_script_was_never_written_is_not_waited_for(sweep: Sweep) -> None:

@@ -18,6 +18,7 @@ from nnunet_assft.cluster.engines import Engine
 from nnunet_assft.cluster.job import argument_sha256, is_part, say_progress
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.cases import Attempt, Executor, for_each_case
+from nnunet_assft.runtime.locks import only_process
 
 
 def has_slurm() -> bool:
@@ -83,6 +84,57 @@ def killed_once(file: Path) -> str:
     if not file.exists():
         file.touch()
         os.kill(os.getpid(), signal.SIGKILL)
+    return "done"
+
+
+_broken: list[str] = []  # the case at which this process has broken its GPU
+
+
+def on_a_gpu(how: tuple[str, Path, int]) -> int:
+    """Use a GPU as the first word says: `fine`; `full`, of other processes; or `broken`, for all that the process does
+    afterwards. Only the first n uses of a file are like that."""
+    word, file, n = how
+    if _broken:
+        raise RuntimeError("CUDA error: unspecified launch failure")
+    uses = len(file.read_text()) if file.exists() else 0
+    if word != "fine" and uses < n:
+        file.write_text("x" * (uses + 1))
+        if word == "full":
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        _broken.append(word)
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+    return os.getpid()
+
+
+def train_until_told_to_end(log: Path, train: Callable[[Path], None], fold: Path) -> None:
+    """Train in a fold. The first two processes that do are told to end in their fourth step, as SLURM does, and every
+    process writes the epoch with which it begins."""
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    signals = [signal.SIGUSR2, signal.SIGTERM]
+    number = len(log.read_text().splitlines()) if log.exists() else 0
+    train_step, steps = nnUNetTrainer.train_step, 0
+
+    def step(trainer: Any, batch: dict[str, Any]) -> Any:
+        nonlocal steps
+        steps += 1
+        if steps == 1:
+            with open(log, "a") as file:
+                file.write(f"{trainer.current_epoch}\n")
+        if steps == 4 and number < len(signals):
+            os.kill(os.getpid(), signals[number])
+        return train_step(trainer, batch)
+
+    nnUNetTrainer.train_step = step
+    train(fold)
+
+
+def behind_a_lock(file: Path) -> str:
+    """Another process holds the lock the first time."""
+    if not file.exists():
+        file.touch()
+        with only_process(file.with_name("lock"), "it"), only_process(file.with_name("lock"), "it"):
+            pass
     return "done"
 
 

@@ -19,6 +19,7 @@ import torch
 
 from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.state import Experiment, Round, finished_rounds
+from nnunet_assft.comparison import estimate
 from nnunet_assft.comparison.arms import Comparison, StrategyArm, arm_of
 from nnunet_assft.comparison.collection import collect, write_tables
 from nnunet_assft.comparison.comparison import run_comparison
@@ -27,6 +28,7 @@ from nnunet_assft.errors import AssftError
 from nnunet_assft.network import PRESETS, build_network
 from nnunet_assft.network.checkpoints import load_weights
 from nnunet_assft.network.encoder_file import write_encoder
+from nnunet_assft.runtime import precision
 from nnunet_assft.runtime.files import sha256_file
 from nnunet_assft.runtime.locks import only_process
 from tests.comparison.conftest import DATASET, compare, comparison_of
@@ -286,6 +288,19 @@ def test_estimate_runs_nothing(blobs: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.slow
+def test_an_estimate_is_made_in_the_precision_of_trainings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU that counts as a GPU."""
+    monkeypatch.setattr(precision, "GPU", "cpu")
+    monkeypatch.setenv("nnUNet_assft_autocast", "bf16")
+    network, found = torch.nn.Conv3d(1, 2, 1), []
+    network.register_forward_hook(lambda module, inputs, output: found.append(output.dtype))
+    monkeypatch.setattr(estimate, "build_network", lambda *_, **__: network)
+    dataset: Any = SimpleNamespace(dataset_json={"channel_names": {"0": "CT"}, "labels": {"background": 0, "ball": 1}})
+    plan = {"architecture": {}, "batch_size": 1, "patch_size": (4, 4, 4)}
+    estimate._times(plan, dataset, np.array([4, 4, 4]), torch.device("cpu"))
+    assert set(found) == {torch.bfloat16}
+
+
 def test_an_estimate_that_does_not_fit_into_memory_says_so(
     blobs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -222,6 +224,26 @@ def small_job(folder: Path, **changes: object) -> standard_nnunet.Job:
         device="cpu",
     )
     return replace(job, **changes)
+
+
+def test_the_precision_of_all_arms_is_that_of_standard_nnunet_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [small_job(tmp_path / "job", device=device) for device in ("cuda", "cpu")]
+    own = [job.identity() for job in jobs]
+    monkeypatch.setenv("nnUNet_assft_autocast", "bf16")
+    assert [job.identity() for job in jobs] == [{**own[0], "autocast": "bf16"}, own[1]]
+    trainer = SimpleNamespace(grad_scaler="nnU-Net's own")
+    monkeypatch.setattr(standard_nnunet, "get_trainer_from_args", lambda *_: trainer)
+    assert standard_nnunet._trainer_for(jobs[0], 1, False).grad_scaler is None
+    ran = []
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(asdict(jobs[0]))))
+    monkeypatch.setattr(standard_nnunet, "die_with_parent", lambda: None)
+    for name in ("plan_and_preprocess", "train", "predict"):
+        monkeypatch.setattr(standard_nnunet, name, lambda job: ran.append(torch.get_autocast_dtype("cuda")))
+    monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1")
+    standard_nnunet.main()
+    assert ran[1:] == [torch.bfloat16] * 2
 
 
 def test_a_job_that_fails_says_where_to_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

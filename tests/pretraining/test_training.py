@@ -17,6 +17,7 @@ from nnunet_assft.errors import AssftError
 from nnunet_assft.pretraining import training
 from nnunet_assft.pretraining.settings import Pretraining
 from nnunet_assft.pretraining.training import Task, _batches, _Trainer, losses_of, run_task, take_statistics, train
+from nnunet_assft.runtime import precision
 from nnunet_assft.trainers.distributed import free_port, with_process_group
 from tests.conftest import CPU
 from tests.network.test_encoder_file import header
@@ -100,6 +101,28 @@ def test_a_training_that_began_on_a_cpu_goes_on_in_mixed_precision(task: Task, m
     trainer.save()
     enabled.load_state_dict({**enabled.state_dict(), "scale": 1.0})
     assert _Trainer(task, CPU, 1).scaler.state_dict()["scale"] == 2.0**16  # that of the checkpoint
+
+
+@pytest.mark.parametrize(("value", "scaled"), [("fp16", True), ("bf16", False), ("off", False)])
+def test_the_environment_chooses_the_precision(
+    value: str, scaled: bool, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU that counts as a GPU."""
+    monkeypatch.setattr(precision, "GPU", "cpu")
+    monkeypatch.setenv("nnUNet_assft_autocast", value)
+    trainer = _Trainer(task, CPU, 1)
+    assert trainer.scaler.is_enabled() == scaled
+    weight = next(trainer.module.parameters())
+    found = []
+
+    class Model(torch.nn.Module):
+        def forward(self) -> torch.Tensor:
+            found.append(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32)
+            return weight.sum()
+
+    trainer.model = Model()
+    trainer._step(())
+    assert found == [{"fp16": torch.float16, "bf16": torch.bfloat16, "off": torch.float32}[value]]
 
 
 def test_a_batch_has_to_be_divided_evenly(task: Task) -> None:

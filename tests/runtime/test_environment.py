@@ -12,7 +12,7 @@ import pytest
 
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime import environment, files
-from nnunet_assft.runtime.environment import FOLDERS, require_folders, require_numbers, require_space
+from nnunet_assft.runtime.environment import FOLDERS, require_folders, require_space, require_values
 from nnunet_assft.runtime.partial import _checksum_of_machine
 
 DATASET = "Dataset901_Blobs"
@@ -87,18 +87,29 @@ def test_a_folder_that_cannot_be_written_to(
 @pytest.mark.parametrize("text", ["", "x", "1.5", "-1", "٣", "1 2", "9" * 100])
 @pytest.mark.parametrize("variable", ["nnUNet_n_proc_DA", "nnUNet_def_n_proc"])
 def test_numbers(monkeypatch: pytest.MonkeyPatch, variable: str, text: str) -> None:
-    require_numbers()
+    require_values()
     monkeypatch.setenv(variable, text)
     with pytest.raises(AssftError, match=f"^The environment variable {variable} is .*; expected a whole number of at"):
-        require_numbers()
+        require_values()
 
 
 def test_no_worker_is_a_number_for_the_augmentation_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
-    require_numbers()
+    require_values()
     monkeypatch.setenv("nnUNet_def_n_proc", "0")
     with pytest.raises(AssftError, match="at least 1"):
-        require_numbers()
+        require_values()
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "expected"),
+    [("nnUNet_assft_autocast", "float16", "fp16 or bf16 or off"), ("nnUNet_assft_channels_last", "yes", "0 or 1")],
+)
+def test_choices(monkeypatch: pytest.MonkeyPatch, variable: str, text: str, expected: str) -> None:
+    require_values()
+    monkeypatch.setenv(variable, text)
+    with pytest.raises(AssftError, match=f"^The environment variable {variable} is '{text}'; expected {expected}\\."):
+        require_values()
 
 
 # Space ----------------------------------------------------------------------------------------------------------------

@@ -3,12 +3,19 @@ synchronised batch normalisation, and with the wrapper of torch that nnU-Net tie
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as nnunet_trainer_module
 from torch.nn.parallel import DistributedDataParallel
 
@@ -16,7 +23,11 @@ from nnunet_assft.active.context import Context, open_context
 from nnunet_assft.active.state import Experiment
 from nnunet_assft.active.training import stages
 from nnunet_assft.active.training.training_set import Stage, write_training_set
+from nnunet_assft.cluster.job import open_job
 from nnunet_assft.errors import AssftError
+from nnunet_assft.runtime.cases import Attempt
+from nnunet_assft.runtime.files import write_text
+from nnunet_assft.runtime.processes import die_with_parent_if_spawned, is_running
 from nnunet_assft.trainers import distributed
 from nnunet_assft.trainers.assft_trainers import nnUNetTrainerASSFT
 from nnunet_assft.trainers.distributed import free_port, train_on_gpus, with_process_group
@@ -94,6 +105,67 @@ def test_an_error_of_a_process_is_that_of_the_training(monkeypatch: pytest.Monke
     monkeypatch.setattr(distributed, "_run_rank", call_it)
     with pytest.raises(AssftError, match=r"^The loss is not finite\.$"):
         train_on_gpus(diverge, 1, batch_size=2)
+
+
+def on_cpu(rank: int, n: int, port: int, train: Callable[[], None]) -> None:
+    """What `_run_rank` does, with gloo."""
+    die_with_parent_if_spawned()
+    with_process_group("gloo", rank, n, port, train)
+
+
+def epochs_without_steps(folder: Path) -> None:
+    """A training of processes that wait for each other in every epoch, and go on after the last one that was saved."""
+    (folder / f"process_{os.getpid()}").touch()
+    latest = folder / "latest"
+    epoch = int(latest.read_text()) if latest.exists() else 0
+    (folder / f"from_{epoch}").touch()
+    dist.barrier()
+    while epoch < int((folder / "epochs").read_text()):
+        time.sleep(0.05)
+        dist.barrier()
+        epoch += 1
+        if dist.get_rank() == 0:
+            write_text(latest, str(epoch))
+
+
+def train_in_two_processes(folder: Path) -> str:
+    torch.cuda.device_count = lambda: N  # type: ignore[method-assign]
+    distributed._run_rank = on_cpu
+    train_on_gpus(partial(epochs_without_steps, folder), N, batch_size=N)
+    return (folder / "latest").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT], ids=lambda how: how.name)
+def test_a_part_that_is_ended_ends_its_processes_and_goes_on_when_it_is_run_again(
+    how: signal.Signals, tmp_path: Path
+) -> None:
+    job, _ = open_job(tmp_path / "training", Attempt(train_in_two_processes, "training", ()))
+    job.write_function()
+    sweep = job.submit([("a", tmp_path, "")], 1)
+    code = "import sys; from pathlib import Path; from nnunet_assft.cluster.job import run_part\n"
+    code += "run_part(Path(sys.argv[1]), 1, 0, sys.argv[2])"
+    command = [sys.executable, "-c", code, str(sweep.folder), job.checksum(sweep)]
+    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path}
+    (tmp_path / "epochs").write_text("10000")
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as part:
+        try:
+            while not (tmp_path / "latest").exists():
+                assert part.poll() is None
+                time.sleep(0.05)
+            part.send_signal(how)
+            part.wait(timeout=20)
+        finally:
+            part.kill()  # with which its processes end
+    pids = [int(file.name.removeprefix("process_")) for file in tmp_path.glob("process_*")]
+    assert len(pids) == N
+    assert not [pid for pid in pids if is_running(pid)]
+    epoch = int((tmp_path / "latest").read_text())
+    (tmp_path / "epochs").write_text(str(epoch + 2))
+    subprocess.run(command, env=environment, check=True)
+    assert (tmp_path / f"from_{epoch}").exists()
+    assert list(job.new_results({"a": ""})) == [("a", str(epoch + 2))]
 
 
 def test_memory_is_given_back_before_the_processes_start(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import blosc2
@@ -19,6 +21,7 @@ from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
+from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as nnunet_trainer_module
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from scipy.stats import kstest
@@ -27,7 +30,8 @@ from torch import nn
 from nnunet_assft.active.context import Context, open_context
 from nnunet_assft.active.training.training_set import Stage, write_training_set
 from nnunet_assft.errors import AssftError
-from nnunet_assft.network.checkpoints import load_weights
+from nnunet_assft.network.checkpoints import load_weights, precision_of_training
+from nnunet_assft.runtime import precision
 from nnunet_assft.trainers.assft_trainers import draw_noise_sd, nnUNetTrainerASSFT
 from nnunet_assft.trainers.folds import TRAINERS, fold_of
 from nnunet_assft.trainers.marginal_loss import MarginalLoss, merge_into_background
@@ -78,6 +82,43 @@ def build(context: Context) -> Builder:
         return trainer_class(plans, "3d_fullres", fold_of(r, stage), context.dataset.dataset_json, CPU)
 
     return make
+
+
+# Precision on a GPU ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("value", "scaled"), [("fp16", True), ("bf16", False), ("off", False)])
+def test_the_environment_chooses_the_precision_and_the_layout_of_a_training(
+    value: str, scaled: bool, build: Builder, context: Context, monkeypatch: pytest.MonkeyPatch
+):
+    """With a trainer for a GPU, of which nothing is computed."""
+    monkeypatch.setenv("nnUNet_assft_autocast", value)
+    monkeypatch.setenv("nnUNet_assft_channels_last", "1")
+    here = build()
+    trainer = type(here)(here.plans_manager.plans, "3d_fullres", 1, context.dataset.dataset_json, torch.device("cuda"))
+    assert (trainer.grad_scaler is not None) == scaled
+    for name in ("train_step", "validation_step"):
+        monkeypatch.setattr(nnUNetTrainer, name, lambda self, batch: {"dtype": torch.get_autocast_dtype("cuda")})
+        found = getattr(trainer, name)({"keys": []})["dtype"]
+        assert found == {"fp16": torch.float16, "bf16": torch.bfloat16, "off": torch.float32}[value]
+    trainer.network = torch.nn.Conv3d(2, 2, 3)
+    trainer.configure_optimizers()
+    assert trainer.network.weight.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+def test_the_precision_of_a_training_is_written_beside_its_checkpoint(build: Builder, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("nnUNet_assft_autocast", "bf16")
+    trainer = build()
+    trainer.initialize()
+    checkpoint = Path(trainer.output_folder, "checkpoint_final.pth")
+    for compiled, expected in ((False, "fp32"), (True, "bf16, compiled")):
+        if compiled:
+            trainer = build()
+            monkeypatch.setattr(precision, "GPU", "cpu")
+            monkeypatch.setattr(trainer, "_do_i_compile", lambda: True)
+            trainer.initialize()  # nothing is compiled before the first step
+        trainer._save_debug_information()
+        assert precision_of_training(checkpoint) == expected
 
 
 # What a trainer takes from the experiment and from the stage file -----------------------------------------------------
@@ -460,6 +501,29 @@ def test_the_stages_of_a_round_and_the_rounds_draw_different_numbers(build: Buil
         trainer.on_train_epoch_start()
         draws.append((float(np.random.random()), float(torch.rand(1))))  # noqa: NPY002
     assert len({numpy_draw for numpy_draw, _ in draws}) == len({torch_draw for _, torch_draw in draws}) == 3
+
+
+def test_the_processes_of_a_training_share_a_batch_and_draw_different_numbers(
+    build: Builder, monkeypatch: pytest.MonkeyPatch
+):
+    """As two trainers see it that are told to be processes 0 and 1 of 2. Nothing is computed, because synchronised
+    batch normalisation needs a GPU."""
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(nnunet_trainer_module, "DDP", lambda network, device_ids: SimpleNamespace(module=network))
+    draws = []
+    for rank in (0, 1):
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+        trainer = build()
+        trainer.initialize()
+        network = trainer.network.module
+        assert (trainer.configuration_manager.batch_size, trainer.batch_size) == (2, 1)
+        norms = [type(layer) for layer in network.modules() if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm)]
+        assert set(norms) == {torch.nn.SyncBatchNorm}
+        trainer.network = network
+        trainer.on_train_epoch_start()
+        draws.append((float(np.random.random()), float(torch.rand(1)), random.random()))  # noqa: NPY002
+    assert all(first != second for first, second in zip(*draws, strict=True))
 
 
 def test_a_checkpoint_is_whole_or_the_one_before(build: Builder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -25,6 +25,7 @@ from nnunet_assft.active.training.committee import train_committee
 from nnunet_assft.active.training.shared_start import shared_embeddings
 from nnunet_assft.runtime.cached import cached, cached_or_none
 from nnunet_assft.runtime.cases import Once, for_each_case
+from nnunet_assft.runtime.precision import identity
 from nnunet_assft.runtime.staged import Staged
 
 
@@ -154,6 +155,7 @@ def _records(  # six parameters: the cases, where their records are, and how one
 
     compute: called with a case and its image, see `embed`. The image of the next case is read meanwhile.
     """
+    inputs = {**inputs, **identity(context.device)}  # of a pool, all have the same precision
     return for_each_case(
         Staged(read=partial(_read, image or context.image), compute=partial(_record, folder, inputs, compute)),
         cases,

@@ -22,6 +22,7 @@ from nnunet_assft.active.scoring.sliding_window import InfiniteLogitsError, Slid
 from nnunet_assft.active.scoring.voxel_statistics import head_gradient
 from nnunet_assft.errors import AssftError
 from nnunet_assft.network.interface import build_network, encoder_of, is_slow_alone, last_layer
+from nnunet_assft.runtime.precision import autocast, compiles, lay_out
 
 
 class Scorer(OriginalGrid):
@@ -48,7 +49,7 @@ class Scorer(OriginalGrid):
             self.label_manager.num_segmentation_heads,
         )
         self.network.load_state_dict(weights)
-        self.network.to(device).eval()
+        lay_out(self.network.to(device).eval(), device)
         self.float64_device = torch.device("cpu") if device.type == "mps" else device  # mps has no float64
         with redirect_stdout(io.StringIO()):  # nnU-Net prints lines about the CPU and about compiling each time
             self.predictor = SlidingWindowPredictor(use_mirroring=False, device=device, allow_tqdm=False)
@@ -56,14 +57,20 @@ class Scorer(OriginalGrid):
                 self.network, self.plans_manager, self.configuration, [dict(weights)], dataset_json, "", (0, 1, 2)
             )
         self.predictor.in_batches = device.type == "cpu" and is_slow_alone(self.network, self.configuration.patch_size)
-        self.predictor.network = self.network  # not compiled, also with nnUNet_compile=t: that ignores later hooks
+        self.predictor.network = self.network  # not compiled as a whole, because that ignores later hooks
+        if compiles(device):
+            for part in self._parts():
+                part.forward = torch.compile(part.forward)  # hooks of the part itself are called outside of it
+
+    def _parts(self) -> tuple[Any, ...]:
+        return encoder_of(self.network), self.network.decoder
 
     @torch.inference_mode()
     def embed(self, case: str, image: np.ndarray) -> CaseRecord:
         """Return a record with the embedding alone. Only the encoder is run, on the windows that `logits` uses."""
         padded, _ = self.predictor.padded(torch.from_numpy(image))
         device, encoder = self.predictor.device, encoder_of(self.network)
-        with self.bottleneck() as windows, torch.autocast(device.type, enabled=device.type == "cuda"):
+        with self.bottleneck() as windows, autocast(device):
             for window in self.predictor.windows(padded):
                 encoder(self.predictor.batch_of(padded[window][None].to(device)))
         embedding = windows.mean()
@@ -97,8 +104,14 @@ class Scorer(OriginalGrid):
             features, logits = inputs[0][0].to(self.float64_device), logits[0].to(self.float64_device)
             return head_gradient(features, logits)
 
-        with self._collect(last_layer(self.network), gradient) as windows:
-            yield windows
+        decoder = self._parts()[1]
+        compiled = decoder.__dict__.pop("forward", None)  # which would pass over the hook of a layer
+        try:
+            with self._collect(last_layer(self.network), gradient) as windows:
+                yield windows
+        finally:
+            if compiled is not None:
+                decoder.forward = compiled
 
     @contextmanager
     def _collect(self, module: torch.nn.Module, value: Callable[..., torch.Tensor]) -> Iterator[WindowMean]:

@@ -12,6 +12,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 
 from nnunet_assft.active.scoring.views import MIRRORINGS
+from nnunet_assft.runtime.precision import autocast, lay_out
 
 CPU = torch.device("cpu")
 Window = tuple[slice, slice, slice, slice]
@@ -42,10 +43,10 @@ class SlidingWindowPredictor(nnUNetPredictor):
 
         Raises `InfiniteLogitsError`.
         """
-        self.network.to(self.device).eval()
+        lay_out(self.network.to(self.device).eval(), self.device)
         image, inside = self.padded(input_image)
         home = self.device if self._fits(image.shape) else CPU
-        with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
+        with autocast(self.device):
             logits = self._blended(image, home)
         if any(bool(torch.isinf(of_class).any()) for of_class in logits):
             raise InfiniteLogitsError

@@ -13,7 +13,7 @@ from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.state import STEPS
 from nnunet_assft.active.training.shared_start import taken_from
 from nnunet_assft.errors import DamagedFileError
-from nnunet_assft.network.checkpoints import device_of
+from nnunet_assft.network.checkpoints import device_of, precision_of_training
 from nnunet_assft.nnunet_names import CONFIGURATION
 from nnunet_assft.report.material import Material
 from nnunet_assft.report.sections.base import Section, SectionTable, encoder_name, network_name
@@ -27,6 +27,7 @@ def section(material: Material) -> Section:
             "round": done.round,
             **asdict(done.model),
             "trained on": device_of(experiment.paths.result(done.model.checkpoint)),
+            "precision": precision_of_training(experiment.paths.result(done.model.checkpoint)),
         }
         for done in material.rounds
     ]

@@ -25,6 +25,7 @@ from nnunet_assft.errors import AssftError
 from nnunet_assft.network.checkpoints import load_weights
 from nnunet_assft.network.interface import last_layer
 from nnunet_assft.planning.preprocessing import load_image, load_properties
+from nnunet_assft.runtime import precision
 from nnunet_assft.runtime.cases import Once
 from nnunet_assft.runtime.files import write_json
 from tests.active.scoring.test_voxel_statistics import (
@@ -301,6 +302,62 @@ def test_a_network_is_scored_as_it_is_whatever_nnunet_compile_says(planned, scor
     compiled.logits(image)
     found = compute_record(compiled, "a", image, ScoringRequest(2.0))
     np.testing.assert_array_equal(found.embedding, compute_record(scorer, "a", image, ScoringRequest(2.0)).embedding)
+
+
+def test_scoring_is_compiled_without_what_hooks_look_into(planned, scorer, monkeypatch):
+    context, weights, _ = planned
+    ran = []
+
+    def compile_(function):
+        def compiled(*inputs):
+            ran.append(type(function.__self__).__name__)
+            return function(*inputs)
+
+        return compiled
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    monkeypatch.setattr(scorer_module, "compiles", lambda device: True)
+    compiled, image = Scorer(context.plans, context.dataset.dataset_json, weights, CPU), random_image(*PATCH)
+    both = {"Encoder", "Decoder"}
+    for statistics, parts in (((), both), (("gradients",), {"Encoder"}), ((), both)):
+        ran.clear()
+        found, expected = (compute_record(s, "a", image, ScoringRequest(2.0, statistics)) for s in (compiled, scorer))
+        assert set(ran) == parts
+        np.testing.assert_array_equal(found.embedding, expected.embedding)
+        for name in statistics:
+            np.testing.assert_array_equal(found.statistics[name], expected.statistics[name])
+    ran.clear()
+    compiled.embed("a", image)
+    assert set(ran) == {"Encoder"}
+
+
+def test_scoring_in_bfloat16(planned, scorer, monkeypatch):
+    """On a CPU that counts as a GPU. Of three digits, two are the same."""
+    image, request = random_image(*PATCH), ScoringRequest(2.0, statistics=("gradients",))
+    exact = compute_record(scorer, "a", image, request)
+    monkeypatch.setattr(precision, "GPU", "cpu")
+    monkeypatch.setenv("nnUNet_assft_autocast", "bf16")
+    for embedding, found in (
+        (exact.embedding, compute_record(scorer, "a", image, request).embedding),
+        (exact.embedding, scorer.embed("a", image).embedding),
+    ):
+        scale = np.abs(embedding).max()
+        assert 1e-5 * scale < np.abs(found - embedding).max() < 0.05 * scale
+
+
+def test_records_of_another_precision_are_not_taken(planned, monkeypatch):
+    context, _, _ = planned
+    monkeypatch.setattr(precision, "GPU", "cpu")
+    monkeypatch.setenv("nnUNet_assft_autocast", "off")
+
+    def embedding() -> np.ndarray:
+        return records.embed(context, context.experiment.initial_model, ["case_01"], "precision")["case_01"].embedding
+
+    exact = embedding()
+    monkeypatch.setenv("nnUNet_assft_autocast", "bf16")
+    assert not np.array_equal(embedding(), exact)
+    monkeypatch.setenv("nnUNet_assft_autocast", "off")
+    np.testing.assert_array_equal(embedding(), exact)
 
 
 # nnU-Net's own network ---------------------------------------------------------------------------------------------

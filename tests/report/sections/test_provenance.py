@@ -45,10 +45,13 @@ def test_the_encoder_is_named_without_its_folder(material: Material) -> None:
 
 def test_the_grid_the_device_and_the_seconds_of_a_real_experiment(trained: Trained) -> None:
     paths, (_, first, last) = trained.experiment.paths, trained.rounds
-    paths.result(first.model.checkpoint).with_name("debug.json").write_text('{"device": "cuda", "gpu_name": "A100"}')
+    paths.result(first.model.checkpoint).with_name("debug.json").write_text(
+        '{"device": "cuda", "gpu_name": "A100", "precision": "bf16, compiled"}'
+    )
     paths.result(last.model.checkpoint).with_name("debug.json").write_text("no JSON")
     found = section(gather("Dataset901_Blobs", "assft", None))
     assert list(found.tables[1].data["trained on"]) == ["cpu", "A100", ""]
+    assert list(found.tables[1].data["precision"]) == ["fp32", "bf16, compiled", ""]
     facts = dict(found.tables[0].data.to_numpy())
     assert (facts["channels"], facts["spacing in mm (x, y, z)"]) == ("MRI", "1 x 1 x 1")
     assert facts["patch (x, y, z)"] == "32 x 32 x 16"
