@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_assft.cluster.job import CASES, Job, Sweep, open_job, run_part
+from nnunet_assft.cluster.job import CASES, Job, Sweep, balanced, open_job, run_part
 from nnunet_assft.cluster.progress import lines_about_parts
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.cases import Attempt
@@ -58,6 +58,15 @@ def test_a_part_that_is_run_again_passes_over_what_it_has_finished(tmp_path: Pat
     assert list(job.new_results(dict.fromkeys(cases, ""))) == [("a", None), ("b", None), ("c", None)]
     (line,) = lines_about_parts(tmp_path / "jobs")
     assert line == "touches: 3 cases done; 1 part: 1 finished"
+
+
+def test_cases_are_balanced_by_their_bytes() -> None:
+    sizes = {name: i for i, name in enumerate("abcdefgh", start=1)}
+    order = balanced(sizes, 4)
+    assert order == ["e", "f", "g", "h", "d", "c", "b", "a"]
+    assert [sum(sizes[case] for case in order[part::4]) for part in range(4)] == [9, 9, 9, 9]
+    assert balanced({"a": 2, "b": 9, "c": 2, "d": 2, "e": 10}, 3) == ["a", "b", "e", "c", "d"]  # 4, 11 and 10 bytes
+    assert balanced({"a": 0, "b": 0}, 1) == ["a", "b"]
 
 
 @pytest.mark.parametrize("file", ["function.pkl", "sweep_001/cases.pkl"])

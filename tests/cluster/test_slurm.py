@@ -70,6 +70,15 @@ def test_a_part_that_crashed_is_submitted_again(slurm: Callable[..., InParts], t
     assert for_each_case(work.killed_once, cases, desc="done", executor=slurm(2)) == dict.fromkeys(CASES, "done")
 
 
+def test_what_a_crashed_job_has_left_is_done_while_another_one_runs(
+    slurm: Callable[..., InParts], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cases = {"a": (tmp_path, 1), "b": (tmp_path, 0)}
+    found = for_each_case(work.killed_once_or_wait, cases, desc="w", executor=slurm(2))
+    assert list(found) == ["a", "b"]
+    assert [line.partition(" submitted")[0] for line in jobs(capsys.readouterr().err)] == ["2 parts", "1 part"]
+
+
 def test_a_job_that_was_cancelled_by_hand_is_submitted_again(
     slurm: Callable[..., InParts], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
