@@ -182,7 +182,7 @@ def test_the_coordinator_shows_how_far_a_long_case_is(
 def test_a_function_in_three_steps_is_applied_to_the_cases_of_a_part(local: Callable[[int], InParts]) -> None:
     failures: dict[str, AssftError] = {}
     function = Staged(work.refuse_even, work.square, work.process_of)
-    found = for_each_case(function, CASES, desc="processes", executor=local(2), failures=failures)
+    found: dict[str, int] = for_each_case(function, CASES, desc="processes", executor=local(2), failures=failures)
     assert list(found) == ["a", "c", "e"]
     assert os.getpid() not in found.values()
     assert {case: str(error) for case, error in failures.items()} == {"b": "2 is even.", "d": "4 is even."}

@@ -23,7 +23,7 @@ from tests.cluster import work
 pytest.importorskip("submitit")
 ROOT = Path(__file__).parents[2]
 CASES = {"a": 1, "b": 2, "c": 3, "d": 4, "e": 5}
-OPTIONS = {"time": "1", "mem": "500"}
+OPTIONS = {"time": "1", "mem": "500", "signal_delay_s": "5"}  # by default the signal would come at once
 
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not work.has_slurm(), reason="there is no SLURM here")]

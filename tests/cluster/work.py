@@ -163,7 +163,7 @@ def job_of(folder: Path) -> str:
 def wait_in_part_1(folder: Path) -> str:
     """Part 1 waits forever the first time."""
     begun = folder / "begun"
-    if os.environ["SLURM_ARRAY_TASK_ID"] == "1" and not begun.exists():
+    if os.environ.get("SLURM_ARRAY_TASK_ID") == "1" and not begun.exists():
         begun.touch()
         time.sleep(600)
     return "done"
