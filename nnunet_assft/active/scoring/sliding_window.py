@@ -147,7 +147,7 @@ def bytes_of_logits(shape: Sequence[int], classes: int) -> int:
 
 
 def require_room(needed: int, shape: Sequence[int]) -> None:
-    """Raise `NoRoomError` if the memory of the computer has fewer free bytes than are needed for an image of this shape,
+    """Raise `NoRoomError` if the memory of the computer has fewer free bytes than an image of this shape needs,
     (channels, z, y, x). The system would end the process without a word."""
     try:
         require_memory(needed, f"the predictions for its {' x '.join(map(str, shape[1:]))} voxels need")
