@@ -24,6 +24,7 @@ import shutil
 import signal
 import socket
 import struct
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,6 +41,7 @@ from nnunet_assft.runtime.sealed import read_sealed, write_sealed
 from nnunet_assft.runtime.untrusted import load_result
 
 FUNCTION, CASES, SUBMITTED = "function.pkl", "cases.pkl", "submitted.json"
+BETWEEN_SIGNS = 60.0  # seconds between two signs of life of a part
 HEAD = struct.Struct("<QI")  # length and checksum of a result
 
 
@@ -140,11 +142,11 @@ class Sweep:
 
     def reports(self) -> list[dict[str, Any]]:
         """What each process that has worked on a part has last said: part, host, pid, job, began, state, finished, of,
-        case, progress, error."""
+        case, progress, error; and when it last gave a sign of life: seen."""
         found = []
         for file in sorted(self.folder.glob("part_*.json")):
-            with suppress(DamagedFileError):
-                found.append(read_sealed(file))
+            with suppress(DamagedFileError, OSError):
+                found.append({**read_sealed(file), "seen": file.stat().st_mtime})
         return found
 
 
@@ -239,6 +241,7 @@ def run_part(sweep: Path, num_parts: int, part_id: int, sha256: str) -> None:
     who = {"part": part_id, "host": socket.gethostname(), "pid": os.getpid(), "job": _job_id(), "began": time.time()}
     what = {"state": "running", "finished": 0, "of": len(cases), "case": "", "progress": "", "error": ""}
     _say(file, **who, **what)
+    threading.Thread(target=_give_signs, args=(file,), daemon=True).start()
     for number in (signal.SIGTERM, signal.SIGUSR2):  # of SLURM, when the time is up or another job comes first
         signal.signal(number, _end)
     try:
@@ -256,6 +259,15 @@ def run_part(sweep: Path, num_parts: int, part_id: int, sha256: str) -> None:
         _say(file, state="failed", error=in_one_line(error) if isinstance(error, Exception) else str(error))
         raise
     _say(file, state="finished", finished=len(cases), case="")
+
+
+def _give_signs(file: Path) -> None:
+    """Touch the file of a part every minute. If the process is killed, that ends, and nothing else tells it to another
+    machine."""
+    while True:
+        time.sleep(BETWEEN_SIGNS)
+        with suppress(OSError):  # the step is over
+            os.utime(file)
 
 
 def _finished_cases(sweep: Path, part_id: int) -> list[str]:

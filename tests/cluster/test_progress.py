@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,20 @@ def test_parts_that_are_at_work_have_failed_or_wait(tmp_path: Path) -> None:
         f"  part 2: failed on {socket.gethostname()} (process {2**22 + 1}, job 77), at case_03",
     ]
     assert os.getpid() < 2**22 + 1
+
+
+def test_a_part_that_was_killed_on_another_machine_is_silent(tmp_path: Path) -> None:
+    folder = tmp_path / "scoring/sweep_001"
+    Sweep(folder).write(2, ["77_0", "77_1"], [])
+    for part, minutes in enumerate((9, 35)):
+        file = folder / f"part_{part:03d}_x.json"
+        write_sealed(file, {**REPORT, "part": part, "state": "running", "finished": 1, "case": "case_07"})
+        os.utime(file, (time.time(), time.time() - 60 * minutes - 10))
+    assert list(lines_about_parts(tmp_path)) == [
+        "scoring: 2 cases done; 2 parts: 1 running, 1 silent, job 77",
+        "  part 0: running on node7 (process 12, job 77), at case_07",
+        "  part 1: silent on node7 (process 12, job 77), at case_07, no sign of life for 35 minutes",
+    ]
 
 
 def test_a_training_says_its_epochs(tmp_path: Path) -> None:

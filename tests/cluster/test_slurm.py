@@ -74,7 +74,7 @@ def test_what_a_crashed_job_has_left_is_done_while_another_one_runs(
     slurm: Callable[..., InParts], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cases = {"a": (tmp_path, 1), "b": (tmp_path, 0)}
-    found = for_each_case(work.killed_once_or_wait, cases, desc="w", executor=slurm(2))
+    found = for_each_case(work.killed_once_or_wait, cases, desc="w", executor=slurm(2, time="3"))
     assert list(found) == ["a", "b"]
     assert [line.partition(" submitted")[0] for line in jobs(capsys.readouterr().err)] == ["2 parts", "1 part"]
 

@@ -115,7 +115,7 @@ def always_killed_or_wait(folder_and_deaths: tuple[Path, int]) -> int:
 
 
 def _wait_for(folder: Path, pattern: str, n: int) -> None:
-    give_up = time.monotonic() + 30
+    give_up = time.monotonic() + 120
     while len(list(folder.glob(pattern))) < n:
         time.sleep(0.1)
         if time.monotonic() > give_up:
