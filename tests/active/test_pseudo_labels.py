@@ -21,6 +21,7 @@ from nnunet_assft.active.pseudo_labels import write_pseudo_labels
 from nnunet_assft.active.scoring import prediction
 from nnunet_assft.active.scoring.prediction import open_scorer
 from nnunet_assft.active.state import Experiment
+from nnunet_assft.cluster.engines import Engine
 from nnunet_assft.network.checkpoints import load_weights
 from nnunet_assft.runtime import staged
 from nnunet_assft.runtime.files import sha256_file
@@ -146,6 +147,12 @@ def test_of_an_interrupted_call_only_whole_files_of_the_same_model_are_kept(writ
     assert again(model) == ["case_00"]
     monkeypatch.setattr(prediction, "load_weights", lambda file, sha256: load_weights(file))
     assert again(replace(model, weights_sha256="another")) == ["case_00", "case_05"]
+
+
+def test_cases_are_divided_by_the_size_of_their_preprocessed_images(written):
+    context, _, _ = written
+    size = replace(context, engine=Engine("local")).cases.size
+    assert size("case_05") == (context.image_folder / "case_05.b2nd").stat().st_size > 0
 
 
 def test_labelsTr_is_never_touched(written, blobs):  # noqa: N802 - nnU-Net's name

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from nnunet_assft.cluster.engines import Engine
 from nnunet_assft.cluster.executors import InParts
 from nnunet_assft.cluster.job import Job, Part, Sweep, is_part
 from nnunet_assft.cluster.launchers import Local, Print
@@ -148,6 +149,15 @@ def test_cases_are_divided_by_their_size(tmp_path: Path, importable: None) -> No
     found: dict[str, int] = for_each_case(work.process_of, list(sizes), desc="processes", executor=executor)
     assert list(found) == list(sizes)
     assert found["a"] == found["d"] != found["b"] == found["c"]
+
+
+def test_steps_that_read_images_are_divided_by_their_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a_0000.nii.gz").write_bytes(b"12345")
+    images = {"a": [tmp_path / "a_0000.nii.gz", tmp_path / "deleted.nii.gz"]}
+    executor = Engine("print").images(tmp_path, images)
+    assert isinstance(executor, InParts)
+    assert executor.size is not None
+    assert [executor.size(case) for case in ("a", "another")] == [5, 0]
 
 
 def test_a_finished_case_of_a_run_is_progress(local: Callable[[int], InParts], tmp_path: Path) -> None:
