@@ -26,6 +26,7 @@ from nnunet_assft.planning.preprocessing import (
     whole_files,
 )
 from nnunet_assft.runtime.cases import Executor
+from nnunet_assft.runtime.files import bytes_of
 from nnunet_assft.volumes.accepted_geometry import is_accepted
 from nnunet_assft.volumes.labels import find_misfit, misplaced, read_label
 from nnunet_assft.volumes.raw_dataset import RawDataset
@@ -46,8 +47,9 @@ class Context:
 
     @property
     def cases(self) -> Executor:
-        """The executor for the cases of a step."""
-        return self.engine.cases(self.paths.jobs)
+        """The executor for the cases of a step. Large cases are those with a large preprocessed image."""
+        folder = self.image_folder
+        return self.engine.cases(self.paths.jobs, lambda case: bytes_of([folder / f"{case}.b2nd"]))
 
     @property
     def trainings(self) -> Executor:

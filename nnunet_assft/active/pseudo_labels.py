@@ -17,6 +17,7 @@ from nnunet_assft.active.context import Context
 from nnunet_assft.active.finished import DATASET_JSON, PROVENANCE
 from nnunet_assft.active.scoring.prediction import Predicted, prediction_of
 from nnunet_assft.active.state import Model
+from nnunet_assft.runtime.cached import cached_or_none, keep
 from nnunet_assft.runtime.cases import for_each_case
 from nnunet_assft.runtime.files import sha256_file, write_json
 from nnunet_assft.runtime.sealed import write_sealed
@@ -30,16 +31,27 @@ def write_pseudo_labels(
 
     model: the model of the supervised stage. labelled: T_l. selected: case -> confidence, distance, reliability, rank.
     dataset.json lists the exact training set of the round, with human labels and pseudo-labels, in the form of
-    nnU-Net's `dataset` entry.
+    nnU-Net's `dataset` entry. Pseudo-labels that the same model wrote before, in the same way, are kept.
     """
     experiment, folder = context.experiment, context.paths.pseudo_label_folder(r)
     files = {case: context.pseudo_label(r, case) for case in selected}
-    options, write = experiment.options, partial(_write_pseudo_label, context, r)
-    mirroring, margin = options.pseudo_mirroring, options.ignore_margin > 0
+    options = experiment.options
+    how = {
+        "mirroring": options.pseudo_mirroring,
+        "largest_component": options.largest_component,
+        "ignore_margin": options.ignore_margin,
+    }
+    made_from = {"model": model.weights_sha256, **how}
+    write = partial(_write_pseudo_label, context, r, made_from)
+
+    def done(case: str) -> dict[str, Any] | None:
+        return cached_or_none(_record(context, r, case), made_from, outputs=lambda _: [files[case]])
+
     entries: dict[str, dict[str, Any]] = for_each_case(
-        prediction_of(context, model, write, mirroring=mirroring, margin=margin),
+        prediction_of(context, model, write, mirroring=options.pseudo_mirroring, margin=options.ignore_margin > 0),
         list(selected),
         desc=f"round {r}: pseudo-labels",
+        done=done,
         executor=context.cases,
     )
     for outdated in (folder / "pseudo_labels").glob("*"):  # written by an earlier attempt with another model
@@ -51,21 +63,26 @@ def write_pseudo_labels(
         "experiment": experiment.name,
         "round": r,
         "model": asdict(model),
-        "mirroring": mirroring,
-        "largest_component": options.largest_component,
-        "ignore_margin": options.ignore_margin,
+        **how,
         "dataset_json_sha256": sha256_file(folder / DATASET_JSON),
         "cases": {case: {**selected[case], **entry} for case, entry in entries.items()},
     }
     write_sealed(folder / PROVENANCE, provenance)  # last: its existence means that the other files are complete
 
 
-def _write_pseudo_label(context: Context, r: int, found: Predicted) -> dict[str, Any]:
-    """Write the pseudo-label of a case, and return its entry in the provenance."""
+def _record(context: Context, r: int, case: str) -> Path:
+    """Return the file that records what the pseudo-label of a case was made from, with its entry in the provenance."""
+    return context.paths.records(f"round_{r:02d}_pseudo_labels") / f"{case}.json"
+
+
+def _write_pseudo_label(context: Context, r: int, made_from: Mapping[str, Any], found: Predicted) -> dict[str, Any]:
+    """Write the pseudo-label of a case and its record, and return its entry in the provenance."""
     file, segmentation = context.pseudo_label(r, found.case), _pseudo_label(context, found)
     write_segmentation(context.dataset.reader, segmentation, file, found.properties)
     counts = np.bincount(segmentation.ravel(), minlength=max(context.dataset.labels.values()) + 1)
-    return {"sha256": sha256_file(file), "voxels": counts.tolist()}
+    entry = {"sha256": sha256_file(file), "voxels": counts.tolist()}
+    keep(_record(context, r, found.case), made_from, entry, [file])
+    return entry
 
 
 def _pseudo_label(context: Context, found: Predicted) -> np.ndarray:

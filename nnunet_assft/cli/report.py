@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from nnunet_assft.cli.common import add_device, file_name, make_parser, run
-from nnunet_assft.cli.engine_options import add_engine_options, choose_where
+from nnunet_assft.cli.engine_options import add_engine_options, choose_engine, choose_where
 
 
 def parser() -> argparse.ArgumentParser:
@@ -47,7 +47,7 @@ def report(args: argparse.Namespace) -> None:
     if args.distances:
         from nnunet_assft.report.sections.test_cases import compute_distances
 
-        compute_distances(material)
+        compute_distances(material, choose_engine(args))
     home = material.comparison.folder if material.comparison else material.experiment.paths.results
     file = write_report(material, args.o or home / "report.html")
     files = file.with_name(f"{file.stem}_files")

@@ -12,7 +12,7 @@ from nnunet_assft.cluster.executors import InParts, Launcher, here_with_progress
 from nnunet_assft.cluster.launchers import Local, Print, Slurm
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.cases import Executor, here, in_processes
-from nnunet_assft.runtime.files import read_json
+from nnunet_assft.runtime.files import bytes_of, read_json
 from nnunet_assft.runtime.processes import number_of_processes
 from nnunet_assft.runtime.ranges import RANGES
 from nnunet_assft.runtime.text import reason
@@ -76,19 +76,20 @@ class Engine:
     def __reduce__(self) -> tuple[type[Engine], tuple[str, None, int | None]]:
         return Engine, ("here", None, self.gpus)
 
-    def cases(self, folder: Path) -> Executor:
-        """Return the executor for the cases of a step. folder: where the folders of the steps are."""
+    def cases(self, folder: Path, size: Callable[[str], int] | None = None) -> Executor:
+        """Return the executor for the cases of a step. folder: where the folders of the steps are. size: see
+        `InParts`."""
         row = ENGINES[self.name]
         if row.launcher is None:
             return here_with_progress
-        return InParts(folder, row.launcher(self._with_a_gpu()), self.parts or row.parts())
+        return InParts(folder, row.launcher(self._with_a_gpu()), self.parts or row.parts(), size)
 
     def images(self, folder: Path, images: Mapping[str, Sequence[Path]]) -> Executor:
         """Return the executor for steps that read the files of images and need no GPU."""
         if self.name in ("here", "local"):
-            size = sum(file.stat().st_size for files in images.values() for file in files)
+            size = sum(map(bytes_of, images.values()))
             return in_processes(number_of_processes(self.processes, total_bytes=size))
-        return replace(self, gpus=None).cases(folder)
+        return replace(self, gpus=None).cases(folder, lambda case: bytes_of(images.get(case, ())))
 
     def runs(self, folder: Path) -> Executor:
         """Return the executor for whole runs of a comparison: as jobs, each is a part of its own."""

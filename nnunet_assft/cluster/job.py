@@ -3,7 +3,7 @@
 ```text
 FOLDER/function.pkl              the function that is applied to every case
 FOLDER/sweep_001/cases.pkl       the cases that were left when this sweep was submitted: case, argument, its checksum
-FOLDER/sweep_001/submitted.json  how many parts it has, and the ids of their jobs
+FOLDER/sweep_001/submitted.json  how many parts it has, the ids of their jobs, and the cases in the order of cases.pkl
 FOLDER/sweep_001/part_000_*.json what this part is doing, one file per process that has worked on it
 FOLDER/sweep_001/part_000_*.bin  its results, one after the other, each with its length and its checksum; a result is
                                  the case, the checksum of its argument, and what the function has returned
@@ -24,6 +24,7 @@ import shutil
 import signal
 import socket
 import struct
+import threading
 import time
 import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -40,6 +41,7 @@ from nnunet_assft.runtime.sealed import read_sealed, write_sealed
 from nnunet_assft.runtime.untrusted import load_result
 
 FUNCTION, CASES, SUBMITTED = "function.pkl", "cases.pkl", "submitted.json"
+BETWEEN_SIGNS = 60.0  # seconds between two signs of life of a part
 HEAD = struct.Struct("<QI")  # length and checksum of a result
 
 
@@ -53,11 +55,13 @@ class Job:
     folder: Path
     function: bytes
     taken: dict[Path, int] = field(default_factory=dict)
+    _sweeps: dict[Path, Sweep] = field(default_factory=dict)  # each of which reads its cases once
 
     @property
     def sweeps(self) -> list[Sweep]:
         """The sweeps so far, in their order."""
-        return [Sweep(folder) for folder in sorted(self.folder.glob("sweep_*"))]
+        folders = sorted(self.folder.glob("sweep_*"))
+        return [self._sweeps.setdefault(folder, Sweep(folder)) for folder in folders]
 
     def write_function(self) -> None:
         """Write the function into the folder."""
@@ -67,7 +71,7 @@ class Job:
         """Write the cases of a new sweep, each with its argument and the checksum of that."""
         sweep = Sweep(self.folder / f"sweep_{len(self.sweeps) + 1:03d}")
         write_bytes(sweep.folder / CASES, pickle.dumps(list(cases)))
-        sweep.write(parts, [])
+        sweep.write(parts, [], [case for case, _, _ in cases])
         return sweep
 
     def checksum(self, sweep: Sweep) -> str:
@@ -109,17 +113,27 @@ class Sweep:
 
     folder: Path
 
-    def write(self, parts: int, ids: Sequence[str]) -> None:
-        """Record the number of parts, and the ids of the jobs that work on them."""
-        write_sealed(self.folder / SUBMITTED, {"parts": parts, "ids": list(ids)})
+    def write(self, parts: int, jobs: Sequence[str], cases: Sequence[str]) -> None:
+        """Record the number of parts, the ids of the jobs that work on them, in the order of the parts, and the
+        cases."""
+        write_sealed(self.folder / SUBMITTED, {"parts": parts, "jobs": list(jobs), "cases": list(cases)})
 
     @cached_property
     def parts(self) -> int:
         return int(self._submitted().get("parts", 0))
 
+    @cached_property
+    def cases(self) -> list[str]:
+        """All cases; part i of n works on every n-th, beginning with case i."""
+        return list(self._submitted().get("cases", ()))
+
+    def jobs(self) -> list[str]:
+        """The id of the job of every part, such as 77_3; none if the sweep was never submitted."""
+        return list(self._submitted().get("jobs", ()))
+
     def ids(self) -> list[str]:
-        """The ids of the jobs of this sweep; none if it was never submitted."""
-        return list(self._submitted().get("ids", ()))
+        """The ids of the jobs and arrays of jobs of this sweep, such as 77."""
+        return list(dict.fromkeys(job.partition("_")[0] for job in self.jobs()))
 
     def _submitted(self) -> dict[str, Any]:
         with suppress(DamagedFileError):
@@ -128,12 +142,27 @@ class Sweep:
 
     def reports(self) -> list[dict[str, Any]]:
         """What each process that has worked on a part has last said: part, host, pid, job, began, state, finished, of,
-        case, progress, error, and for one that has failed, whether that was an error of the moment (passing)."""
+        case, progress, error; whether that was an error of the moment: passing; when it last gave a sign of life: seen.
+        """
         found = []
         for file in sorted(self.folder.glob("part_*.json")):
-            with suppress(DamagedFileError):
-                found.append(read_sealed(file))
+            with suppress(DamagedFileError, OSError):
+                found.append({**read_sealed(file), "seen": file.stat().st_mtime})
         return found
+
+
+Part = tuple[Sweep, int]  # a sweep, and the number of one of its parts
+
+
+def balanced(sizes: Mapping[str, int], parts: int) -> list[str]:
+    """Return the cases in an order in which every n-th case makes parts of about the same size, largest case first.
+
+    sizes: case -> bytes. The largest n cases go to the n parts, the next n in the opposite order, and so on, such that
+    the last of them, which may be fewer, go to the parts with the least.
+    """
+    cases = sorted(sizes, key=lambda case: -sizes[case])
+    rows = [cases[i : i + parts] for i in range(0, len(cases), parts)]
+    return [case for i, row in enumerate(rows) for case in (row[::-1] if (len(rows) - i) % 2 == 0 else row)]
 
 
 def open_job(folder: Path, function: Callable[[Any], Any]) -> tuple[Job, bool]:
@@ -214,6 +243,7 @@ def run_part(sweep: Path, num_parts: int, part_id: int, sha256: str) -> None:
     who = {"part": part_id, "host": socket.gethostname(), "pid": os.getpid(), "job": _job_id(), "began": time.time()}
     what = {"state": "running", "finished": 0, "of": len(cases), "case": "", "progress": "", "error": ""}
     _say(file, **who, **what)
+    threading.Thread(target=_give_signs, args=(file,), daemon=True).start()
     for number in (signal.SIGTERM, signal.SIGUSR2):  # of SLURM, when the time is up or another job comes first
         signal.signal(number, _end)
     try:
@@ -248,6 +278,15 @@ def _without_passing(results: Generator[tuple[int, Any], None, None]) -> Iterato
                 yield i, result
     if passing is not None:
         raise passing
+
+
+def _give_signs(file: Path) -> None:
+    """Touch the file of a part every minute. If the process is killed, that ends, and nothing else tells it to another
+    machine."""
+    while True:
+        time.sleep(BETWEEN_SIGNS)
+        with suppress(OSError):  # the step is over
+            os.utime(file)
 
 
 def _finished_cases(sweep: Path, part_id: int) -> list[str]:

@@ -18,7 +18,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from nnunet_assft.cluster.job import Job, Sweep, run_part
+from nnunet_assft.cluster.job import Job, Part, Sweep, run_part
 from nnunet_assft.errors import AssftError, WaitingForParts
 from nnunet_assft.runtime.environment import FOLDERS, SPEED
 from nnunet_assft.runtime.files import write_text
@@ -52,10 +52,18 @@ class Local:
     ends_with_us: bool = True
     patience: float = 30.0  # seconds that parts have to end before they are killed, as those of SLURM have
     _processes: dict[Path, list[subprocess.Popen[bytes]]] = field(default_factory=dict)
+    _places: dict[int, int] = field(default_factory=dict)  # number of a process -> its place
+    _n_places: int = 0  # among which cores and GPUs are divided
 
     def submit(self, job: Job, sweep: Sweep) -> None:
+        processes = [process for each in self._processes.values() for process in each]
+        taken = {self._places[process.pid] for process in processes if process.poll() is None}
+        if not taken:
+            self._n_places = sweep.parts
+        free = [place for place in range(self._n_places) if place not in taken]
         for part in range(sweep.parts):
-            visible = {"CUDA_VISIBLE_DEVICES": self.gpus[part % len(self.gpus)]} if self.gpus else {}
+            place = free[part % len(free)]
+            visible = {"CUDA_VISIBLE_DEVICES": self.gpus[place % len(self.gpus)]} if self.gpus else {}
             with open(sweep.folder / f"part_{part:03d}.log", "ab") as log:
                 process = subprocess.Popen(
                     [*_command(job, sweep), str(part)],
@@ -64,13 +72,18 @@ class Local:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    preexec_fn=partial(_begin, share_of_cores(part, sweep.parts)),
+                    preexec_fn=partial(_begin, share_of_cores(place, self._n_places)),
                 )
+            self._places[process.pid] = place
             self._processes.setdefault(sweep.folder, []).append(process)
 
-    def running(self, sweeps: Sequence[Sweep]) -> bool:
-        processes = [process for sweep in sweeps for process in self._processes.get(sweep.folder, ())]
-        return any(process.poll() is None for process in processes)
+    def running(self, sweeps: Sequence[Sweep]) -> set[Part]:
+        return {
+            (sweep, part)
+            for sweep in sweeps
+            for part, process in enumerate(self._processes.get(sweep.folder, ()))
+            if process.poll() is None
+        }
 
     def end(self, sweep: Sweep) -> None:
         _cancel(sweep)
@@ -117,33 +130,36 @@ class Slurm:
         # the user's working directory may contain a folder that shadows a package
         others["chdir"] = str(sweep.folder)
         work = partial(run_part, sweep.folder, sweep.parts, sha256=job.checksum(sweep))
-        ids: list[str] = []
+        jobs: list[str] = []
         try:
             for parts in _chunks(range(sweep.parts), longest):
                 executor = submitit.SlurmExecutor(logs)
                 name = f"assft_{job.folder.name}"[:60]
                 executor.update_parameters(job_name=name, **named, additional_parameters=others, setup=[CORES])
                 with _not_as_a_job():
-                    ids += [array.job_id.partition("_")[0] for array in executor.map_array(work, parts)[:1]]
-                sweep.write(sweep.parts, ids)
+                    jobs += [each.job_id for each in executor.map_array(work, parts)]
+                sweep.write(sweep.parts, jobs, sweep.cases)
         except (submitit.core.utils.FailedJobError, FileNotFoundError, RuntimeError, ValueError) as error:
             raise AssftError(
                 f"SLURM took no job: {' '.join(str(error).split())[:400]} Check the options given with --slurm."
             ) from error
 
-    def running(self, sweeps: Sequence[Sweep]) -> bool:
-        ids = {name for sweep in sweeps for name in sweep.ids()}
-        if not ids:
-            return False
-        queue = _ask("squeue", "-h", "-u", str(os.getuid()), "-o", "%F")
+    def running(self, sweeps: Sequence[Sweep]) -> set[Part]:
+        jobs = {(sweep, part): name for sweep in sweeps for part, name in enumerate(sweep.jobs())}
+        if not jobs:
+            return set()
+        queue = _ask(
+            "squeue", "-h", "-r", "-u", str(os.getuid()), "-o", "%i"
+        )  # -r: every job of an array, such as 77_3
         if queue.returncode:  # nothing is known, and nothing is submitted
             if not self._told:
                 said = " ".join(queue.stderr.split())[:400]
                 tqdm.write(f"squeue does not answer ({said}). Waiting until it does.", file=sys.stderr)
             self._told = True
-            return True
+            return set(jobs)
         self._told = False
-        return not ids.isdisjoint(queue.stdout.split())
+        queued = set(queue.stdout.split())
+        return {part for part, name in jobs.items() if name in queued}
 
     def end(self, sweep: Sweep) -> None:
         _cancel(sweep)
@@ -232,11 +248,11 @@ class Print:
         write_text(sweep.folder / SCRIPT, "\n".join(lines) + "\n")
         self._require_ended(sweep)
 
-    def running(self, sweeps: Sequence[Sweep]) -> bool:
+    def running(self, sweeps: Sequence[Sweep]) -> set[Part]:
         """Raise `WaitingForParts` unless every part has ended; nothing else is known about their processes."""
         for sweep in sweeps:
             self._require_ended(sweep)
-        return False
+        return set()
 
     def _require_ended(self, sweep: Sweep) -> None:
         ended = {report["part"] for report in sweep.reports() if report["state"] != "running"}  # of some process

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 from nnunet_assft.cluster.job import Sweep
 from nnunet_assft.runtime.processes import is_running
 from nnunet_assft.runtime.text import count, named
+
+SILENCE = 10  # minutes without a sign of life, of which a part gives one per minute
 
 
 def lines_about_parts(jobs: Path) -> Iterator[str]:
@@ -54,10 +57,16 @@ def _log(sweep: Path, report: dict[str, Any]) -> str:
 
 
 def _state(report: dict[str, Any]) -> str:
-    """Return the state of a part. One that was killed on this machine could not say so."""
-    here = report["host"] == socket.gethostname()
-    gone = report["state"] == "running" and here and not is_running(report["pid"])
-    return "failed" if gone else str(report["state"])
+    """Return the state of a part. One that was killed could not say so, and on another machine it is silent."""
+    if report["state"] != "running":
+        return str(report["state"])
+    if report["host"] == socket.gethostname():
+        return "running" if is_running(report["pid"]) else "failed"
+    return "silent" if _minutes_of_silence(report) >= SILENCE else "running"
+
+
+def _minutes_of_silence(report: dict[str, Any]) -> int:
+    return int((time.time() - report["seen"]) // 60)
 
 
 def _where(report: dict[str, Any]) -> str:
@@ -65,5 +74,6 @@ def _where(report: dict[str, Any]) -> str:
     at = f"{report['state']} on {report['host']} (process {report['pid']}{job})"
     doing = f", at {report['case']}" if report["case"] else ""
     progress = f", {report['progress']}" if report["progress"] else ""
+    silence = f", no sign of life for {_minutes_of_silence(report)} minutes" if report["state"] == "silent" else ""
     error = f": {report['error']}" if report["error"] else ""
-    return at + doing + progress + error
+    return at + doing + progress + silence + error

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from nnunet_assft.cluster.engines import HERE, Engine
 from nnunet_assft.errors import AssftError
 from nnunet_assft.evaluation.dice import case_dice
 from nnunet_assft.evaluation.predictions import altered
@@ -19,9 +21,9 @@ from nnunet_assft.evaluation.surface import (
     surface_distances,
 )
 from nnunet_assft.runtime.cached import cached, cached_or_none
-from nnunet_assft.runtime.cases import for_each_case
+from nnunet_assft.runtime.cases import Executor, for_each_case, here
 from nnunet_assft.runtime.csv_files import bare_table, write_csv_table
-from nnunet_assft.runtime.files import sha256_file
+from nnunet_assft.runtime.files import sha256_file, signature
 from nnunet_assft.runtime.sealed import read_sealed, write_sealed
 from nnunet_assft.runtime.text import some
 from nnunet_assft.volumes.raw_dataset import RawDataset
@@ -31,7 +33,7 @@ METRICS = ("dice", "nsd", "hd95_mm")
 DTYPES = {"case": str, "structure": str, **dict.fromkeys(METRICS, float)}
 
 
-def case_metrics(dataset: RawDataset, predictions: Mapping[str, Path]) -> pd.DataFrame:
+def case_metrics(dataset: RawDataset, predictions: Mapping[str, Path], *, executor: Executor = here) -> pd.DataFrame:
     """Compare predictions (case -> file) with the labels of the dataset: the metrics of every case and structure.
 
     Returns the columns case, structure, dice, nsd and hd95_mm, with cases in ascending order and structures in that of
@@ -40,40 +42,53 @@ def case_metrics(dataset: RawDataset, predictions: Mapping[str, Path]) -> pd.Dat
     that nobody drew in the label; if it is absent in one of them, Dice and NSD are 0 and HD95 is inf. Voxels with the
     ignore label are background in both masks. Raises `AssftError` if a prediction and its label differ in shape.
     """
-    labels, ignore_label = dataset.structures, dataset.ignore_label
-
-    def measure(case: str) -> list[tuple[str, str, float | None, float, float]]:
-        file = dataset.label_file(case)
-        reference = dataset.reader.read_seg(str(file))[0]
-        prediction, properties = dataset.reader.read_seg(str(predictions[case]))  # with the spacing of the image
-        if prediction.shape != reference.shape:
-            raise AssftError(
-                f"{predictions[case]} has the shape {prediction.shape[1:]}, but its reference {file} has "
-                f"{reference.shape[1:]}. Remove the prediction and predict the case again."
-            )
-        prediction, reference = (dataset.as_annotated(case, array) for array in (prediction, reference))
-        dice = case_dice(prediction, reference, labels, ignore_label=ignore_label)
-        counted = np.ones(reference.shape, bool) if ignore_label is None else reference != ignore_label
-        rows = []
-        for structure, value in labels.items():
-            masks = [((array == value) & counted)[0] for array in (reference, prediction)]
-            distances = surface_distances(masks[0], masks[1], properties["spacing"])
-            nsd = normalized_surface_distance(distances, DEFAULT_TOLERANCE_MM)
-            rows.append((case, structure, dice[structure], nsd, hausdorff_distance_95(distances)))
-        return rows
-
-    of_cases = for_each_case(measure, sorted(predictions), desc="Dice, NSD, HD95")
+    jobs = {}
+    for case in sorted(predictions):
+        files = predictions[case].absolute(), dataset.label_file(case).absolute()  # parts work in other folders
+        jobs[case] = _Job(case, *files, signature(files))
+    of_cases = for_each_case(partial(_measure, dataset), jobs, desc="Dice, NSD, HD95", executor=executor)
     rows = [row for of_case in of_cases.values() for row in of_case]
     return pd.DataFrame(rows, columns=list(DTYPES)).astype(DTYPES)
 
 
-def cached_metrics(
-    dataset: RawDataset, cases: Sequence[str], folder: Path, made_from: Mapping[str, str]
+class _Job(NamedTuple):
+    """signature: of the files, by which an executor tells a result of files that were replaced since."""
+
+    case: str
+    prediction: Path
+    reference: Path
+    signature: object
+
+
+def _measure(dataset: RawDataset, job: _Job) -> list[tuple[str, str, float | None, float, float]]:
+    labels, ignore_label = dataset.structures, dataset.ignore_label
+    reference = dataset.reader.read_seg(str(job.reference))[0]
+    prediction, properties = dataset.reader.read_seg(str(job.prediction))  # with the spacing of the image
+    if prediction.shape != reference.shape:
+        raise AssftError(
+            f"{job.prediction} has the shape {prediction.shape[1:]}, but its reference {job.reference} has "
+            f"{reference.shape[1:]}. Remove the prediction and predict the case again."
+        )
+    prediction, reference = (dataset.as_annotated(job.case, array) for array in (prediction, reference))
+    dice = case_dice(prediction, reference, labels, ignore_label=ignore_label)
+    counted = np.ones(reference.shape, bool) if ignore_label is None else reference != ignore_label
+    rows = []
+    for structure, value in labels.items():
+        masks = [((array == value) & counted)[0] for array in (reference, prediction)]
+        distances = surface_distances(masks[0], masks[1], properties["spacing"])
+        nsd = normalized_surface_distance(distances, DEFAULT_TOLERANCE_MM)
+        rows.append((job.case, structure, dice[structure], nsd, hausdorff_distance_95(distances)))
+    return rows
+
+
+def cached_metrics(  # five parameters: what was predicted from what, and where it is measured
+    dataset: RawDataset, cases: Sequence[str], folder: Path, made_from: Mapping[str, str], engine: Engine = HERE
 ) -> pd.DataFrame:
     """Return the `case_metrics` of the predictions of these cases, which are in `folder` as CASE.nii.gz.
 
     The table is cached in `folder` as metrics.csv until the predictions or a reference change. made_from: what the
-    predictions were made from. Raises `AssftError` if a prediction or a reference does not exist.
+    predictions were made from. engine: where the cases are worked on; by default in as many processes of this machine
+    as the size of their images is worth. Raises `AssftError` if a prediction or a reference does not exist.
     """
     if lost := _lost(dataset, cases, folder, made_from):
         raise AssftError(
@@ -81,10 +96,16 @@ def cached_metrics(
             f"{some(lost)}. Put them back, or run nnUNetv2_assft_compare, which makes predictions again."
         )
     predictions = {case: folder / f"{case}{dataset.file_ending}" for case in cases}
+
+    def compute() -> pd.DataFrame:
+        known = {**dataset.images, **dataset.test_images}  # an image may be gone by now
+        executor = engine.images(folder.with_name("jobs"), {case: known.get(case, ()) for case in cases})
+        return case_metrics(dataset, predictions, executor=executor)
+
     return cached(
         folder / METRICS_FILE,
         _inputs(dataset, cases, made_from),
-        lambda: case_metrics(dataset, predictions),
+        compute,
         store=_MetricsStore(),
     )
 

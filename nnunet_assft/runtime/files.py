@@ -159,6 +159,11 @@ def free_name(path: Path) -> Path:
     return next(p for n in range(1, 10_000) if not (p := path.with_name(f"{path.name}_{n}")).exists())
 
 
+def bytes_of(files: Iterable[Path]) -> int:
+    """Return the size of all files together. One that does not exist has none."""
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
 def signature(files: Iterable[Path]) -> list[list[int]]:
     """Return the size and modification time of each file, by which a replaced file is noticed without reading it."""
     return [[file.stat().st_size, file.stat().st_mtime_ns] for file in files]

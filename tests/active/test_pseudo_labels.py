@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ import SimpleITK as sitk
 from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
+from nnunet_assft.active import pseudo_labels
 from nnunet_assft.active.context import open_context
 from nnunet_assft.active.finished import read_provenance
 from nnunet_assft.active.paths import ExperimentPaths
@@ -20,6 +21,8 @@ from nnunet_assft.active.pseudo_labels import write_pseudo_labels
 from nnunet_assft.active.scoring import prediction
 from nnunet_assft.active.scoring.prediction import open_scorer
 from nnunet_assft.active.state import Experiment
+from nnunet_assft.cluster.engines import Engine
+from nnunet_assft.network.checkpoints import load_weights
 from nnunet_assft.runtime import staged
 from nnunet_assft.runtime.files import sha256_file
 from nnunet_assft.volumes.raw_dataset import find_dataset
@@ -113,6 +116,43 @@ def test_another_process_writes_the_same_files(written, monkeypatch):
         assert context.pseudo_label(3, case).read_bytes() == file.read_bytes()
     cases = [read_provenance(context.paths.pseudo_label_folder(r))["cases"] for r in (2, 3)]
     assert cases[0] == cases[1]
+
+
+def test_of_an_interrupted_call_only_whole_files_of_the_same_model_are_kept(written, monkeypatch):
+    context, _, files = written
+    model, before = context.experiment.initial_model, {case: file.read_bytes() for case, file in files.items()}
+    provenance = context.paths.pseudo_label_folder(2) / "provenance.json"
+    content = provenance.read_bytes()
+    computed = []
+    original = pseudo_labels._pseudo_label
+
+    def counted(context, found):
+        computed.append(found.case)
+        return original(context, found)
+
+    monkeypatch.setattr(pseudo_labels, "_pseudo_label", counted)
+
+    def again(made_by):
+        computed.clear()
+        provenance.unlink(missing_ok=True)
+        write_pseudo_labels(context, 2, made_by, HUMAN, SELECTED)
+        assert {case: file.read_bytes() for case, file in files.items()} == before
+        return sorted(computed)
+
+    assert again(model) == []
+    assert provenance.read_bytes() == content
+    files["case_05"].write_bytes(before["case_05"][:-1])
+    assert again(model) == ["case_05"]
+    files["case_00"].write_bytes(before["case_05"])  # a sound file of another case
+    assert again(model) == ["case_00"]
+    monkeypatch.setattr(prediction, "load_weights", lambda file, sha256: load_weights(file))
+    assert again(replace(model, weights_sha256="another")) == ["case_00", "case_05"]
+
+
+def test_cases_are_divided_by_the_size_of_their_preprocessed_images(written):
+    context, _, _ = written
+    size = replace(context, engine=Engine("local")).cases.size
+    assert size("case_05") == (context.image_folder / "case_05.b2nd").stat().st_size > 0
 
 
 def test_labelsTr_is_never_touched(written, blobs):  # noqa: N802 - nnU-Net's name

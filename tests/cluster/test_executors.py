@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -10,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from nnunet_assft.cluster.engines import Engine
 from nnunet_assft.cluster.executors import InParts
-from nnunet_assft.cluster.job import Job, Sweep, is_part
+from nnunet_assft.cluster.job import Job, Part, Sweep, is_part
 from nnunet_assft.cluster.launchers import Local, Print
 from nnunet_assft.errors import AssftError, WaitingForParts
 from nnunet_assft.runtime.cases import for_each_case
@@ -28,8 +30,8 @@ class SeenLate(Local):
         self.submitted = [*getattr(self, "submitted", []), sweep.folder.name]
         super().submit(job, sweep)
 
-    def running(self, sweeps: Sequence[Sweep]) -> bool:
-        return False
+    def running(self, sweeps: Sequence[Sweep]) -> set[Part]:
+        return set()
 
 
 CASES = {"a": 1, "b": 2, "c": 3, "d": 4, "e": 5}
@@ -37,9 +39,14 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], InParts]:
-    """An executor with n parts; parts can import the tests."""
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts can import the tests."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+
+
+@pytest.fixture
+def local(tmp_path: Path, importable: None) -> Callable[[int], InParts]:
+    """An executor with n parts."""
     return lambda parts: InParts(tmp_path / "jobs", Local(), parts)
 
 
@@ -105,7 +112,7 @@ def test_what_a_killed_part_has_left_is_submitted_again(local: Callable[[int], I
 
 
 def test_without_progress_the_cases_and_the_logs_are_named(local: Callable[[int], InParts], tmp_path: Path) -> None:
-    with pytest.raises(AssftError, match=r"1 case could not be finished \(b\).*sweep_003/part_000\.log"):
+    with pytest.raises(AssftError, match=r"1 case could not be finished \(b\).*sweep_00[34]/part_000\.log"):
         for_each_case(work.always_killed, CASES, desc="killed", executor=local(2))
 
 
@@ -116,8 +123,41 @@ def test_a_case_without_progress_fails_alone_where_failures_are_collected(
     found = for_each_case(work.always_killed, CASES, desc="killed", executor=local(2), failures=failures)
     assert list(found) == ["a", "c", "d", "e"]
     assert list(failures) == ["b"]
-    assert "sweep_003/part_000.log" in str(failures["b"])
-    assert (tmp_path / "jobs/killed/sweep_003/part_000.log").is_file()  # which the error names
+    (log,) = re.findall(r"\S+/sweep_00[34]/part_000\.log", str(failures["b"]))
+    assert Path(log).is_file()
+
+
+def test_what_a_killed_part_has_left_is_done_while_others_are_at_work(tmp_path: Path, importable: None) -> None:
+    executor = InParts(tmp_path / "jobs", Local(gpus=("7", "8")), 2)
+    found = for_each_case(
+        work.killed_once_or_wait, {"a": (tmp_path, 1), "b": (tmp_path, 0)}, desc="w", executor=executor
+    )
+    assert found == {"a": "7", "b": "8"}  # the GPU of the part that was killed, not that of the other
+
+
+def test_what_kills_its_part_twice_waits_for_the_others(local: Callable[[int], InParts], tmp_path: Path) -> None:
+    failures: dict[str, AssftError] = {}
+    cases = {"a": (tmp_path, 2), "b": (tmp_path, 0)}
+    found = for_each_case(work.always_killed_or_wait, cases, desc="w", executor=local(2), failures=failures)
+    assert found == {"a": 2}
+    assert list(failures) == ["b"]
+
+
+def test_cases_are_divided_by_their_size(tmp_path: Path, importable: None) -> None:
+    sizes = {"a": 1, "b": 2, "c": 3, "d": 4}
+    executor = InParts(tmp_path / "jobs", Local(), 2, sizes.__getitem__)
+    found: dict[str, int] = for_each_case(work.process_of, list(sizes), desc="processes", executor=executor)
+    assert list(found) == list(sizes)
+    assert found["a"] == found["d"] != found["b"] == found["c"]
+
+
+def test_steps_that_read_images_are_divided_by_their_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a_0000.nii.gz").write_bytes(b"12345")
+    images = {"a": [tmp_path / "a_0000.nii.gz", tmp_path / "deleted.nii.gz"]}
+    executor = Engine("print").images(tmp_path, images)
+    assert isinstance(executor, InParts)
+    assert executor.size is not None
+    assert [executor.size(case) for case in ("a", "another")] == [5, 0]
 
 
 @pytest.mark.parametrize("word", ["full", "broken"])
@@ -154,8 +194,7 @@ def test_a_finished_case_of_a_run_is_progress(local: Callable[[int], InParts], t
     assert found == {"random, seed 0": 4}
 
 
-def test_a_result_that_is_seen_late_is_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+def test_a_result_that_is_seen_late_is_not_computed_again(tmp_path: Path, importable: None) -> None:
     late = SeenLate(delay=500.0)
     assert for_each_case(work.square, {"a": 3}, desc="s", executor=InParts(tmp_path, late, 1)) == {"a": 9}
     assert late.submitted == ["sweep_001"]
@@ -182,7 +221,7 @@ def test_the_coordinator_shows_how_far_a_long_case_is(
 def test_a_function_in_three_steps_is_applied_to_the_cases_of_a_part(local: Callable[[int], InParts]) -> None:
     failures: dict[str, AssftError] = {}
     function = Staged(work.refuse_even, work.square, work.process_of)
-    found = for_each_case(function, CASES, desc="processes", executor=local(2), failures=failures)
+    found: dict[str, int] = for_each_case(function, CASES, desc="processes", executor=local(2), failures=failures)
     assert list(found) == ["a", "c", "e"]
     assert os.getpid() not in found.values()
     assert {case: str(error) for case, error in failures.items()} == {"b": "2 is even.", "d": "4 is even."}

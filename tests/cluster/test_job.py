@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_assft.cluster.job import CASES, Job, Sweep, open_job, run_part
+from nnunet_assft.cluster.job import CASES, Job, Sweep, balanced, open_job, run_part
 from nnunet_assft.cluster.progress import lines_about_parts
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.cases import Attempt
@@ -43,6 +43,25 @@ def test_a_part_that_ends_when_its_step_is_over_leaves_nothing(tmp_path: Path) -
     assert list(lines_about_parts(tmp_path / "jobs")) == []
 
 
+def test_a_part_gives_signs_of_life(tmp_path: Path) -> None:
+    job, sweep = step(tmp_path / "jobs/waits", tmp_path / "begun")
+    code = "import sys; from pathlib import Path; from nnunet_assft.cluster import job\n"
+    code += "job.BETWEEN_SIGNS = 0.1; job.run_part(Path(sys.argv[1]), 1, 0, sys.argv[2])"
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-c", code, str(sweep.folder), job.checksum(sweep)]
+    with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, stderr=subprocess.PIPE) as part:
+        while not (tmp_path / "begun").exists():
+            assert part.poll() is None
+            time.sleep(0.05)
+        (file,) = sweep.folder.glob("part_*.json")
+        os.utime(file, (0, 0))
+        give_up = time.monotonic() + 30
+        while sweep.reports()[0]["seen"] == 0 and time.monotonic() < give_up:
+            time.sleep(0.05)
+        part.terminate()
+    assert sweep.reports()[0]["seen"] > time.time() - 60
+
+
 def test_a_part_that_is_run_again_passes_over_what_it_has_finished(tmp_path: Path) -> None:
     """As SLURM does with a job that it has requeued, and somebody with a printed script."""
     job, _ = open_job(tmp_path / "jobs/touches", Attempt(work.touch_once, "touches", ()))
@@ -58,6 +77,15 @@ def test_a_part_that_is_run_again_passes_over_what_it_has_finished(tmp_path: Pat
     assert list(job.new_results(dict.fromkeys(cases, ""))) == [("a", None), ("b", None), ("c", None)]
     (line,) = lines_about_parts(tmp_path / "jobs")
     assert line == "touches: 3 cases done; 1 part: 1 finished"
+
+
+def test_cases_are_balanced_by_their_bytes() -> None:
+    sizes = {name: i for i, name in enumerate("abcdefgh", start=1)}
+    order = balanced(sizes, 4)
+    assert order == ["e", "f", "g", "h", "d", "c", "b", "a"]
+    assert [sum(sizes[case] for case in order[part::4]) for part in range(4)] == [9, 9, 9, 9]
+    assert balanced({"a": 2, "b": 9, "c": 2, "d": 2, "e": 10}, 3) == ["a", "b", "e", "c", "d"]  # 4, 11 and 10 bytes
+    assert balanced({"a": 0, "b": 0}, 1) == ["a", "b"]
 
 
 @pytest.mark.parametrize("file", ["function.pkl", "sweep_001/cases.pkl"])

@@ -27,7 +27,7 @@ from tests.cluster import work
 def sweep(tmp_path: Path) -> Sweep:
     """A sweep of two parts, which job 77 works on."""
     sweep = Sweep(tmp_path / "step/sweep_001")
-    sweep.write(2, ["77"])
+    sweep.write(2, ["77_0", "77_1"], ["a", "b"])
     return sweep
 
 
@@ -108,17 +108,19 @@ def test_a_command_that_is_a_job_itself_submits_as_any_other(
 
 def test_a_job_runs_while_the_queue_lists_it(sweep: Sweep, squeue: Callable[[str], None]) -> None:
     # before SLURM 20.02, squeue knew no --me
-    squeue('case "$*" in *--me*) echo "unrecognized option --me" >&2; exit 1;; esac; echo 76; echo 77')
-    assert Slurm().running([sweep])
-    squeue("echo 76")
+    squeue('case "$*" in *--me*) echo "unrecognized option --me" >&2; exit 1;; esac; echo 76_0; echo 77_0; echo 77_1')
+    assert Slurm().running([sweep]) == {(sweep, 0), (sweep, 1)}
+    squeue("echo 76_0; echo 77_1; echo 177_0")
+    assert Slurm().running([sweep]) == {(sweep, 1)}
+    squeue("echo 76_0")
     assert not Slurm().running([sweep])
 
 
 def test_the_queue_is_asked_once_for_all_sweeps(sweep: Sweep, squeue: Callable[[str], None], tmp_path: Path) -> None:
     later = Sweep(tmp_path / "step/sweep_002")
-    later.write(1, ["78"])
+    later.write(1, ["78"], ["c"])
     squeue(f"echo asked >> {tmp_path}/asked; echo 78")
-    assert Slurm().running([sweep, later])
+    assert Slurm().running([sweep, later]) == {(later, 0)}
     assert (tmp_path / "asked").read_text() == "asked\n"
 
 
@@ -128,7 +130,7 @@ def test_jobs_are_cancelled_before_another_engine_works_on_their_cases(
     command("scancel", f"echo $* >> {tmp_path}/cancelled")
     job, _ = open_job(tmp_path / "squares", Attempt(work.square, "squares", (AssftError,)))
     job.write_function()
-    job.submit([("a", 2, "")], 1).write(1, ["77"])  # by a command that was killed
+    job.submit([("a", 2, "")], 1).write(1, ["77"], [])  # by a command that was killed
     with pytest.raises(WaitingForParts, match="sweep_002"):
         for_each_case(work.square, {"a": 2}, desc="squares", failures={}, executor=InParts(tmp_path, Print(), 1))
     assert (tmp_path / "cancelled").read_text() == "77\n"
@@ -163,7 +165,7 @@ def test_while_slurm_does_not_answer_the_command_waits_and_says_so_once(
 ) -> None:
     slurm = Slurm()
     squeue('echo "Unable to contact slurm controller" >&2; exit 1')
-    assert slurm.running([sweep])
+    assert slurm.running([sweep]) == {(sweep, 0), (sweep, 1)}
     assert slurm.running([sweep])
     said = "squeue does not answer (Unable to contact slurm controller). Waiting until it does."
     assert capsys.readouterr().err.split("\n") == [said, ""]

@@ -23,7 +23,7 @@ from tests.cluster import work
 pytest.importorskip("submitit")
 ROOT = Path(__file__).parents[2]
 CASES = {"a": 1, "b": 2, "c": 3, "d": 4, "e": 5}
-OPTIONS = {"time": "1", "mem": "500"}
+OPTIONS = {"time": "1", "mem": "500", "signal_delay_s": "5"}  # by default the signal would come at once
 
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not work.has_slurm(), reason="there is no SLURM here")]
@@ -68,6 +68,15 @@ def test_an_array_is_no_longer_than_the_site_allows(
 def test_a_part_that_crashed_is_submitted_again(slurm: Callable[..., InParts], tmp_path: Path) -> None:
     cases = dict.fromkeys(CASES, tmp_path / "killed")
     assert for_each_case(work.killed_once, cases, desc="done", executor=slurm(2)) == dict.fromkeys(CASES, "done")
+
+
+def test_what_a_crashed_job_has_left_is_done_while_another_one_runs(
+    slurm: Callable[..., InParts], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cases = {"a": (tmp_path, 1), "b": (tmp_path, 0)}
+    found = for_each_case(work.killed_once_or_wait, cases, desc="w", executor=slurm(2, time="3"))
+    assert list(found) == ["a", "b"]
+    assert [line.partition(" submitted")[0] for line in jobs(capsys.readouterr().err)] == ["2 parts", "1 part"]
 
 
 def test_a_job_that_was_cancelled_by_hand_is_submitted_again(

@@ -143,6 +143,37 @@ def always_killed(n: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def killed_once_or_wait(folder_and_deaths: tuple[Path, int]) -> str:
+    """One case is killed once, and the other one waits until it is done. Return the GPU of the part."""
+    folder, waits = folder_and_deaths
+    if waits:
+        _wait_for(folder, "done", 1)
+    elif not (folder / "dead").exists():
+        (folder / "dead").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    (folder / "done").touch()
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "")
+
+
+def always_killed_or_wait(folder_and_deaths: tuple[Path, int]) -> int:
+    """One case is always killed, and the other one waits for so many deaths and some time. Return their number."""
+    folder, waits = folder_and_deaths
+    if not waits:
+        (folder / f"dead_{os.getpid()}").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    _wait_for(folder, "dead_*", waits)
+    time.sleep(3)
+    return len(list(folder.glob("dead_*")))
+
+
+def _wait_for(folder: Path, pattern: str, n: int) -> None:
+    give_up = time.monotonic() + 120
+    while len(list(folder.glob(pattern))) < n:
+        time.sleep(0.1)
+        if time.monotonic() > give_up:
+            raise AssftError(f"{n} times {pattern} was expected.")
+
+
 def killed_after_every_step(file: Path) -> int:
     """Like a training that is out of time after every epoch, and goes on from its checkpoint."""
     steps = len(file.read_text()) + 1 if file.exists() else 1
@@ -184,7 +215,7 @@ def job_of(folder: Path) -> str:
 def wait_in_part_1(folder: Path) -> str:
     """Part 1 waits forever the first time."""
     begun = folder / "begun"
-    if os.environ["SLURM_ARRAY_TASK_ID"] == "1" and not begun.exists():
+    if os.environ.get("SLURM_ARRAY_TASK_ID") == "1" and not begun.exists():
         begun.touch()
         time.sleep(600)
     return "done"

@@ -1,13 +1,16 @@
 """The table of Dice, NSD and HD95 per case and structure: worked by hand on volumes of a few voxels."""
 
 import math
+import shutil
+import subprocess
 
 import numpy as np
 import pandas as pd
 import pytest
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
-from nnunet_assft.errors import AssftError
+from nnunet_assft.cluster.engines import Engine
+from nnunet_assft.errors import AssftError, WaitingForParts
 from nnunet_assft.evaluation import case_metrics as m
 from nnunet_assft.evaluation.predictions import keep_prediction
 from nnunet_assft.volumes.raw_dataset import find_dataset
@@ -46,6 +49,23 @@ def values(table: pd.DataFrame, case: str, structure: str) -> tuple[float, float
     row = table[(table["case"] == case) & (table["structure"] == structure)]
     assert len(row) == 1
     return tuple(row[["dice", "nsd", "hd95_mm"]].iloc[0])
+
+
+def test_cases_are_measured_where_the_engine_says(measure, tmp_path):
+    liver = volume((1, slice(2, 4)))
+    here = measure({"b": (liver, liver), "a": (liver, volume((1, slice(3, 5))))})
+    dataset, folder = dataset_with(tmp_path, LABELS), tmp_path / "test_round_01"
+    folder.mkdir()
+    for case in "ab":
+        shutil.copy(tmp_path / f"{case}.nii.gz", folder)
+        keep_prediction(folder, case, ".nii.gz", {"model": "m"})
+    with pytest.raises(WaitingForParts, match="2 of 2 parts"):
+        m.cached_metrics(dataset, ["a", "b"], folder, {"model": "m"}, Engine("print", parts=2))
+    (script,) = tmp_path.glob("jobs/*/sweep_001/part.sh")
+    for part in "01":
+        subprocess.run(["bash", str(script), part], check=True)
+    found = m.cached_metrics(dataset, ["a", "b"], folder, {"model": "m"}, Engine("print", parts=2))
+    pd.testing.assert_frame_equal(found, here)
 
 
 def test_metrics_worked_by_hand(measure):

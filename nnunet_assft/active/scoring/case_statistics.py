@@ -16,8 +16,14 @@ import torch
 
 from nnunet_assft.active.scoring.case_record import CaseRecord, ScoringRequest
 from nnunet_assft.active.scoring.scorer import Scorer, check_finite, finite_logits
+from nnunet_assft.active.scoring.sliding_window import bytes_of_logits, require_room
 from nnunet_assft.active.scoring.views import intensity_views
-from nnunet_assft.active.scoring.voxel_statistics import SoftmaxMoments, class_entropies, voxel_sums_of_logits
+from nnunet_assft.active.scoring.voxel_statistics import (
+    SoftmaxMoments,
+    bytes_of_moments,
+    class_entropies,
+    voxel_sums_of_logits,
+)
 
 
 def compute_record(
@@ -62,9 +68,18 @@ class _Pass:
         return self.scorer.float64_device
 
 
+def _moments(done: _Pass, *, spread: bool) -> SoftmaxMoments:
+    """Return the moments of predictions of the case. Raises `NoRoomError` if they do not fit into the memory, on a CPU
+    together with the logits of one prediction."""
+    shape, classes = done.image.shape, done.scorer.label_manager.num_segmentation_heads
+    beside = bytes_of_logits(shape, classes) if done.scorer.predictor.device.type == "cpu" else 0
+    require_room(bytes_of_moments(shape, classes, spread=spread) + beside, shape)
+    return SoftmaxMoments(spread=spread)
+
+
 def _committee_spread(done: _Pass) -> float:
     """Return the mean over voxels and classes of the SD over the predictions of a committee."""
-    moments = SoftmaxMoments(spread=True)
+    moments = _moments(done, spread=True)
     for member in done.committee:
         moments.add(member.logits(done.image), device=done.device)
     return moments.mean_spread()
@@ -76,7 +91,7 @@ def _peak_entropy(done: _Pass) -> float:
     The entropies are those of the mean prediction over views of the image with altered intensities, as in the release
     HiLab-git/UMDM-SFADA. In HiLab-git/UGTST, they are those of the unaltered image.
     """
-    moments = SoftmaxMoments(spread=False)
+    moments = _moments(done, spread=False)
     for view in intensity_views(done.image, done.request.seed):
         moments.add(done.scorer.logits(view), device=done.device)
     return moments.entropies().mean_above_first_peak()

@@ -32,7 +32,7 @@ from nnunet_assft.network.checkpoints import load_weights
 from nnunet_assft.nnunet_names import CONFIGURATION
 from nnunet_assft.planning.preprocessing import preprocess
 from nnunet_assft.runtime.cases import Once, each_case
-from nnunet_assft.runtime.files import sha256_of, signature, write_json
+from nnunet_assft.runtime.files import bytes_of, sha256_of, signature, write_json
 from nnunet_assft.runtime.locks import only_process
 from nnunet_assft.runtime.staged import Staged
 from nnunet_assft.runtime.text import reason
@@ -113,7 +113,7 @@ def predict_images(
         for case, files in cases.items()
     }
     desc = f"predicting {folder.name} {sha256_of(str(folder))[:6]}"  # two commands may predict at the same time
-    executor = engine.cases(how.experiment.paths.jobs)
+    executor = engine.cases(how.experiment.paths.jobs, lambda case: bytes_of(cases[case]))
     alone = _only_call(folder) if engine != HERE else nullcontext()
     with alone, tqdm(total=len(cases), desc="predicting", unit="case", leave=False) as bar:
         for case, result in each_case(function, jobs, desc=desc, executor=executor):

@@ -18,7 +18,7 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunet_assft.active.options import MEAN, STD
 from nnunet_assft.active.scoring.case_record import CaseRecord
 from nnunet_assft.active.scoring.original_grid import OriginalGrid
-from nnunet_assft.active.scoring.sliding_window import InfiniteLogitsError, SlidingWindowPredictor
+from nnunet_assft.active.scoring.sliding_window import InfiniteLogitsError, NoRoomError, SlidingWindowPredictor
 from nnunet_assft.active.scoring.voxel_statistics import head_gradient
 from nnunet_assft.errors import AssftError
 from nnunet_assft.network.interface import build_network, encoder_of, is_slow_alone, last_layer
@@ -157,11 +157,13 @@ def check_finite(case: str, *values: np.ndarray) -> None:
 
 @contextmanager
 def finite_logits(case: str) -> Iterator[None]:
-    """Raise the same error if the logits are infinite."""
+    """Raise the same error if the logits are infinite, and let an error about too little memory name the case."""
     try:
         yield
     except InfiniteLogitsError as error:
         raise _not_finite(case) from error
+    except NoRoomError as error:
+        raise AssftError(f"Case {case}: {error}") from error
 
 
 def _not_finite(case: str) -> AssftError:

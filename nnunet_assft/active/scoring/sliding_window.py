@@ -12,7 +12,9 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 
 from nnunet_assft.active.scoring.views import MIRRORINGS
+from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.precision import autocast, lay_out
+from nnunet_assft.volumes.headers import require_memory
 
 CPU = torch.device("cpu")
 Window = tuple[slice, slice, slice, slice]
@@ -23,13 +25,18 @@ class InfiniteLogitsError(Exception):
     nnU-Net would try again."""
 
 
+class NoRoomError(AssftError):
+    """What is computed for a case does not fit into the memory of this machine."""
+
+
 class SlidingWindowPredictor(nnUNetPredictor):
     """nnU-Net's predictor, with the same logits, but with another pass over the windows of an image.
 
-    It decides before the first window whether the logits live in the memory of the GPU, and moves them if the memory is
-    exhausted nevertheless. nnU-Net would start again. It looks for infinities class by class, because `torch.isinf`
-    copies what it is given. `collected` are lists to which hooks of the network append one value per window; a window
-    that is computed again counts once. It also duplicates a window where a batch of two is faster.
+    It decides before the first window whether the logits live in the memory of the GPU or of the computer, if they fit
+    there, and moves them if the memory of the GPU is exhausted nevertheless. nnU-Net would start again. It looks for
+    infinities class by class, because `torch.isinf` copies what it is given. `collected` are lists to which hooks of
+    the network append one value per window; a window that is computed again counts once. It also duplicates a window
+    where a batch of two is faster.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -41,11 +48,13 @@ class SlidingWindowPredictor(nnUNetPredictor):
     def predict_sliding_window_return_logits(self, input_image: torch.Tensor) -> torch.Tensor:
         """Return the blended logits, (C, z, y, x) in float16, of an image, (channels, z, y, x).
 
-        Raises `InfiniteLogitsError`.
+        Raises `InfiniteLogitsError`, and `NoRoomError` before the first window.
         """
         lay_out(self.network.to(self.device).eval(), self.device)
         image, inside = self.padded(input_image)
         home = self.device if self._fits(image.shape) else CPU
+        if home == CPU:
+            require_room(bytes_of_logits(image.shape, self.label_manager.num_segmentation_heads), image.shape)
         with autocast(self.device):
             logits = self._blended(image, home)
         if any(bool(torch.isinf(of_class).any()) for of_class in logits):
@@ -128,5 +137,21 @@ def bytes_of_pass(shape: Sequence[int], patch_size: Sequence[int], classes: int)
     signs. Per voxel of a window: 1 kB for the activations of the network, which is generous for 32 features at full
     resolution.
     """
-    voxels = math.prod(max(n, patch) for n, patch in zip(shape[1:], patch_size, strict=True))
-    return voxels * (4 * shape[0] + 2 * classes + 2 + 3) + 1024 * math.prod(patch_size)
+    padded = [shape[0], *(max(n, patch) for n, patch in zip(shape[1:], patch_size, strict=True))]
+    return 4 * math.prod(padded) + bytes_of_logits(padded, classes) + 1024 * math.prod(patch_size)
+
+
+def bytes_of_logits(shape: Sequence[int], classes: int) -> int:
+    """Return how much of that is taken by what a pass makes of an image that has the size of a window or more, and what
+    it takes to look for infinities. shape: (channels, z, y, x)."""
+    return math.prod(shape[1:]) * (2 * classes + 2 + 3)
+
+
+def require_room(needed: int, shape: Sequence[int]) -> None:
+    """Raise `NoRoomError` if the memory of the computer has fewer free bytes than an image of this shape needs,
+    (channels, z, y, x). The system would end the process without a word."""
+    try:
+        require_memory(needed, f"the predictions for its {' x '.join(map(str, shape[1:]))} voxels need")
+    except ValueError as error:
+        remedy = "Use a machine with more memory, or fewer --parts on this one, and run the same command again."
+        raise NoRoomError(f"{error}. {remedy}") from error

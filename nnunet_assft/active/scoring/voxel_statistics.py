@@ -5,7 +5,8 @@ Logits are (C, z, y, x) in any float precision, on any device. Blocks are reduce
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -178,6 +179,11 @@ class SoftmaxMoments:
         for p in self.mean.split(VOXELS_PER_BLOCK, dim=1):
             histogram.add(torch.special.entr(p).sum(dim=0))
         return histogram
+
+
+def bytes_of_moments(shape: Sequence[int], classes: int, *, spread: bool) -> int:
+    """Return how much memory `SoftmaxMoments` take for an image of this shape, (channels, z, y, x)."""
+    return 4 * classes * math.prod(shape[1:]) * (2 if spread else 1)
 
 
 class EntropyHistogram:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from nnunet_assft.cluster.engines import HERE, Engine
 from nnunet_assft.evaluation.case_metrics import cached_metrics, metrics_or_none
 from nnunet_assft.report.images import MAX_VOXELS, load_volume, why_no_images
 from nnunet_assft.report.material import Material
@@ -55,12 +56,12 @@ def section(material: Material) -> Section:
     return Section("test_cases", title, (text,), missing=tuple(missing), plots=tuple(plots), tables=tables)
 
 
-def compute_distances(material: Material) -> None:
+def compute_distances(material: Material, engine: Engine = HERE) -> None:
     """Compute NSD and HD95 of the test cases after the last round and keep them beside the segmentations.
 
-    Raises `AssftError` if a segmentation or a label does not exist.
+    engine: where the cases are worked on. Raises `AssftError` if a segmentation or a label does not exist.
     """
-    cached_metrics(*_of_last_round(material))
+    cached_metrics(*_of_last_round(material), engine=engine)
 
 
 def _without_withdrawn(material: Material, table: pd.DataFrame) -> pd.DataFrame:

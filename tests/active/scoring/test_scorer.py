@@ -72,6 +72,25 @@ def test_where_logits_live_is_decided_before_the_first_window(planned_once, monk
     assert predictor._fits((1, 900, 512, 512)) is fits
 
 
+def test_logits_that_do_not_fit_into_the_memory_are_refused_before_the_first_window(planned_once, monkeypatch):
+    """Of 24 x 40 x 40 voxels: three classes and the sum of the weights in float16, and 3 bytes to look for infinities;
+    peak entropy takes three classes in float32 as well."""
+    context, weights, _ = planned_once
+    scorer, image = Scorer(context.plans, context.dataset.dataset_json, weights, CPU), np.zeros((1, 24, 40, 40), "f4")
+    monkeypatch.setattr("nnunet_assft.volumes.headers.ALWAYS_FREE", 0)
+    monkeypatch.setattr("nnunet_assft.volumes.headers.free_memory", lambda: free[-1])
+    logits, moments = 38_400 * 11, 38_400 * 12
+    free = [logits]
+    assert scorer.logits(image).shape == (3, 24, 40, 40)
+    for bytes_free, names in ((logits - 1, ()), (logits + moments - 1, ("peak_entropy",))):
+        free.append(bytes_free)
+        request = ScoringRequest(tau=1.0, statistics=names, seed=(0, 1))
+        with pytest.raises(AssftError, match=r"^Case big: the predictions for its 24 x 40 x 40 voxels need 0.0 GB"):
+            compute_record(scorer, "big", image, request)
+    free.append(logits + moments)
+    assert "peak_entropy" in compute_record(scorer, "big", image, request).statistics
+
+
 @pytest.fixture(scope="module")
 def planned_once(tmp_path_factory):
     """(context, weights, raw folder): blobs of one spacing, but case_00 coarser, larger and with a border of zeros."""
