@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnunet_assft.active.context import open_context
 from nnunet_assft.active.options import Options
 from nnunet_assft.active.rounds import run_round
+from nnunet_assft.active.scoring.records import pretrained_records
 from nnunet_assft.active.state import Experiment
 from nnunet_assft.active.training import shared_start
 from nnunet_assft.active.training.shared_start import taken_from
@@ -156,15 +158,15 @@ def test_a_first_case_that_the_embeddings_choose_is_shared_with_them(
     assert taken_from(drawn.paths) is None  # because it is another question, even if the answer were the same
 
 
-def test_embeddings_are_taken_when_they_are_asked_for(trained: Trained) -> None:
-    target, source = other(strategy="assft"), trained.experiment.paths.records("pretrained")
+def test_embeddings_are_taken_when_they_are_asked_for(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    target, source = other(strategy="coreset"), trained.experiment.paths.records("pretrained")
     run_round(target, 0, CPU)
     records = target.paths.records("pretrained")
     assert not records.exists()
-    run_round(target, 1, CPU)
-    assert {file.name: file.read_bytes() for file in records.iterdir()} == {
-        file.name: file.read_bytes() for file in source.iterdir()
-    }
+    monkeypatch.setattr("nnunet_assft.active.scoring.records.open_scorer", lambda *_: pytest.fail("it is computed"))
+    assert set(pretrained_records(open_context(target, CPU), target.pool)) == set(target.pool)
+    files = [{file.name: file.read_bytes() for file in folder.iterdir()} for folder in (records, source)]
+    assert files[0] == files[1]
 
 
 # Not taken ------------------------------------------------------------------------------------------------------------
