@@ -295,8 +295,9 @@ def reuse_round_0(source: Experiment, target: Experiment, device: torch.device) 
     at_start = {"first_case"} if source.options.first_case == "random" else {"first_case", "prior_input", "embedding"}
     later = {"strategy", "rounds", "budget", *({row.name for row in fields(Options)} - at_start)}
     later |= {"epochs", "one_shot_epochs"} if same_training else set()
-    later |= {"encoder", "start"} if _start_sha256(source) == _start_sha256(target) else set()  # wherever it lies
     differing = source.settings.differences(target.settings).keys() - later
+    if _start_sha256(source) != _start_sha256(target):  # of the encoder or the model, wherever it lies
+        return
     if differing or any(getattr(source, key) != getattr(target, key) for key in same):
         return
     done, context = Round.load(source.paths, 0), open_context(target, device)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pandas as pd
 
@@ -16,6 +15,7 @@ from nnunet_assft.errors import DamagedFileError
 from nnunet_assft.report.images import ViewerCase
 from nnunet_assft.report.material import FinishedComparison, Material
 from nnunet_assft.report.plot import Plot
+from nnunet_assft.runtime.files import base_name
 
 BESIDE = "E⁽⁰⁾ is a random encoder here, and DKD is measured against it."  # shown with every figure and table of DKD
 MAX_ROWS = 200  # of a table on the page; its CSV file has all rows
@@ -119,5 +119,5 @@ def encoder_name(material: Material) -> str:
     reports reveal no local paths."""
     settings = material.experiment.settings
     if settings.start:
-        return f"that of the model {Path(settings.start).name}, whose decoder is taken as well"
-    return Path(settings.encoder).name if settings.encoder else "none (E⁽⁰⁾ is random)"
+        return f"that of the model {base_name(settings.start)}, whose decoder is taken as well"
+    return base_name(settings.encoder) if settings.encoder else "none (E⁽⁰⁾ is random)"
