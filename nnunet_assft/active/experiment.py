@@ -14,7 +14,7 @@ from nnunet_assft.active.options import CONTRACT
 from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.query.budget import query_budget
 from nnunet_assft.active.query.random_sampling import random_permutation
-from nnunet_assft.active.settings import Settings
+from nnunet_assft.active.settings import STARTS, Settings
 from nnunet_assft.active.state import Experiment, only_process
 from nnunet_assft.active.training.initial_network import write_initial_network
 from nnunet_assft.cluster.engines import HERE, Engine
@@ -34,7 +34,7 @@ from nnunet_assft.planning.preprocessing import made_from_others, preprocess_ima
 from nnunet_assft.planning.test_split import labelled_cases, names_others, split
 from nnunet_assft.runtime.cases import Executor
 from nnunet_assft.runtime.environment import require_space
-from nnunet_assft.runtime.files import link_or_copy, read_json, sha256_file, sha256_of, write_json
+from nnunet_assft.runtime.files import base_name, link_or_copy, read_json, sha256_file, sha256_of, write_json
 from nnunet_assft.runtime.text import count, named, some
 from nnunet_assft.runtime.writable import is_writable
 from nnunet_assft.trainers.stage_file import read_stage_file
@@ -77,7 +77,7 @@ def create_experiment(
                 return _create(dataset, wanted, engine, check_labels)
     raw_dataset = existing.raw_dataset()
     prepare(existing, raw_dataset, engine)
-    restore_initial_network(existing, raw_dataset)
+    restore_initial_network(existing, raw_dataset, settings)
     return existing
 
 
@@ -92,9 +92,7 @@ def _existing(dataset: RawDataset, name: str, settings: Settings) -> Experiment 
     wanted = None if existing.history else _decide(dataset, name, settings)
     settings = wanted.settings if wanted else settings.resolved(dataset.name)
     changed = existing.settings.differences(settings)
-    starts = changed.keys() & {"encoder", "start"}
-    if len(starts) == 1 and _is_start_of(existing, settings.pretrained):
-        del changed[starts.pop()]
+    changed |= _other_start(existing, settings)
     changed |= _other_cases(existing, wanted) if wanted else _other_choices(existing, settings)
     if "test" in changed and (lost := [case for case in existing.test if not dataset.label_file(case).is_file()]):
         raise AssftError(
@@ -131,7 +129,8 @@ def _create(dataset: RawDataset, wanted: Experiment, engine: Engine, check_label
     _preprocess(dataset, wanted, plans, images, checksums, executor)  # last, as it takes longest
     experiment = dataclasses.replace(
         wanted,
-        encoder_report=report,
+        settings=wanted.settings.without_folders(),
+        encoder_report={**report, "path": base_name(report["path"])} if report else None,
         accepted_at_start=accepted,
         reader=plans["image_reader_writer"],
         initial_network_sha256=initial_sha256,
@@ -390,19 +389,58 @@ def _refuse_other_images(experiment: Experiment, plans: dict[str, Any], checksum
     )
 
 
-def restore_initial_network(experiment: Experiment, dataset: RawDataset) -> None:
+def restore_initial_network(experiment: Experiment, dataset: RawDataset, settings: Settings | None = None) -> None:
     """Write the initial network again if it was damaged or deleted. It is determined by the seed and the file of
-    the encoder or model."""
+    the encoder or model.
+
+    settings: with the path of that file. `experiment` has no more than its name.
+    """
     file, expected = experiment.paths.initial_network, experiment.initial_network_sha256
     with suppress(DamagedFileError):
         load_weights(file, expected or None)
         return
-    write_initial_network(file, dataset.dataset_json, experiment.settings)
+    there = settings or experiment.settings
+    if there.pretrained and not Path(there.pretrained).exists():
+        option = "--encoder" if there.encoder else "--start"
+        raise DamagedFileError(
+            f"{file} is damaged or missing, and {there.pretrained}, from which it can be made again, is not there. "
+            f"Restore it from a backup, or run {experiment.command('plan')} with the options that the experiment was "
+            f"planned with, and {option} with the place of this file."
+        )
+    write_initial_network(
+        file, dataset.dataset_json, dataclasses.replace(experiment.settings, encoder=there.encoder, start=there.start)
+    )
     if weights_sha256(load_weights(file)) != expected:
         raise DamagedFileError(
             f"{file} was damaged, and the network that was made again in its place has other weights, perhaps because "
             "the file that it starts from or the version of torch is another one. Restore it from a backup."
         )
+
+
+def _other_start(existing: Experiment, settings: Settings) -> dict[str, tuple[Any, Any]]:
+    """Return name -> (what the experiment was planned with, what is wanted) if that is another encoder or model.
+
+    The content counts, wherever the file lies and whatever it is called, and the name if there is no file to read.
+    """
+    pairs = {name: (getattr(existing.settings, name), getattr(settings, name)) for name in STARTS}
+    others = {name: (had, want) for name, (had, want) in pairs.items() if (had, want) != (None, None)}
+    report, path = existing.encoder_report, settings.pretrained
+    if len(others) != 1 or None in next(iter(others.values())) or path is None:
+        return others
+    ((name, (had, want)),) = others.items()
+    sha256, known = _sha256_of_start(path), (report or {}).get("sha256")
+    called_the_same = base_name(had) == base_name(path)
+    if sha256 == known if sha256 and known else called_the_same:
+        return {}
+    return {name: (had, f"{want} with another content" if called_the_same else want)}
+
+
+def _sha256_of_start(path: str) -> str | None:
+    """Return the checksum of an encoder, or of the checkpoint of a model, and None if it is not there."""
+    with suppress(PretrainedEncoderError):  # a folder without a checkpoint, or with several
+        file = find_checkpoint(Path(path))
+        return sha256_file(file) if file.is_file() else None
+    return None
 
 
 def _other_cases(existing: Experiment, wanted: Experiment) -> dict[str, tuple[Any, Any]]:
@@ -443,17 +481,6 @@ def _refuse_other_settings(existing: Experiment, changed: Mapping[str, tuple[Any
             f"Experiment {existing.name!r} of {existing.dataset} exists with other settings ({shown}). "
             f"Use the options it was planned with, or choose a new name with -e.{extend}"
         )
-
-
-def _is_start_of(experiment: Experiment, pretrained: str | None) -> bool:
-    """Return whether this encoder or model is the one that the experiment was planned with, wherever it was then."""
-    report = experiment.encoder_report
-    if not report or not pretrained:
-        return False
-    with suppress(PretrainedEncoderError):  # a folder without a checkpoint, or with several
-        file = find_checkpoint(Path(pretrained))
-        return file.is_file() and sha256_file(file) == report["sha256"]
-    return False
 
 
 def _short(value: Any) -> str:

@@ -15,6 +15,7 @@ from nnunet_assft.network.presets import ENCODERS, PRESETS
 from nnunet_assft.nnunet_names import CONFIGURATION
 from nnunet_assft.planning.choices import ANNOTATORS, EXISTING, NO_LABELS, NORMALIZATIONS
 from nnunet_assft.planning.domains import DOMAINS, ONE_SHOT_EPOCHS, resolve_domain
+from nnunet_assft.runtime.files import base_name
 from nnunet_assft.runtime.ranges import RANGES, check, parse_budget
 from nnunet_assft.runtime.sealed import rebuilt
 from nnunet_assft.runtime.text import count
@@ -22,6 +23,8 @@ from nnunet_assft.runtime.text import count
 WEIGHT_DECAY = 3e-5
 LARGEST_PATCH = 2**27  # voxels, 512 x 512 x 512: one channel of it already takes half a gigabyte
 OF_START = "start"  # in place of a preset: the network of the model that --start names
+STARTS = ("encoder", "start")  # the settings that name weights to start from
+FILES = (*STARTS, "test_split", "labelled")  # those that name a file, or may name one
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,8 @@ class Settings:
     rounds, budget, epochs: None means the value of the domain. epochs: per stage of a round r >= 1; round 0 has the
     same share of it as in the paper, unless one_shot_epochs, which has no option, sets its number. preset: None means
     the network of `start`, or `ctfm`. encoder: path of pre-trained weights. encoder_format: row of ENCODERS, None for
-    what the file looks like. start: path of a whole nnU-Net model. With neither, the network starts at random.
+    what the file looks like. start: path of a whole nnU-Net model. With neither, the network starts at random. Of an
+    experiment, these two, and the files of test_split and labelled, are names without the folders around them.
     spacing: mm along the axes of the images as nnU-Net reads them, (z, y, x); None for nnU-Net's choice. patch_size:
     voxels (z, y, x) of the planned grid; None for that of the domain, the model or nnU-Net.
     test_split, labelled: see `planning.test_split`; `labels_known` is what labelled means where it is None. Numbers:
@@ -88,7 +92,7 @@ class Settings:
             raise AssftError(
                 "--encoder_format says what the file of --encoder is; there is none. Give --encoder as well."
             )
-        for name in ("encoder", "start", "test_split", "labelled"):
+        for name in FILES:
             if getattr(self, name) == "":
                 raise AssftError(f"--{name} is empty; leave it out, or name a file.")
         if self.labelled == EXISTING and self.annotator == "oracle":
@@ -172,6 +176,13 @@ class Settings:
         """Which cases are labelled at the start: `existing`, `none`, or the name of a file that lists them."""
         return self.labelled or (EXISTING if self.annotator == "human" else NO_LABELS)
 
+    def without_folders(self) -> Settings:
+        """Return the settings with the names of files in place of their paths, which mean nothing on another machine
+        and may name people."""
+        paths = {name: path for name in FILES if (path := getattr(self, name)) is not None}
+        names: dict[str, Any] = {name: base_name(path) for name, path in paths.items()}
+        return replace(self, **names)
+
     @property
     def pretrained(self) -> str | None:
         """The file or folder from which E(0) comes; None if it is random."""
@@ -187,14 +198,13 @@ class Settings:
     def differences(self, other: Settings) -> dict[str, tuple[Any, Any]]:
         """Return name -> (value here, value there) of every setting and option that differs.
 
-        The test split and the labelled cases are left out, because callers compare the resulting cases rather than the
-        text.
+        Files are left out, because callers compare what is in them, or the resulting cases, rather than the text.
         """
         mine, theirs = (
             {**asdict(settings), **asdict(settings.options), "second_stage": settings.second_stage}
             for settings in (self, other)
         )
-        ignored = ("options", "test_split", "labelled")
+        ignored = ("options", *FILES)
         return {
             name: (value, theirs[name]) for name, value in mine.items() if name not in ignored and value != theirs[name]
         }

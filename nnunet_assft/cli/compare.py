@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -184,7 +185,7 @@ def _encoders(files: Sequence[Path]) -> tuple[str | None, dict[str, str | None]]
                 f"--encoders names two files {name!r}, which would give their arms one name. Copy one of them to "
                 "another name."
             )
-        found[name] = None if str(file) == "none" else str(file.resolve())
+        found[name] = None if str(file) == "none" else os.path.abspath(file)
     first = next(iter(found.values()), None)
     return first, dict(list(found.items())[1:])
 

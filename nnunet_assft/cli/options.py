@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from functools import partial
@@ -211,9 +212,10 @@ def settings_of(args: argparse.Namespace) -> Settings:
     from nnunet_assft.active.options import Options
     from nnunet_assft.active.settings import Settings
 
+    starts = {name: path for name in ("encoder", "start") if (path := getattr(args, name, None))}
     values = {
         **vars(args),
-        **{name: path and str(path.resolve()) for name in ("encoder", "start") if (path := getattr(args, name, None))},
+        **{name: os.path.abspath(path) for name, path in starts.items()},
         "options": Options.parse(args.options or []),
     }
     return Settings(**{row.name: values[row.name] for row in fields(Settings) if row.name in values})

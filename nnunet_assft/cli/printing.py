@@ -33,7 +33,7 @@ def print_start(experiment: Experiment) -> None:
         kept = [name for name, is_kept in report["structures"].items() if is_kept]
         new = [name for name, is_kept in report["structures"].items() if not is_kept]
         rows = [f"{len(names)} {what} ({some(names)})" for names, what in ((kept, "kept"), (new, "new")) if names]
-        print(f"start: the model {report['path']}; rows of its last layer: {', '.join(rows)}")
+        print(f"start: the model {settings.start}; rows of its last layer: {', '.join(rows)}")
     if report["adapted"]:
         print(f"adapted to the channels of the dataset: {report['adapted']}")
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from nnunet_assft.active.finished import restore_tables
-from nnunet_assft.active.settings import Settings
+from nnunet_assft.active.settings import STARTS, Settings
 from nnunet_assft.active.state import finished_rounds
 from nnunet_assft.comparison.arms import Arm, Comparison, competing
 from nnunet_assft.comparison.arms.base import METRIC_COLUMNS, PATIENCE
@@ -47,7 +47,6 @@ RUN_COLUMNS = [
     "specification",
 ]
 KEYS = ["arm", "seed", "fold"]  # of a run
-STARTS = ("encoder", "start")  # the settings that are paths
 CHECKSUMS = "collected.json"  # of the tables of all runs
 
 

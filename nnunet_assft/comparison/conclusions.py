@@ -28,6 +28,7 @@ from nnunet_assft.comparison.statistics import (
     p_text,
 )
 from nnunet_assft.comparison.tables import Rows, comparison_tables
+from nnunet_assft.runtime.files import base_name
 from nnunet_assft.runtime.text import count, named
 
 ENOUGH_SEEDS = 5
@@ -116,14 +117,20 @@ def _what_is_compared(comparison: Comparison, shared: Shared, runs: pd.DataFrame
         f"{count(training['iterations_per_epoch'], 'iteration')}. Network: {settings.network_name()}"
         f"{f', trained on {devices}' if devices else ''}.",
         "Pre-trained encoder: "
-        + (settings.pretrained or "none. E(0) is a random network, so DKD measures the distance to a random network."),
-        *(f"Encoder {name} of further arms: {file or 'none'}." for name, file in comparison.encoders.items()),
+        + _file(
+            settings.pretrained, "none. E(0) is a random network, so DKD measures the distance to a random network."
+        ),
+        *(f"Encoder {name} of further arms: {_file(path, 'none')}." for name, path in comparison.encoders.items()),
     ]
     differences = [difference for arm in comparison.arms if (difference := arm.difference(comparison))]
     differences = [*dict.fromkeys(differences), *_parts_that_differ(comparison)] or ["nothing"]
     lines.append(f"What differs: {'; '.join(differences)}.")
     changed = settings.options.as_typed()
     return [*lines, *([f"Options that differ from the method: {changed}."] if changed else [])]
+
+
+def _file(path: str | None, otherwise: str) -> str:
+    return base_name(path) if path else otherwise
 
 
 def _parts_that_differ(comparison: Comparison) -> list[str]:

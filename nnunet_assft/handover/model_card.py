@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from nnunet_assft import __version__
@@ -19,6 +18,7 @@ from nnunet_assft.evaluation.intervals import bootstrap_interval
 from nnunet_assft.handover.stock_model import TRAINER, requirements
 from nnunet_assft.network.presets import ENCODERS
 from nnunet_assft.nnunet_names import CONFIGURATION
+from nnunet_assft.runtime.files import base_name
 from nnunet_assft.runtime.text import count, named
 from nnunet_assft.volumes.raw_dataset import RawDataset
 
@@ -118,7 +118,7 @@ def _encoder(experiment: Experiment) -> dict[str, str] | None:
         return None
     row = ENCODERS.get(report.get("encoder", ""))
     return {
-        "file": Path(report["path"]).name,
+        "file": base_name(report["path"]),  # a path in experiments of earlier versions
         "sha256": report["sha256"],
         "source": row.source if row else "not recorded",
         "licence": row.licence if row else "not recorded",

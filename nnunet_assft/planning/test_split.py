@@ -12,7 +12,7 @@ import numpy as np
 from nnunet_assft.errors import AssftError
 from nnunet_assft.nnunet_names import SPLIT_SEED
 from nnunet_assft.planning.choices import EXISTING, NO_LABELS
-from nnunet_assft.runtime.files import read_json
+from nnunet_assft.runtime.files import base_name, read_json
 from nnunet_assft.runtime.text import count, reason, some
 from nnunet_assft.volumes.image_files import meant_instead
 from nnunet_assft.volumes.names import CASE_ID
@@ -97,7 +97,7 @@ def names_others(option: str, spec: str | None, planned: str | None, of: Sequenc
     file that cannot be read or names another case than `of`.
     """
     if spec is None or spec in (EXISTING, NO_LABELS) or is_fraction(spec) or not os.path.isfile(spec):
-        return spec != planned
+        return (spec and base_name(spec)) != (planned and base_name(planned))
     key = option.removeprefix("--").removesuffix("_split")
     return _cases_in_file(option, Path(spec), key, of, "the experiment as it was planned", "a word") != set(cases)
 

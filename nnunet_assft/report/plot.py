@@ -71,8 +71,8 @@ MANY = 2000  # with more points than this, an SVG contains them as an image
 class Plot:
     """A figure of the report with the numbers that it shows.
 
-    name: stem of its files. alt: description of the figure for screen readers. data: exactly what is drawn. warning:
-    shown below the caption. narrow: whether it is small, so that three fit in a row. full: whether it has a row of the
+    name: stem of its files. alt: description of the figure for screen readers. data: exactly what is drawn.
+    narrow: whether it is small, so that three fit in a row. full: whether it has a row of the
     page to itself, in which it is scrolled sideways if the screen is narrow. dots: id of a group of dots in the figure
     (matplotlib's `gid`) -> a text for each of them, which a browser shows beside the pointer; dots that are drawn as
     an image have none.
@@ -84,7 +84,6 @@ class Plot:
     alt: str
     data: pd.DataFrame
     figure: Figure
-    warning: str = ""
     narrow: bool = False
     full: bool = False
     dots: Mapping[str, Sequence[str]] = field(default_factory=dict)

@@ -113,6 +113,11 @@ def inside(folder: Path, relative: str) -> Path:
     return folder / relative
 
 
+def base_name(path: str) -> str:
+    """Return the name of a file or folder without the folders around it, which mean nothing on another machine."""
+    return os.path.basename(os.path.abspath(path)) or path
+
+
 def walk(root: Path) -> Iterator[Path]:
     """Yield the files of a folder and its subfolders in a fixed order, without hidden files and what macOS adds to
     archives and Linux to disks. Links to folders are followed, but no folder is visited twice.

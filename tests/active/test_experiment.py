@@ -9,14 +9,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from nnunet_assft.active.context import open_context
 from nnunet_assft.active.experiment import prepare
 from nnunet_assft.active.options import Options
 from nnunet_assft.active.state import Experiment
-from nnunet_assft.errors import AssftError
+from nnunet_assft.errors import AssftError, DamagedFileError
 from nnunet_assft.network.architecture import CTFMSegmentationNet
 from nnunet_assft.network.checkpoints import load_weights, weights_sha256
 from nnunet_assft.network.presets import PRESETS
-from tests.conftest import TINY, blob_case, plan_experiment, write_dataset, write_volume
+from tests.conftest import CPU, TINY, blob_case, plan_experiment, write_dataset, write_volume
 
 POOL = tuple(f"case_{i:02d}" for i in range(8))
 SETTINGS = {"preset": "tiny", "epochs": 2, "iterations_per_epoch": 2}  # rounds and budget are those of the domain
@@ -458,11 +459,11 @@ def test_a_pretrained_encoder_is_loaded_as_a_whole(blobs, tmp_path, encoder):
     decoder = [name for name in random if name.startswith("decoder.")]
     assert len(decoder) + len(encoder) == len(weights)
     assert all(torch.equal(weights[name], random[name]) for name in decoder)  # same seed, same decoder
-    assert experiment.settings.encoder == str(file)
     assert experiment.encoder_report["n_keys"] == len(encoder)
     assert plan(encoder=str(file)) == experiment
     moved = file.rename(tmp_path / "moved.safetensors")
     assert plan(encoder=str(moved)) == experiment  # the same content
+    assert plan(encoder=str(file)) == experiment  # not there, but of the same name
     with pytest.raises(AssftError, match=r"encoder was .*tiny\.safetensors, now None"):
         plan()
 
@@ -482,7 +483,47 @@ def test_a_truncated_encoder_leaves_no_experiment(blobs, tmp_path, encoder):
     with pytest.raises(AssftError, match="damaged or incomplete"):
         plan(encoder=str(file))
     file.write_bytes(content)
-    assert plan(encoder=str(file)).settings.encoder == str(file)
+    assert plan(encoder=str(file)).settings.encoder == file.name
+
+
+def test_an_experiment_has_no_path_of_its_files(blobs, tmp_path, encoder):
+    file, test, first = tmp_path / "tiny.safetensors", tmp_path / "test.txt", tmp_path / "first.txt"
+    save_file(encoder, file)
+    test.write_text("case_00\ncase_01")
+    first.write_text("case_02")
+    files = {"encoder": str(file), "test_split": str(test), "labelled": str(first)}
+    experiment = plan(**files)
+    assert str(tmp_path) not in experiment.paths.experiment_file.read_text()
+    settings = Experiment.load(experiment.paths).settings
+    names = {"encoder": "tiny.safetensors", "test_split": "test.txt", "labelled": "first.txt"}
+    assert {name: getattr(settings, name) for name in files} == names
+    assert experiment.encoder_report["path"] == "tiny.safetensors"
+    assert plan(**files) == experiment
+    save_file(encoder, file, {"remark": "other content"})
+    with pytest.raises(AssftError, match=r"encoder was tiny\.safetensors, now /.*/tiny\.safetensors with another"):
+        plan(**files)
+
+
+def test_an_experiment_with_paths_as_earlier_versions_wrote_them_is_the_same(blobs, tmp_path, encoder):
+    file, earlier = tmp_path / "tiny.safetensors", "/data/tiny.safetensors"
+    save_file(encoder, file)
+    made = plan(encoder=str(file))
+    settings, report = dataclasses.replace(made.settings, encoder=earlier), {**made.encoder_report, "path": earlier}
+    with_paths = dataclasses.replace(made, settings=settings, encoder_report=report)
+    with_paths.save()
+    assert plan(encoder=str(file)) == with_paths
+
+
+def test_a_network_is_made_again_from_an_encoder_that_was_moved(blobs, tmp_path, encoder):
+    file = tmp_path / "tiny.safetensors"
+    save_file(encoder, file)
+    experiment = plan(encoder=str(file))
+    moved = file.rename(tmp_path / "moved.safetensors")
+    experiment.paths.initial_network.unlink()
+    with pytest.raises(DamagedFileError, match=r"and tiny\.safetensors, from which .* is not there\. .*--encoder"):
+        open_context(experiment, CPU).checkpoint(experiment.initial_model)
+    assert plan(encoder=str(moved)) == experiment
+    assert load_weights(experiment.paths.initial_network, experiment.initial_network_sha256)
 
 
 def test_an_encoder_file_that_is_not_there_is_refused_before_any_image_is_read(blobs, tmp_path):

@@ -30,7 +30,7 @@ def test_the_printed_command_plans_with_the_encoder(planned: Experiment, capsys:
     assert next_ == f"Next: nnUNetv2_assft_plan -d 901 -e NAME --preset tiny --encoder {file}"
     arguments = next_.replace("NAME", "other").split()[2:]
     out = call(plan, arguments, capsys)
-    assert f"pre-trained encoder: {file}, recognised as nnunet_assft" in out
+    assert f"pre-trained encoder: {file.name}, recognised as nnunet_assft" in out
     assert "pre-trained (mae) on 8 images of Dataset901_Blobs, 1 step\n" in out
     assert "as the weights were trained" not in out
     out = call(plan, [*arguments, "--normalization", "ctfm", "-e", "third"], capsys)

@@ -185,7 +185,7 @@ def test_findings_of_a_comparison(results):
     )
     assert "none. E(0) is a random network" in encoder
     trained = replace(comparison, settings=replace(comparison.settings, encoder="/a/mae.pt"))
-    assert c.draw_conclusions(trained, shared, results, runs, None).compared[2] == "Pre-trained encoder: /a/mae.pt"
+    assert c.draw_conclusions(trained, shared, results, runs, None).compared[2] == "Pre-trained encoder: mae.pt"
     assert differs.startswith("What differs: ASSFT is trained for 8 more optimisation steps")
     assert differs.endswith("; the query.")
     assert changed == "Options that differ from the method: tau_c=1.0."

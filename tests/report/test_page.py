@@ -13,7 +13,7 @@ import pytest
 from nnunet_assft.comparison.printed_table import Cell
 from nnunet_assft.report.page import columns_of, niivue, render
 from nnunet_assft.report.plot import CSS
-from nnunet_assft.report.sections.base import BESIDE, SectionTable, dkd_warning, uses_dkd
+from nnunet_assft.report.sections.base import SectionTable, dkd_is_random, uses_dkd
 from nnunet_assft.report.sections.head import head
 from nnunet_assft.report.sections.order import build_sections
 from nnunet_assft.report.sections.query_scores import DKD_COLUMNS
@@ -34,32 +34,28 @@ def test_all_sections_of_a_whole_experiment(report: Report) -> None:
 # The random encoder -------------------------------------------------------------------------------------------------
 
 
-def test_a_random_encoder_is_named_beside_every_figure_and_column_of_dkd(report: Report) -> None:
-    plots = report.plots
-    told = {name for name, plot in plots.items() if BESIDE in plot.warning}
-    of_comparison = {"comparison_curves", "aubc_forest", "arm_02_assft"}
-    assert told == {"learning_curve", "scores_round_01", "embeddings_pretrained", *of_comparison}
-    assert plots["arm_01_random"].warning == ""
-    assert "E⁽⁰⁾ random" in plots["scores_round_01"].svg()  # in the file itself, too
+def test_a_random_encoder_is_told_once_and_named_in_every_axis_and_column_of_dkd(report: Report) -> None:
+    assert "because the experiment was planned without pre-trained weights" in report.page.texts["head"]
+    assert report.html.count('class="note"') == 2  # that, and which arms of the comparison it concerns
+    assert [name for name, section in report.sections.items() if section.warning] == ["comparison"]
+    assert "E⁽⁰⁾ random" in report.plots["scores_round_01"].svg()  # in the file itself, too
+    assert report.plots["embeddings_pretrained"].title.endswith("(random)")
     marked = 0
     for table in (table for section in report.sections.values() for table in section.tables):
         columns = set(table.data) & set(DKD_COLUMNS)
         assert set(table.marked) == columns
-        assert BESIDE in table.warning or not columns
-        assert BESIDE in table.warning or not table.name.startswith("comparison_")
         marked += len(columns)
     assert marked == 2 * len(DKD_COLUMNS)
     assert len(re.findall(r"<small>E<sup>\(0\)</sup> random</small>", report.html)) == marked
-    assert "because the experiment was planned without pre-trained weights" in report.page.texts["head"]
 
 
 def test_a_pre_trained_encoder_is_not_called_random(report: Report) -> None:
     material = with_settings(report.material, encoder="/somewhere/ct_fm.safetensors")
-    assert dkd_warning(material) == ""
+    assert not dkd_is_random(material)
     for section in build_sections(replace(material, comparison=None)):
         shown = [*section.text, section.warning, *section.missing]
-        shown += [text for plot in section.plots for text in (plot.title, plot.caption, plot.warning, plot.svg())]
-        shown += [text for t in section.tables for text in (t.warning, *t.marked.values(), t.data.to_csv())]
+        shown += [text for plot in section.plots for text in (plot.title, plot.caption, plot.svg())]
+        shown += [text for t in section.tables for text in (*t.marked.values(), t.data.to_csv())]
         for said in ("is a random encoder", "(random)", "⁾ random", "/somewhere"):
             assert said not in " ".join(shown)
 

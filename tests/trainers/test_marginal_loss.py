@@ -206,5 +206,6 @@ def test_half_of_the_livers_are_better_not_annotated_than_background(nnunet_fold
             700, name, rounds=1, budget="1", epochs=1, labelled=str(tmp_path / "start.txt"), **training
         )
         dice[name] = run_round(experiment, 0, CPU).dice["per_structure"]
+    print(dice)  # docs/not_annotated.md has these numbers
     assert dice["told"]["liver"] > dice["not_told"]["liver"] + 0.1, dice
     assert dice["told"]["spleen"] > 0.3, dice  # which all labels have

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pandas as pd
 
@@ -16,8 +15,9 @@ from nnunet_assft.errors import DamagedFileError
 from nnunet_assft.report.images import ViewerCase
 from nnunet_assft.report.material import FinishedComparison, Material
 from nnunet_assft.report.plot import Plot
+from nnunet_assft.runtime.files import base_name
 
-BESIDE = "E⁽⁰⁾ is a random encoder here, and DKD is measured against it."  # shown with every figure and table of DKD
+BESIDE = "E⁽⁰⁾ is a random encoder here, and DKD is measured against it."
 MAX_ROWS = 200  # of a table on the page; its CSV file has all rows
 
 
@@ -30,7 +30,6 @@ class SectionTable:
     title: str
     data: pd.DataFrame
     caption: str = ""
-    warning: str = ""
     names: Mapping[str, str] = field(default_factory=dict)
     marked: Mapping[str, str] = field(default_factory=dict)
     folded: bool = False
@@ -56,17 +55,9 @@ def uses_dkd(strategy: str) -> bool:
     return row is not None and "pretrained_embeddings" in row.needs
 
 
-def dkd_warning(material: Material) -> str:
-    """Return the warning for everything that contains DKD; empty with a pre-trained encoder."""
-    return "" if material.experiment.settings.pretrained else BESIDE
-
-
-def query_warning(material: Material) -> str:
-    """Return the warning for everything that depends on the queries, if the strategy queries by DKD; otherwise
-    empty."""
-    if not dkd_warning(material) or not uses_dkd(material.experiment.settings.strategy):
-        return ""
-    return f"The cases were queried by DKD. {BESIDE}"
+def dkd_is_random(material: Material) -> bool:
+    """Whether DKD is measured against a random encoder. The head of the page says so, and names of columns and axes."""
+    return material.experiment.settings.pretrained is None
 
 
 def arm_uses_dkd(arm: str) -> bool:
@@ -88,7 +79,7 @@ def _starts_at_random(compared: FinishedComparison, arm: str) -> bool:
 
 
 def arms_warning(with_dkd: Sequence[str]) -> str:
-    """Return the warning for everything that shows these `arms_with_dkd`; empty if there are none."""
+    """Return the warning for a section that shows these `arms_with_dkd`; empty if there are none."""
     return f"Arms with DKD: {', '.join(map(name_of, with_dkd))}. {BESIDE}" if with_dkd else ""
 
 
@@ -119,5 +110,5 @@ def encoder_name(material: Material) -> str:
     reports reveal no local paths."""
     settings = material.experiment.settings
     if settings.start:
-        return f"that of the model {Path(settings.start).name}, whose decoder is taken as well"
-    return Path(settings.encoder).name if settings.encoder else "none (E⁽⁰⁾ is random)"
+        return f"that of the model {base_name(settings.start)}, whose decoder is taken as well"
+    return base_name(settings.encoder) if settings.encoder else "none (E⁽⁰⁾ is random)"

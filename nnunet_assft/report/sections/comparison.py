@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -31,7 +30,7 @@ from nnunet_assft.report.plot import (
     legend_below,
     span,
 )
-from nnunet_assft.report.sections.base import BESIDE, Section, SectionTable, arms_warning, arms_with_dkd
+from nnunet_assft.report.sections.base import Section, SectionTable, arms_warning, arms_with_dkd
 
 UPPER, BASELINE = "upper_bound", "random"
 ROW_OF_LEGEND = 0.16  # inches
@@ -42,12 +41,10 @@ def section(material: Material) -> Section | None:
     if compared is None:
         return None
     curves = arm_curves(compared.results)
-    with_dkd = arms_with_dkd(compared, curves["arm"].unique())
-    warning = arms_warning(with_dkd)
-    panels = arm_panels(curves, dict.fromkeys(with_dkd, BESIDE))
+    warning = arms_warning(arms_with_dkd(compared, curves["arm"].unique()))
     findings = compared.findings
     drawn = (aubc_forest(findings.statistics), attribution_forest(findings.attribution))
-    forests = [replace(plot, warning=warning) for plot in drawn if plot]
+    forests = [plot for plot in drawn if plot]
     text = (
         f"Comparison {compared.folder.name!r}. Bands: 95 % interval of the mean over other seeds and other test cases. "
         "It is not known with a single seed, and then there is no band.",
@@ -58,20 +55,21 @@ def section(material: Material) -> Section | None:
         "comparison",
         "Comparison",
         text,
-        missing=findings.missing,
-        plots=(arms_plot(curves, warning), *forests, *panels),
-        tables=_tables(compared, warning),
+        warning,
+        findings.missing,
+        plots=(arms_plot(curves), *forests, *arm_panels(curves)),
+        tables=_tables(compared),
     )
 
 
-def _tables(compared: FinishedComparison, warning: str) -> tuple[SectionTable, ...]:
+def _tables(compared: FinishedComparison) -> tuple[SectionTable, ...]:
     findings = compared.findings
     sentences = pd.DataFrame({"conclusion": findings.one_by_one})
     title = "Conclusions, round by round and over the whole curve"
     return (
-        *(SectionTable(f"comparison_{t.name}", t.title, t.frame, t.caption, warning) for t in findings.tables),
-        SectionTable("comparison_conclusions", title, sentences, "", warning, folded=True),
-        SectionTable("comparison_statistics", "All tests", findings.statistics, "", warning, folded=True),
+        *(SectionTable(f"comparison_{t.name}", t.title, t.frame, t.caption) for t in findings.tables),
+        SectionTable("comparison_conclusions", title, sentences, folded=True),
+        SectionTable("comparison_statistics", "All tests", findings.statistics, folded=True),
     )
 
 
@@ -95,7 +93,7 @@ def arm_curves(results: pd.DataFrame) -> pd.DataFrame:
 # All arms in one plot -----------------------------------------------------------------------------------------------
 
 
-def arms_plot(curves: pd.DataFrame, warning: str) -> Plot:
+def arms_plot(curves: pd.DataFrame) -> Plot:
     """Plot the means of all arms. curves: rows of `arm_curves`; the upper bound is a horizontal line."""
     is_bound = curves["arm"].isin(BOUNDS)
     shown, bounds = curves[~is_bound], curves[is_bound]
@@ -114,7 +112,6 @@ def arms_plot(curves: pd.DataFrame, warning: str) -> Plot:
         alt=f"Line chart of the mean test Dice of {n_arms} arms. At the end: {told}.",
         data=curves,
         figure=draw_on_axes(lambda axes: _draw_arms(axes, shown, upper), WIDE),
-        warning=warning,
     )
 
 
@@ -133,8 +130,8 @@ def _draw_arms(axes: Axes, shown: pd.DataFrame, upper: pd.DataFrame) -> None:
 # One plot per arm ---------------------------------------------------------------------------------------------------
 
 
-def arm_panels(curves: pd.DataFrame, warnings: dict[str, str]) -> list[Plot]:
-    """Make one small plot per arm with its band, in front of the other arms. warnings: arm -> warning of its plot."""
+def arm_panels(curves: pd.DataFrame) -> list[Plot]:
+    """Make one small plot per arm with its band, in front of the other arms."""
     shown = curves[~curves["arm"].isin(BOUNDS)]
     plots = []
     for i, arm in enumerate(shown["arm"].unique()):
@@ -152,7 +149,6 @@ def arm_panels(curves: pd.DataFrame, warnings: dict[str, str]) -> list[Plot]:
                 alt=f"Learning curve of {name_of(arm)}: {told}.",
                 data=data,
                 figure=draw_on_axes(draw, NARROW),
-                warning=warnings.get(arm, ""),
                 narrow=True,
             )
         )

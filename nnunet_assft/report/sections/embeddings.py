@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from sklearn.decomposition import PCA
 from nnunet_assft.active.state import Round
 from nnunet_assft.report.material import Embeddings, Material
 from nnunet_assft.report.plot import MANY, MUTED, PAPER, SERIES, WIDE, Plot, draw_on_axes, legend_below
-from nnunet_assft.report.sections.base import Section, dkd_warning
+from nnunet_assft.report.sections.base import Section, dkd_is_random
 
 _EDGE = {"edgecolors": PAPER, "linewidths": 0.5}
 LOOKS: dict[str, dict[str, Any]] = {  # mark -> how it is drawn, the last one on top
@@ -54,11 +53,10 @@ def _map_of_round(done: Round, material: Material) -> Plot:
 
 
 def _map_before_adaptation(embeddings: Embeddings, material: Material) -> Plot:
-    last, warning = material.rounds[-1], dkd_warning(material)
-    title = "Encoder E⁽⁰⁾ before any adaptation" + (" (random)" if warning else "")
+    last = material.rounds[-1]
+    title = "Encoder E⁽⁰⁾ before any adaptation" + (" (random)" if dkd_is_random(material) else "")
     caption = f"{title}; {len(embeddings.cases)} cases, marked as they are after round {last.round}."
-    plot = embedding_map("embeddings_pretrained", title, embeddings, _marks(last), caption)
-    return replace(plot, warning=warning)
+    return embedding_map("embeddings_pretrained", title, embeddings, _marks(last), caption)
 
 
 def _marks(done: Round) -> dict[str, Sequence[str]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.report.material import Material
-from nnunet_assft.report.sections.base import encoder_name, query_warning
+from nnunet_assft.report.sections.base import dkd_is_random, encoder_name, uses_dkd
 from nnunet_assft.report.stopping import SOURCE, advice
 from nnunet_assft.runtime.text import count
 
@@ -40,7 +40,8 @@ def head(material: Material) -> Head:
         f"Dice after round {last.round}": _dice(material),
         "Pre-trained encoder": encoder_name(material),
     }
-    return Head(experiment.dataset, facts, _advice(material), RANDOM_ENCODER if query_warning(material) else "")
+    random = dkd_is_random(material) and uses_dkd(settings.strategy)
+    return Head(experiment.dataset, facts, _advice(material), RANDOM_ENCODER if random else "")
 
 
 def _dice(material: Material) -> str:

@@ -20,7 +20,7 @@ from nnunet_assft.report.plot import (
     note,
     span,
 )
-from nnunet_assft.report.sections.base import Section, SectionTable, query_warning
+from nnunet_assft.report.sections.base import Section, SectionTable
 from nnunet_assft.report.sections.comparison import UPPER, arm_curves
 from nnunet_assft.runtime.text import some
 
@@ -30,18 +30,18 @@ X_LABELS = {"n_labelled": "annotated cases", "minutes": "minutes of annotation"}
 
 
 def section(material: Material) -> Section:
-    title, warning = "Learning curve", query_warning(material)
+    title = "Learning curve"
     tables = (SectionTable("rounds", "Rounds", _rounds(material), "SD: over the test cases."),)
     if material.dice["dice"].notna().sum() == 0:
         why = "No test case has a Dice, so there is no learning curve."
         return Section("learning", title, missing=(why,), tables=tables)
     data = curve(material.dice).assign(**upper_bound(material))
-    plots = [curve_plot(data, "n_labelled", warning)]
+    plots = [curve_plot(data, "n_labelled")]
     missing: tuple[str, ...] = ()
     labelled = {done.round: done.labelled for done in material.rounds}
     minutes = [sum(material.minutes.get(case, np.nan) for case in labelled[r]) for r in data["round"]]
     if not np.isnan(minutes).any():
-        plots.append(curve_plot(data.assign(minutes=minutes), "minutes", warning))
+        plots.append(curve_plot(data.assign(minutes=minutes), "minutes"))
     elif material.minutes:
         missing = ("There is no curve against time, because the minutes of some annotations are not known.",)
     return Section("learning", title, missing=missing, plots=tuple(plots), tables=tables)
@@ -72,7 +72,7 @@ def upper_bound(material: Material) -> dict[str, float]:
     return dict(zip(found["arm"], found["mean"], strict=True))
 
 
-def curve_plot(data: pd.DataFrame, x: str, warning: str) -> Plot:
+def curve_plot(data: pd.DataFrame, x: str) -> Plot:
     """Plot the learning curve. data: rows of `curve`, and a column `upper_bound` if that is to be drawn. x: the column
     for the horizontal axis, a key of X_LABELS."""
     upper = data.get("upper_bound", pd.Series(dtype=float)).head(1)
@@ -101,7 +101,6 @@ def curve_plot(data: pd.DataFrame, x: str, warning: str) -> Plot:
         f"{last['mean']:.3f} at {last[x]:g}.",
         data=data,
         figure=draw_on_axes(draw, WIDE),
-        warning=warning,
     )
 
 

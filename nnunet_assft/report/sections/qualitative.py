@@ -20,7 +20,7 @@ from nnunet_assft.errors import AssftError
 from nnunet_assft.report.images import Volume, load_volume, why_no_images
 from nnunet_assft.report.material import FinishedComparison, Material
 from nnunet_assft.report.plot import Plot
-from nnunet_assft.report.sections.base import Section, arms_warning, arms_with_dkd, grey_values, no_picture
+from nnunet_assft.report.sections.base import Section, grey_values, no_picture
 from nnunet_assft.report.side_by_side import Column, SideBySide, largest_component
 from nnunet_assft.volumes.display import window_of
 from nnunet_assft.volumes.raw_dataset import RawDataset
@@ -83,8 +83,7 @@ def section(material: Material) -> Section | None:
             missing.append(no_picture(choice.case, error))
             continue
         plots.append(plot)
-    warning = arms_warning(arms_with_dkd(compared, shown.folders))
-    return Section(id_, title, (_text(shown, window),), warning, tuple(missing), tuple(plots))
+    return Section(id_, title, (_text(shown, window),), missing=tuple(missing), plots=tuple(plots))
 
 
 def _text(shown: Shown, window: tuple[float, float] | None) -> str:

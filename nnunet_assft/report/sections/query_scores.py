@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.report.material import Material
 from nnunet_assft.report.plot import MANY, MUTED, PAPER, SERIES, SMALLEST, WIDE, Plot, draw_on_axes, legend_below, note
-from nnunet_assft.report.sections.base import MAX_ROWS, Section, SectionTable, dkd_warning
+from nnunet_assft.report.sections.base import MAX_ROWS, Section, SectionTable, dkd_is_random
 from nnunet_assft.runtime.text import count
 
 DKD_COLUMNS = ("pakd", "pd", "dkd", "dkd_minmax", "dkd_rank", "q")  # columns of a scores file that contain DKD
@@ -43,10 +43,10 @@ def section(material: Material) -> Section:
         if done.round not in material.scores:
             missing.append(f"The scores of round {done.round} are missing (scores_round_{done.round:02d}.csv).")
             continue
-        scores, warning = material.scores[done.round], dkd_warning(material)
-        plot = scores_plot(done.round, scores, warning)
+        scores, random = material.scores[done.round], dkd_is_random(material)
+        plot = scores_plot(done.round, scores, random=random)
         plots += [plot] if plot else []
-        tables += _tables(done.round, scores, warning)
+        tables += _tables(done.round, scores, random=random)
     text = [f"Strategy {strategy}: {STRATEGIES[strategy].description} ({STRATEGIES[strategy].source})."]
     if any({"dkd_rank", "asd_rank"} <= set(scores) for scores in material.scores.values()):
         text.append(
@@ -56,9 +56,9 @@ def section(material: Material) -> Section:
     return Section("query", title, tuple(text), missing=tuple(missing), plots=tuple(plots), tables=tuple(tables))
 
 
-def _tables(r: int, scores: pd.DataFrame, warning: str) -> list[SectionTable]:
+def _tables(r: int, scores: pd.DataFrame, *, random: bool) -> list[SectionTable]:
     """Make a table of the queried cases by rank, and one of the other cases by Q if the strategy has it."""
-    marked = {name: RANDOM for name in scores if warning and name in DKD_COLUMNS}
+    marked = {name: RANDOM for name in scores if random and name in DKD_COLUMNS}
     queried = scores[scores["query_rank"].notna()].sort_values("query_rank")
     rest = scores[scores["query_rank"].isna()]
     rest = rest.sort_values("q", ascending=False, kind="stable") if "q" in rest else rest
@@ -70,7 +70,6 @@ def _tables(r: int, scores: pd.DataFrame, warning: str) -> list[SectionTable]:
                 f"Round {r}: {count(len(part), 'case')} {name.replace('_', ' ')}",
                 part.reset_index(drop=True),
                 f"The first {MAX_ROWS} of {len(part)} cases; the CSV has all." if len(part) > MAX_ROWS else "",
-                warning if marked else "",
                 NAMES,
                 marked,
                 folded=name == "not_queried",
@@ -103,15 +102,14 @@ class _View:
         return self.data[self.data["query_rank"].isna()]
 
 
-def scores_plot(r: int, scores: pd.DataFrame, warning: str) -> Plot | None:
+def scores_plot(r: int, scores: pd.DataFrame, *, random: bool) -> Plot | None:
     """Plot the ranks of DKD and ASD if both are known, otherwise the first score of the strategy that varies.
 
-    scores: rows of a scores file. warning: see `dkd_warning`; if it is not empty, axes of DKD state that E^(0) is
-    random. Returns None if no score varies.
+    scores: rows of a scores file. random: see `dkd_is_random`; if it is, axes of DKD say so. Returns None if no score
+    varies.
     """
-    view = (
-        _ranks(r, scores, warning) if {"dkd_rank", "asd_rank", "q"} <= set(scores) else _one_score(r, scores, warning)
-    )
+    draw = _ranks if {"dkd_rank", "asd_rank", "q"} <= set(scores) else _one_score
+    view = draw(r, scores, random=random)
     if view is None:
         return None
     names = ", ".join(view.queried["case"].head(MAX_NUMBERS))
@@ -127,11 +125,10 @@ def scores_plot(r: int, scores: pd.DataFrame, warning: str) -> Plot | None:
             "queried": [f"{case}, rank {rank:.0f}" for case, rank in view.queried[["case", "query_rank"]].to_numpy()],
             "rest": [f"{case}, not queried" for case in view.rest["case"]],
         },
-        warning=warning if set(DKD_COLUMNS) & set(view.data) else "",
     )
 
 
-def _ranks(r: int, scores: pd.DataFrame, warning: str) -> _View:
+def _ranks(r: int, scores: pd.DataFrame, *, random: bool) -> _View:
     caption = (
         f"Round {r}: the {len(scores)} cases of the query pool; rank 1 is the largest score. The dashed line marks the "
         "smallest Q of a queried case."
@@ -140,14 +137,14 @@ def _ranks(r: int, scores: pd.DataFrame, warning: str) -> _View:
         data=scores[["case", "query_rank", "dkd_rank", "asd_rank", "q"]],
         x="dkd_rank",
         y="asd_rank",
-        x_label=f"rank of DKD ({RANDOM})" if warning else "rank of DKD",
+        x_label=f"rank of DKD ({RANDOM})" if random else "rank of DKD",
         y_label="rank of ASD",
         caption=caption,
         cut=float(scores.loc[scores["query_rank"].notna(), "q"].min()),
     )
 
 
-def _one_score(r: int, scores: pd.DataFrame, warning: str) -> _View | None:
+def _one_score(r: int, scores: pd.DataFrame, *, random: bool) -> _View | None:
     names = [name for name in scores if name not in ("case", "query_rank", "position") and scores[name].nunique() > 1]
     if not names:
         return None
@@ -159,7 +156,7 @@ def _one_score(r: int, scores: pd.DataFrame, warning: str) -> _View | None:
         x="order",
         y=name,
         x_label="cases, largest score first",
-        y_label=f"{shown} ({RANDOM})" if warning and name in DKD_COLUMNS else shown,
+        y_label=f"{shown} ({RANDOM})" if random and name in DKD_COLUMNS else shown,
         caption=f"Round {r}: the score {shown} of the {len(scores)} cases of the query pool.",
     )
 

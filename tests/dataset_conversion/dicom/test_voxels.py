@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pydicom.uid import UID, JPEGLSLossless, RLELossless
+import SimpleITK as sitk
+from pydicom import dcmread
+from pydicom.uid import UID, JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless
 
 from nnunet_assft.volumes.dicom.slices import find_slices
 from nnunet_assft.volumes.dicom.stack import Stack, stack
@@ -63,6 +65,27 @@ def test_compressed_slices_are_read(tmp_path: Path, syntax: UID) -> None:
         data.compress(syntax, generate_instance_uid=False)
     save(tmp_path, made)
     np.testing.assert_array_equal(volume_of(tmp_path), stored)
+
+
+@pytest.mark.parametrize(
+    ("compressor", "syntax"), [("JPEG", JPEGLosslessSV1), ("JPEG2000", JPEG2000Lossless)], ids=["JPEG", "JPEG 2000"]
+)
+def test_slices_that_a_scanner_compressed_without_loss_are_read(tmp_path: Path, compressor: str, syntax: UID) -> None:
+    """pydicom has no encoder for these two, which most archives use. SimpleITK has."""
+    stored = scan(shape=(16, 16, 3))
+    made, file = headers(stored, affine_of()), tmp_path / "encoded.dcm"
+    for k, data in enumerate(made):
+        writer = sitk.ImageFileWriter()
+        writer.SetImageIO("GDCMImageIO")
+        writer.SetCompressor(compressor)
+        writer.UseCompressionOn()
+        writer.SetFileName(str(file))
+        writer.Execute(sitk.GetImageFromArray(np.ascontiguousarray(stored[..., k].T)))
+        encoded = dcmread(file)
+        assert encoded.file_meta.TransferSyntaxUID == syntax
+        data.file_meta.TransferSyntaxUID, data["PixelData"] = syntax, encoded["PixelData"]
+    save(tmp_path / "series", made)
+    np.testing.assert_array_equal(volume_of(tmp_path / "series"), stored)
 
 
 def test_a_slice_that_cannot_be_decoded_is_named_by_its_number(convert_dicom: ConvertDicom, tmp_path: Path) -> None:

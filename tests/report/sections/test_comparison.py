@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from nnunet_assft.report.material import Material
-from nnunet_assft.report.sections.base import BESIDE, arm_uses_dkd
+from nnunet_assft.report.sections.base import arm_uses_dkd
 from nnunet_assft.report.sections.comparison import arm_curves, arms_plot, section
 from tests.report.conftest import Report
 
@@ -35,8 +35,10 @@ def test_the_warning_is_that_of_the_runs_of_the_comparison(material: Material) -
     pretrained = replace(spec, settings=replace(spec.settings, encoder="ct_fm.pth"))
     found = section(replace(material, comparison=replace(material.comparison, spec=pretrained)))
     assert found is not None
-    assert not [plot.name for plot in found.plots if plot.warning]
-    assert not [table.name for table in found.tables if table.warning]
+    assert found.warning == ""
+    found = section(material)
+    assert found is not None
+    assert found.warning.startswith("Arms with DKD: ASSFT. E⁽⁰⁾ is a random encoder here")
 
 
 def test_which_arms_use_dkd() -> None:
@@ -71,5 +73,5 @@ def test_seven_arms_differ_in_colour_or_dashes() -> None:
     arms = ["random", "entropy", "margin", "coreset", "badge", "sann", "ugtst", "cup"]
     rows = [(arm, 1, 3, 1, 2, 0.5, 0.4, 0.6) for arm in arms]
     columns = ["arm", "round", "n_labelled", "n_seeds", "n_cases", "mean", "low", "high"]
-    lines = arms_plot(pd.DataFrame(rows, columns=columns), BESIDE).figure.axes[0].lines
+    lines = arms_plot(pd.DataFrame(rows, columns=columns)).figure.axes[0].lines
     assert len({(line.get_color(), str(line._dash_pattern)) for line in lines}) == len(arms)

@@ -175,7 +175,6 @@ def test_three_cases_of_the_comparison(report: Report, found: Section) -> None:
         )
     assert found.plots[0].caption.endswith("in which they differ: 0.06 ml.")  # 60 voxels of 1 mm3
     assert titles(found.plots[0]) == ["Reference", "ASSFT\nDice 0.600", "RAND\nDice 0.500"]
-    assert "Arms with DKD: ASSFT" in found.warning
 
 
 def test_a_segmentation_that_is_not_there_is_missing(found: Section) -> None:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from nnunet_assft.report.material import Material
 from nnunet_assft.report.page import columns_of
-from nnunet_assft.report.sections.base import BESIDE, MAX_ROWS
+from nnunet_assft.report.sections.base import MAX_ROWS
 from nnunet_assft.report.sections.query_scores import scores_plot, section
 from tests.report.conftest import NASTY, Report
 
@@ -29,25 +29,24 @@ def test_the_queried_cases_come_first_and_by_rank(report: Report) -> None:
 
 
 def test_another_strategy_shows_its_first_score(report: Report) -> None:
-    plot = scores_plot(2, SCORES, "")
+    plot = scores_plot(2, SCORES, random=False)
     assert plot is not None
     assert list(plot.data["case"]) == ["b", "c", "a"]
     assert list(plot.data["order"]) == [1, 2, 3]
-    assert plot.warning == ""
     assert "queried: b." in plot.alt
 
 
-def test_only_scores_that_contain_dkd_have_its_warning() -> None:
-    plot = scores_plot(2, SCORES.rename(columns={"entropy": "dkd"}), BESIDE)
-    other = scores_plot(2, SCORES, BESIDE)
+def test_only_an_axis_of_dkd_says_that_its_encoder_is_random() -> None:
+    plot = scores_plot(2, SCORES.rename(columns={"entropy": "dkd"}), random=True)
+    other = scores_plot(2, SCORES, random=True)
     assert plot is not None
     assert other is not None
-    assert (plot.warning, other.warning) == (BESIDE, "")
-    assert plot.figure.axes[0].get_ylabel() == "DKD (E⁽⁰⁾ random)"
+    labels = [of.figure.axes[0].get_ylabel() for of in (plot, other)]
+    assert labels == ["DKD (E⁽⁰⁾ random)", "entropy"]
 
 
 def test_dots_say_their_case_and_its_rank() -> None:
-    plot = scores_plot(2, SCORES, "")
+    plot = scores_plot(2, SCORES, random=False)
     assert plot is not None
     assert plot.dots == {"queried": ["b, rank 1"], "rest": ["c, not queried", "a, not queried"]}
     assert re.findall(r"<title>([^<]+)</title>", plot.svg()) == ["c, not queried", "a, not queried", "b, rank 1"]
@@ -61,7 +60,7 @@ def test_columns_have_names_that_can_be_read_and_files_those_of_the_scores(repor
 
 
 def test_scores_that_do_not_vary_have_no_plot() -> None:
-    assert scores_plot(2, SCORES.assign(entropy=1.0), "") is None
+    assert scores_plot(2, SCORES.assign(entropy=1.0), random=False) is None
 
 
 def test_a_long_table_says_what_it_leaves_out(material: Material) -> None:
