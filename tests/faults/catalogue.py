@@ -694,7 +694,7 @@ CODE_IN_FILES = (
             ),
             (
                 "for another network",
-                i.evil_encoder,
+                i.encoder_of_another_network,
                 "ct_fm weights exist only for a",
                 "--encoder {given}/encoder.pth --encoder_format ct_fm --preset resenc_tiny",
             ),
