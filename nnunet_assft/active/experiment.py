@@ -22,6 +22,7 @@ from nnunet_assft.errors import AssftError, DamagedFileError
 from nnunet_assft.network.checkpoints import load_weights, weights_sha256
 from nnunet_assft.network.encoder_file import seen_by
 from nnunet_assft.network.presets import Preset
+from nnunet_assft.network.pretrained import presets_that_take
 from nnunet_assft.network.trained_model import find_checkpoint
 from nnunet_assft.network.weight_files import PretrainedEncoderError
 from nnunet_assft.nnunet_names import CONFIGURATION
@@ -70,6 +71,7 @@ def create_experiment(
     existing = _existing(dataset, name, settings)
     require_space(dataset.name)
     if existing is None:
+        settings = _with_preset_of_encoder(settings, dataset)
         wanted = _decide(dataset, name, settings)
         with only_process(wanted):
             existing = _existing(dataset, name, settings)
@@ -88,6 +90,8 @@ def _existing(dataset: RawDataset, name: str, settings: Settings) -> Experiment 
         return None
     existing = Experiment.load(paths)
     _refuse_lost_images(existing, dataset)
+    if settings.encoder and settings.preset is None and existing.settings.encoder:
+        settings = dataclasses.replace(settings, preset=existing.settings.preset)
     # after a change, the images and labels that are there now no longer say which cases were there at the start
     wanted = None if existing.history else _decide(dataset, name, settings)
     settings = wanted.settings if wanted else settings.resolved(dataset.name)
@@ -101,6 +105,21 @@ def _existing(dataset: RawDataset, name: str, settings: Settings) -> Experiment 
         )
     _refuse_other_settings(existing, changed)
     return existing
+
+
+def _with_preset_of_encoder(settings: Settings, dataset: RawDataset) -> Settings:
+    """Return the settings with the first preset that takes the encoder, if none is chosen. What is wrong with an
+    encoder that none takes is said when it is loaded."""
+    if settings.encoder is None or settings.preset is not None:
+        return settings
+    settings.require_names()
+    try:
+        taking = presets_that_take(
+            settings.encoder, len(dataset.dataset_json["channel_names"]), settings.encoder_format
+        )
+    except PretrainedEncoderError as error:
+        raise AssftError(str(error)) from error
+    return dataclasses.replace(settings, preset=taking[0]) if taking else settings
 
 
 def _create(dataset: RawDataset, wanted: Experiment, engine: Engine, check_labels: CheckLabels) -> Experiment:

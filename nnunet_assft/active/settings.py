@@ -33,9 +33,10 @@ class Settings:
 
     rounds, budget, epochs: None means the value of the domain. epochs: per stage of a round r >= 1; round 0 has the
     same share of it as in the paper, unless one_shot_epochs, which has no option, sets its number. preset: None means
-    the network of `start`, or `ctfm`. encoder: path of pre-trained weights. encoder_format: row of ENCODERS, None for
-    what the file looks like. start: path of a whole nnU-Net model. With neither, the network starts at random. Of an
-    experiment, these two, and the files of test_split and labelled, are names without the folders around them.
+    the network of `start`, or the first that takes `encoder`, or `ctfm`. encoder: path of pre-trained weights.
+    encoder_format: row of ENCODERS, None for what the file looks like. start: path of a whole nnU-Net model. With
+    neither, the network starts at random. Of an experiment, these two, and the files of test_split and labelled, are
+    names without the folders around them.
     spacing: mm along the axes of the images as nnU-Net reads them, (z, y, x); None for nnU-Net's choice. patch_size:
     voxels (z, y, x) of the planned grid; None for that of the domain, the model or nnU-Net.
     test_split, labelled: see `planning.test_split`; `labels_known` is what labelled means where it is None. Numbers:

@@ -53,7 +53,12 @@ def add_plan_options(p: argparse.ArgumentParser) -> None:
         metavar="CASE",
         help="start with this label despite its warnings; all: every label; may be repeated",
     )
-    p.add_argument("--encoder", type=file_name, metavar="FILE", help="pre-trained; see --list_encoders (default: none)")
+    p.add_argument(
+        "--encoder",
+        type=file_name,
+        metavar="FILE",
+        help="pre-trained; chooses --preset if none is given; see --list_encoders (default: none)",
+    )
     p.add_argument("--encoder_format", metavar="NAME", help="what the file of --encoder is (default: by its keys)")
     add_accept_geometry(p)
     add_shared_options(p)
@@ -182,6 +187,7 @@ def print_encoders() -> None:
         fits = f"Presets: {', '.join(presets)}" if presets else "Preset: the one that the file names"
         print(f"  {name:<16} {row.source}. Licence: {row.licence}")
         print(f"  {'':<16} Images: {row.domain}; {_input(row)}. {fits}")
+        print(f"  {'':<16} Tested on: {row.tested}")
 
 
 def _input(row: EncoderSpec) -> str:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from nnunet_assft.cli.common import make_parser, run
 from nnunet_assft.cli.options import add_plan_options, make_experiment
 from nnunet_assft.cli.printing import print_deviations, print_start
-from nnunet_assft.network.presets import divisors_of
+from nnunet_assft.network.encoder_file import is_encoder_of
+from nnunet_assft.network.presets import PRESETS, divisors_of
 from nnunet_assft.planning.choices import EXISTING
 from nnunet_assft.planning.domains import DOMAINS
 from nnunet_assft.runtime.text import by, count, printable, some
@@ -51,6 +52,8 @@ def plan(args: argparse.Namespace) -> None:
     plan = plans["configurations"][CONFIGURATION]
     _print_change_of_patch(settings, plan)
     print_start(experiment)
+    if settings.encoder and args.preset is None:
+        _print_choice_of_preset(settings)
     if experiment.encoder_report:
         _print_contract(experiment.encoder_report, plans, input_of(plan, dataset.dataset_json))
     pool, test = count(len(now.pool), "case"), count(len(now.test), "test case")
@@ -111,6 +114,15 @@ def _start(experiment: Experiment) -> str:
         return f"first case {chosen}, computed in round 0" if chosen else "no case is left"
     source = "labels in labelsTr; --labelled none would draw one case instead" if known == EXISTING else known
     return f"round 0 trains on {count(len(start), 'labelled case')}: {some(start)} ({source})"
+
+
+def _print_choice_of_preset(settings: Settings) -> None:
+    """Print why the network has this preset if nobody chose it, and which others would do."""
+    chosen = settings.preset or ""
+    of_file = {"architecture": PRESETS[chosen].architecture}
+    others = [name for name, row in PRESETS.items() if name != chosen and is_encoder_of(of_file, row.architecture)]
+    as_well = f" Others that take it: {', '.join(f'--preset {name}' for name in others)}." if others else ""
+    print(f"The preset is {chosen} because it takes this encoder.{as_well}")
 
 
 def _print_change_of_patch(settings: Settings, plan: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from nnunet_assft.errors import AssftError
-from nnunet_assft.network.presets import ENCODERS
+from nnunet_assft.network.presets import licence_of
 from nnunet_assft.runtime.text import count, some
 
 if TYPE_CHECKING:
@@ -20,9 +20,8 @@ def print_start(experiment: Experiment) -> None:
         print("pre-trained encoder: none; the encoder starts at random")
         return
     if report.get("structures") is None:
-        row = ENCODERS.get(report["encoder"])  # None if the package that adds it is no longer installed
-        licence = row.licence if row else "that of another package"
         as_what = "read as" if settings.encoder_format else "recognised as"
+        licence = licence_of(report["encoder"])
         print(f"pre-trained encoder: {settings.encoder}, {as_what} {report['encoder']} (licence: {licence})")
         print(f"layout of the file: {report['layout']}")
         if report.get("alike"):

@@ -14,6 +14,7 @@ from nnunet_assft.runtime.tables import Table
 CT_NORMALIZATION = "CTNormalization"  # nnU-Net's, which needs the numbers of `EncoderSpec.contract`
 NNUNET = "nnunet"  # the row of ENCODERS of checkpoints with plans of their own
 HU = "HU "  # the beginning of a normalisation that a window describes
+IMITATED = "files of this layout with random weights, no released one"  # what most rows of ENCODERS were tested on
 
 BlockOrder = Literal["preactivation", "postactivation"]
 NormName = Literal["batch", "instance", "group"]
@@ -222,7 +223,8 @@ PRESETS: Table[Preset] = Table(
 class EncoderSpec:
     """A pre-trained encoder: the layout of its files, and the input that it expects.
 
-    source: who made it, and where its files are. domain: the images that it was trained on.
+    source: who made it, and where its files are. domain: the images that it was trained on. tested: the files with
+    which loading was tried.
 
     The layout. prefixes: what may stand before the key names of the encoder. ignored: beginnings of keys, after such a
     prefix if they have it, that are not part of the encoder. renamed: text in the keys of the files -> text in those of
@@ -249,6 +251,7 @@ class EncoderSpec:
     spacing: tuple[float, ...] | None = None
     normalization: str | None = None
     domain: str = "not said"
+    tested: str = "not said"
     network_classes: tuple[str, ...] = ("CTFMSegmentationNet",)
     arguments: Mapping[str, Any] = field(default_factory=lambda: {"norm": "batch", "block": "preactivation"})
     width_of_level: tuple[str, ...] = ("layers.{}.blocks.0.norm1.weight",)
@@ -299,6 +302,7 @@ _PLAIN_UNET: dict[str, Any] = {
     "arguments": {},
     "width_of_level": ("stages.{}.0.convs.0.norm.weight",),
     "normalization": "ZScoreNormalization",
+    "tested": IMITATED,
 }
 
 ENCODERS: Table[EncoderSpec] = Table(
@@ -309,6 +313,7 @@ ENCODERS: Table[EncoderSpec] = Table(
             source="CT-FM (Pai et al., 2025): project-lighter/ct_fm_feature_extractor on the Hugging Face hub",
             licence="weights Apache-2.0, code MIT",
             domain="CT of all regions",
+            tested=IMITATED,
             # in the files of the feature extractor, the segmentation network and the Lightning checkpoint
             prefixes=("", "encoder.", "model.backbone."),
             ignored=("up_layers.", "decoder.", "model.projection_head."),
@@ -323,6 +328,7 @@ ENCODERS: Table[EncoderSpec] = Table(
             source="nnssl (Wald et al., 2025): ResEnc L by MAE and others, of MIC-DKFZ on the Hugging Face hub",
             licence="that of the checkpoint, CC BY 4.0 or CC BY-SA 4.0",
             domain="MR of the head (OpenMind), CT and others, by checkpoint",
+            tested=IMITATED,
             prefixes=("encoder.", "", "online_encoder."),
             ignored=("decoder.", "target_encoder."),
             widths=(32, 64, 128, 256, 320, 320),
@@ -335,6 +341,7 @@ ENCODERS: Table[EncoderSpec] = Table(
             source="VISTA3D (He et al., 2024): model.pt, see Project-MONAI/VISTA on GitHub",
             licence="NVIDIA's, whose pages contradict each other about commercial use; read it",
             domain="CT of all regions",
+            tested=IMITATED,
             prefixes=("image_encoder.encoder.", "encoder.", ""),
             ignored=("image_encoder.up_layers", "point_head.", "class_head."),
             widths=(48, 96, 192, 384, 768),
@@ -348,6 +355,7 @@ ENCODERS: Table[EncoderSpec] = Table(
             source="SuPreM (Li et al., 2024): the SegResNet of MrGiovanni/SuPreM on GitHub",
             licence="CC BY-NC-ND 4.0 in the repository, another one on the hub; read both",
             domain="CT of the abdomen",
+            tested=IMITATED,
             prefixes=("backbone.", ""),
             ignored=("up_", "conv_final."),
             widths=(16, 32, 64, 128),
@@ -374,6 +382,7 @@ ENCODERS: Table[EncoderSpec] = Table(
             source="checkpoints of nnU-Net v2 and of experiments: TotalSegmentator, MultiTalent, your own",
             licence="that of the model",
             domain="that of the model",
+            tested="small models that nnU-Net trained in a test, no published one",
             prefixes=("encoder.",),
             ignored=("decoder.",),
             widths=(32, 64, 128, 256, 320, 320),
@@ -390,6 +399,7 @@ ENCODERS: Table[EncoderSpec] = Table(
             source="nnUNetv2_assft_pretrain: the encoder of any preset, pre-trained on your own images",
             licence="up to you, as the images are yours",
             domain="that of the images",
+            tested="files that the command has written",
             prefixes=("",),
             ignored=(),
             widths=(),
@@ -398,3 +408,9 @@ ENCODERS: Table[EncoderSpec] = Table(
         ),
     },
 )
+
+
+def licence_of(encoder: str) -> str:
+    """Return the licence of the files of a row of ENCODERS, which may be that of a package no longer installed."""
+    row = ENCODERS.get(encoder)
+    return row.licence if row else "that of another package"

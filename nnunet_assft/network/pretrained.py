@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,47 +52,100 @@ def load_pretrained_encoder(
     `num_batches_tracked`), unknown, of another shape, or not finite, or if two names of one tensor have different
     values.
     """
+    file = _read(Path(path), encoder)
+    if file.header and (architecture is None or not is_encoder_of(file.header, architecture)):
+        raise PretrainedEncoderError(
+            f"{path} was pre-trained with the preset {file.header['preset']!r}, whose encoder is another one. "
+            f"Use --preset {file.header['preset']}."
+        )
+    found, module = _find(net, file, encoder), encoder_of(net)
+    weights = _check_weights(found.weights, module, ENCODERS[found.encoder], file.path)
+    _check_copies(found.stored, found.copies, file.path)
+    sha256 = sha256_file(file.path)
+    module.load_state_dict(weights, strict=True)  # everything that could fail has been checked
+    return EncoderReport(
+        path=str(file.path),
+        sha256=sha256,
+        encoder=found.encoder,
+        layout=f"{file.layout}, {found.place}",
+        n_keys=len(weights),
+        adapted=found.adapted,
+        ignored=found.ignored,
+        contract=found.contract,
+        alike=found.alike,
+        header=file.header,
+    )
+
+
+def presets_that_take(path: str | Path, input_channels: int, encoder: str | None = None) -> list[str]:
+    """Return the presets whose encoder has the tensors of a file, names and shapes, in the order of the table.
+
+    Of a file of `network.encoder_file`, it is the preset that its header names. encoder: see `load_pretrained_encoder`,
+    which says what is wrong with a file that none takes. Raises PretrainedEncoderError for a file that cannot be read.
+    """
+    file = _read(Path(path), encoder)
+    if file.header:
+        return [file.header["preset"]] if file.header["preset"] in PRESETS else []
+    taking = []
+    for name, preset in PRESETS.items():
+        with torch.device("meta"):  # takes no memory
+            net = build_network(preset.architecture, input_channels, 2)
+        with suppress(PretrainedEncoderError):
+            if _shapes(_find(net, file, encoder).weights) == _shapes(encoder_of(net).state_dict()):
+                taking.append(name)
+    return taking
+
+
+@dataclass(frozen=True)
+class _File:
+    """What is in a file. header: of a file of `network.encoder_file`."""
+
+    path: Path
+    header: dict[str, Any] | None
+    content: Any
+    layout: str
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The encoder in a file. stored: as the file has it; weights: for the input channels of the network. copies: the
+    encoder once more, if the decoder holds it. All else: see `EncoderReport`."""
+
+    encoder: str
+    alike: tuple[str, ...]
+    contract: dict[str, Any]
+    place: str
+    stored: dict[str, Any]
+    weights: dict[str, Any]
+    adapted: str | None
+    ignored: tuple[str, ...]
+    copies: dict[str, Any]
+
+
+def _read(path: Path, encoder: str | None) -> _File:
     if encoder is not None and encoder not in ENCODERS:
         raise PretrainedEncoderError(f"encoder is {encoder!r}; expected one of {sorted(ENCODERS)}.")
-    path = Path(path)
     header = _own_header(path) if encoder in (None, OWN) else None
     if encoder == OWN and header is None:
         raise PretrainedEncoderError(
             f"{path} lacks the header of a file that nnUNetv2_assft_pretrain has written. Give such a file, or leave "
             "out --encoder_format."
         )
-    if header and (architecture is None or not is_encoder_of(header, architecture)):
-        raise PretrainedEncoderError(
-            f"{path} was pre-trained with the preset {header['preset']!r}, whose encoder is another one. "
-            f"Use --preset {header['preset']}."
-        )
-    content, layout = read_weights(path)
-    rows = [OWN] if header else _rows_for(net, encoder, content)
-    module = encoder_of(net)
+    return _File(path, header, *read_weights(path))
+
+
+def _find(net: nn.Module, file: _File, encoder: str | None) -> _Found:
+    """Find the encoder of a network in a file. Whether its keys and shapes are complete is not checked."""
+    content, path, module = file.content, file.path, encoder_of(net)
+    rows = [OWN] if file.header else _rows_for(net, encoder, content)
     found = list(state_dicts(content)) if isinstance(content, Mapping) else []
     keys = module.state_dict().keys()
     encoder, *alike = _recognised(rows, found, keys, content)
-    contract = header["input"] if header else _contract_in(content, encoder, module, path)
+    contract = file.header["input"] if file.header else _contract_in(content, encoder, module, path)
     _check_kind(found, keys, encoder, path)
-    spec = ENCODERS[encoder]
-    place, stored, ignored, copies = _find_encoder(content, found, keys, spec, path)
+    place, stored, ignored, copies = _find_encoder(content, found, keys, ENCODERS[encoder], path)
     weights, adapted = adapt_input_channels(stored, module)
-    weights = _check_weights(weights, module, spec, path)
-    _check_copies(stored, copies, path)
-    sha256 = sha256_file(path)
-    module.load_state_dict(weights, strict=True)  # everything that could fail has been checked
-    return EncoderReport(
-        path=str(path),
-        sha256=sha256,
-        encoder=encoder,
-        layout=f"{layout}, {place}",
-        n_keys=len(weights),
-        adapted=adapted,
-        ignored=ignored,
-        contract=contract,
-        alike=tuple(alike),
-        header=header,
-    )
+    return _Found(encoder, tuple(alike), contract, place, stored, weights, adapted, ignored, copies)
 
 
 def _own_header(path: Path) -> dict[str, Any] | None:
@@ -295,14 +350,17 @@ def _check_weights(weights: dict[str, Any], encoder: nn.Module, spec: EncoderSpe
 
 def _presets_of_shape(weights: Mapping[str, Any], n_channels: int) -> str:
     """Return the options for the presets whose encoders have tensors of these names and shapes; "" if there is none."""
-    shapes = {name: tensor.shape for name, tensor in weights.items() if isinstance(tensor, Tensor)}
-    fitting = []
+    shapes, fitting = _shapes(weights), []
     for name, preset in PRESETS.items():
         with torch.device("meta"):  # takes no memory
             state = encoder_of(build_network(preset.architecture, n_channels, 2)).state_dict()
-        if {*preset.encoders} - {NNUNET} and {key: tensor.shape for key, tensor in state.items()} == shapes:
+        if {*preset.encoders} - {NNUNET} and _shapes(state) == shapes:
             fitting.append(f"--preset {name}")
     return " or ".join(fitting)
+
+
+def _shapes(weights: Mapping[str, Any]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in weights.items() if isinstance(tensor, Tensor)}
 
 
 def _widths(weights: Mapping[str, Any], spec: EncoderSpec) -> list[int]:

@@ -7,8 +7,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
@@ -21,7 +19,6 @@ import SimpleITK as sitk
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-import nnunet_assft.trainers
 from nnunet_assft.active import metrics
 from nnunet_assft.active.annotation import queried_cases
 from nnunet_assft.active.context import open_context
@@ -38,11 +35,9 @@ from nnunet_assft.runtime.files import read_json, sha256_file
 from nnunet_assft.runtime.locks import only_process
 from tests.conftest import (
     CPU,
-    SHARED_DATA,
     TINY,
     Trained,
     blob_case,
-    needs_hippocampus,
     plan_experiment,
     run_all,
     write_dataset,
@@ -575,74 +570,3 @@ def test_test_cases_count_for_what_is_annotated_in_them(trained: Trained) -> Non
     assert all(dice["per_case"][other] == before["per_case"][other] for other in others)
     assert dice["per_structure"]["box"] == before["per_structure"]["box"]
     assert dice["per_structure"]["ball"] == pytest.approx(np.mean([before["per_case"][c]["ball"] for c in others]))
-
-
-# Stock nnU-Net and real images ----------------------------------------------------------------------------------------
-
-
-def stock(command: str) -> None:
-    """A stock command of nnU-Net, which knows our classes by the environment variable alone."""
-    ext_trainer = Path(nnunet_assft.trainers.__file__).parent / "ext_trainer"
-    program, *arguments = command.split()
-    result = subprocess.run(
-        [Path(sys.executable).parent / program, *arguments],
-        env={**os.environ, "nnUNet_extTrainer": str(ext_trainer)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stderr[-2000:]
-
-
-def assert_stock_prediction_is_ours(root: Path, done: Round, out: Path) -> None:
-    """nnUNetv2_predict, with its worker processes, writes the segmentations of the test cases of a round to `out`."""
-    trainer = "nnUNetTrainerASSFT" if done.model.stage == "semi" else "nnUNetTrainerASSFTSupervised"
-    stock(
-        f"nnUNetv2_predict -i {root / 'nnUNet_raw' / BLOBS / 'imagesTs'} -o {out} -d 901 -tr {trainer} "
-        f"-p nnUNetASSFTPlans -c 3d_fullres -f {done.round} -device cpu -npp 1 -nps 1"
-    )
-    ours = root / f"nnUNet_results/{BLOBS}/assft/assft/test_round_{done.round:02d}"
-    for case in done.test:
-        theirs, own = (sitk.GetArrayFromImage(sitk.ReadImage(str(f / f"{case}.nii.gz"))) for f in (out, ours))
-        assert (theirs != own).mean() < 1e-3  # preprocessing is repeated there; sums may round differently
-
-
-@pytest.mark.slow
-def test_stock_commands_work_on_the_model_folder(trained: Trained, tmp_path: Path) -> None:
-    root, _, rounds = trained
-    out = tmp_path / "out"
-    assert_stock_prediction_is_ours(root, rounds[2], out)
-    model = root / f"nnUNet_results/{BLOBS}/nnUNetTrainerASSFT__nnUNetASSFTPlans__3d_fullres"
-    stock(
-        f"nnUNetv2_evaluate_folder {root / 'nnUNet_raw' / BLOBS / 'labelsTs'} {out} -djfile {model / 'dataset.json'} "
-        f"-pfile {model / 'plans.json'} -np 1"
-    )
-    summary = json.loads((out / "summary.json").read_text())
-    assert summary["foreground_mean"]["Dice"] == pytest.approx(rounds[2].dice["mean"], abs=0.02)
-
-
-@pytest.mark.slow
-def test_stock_nnunet_predicts_with_its_own_network(blobs: Path, tmp_path: Path) -> None:
-    settings = {**TINY, "preset": "resenc_tiny", "one_shot_epochs": 20, "initial_lr": 1e-2}
-    done = run_round(plan_experiment(BLOBS, **settings), 0, CPU)
-    assert done.dice["mean"] > 0.5  # there is something to disagree about
-    assert_stock_prediction_is_ours(blobs.parents[1], done, tmp_path / "out")
-
-
-@pytest.mark.slow
-@needs_hippocampus
-def test_one_round_on_real_images(nnunet_folders: Path) -> None:
-    source = SHARED_DATA / "hippocampus"
-    folder = nnunet_folders / "nnUNet_raw/Dataset004_Hippocampus"
-    for kind, suffix in (("imagesTr", "_0000"), ("labelsTr", "")):
-        (folder / kind).mkdir(parents=True)
-        for file in sorted((source / kind).glob("*.nii.gz"))[:8]:
-            shutil.copy(file, folder / kind / f"{file.name.removesuffix('.nii.gz')}{suffix}.nii.gz")
-    labels = {"background": 0, "anterior": 1, "posterior": 2}
-    content = {"channel_names": {"0": "MRI"}, "labels": labels, "numTraining": 8, "file_ending": ".nii.gz"}
-    (folder / "dataset.json").write_text(json.dumps(content))
-    rounds = plan_and_run("Dataset004_Hippocampus", rounds=1)
-    assert len(rounds[1].test) == 2
-    assert len(rounds[1].labelled) == 3
-    assert len(rounds[1].pseudo_labelled) == 2
-    assert 0 <= rounds[1].dice["mean"] <= 1

@@ -669,6 +669,34 @@ def test_plan_says_as_what_an_encoder_was_recognised(blobs, call, tmp_path):
     assert "Use one of the presets resenc_l, resenc_m, resenc_tiny." in lines[-1]
 
 
+def test_an_encoder_chooses_the_preset_if_none_is_typed(blobs, call, tmp_path):
+    for preset in ("resenc_tiny", "tiny"):
+        network = build_network(PRESETS[preset].architecture, 1, 2, initialise=True)
+        torch.save({"state_dict": network.state_dict()}, tmp_path / f"{preset}.pth")
+        line = f"plan -d 901 -e {preset} --encoder"
+        code, out, lines = call(line, str(tmp_path / f"{preset}.pth"))
+        assert (code, lines) == (0, [])
+        assert f"domain generic, preset {preset}\n" in out
+        assert f"The preset is {preset} because it takes this encoder.\n" in out
+        assert call(line, str(tmp_path / f"{preset}.pth"))[1] == out  # again
+    code, out, _ = call("plan -d 901 -e large --preset resenc_tiny --encoder", str(tmp_path / "resenc_tiny.pth"))
+    assert "because it takes" not in out
+    assert call("plan -d 901 -e large --encoder", str(tmp_path / "resenc_tiny.pth"))[0] == 0
+    (tmp_path / "nothing.pth").write_bytes((tmp_path / "tiny.pth").read_bytes()[:-100])
+    code, _, lines = call("plan -d 901 -e none --encoder", str(tmp_path / "nothing.pth"))
+    assert code == 1
+    assert "cannot be read as a torch file" in lines[-1]
+
+
+def test_plan_names_the_other_presets_of_an_encoder(capsys):
+    for preset, line in {
+        "resenc_l": "The preset is resenc_l because it takes this encoder. Others that take it: --preset resenc_m.\n",
+        "plain": "The preset is plain because it takes this encoder.\n",
+    }.items():
+        plan._print_choice_of_preset(Settings(preset=preset, encoder="file.pth"))
+        assert capsys.readouterr().out == line
+
+
 def test_plan_and_status_say_from_which_model_the_network_starts(blobs, call, tmp_path):
     def of_blobs(content):
         content["init_args"]["dataset_json"]["labels"] = {"background": 0, "box": 1, "cone": 2}
@@ -698,6 +726,9 @@ def test_the_tables_of_networks_and_encoders(call):
     assert [line.split()[0] for line in out.splitlines() if re.match(r"  \w", line)] == [*PRESETS, *ENCODERS]
     assert "Licence: weights Apache-2.0, code MIT\n" in out
     assert "Presets: resenc_l, resenc_m, resenc_tiny\n" in out
+    # nobody has given this package a released file
+    assert out.count("Tested on: files of this layout with random weights, no released one\n") == 6
+    assert out.count("Tested on: ") == len(ENCODERS)
 
 
 def test_status_before_the_first_round(planned, call):

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from nnunet_assft.active.state import Experiment
 from nnunet_assft.cli import plan, pretrain
+from nnunet_assft.runtime.files import sha256_file
+from tests.conftest import blob_case, write_volume
 
 SHORT = ["-d", "901", "-device", "cpu", "--epochs", "1", "--iterations_per_epoch", "1"]
 
 
-def call(module, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:  # type: ignore[no-untyped-def]
+def call(module: ModuleType, arguments: list[str], capsys: pytest.CaptureFixture[str], code: int = 0) -> str:
+    """What a command prints; on stderr, if it is to exit with another code than 0."""
     with pytest.raises(SystemExit) as exit_:
         module.main(arguments)
     out, error = capsys.readouterr()
-    assert not exit_.value.code, error
-    return out
+    assert (exit_.value.code or 0) == code, error
+    return error if code else out
 
 
 def test_the_printed_command_plans_with_the_encoder(planned: Experiment, capsys: pytest.CaptureFixture[str]) -> None:
@@ -45,3 +51,28 @@ def test_the_folder_gives_the_file_its_name(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert f"encoder: {tmp_path}/long/long.safetensors" in call(pretrain, [*SHORT, "-o", "long"], capsys)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["mae", "contrastive"])
+def test_other_engines_write_the_file_of_this_process(
+    planned: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str
+) -> None:
+    write_volume(tmp_path / "more" / "new_0000.nii.gz", blob_case(20)[0])
+    command = [*SHORT, "--method", method, "--images", str(tmp_path / "more")]
+
+    def file(engine: str) -> Path:
+        return tmp_path / engine / "encoder" / "encoder.safetensors"  # of one name, which is in its report
+
+    def of(engine: str, code: int = 0) -> str:
+        return call(pretrain, [*command, "-o", str(file(engine).parent), "--engine", engine], capsys, code)
+
+    assert "on 8 images of the pool and 1 further image." in of("here")
+    of("local")
+    script = re.search(r"Run `bash (\S+) PART`", of("print", 3))
+    assert script
+    assert not file("print").exists()
+    subprocess.run(["bash", script[1], "0"], check=True, capture_output=True, timeout=600)
+    assert "on 8 images of the pool and 1 further image." in of("print")
+    assert len({sha256_file(file(engine)) for engine in ("here", "local", "print")}) == 1
+    assert not list(planned.paths.jobs.iterdir())

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from nnunet_assft.network import ENCODERS, PRESETS, CTFMSegmentationNet, PretrainedEncoderError, build_network
 from nnunet_assft.network import load_pretrained_encoder as load
 from nnunet_assft.network.encoder_file import OWN
+from nnunet_assft.network.pretrained import presets_that_take
 from tests.network.nnunet_model import ARCHITECTURE, checkpoint, theirs
 
 State = dict[str, Any]
@@ -157,10 +158,47 @@ def test_a_file_of_the_layout_computes_what_the_library_does(name: str, tmp_path
     image = torch.randn(1, 1, 16, 16, 24)
     with torch.inference_mode():
         ours, expected = of_encoder(network, image), case.levels(library, image)
-    assert len(ours) == len(expected)
+    differences = []
     for level, other in zip(ours, expected, strict=True):
         scale = float(other.abs().max())  # of float32: some levels have values of 1e5
         torch.testing.assert_close(level / scale, other / scale, rtol=0, atol=1e-6)
+        differences.append((float((level - other).abs().max()), scale))
+    worst, scale = max(differences, key=lambda pair: pair[0] / pair[1])
+    print(f"\n{name:<17} {type(library).__name__:<20} {len(ours)} levels {worst:8.1e} of {scale:.1e}")  # pytest -s
+
+
+@pytest.mark.parametrize(
+    ("presets", "around"),
+    {
+        ("ctfm", "ctfm_dec1224"): lambda state: behind("model.backbone.", state),
+        ("vista3d",): lambda state: behind("image_encoder.encoder.", state),
+        ("suprem",): lambda state: {"net": behind("module.backbone.", state)},
+        ("resenc_l", "resenc_m"): CASES["nnssl"].around,
+        ("plain",): lambda state: behind("encoder.", state),
+        ("tiny",): lambda state: state,
+        ("resenc_tiny",): lambda state: behind("encoder.", state),
+        (): lambda state: {"a": torch.ones(1)},
+    }.items(),
+    ids=lambda value: ",".join(value) if isinstance(value, tuple) else "",
+)
+def test_the_presets_that_take_a_file(presets: tuple[str, ...], around: Callable[[State], Any], tmp_path: Path) -> None:
+    """With the widths of the released files. Neither the number of channels nor a value that is not finite matters."""
+    with torch.device("meta"):
+        shapes = build_network(PRESETS[(*presets, "ctfm")[0]].architecture, 1, 2).encoder.state_dict()
+    state = {name: torch.zeros((), dtype=tensor.dtype).expand(tensor.shape) for name, tensor in shapes.items()}
+    torch.save(around(state), tmp_path / "file.pt")
+    for n_channels in (1, 2):
+        assert presets_that_take(tmp_path / "file.pt", n_channels) == list(presets)
+
+
+def test_the_preset_of_a_checkpoint_is_that_of_its_plans(tmp_path: Path) -> None:
+    file, _ = of_experiment(tmp_path / "own.pth")
+    assert presets_that_take(file, 1) == ["tiny"]
+    for other in ({"block": "postactivation"}, {"norm": "instance"}):
+        assert presets_that_take(of_experiment(tmp_path / "other.pth", **other)[0], 1) == []
+    assert presets_that_take(save(CASES["nnunet"], tmp_path / "file.pt"), 1) == []
+    with pytest.raises(PretrainedEncoderError, match="is not a file"):
+        presets_that_take(tmp_path / "none.pt", 1)
 
 
 CHANGES: dict[str, tuple[Callable[[State, str], object], str]] = {

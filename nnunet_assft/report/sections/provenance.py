@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
+from typing import Any
 
 import pandas as pd
 
@@ -14,6 +16,7 @@ from nnunet_assft.active.state import STEPS
 from nnunet_assft.active.training.shared_start import taken_from
 from nnunet_assft.errors import DamagedFileError
 from nnunet_assft.network.checkpoints import device_of, precision_of_training
+from nnunet_assft.network.presets import ENCODERS, licence_of
 from nnunet_assft.nnunet_names import CONFIGURATION
 from nnunet_assft.report.material import Material
 from nnunet_assft.report.sections.base import Section, SectionTable, encoder_name, network_name
@@ -114,6 +117,27 @@ def _grid(material: Material) -> dict[str, str]:
     }
 
 
+def _weights(report: Mapping[str, Any] | None) -> dict[str, str]:
+    """Return what is known about the weights at the start: what they are, their licence and how they were adapted.
+
+    report: see `EncoderReport`; empty for a random start.
+    """
+    if not report:
+        return {}
+    encoder = report.get("encoder", "")
+    row = ENCODERS.get(encoder)
+    facts = {
+        "format of the weights": f"{encoder} ({row.source})" if row else encoder,
+        "layout of their file": report.get("layout", ""),
+        "licence of the weights": licence_of(encoder),
+        "weights adapted to the channels": report.get("adapted") or "no",
+    }
+    if (structures := report.get("structures")) is not None:
+        kept = [name for name, is_kept in structures.items() if is_kept]
+        facts["rows of the last layer taken"] = ", ".join(kept) or "none"
+    return facts
+
+
 def _facts(material: Material) -> dict[str, str]:
     """Return everything that determines the experiment: name -> value."""
     experiment, settings = material.experiment, material.experiment.settings
@@ -123,6 +147,7 @@ def _facts(material: Material) -> dict[str, str]:
         "strategy": settings.strategy,
         "options that differ from the method": experiment.options.as_typed() or "none",
         "pre-trained encoder": encoder_name(material) + (f", sha256 {checksum}" if checksum else ""),
+        **_weights(experiment.encoder_report),
         "initial network, sha256": experiment.initial_network_sha256,
         "seed": settings.seed,
         "domain, network, normalization": f"{settings.domain}, {network_name(material)}, {settings.normalization}",

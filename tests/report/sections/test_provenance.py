@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from nnunet_assft.active.history import Change
 from nnunet_assft.report.material import Material, gather
@@ -41,6 +42,32 @@ def test_the_encoder_is_named_without_its_folder(material: Material) -> None:
     material = replace(material, experiment=replace(material.experiment, encoder_report={"sha256": "ef01"}))
     facts = dict(section(material).tables[0].data.to_numpy())
     assert facts["pre-trained encoder"] == "ct_fm.safetensors, sha256 ef01"
+
+
+def test_what_the_weights_at_the_start_are_is_told(material: Material) -> None:
+    def facts(report: dict[str, Any] | None) -> dict[str, str]:
+        experiment = replace(material.experiment, encoder_report=report)
+        return dict(section(replace(material, experiment=experiment)).tables[0].data.to_numpy())
+
+    names = ("format of the weights", "layout of their file", "licence of the weights")
+    adapted, rows = "weights adapted to the channels", "rows of the last layer taken"
+    assert not {*names, adapted, rows} & facts(None).keys()
+    repeated = "conv_init.weight: 1 input channel repeated 2 times and divided by 2"
+    report = {"encoder": "vocomni", "sha256": "ef", "layout": "torch, no prefix", "adapted": repeated}
+    found = facts(report)
+    expected = [
+        "vocomni (VoCo (Wu et al., 2024): VoComni_nnunet.pt)",
+        "torch, no prefix",
+        "Apache-2.0 in the repository",
+    ]
+    assert [found[name] for name in names] == expected
+    assert found[adapted] == repeated
+    assert rows not in found
+    start = {**report, "encoder": "nnunet", "adapted": None, "structures": {"background": True, "a": False, "b": True}}
+    found = facts(start)
+    assert (found[adapted], found[rows], found[names[2]]) == ("no", "background, b", "that of the model")
+    found = facts({**report, "encoder": "of_another_package"})
+    assert (found[names[0]], found[names[2]]) == ("of_another_package", "that of another package")
 
 
 def test_the_grid_the_device_and_the_seconds_of_a_real_experiment(trained: Trained) -> None:
