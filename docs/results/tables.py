@@ -60,7 +60,7 @@ def findings_of(group: str) -> Findings:
     )
     findings = draw_conclusions(spec, shared, results, runs, of_pseudo_labels)
     if group == "main":
-        plots = [arms_plot(arm_curves(results), ""), aubc_forest(findings.statistics)]
+        plots = [arms_plot(arm_curves(results)), aubc_forest(findings.statistics)]
         for plot in (*plots, attribution_forest(findings.attribution)):
             if plot:
                 (FOLDER / f"{plot.name}.png").write_bytes(plot.png())

@@ -143,7 +143,8 @@ def test_a_part_that_is_ended_ends_its_processes_and_goes_on_when_it_is_run_agai
     job, _ = open_job(tmp_path / "training", Attempt(train_in_two_processes, "training", ()))
     job.write_function()
     sweep = job.submit([("a", tmp_path, "")], 1)
-    code = "import sys; from pathlib import Path; from nnunet_assft.cluster.job import run_part\n"
+    code = "import signal, sys; from pathlib import Path; from nnunet_assft.cluster.job import run_part\n"
+    code += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored in the background of a shell
     code += "run_part(Path(sys.argv[1]), 1, 0, sys.argv[2])"
     command = [sys.executable, "-c", code, str(sweep.folder), job.checksum(sweep)]
     path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
