@@ -124,9 +124,10 @@ def _checks_of_stage(r: int, stage: str, experiment: Experiment, dataset: RawDat
         if file.is_file() or made_with_it.exists():
             remedy = f"Copy {other} there." if other.is_file() else REMEDY
             yield Check(f"stage {stage_file.stem}", partial(read_stage_file, file, remedy))
-    cases = {}
-    with suppress(DamagedFileError):  # reported already
-        cases = read_stage_file(stage_file)["cases"]
+    cases: dict[str, Any] = {}
+    for file in (copy, stage_file):
+        with suppress(DamagedFileError):  # reported already
+            cases = read_stage_file(file)["cases"]
     for case, entry in cases.items():
         file = dataset.label_file(case)
         if entry["kind"] == "pseudo":
@@ -137,9 +138,9 @@ def _checks_of_stage(r: int, stage: str, experiment: Experiment, dataset: RawDat
             yield Check(f"label of {case}", partial(_require_same, file, entry["label_sha256"], text))
             if entry["kind"] == "human":
                 yield Check(f"label of {case}", partial(_require_structures, dataset, case, entry, stage_file.stem))
-        if may_be_deleted and not (folder / f"{case}.b2nd").is_file():
-            continue
-        yield Check(f"training set {folder.name}, {case}", partial(whole_files, folder, case))
+        is_there = (folder / f"{case}.b2nd").is_file() or not may_be_deleted
+        if is_there and folder.is_dir():  # it is removed when its round is over
+            yield Check(f"training set {folder.name}, {case}", partial(whole_files, folder, case))
 
 
 def _checks_of_model_folders(experiment: Experiment, dataset: RawDataset) -> Iterator[Check]:

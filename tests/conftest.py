@@ -219,6 +219,14 @@ def trained(trained_template: Path, nnunet_folders: Path) -> Trained:
     return Trained(nnunet_folders, experiment, finished_rounds(experiment))
 
 
+def start_round_again(experiment: Experiment, r: int) -> None:
+    paths = experiment.paths
+    for file in (paths.round_file(r), *(paths.results / "steps").glob(f"round_{r:02d}_*")):
+        file.unlink()
+    for stage in ("supervised", "semi"):
+        shutil.rmtree(paths.checkpoint(r, stage).parent)
+
+
 # Real images ----------------------------------------------------------------------------------------------------------
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -39,7 +39,7 @@ from nnunet_assft.active.state import (
 from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.active.training.shared_start import shared_round_0
 from nnunet_assft.active.training.stages import fine_tune
-from nnunet_assft.active.training.training_set import Stage
+from nnunet_assft.active.training.training_set import Stage, remove_training_sets
 from nnunet_assft.cluster.engines import HERE, Engine
 from nnunet_assft.errors import AssftError, DamagedFileError, doing
 from nnunet_assft.evaluation.dice import Dice, evaluate_cases
@@ -110,6 +110,7 @@ def run_round(
         _require_unchanged(experiment, done)
         done.save(experiment.paths)
         write_splits(experiment)
+        remove_training_sets(experiment.paths, r)
     return done
 
 

@@ -12,13 +12,22 @@ import pytest
 
 from nnunet_assft.active.context import open_context
 from nnunet_assft.active.scoring.prediction import open_scorer
-from nnunet_assft.active.state import STEPS, Experiment, Round
+from nnunet_assft.active.state import STEPS, Round
 from nnunet_assft.cli.status import main as status_main
 from nnunet_assft.errors import AssftError, DamagedFileError
 from nnunet_assft.runtime.files import sha256_file
 from nnunet_assft.runtime.sealed import read_sealed, write_sealed
 from nnunet_assft.verification import verify
-from tests.conftest import CPU, TINY, Trained, blob_case, plan_experiment, run_round, write_volume
+from tests.conftest import (
+    CPU,
+    TINY,
+    Trained,
+    blob_case,
+    plan_experiment,
+    run_round,
+    start_round_again,
+    write_volume,
+)
 
 
 def flip(file: Path) -> None:
@@ -99,14 +108,6 @@ def test_finished_rounds_of_other_settings_are_refused_when_their_experiment_is_
     assert run_round(trained.experiment, 2, CPU) == trained.rounds[2]
 
 
-def start_round_again(experiment: Experiment, r: int) -> None:
-    paths = experiment.paths
-    for file in (paths.round_file(r), *(paths.results / "steps").glob(f"round_{r:02d}_*")):
-        file.unlink()
-    for stage in ("supervised", "semi"):
-        shutil.rmtree(paths.checkpoint(r, stage).parent)
-
-
 def test_everything_that_is_preprocessed_can_be_deleted(trained: Trained) -> None:
     start_round_again(trained.experiment, 2)
     shutil.rmtree(trained.experiment.paths.preprocessed)
@@ -120,7 +121,10 @@ def test_images_and_training_sets_are_made_again_before_they_are_used(
     experiment = trained.experiment
     start_round_again(experiment, 2)
     preprocessed = experiment.paths.preprocessed
-    damaged = [*preprocessed.glob("assft_pool_*/case_0[0-3]*"), *preprocessed.glob("assft/*/round_01_semi/case_*")]
+    damaged = [
+        *preprocessed.glob("assft_pool_*/case_0[0-3]*"),
+        *preprocessed.glob("assft/*/round_02_supervised/case_*"),
+    ]
     assert len(damaged) > 20
     for file in damaged:
         damage(file)
@@ -221,7 +225,7 @@ def test_every_file_is_verified(trained: Trained, capsys: pytest.CaptureFixture[
         "fingerprint of case_04": paths.fingerprint_cases / "case_04.json",
         "image of case_04": paths.raw / "imagesTr/case_04_0000.nii.gz",
         "preprocessed image of case_05": pool / "case_05.b2nd",
-        "training set round_01_supervised, ": next(paths.training_set(1, "supervised").glob("*_seg.b2nd")),
+        "training set round_02_supervised, ": next(paths.training_set(2, "supervised").glob("*_seg.b2nd")),
         f"label of {experiment.permutation[0]}": paths.raw / f"labelsTr/{experiment.permutation[0]}.nii.gz",
         "reference label of ": next((paths.stages / "gt_segmentations").glob("*")),
         "round 1": paths.selection_file(1),
@@ -231,7 +235,7 @@ def test_every_file_is_verified(trained: Trained, capsys: pytest.CaptureFixture[
     for file in damaged.values():
         flip(file)
     lost = {
-        paths.stage_file(0, "supervised"): paths.trained_on(0, "supervised"),
+        paths.stage_file(2, "supervised"): paths.trained_on(2, "supervised"),
         paths.trained_on(1, "semi"): paths.stage_file(1, "semi"),
     }
     for file in lost:
@@ -240,7 +244,7 @@ def test_every_file_is_verified(trained: Trained, capsys: pytest.CaptureFixture[
     assert code == 1
     for file, copy in lost.items():
         assert re.search(rf"{re.escape(str(file))}.*Copy {re.escape(str(copy))} there\.", out)
-    for what in (*damaged, "stage round_00_supervised"):
+    for what in (*damaged, "stage round_02_supervised"):
         assert any(line.startswith(what) for line in out.splitlines()), what
     untouched = ("round 0", "step round_01", "image of case_05", "preprocessed image of case_04")
     assert not any(line.startswith(untouched) for line in out.splitlines())

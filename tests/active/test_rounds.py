@@ -28,6 +28,7 @@ from nnunet_assft.active.rounds import run_round
 from nnunet_assft.active.state import Experiment, Round, finished_rounds
 from nnunet_assft.active.strategies import STRATEGIES
 from nnunet_assft.active.training.committee import train_committee
+from nnunet_assft.active.training.training_set import remove_training_sets
 from nnunet_assft.cli.round import main as round_main
 from nnunet_assft.errors import AssftError, WaitingForAnnotation
 from nnunet_assft.network.checkpoints import load_weights
@@ -40,6 +41,7 @@ from tests.conftest import (
     blob_case,
     plan_experiment,
     run_all,
+    start_round_again,
     write_dataset,
     write_volume,
 )
@@ -124,20 +126,23 @@ def test_rounds_with_nnunets_own_network(blobs: Path, strategy: str, deep_superv
     assert "encoder.stem.convs.0.conv.weight" in changed
 
 
-def test_training_sets_hold_exactly_the_cases_of_their_stage(trained: Trained) -> None:
-    root, _, rounds = trained
-    stages = root / "nnUNet_preprocessed/Dataset901_Blobs/assft/assft"
-    for r, stage, cases in (
-        (0, "supervised", rounds[0].labelled),
-        (1, "supervised", rounds[1].labelled),
-        (1, "semi", (*rounds[1].labelled, *rounds[1].pseudo_labelled)),
-        (2, "semi", (*rounds[2].labelled, *rounds[2].pseudo_labelled)),
-    ):
-        folder = stages / f"round_{r:02d}_{stage}"
-        assert {file.name for file in folder.iterdir()} == {
+def test_training_sets_hold_exactly_the_cases_of_their_stage(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment, last = trained.experiment, trained.rounds[2]
+    stages = experiment.paths.stages
+    assert [folder.name for folder in stages.glob("round_*") if folder.is_dir()] == ["round_02_supervised"]
+    start_round_again(experiment, 2)
+    with monkeypatch.context() as patch:
+        patch.setattr("nnunet_assft.active.rounds.remove_training_sets", lambda paths, r: None)
+        assert run_round(experiment, 2, CPU) == last
+    for stage, cases in (("supervised", last.labelled), ("semi", (*last.labelled, *last.pseudo_labelled))):
+        assert {file.name for file in experiment.paths.training_set(2, stage).iterdir()} == {
             "checksums",
             *(f"{c}{e}" for c in cases for e in (".b2nd", "_seg.b2nd", ".pkl")),
         }
+    remove_training_sets(experiment.paths, 1)  # as after a round that was made again
+    assert experiment.paths.training_set(2, "semi").is_dir()
+    remove_training_sets(experiment.paths, 2)
+    assert [folder.name for folder in stages.glob("*round_*") if folder.is_dir()] == ["round_02_supervised"]
 
 
 def test_pseudo_labels_are_in_the_raw_dataset_and_labels_are_untouched(trained: Trained) -> None:

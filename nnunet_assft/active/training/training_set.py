@@ -21,6 +21,7 @@ from nnunet_assft.runtime.cases import for_each_case
 from nnunet_assft.runtime.files import link_or_copy, sha256_file, sha256_of
 from nnunet_assft.runtime.partial import PARTIAL
 from nnunet_assft.runtime.sealed import write_sealed
+from nnunet_assft.trainers.folds import TRAINERS
 from nnunet_assft.trainers.stage_file import read_stage_file
 from nnunet_assft.volumes.not_annotated import as_annotated
 
@@ -132,13 +133,29 @@ def _is_whole(folder: Path, case: str) -> bool:
         return False
 
 
+def remove_training_sets(paths: ExperimentPaths, r: int) -> None:
+    """Remove the training sets that are of no use after round r. With many cases, they would be most of the files of an
+    experiment. That of its supervised stage stays, because the next round links the preprocessed labels."""
+    for earlier in range(r + 1):
+        for stage in TRAINERS if earlier < r else ["semi"]:
+            folder = paths.training_set(earlier, stage)
+            outdated = folder.with_name(f"{PARTIAL}_{folder.name}_outdated")  # no half of it stays if this is killed
+            shutil.rmtree(outdated, ignore_errors=True)
+            if folder.is_dir():
+                os.replace(folder, outdated)
+                shutil.rmtree(outdated, ignore_errors=True)
+
+
 def _preprocessed_labels(paths: ExperimentPaths) -> dict[tuple[str, ...], Path]:
     """Return `_preprocessing_of` a label -> training set of an earlier stage that holds it preprocessed."""
     found = {}
     for file in sorted(paths.stages.glob("round_*.json")):
+        folder = file.with_suffix("")
+        if not folder.is_dir():
+            continue
         with suppress(DamagedFileError):  # of an earlier stage; its labels are preprocessed again
             for case, entry in read_stage_file(file)["cases"].items():
-                found[_preprocessing_of(case, entry)] = file.with_suffix("")
+                found[_preprocessing_of(case, entry)] = folder
     return found
 
 
