@@ -107,11 +107,16 @@ def run_round(
             model=model,
             dice=_evaluate(context, r, model),
         )
-        _require_unchanged(experiment, done)
-        done.save(experiment.paths)
-        write_splits(experiment)
-        remove_training_sets(experiment.paths, r)
+        _finish(experiment, done)
     return done
+
+
+def _finish(experiment: Experiment, done: Round) -> None:
+    """Write what says that a round is finished, and remove what is of no use any more."""
+    _require_unchanged(experiment, done)
+    done.save(experiment.paths)
+    write_splits(experiment)
+    remove_training_sets(experiment.paths, done.round)
 
 
 def _require_unchanged(experiment: Experiment, done: Round) -> None:
