@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from nnunet_assft.active.experiment import image_folder, prepare, restore_initial_network
+from nnunet_assft.active.experiment import image_folder, prepare
 from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.state import Experiment, Model
+from nnunet_assft.active.training.initial_network import restore_initial_network
 from nnunet_assft.cluster.engines import HERE, Engine
 from nnunet_assft.errors import DamagedFileError
 from nnunet_assft.planning.contract import normalised_as_trained

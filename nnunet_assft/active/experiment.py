@@ -14,17 +14,19 @@ from nnunet_assft.active.options import CONTRACT
 from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.query.budget import query_budget
 from nnunet_assft.active.query.random_sampling import random_permutation
-from nnunet_assft.active.settings import STARTS, Settings
+from nnunet_assft.active.settings import Settings
 from nnunet_assft.active.state import Experiment, only_process
-from nnunet_assft.active.training.initial_network import write_initial_network
+from nnunet_assft.active.training.initial_network import (
+    other_start,
+    restore_initial_network,
+    with_preset_of_encoder,
+    write_initial_network,
+)
 from nnunet_assft.cluster.engines import HERE, Engine
 from nnunet_assft.errors import AssftError, DamagedFileError
 from nnunet_assft.network.checkpoints import load_weights, weights_sha256
 from nnunet_assft.network.encoder_file import seen_by
 from nnunet_assft.network.presets import Preset
-from nnunet_assft.network.pretrained import presets_that_take
-from nnunet_assft.network.trained_model import find_checkpoint
-from nnunet_assft.network.weight_files import PretrainedEncoderError
 from nnunet_assft.nnunet_names import CONFIGURATION
 from nnunet_assft.planning.choices import EXISTING
 from nnunet_assft.planning.contract import normalization_of
@@ -35,7 +37,7 @@ from nnunet_assft.planning.preprocessing import made_from_others, preprocess_ima
 from nnunet_assft.planning.test_split import labelled_cases, names_others, split
 from nnunet_assft.runtime.cases import Executor
 from nnunet_assft.runtime.environment import require_space
-from nnunet_assft.runtime.files import base_name, link_or_copy, read_json, sha256_file, sha256_of, write_json
+from nnunet_assft.runtime.files import base_name, link_or_copy, read_json, sha256_of, write_json
 from nnunet_assft.runtime.text import count, named, some
 from nnunet_assft.runtime.writable import is_writable
 from nnunet_assft.trainers.stage_file import read_stage_file
@@ -71,7 +73,7 @@ def create_experiment(
     existing = _existing(dataset, name, settings)
     require_space(dataset.name)
     if existing is None:
-        settings = _with_preset_of_encoder(settings, dataset)
+        settings = with_preset_of_encoder(settings, dataset)
         wanted = _decide(dataset, name, settings)
         with only_process(wanted):
             existing = _existing(dataset, name, settings)
@@ -96,7 +98,7 @@ def _existing(dataset: RawDataset, name: str, settings: Settings) -> Experiment 
     wanted = None if existing.history else _decide(dataset, name, settings)
     settings = wanted.settings if wanted else settings.resolved(dataset.name)
     changed = existing.settings.differences(settings)
-    changed |= _other_start(existing, settings)
+    changed |= other_start(existing, settings)
     changed |= _other_cases(existing, wanted) if wanted else _other_choices(existing, settings)
     if "test" in changed and (lost := [case for case in existing.test if not dataset.label_file(case).is_file()]):
         raise AssftError(
@@ -105,21 +107,6 @@ def _existing(dataset: RawDataset, name: str, settings: Settings) -> Experiment 
         )
     _refuse_other_settings(existing, changed)
     return existing
-
-
-def _with_preset_of_encoder(settings: Settings, dataset: RawDataset) -> Settings:
-    """Return the settings with the first preset that takes the encoder, if none is chosen. What is wrong with an
-    encoder that none takes is said when it is loaded."""
-    if settings.encoder is None or settings.preset is not None:
-        return settings
-    settings.require_names()
-    try:
-        taking = presets_that_take(
-            settings.encoder, len(dataset.dataset_json["channel_names"]), settings.encoder_format
-        )
-    except PretrainedEncoderError as error:
-        raise AssftError(str(error)) from error
-    return dataclasses.replace(settings, preset=taking[0]) if taking else settings
 
 
 def _create(dataset: RawDataset, wanted: Experiment, engine: Engine, check_labels: CheckLabels) -> Experiment:
@@ -406,60 +393,6 @@ def _refuse_other_images(experiment: Experiment, plans: dict[str, Any], checksum
         f"The {named('image', changed) or 'images'} changed after experiment {experiment.name!r} of "
         f"{experiment.dataset} was planned. Put the old images back, or plan a new experiment with -e."
     )
-
-
-def restore_initial_network(experiment: Experiment, dataset: RawDataset, settings: Settings | None = None) -> None:
-    """Write the initial network again if it was damaged or deleted. It is determined by the seed and the file of
-    the encoder or model.
-
-    settings: with the path of that file. `experiment` has no more than its name.
-    """
-    file, expected = experiment.paths.initial_network, experiment.initial_network_sha256
-    with suppress(DamagedFileError):
-        load_weights(file, expected or None)
-        return
-    there = settings or experiment.settings
-    if there.pretrained and not Path(there.pretrained).exists():
-        option = "--encoder" if there.encoder else "--start"
-        raise DamagedFileError(
-            f"{file} is damaged or missing, and {there.pretrained}, from which it can be made again, is not there. "
-            f"Restore it from a backup, or run {experiment.command('plan')} with the options that the experiment was "
-            f"planned with, and {option} with the place of this file."
-        )
-    write_initial_network(
-        file, dataset.dataset_json, dataclasses.replace(experiment.settings, encoder=there.encoder, start=there.start)
-    )
-    if weights_sha256(load_weights(file)) != expected:
-        raise DamagedFileError(
-            f"{file} was damaged, and the network that was made again in its place has other weights, perhaps because "
-            "the file that it starts from or the version of torch is another one. Restore it from a backup."
-        )
-
-
-def _other_start(existing: Experiment, settings: Settings) -> dict[str, tuple[Any, Any]]:
-    """Return name -> (what the experiment was planned with, what is wanted) if that is another encoder or model.
-
-    The content counts, wherever the file lies and whatever it is called, and the name if there is no file to read.
-    """
-    pairs = {name: (getattr(existing.settings, name), getattr(settings, name)) for name in STARTS}
-    others = {name: (had, want) for name, (had, want) in pairs.items() if (had, want) != (None, None)}
-    report, path = existing.encoder_report, settings.pretrained
-    if len(others) != 1 or None in next(iter(others.values())) or path is None:
-        return others
-    ((name, (had, want)),) = others.items()
-    sha256, known = _sha256_of_start(path), (report or {}).get("sha256")
-    called_the_same = base_name(had) == base_name(path)
-    if sha256 == known if sha256 and known else called_the_same:
-        return {}
-    return {name: (had, f"{want} with another content" if called_the_same else want)}
-
-
-def _sha256_of_start(path: str) -> str | None:
-    """Return the checksum of an encoder, or of the checkpoint of a model, and None if it is not there."""
-    with suppress(PretrainedEncoderError):  # a folder without a checkpoint, or with several
-        file = find_checkpoint(Path(path))
-        return sha256_file(file) if file.is_file() else None
-    return None
 
 
 def _other_cases(existing: Experiment, wanted: Experiment) -> dict[str, tuple[Any, Any]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -29,11 +28,8 @@ def step(folder: Path, item: object) -> tuple[Job, Sweep]:
 
 def test_a_part_that_ends_when_its_step_is_over_leaves_nothing(tmp_path: Path) -> None:
     job, sweep = step(tmp_path / "jobs/waits", tmp_path / "begun")
-    code = "import sys; from pathlib import Path; from nnunet_assft.cluster.job import run_part\n"
-    code += "run_part(Path(sys.argv[1]), 1, 0, sys.argv[2])"
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-c", code, str(sweep.folder), job.checksum(sweep)]
-    with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, stderr=subprocess.PIPE) as part:
+    command, environment = work.command_of_part(job, sweep)
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) as part:
         while not (tmp_path / "begun").exists():
             assert part.poll() is None
             time.sleep(0.05)
@@ -45,11 +41,8 @@ def test_a_part_that_ends_when_its_step_is_over_leaves_nothing(tmp_path: Path) -
 
 def test_a_part_gives_signs_of_life(tmp_path: Path) -> None:
     job, sweep = step(tmp_path / "jobs/waits", tmp_path / "begun")
-    code = "import sys; from pathlib import Path; from nnunet_assft.cluster import job\n"
-    code += "job.BETWEEN_SIGNS = 0.1; job.run_part(Path(sys.argv[1]), 1, 0, sys.argv[2])"
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-c", code, str(sweep.folder), job.checksum(sweep)]
-    with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, stderr=subprocess.PIPE) as part:
+    command, environment = work.command_of_part(job, sweep, "job.BETWEEN_SIGNS = 0.1")
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) as part:
         while not (tmp_path / "begun").exists():
             assert part.poll() is None
             time.sleep(0.05)
@@ -68,12 +61,9 @@ def test_a_part_that_is_run_again_passes_over_what_it_has_finished(tmp_path: Pat
     job.write_function()
     cases = {name: tmp_path / name for name in "abc"}
     sweep = job.submit([(case, file, "") for case, file in cases.items()], 1)
-    code = "import sys; from pathlib import Path; from nnunet_assft.cluster.job import run_part\n"
-    code += "run_part(Path(sys.argv[1]), 1, 0, sys.argv[2])"
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-c", code, str(sweep.folder), job.checksum(sweep)]
+    command, environment = work.command_of_part(job, sweep)
     for _ in range(2):
-        subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, check=True)
+        subprocess.run(command, env=environment, check=True)
     assert list(job.new_results(dict.fromkeys(cases, ""))) == [("a", None), ("b", None), ("c", None)]
     (line,) = lines_about_parts(tmp_path / "jobs")
     assert line == "touches: 3 cases done; 1 part: 1 finished"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_assft.cluster.engines import Engine
-from nnunet_assft.cluster.job import argument_sha256, is_part, say_progress
+from nnunet_assft.cluster.job import Job, Sweep, argument_sha256, is_part, say_progress
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.cases import Attempt, Executor, for_each_case
 from nnunet_assft.runtime.locks import only_process
@@ -24,6 +24,16 @@ from nnunet_assft.runtime.locks import only_process
 def has_slurm() -> bool:
     """Whether there is a SLURM whose controller answers."""
     return bool(shutil.which("sinfo")) and subprocess.run(["sinfo"], capture_output=True, check=False).returncode == 0
+
+
+def command_of_part(job: Job, sweep: Sweep, before: str = "") -> tuple[list[str], dict[str, str]]:
+    """The command that works on the only part of a sweep, and its environment, in which it can import the tests.
+    before: a statement that comes first."""
+    code = f"import signal, sys; from pathlib import Path; from nnunet_assft.cluster import job\n{before}\n"
+    code += "job.run_part(Path(sys.argv[1]), 1, 0, sys.argv[2])"
+    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-c", code, str(sweep.folder), job.checksum(sweep)]
+    return command, {**os.environ, "PYTHONPATH": path}
 
 
 class LeftBehind:

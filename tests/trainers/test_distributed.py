@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -31,6 +30,7 @@ from nnunet_assft.runtime.processes import die_with_parent_if_spawned, is_runnin
 from nnunet_assft.trainers import distributed
 from nnunet_assft.trainers.assft_trainers import nnUNetTrainerASSFT
 from nnunet_assft.trainers.distributed import free_port, train_on_gpus, with_process_group
+from tests.cluster.work import command_of_part
 from tests.conftest import CPU
 
 N = 2
@@ -143,12 +143,8 @@ def test_a_part_that_is_ended_ends_its_processes_and_goes_on_when_it_is_run_agai
     job, _ = open_job(tmp_path / "training", Attempt(train_in_two_processes, "training", ()))
     job.write_function()
     sweep = job.submit([("a", tmp_path, "")], 1)
-    code = "import signal, sys; from pathlib import Path; from nnunet_assft.cluster.job import run_part\n"
-    code += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored in the background of a shell
-    code += "run_part(Path(sys.argv[1]), 1, 0, sys.argv[2])"
-    command = [sys.executable, "-c", code, str(sweep.folder), job.checksum(sweep)]
-    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": path}
+    # it is ignored in the background of a shell
+    command, environment = command_of_part(job, sweep, "signal.signal(signal.SIGINT, signal.default_int_handler)")
     (tmp_path / "epochs").write_text("10000")
     with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as part:
         try:

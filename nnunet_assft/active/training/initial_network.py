@@ -1,23 +1,27 @@
-"""The network from which round 0 starts."""
+"""The network from which round 0 starts, and the encoder or model whose weights it has."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
-from nnunet_assft.active.settings import OF_START, Settings
-from nnunet_assft.errors import AssftError
+from nnunet_assft.active.settings import OF_START, STARTS, Settings
+from nnunet_assft.active.state import Experiment
+from nnunet_assft.errors import AssftError, DamagedFileError
+from nnunet_assft.network.checkpoints import load_weights, weights_sha256
 from nnunet_assft.network.interface import build_network
 from nnunet_assft.network.presets import PRESETS, Preset
-from nnunet_assft.network.pretrained import load_pretrained_encoder
-from nnunet_assft.network.trained_model import build_model, load_model, read_model, require_same
+from nnunet_assft.network.pretrained import load_pretrained_encoder, presets_that_take
+from nnunet_assft.network.trained_model import build_model, find_checkpoint, load_model, read_model, require_same
 from nnunet_assft.network.weight_files import EncoderReport, PretrainedEncoderError
-from nnunet_assft.runtime.files import atomic_path
+from nnunet_assft.runtime.files import atomic_path, base_name, sha256_file
+from nnunet_assft.volumes.raw_dataset import RawDataset
 
 
 def write_initial_network(
@@ -57,3 +61,72 @@ def _initial_network(
         return network, preset, None
     report = load_pretrained_encoder(network, settings.encoder, settings.encoder_format, preset.architecture)
     return network, preset, report
+
+
+def with_preset_of_encoder(settings: Settings, dataset: RawDataset) -> Settings:
+    """Return the settings with the first preset that takes the encoder, if none is chosen. What is wrong with an
+    encoder that none takes is said when it is loaded."""
+    if settings.encoder is None or settings.preset is not None:
+        return settings
+    settings.require_names()
+    try:
+        taking = presets_that_take(
+            settings.encoder, len(dataset.dataset_json["channel_names"]), settings.encoder_format
+        )
+    except PretrainedEncoderError as error:
+        raise AssftError(str(error)) from error
+    return dataclasses.replace(settings, preset=taking[0]) if taking else settings
+
+
+def restore_initial_network(experiment: Experiment, dataset: RawDataset, settings: Settings | None = None) -> None:
+    """Write the initial network again if it was damaged or deleted. It is determined by the seed and the file of
+    the encoder or model.
+
+    settings: with the path of that file. `experiment` has no more than its name.
+    """
+    file, expected = experiment.paths.initial_network, experiment.initial_network_sha256
+    with suppress(DamagedFileError):
+        load_weights(file, expected or None)
+        return
+    there = settings or experiment.settings
+    if there.pretrained and not Path(there.pretrained).exists():
+        option = "--encoder" if there.encoder else "--start"
+        raise DamagedFileError(
+            f"{file} is damaged or missing, and {there.pretrained}, from which it can be made again, is not there. "
+            f"Restore it from a backup, or run {experiment.command('plan')} with the options that the experiment was "
+            f"planned with, and {option} with the place of this file."
+        )
+    write_initial_network(
+        file, dataset.dataset_json, dataclasses.replace(experiment.settings, encoder=there.encoder, start=there.start)
+    )
+    if weights_sha256(load_weights(file)) != expected:
+        raise DamagedFileError(
+            f"{file} was damaged, and the network that was made again in its place has other weights, perhaps because "
+            "the file that it starts from or the version of torch is another one. Restore it from a backup."
+        )
+
+
+def other_start(existing: Experiment, settings: Settings) -> dict[str, tuple[Any, Any]]:
+    """Return name -> (what the experiment was planned with, what is wanted) if that is another encoder or model.
+
+    The content counts, wherever the file lies and whatever it is called, and the name if there is no file to read.
+    """
+    pairs = {name: (getattr(existing.settings, name), getattr(settings, name)) for name in STARTS}
+    others = {name: (had, want) for name, (had, want) in pairs.items() if (had, want) != (None, None)}
+    report, path = existing.encoder_report, settings.pretrained
+    if len(others) != 1 or None in next(iter(others.values())) or path is None:
+        return others
+    ((name, (had, want)),) = others.items()
+    sha256, known = _sha256_of_start(path), (report or {}).get("sha256")
+    called_the_same = base_name(had) == base_name(path)
+    if sha256 == known if sha256 and known else called_the_same:
+        return {}
+    return {name: (had, f"{want} with another content" if called_the_same else want)}
+
+
+def _sha256_of_start(path: str) -> str | None:
+    """Return the checksum of an encoder, or of the checkpoint of a model, and None if it is not there."""
+    with suppress(PretrainedEncoderError):  # a folder without a checkpoint, or with several
+        file = find_checkpoint(Path(path))
+        return sha256_file(file) if file.is_file() else None
+    return None
