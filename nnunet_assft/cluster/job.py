@@ -198,7 +198,7 @@ def _checksum(function: bytes, cases: bytes) -> str:
 
 
 # environment variable with the file in which a part, and every process that it starts, says how far it is
-_PART = "NNUNET_ASSFT_PART"
+PART = "NNUNET_ASSFT_PART"
 
 
 def _say(file: Path, **changes: Any) -> None:
@@ -214,16 +214,11 @@ def _say(file: Path, **changes: Any) -> None:
     write_sealed(file, {**known, **changes})
 
 
-def is_part() -> bool:
-    """Return whether this process works on a part, or was started by one that does."""
-    return _PART in os.environ
-
-
 def say_progress(text: str) -> None:
     """Say how far a long case is, such as the epoch that a training can be continued from. Does nothing elsewhere than
     in a part."""
-    if _PART in os.environ:
-        _say(Path(os.environ[_PART]), progress=text)
+    if PART in os.environ:
+        _say(Path(os.environ[PART]), progress=text)
 
 
 def run_part(sweep: Path, num_parts: int, part_id: int, sha256: str) -> None:
@@ -239,7 +234,7 @@ def run_part(sweep: Path, num_parts: int, part_id: int, sha256: str) -> None:
     cases: list[tuple[str, Any, str]] = pickle.loads(of_cases)[part_id::num_parts]
     name = f"part_{part_id:03d}_{socket.gethostname()}_{os.getpid()}"
     file = sweep / f"{name}.json"
-    os.environ[_PART] = str(file)
+    os.environ[PART] = str(file)
     who = {"part": part_id, "host": socket.gethostname(), "pid": os.getpid(), "job": _job_id(), "began": time.time()}
     what = {"state": "running", "finished": 0, "of": len(cases), "case": "", "progress": "", "error": ""}
     _say(file, **who, **what)

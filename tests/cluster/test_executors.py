@@ -13,7 +13,7 @@ import pytest
 
 from nnunet_assft.cluster.engines import Engine
 from nnunet_assft.cluster.executors import InParts
-from nnunet_assft.cluster.job import Job, Part, Sweep, is_part
+from nnunet_assft.cluster.job import PART, Job, Part, Sweep
 from nnunet_assft.cluster.launchers import Local, Print
 from nnunet_assft.errors import AssftError, WaitingForParts
 from nnunet_assft.runtime.cases import for_each_case
@@ -215,7 +215,7 @@ def test_the_coordinator_shows_how_far_a_long_case_is(
         "semi": True
     }
     assert "training, semi: 3 epochs of 10" in capsys.readouterr().err
-    assert not is_part()
+    assert PART not in os.environ
 
 
 def test_a_function_in_three_steps_is_applied_to_the_cases_of_a_part(local: Callable[[int], InParts]) -> None:
