@@ -148,9 +148,8 @@ class Slurm:
         jobs = {(sweep, part): name for sweep in sweeps for part, name in enumerate(sweep.jobs())}
         if not jobs:
             return set()
-        queue = _ask(
-            "squeue", "-h", "-r", "-u", str(os.getuid()), "-o", "%i"
-        )  # -r: every job of an array, such as 77_3
+        # -r: every job of an array, such as 77_3
+        queue = _ask("squeue", "-h", "-r", "-u", str(os.getuid()), "-o", "%i")
         if queue.returncode:  # nothing is known, and nothing is submitted
             if not self._told:
                 said = " ".join(queue.stderr.split())[:400]
