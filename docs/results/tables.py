@@ -3,8 +3,8 @@
 python docs/results/tables.py
 
 In hippocampus.md, everything between a line `<!-- GROUP NAME -->` and the next `<!-- end -->` is written anew: a table,
-or sentences, about a group of arms of the comparison. The rest of the page is left as it is. The figures are written
-into the folder hippocampus/.
+or sentences, about a group of arms of one of the comparisons. The rest of the page is left as it is. The figures are
+written into the folder hippocampus/.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from nnunet_assft.report.sections.comparison import arm_curves, arms_plot
 from nnunet_assft.runtime.csv_files import write_csv_table
 
 FOLDER = Path(__file__).with_name("hippocampus")
+FIRST_CASE = Path(__file__).with_name("first_case")
 PAGE = FOLDER.with_suffix(".md")
 PART = re.compile(r"(<!-- (\w+) (\w+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
 fill = partial(textwrap.fill, width=120, break_on_hyphens=False)
@@ -37,24 +38,26 @@ def changes_an_option(arm: Arm) -> bool:
     return "=" in (getattr(arm, "variant", None) or "")
 
 
-GROUPS: dict[str, Callable[[Arm], bool]] = {
-    "main": lambda arm: not arm.encoder and not changes_an_option(arm),
-    "options": lambda arm: not arm.encoder and (arm.id == "assft" or changes_an_option(arm)),
-    "starts": lambda arm: arm.id in ("random", "random+encoder=mae"),
-    "starts_of_assft": lambda arm: arm.id in ("assft", "assft+encoder=mae"),
+GROUPS: dict[str, tuple[Path, Callable[[Arm], bool]]] = {
+    "main": (FOLDER, lambda arm: not arm.encoder and not changes_an_option(arm)),
+    "options": (FOLDER, lambda arm: not arm.encoder and (arm.id == "assft" or changes_an_option(arm))),
+    "starts": (FOLDER, lambda arm: arm.id in ("random", "random+encoder=mae")),
+    "starts_of_assft": (FOLDER, lambda arm: arm.id in ("assft", "assft+encoder=mae")),
+    "first_case": (FIRST_CASE, lambda arm: True),
 }
 
 
 def findings_of(group: str) -> Findings:
     """Return the findings on the arms of a group, and write its figures."""
-    spec, shared = read_comparison(FOLDER / "comparison.json")
-    spec = replace(spec, arms=tuple(arm for arm in spec.arms if GROUPS[group](arm)))
-    arms, quality = [arm.id for arm in spec.arms], FOLDER / "pseudo_label_quality.csv"
+    folder, belongs = GROUPS[group]
+    spec, shared = read_comparison(folder / "comparison.json")
+    spec = replace(spec, arms=tuple(arm for arm in spec.arms if belongs(arm)))
+    arms, quality = [arm.id for arm in spec.arms], folder / "pseudo_label_quality.csv"
     results, runs, of_pseudo_labels = (
         table[table["arm"].isin(arms) & table["seed"].isin(spec.seeds)].reset_index(drop=True)
         for table in (
-            read_results(FOLDER / "results.csv"),
-            read_runs(FOLDER / "runs.csv"),
+            read_results(folder / "results.csv"),
+            read_runs(folder / "runs.csv"),
             read_pseudo_label_quality(quality),
         )
     )
