@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -13,7 +15,7 @@ from nnunet_assft.cli.extend import main as extend_main
 from nnunet_assft.cli.plan import main as plan_main
 from nnunet_assft.runtime.files import sha256_file
 from tests.annotation.annotators import save_itksnap
-from tests.cli.annotate.experiment import DATASET, Call, record_of, the_experiment, truth
+from tests.cli.annotate.experiment import DATASET, Call, plan_round_1, record_of, the_experiment, truth
 from tests.conftest import blob_case, set_folders, write_dataset, write_volume
 
 WANTED = ("case_11", "case_12")
@@ -77,7 +79,9 @@ def test_the_work_folder_has_nothing_by_a_model_and_no_label_is_read(asked: Path
     )
 
 
-def test_labels_pass_the_gate_into_labels_ts_and_count_once_they_have_joined(asked: Path, call: Call) -> None:
+def test_labels_pass_the_gate_into_labels_ts_and_count_once_they_have_joined(
+    asked: Path, call: Call, capsys: pytest.CaptureFixture[str]
+) -> None:
     work, labels_ts = asked / "work", asked / f"nnUNet_raw/{DATASET}/labelsTs"
     finished = {file: sha256_file(file) for file in labels_ts.iterdir()}
     call("export", "--test", "-o", work, "--annotators", "anna", "-device", "cpu")
@@ -109,6 +113,9 @@ def test_labels_pass_the_gate_into_labels_ts_and_count_once_they_have_joined(ask
     assert "case_11: the label by anna has been imported already" in out
 
     before = the_experiment().now
+    capsys.readouterr()
+    assert extend("--test", *WANTED, "-np", "1") == 1
+    assert "nnUNetv2_assft_annotate export -d 901 --test -o WORK asks annotators for those" in capsys.readouterr().err
     assert extend("--test", "case_11", "-np", "1") == 0
     assert the_experiment().now.test == (*before.test, "case_11")
     assert the_experiment().now.pool == before.pool
@@ -172,6 +179,31 @@ def test_two_annotators_of_a_test_case_are_compared(asked: Path, call: Call) -> 
     assert (code, lines) == (0, [])
     assert f"Agreement between two annotators, Dice ({the_experiment().paths.results / 'agreement_test.csv'})" in out
     assert "  case_11  anna bert  kidney_right 1.000  kidney_left 1.000  mean 1.000" in out
+
+
+def test_a_label_lies_on_its_image_whatever_its_orientation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
+) -> None:
+    """With a reader that turns images, in which the axes of the file and those of the array differ."""
+
+    def stored(image: sitk.Image) -> sitk.Image:
+        return sitk.DICOMOrient(image, "PIR")
+
+    plan_round_1(tmp_path, monkeypatch, reader="NibabelIOWithReorient", store=stored)
+    image, drawn = tmp_path / f"nnUNet_raw/{DATASET}/imagesTs/case_11_0000.nii.gz", tmp_path / "drawn.nii.gz"
+    for file, array in zip((image, drawn), blob_case(11), strict=True):
+        write_volume(file, array)
+        sitk.WriteImage(stored(sitk.ReadImage(str(file))), str(file))
+    call("export", "--test", "-o", tmp_path / "work", "-device", "cpu")
+    shutil.copy(drawn, tmp_path / "work/annotations/case_11.nii.gz")
+    assert call("import", tmp_path / "work")[0] == 0
+    label, expected = nibabel.load(label_in_test(tmp_path, "case_11")), nibabel.load(drawn)
+    np.testing.assert_array_equal(np.asarray(label.dataobj), np.asarray(expected.dataobj))
+    np.testing.assert_allclose(label.affine, nibabel.load(image).affine, atol=1e-4)
+    (tmp_path / "again").mkdir()
+    sitk.WriteImage(sitk.ReadImage(str(drawn)), str(tmp_path / "again/case_11.nrrd"))
+    code, _, lines = call("import", tmp_path / "again")  # the same voxels in another file, so nothing to replace
+    assert (code, lines) == (0, [])
 
 
 def test_plan_points_to_the_command_and_a_plan_after_the_import_to_extend(
