@@ -164,7 +164,8 @@ def read_assignment(experiment: Experiment, r: int | None) -> dict[str, tuple[st
     file = experiment.paths.annotators_file(r)
     if not file.is_file():
         return {}
-    remedy = "Delete it, and run annotate export with the same --annotators and --double_read as before."
+    export = f"annotate export{' --test' if r is None else ''}"
+    remedy = f"Delete it, and run {export} with the same --annotators and --double_read as before."
     known = None if r is None else experiment.now.permutation  # all cases that the pool has had
     content = read_sealed(file, known, remedy=remedy)
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -11,11 +12,22 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from nnunet_assft.active.state import finished_rounds
 from nnunet_assft.cli.extend import main as extend_main
 from nnunet_assft.cli.plan import main as plan_main
 from nnunet_assft.runtime.files import sha256_file
 from tests.annotation.annotators import save_itksnap
-from tests.cli.annotate.experiment import DATASET, Call, plan_round_1, record_of, the_experiment, truth
+from tests.cli.annotate.experiment import (
+    DATASET,
+    QUERIED,
+    Call,
+    image_of,
+    label_file,
+    plan_round_1,
+    record_of,
+    the_experiment,
+    truth,
+)
 from tests.conftest import blob_case, set_folders, write_dataset, write_volume
 
 WANTED = ("case_11", "case_12")
@@ -179,6 +191,36 @@ def test_two_annotators_of_a_test_case_are_compared(asked: Path, call: Call) -> 
     assert (code, lines) == (0, [])
     assert f"Agreement between two annotators, Dice ({the_experiment().paths.results / 'agreement_test.csv'})" in out
     assert "  case_11  anna bert  kidney_right 1.000  kidney_left 1.000  mean 1.000" in out
+
+
+def test_after_the_last_round_labels_still_come_in_and_none_is_asked_for(asked: Path, call: Call) -> None:
+    call("export", "--test", "-o", asked / "work", "-device", "cpu")
+    experiment = the_experiment()
+    (done,) = finished_rounds(experiment)
+    for r, queried in ((1, tuple(QUERIED)), (2, ("case_04", "case_05"))):
+        labelled = (*done.labelled, *queried)
+        unlabelled = tuple(case for case in experiment.pool if case not in labelled)
+        done = replace(done, round=r, labelled=labelled, unlabelled=unlabelled, queried=queried)
+        done.save(experiment.paths)
+    save_itksnap(asked / "work/annotations/case_11.nii.gz", truth("case_11"), image_in_test(asked, "case_11"))
+    for case in (*QUERIED, "case_04", "case_05"):
+        save_itksnap(label_file(asked, case), truth(case), image_of(asked, case))
+    code, out, lines = call("import", asked / "work")
+    assert (code, lines) == (0, [])
+    assert "case_11: the label imported" in out
+    assert out.endswith("--test case_11\nAll rounds are done.\n")
+    code, _, (line,) = call("export", "--test", "-o", asked / "more", "-device", "cpu")
+    assert code == 1
+    assert "All rounds are done, so none would be measured on new test cases." in line
+    assert "Run nnUNetv2_assft_extend -d 901 --rounds 3 first." in line
+
+
+def test_a_damaged_request_is_named_with_what_to_do(asked: Path, call: Call) -> None:
+    the_experiment().paths.annotators_file(None).write_text('{"case_11": []}')
+    code, _, (line,) = call("status")
+    assert code == 1
+    assert "readers_test.json is damaged" in line
+    assert "Delete it, and run annotate export --test with the same" in line
 
 
 def test_a_label_lies_on_its_image_whatever_its_orientation(
