@@ -134,9 +134,12 @@ def _added(
     needed = (*added, *sorted(wanted)) if oracle else tuple(sorted(wanted))
     missing = [case for case in needed if not dataset.label_file(case).is_file()]
     if missing:
+        export = experiment.command("annotate export", "--test", "-o", "WORK")
+        asks = any(case in dataset.test_images for case in missing) and not oracle
         raise AssftError(
             f"There is no label file for {count(len(missing), 'new case')} of {dataset.name} ({some(missing)}). A test "
             "case needs one, and with the annotator oracle every case does. Add the labels, or take these images away."
+            + (f" {export} asks annotators for those of imagesTs." if asks else "")
         )
     if not oracle:
         for case in added:

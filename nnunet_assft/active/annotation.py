@@ -99,14 +99,20 @@ class AnnotationRequest:
     """The cases that annotators are asked to label.
 
     round: the round in progress, which has queried them, or with second_look the last finished one, which has
-    pseudo-labelled them. cases: best first; of a second look, the most doubtful first. annotators: case -> names of its
-    annotators, empty if none was assigned. The label of the first annotator is the one used for training.
+    pseudo-labelled them; None for test cases, which no model looks at. cases: best first; of a second look, the most
+    doubtful first. annotators: case -> names of its annotators, empty if none was assigned. The label of the first
+    annotator is the one that is used.
     """
 
-    round: int
+    round: int | None
     cases: tuple[str, ...]
     annotators: dict[str, tuple[str, ...]]
     second_look: bool = False
+
+
+def name_of(r: int | None) -> str:
+    """Return what a request with this `round` is called in messages."""
+    return "test cases" if r is None else f"round {r}"
 
 
 def open_request(experiment: Experiment) -> AnnotationRequest:
@@ -148,8 +154,9 @@ def finished_requests(experiment: Experiment) -> list[AnnotationRequest]:
     return requests
 
 
-def read_assignment(experiment: Experiment, r: int) -> dict[str, tuple[str, ...]]:
-    """Return case -> its annotators, as they were assigned in round r; empty if nobody was.
+def read_assignment(experiment: Experiment, r: int | None) -> dict[str, tuple[str, ...]]:
+    """Return case -> its annotators, as they were assigned in round r, or for the test cases that annotators were asked
+    for if r is None; empty if nobody was.
 
     Cases that were withdrawn since are among them, also if the round has queried anew because of that. Raises
     `DamagedFileError` if the file of the assignment is damaged.
@@ -157,8 +164,10 @@ def read_assignment(experiment: Experiment, r: int) -> dict[str, tuple[str, ...]
     file = experiment.paths.annotators_file(r)
     if not file.is_file():
         return {}
-    remedy = "Delete it, and run annotate export with the same --annotators and --double_read as before."
-    content = read_sealed(file, experiment.now.permutation, remedy=remedy)  # all cases that the pool has had
+    export = f"annotate export{' --test' if r is None else ''}"
+    remedy = f"Delete it, and run {export} with the same --annotators and --double_read as before."
+    known = None if r is None else experiment.now.permutation  # all cases that the pool has had
+    content = read_sealed(file, known, remedy=remedy)
     try:
         return {case: tuple(_names(names)) for case, names in content.items()}
     except ValueError as error:

@@ -425,6 +425,9 @@ def _refuse_other_settings(existing: Experiment, changed: Mapping[str, tuple[Any
         )
         grown = "pool" in changed and set(changed["pool"][0]) < set(changed["pool"][1])
         extend = f" {existing.command('extend')} adds new images." if grown else ""
+        had, want = changed.get("test", ((), ()))
+        if set(had) < set(want) and "pool" not in changed:
+            extend += f" {existing.command('extend', '--test', *sorted(set(want) - set(had)))} adds test cases."
         if options := [
             word for name in ("rounds", "budget") if name in changed for word in (f"--{name}", str(changed[name][1]))
         ]:

@@ -171,12 +171,13 @@ class ExperimentPaths:
     def second_reading(self, annotator: str, case: str, file_ending: str) -> Path:
         return self.annotations / "second_readings" / annotator / f"{case}{file_ending}"
 
-    def annotators_file(self, r: int) -> Path:
-        """The assignment of the queried cases of round r to annotators."""
-        return self.results / f"readers_round_{r:02d}.json"
+    def annotators_file(self, r: int | None) -> Path:
+        """The assignment of the queried cases of round r to annotators; if r is None, the test cases that annotators
+        are asked for, each with its annotators."""
+        return self.results / f"readers_{_suffix(r)}.json"
 
-    def agreement_file(self, r: int) -> Path:
-        return self.results / f"agreement_round_{r:02d}.csv"
+    def agreement_file(self, r: int | None) -> Path:
+        return self.results / f"agreement_{_suffix(r)}.csv"
 
     def previews(self, r: int) -> Path:
         """The folder of the pre-segmentations of the queried cases by the previous model, with a CASE.json each."""
@@ -217,6 +218,10 @@ class ExperimentPaths:
     def taken_from(self) -> Path:
         """The record of the experiment that has trained round 0, if that was another one."""
         return self.checkpoint(0, "supervised").with_name("taken_from.json")
+
+
+def _suffix(r: int | None) -> str:
+    return "test" if r is None else f"round_{r:02d}"
 
 
 def experiments_in_results() -> list[ExperimentPaths]:

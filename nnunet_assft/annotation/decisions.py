@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nnunet_assft.active.annotation import name_of
 from nnunet_assft.active.context import Context
 from nnunet_assft.annotation.label_files import image_grid, read_returned_label
 from nnunet_assft.annotation.minutes import ACCEPT, FIX, Times
@@ -92,7 +93,7 @@ def _require_shown(context: Context, folder: Path, decision: str, asked: Asked) 
     folder of an earlier round, or of another experiment, that had asked for the case as well."""
     if not _shows(context, folder, asked):
         look = "the second look at " if asked.second_look else ""
-        of = f"{look}round {asked.round} of experiment {context.experiment.name!r}"
+        of = f"{look}{name_of(asked.round)} of experiment {context.experiment.name!r}"
         raise AssftError(
             f"its decision {decision} is void, because the pre-segmentations in {folder} are not those of {of}. Decide "
             "about the one in the work folder of that round."

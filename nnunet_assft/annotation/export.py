@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_assft.active.annotation import AnnotationRequest, missing_labels, open_request
+from nnunet_assft.active.annotation import AnnotationRequest, missing_labels, name_of, open_request
 from nnunet_assft.active.context import Context
 from nnunet_assft.active.scoring.prediction import open_scorer
 from nnunet_assft.active.scoring.scorer import Scorer
@@ -85,24 +85,25 @@ def export_work(
 ) -> Export:
     """Write or complete the work folder of a request. Files that exist and are up to date are kept.
 
-    request: by default, that of the round in progress. Round 0 has no model and therefore no pre-segmentations. Raises
-    `AssftError` if the experiment is not waiting for labels, or if the folder holds anything else than this export.
+    request: by default, that of the round in progress. Round 0 has no model and therefore no pre-segmentations, and for
+    test cases none is asked. Raises `AssftError` if the experiment is not waiting for labels, or if the folder holds
+    anything else than this export.
     """
     dataset = context.dataset
     request = request or open_request(context.experiment)
     require_plain_volumes(dataset)
     require_own_labels(dataset, request.cases)
-    images = {case: dataset.images[case] for case in request.cases}
+    images = {case: dataset.images_of(case) for case in request.cases}
     executor = context.engine.images(context.paths.jobs, images)
     jobs = {case: (case, dataset.state_of(case)) for case in request.cases}
     for_each_case(partial(_require_usable, dataset), jobs, desc="checking images", executor=executor)
     request = _shared_out(context, request, options)
     prelabels = prelabels_of(context, request.round, second_look=request.second_look)
     _claim(context, folder, request, prelabels, options)
-    if options.annotators:  # only now, because the folder may have been refused
+    if options.annotators or request.round is None:  # only now, because the folder may have been refused
         write_sealed(context.paths.annotators_file(request.round), request.annotators)
     for case in request.cases:
-        for channel, source in enumerate(dataset.images[case]):
+        for channel, source in enumerate(images[case]):
             _copy(source, folder / "images" / f"{case}_{channel:04d}{dataset.file_ending}")
         for name in request.annotators[case] or ("",):
             (folder / "annotations" / name).mkdir(parents=True, exist_ok=True)
@@ -159,10 +160,10 @@ def _require_usable(dataset: RawDataset, job: tuple[str, object]) -> None:
     """
     case, _ = job
     try:
-        read_image(dataset.images[case], dataset.reader)
+        read_image(dataset.images_of(case), dataset.reader)
     except AssftError as error:
         raise AssftError(f"The image of case {case} cannot be used: {error}. Replace it and export again.") from error
-    image_grid(dataset.images[case][0])
+    image_grid(dataset.images_of(case)[0])
 
 
 def require_plain_volumes(dataset: RawDataset) -> None:
@@ -197,7 +198,7 @@ def _shared_out(context: Context, request: AnnotationRequest, options: ExportOpt
         begun = len(missing_labels(context.dataset, request.cases)) < len(request.cases)
         if file.is_file() and begun:
             raise AssftError(
-                f"The cases of round {request.round} were assigned to other annotators, who have already returned "
+                f"The cases ({name_of(request.round)}) were assigned to other annotators, who have already returned "
                 f"labels. Leave out --annotators and --double_read, or repeat those of the first export (see {file})."
             )
     return replace(request, annotators=annotators)
@@ -209,7 +210,7 @@ def _shared_out(context: Context, request: AnnotationRequest, options: ExportOpt
 def _claim(
     context: Context, folder: Path, request: AnnotationRequest, prelabels: Prelabels | None, options: ExportOptions
 ) -> None:
-    """Mark the folder as the export of this round before anything else is written.
+    """Mark the folder as the export of this request before anything else is written.
 
     Raises `AssftError` if the folder holds something else, or leads to another place.
     """
@@ -242,7 +243,7 @@ def _refuse(folder: Path) -> None:
     except DamagedFileError as error:
         raise AssftError(f"{error} Or give an empty folder with -o.") from error
     raise AssftError(
-        f"{folder} holds an export of round {other.get('round')} of {other.get('dataset')}, experiment "
+        f"{folder} holds an export of {name_of(other.get('round'))} of {other.get('dataset')}, experiment "
         f"{other.get('experiment')!r}, that was made with another model, other cases or another --no_prelabel. Give an "
         "empty folder with -o."
     )

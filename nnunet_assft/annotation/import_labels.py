@@ -1,4 +1,4 @@
-"""Check the labels that annotators return, and write those that pass to labelsTr."""
+"""Check the labels that annotators return, and write those that pass to labelsTr, or labelsTs for test cases."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import SimpleITK as sitk
 
+from nnunet_assft.active.annotation import AnnotationRequest
 from nnunet_assft.active.context import Context
 from nnunet_assft.annotation.decisions import decide
 from nnunet_assft.annotation.export import require_own_labels, require_plain_volumes
@@ -24,6 +25,7 @@ from nnunet_assft.annotation.records import (
     save_record,
     summaries_so_far,
 )
+from nnunet_assft.annotation.requests import open_requests
 from nnunet_assft.annotation.returned import (
     Returned,
     asked_for,
@@ -31,7 +33,6 @@ from nnunet_assft.annotation.returned import (
     folder_of_labels,
     require_this_dataset,
 )
-from nnunet_assft.annotation.second_look import open_requests
 from nnunet_assft.annotation.segments import REFUSE
 from nnunet_assft.errors import AssftError
 from nnunet_assft.runtime.cases import for_each_case
@@ -39,6 +40,7 @@ from nnunet_assft.runtime.files import sha256_file
 from nnunet_assft.runtime.text import count, some
 from nnunet_assft.volumes.accepted_geometry import ALL, check_accepted
 from nnunet_assft.volumes.dicom.key_file import KeyFile
+from nnunet_assft.volumes.images import read_image
 from nnunet_assft.volumes.labels import find_misfit
 from nnunet_assft.volumes.not_annotated import check_structures, save_not_annotated
 from nnunet_assft.volumes.segmentations import InFileAxes, write_segmentation
@@ -96,7 +98,7 @@ def import_labels(  # six parameters: the labels, and what is said about them
     require_plain_volumes(context.dataset)
     require_own_labels(context.dataset, [case for request in requests for case in request.cases])
     require_this_dataset(context.experiment, folder)
-    _check_names(context, consent, times)
+    _check_names(context, requests, consent, times)
     missing = None if not_annotated is None else _structures(context, not_annotated)
     returned, problems = find_returned(context.experiment, folder, asked, times, keys)
     decided = decide(context, folder, asked, returned, times)
@@ -146,9 +148,11 @@ def _reject(context: Context, rejected: Returned, times: Times) -> str:
     return f"{case}: the pre-segmentation was rejected{f' by {annotator}' if annotator else ''}; draw it from scratch"
 
 
-def _check_names(context: Context, consent: Consent, times: Times) -> None:
-    pool = context.experiment.now.pool
-    known = {*pool, *context.experiment.withdrawn}  # a table that was written before still lists withdrawn cases
+def _check_names(context: Context, requests: Sequence[AnnotationRequest], consent: Consent, times: Times) -> None:
+    now = context.experiment.now
+    pool = tuple(dict.fromkeys((*now.pool, *(case for request in requests for case in request.cases))))
+    # a table that was written before still lists withdrawn cases, and those that are test cases now
+    known = {*pool, *now.test, *context.experiment.withdrawn}
     for option, named in (("--accept", consent.cases), ("--times", times.cases)):
         unknown = sorted(set(named) - known)
         if unknown:
@@ -232,7 +236,7 @@ class _Import:
         if self.returned.is_first:
             save_not_annotated(self.context.dataset.folder, {case: self.missing})
         if difference or not is_there:
-            write_segmentation(self.context.dataset.reader, gated.label, target, self.context.properties(case))
+            write_segmentation(self.context.dataset.reader, gated.label, target, self._properties)
         entry = self._entry(gated, source, known, differs=bool(difference))
         forgotten = self._forgotten(entry)
         save_record(self.context, self.returned, entry)
@@ -284,7 +288,7 @@ class _Import:
             expected = replace(expected, prelabel=prelabel, predicted_ml=described["volumes_ml"])
         return gate(
             self.returned.file,
-            self.context.dataset.images[case][0],
+            self.context.dataset.images_of(case)[0],
             self.context.dataset.labels,
             expected,
             accept_geometry=self.consent.covers_geometry(case),
@@ -302,8 +306,16 @@ class _Import:
                 there = dataset.reader.read_seg(str(whole))[0][0]
         except Exception:  # readers raise exceptions of many types
             return "cannot be read"
-        differing = int((there != label.in_reader_axes(self.context.properties(case))).sum())
+        differing = int((there != label.in_reader_axes(self._properties)).sum())
         return f"differs in {count(differing, 'voxel')}" if differing else ""
+
+    @property
+    def _properties(self) -> dict[str, Any]:
+        """Those that nnU-Net's reader returns for the image."""
+        case, dataset = self.returned.case, self.context.dataset
+        if self.returned.asked.round is None:  # not preprocessed before it belongs to the experiment
+            return read_image(dataset.images_of(case), dataset.reader).properties
+        return self.context.properties(case)
 
     @property
     def _decision(self) -> str | None:

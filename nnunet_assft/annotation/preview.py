@@ -117,18 +117,19 @@ class Prelabels:
         return made_from
 
 
-def prelabels_of(context: Context, r: int, *, second_look: bool = False) -> Prelabels | None:
-    """Return those of the cases that round r has queried, by the model of the round before; None in round 0.
+def prelabels_of(context: Context, r: int | None, *, second_look: bool = False) -> Prelabels | None:
+    """Return those of the cases that round r has queried, by the model of the round before; None in round 0, and of
+    test cases (r is None), whose labels must not depend on a model.
 
     second_look: return those of the cases that it has pseudo-labelled, which are the pseudo-labels. Raises
     `DamagedFileError` if the record of that round is damaged.
     """
+    if not r:
+        return None
     if second_look:
         provenance = read_provenance(context.paths.pseudo_label_folder(r))
         sha256 = {case: entry["sha256"] for case, entry in provenance["cases"].items()}
         return Prelabels(context, r, context.paths.second_look(r), Model(**provenance["model"]), sha256)
-    if not r:
-        return None
     return Prelabels(context, r, context.paths.previews(r), Round.load(context.paths, r - 1).model)
 
 

@@ -44,7 +44,7 @@ def _first_reading(entry: Mapping[str, Any], file: Path, *, rejected: bool) -> s
     """The progress of the label that is trained on. entry: that of its annotator, empty if there is none."""
     if not file.is_file():
         return "pre-segmentation rejected, to be drawn from scratch" if rejected else "missing"
-    return "imported" if entry.get("label_sha256") else "put into labelsTr by hand"
+    return "imported" if entry.get("label_sha256") else f"put into {file.parent.name} by hand"
 
 
 def _second_reading(entry: Mapping[str, Any], file: Path, *, rejected: bool) -> str:

@@ -60,14 +60,14 @@ def reading_of(readings: Sequence[dict[str, Any]], annotator: str | None) -> dic
     return next((entry for entry in readings if entry["annotator"] == annotator), {})
 
 
-def rejected_by(file: Path, r: int, *, second_look: bool = False) -> list[str | None]:
+def rejected_by(file: Path, r: int | None, *, second_look: bool = False) -> list[str | None]:
     """Return the annotators who have rejected the pre-segmentation that they were given in round r, or for a second
     look at its pseudo-label, and have not drawn a label since. file: see `load_readings`."""
     readings = load_readings(file) if _is_of(file, r, second_look=second_look) else []
     return [entry["annotator"] for entry in readings if entry.get("decision") == REJECT and not entry["label_sha256"]]
 
 
-def _is_of(file: Path, r: int, *, second_look: bool) -> bool:
+def _is_of(file: Path, r: int | None, *, second_look: bool) -> bool:
     """Whether the last entry of a record belongs to this request."""
     content = read_sealed(file, KEYS, remedy=REMEDY) if file.is_file() else {}
     return (content.get("round"), content.get("second_look", False)) == (r, second_look)

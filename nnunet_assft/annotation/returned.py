@@ -39,7 +39,7 @@ class Asked:
     """The request for the label of a case, see `AnnotationRequest`. annotators: who annotates it; empty if nobody was
     named."""
 
-    round: int
+    round: int | None
     annotators: tuple[str, ...]
     second_look: bool = False
 
@@ -263,6 +263,11 @@ def _asked_case(name: str, asked: Mapping[str, Asked], experiment: Experiment) -
         second = " or to add a second reading" if before and len(before.annotators) > 1 else ""
         replace = f" Add --replace to replace its label{second}." if before else ""
         raise AssftError(f"nobody is asked for this case; {expected}.{replace}")
+    if name in experiment.now.test:
+        raise AssftError(f"it is a test case of the experiment already, and its label stays as it is; {expected}.")
+    if name in experiment.raw_dataset().test_images:
+        export = experiment.command("annotate export", "--test", "-o", "WORK")
+        raise AssftError(f"nobody is asked for this case; {expected}. {export} asks for test cases without a label.")
     meant = _meant(name, {*experiment.now.pool, *experiment.now.test})
     hint = f" Did you mean {meant}? Then rename it." if meant in asked else ""
     raise AssftError(f"the dataset has no case {name!r}; {expected}.{hint}")

@@ -3,7 +3,7 @@ accept or correct are human labels from the next query on."""
 
 from __future__ import annotations
 
-from nnunet_assft.active.annotation import AnnotationRequest, open_request, require_human, round_in_progress
+from nnunet_assft.active.annotation import AnnotationRequest, require_human, round_in_progress
 from nnunet_assft.active.finished import read_provenance
 from nnunet_assft.active.history import Change, today
 from nnunet_assft.active.state import Experiment, Round, finished_rounds
@@ -65,18 +65,6 @@ def open_second_look(experiment: Experiment) -> AnnotationRequest | None:
     gone = {*experiment.withdrawn, *queried}
     cases = tuple(case for case in _asked(experiment, done.round) if case not in gone)
     return _request(done.round, cases) if cases else None
-
-
-def open_requests(experiment: Experiment) -> list[AnnotationRequest]:
-    """Return what annotators are asked for at present: the queried cases of the round in progress, and a second look.
-
-    Raises `AssftError` if it is nothing, see `open_request`.
-    """
-    second = open_second_look(experiment)
-    if second is None:
-        return [open_request(experiment)]
-    _, queried = round_in_progress(experiment)
-    return [open_request(experiment), second] if queried else [second]
 
 
 def record_second_look(experiment: Experiment) -> Change | None:

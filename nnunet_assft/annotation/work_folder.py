@@ -20,7 +20,10 @@ OF_DICOM = (
     "DICOM viewers: prelabels/CASE.dcm is the pre-segmentation as DICOM SEG, if there is one. Save yours as DICOM SEG "
     "in {where}, under any name. These files name the patients."
 )
-
+OF_TEST_CASES = (
+    "The network will be measured by these labels, so there is no pre-segmentation. Do not look at what a model has "
+    "made of these images."
+)
 DECIDE = (
     "Write a decision beside them, if you like:",
     "  accept: the pre-segmentation is right as it is and becomes the label. You need not save anything.",
@@ -68,7 +71,10 @@ def _rows(labels: Mapping[str, int]) -> list[tuple[str, int, tuple[int, int, int
 
 def scores_of(experiment: Experiment, request: AnnotationRequest) -> dict[str, dict[str, float | str]]:
     """Return case -> the scores that it was chosen by: those of the strategy, or of a second look, those that its
-    pseudo-label was selected by, with its rank among the selected ones. Empty for what is not known."""
+    pseudo-label was selected by, with its rank among the selected ones. Empty for what is not known, and for test
+    cases, which were not chosen."""
+    if request.round is None:
+        return {}
     if request.second_look:
         entries = read_provenance(experiment.paths.pseudo_label_folder(request.round))["cases"]
         names = {
@@ -127,10 +133,10 @@ def readme(context: Context, request: AnnotationRequest, *, has_model: bool, pre
     known = ", ".join(f"{value} {printable(name)}" for name, value in labels)
     lines = [
         f"{_what_it_is(request)}, in the order of worklist.csv.",
-        f"Open {PAGE} in a browser to see them, and why they were chosen.",
+        f"Open {PAGE} in a browser to see them{'' if request.round is None else ', and why they were chosen'}.",
         "",
         f"images/CASE_0000{ending} is the image, as a copy.",
-        *_what_the_model_says(ending, has_model=has_model, prelabel=prelabel),
+        *([OF_TEST_CASES] if request.round is None else _what_the_model_says(ending, has_model, prelabel)),
         f"Labels: {known}.",
         "",
         *_how_to_draw(ending, where, prelabel=has_model and prelabel),
@@ -152,6 +158,8 @@ def _what_it_is(request: AnnotationRequest) -> str:
     if request.second_look:
         asked = count(len(request.cases), "pseudo-label")
         return f"A second look at {asked} of round {request.round}"
+    if request.round is None:
+        return f"{count(len(request.cases), 'test case')} to annotate"
     return f"Round {request.round}: {count(len(request.cases), 'case')} to annotate"
 
 
@@ -170,7 +178,7 @@ def _how_to_draw(ending: str, where: str, *, prelabel: bool) -> list[str]:
     ]
 
 
-def _what_the_model_says(ending: str, *, has_model: bool, prelabel: bool) -> list[str]:
+def _what_the_model_says(ending: str, has_model: bool, prelabel: bool) -> list[str]:
     if not has_model:
         return ["There is no pre-segmentation, because no model has been trained yet."]
     overlays = "overlays/CASE.png shows where the model is uncertain, on the slice that worklist.csv suggests."

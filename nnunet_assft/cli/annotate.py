@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,13 +53,16 @@ def parser() -> argparse.ArgumentParser:
         help="fraction of the cases that two annotators label; the label of the first is used",
     )
     export.add_argument("--no_prelabel", action="store_true", help="do not write the pre-segmentations of the model")
+    export.add_argument(
+        "--test", action="store_true", help="instead: the images of imagesTs without a label, to become test cases"
+    )
     _add_work_folder(export)
     review = make_command(
         commands, "review", "write the most doubtful pseudo-labels of the last round as a work folder"
     )
     review.add_argument("-n", type=number("n"), default=5, metavar="N", help="number of pseudo-labels")
     _add_work_folder(review)
-    _add_import(make_command(commands, "import", "check returned labels and copy them to labelsTr"))
+    _add_import(make_command(commands, "import", "check returned labels and copy them to labelsTr or labelsTs"))
     make_command(commands, "status", "show which labels have been imported, who drew them, and which are missing")
     return p
 
@@ -122,12 +126,13 @@ def annotate(args: argparse.Namespace) -> int:
 
 
 def export_work(args: argparse.Namespace, experiment: Any) -> int:
-    """Write the work folder of the round in progress."""
+    """Write the work folder of the round in progress, or of test cases."""
     from nnunet_assft.annotation.assignment import readings
     from nnunet_assft.annotation.export import ExportOptions
+    from nnunet_assft.annotation.requests import begin_test_cases
 
     options = ExportOptions(args.annotators or (), args.double_read, not args.no_prelabel, args.uncertainty)
-    request = _write_work_folder(args, experiment, options)
+    request = _write_work_folder(args, experiment, options, begin_test_cases if args.test else None)
     load = readings(request.annotators)
     if load:
         print("Cases per annotator: " + ", ".join(f"{name} {n}" for name, n in load.items()))
@@ -143,10 +148,13 @@ def export_work(args: argparse.Namespace, experiment: Any) -> int:
 
 def export_review(args: argparse.Namespace, experiment: Any) -> int:
     """Write the work folder of a second look at pseudo-labels."""
+    from functools import partial
+
     from nnunet_assft.annotation.export import ExportOptions
+    from nnunet_assft.annotation.second_look import begin_second_look
 
     options = ExportOptions(uncertainty=args.uncertainty)
-    request = _write_work_folder(args, experiment, options, second_look=args.n)
+    request = _write_work_folder(args, experiment, options, partial(begin_second_look, n=args.n))
     print(
         f"They are the last of round {request.round} in the order of its selection, {experiment.options.selection}; "
         "worklist.csv has their scores."
@@ -157,17 +165,19 @@ def export_review(args: argparse.Namespace, experiment: Any) -> int:
 
 
 def _write_work_folder(
-    args: argparse.Namespace, experiment: Any, options: ExportOptions, second_look: int = 0
+    args: argparse.Namespace,
+    experiment: Any,
+    options: ExportOptions,
+    begin: Callable[[Any], AnnotationRequest] | None = None,
 ) -> AnnotationRequest:
-    """Write a work folder, print what it holds, and return its request. second_look: number of pseudo-labels, 0 for the
+    """Write a work folder, print what it holds, and return its request. begin: makes the request; None for that of the
     queried cases."""
     from dataclasses import replace
 
-    from nnunet_assft.active.annotation import require_human
+    from nnunet_assft.active.annotation import name_of, require_human
     from nnunet_assft.active.context import open_context
     from nnunet_assft.active.state import only_process
     from nnunet_assft.annotation import export as annotation_export
-    from nnunet_assft.annotation.second_look import begin_second_look
     from nnunet_assft.report.work_page import write_work_page
     from nnunet_assft.volumes.dicom.key_file import KeyFile
     from nnunet_assft.volumes.dicom.writing import require_highdicom
@@ -180,20 +190,23 @@ def _write_work_folder(
     require_space(experiment.dataset)
     context = open_context(experiment, *choose_where(args))
     with only_process(experiment):
-        request = begin_second_look(experiment, second_look) if second_look else None
+        request = begin(experiment) if begin else None
         done = annotation_export.export_work(context, args.o, replace(options, keys=keys), request)
         write_work_page(context, args.o, done)
     request = done.request
-    asked = count(len(request.cases), "pseudo-label" if second_look else "case")
-    task = "to look at again" if second_look else "to annotate"
-    print(f"round {request.round}: {asked} {task} in {args.o}: {', '.join(request.cases)}")
-    if done.prelabels is None:
+    asked = count(len(request.cases), "pseudo-label" if request.second_look else "case")
+    task = "to look at again" if request.second_look else "to annotate"
+    print(f"{name_of(request.round)}: {asked} {task} in {args.o}: {', '.join(request.cases)}")
+    if request.round is None:
+        print("There are no pre-segmentations and no uncertainty maps, so that these labels do not depend on a model.")
+    elif done.prelabels is None:
         print("No model has been trained yet, so there are no pre-segmentations and no uncertainty maps.")
     for case in done.kept:
         print(f"{case}: the pre-segmentation in {args.o / 'prelabels'} was edited and is not overwritten.")
     for case, remarks in done.remarks.items():
         print(f"{case}: {printable('; '.join(remarks))}.")
-    print(f"Open {args.o / 'worklist.html'} in a browser to see the cases, and why they were chosen.")
+    why = "" if request.round is None else ", and why they were chosen"
+    print(f"Open {args.o / 'worklist.html'} in a browser to see the cases{why}.")
     return request
 
 
@@ -208,7 +221,8 @@ def import_labels(args: argparse.Namespace, experiment: Any) -> int:
     from nnunet_assft.annotation.import_labels import Consent
     from nnunet_assft.annotation.import_labels import import_labels as take
     from nnunet_assft.annotation.minutes import Times, checked_minutes
-    from nnunet_assft.annotation.second_look import open_requests, record_second_look
+    from nnunet_assft.annotation.requests import open_requests, open_test_cases
+    from nnunet_assft.annotation.second_look import record_second_look
     from nnunet_assft.volumes.dicom.key_file import KeyFile
 
     minutes = None if args.minutes is None else checked_minutes(args.minutes, "--minutes")
@@ -217,7 +231,8 @@ def import_labels(args: argparse.Namespace, experiment: Any) -> int:
     times = Times.read(args.times, args.annotator_name, minutes) if args.times else Times(args.annotator_name, minutes)
     context = open_context(experiment, torch.device("cpu"))
     require_space(experiment.dataset)
-    require_folder(context.paths.raw / "labelsTr", "The folder of labels")
+    for name in ("labelsTr", "labelsTs") if open_test_cases(experiment) else ("labelsTr",):
+        require_folder(context.paths.raw / name, "The folder of labels")
     with only_process(experiment):
         report = take(context, args.folder, consent, times, keys, args.not_annotated)
         print_report(report)
@@ -269,14 +284,15 @@ def print_agreement(rows: list[dict[str, Any]], file: Path) -> None:
 
 def print_status(args: argparse.Namespace, experiment: Any) -> int:
     """Print the state of every case that annotators are asked for at present."""
+    from nnunet_assft.active.annotation import name_of
     from nnunet_assft.annotation.progress import progress
-    from nnunet_assft.annotation.second_look import open_requests
+    from nnunet_assft.annotation.requests import open_requests
 
     rows = []
     for request in open_requests(experiment):
         task = "pseudo-labels to look at again" if request.second_look else "cases to annotate"
         of = f"{experiment.dataset}, experiment {experiment.name!r}"
-        print(f"round {request.round} of {of}: {len(request.cases)} {task}")
+        print(f"{name_of(request.round)} of {of}: {len(request.cases)} {task}")
         print("case  annotator  minutes  state")
         for row in progress(experiment, request):
             minutes = "-" if row.minutes is None else f"{row.minutes:g}"
@@ -293,7 +309,12 @@ def print_status(args: argparse.Namespace, experiment: Any) -> int:
 def print_next(experiment: Any) -> None:
     """Print which labels are missing, and the next command."""
     from nnunet_assft.active.annotation import labels_to_come, round_in_progress
+    from nnunet_assft.active.state import finished_rounds, is_over
 
+    _print_test_cases(experiment)
+    if is_over(experiment, finished_rounds(experiment)):
+        print("All rounds are done.")
+        return
     r, queried = round_in_progress(experiment)
     missing = labels_to_come(experiment, r)
     again = experiment.command("round", "-r", str(r))
@@ -302,6 +323,23 @@ def print_next(experiment: Any) -> None:
         return
     without = f" To proceed without them: {again} --proceed_with_partial" if len(missing) < len(queried) else ""
     print(f"Missing labels: {', '.join(missing)}. Next, once they are imported: {again}.{without}")
+
+
+def _print_test_cases(experiment: Any) -> None:
+    """Print which labels of test cases are missing, and how those that are there are used."""
+    from nnunet_assft.active.annotation import missing_labels
+    from nnunet_assft.annotation.requests import open_test_cases
+
+    request = open_test_cases(experiment)
+    if request is None:
+        return
+    missing = missing_labels(experiment.raw_dataset(), request.cases)
+    if missing:
+        print(f"Missing labels of test cases: {', '.join(missing)}.")
+    drawn = [case for case in request.cases if case not in missing]
+    if drawn:
+        join = experiment.command("extend", "--test", *drawn)
+        print(f"{count(len(drawn), 'label')} of test cases can be used. To measure the next rounds by them: {join}")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -22,7 +22,7 @@ from nnunet_assft.network.presets import ENCODERS, PRESETS, EncoderSpec
 from nnunet_assft.planning.choices import ANNOTATORS, NORMALIZATIONS
 from nnunet_assft.planning.domains import DOMAINS
 from nnunet_assft.runtime.ranges import parse_budget
-from nnunet_assft.runtime.text import some
+from nnunet_assft.runtime.text import count, some
 
 if TYPE_CHECKING:
     from nnunet_assft.active.settings import Settings
@@ -241,18 +241,29 @@ def make_experiment(args: argparse.Namespace, existing: Experiment | None = None
     experiment = create_experiment(args.d, args.e, settings, choose_engine(args), partial(_check_labels, args))
     accept_geometry(args, experiment)
     if existing is None:
-        _print_incomplete_test_cases(experiment)
+        _print_test_cases_to_come(experiment)
     return experiment
 
 
-def _print_incomplete_test_cases(experiment: Experiment) -> None:
+def _print_test_cases_to_come(experiment: Experiment) -> None:
+    """Print which images are no test cases because a file is missing, and how annotators are asked for labels."""
     from nnunet_assft.planning.test_split import TEST_FOLDER, incomplete_test_cases
 
-    if experiment.test_source == TEST_FOLDER and (cases := incomplete_test_cases(experiment.raw_dataset())):
+    dataset = experiment.raw_dataset()
+    if experiment.test_source == TEST_FOLDER and (cases := incomplete_test_cases(dataset)):
         print(
             f"Not test cases, because imagesTs or labelsTs lacks their file: {some(cases)}. If that is wrong, add it, "
             "and plan a new experiment with -e."
         )
+    if experiment.settings.annotator != "human":
+        return
+    export = experiment.command("annotate export", "--test", "-o", "WORK")
+    without = [case for case in dataset.test_images if not dataset.label_file(case).is_file()]
+    if without:
+        print(f"imagesTs has {count(len(without), 'image')} without a label; {export} asks annotators for them.")
+    if not experiment.now.test:
+        advice = "" if without else f" Put scans into imagesTs that are not in the pool, and run {export}."
+        print(f"There are no test cases, so no Dice is measured.{advice}")
 
 
 def _check_labels(

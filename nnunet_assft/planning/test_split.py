@@ -46,9 +46,9 @@ def split(dataset: RawDataset, annotator: str, test_split: str | None) -> tuple[
         )
     if unlabelled := [case for case in test if case in missing]:
         raise AssftError(
-            f"There is no label for {count(len(unlabelled), 'test case')} ({some(unlabelled)}), and annotators are not "
-            f"asked to label test cases. {_meant(dataset, unlabelled)}Add these labels, or leave out --test_split to "
-            "run without test cases."
+            f"There is no label for {count(len(unlabelled), 'test case')} ({some(unlabelled)}), and annotators are "
+            f"asked for test cases of imagesTs only. {_meant(dataset, unlabelled)}Add these labels, or move the images "
+            "to imagesTs, plan without --test_split, and run nnUNetv2_assft_annotate export --test."
         )
     if annotator == "human":
         for case in pool:

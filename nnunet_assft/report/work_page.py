@@ -41,14 +41,20 @@ def write_work_page(context: Context, folder: Path, work: Export) -> Path:
     sections = [_first_steps(folder), _list(work, whys), *_pictures(context, folder, work, whys)]
     facts = {
         "Experiment": context.experiment.name,
-        "Round": str(request.round),
-        "To do": f"{count(len(request.cases), 'case')}, {'the most doubtful' if request.second_look else 'best'} first",
+        **_what_for(request),
         "Structures": ", ".join(f"{value} {name}" for name, value in context.dataset.structures.items()),
     }
     kind = "Second look at pseudo-labels" if request.second_look else "Annotation work list"
     page = render(Head(context.dataset.name, facts, kind=kind), sections, "", context.dataset)
     write_text(folder / PAGE, page)
     return folder / PAGE
+
+
+def _what_for(request: AnnotationRequest) -> dict[str, str]:
+    if request.round is None:
+        return {"To do": count(len(request.cases), "test case")}
+    order = "the most doubtful" if request.second_look else "best"
+    return {"Round": str(request.round), "To do": f"{count(len(request.cases), 'case')}, {order} first"}
 
 
 def _first_steps(folder: Path) -> Section:
@@ -71,9 +77,10 @@ def _why(context: Context, request: AnnotationRequest, scores: Mapping[str, Any]
 def _list(work: Export, whys: Mapping[str, str]) -> Section:
     """The columns of worklist.csv that say what to do; its scores are told in words."""
     rows = []
+    otherwise = "a test case" if work.request.round is None else "one of the first cases of the experiment"
     for row in work.rows:
         shown: dict[str, Any] = {name: row[name] for name in ("rank", "case", "annotators") if name in row}
-        shown["why"] = whys.get(row["case"], "one of the first cases of the experiment")
+        shown["why"] = whys.get(row["case"], otherwise)
         if "suggested_slice" in row:
             shown["begin with slice"] = f"{row['suggested_slice']} along {row['slice_axis']}"
             shown["most uncertain"] = row["most_uncertain"] or "nothing was found"
@@ -91,7 +98,7 @@ def _pictures(context: Context, folder: Path, work: Export, whys: Mapping[str, s
     for rank, case in enumerate(work.request.cases, 1):
         is_shown = work.prelabels and (folder / "prelabels" / f"{case}{dataset.file_ending}").is_file()
         own = {"pre-segmentation": work.prelabels.file(case)} if work.prelabels and is_shown else {}
-        cases.append(QueriedCase(case, work.request.round, rank, dataset.images[case][0], own))
+        cases.append(QueriedCase(case, work.request.round or 0, rank, dataset.images_of(case)[0], own))
     plots: list[Plot] = []
     missing = []
     for shown in tqdm(cases[:MAX_PICTURES], desc="pictures", unit="case", leave=False):

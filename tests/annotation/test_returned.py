@@ -23,7 +23,8 @@ def find(
 ) -> tuple[dict[str, str], list[str]]:
     """Return (name of the file -> its case, problems)."""
     now = SimpleNamespace(pool=pool, test=("case_99",))
-    experiment = cast(Any, SimpleNamespace(now=now, withdrawn=frozenset()))
+    dataset = SimpleNamespace(test_images={})
+    experiment = cast(Any, SimpleNamespace(now=now, withdrawn=frozenset(), raw_dataset=lambda: dataset))
     requests = {case: Asked(1, annotators.get(case, ())) for case in asked}
     returned, problems = find_returned(experiment, folder, requests, Times())
     return {str(entry.file.relative_to(folder)): entry.case for entry in returned}, problems

@@ -14,7 +14,8 @@ from nnunet_assft.active.annotation import open_request
 from nnunet_assft.active.finished import read_provenance
 from nnunet_assft.active.rounds import run_round
 from nnunet_assft.active.state import Experiment, finished_rounds, require_its_history, seen_by_next
-from nnunet_assft.annotation.second_look import begin_second_look, open_requests, open_second_look, record_second_look
+from nnunet_assft.annotation.requests import open_requests
+from nnunet_assft.annotation.second_look import begin_second_look, open_second_look, record_second_look
 from nnunet_assft.cli.annotate import main as annotate_main
 from nnunet_assft.errors import AssftError, DamagedFileError, WaitingForAnnotation
 from nnunet_assft.extension import Wish, extend

@@ -192,7 +192,7 @@ SPLIT = (
     planning(
         "a label of a test case is missing",
         i.all_of(WITHOUT_LABEL, i.holds("given/ids", b"case_02")),
-        "There is no label for 1 test case (case_02), and annotators are not asked to label test cases.",
+        "There is no label for 1 test case (case_02), and annotators are asked for test cases of imagesTs only.",
         "--annotator human --test_split {given}/ids",
     ),
     planning(

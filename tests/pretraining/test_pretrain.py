@@ -19,6 +19,7 @@ import torch
 from nnunet_assft.active.context import open_context
 from nnunet_assft.active.paths import ExperimentPaths
 from nnunet_assft.active.state import Experiment
+from nnunet_assft.annotation.requests import begin_test_cases
 from nnunet_assft.cluster.engines import HERE
 from nnunet_assft.errors import AssftError
 from nnunet_assft.extension import Wish, extend, influence
@@ -195,6 +196,11 @@ def test_a_new_test_case_that_the_encoder_has_seen_is_refused(planned: Experimen
     with pytest.raises(AssftError, match=words):
         extend(other, Wish(test=["case_50", "case_51"]))
     assert not other.paths.history_file.exists()
+    human = replace(other, settings=replace(other.settings, annotator="human"))
+    write_volume(planned.paths.raw / "imagesTs/case_60_0000.nii.gz", blob_case(50)[0])
+    with pytest.raises(AssftError, match=words.replace("case_50", "case_60")):
+        begin_test_cases(human)  # before anybody draws it
+    (planned.paths.raw / "imagesTs/case_60_0000.nii.gz").unlink()
     assert extend(other, Wish(test=["case_51"])).history[0].added == ("case_50",)
 
 
