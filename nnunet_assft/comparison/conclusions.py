@@ -246,13 +246,10 @@ def conclusion(row: Mapping[str, Any], budgets: str = "all budgets") -> str:
         return f"{a} and {b} cannot be compared {where}: they share no seed and case ({why})."
     sample = f"With {count(row['n_seeds'], 'seed')} and {count(row['n_cases'], 'test case')}"
     lost = f" Left out: {row['left_out']}." if row["left_out"] else ""
+    found = f"{_points(row['difference'])} points of Dice"
     if math.isnan(row["p"]):
-        return (
-            f"{sample}, the difference between {a} and {b} {where} is {_points(row['difference'])}. {UNKNOWN_ERROR}"
-            f"{lost}"
-        )
-    interval = f"95 % interval {_points(row['ci_low'])} to {_points(row['ci_high'])}"
-    found = f"{_points(row['difference'])}, {interval}"
+        return f"{sample}, the difference between {a} and {b} {where} is {found}. {UNKNOWN_ERROR}{lost}"
+    found += f" (95 % interval {_points(row['ci_low'])} to {_points(row['ci_high'])})"
     if not primary:
         return f"{sample}, the difference between {a} and {b} {where} is {found} (secondary, without a verdict).{lost}"
     p = f"p = {p_text(row['p'])}, {p_text(row['p_holm'])} after Holm's correction"
@@ -329,7 +326,7 @@ def _power(row: Mapping[str, Any]) -> str:
 
 
 def _points(difference: float) -> str:
-    return f"{100 * difference:+.2f} points of Dice"
+    return f"{100 * difference:+.2f}"
 
 
 def _size(difference: float) -> str:

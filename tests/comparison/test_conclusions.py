@@ -56,7 +56,7 @@ def test_a_difference_that_was_not_shown(results_of):
     low, high, smallest = (100 * row[name] for name in ("ci_low", "ci_high", "smallest"))
     assert c.conclusion(row) == (
         "With 3 seeds and 4 test cases, no difference between ASSFT and RAND is shown over all budgets (AUBC): -0.17 "
-        f"points of Dice, 95 % interval {low:+.2f} points of Dice to {high:+.2f} points of Dice, p = {row['p']:.2g}, "
+        f"points of Dice (95 % interval {low:+.2f} to {high:+.2f}), p = {row['p']:.2g}, "
         f"{row['p']:.2g} after Holm's correction. A true difference of {smallest:.1f} points would have been shown "
         f"with a probability of 80%, and one of 2.0 points with {row['power']:.0%}."
     )
@@ -65,7 +65,7 @@ def test_a_difference_that_was_not_shown(results_of):
 def test_a_difference_that_was_shown(results_of):
     better, worse = compared(results_of, GAIN), compared(results_of, -GAIN)
     assert c.conclusion(better).startswith(
-        "With 3 seeds and 4 test cases, ASSFT is better than RAND over all budgets (AUBC): +4.83 points of Dice, 95 %"
+        "With 3 seeds and 4 test cases, ASSFT is better than RAND over all budgets (AUBC): +4.83 points of Dice (95 "
     )
     assert "ASSFT is worse than RAND over all budgets (AUBC): -4.83 points" in c.conclusion(worse)
 
