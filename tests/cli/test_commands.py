@@ -289,6 +289,19 @@ def test_the_demo_says_how_the_other_commands_find_its_folders(tmp_path):
     assert report.split() == ["nnUNetv2_assft_report", "-d", "900"]
 
 
+@pytest.mark.parametrize("is_activated", [True, False])
+def test_the_next_command_of_the_demo_is_found_without_an_activated_environment(tmp_path, monkeypatch, is_activated):
+    scripts = tmp_path / "my venv" / "bin"
+    scripts.mkdir(parents=True)
+    (scripts / "nnUNetv2_assft_report").write_text("#!/bin/sh\necho found\n")
+    (scripts / "nnUNetv2_assft_report").chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(scripts / "python"))
+    monkeypatch.setenv("PATH", f"{scripts}:/usr/bin:/bin" if is_activated else "/usr/bin:/bin")
+    typed = demo.next_commands(tmp_path)
+    assert ("PATH=" in typed) is not is_activated
+    assert subprocess.run(["bash", "-c", typed], capture_output=True, text=True).stdout == "found\n"
+
+
 # Errors are one line and exit code 1 ---------------------------------------------------------------------------------
 
 NEED_A_DATASET = [
