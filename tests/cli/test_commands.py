@@ -559,6 +559,8 @@ def test_changes_are_printed_and_shown_by_status(planned, call):
     assert "-e. nnUNetv2_assft_extend -d 901 adds new images." in the_error(
         call("plan -d 901 --preset tiny --rounds 2 --budget 2 --epochs 2 --iterations_per_epoch 2"), "plan"
     )
+    new = "new in imagesTr, not in the pool: case_12. nnUNetv2_assft_extend -d 901 adds what is new."
+    assert new in call("status -d 901")[1].splitlines()
     code, out, _ = call("extend -d 901 --rounds 3 --budget 1 --withdraw case_02")
     assert code == 0
     first, *lines = out.splitlines()
@@ -574,6 +576,7 @@ def test_changes_are_printed_and_shown_by_status(planned, call):
     shown = call("status -d 901")[1].splitlines()
     assert shown[0].endswith("3 rounds of 1 case, pool of 8, seed 0")
     assert shown[2] == first
+    assert not any(line.startswith("new in imagesTr") for line in shown)  # nor is the withdrawn case
     _, again, _ = call("extend -d 901 --rounds 3 --withdraw case_02")
     assert again.splitlines()[0].startswith("Nothing was changed: there is no new image in imagesTr")
     assert again.splitlines()[1:] == lines
