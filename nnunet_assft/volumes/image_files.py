@@ -86,7 +86,7 @@ class ImageFiles:
             *(f"case {case} {problem}" for case, problem in self.incomplete.items()),
         ]
         of_links = [problem for problem in problems if TARGET_IS_GONE in problem]
-        advice = ["Put the files that the links lead to back in their places, or connect their disk."] if of_links else []
+        advice = ["Put the files that the links lead to back in their places, or connect their disk."] * bool(of_links)
         if len(of_links) < len(problems):
             advice.append("Rename, complete or remove these files.")
         if problems:
@@ -142,9 +142,7 @@ def _absence(file: Path) -> str:
     name = f"{file.parent.name}/{file.name}"
     if file.exists():
         return f"{name} is a {'folder' if file.is_dir() else 'pipe or a device'}"
-    return (
-        f"{name} is a link to {os.readlink(file)}, {TARGET_IS_GONE}" if file.is_symlink() else f"{name} is missing"
-    )
+    return f"{name} is a link to {os.readlink(file)}, {TARGET_IS_GONE}" if file.is_symlink() else f"{name} is missing"
 
 
 def _problem_of_name(name: str, file_ending: str) -> str | None:
