@@ -586,8 +586,8 @@ def test_images_that_come_after_the_last_query_need_another_round(trained, call)
     write_volume(trained.experiment.paths.raw / "imagesTr/case_12_0000.nii.gz", blob_case(12)[0])
     write_volume(trained.experiment.paths.raw / "labelsTr/case_12.nii.gz", blob_case(12)[1])
     assert call("extend -d 901")[1].splitlines()[1] == (
-        "No round is left that could query or pseudo-label the new images; nnUNetv2_assft_extend -d 901 --rounds 3 adds "
-        "one."
+        "No round is left that could query or pseudo-label the new images; nnUNetv2_assft_extend -d 901 --rounds 3 "
+        "adds one."
     )
     assert "No round is left" not in call("extend -d 901 --rounds 3")[1]
 
