@@ -231,10 +231,11 @@ def _claim(
         "prelabel": options.prelabel,  # the overlays depend on it, too
         **({"second_look": True} if request.second_look else {}),
     }
-    claim(folder / EXPORT_FILE, made_from, displace=_refuse)
+    claim(folder / EXPORT_FILE, made_from, displace=partial(_refuse, wanted=made_from))
 
 
-def _refuse(folder: Path) -> None:
+def _refuse(folder: Path, *, wanted: Mapping[str, Any]) -> None:
+    """Raise `AssftError` with what the folder holds. wanted: what the export to be written is made from."""
     file = folder / EXPORT_FILE
     if not file.is_file():
         raise AssftError(f"{folder} is not empty and is not a work folder. Give an empty folder with -o.")
@@ -242,11 +243,15 @@ def _refuse(folder: Path) -> None:
         other = read_sealed(file)
     except DamagedFileError as error:
         raise AssftError(f"{error} Or give an empty folder with -o.") from error
-    raise AssftError(
-        f"{folder} holds an export of {name_of(other.get('round'))} of {other.get('dataset')}, experiment "
-        f"{other.get('experiment')!r}, that was made with another model, other cases or another --no_prelabel. Give an "
-        "empty folder with -o."
-    )
+    held, asked = _described(other), _described(wanted)
+    why = f"not {asked}" if asked != held else "that was made with another model, other cases or another --no_prelabel"
+    raise AssftError(f"{folder} holds {held}, {why}. Give an empty folder with -o.")
+
+
+def _described(made_from: Mapping[str, Any]) -> str:
+    kind = "a second look" if made_from.get("second_look") else "an export"
+    experiment = f"{made_from.get('dataset')}, experiment {made_from.get('experiment')!r}"
+    return f"{kind} of {name_of(made_from.get('round'))} of {experiment}"
 
 
 def _copy(source: Path, target: Path) -> None:

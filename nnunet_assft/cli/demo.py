@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import shutil
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -83,9 +85,13 @@ def demo(args: argparse.Namespace) -> None:
 
 
 def next_commands(folder: Path) -> str:
-    """Return lines for a shell: nnU-Net's three variables for the folder of the demo, and the report."""
-    variables = " ".join(f"{name}={shlex.quote(str(folder / name))}" for name in FOLDERS)
-    return f"  export {variables}\n  nnUNetv2_assft_report -d {DATASET[7:10]}"
+    """Return lines for a shell: nnU-Net's three variables for the folder of the demo, and the report. If the commands
+    are not found by their names, as in an environment that is not activated, PATH comes first."""
+    report = "nnUNetv2_assft_report"
+    variables = [f"{name}={shlex.quote(str(folder / name))}" for name in FOLDERS]
+    if shutil.which(report) is None:
+        variables.insert(0, f"PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH")
+    return f"  export {' '.join(variables)}\n  {report} -d {DATASET[7:10]}"
 
 
 def print_table(rounds: Sequence[Round]) -> None:

@@ -47,6 +47,9 @@ def extend(args: argparse.Namespace) -> None:
         print(f"changed on {made.sentence()}")
         for remark in made.remarks:
             print(f"Look at {remark}.")
+        if made.added and made.first_round > made.n_rounds:
+            more = experiment.command("extend", "--rounds", str(made.n_rounds + 1))
+            print(f"No round is left that could query or pseudo-label the new images; {more} adds one.")
     for case in withdraw:
         print(influence(experiment, case).sentence(case))
     if withdraw:

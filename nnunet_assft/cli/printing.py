@@ -53,6 +53,15 @@ def print_least_annotated(experiment: Experiment) -> None:
             print(sentence)
 
 
+def print_new_images(experiment: Experiment) -> None:
+    """Print which images of imagesTr the experiment does not know, and the command that adds them, if there are any."""
+    with suppress(AssftError):  # without the raw dataset, status shows the rest
+        now = experiment.now
+        new = sorted(set(experiment.raw_dataset().images) - {*now.pool, *now.test, *experiment.withdrawn})
+        if new:
+            print(f"new in imagesTr, not in the pool: {some(new)}. {experiment.command('extend')} adds what is new.")
+
+
 def print_round(experiment: Experiment, done: Round) -> None:
     """Print one line about a finished round: its cases and its test Dice."""
     dice = done.dice

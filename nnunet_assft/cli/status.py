@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnunet_assft.cli.common import EXIT_ERROR, load_experiment, make_parser, run
-from nnunet_assft.cli.printing import print_deviations, print_least_annotated, print_start
+from nnunet_assft.cli.printing import print_deviations, print_least_annotated, print_new_images, print_start
 from nnunet_assft.runtime.text import count
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def status(args: argparse.Namespace) -> int:
         print(line)
     print_rounds(experiment, done)
     print_least_annotated(experiment)
+    print_new_images(experiment)
     if len(done) >= 2:
         stopping = advice(done)
         print(f"Stopping advice: {stopping.sentence} {stopping.caveat}".rstrip())

@@ -160,11 +160,12 @@ class _Overlay:
         for structure, value in self.present.items():
             number = f"{value} " if self.is_numbered else ""
             axes.plot([], [], color=label_colour(value), label=number + structure.replace("_", " "))
-        for source in self.volume.segmentations:
-            axes.plot([], [], color=INK, linewidth=1, linestyle=LINES[source], label=source)
+        if len(self.volume.segmentations) > 1:  # the caption names the only one
+            for source in self.volume.segmentations:
+                axes.plot([], [], color=INK, linewidth=1, linestyle=LINES[source], label=source)
         if self.has_legend_below:
             legend_below(axes)
-        elif self.volume.segmentations:
+        elif axes.lines:
             axes.legend(loc="center left", fontsize=SMALLEST, borderaxespad=0)
 
 

@@ -20,6 +20,7 @@ from nnunet_assft.volumes.names import CASE_ID, differs_in_case_from, shown, wit
 
 CHANNEL = re.compile(r"(.*)_([0-9]{4})", re.DOTALL)  # CASE_0000
 OTHER_ENDING = re.compile(r"(.+)_[0-9]{4}\..+", re.DOTALL)
+TARGET_IS_GONE = "which does not exist"
 
 
 @dataclass
@@ -84,8 +85,12 @@ class ImageFiles:
             *(f"{shown(name)} {problem}" for name, problem in self.misnamed.items()),
             *(f"case {case} {problem}" for case, problem in self.incomplete.items()),
         ]
+        of_links = [problem for problem in problems if TARGET_IS_GONE in problem]
+        advice = ["Put the files that the links lead to back in their places, or connect their disk."] * bool(of_links)
+        if len(of_links) < len(problems):
+            advice.append("Rename, complete or remove these files.")
         if problems:
-            raise AssftError(f"{self.folder}: {some(problems, 3, '; ')}. Rename, complete or remove these files.")
+            raise AssftError(f"{self.folder}: {some(problems, 3, '; ')}. {' '.join(advice)}")
 
     def describe_emptiness(self) -> str:
         """Return a sentence that says that there is no image, and what there is instead."""
@@ -137,9 +142,7 @@ def _absence(file: Path) -> str:
     name = f"{file.parent.name}/{file.name}"
     if file.exists():
         return f"{name} is a {'folder' if file.is_dir() else 'pipe or a device'}"
-    return (
-        f"{name} is a link to {os.readlink(file)}, which does not exist" if file.is_symlink() else f"{name} is missing"
-    )
+    return f"{name} is a link to {os.readlink(file)}, {TARGET_IS_GONE}" if file.is_symlink() else f"{name} is missing"
 
 
 def _problem_of_name(name: str, file_ending: str) -> str | None:

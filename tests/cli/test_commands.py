@@ -289,6 +289,19 @@ def test_the_demo_says_how_the_other_commands_find_its_folders(tmp_path):
     assert report.split() == ["nnUNetv2_assft_report", "-d", "900"]
 
 
+@pytest.mark.parametrize("is_activated", [True, False])
+def test_the_next_command_of_the_demo_is_found_without_an_activated_environment(tmp_path, monkeypatch, is_activated):
+    scripts = tmp_path / "my venv" / "bin"
+    scripts.mkdir(parents=True)
+    (scripts / "nnUNetv2_assft_report").write_text("#!/bin/sh\necho found\n")
+    (scripts / "nnUNetv2_assft_report").chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(scripts / "python"))
+    monkeypatch.setenv("PATH", f"{scripts}:/usr/bin:/bin" if is_activated else "/usr/bin:/bin")
+    typed = demo.next_commands(tmp_path)
+    assert ("PATH=" in typed) is not is_activated
+    assert subprocess.run(["bash", "-c", typed], capture_output=True, text=True).stdout == "found\n"
+
+
 # Errors are one line and exit code 1 ---------------------------------------------------------------------------------
 
 NEED_A_DATASET = [
@@ -546,6 +559,8 @@ def test_changes_are_printed_and_shown_by_status(planned, call):
     assert "-e. nnUNetv2_assft_extend -d 901 adds new images." in the_error(
         call("plan -d 901 --preset tiny --rounds 2 --budget 2 --epochs 2 --iterations_per_epoch 2"), "plan"
     )
+    new = "new in imagesTr, not in the pool: case_12. nnUNetv2_assft_extend -d 901 adds what is new."
+    assert new in call("status -d 901")[1].splitlines()
     code, out, _ = call("extend -d 901 --rounds 3 --budget 1 --withdraw case_02")
     assert code == 0
     first, *lines = out.splitlines()
@@ -561,9 +576,20 @@ def test_changes_are_printed_and_shown_by_status(planned, call):
     shown = call("status -d 901")[1].splitlines()
     assert shown[0].endswith("3 rounds of 1 case, pool of 8, seed 0")
     assert shown[2] == first
+    assert not any(line.startswith("new in imagesTr") for line in shown)  # nor is the withdrawn case
     _, again, _ = call("extend -d 901 --rounds 3 --withdraw case_02")
     assert again.splitlines()[0].startswith("Nothing was changed: there is no new image in imagesTr")
     assert again.splitlines()[1:] == lines
+
+
+def test_images_that_come_after_the_last_query_need_another_round(trained, call):
+    write_volume(trained.experiment.paths.raw / "imagesTr/case_12_0000.nii.gz", blob_case(12)[0])
+    write_volume(trained.experiment.paths.raw / "labelsTr/case_12.nii.gz", blob_case(12)[1])
+    assert call("extend -d 901")[1].splitlines()[1] == (
+        "No round is left that could query or pseudo-label the new images; nnUNetv2_assft_extend -d 901 --rounds 3 "
+        "adds one."
+    )
+    assert "No round is left" not in call("extend -d 901 --rounds 3")[1]
 
 
 # Waiting is exit code 3 ----------------------------------------------------------------------------------------------

@@ -77,13 +77,15 @@ def test_the_report_opens_in_chromium_and_the_viewer_draws(report: Report, tmp_p
 @needs_chromium
 @pytest.mark.slow
 def test_the_page_fits_a_phone_and_a_monitor_and_the_viewer_waits(report: Report, tmp_path: Path) -> None:
-    """The widths of the page and of the learning curve, and whether the caption is beside the curve, in frames of 390
-    and 1280 pixels, because a window is never as narrow as a phone."""
+    """The widths of the page and of the learning curve, whether the caption is beside the curve, and whether the boxes
+    at the head are equally wide, in frames of 390 and 1280 pixels, because a window is never as narrow as a phone."""
     probe = """<script>
 const curve = document.querySelector("#learning figure");
 const box = (name) => curve.querySelector(name).getBoundingClientRect();
 const beside = box("figcaption").left > box("svg").right;
-parent.postMessage([innerWidth, document.documentElement.scrollWidth, Math.round(box("svg").width), beside], "*");
+const [note, advice] = [".note", ".advice"].map((name) => document.querySelector(name).getBoundingClientRect().width);
+const page = document.documentElement.scrollWidth;
+parent.postMessage([innerWidth, page, Math.round(box("svg").width), beside, note === advice], "*");
 </script>"""
     page, end, rest = report.html.rpartition("</body>")
     (tmp_path / "r.html").write_text(page + probe + end + rest, encoding="utf-8")
@@ -92,8 +94,8 @@ parent.postMessage([innerWidth, document.documentElement.scrollWidth, Math.round
     (tmp_path / "frames.html").write_text(f"<body>{listen}{''.join(map(frame.format, WIDTHS))}")
     dom, console, _ = browse((tmp_path / "frames.html").as_uri(), tmp_path, "--dump-dom")
     assert console == []
-    assert 'data-at390="390,390,382,false"' in dom  # 382 pixels: see test_text_can_be_read_on_a_phone
-    assert re.search(r'data-at1280="1280,1280,5\d\d,true"', dom)
+    assert 'data-at390="390,390,382,false,true"' in dom  # 382 pixels: see test_text_can_be_read_on_a_phone
+    assert re.search(r'data-at1280="1280,1280,5\d\d,true,true"', dom)
     dom, console, urls = browse(report.file.as_uri(), tmp_path, "--dump-dom")
     assert console == []
     assert urls == set()

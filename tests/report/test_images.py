@@ -157,12 +157,29 @@ def test_the_names_of_all_structures_stay_in_the_figure_and_off_its_planes(n: in
     axial, quarter, coronal, sagittal = figure.axes
     (legend,) = figure.legends or [quarter.get_legend()]
     box = legend.get_window_extent()
-    assert len(legend.get_texts()) == n + 1
+    assert len(legend.get_texts()) == n
     assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1
     assert figure.bbox.y0 <= box.y0 < box.y1 <= figure.bbox.y1
     for plane in (axial, coronal, sagittal):
         assert not box.overlaps(plane.get_window_extent())
         assert plane.get_window_extent().width > 0.4 * figure.bbox.width
+
+
+@pytest.mark.parametrize(
+    ("kinds", "value", "entries"),
+    [
+        (["label"], 1, ["box"]),
+        (["label", "segmentation"], 1, ["box", "label", "segmentation"]),
+        (["label"], 0, None),
+    ],
+)
+def test_the_legend_names_the_kinds_of_lines_if_there_are_two(
+    kinds: list[str], value: int, entries: list[str] | None
+) -> None:
+    array = np.full((4, 4, 4), value, np.uint8)
+    volume = Volume(array, dict.fromkeys(kinds, array), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
+    legend = overlay_plot("case", "case", "", volume, {"box": 1}).figure.axes[1].get_legend()
+    assert (legend and [text.get_text() for text in legend.get_texts()]) == entries
 
 
 def test_marks_can_be_read_on_a_white_image() -> None:

@@ -92,6 +92,12 @@ def test_a_folder_and_a_link_to_nowhere_are_no_images(tmp_path: Path):
     text = problem(listed(tmp_path))
     assert "/a_0000.nii.gz is a folder" in text
     assert "/b_0000.nii.gz is a link to /nowhere/b.nii.gz, which does not exist" in text
+    links, others = "Put the files that the links lead to back in their places", "Rename, complete or remove"
+    assert links in text
+    assert others in text
+    (tmp_path / "a_0000.nii.gz").rmdir()  # such a file is not to be removed
+    assert links in (text := problem(listed(tmp_path)))
+    assert others not in text
 
 
 def test_of_many_problems_the_first_are_named(tmp_path: Path):

@@ -57,14 +57,18 @@ def _agreement(file: Path) -> pd.DataFrame | None:
 
 
 def annotated_cases(material: Material) -> pd.DataFrame:
-    """Return one row per case that a human has labelled in a round or by a second look at its pseudo-labels, with NaN
-    for what is not known."""
-    paths, rows = material.experiment.paths, []
-    asked = [(done.round, case, paths.previews(done.round)) for done in material.rounds for case in done.queried]
+    """Return one row per case that a human has labelled before the start, in a round or by a second look at its
+    pseudo-label, with NaN for what is not known."""
+    paths, rows, given = material.experiment.paths, [], set(material.experiment.labelled_at_start)
+    asked = [
+        (done.round, case, paths.previews(done.round), "no, labelled at the start" if case in given else "query")
+        for done in material.rounds
+        for case in done.queried
+    ]
     for change in material.experiment.history:
         r = change.round - 1  # which has pseudo-labelled the cases
-        asked += [(r, case, paths.second_look(r)) for case in change.labelled]
-    for r, case, folder in asked:
+        asked += [(r, case, paths.second_look(r), "second look") for case in change.labelled]
+    for r, case, folder, why in asked:
         readings = load_readings(paths.annotation_file(case))
         rows.append(
             {
@@ -73,7 +77,7 @@ def annotated_cases(material: Material) -> pd.DataFrame:
                 "annotator": ", ".join(str(entry["annotator"]) for entry in readings if entry["annotator"]),
                 "minutes": material.minutes.get(case, np.nan),
                 "decision": ", ".join(entry["decision"] for entry in readings if entry.get("decision")),
-                "asked for": "second look" if folder == paths.second_look(r) else "query",
+                "asked for": why,
                 "Dice of the pre-segmentation": _dice_of_prelabel(material, folder, case),
             }
         )

@@ -37,8 +37,7 @@ def section(material: Material) -> Section:
             missing.append(no_picture(queried.case, error))
             continue
         shown = " and ".join(queried.segmentations) or "none, because there is no segmentation"
-        why = _why(material, queried)
-        caption = f"Queried in round {queried.round} with rank {queried.rank}.{why} Contours: {shown}."
+        caption = f"{_why(material, queried)} Contours: {shown}."
         plots.append(overlay_plot(f"case_{i + 1:02d}", queried.case, caption, volume, material.dataset.structures))
         plots += _entropy(f"entropy_{i + 1:02d}", queried, volume)
     if without := [q.case for q in chosen if q.round and "pre-segmentation" not in q.segmentations]:
@@ -66,12 +65,15 @@ def _entropy(name: str, queried: QueriedCase, volume: Volume) -> list[Plot]:
 
 
 def _why(material: Material, queried: QueriedCase) -> str:
-    """Return a sentence on the scores that the case was queried for, or nothing if its strategy has no ranks."""
+    """Return when the case was queried, and the scores that it was queried for if its strategy has ranks."""
+    if queried.case in material.experiment.labelled_at_start:
+        return "Labelled at the start, so it was not queried."
+    when = f"Queried in round {queried.round} with rank {queried.rank}."
     scores = material.scores.get(queried.round)
     if scores is None or queried.case not in set(scores["case"]):
-        return ""
+        return when
     why = why_queried(dict(scores.set_index("case").loc[queried.case]))
-    return why and f" Why it was queried: {why}."
+    return f"{when} Why it was queried: {why}." if why else when
 
 
 def why_queried(scores: Mapping[str, Any]) -> str:

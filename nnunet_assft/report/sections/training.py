@@ -61,7 +61,8 @@ def training_plots(epochs: pd.DataFrame) -> list[Plot]:
 
 
 def _draw(axes: Axes, data: pd.DataFrame, columns: Mapping[str, str], label: str) -> None:
-    """Draw a line per column and stage, and a vertical line where a stage begins."""
+    """Draw a line per column and stage, and a vertical line where a stage begins, with its round above the axes, where
+    no curve is."""
     stages = data.groupby(["round", "stage"], sort=False)
     for i, (column, name) in enumerate(columns.items()):
         for j, (_, part) in enumerate(stages):
@@ -72,8 +73,8 @@ def _draw(axes: Axes, data: pd.DataFrame, columns: Mapping[str, str], label: str
         axes.axvline(start - 0.5, color=RULE, linewidth=1, zorder=0)
         is_long_enough = (data["round"] == r).sum() > 0.08 * len(data)
         if stage == "supervised" and is_long_enough:
-            look: dict[str, Any] = {"fontsize": SMALLEST, "va": "top", "color": MUTED}
-            note(axes, f"round {r}", (start - 0.5, 1), (2, -2), xycoords=("data", "axes fraction"), **look)
+            look: dict[str, Any] = {"fontsize": SMALLEST, "color": MUTED}
+            note(axes, f"round {r}", (start - 0.5, 1), (0, 2), xycoords=("data", "axes fraction"), **look)
     axes.set(xlabel="epochs so far", ylabel=label)
     axes.grid(axis="x", visible=False)
     if len(columns) > 1:

@@ -163,7 +163,12 @@ def test_a_folder_that_holds_something_else_is_not_touched(root: Path, call: Cal
     write_sealed(root / "other/export.json", {**content, "round": 0})
     code, _, lines = call("export", "-o", root / "other", "-device", "cpu")
     assert code == 1
-    assert "holds an export of round 0 of Dataset901_Blobs" in lines[0]
+    held, asked = (f"an export of round {r} of Dataset901_Blobs, experiment 'assft'" for r in (0, content["round"]))
+    assert f"holds {held}, not {asked}. Give an empty folder with -o." in lines[0]
+    write_sealed(root / "other/export.json", {**content, "cases": ["others"]})
+    code, _, lines = call("export", "-o", root / "other", "-device", "cpu")
+    assert code == 1
+    assert f"holds {asked}, that was made with another model, other cases or another --no_prelabel" in lines[0]
 
 
 @pytest.mark.parametrize("content", ["", "[1]", "null", "{"])

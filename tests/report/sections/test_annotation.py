@@ -36,6 +36,7 @@ def test_every_queried_case_with_its_pre_segmentation(material: Material) -> Non
     assert list(rows.index) == ["case_0", NASTY, "case_3"]
     assert rows.loc[NASTY, "annotator"] == "anna, bert"
     assert rows.loc[NASTY, "minutes"] == 25
+    assert rows["asked for"].tolist() == ["query"] * 3
     label = blob_case(POOL.index("case_3"))[1]
     dice = case_dice((label > 0).astype(int)[None], label[None], STRUCTURES)
     assert dice["box"] == 0
@@ -46,6 +47,9 @@ def test_every_queried_case_with_its_pre_segmentation(material: Material) -> Non
         "Minutes that nobody has recorded are missing; annotate import takes --minutes or --times.",
     )
     assert list(found.plots[0].data["round"]) == [1, 1]
+    given = section(replace(material, experiment=replace(material.experiment, labelled_at_start=("case_0",))))
+    assert given is not None
+    assert given.tables[0].data["asked for"].tolist() == ["no, labelled at the start", "query", "query"]
     save_by_spreadsheet(paths.agreement_file(1))
     found = section(material)
     assert found is not None

@@ -36,6 +36,13 @@ def test_a_damaged_image_costs_its_picture_only(material: Material, tmp_path: Pa
     assert [case.case for case in shown.viewer] == [NASTY, "case_0"]
 
 
+def test_a_case_that_was_labelled_at_the_start_was_not_queried(material: Material) -> None:
+    given = replace(material, experiment=replace(material.experiment, labelled_at_start=("case_0",)))
+    captions = {plot.title: plot.caption for plot in cases.section(given).plots}
+    assert captions["case_0"].startswith("Labelled at the start, so it was not queried. Contours: ")
+    assert captions[NASTY].startswith("Queried in round 1 with rank 1.")
+
+
 def test_a_missing_pre_segmentation_is_said(material: Material) -> None:
     elsewhere = replace(material, experiment=replace(material.experiment, name="other"))  # nothing is kept there
     found = cases.section(elsewhere)

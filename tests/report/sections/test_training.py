@@ -20,6 +20,16 @@ def test_lines_are_what_the_csv_has(report: Report) -> None:
     assert list(report.plots["training_pseudo_dice"].data["pseudo_dice"]) == [0.5, 0.625] * 3
 
 
+def test_the_labels_of_rounds_are_above_the_curves(report: Report) -> None:
+    figure = report.plots["training_loss"].figure
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.texts] == ["round 0", "round 1"]
+    for text in axes.texts:
+        label = text.get_window_extent()
+        assert axes.bbox.y1 <= label.y0 < label.y1 <= figure.bbox.y1
+
+
 def test_stages_without_a_curve_are_named(material: Material) -> None:
     epochs = material.training.epochs
     training = TrainingCurves(epochs[epochs["round"] == 0], ("round 1 (semi)",), ("round 1 (supervised)",))
