@@ -63,16 +63,14 @@ def _initial_network(
     return network, preset, report
 
 
-def with_preset_of_encoder(settings: Settings, dataset: RawDataset) -> Settings:
+def with_preset_of_encoder(settings: Settings) -> Settings:
     """Return the settings with the first preset that takes the encoder, if none is chosen. What is wrong with an
     encoder that none takes is said when it is loaded."""
     if settings.encoder is None or settings.preset is not None:
         return settings
     settings.require_names()
     try:
-        taking = presets_that_take(
-            settings.encoder, len(dataset.dataset_json["channel_names"]), settings.encoder_format
-        )
+        taking = presets_that_take(settings.encoder, settings.encoder_format)
     except PretrainedEncoderError as error:
         raise AssftError(str(error)) from error
     return dataclasses.replace(settings, preset=taking[0]) if taking else settings
