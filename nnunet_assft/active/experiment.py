@@ -73,7 +73,7 @@ def create_experiment(
     existing = _existing(dataset, name, settings)
     require_space(dataset.name)
     if existing is None:
-        settings = with_preset_of_encoder(settings, dataset)
+        settings = with_preset_of_encoder(settings)
         wanted = _decide(dataset, name, settings)
         with only_process(wanted):
             existing = _existing(dataset, name, settings)

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from nnunet_assft.active.settings import Settings
+from nnunet_assft.active.settings import STARTS, Settings
 from nnunet_assft.active.state import options_of_version_2, written_by
+from nnunet_assft.active.training.initial_network import differing, sha256_of_start
 from nnunet_assft.comparison.arms import EPOCHS, Comparison, arm_of
 from nnunet_assft.comparison.arms.base import PATIENCE
 from nnunet_assft.errors import AssftError
-from nnunet_assft.network.trained_model import find_checkpoint
-from nnunet_assft.network.weight_files import PretrainedEncoderError
-from nnunet_assft.runtime.files import sha256_file
 from nnunet_assft.runtime.locks import only_process
 from nnunet_assft.runtime.sealed import read_sealed, rebuilt, understanding, write_sealed
 from nnunet_assft.runtime.text import some
@@ -67,12 +64,7 @@ def _starts(comparison: Comparison) -> list[str]:
 
 def _checksums(comparison: Comparison) -> dict[str, str]:
     """Return path -> checksum of the encoders and models of a comparison that are there."""
-    found = {}
-    for path in _starts(comparison):
-        with suppress(PretrainedEncoderError):  # a folder without a checkpoint, or with several
-            if (file := find_checkpoint(Path(path))).is_file():
-                found[path] = sha256_file(file)
-    return found
+    return {path: sha256 for path in _starts(comparison) if (sha256 := sha256_of_start(path))}
 
 
 def _recorded_checksums(comparison: Comparison, shared: Shared) -> dict[str, str]:
@@ -140,17 +132,16 @@ def require_same_settings(comparison: Comparison, *, with_folds: bool = False) -
 def _other_starts(
     known: Comparison, comparison: Comparison, recorded: Mapping[str, str]
 ) -> dict[str, tuple[str | None, str | None]]:
-    """Return name -> (path there, path here) of every encoder or model of both comparisons, and twice the path here if
-    the content is the same, wherever it lies. recorded: path -> checksum; without one, paths are compared."""
-    pairs = {name: (getattr(known.settings, name), getattr(comparison.settings, name)) for name in ("encoder", "start")}
+    """Return name -> (path there, what is wanted here) of every encoder or model of both comparisons, and twice the
+    path there if it is the same. recorded: path -> checksum."""
+    pairs = {name: (getattr(known.settings, name), getattr(comparison.settings, name)) for name in STARTS}
     both = known.encoders.keys() & comparison.encoders.keys()
     pairs |= {f"encoder {name}": (known.encoders[name], comparison.encoders[name]) for name in sorted(both)}
     present = {**recorded, **_checksums(comparison)}
-    starts = {}
-    for name, (was, now) in pairs.items():
-        same = recorded[was] == present.get(now or "") if was in recorded else was == now
-        starts[name] = (now, now) if same else (was, f"{now} with another content" if was == now else now)
-    return starts
+    return {
+        name: (was, differing(was, now, recorded.get(was or ""), present.get(now or "")))
+        for name, (was, now) in pairs.items()
+    }
 
 
 def _write_comparison(comparison: Comparison, shared: Shared) -> None:

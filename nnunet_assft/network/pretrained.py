@@ -27,6 +27,8 @@ from nnunet_assft.network.weight_files import (
     StateDict,
     adapt_input_channels,
     fitted,
+    input_channels,
+    names_of_first,
     other_channels,
     read_weights,
     state_dicts,
@@ -77,11 +79,12 @@ def load_pretrained_encoder(
     )
 
 
-def presets_that_take(path: str | Path, input_channels: int, encoder: str | None = None) -> list[str]:
+def presets_that_take(path: str | Path, encoder: str | None = None) -> list[str]:
     """Return the presets whose encoder has the tensors of a file, names and shapes, in the order of the table.
 
-    Of a file of `network.encoder_file`, it is the preset that its header names. encoder: see `load_pretrained_encoder`,
-    which says what is wrong with a file that none takes. Raises PretrainedEncoderError for a file that cannot be read.
+    The number of input channels, which no preset determines, may be any. Of a file of `network.encoder_file`, it is the
+    preset that its header names. encoder: see `load_pretrained_encoder`, which says what is wrong with a file that none
+    takes. Raises PretrainedEncoderError for a file that cannot be read.
     """
     file = _read(Path(path), encoder)
     if file.header:
@@ -89,9 +92,9 @@ def presets_that_take(path: str | Path, input_channels: int, encoder: str | None
     taking = []
     for name, preset in PRESETS.items():
         with torch.device("meta"):  # takes no memory
-            net = build_network(preset.architecture, input_channels, 2)
+            net = build_network(preset.architecture, 1, 2)
         with suppress(PretrainedEncoderError):
-            if _shapes(_find(net, file, encoder).weights) == _shapes(encoder_of(net).state_dict()):
+            if _fits(_find(net, file, encoder).weights, encoder_of(net)):
                 taking.append(name)
     return taking
 
@@ -144,6 +147,8 @@ def _find(net: nn.Module, file: _File, encoder: str | None) -> _Found:
     contract = file.header["input"] if file.header else _contract_in(content, encoder, module, path)
     _check_kind(found, keys, encoder, path)
     place, stored, ignored, copies = _find_encoder(content, found, keys, ENCODERS[encoder], path)
+    if "channels" not in contract and (n := input_channels(stored, module)):
+        contract = {**contract, "n_channels": n}
     weights, adapted = adapt_input_channels(stored, module)
     return _Found(encoder, tuple(alike), contract, place, stored, weights, adapted, ignored, copies)
 
@@ -337,10 +342,11 @@ def _check_weights(weights: dict[str, Any], encoder: nn.Module, spec: EncoderSpe
     cast, problems = fitted(weights, encoder)
     if problems:
         widths, found = _widths(encoder.state_dict(), spec), _widths(weights, spec)
-        advice = other_channels(weights, encoder) or "Use a complete, unchanged file."
+        advice = "Use a complete, unchanged file."
         if widths != found:
-            presets = _presets_of_shape(weights, first_convolution(encoder).in_channels)
+            presets = _presets_of_shape(weights)
             advice = f"Use {presets}." if presets else "Use a preset with the widths of the file."
+        advice = other_channels(weights, encoder) or advice  # which no preset would change
         raise PretrainedEncoderError(
             f"{path} does not fit the encoder (widths {_listed(widths)}; the file has {_listed(found)}): {problems}. "
             f"Nothing was loaded. {advice}"
@@ -348,18 +354,24 @@ def _check_weights(weights: dict[str, Any], encoder: nn.Module, spec: EncoderSpe
     return cast
 
 
-def _presets_of_shape(weights: Mapping[str, Any], n_channels: int) -> str:
+def _presets_of_shape(weights: Mapping[str, Any]) -> str:
     """Return the options for the presets whose encoders have tensors of these names and shapes; "" if there is none."""
-    shapes, fitting = _shapes(weights), []
+    fitting = []
     for name, preset in PRESETS.items():
         with torch.device("meta"):  # takes no memory
-            state = encoder_of(build_network(preset.architecture, n_channels, 2)).state_dict()
-        if {*preset.encoders} - {NNUNET} and _shapes(state) == shapes:
+            encoder = encoder_of(build_network(preset.architecture, 1, 2))
+        if {*preset.encoders} - {NNUNET} and _fits(weights, encoder):
             fitting.append(f"--preset {name}")
     return " or ".join(fitting)
 
 
-def _shapes(weights: Mapping[str, Any]) -> dict[str, torch.Size]:
+def _fits(weights: Mapping[str, Any], encoder: nn.Module) -> bool:
+    """Return whether tensors have the names and shapes of an encoder, but for its number of input channels."""
+    any_shape = dict.fromkeys(names_of_first(encoder))
+    return _shapes(weights) | any_shape == _shapes(encoder.state_dict()) | any_shape
+
+
+def _shapes(weights: Mapping[str, Any]) -> dict[str, torch.Size | None]:
     return {name: tensor.shape for name, tensor in weights.items() if isinstance(tensor, Tensor)}
 
 

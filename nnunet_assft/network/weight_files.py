@@ -124,7 +124,8 @@ class EncoderReport:
 
     contract: the input that the weights were trained with, as far as the file says it: `spacing` and `patch_size`
     (z, y, x), `normalization`, the names of nnU-Net's schemes, `intensities`, the numbers that its CTNormalization
-    takes of each channel, and `channels`, the names of the input channels.
+    takes of each channel, and `channels`, the names of the input channels, or `n_channels`, the number that the first
+    convolution has, of a file that does not name them.
     structures: name -> whether its row of the last layer was loaded; None if an encoder alone was. alike: other rows of
     ENCODERS whose files have the same keys. header: of a file of `network.encoder_file`.
     """
@@ -186,7 +187,7 @@ def adapt_input_channels(weights: dict[str, Any], module: nn.Module) -> tuple[di
     It is divided by their number, in float32 at least, so that equal channels give the same features. Returns the
     weights, and what was done to them, None if nothing was.
     """
-    names, n = _names_of_first(module), first_convolution(module).in_channels
+    names, n = names_of_first(module), first_convolution(module).in_channels
     stems = [weights.get(name) for name in names]
     if n == 1 or not all(isinstance(stem, Tensor) and stem.ndim == 5 and stem.shape[1] == 1 for stem in stems):
         return weights, None
@@ -197,16 +198,22 @@ def adapt_input_channels(weights: dict[str, Any], module: nn.Module) -> tuple[di
 
 def other_channels(weights: Mapping[str, Any], module: nn.Module) -> str:
     """Return what to do about weights for another number of input channels; "" for weights that fit in this respect."""
-    n, stem = first_convolution(module).in_channels, weights.get(_names_of_first(module)[0])
-    if not isinstance(stem, Tensor) or stem.ndim != 5 or stem.shape[1] == n:
+    n, theirs = first_convolution(module).in_channels, input_channels(weights, module)
+    if theirs is None or theirs == n:
         return ""
     return (
-        f"The weights were trained with {count(stem.shape[1], 'input channel')}, and the dataset has {n}. Use weights "
+        f"The weights were trained with {count(theirs, 'input channel')}, and the dataset has {n}. Use weights "
         "with as many channels, or with one."
     )
 
 
-def _names_of_first(module: nn.Module) -> list[str]:
+def input_channels(weights: Mapping[str, Any], module: nn.Module) -> int | None:
+    """Return the number of input channels of weights; None if they lack the first convolution of a module."""
+    stem = weights.get(names_of_first(module)[0])
+    return stem.shape[1] if isinstance(stem, Tensor) and stem.ndim == 5 else None
+
+
+def names_of_first(module: nn.Module) -> list[str]:
     """Return the names of the weights of the first convolution in a state dict."""
     weight, state = first_convolution(module).weight, module.state_dict(keep_vars=True)
     return [name for name in state if state[name] is weight]

@@ -78,9 +78,11 @@ def deviations(contract: Mapping[str, Any], given: Mapping[str, Any]) -> list[st
         found.append(f"patch {by(given['patch_size'])} ({by(patch)})")
     if schemes := differing.get("normalization"):
         found.append(f"normalization {_listed(given['normalization'])} ({_listed(schemes)})")
-    names = contract.get("channels")
+    names, n, n_given = contract.get("channels"), contract.get("n_channels"), len(given["channels"])
     if names and [str(name).lower() for name in names] != [str(name).lower() for name in given["channels"]]:
         found.append(f"channels {_listed(given['channels'])} ({_listed(map(str, names))})")
+    elif n not in (None, n_given):
+        found.append(f"{count(n_given, 'channel')} ({n})")
     return found
 
 

@@ -708,6 +708,11 @@ def test_an_encoder_chooses_the_preset_if_none_is_typed(blobs, call, tmp_path):
     code, out, _ = call("plan -d 901 -e large --preset resenc_tiny --encoder", str(tmp_path / "resenc_tiny.pth"))
     assert "because it takes" not in out
     assert call("plan -d 901 -e large --encoder", str(tmp_path / "resenc_tiny.pth"))[0] == 0
+    of_two = build_network(PRESETS["resenc_tiny"].architecture, 2, 2, initialise=True)  # blobs have one channel
+    torch.save({"state_dict": of_two.state_dict()}, tmp_path / "two.pth")
+    code, _, lines = call("plan -d 901 -e two --encoder", str(tmp_path / "two.pth"))
+    assert code == 1
+    assert "The weights were trained with 2 input channels, and the dataset has 1. Use weights with" in lines[-1]
     (tmp_path / "nothing.pth").write_bytes((tmp_path / "tiny.pth").read_bytes()[:-100])
     code, _, lines = call("plan -d 901 -e none --encoder", str(tmp_path / "nothing.pth"))
     assert code == 1

@@ -205,6 +205,7 @@ def test_an_encoder_is_the_same_wherever_it_lies(nnunet_folders: Path, tmp_path:
     write_comparison(made, replace(shared, pretrained={str(before): sha256}))
     before.rename(now)
     require_same_settings(made)  # on a machine without the file
+    require_same_settings(comparison_of("random", "assft", encoder=str(tmp_path / "elsewhere" / "mae.pt")))
     require_same_settings(moved)
     write_comparison(replace(moved, seeds=(1,), arms=moved.arms[:1]), replace(shared, pretrained={str(now): sha256}))
     known, of_all = read_comparison(made.file)

@@ -183,22 +183,22 @@ def test_a_file_of_the_layout_computes_what_the_library_does(name: str, tmp_path
 )
 def test_the_presets_that_take_a_file(presets: tuple[str, ...], around: Callable[[State], Any], tmp_path: Path) -> None:
     """With the widths of the released files. Neither the number of channels nor a value that is not finite matters."""
-    with torch.device("meta"):
-        shapes = build_network(PRESETS[(*presets, "ctfm")[0]].architecture, 1, 2).encoder.state_dict()
-    state = {name: torch.zeros((), dtype=tensor.dtype).expand(tensor.shape) for name, tensor in shapes.items()}
-    torch.save(around(state), tmp_path / "file.pt")
     for n_channels in (1, 2):
-        assert presets_that_take(tmp_path / "file.pt", n_channels) == list(presets)
+        with torch.device("meta"):
+            shapes = build_network(PRESETS[(*presets, "ctfm")[0]].architecture, n_channels, 2).encoder.state_dict()
+        state = {name: torch.zeros((), dtype=tensor.dtype).expand(tensor.shape) for name, tensor in shapes.items()}
+        torch.save(around(state), tmp_path / "file.pt")
+        assert presets_that_take(tmp_path / "file.pt") == list(presets)
 
 
 def test_the_preset_of_a_checkpoint_is_that_of_its_plans(tmp_path: Path) -> None:
     file, _ = of_experiment(tmp_path / "own.pth")
-    assert presets_that_take(file, 1) == ["tiny"]
+    assert presets_that_take(file) == ["tiny"]
     for other in ({"block": "postactivation"}, {"norm": "instance"}):
-        assert presets_that_take(of_experiment(tmp_path / "other.pth", **other)[0], 1) == []
-    assert presets_that_take(save(CASES["nnunet"], tmp_path / "file.pt"), 1) == []
+        assert presets_that_take(of_experiment(tmp_path / "other.pth", **other)[0]) == []
+    assert presets_that_take(save(CASES["nnunet"], tmp_path / "file.pt")) == []
     with pytest.raises(PretrainedEncoderError, match="is not a file"):
-        presets_that_take(tmp_path / "none.pt", 1)
+        presets_that_take(tmp_path / "none.pt")
 
 
 CHANGES: dict[str, tuple[Callable[[State, str], object], str]] = {
@@ -270,8 +270,9 @@ def test_weights_for_another_number_of_channels_are_refused_with_both(theirs_: i
     content["nnssl_adaptation_plan"]["pretrain_num_input_channels"] = theirs_
     torch.save(content, tmp_path / "mae.pth")
     message = f"with {theirs_} input channels, and the dataset has {ours}. Use weights with as many"
-    with pytest.raises(PretrainedEncoderError, match=message):
-        load(build_network(PRESETS["resenc_tiny"].architecture, ours, 2), tmp_path / "mae.pth")
+    for preset in ("resenc_tiny", "resenc_l"):  # also with a preset of other widths, where another one would not help
+        with pytest.raises(PretrainedEncoderError, match=message):
+            load(build_network(PRESETS[preset].architecture, ours, 2), tmp_path / "mae.pth")
 
 
 def test_a_checkpoint_of_nnunet_with_other_layers_of_the_same_shapes_is_refused(tmp_path: Path) -> None:
@@ -345,16 +346,21 @@ def test_what_a_file_says_about_its_input_is_recorded(tmp_path: Path) -> None:
     case = CASES["nnssl"]
     content = case.around(residual_unet().state_dict())
     torch.save({**content, "nnssl_adaptation_plan": plan}, tmp_path / "mae.pth")
-    assert load(case.ours(), tmp_path / "mae.pth").contract == {
-        "spacing": [1.0, 1.0, 1.0],
-        "patch_size": [160, 160, 160],
-        "normalization": ["ZScoreNormalization"],
-    }
+    of_two_channels = build_network(PRESETS["resenc_tiny"].architecture, 2, 2)
+    for network in (case.ours(), of_two_channels):
+        assert load(network, tmp_path / "mae.pth").contract == {
+            "spacing": [1.0, 1.0, 1.0],
+            "patch_size": [160, 160, 160],
+            "normalization": ["ZScoreNormalization"],
+            "n_channels": 1,
+        }
     for other in ({}, {"pretrain_plan": 3}, {"pretrain_plan": {"configurations": {"a": {"spacing": None}}}}):
         torch.save({**content, "nnssl_adaptation_plan": other}, tmp_path / "mae.pth")
-        assert load(case.ours(), tmp_path / "mae.pth").contract == {}
+        assert load(case.ours(), tmp_path / "mae.pth").contract == {"n_channels": 1}
     nnunet = CASES["nnunet"]
-    assert load(nnunet.ours(), save(nnunet, tmp_path / "file.pt")).contract["channels"] == ["CT"]
+    contract = load(nnunet.ours(), save(nnunet, tmp_path / "file.pt")).contract
+    assert contract["channels"] == ["CT"]
+    assert "n_channels" not in contract
     vista = CASES["vista3d"]
     assert load(vista.ours(), save(vista, tmp_path / "file.pt")).contract == {
         "spacing": [1.5, 1.5, 1.5],
@@ -363,4 +369,5 @@ def test_what_a_file_says_about_its_input_is_recorded(tmp_path: Path) -> None:
         "intensities": [
             {"percentile_00_5": -963.82, "percentile_99_5": 1053.68, "mean": -963.82, "std": pytest.approx(2017.5)}
         ],
+        "n_channels": 1,
     }

@@ -30,6 +30,8 @@ PLAN: dict[str, Any] = {
         ({"spacing": [3.0, 0.75, 0.75]}, ["spacing 3 x 0.742 x 0.742 mm (3 x 0.75 x 0.75 mm)"]),  # 1.05 % apart
         ({"patch_size": [64, 64, 64]}, ["patch 32 x 64 x 64 (64 x 64 x 64)"]),
         ({"normalization": ["PercentileZScoreNormalization"]}, []),
+        ({"n_channels": 2}, []),
+        ({"patch_size": [64, 64, 64], "n_channels": 1}, ["patch 32 x 64 x 64 (64 x 64 x 64)", "2 channels (1)"]),
         (
             {"normalization": ["CTNormalization", "ZScoreNormalization"], "channels": ["CT"]},
             [

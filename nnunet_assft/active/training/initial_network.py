@@ -63,16 +63,14 @@ def _initial_network(
     return network, preset, report
 
 
-def with_preset_of_encoder(settings: Settings, dataset: RawDataset) -> Settings:
+def with_preset_of_encoder(settings: Settings) -> Settings:
     """Return the settings with the first preset that takes the encoder, if none is chosen. What is wrong with an
     encoder that none takes is said when it is loaded."""
     if settings.encoder is None or settings.preset is not None:
         return settings
     settings.require_names()
     try:
-        taking = presets_that_take(
-            settings.encoder, len(dataset.dataset_json["channel_names"]), settings.encoder_format
-        )
+        taking = presets_that_take(settings.encoder, settings.encoder_format)
     except PretrainedEncoderError as error:
         raise AssftError(str(error)) from error
     return dataclasses.replace(settings, preset=taking[0]) if taking else settings
@@ -107,26 +105,30 @@ def restore_initial_network(experiment: Experiment, dataset: RawDataset, setting
 
 
 def other_start(existing: Experiment, settings: Settings) -> dict[str, tuple[Any, Any]]:
-    """Return name -> (what the experiment was planned with, what is wanted) if that is another encoder or model.
-
-    The content counts, wherever the file lies and whatever it is called, and the name if there is no file to read.
-    """
+    """Return name -> (what the experiment was planned with, what is wanted) if that is another encoder or model."""
     pairs = {name: (getattr(existing.settings, name), getattr(settings, name)) for name in STARTS}
-    others = {name: (had, want) for name, (had, want) in pairs.items() if (had, want) != (None, None)}
-    report, path = existing.encoder_report, settings.pretrained
-    if len(others) != 1 or None in next(iter(others.values())) or path is None:
-        return others
-    ((name, (had, want)),) = others.items()
-    sha256, known = _sha256_of_start(path), (report or {}).get("sha256")
-    called_the_same = base_name(had) == base_name(path)
-    if sha256 == known if sha256 and known else called_the_same:
-        return {}
-    return {name: (had, f"{want} with another content" if called_the_same else want)}
+    known = (existing.encoder_report or {}).get("sha256")
+    others = {name: (had, differing(had, want, known, sha256_of_start(want))) for name, (had, want) in pairs.items()}
+    return {name: (had, want) for name, (had, want) in others.items() if had != want}
 
 
-def _sha256_of_start(path: str) -> str | None:
+def differing(had: str | None, want: str | None, known: str | None, present: str | None) -> str | None:
+    """Return what is wanted in place of an encoder or model, as a text, or `had` if it is the same.
+
+    The content counts, wherever the file lies and whatever it is called, and the name if not both checksums are there.
+    had, want: paths; None for none. known, present: their checksums; None if there is no file to read.
+    """
+    if had is None or want is None:
+        return want
+    called_the_same = base_name(had) == base_name(want)
+    if known == present if known and present else called_the_same:
+        return had
+    return f"{want} with another content" if called_the_same else want
+
+
+def sha256_of_start(path: str | None) -> str | None:
     """Return the checksum of an encoder, or of the checkpoint of a model, and None if it is not there."""
     with suppress(PretrainedEncoderError):  # a folder without a checkpoint, or with several
-        file = find_checkpoint(Path(path))
-        return sha256_file(file) if file.is_file() else None
+        file = path and find_checkpoint(Path(path))
+        return sha256_file(file) if file and file.is_file() else None
     return None
