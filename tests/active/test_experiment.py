@@ -324,7 +324,7 @@ def test_test_cases_without_label_are_refused_before_anything_is_trained(blobs, 
     """A human is asked for the queried cases only."""
     (blobs / "labelsTr/case_03.nii.gz").unlink()
     (tmp_path / "split.txt").write_text("case_02 case_03")
-    with pytest.raises(AssftError, match=r"There is no label for 1 test case \(case_03\).*leave out --test_split"):
+    with pytest.raises(AssftError, match=r"There is no label for 1 test case \(case_03\).*plan without --test_split"):
         plan(annotator="human", test_split=str(tmp_path / "split.txt"))
 
 
