@@ -81,6 +81,8 @@ def _checks(experiment: Experiment, dataset: RawDataset) -> Iterator[Check]:
     yield from _checks_of_model_folders(experiment, dataset)
     for record in sorted((paths.results / "records").glob("*/*.npz")):
         yield Check(f"record {record.parent.name}/{record.stem}", partial(_read_record, record))
+    for record in sorted((paths.results / "records").glob("*/*.json")):
+        yield Check(f"record {record.parent.name}/{record.stem}", partial(kept_result, record, MADE_AGAIN))
     for annotation in sorted(paths.annotations.glob("*.json")):
         yield Check(f"annotation of {annotation.stem}", partial(load_readings, annotation))
 
@@ -120,8 +122,11 @@ def _checks_of_stage(r: int, stage: str, experiment: Experiment, dataset: RawDat
     """Check both copies of a stage file, and the training set that it describes."""
     paths = experiment.paths
     folder, stage_file, copy = paths.training_set(r, stage), paths.stage_file(r, stage), paths.trained_on(r, stage)
-    for file, made_with_it, other in ((stage_file, folder, copy), (copy, paths.checkpoint(r, stage), stage_file)):
-        if file.is_file() or made_with_it.exists():
+    # a stage file stays when its training set is removed, but all of nnUNet_preprocessed may be deleted
+    described = folder.exists() or (paths.stages.is_dir() and copy.is_file())
+    trained = paths.checkpoint(r, stage).exists()
+    for file, is_expected, other in ((stage_file, described, copy), (copy, trained, stage_file)):
+        if file.is_file() or is_expected:
             remedy = f"Copy {other} there." if other.is_file() else REMEDY
             yield Check(f"stage {stage_file.stem}", partial(read_stage_file, file, remedy))
     cases: dict[str, Any] = {}

@@ -231,10 +231,12 @@ def test_every_file_is_verified(trained: Trained, capsys: pytest.CaptureFixture[
         "round 1": paths.selection_file(1),
         "step round_02_semi": paths.step_file(2, "semi"),
         "record round_01_query/": next(paths.records("round_01_query").glob("*.npz")),
+        "record round_02_pseudo_labels/": next(paths.records("round_02_pseudo_labels").glob("*.json")),
     }
     for file in damaged.values():
         flip(file)
     lost = {
+        paths.stage_file(0, "supervised"): paths.trained_on(0, "supervised"),  # whose training set was removed
         paths.stage_file(2, "supervised"): paths.trained_on(2, "supervised"),
         paths.trained_on(1, "semi"): paths.stage_file(1, "semi"),
     }
