@@ -22,6 +22,15 @@ DATASET = "Dataset901_Blobs"
 KIDNEYS = {"background": 0, "kidney_right": 1, "kidney_left": 2}  # the box lies to the left of the ball
 SETTINGS = {"rounds": 2, "budget": "2", "preset": "tiny", "epochs": 1, "iterations_per_epoch": 1, "initial_lr": 1e-3}
 QUERIED = ["case_03", "case_01", "case_06"]
+TOP_FILES = {
+    "labels.ctbl",
+    "labels_itksnap.txt",
+    "worklist.csv",
+    "worklist.html",
+    "times.csv",
+    "README.txt",
+    "export.json",
+}
 
 Call = Callable[..., tuple[int, str, list[str]]]
 

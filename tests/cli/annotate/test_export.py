@@ -23,6 +23,7 @@ from nnunet_assft.runtime.sealed import read_sealed, write_sealed
 from tests.annotation.annotators import save_itksnap
 from tests.cli.annotate.experiment import (
     KIDNEYS,
+    TOP_FILES,
     Call,
     image_of,
     the_experiment,
@@ -44,13 +45,7 @@ def test_the_work_folder(root: Path, call: Call) -> None:
         "overlays",
         "uncertainty",
         "annotations",
-        "labels.ctbl",
-        "labels_itksnap.txt",
-        "worklist.csv",
-        "worklist.html",
-        "times.csv",
-        "README.txt",
-        "export.json",
+        *TOP_FILES,
     }
     image_file = work / "images/case_03_0000.nii.gz"
     original = root / "nnUNet_raw/Dataset901_Blobs/imagesTr/case_03_0000.nii.gz"

@@ -20,6 +20,7 @@ from tests.annotation.annotators import save_itksnap
 from tests.cli.annotate.experiment import (
     DATASET,
     QUERIED,
+    TOP_FILES,
     Call,
     image_of,
     label_file,
@@ -73,13 +74,7 @@ def test_the_work_folder_has_nothing_by_a_model_and_no_label_is_read(asked: Path
     assert {str(file.relative_to(work)) for file in work.rglob("*") if file.is_file()} == {
         "images/case_11_0000.nii.gz",
         "images/case_12_0000.nii.gz",
-        "labels.ctbl",
-        "labels_itksnap.txt",
-        "worklist.csv",
-        "worklist.html",
-        "times.csv",
-        "README.txt",
-        "export.json",
+        *TOP_FILES,
     }
     assert (work / "times.csv").read_text().splitlines() == ["case,annotator,minutes", "case_11,,", "case_12,,"]
     assert (work / "worklist.csv").read_text().splitlines() == ["case,rank", "case_11,1", "case_12,2"]
