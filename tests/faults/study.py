@@ -168,6 +168,7 @@ class Study:
                 was_cache = any(part in CACHES or part.startswith(PARTIAL) for part in file.parts)
                 not_needed = (damaged is None and was_cache) or _is_hidden(file)
                 not_needed |= _same_content(file, sound, damaged)
+                not_needed |= PATHS.stages in file.parents and not file.parent.is_dir()  # its round is over
                 self.note(
                     kind, "equal, verified" if known else "equal, not needed" if not_needed else "not noticed", line
                 )
