@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -309,7 +310,7 @@ class _Import:
         differing = int((there != label.in_reader_axes(self._properties)).sum())
         return f"differs in {count(differing, 'voxel')}" if differing else ""
 
-    @property
+    @cached_property
     def _properties(self) -> dict[str, Any]:
         """Those that nnU-Net's reader returns for the image."""
         case, dataset = self.returned.case, self.context.dataset

@@ -247,6 +247,7 @@ def make_experiment(args: argparse.Namespace, existing: Experiment | None = None
 
 def _print_test_cases_to_come(experiment: Experiment) -> None:
     """Print which images are no test cases because a file is missing, and how annotators are asked for labels."""
+    from nnunet_assft.active.annotation import missing_labels
     from nnunet_assft.planning.test_split import TEST_FOLDER, incomplete_test_cases
 
     dataset = experiment.raw_dataset()
@@ -258,7 +259,7 @@ def _print_test_cases_to_come(experiment: Experiment) -> None:
     if experiment.settings.annotator != "human":
         return
     export = experiment.command("annotate export", "--test", "-o", "WORK")
-    without = [case for case in dataset.test_images if not dataset.label_file(case).is_file()]
+    without = missing_labels(dataset, [*dataset.test_images])
     if without:
         print(f"imagesTs has {count(len(without), 'image')} without a label; {export} asks annotators for them.")
     if not experiment.now.test:

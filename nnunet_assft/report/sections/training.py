@@ -73,8 +73,8 @@ def _draw(axes: Axes, data: pd.DataFrame, columns: Mapping[str, str], label: str
         axes.axvline(start - 0.5, color=RULE, linewidth=1, zorder=0)
         is_long_enough = (data["round"] == r).sum() > 0.08 * len(data)
         if stage == "supervised" and is_long_enough:
-            look: dict[str, Any] = {"fontsize": SMALLEST, "color": MUTED}
-            note(axes, f"round {r}", (start - 0.5, 1), (0, 2), xycoords=("data", "axes fraction"), **look)
+            at = (start - 0.5, 1)
+            note(axes, f"round {r}", at, (0, 2), xycoords=("data", "axes fraction"), fontsize=SMALLEST, color=MUTED)
     axes.set(xlabel="epochs so far", ylabel=label)
     axes.grid(axis="x", visible=False)
     if len(columns) > 1:
